@@ -1,4 +1,6 @@
-"""The installed wheel, outside of the source tree: names, files, the command without extras."""
+"""The installed wheel, outside of the source tree: names, files, the command without
+extras.
+"""
 
 import subprocess
 import sys
@@ -17,7 +19,10 @@ problem = bcgc_jax.Problem(bcgc_jax.ShiftedExponential(1e-3, 50.0), 4, 1000)
 assert bcgc_jax.solve(problem).rounded.sum() == 1000
 
 found = subprocess.run(
-    [sys.argv[1], "solve", "--workers", "4"], capture_output=True, text=True, check=False
+    [sys.argv[1], "solve", "--workers", "4"],
+    capture_output=True,
+    text=True,
+    check=False,
 )
 assert found.returncode != 0
 assert found.stdout == ""

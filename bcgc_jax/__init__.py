@@ -1,10 +1,10 @@
 """Optimization-based block coordinate gradient coding in JAX.
 
-Here: distributions of the workers' times, problems and their solutions, methods, runtimes. By
-subject: `coding`, gradient codes and training with them; `measured`, from a file of measured times
-to a distribution; `plans`, partitions, schedules and types of answers; `solvers`, bounds and
-limits; `sweeps`, many problems at once; `distributions`, all of them; `bcgc_jax.cluster`, worker
-processes.
+Here: distributions of the workers' times, problems and their solutions, methods,
+runtimes. By subject: `coding`, gradient codes and training with them; `measured`, from
+a file of measured times to a distribution; `plans`, partitions, schedules and types of
+answers; `solvers`, bounds and limits; `sweeps`, many problems at once; `distributions`,
+all of them; `bcgc_jax.cluster`, worker processes.
 """
 
 from typing import Any
@@ -16,7 +16,9 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is used when it is first used: what prints a help text needs no JAX."""
+    """Import what is used when it is first used: what prints a help text needs no
+    JAX.
+    """
     if name == "__version__":
         version = version_of_package()
         globals()[name] = version

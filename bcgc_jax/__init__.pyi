@@ -1,4 +1,6 @@
-"""The public names, for type checkers and for `__init__.py`, which imports each at first use."""
+"""The public names, for type checkers and for `__init__.py`, which imports each at
+first use.
+"""
 
 from bcgc_jax import coding as coding
 from bcgc_jax import distributions as distributions

@@ -1,6 +1,8 @@
-"""Derivatives of what a search has found: its value has those at a fixed plan, all else has NaN.
+"""Derivatives of what a search has found: its value has those at a fixed plan, all else
+has NaN.
 
-NaN, and never 0: nobody should take a derivative that is not known for one that vanishes.
+NaN, and never 0: nobody should take a derivative that is not known for one that
+vanishes.
 """
 
 import functools
@@ -18,7 +20,8 @@ T = TypeVar("T")
 
 @jax.custom_jvp
 def without_derivative(tree: T, of: Any) -> T:
-    """`tree`, found from `of` by what is not differentiated: its derivatives in `of` are NaN.
+    """`tree`, found from `of` by what is not differentiated: its derivatives in `of`
+    are NaN.
 
     Derivatives of something else that was found with it are as they were.
 
@@ -33,9 +36,13 @@ def without_derivative(tree: T, of: Any) -> T:
 def _without_derivative_jvp(primals, tangents):
     tree, of = primals
     float0 = jax.dtypes.float0
-    leaves = [leaf for leaf in jax.tree.leaves(tangents[1]) if type(leaf) is not SymbolicZero]
+    leaves = [
+        leaf for leaf in jax.tree.leaves(tangents[1]) if type(leaf) is not SymbolicZero
+    ]
     unknown = sum(
-        jnp.sum(_nan_unless_zero(leaf)) for leaf in leaves if getattr(leaf, "dtype", None) != float0
+        jnp.sum(_nan_unless_zero(leaf))
+        for leaf in leaves
+        if getattr(leaf, "dtype", None) != float0
     )
     # The product has NaN for a derivative too.
     moved = unknown * without_derivative(jnp.ones(()), of)
@@ -52,7 +59,8 @@ without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
 def _nan_unless_zero(tangent: Array) -> Array:
-    """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks for.
+    """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks
+    for.
 
     It is linear to JAX, which may transpose it.
     """
@@ -67,10 +75,11 @@ def _nan_unless_zero(tangent: Array) -> Array:
 def with_slopes(
     function: Callable[..., Any], value: Any, problem: Any, plan: Any, *others: Any
 ) -> Any:
-    """Return a `function` of its best plan, with slopes at this plan: the envelope theorem.
+    """Return a `function` of its best plan, with slopes at this plan: the envelope
+    theorem.
 
-    `value` is that of the function, if it is known, or None. Second derivatives need those of the
-    plan.
+    `value` is that of the function, if it is known, or None. Second derivatives need
+    those of the plan.
     """
     return function(problem, plan, *others) if value is None else value
 
@@ -81,7 +90,9 @@ def _with_slopes_jvp(function, primals, tangents):
     _, of_problem, _, *of_others = tangents
     at = (problem, *others)
     along = (of_problem, *of_others)
-    value, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
+    value, slope = jax.jvp(
+        lambda problem, *others: function(problem, plan, *others), at, along
+    )
     if given is not None:
         value = given
     return with_slopes(function, value, problem, plan, *others), slope

@@ -1,4 +1,6 @@
-"""What is imported when it is first used; what is installed, and what to install for an extra."""
+"""What is imported when it is first used; what is installed, and what to install for an
+extra.
+"""
 
 import ast
 from importlib import import_module
@@ -8,14 +10,17 @@ from typing import Any
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Return public names and their modules, as the stub beside the file `package` lists them."""
+    """Return public names and their modules, as the stub beside the file `package`
+    lists them.
+    """
     lines = ast.parse(Path(package).with_suffix(".pyi").read_text("utf-8")).body
     imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
     return {name.name: str(line.module) for line in imports for name in line.names}
 
 
 def first_used(name: str, package: dict[str, Any]) -> Any:
-    """Import a name of a package when it is first used: a public name, a file or a folder.
+    """Import a name of a package when it is first used: a public name, a file or a
+    folder.
 
     `package` has the globals of its `__init__.py`.
     """

@@ -1,4 +1,6 @@
-"""Frozen dataclasses that are pytrees and check their fields when a person builds them."""
+"""Frozen dataclasses that are pytrees and check their fields when a person builds
+them.
+"""
 
 import dataclasses
 import itertools
@@ -19,16 +21,20 @@ Numbers = ArrayLike | Sequence[float]
 
 
 def static_field(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the tree's structure: hashable, never traced."""
+    """A dataclass field that is part of the tree's structure: hashable, never
+    traced.
+    """
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(static_field, dataclasses.field)
+)
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a pytree.
 
-    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes, and never the
-    tracers or placeholders that JAX puts into a tree.
+    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes,
+    and never the tracers or placeholders that JAX puts into a tree.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     if cls.__repr__ is object.__repr__:
@@ -42,7 +48,9 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     def flatten_with_keys(tree):
         children, aux = flatten(tree)
-        return list(zip(map(jax.tree_util.GetAttrKey, data), children, strict=True)), aux
+        return list(
+            zip(map(jax.tree_util.GetAttrKey, data), children, strict=True)
+        ), aux
 
     def unflatten(aux, children):
         tree = object.__new__(cls)
@@ -58,7 +66,9 @@ _MOST_SHOWN = 8
 
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
-    """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
+    """`repr` of a dataclass: what is not by default, long arrays by their size and
+    range.
+    """
     shown = []
     for field in dataclasses.fields(tree):
         text = show(getattr(tree, field.name))
@@ -70,18 +80,29 @@ def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
 def show(value: Any) -> str:
     """`repr` that a person reads, also of what is traced."""
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        runs = [(text, len(list(same))) for text, same in itertools.groupby(map(show, value))]
+        runs = [
+            (text, len(list(same)))
+            for text, same in itertools.groupby(map(show, value))
+        ]
         texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
-        more = [f"… {len(texts) - _MOST_SHOWN} more"] if len(texts) > _MOST_SHOWN else []
+        more = (
+            [f"… {len(texts) - _MOST_SHOWN} more"] if len(texts) > _MOST_SHOWN else []
+        )
         return f"[{', '.join(texts[:_MOST_SHOWN] + more)}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
+        )
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__.rpartition(".<locals>.")[2]
-    if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+    if not isinstance(
+        value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct
+    ):
         return repr(value)
     kind = f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    numbers = any(jax.dtypes.issubdtype(value.dtype, of) for of in (np.number, np.bool_))
+    numbers = any(
+        jax.dtypes.issubdtype(value.dtype, of) for of in (np.number, np.bool_)
+    )
     if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct) or not numbers:
         return kind
     array = np.asarray(value)
@@ -98,7 +119,8 @@ def replace(tree: T, **changes: Any) -> T:
 
 
 def working_dtype(*trees: Any) -> np.dtype:
-    """The dtype of results: float32 or float64, the widest of the floating arrays among the leaves.
+    """The dtype of results: float32 or float64, the widest of the floating arrays among
+    the leaves.
 
     Python numbers and whole numbers follow these; alone, they have JAX's default.
     """
@@ -111,7 +133,9 @@ def working_dtype(*trees: Any) -> np.dtype:
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """`value` as a NumPy array, or None where it is traced and nothing can be said about it."""
+    """`value` as a NumPy array, or None where it is traced and nothing can be said
+    about it.
+    """
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
@@ -121,18 +145,25 @@ def is_traced(tree: Any) -> bool:
 
 
 def at_hand(tree: Any) -> bool:
-    """Say whether the numbers are known, and what is computed of them: not within a jit."""
+    """Say whether the numbers are known, and what is computed of them: not within a
+    jit.
+    """
     return not is_traced((tree, jnp.zeros(())))
 
 
-_COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": operator.lt}
+_COMPARISONS = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+}
 
 
 def meets(value: Any, condition: str, finite: bool = True) -> Any:
     """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX.
 
-    NaN meets none, nor does what is not 0 and below the smallest normal number: arithmetic may make
-    0 of it.
+    NaN meets none, nor does what is not 0 and below the smallest normal number:
+    arithmetic may make 0 of it.
     """
     xp = np if isinstance(value, np.ndarray) else jnp
     good = xp.isfinite(value) if finite else ~xp.isnan(value)
@@ -167,7 +198,9 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
     array = concrete(value)
     if array is None:
         return
-    if not any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
+    if not any(
+        jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)
+    ):
         raise ValueError(f"{name} must be a number, got {value!r}")
     bad = ~meets(array, condition, finite)
     if bad.any():
@@ -180,14 +213,21 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
 
 def check_whole(name: str, value: Any, low: int) -> None:
     """Raise ValueError unless a static `value` is a whole number from `low` on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or value < low
+    ):
         raise ValueError(
-            f"{name} must be a whole number from {low} on, known before tracing, got {value!r}"
+            f"{name} must be a whole number from {low} on, known before tracing, got "
+            f"{value!r}"
         )
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError unless `key`, also a traced one, is one key of JAX, new or old style."""
+    """Raise ValueError unless `key`, also a traced one, is one key of JAX, new or old
+    style.
+    """
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -202,7 +242,9 @@ def check_key(key: Any) -> None:
 def check_shape(
     name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str
 ) -> None:
-    """Raise ValueError unless `value`, also a traced one, has the `shape`; None is open."""
+    """Raise ValueError unless `value`, also a traced one, has the `shape`; None is
+    open.
+    """
     try:
         chex.assert_shape(value, shape)
     except AssertionError:

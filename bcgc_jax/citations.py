@@ -11,20 +11,23 @@ _WORKS = {
 }""",
     "wang2023": """@article{wang2023,
   author = {Wang, Qi and Cui, Ying and Li, Chenglin and Zou, Junni and Xiong, Hongkai},
-  title = {Optimization-Based Block Coordinate Gradient Coding for Mitigating Partial Stragglers in
+  title = {Optimization-Based Block Coordinate Gradient Coding for Mitigating Partial
+    Stragglers in
            Distributed Learning},
   journal = {IEEE Transactions on Signal Processing}, year = {2023},
   eprint = {2206.02450}, archivePrefix = {arXiv},
 }""",
     "tandon2017": """@inproceedings{tandon2017,
-  author = {Tandon, Rashish and Lei, Qi and Dimakis, Alexandros G. and Karampatziakis, Nikos},
+  author = {Tandon, Rashish and Lei, Qi and Dimakis, Alexandros G. and Karampatziakis,
+    Nikos},
   title = {Gradient Coding: Avoiding Stragglers in Distributed Learning},
   booktitle = {International Conference on Machine Learning (ICML)}, year = {2017},
 }""",
     "ferdinand2018": """@inproceedings{ferdinand2018,
   author = {Ferdinand, Nuwan and Draper, Stark C.},
   title = {Hierarchical Coded Computation},
-  booktitle = {IEEE International Symposium on Information Theory (ISIT)}, year = {2018},
+  booktitle = {IEEE International Symposium on Information Theory (ISIT)}, year =
+    {2018},
 }""",
     "ozfatura2019": """@inproceedings{ozfatura2019,
   author = {Ozfatura, Emre and G{\\"u}nd{\\"u}z, Deniz and Ulukus, Sennur},
@@ -33,22 +36,26 @@ _WORKS = {
 }""",
     "amiri2019": """@article{amiri2019,
   author = {Amiri, Mohammad Mohammadi and G{\\"u}nd{\\"u}z, Deniz},
-  title = {Computation Scheduling for Distributed Machine Learning with Straggling Workers},
+  title = {Computation Scheduling for Distributed Machine Learning with Straggling
+    Workers},
   journal = {IEEE Transactions on Signal Processing}, volume = {67}, number = {24},
   pages = {6270--6284},
   year = {2019}, eprint = {1810.09992}, archivePrefix = {arXiv},
 }""",
     "attia2017": """@misc{attia2017,
   author = {Attia, Mohamed A. and Tandon, Ravi},
-  title = {Combating Computational Heterogeneity in Large-Scale Distributed Computing via Work
+  title = {Combating Computational Heterogeneity in Large-Scale Distributed Computing
+    via Work
     Exchange},
   year = {2017}, eprint = {1711.08452}, archivePrefix = {arXiv},
 }""",
     "wang2016": """@article{wang2016,
   author = {Wang, Weina and Zhu, Kai and Ying, Lei and Tan, Jian and Zhang, Li},
-  title = {{MapTask} Scheduling in {MapReduce} With Data Locality: Throughput and Heavy-Traffic
+  title = {{MapTask} Scheduling in {MapReduce} With Data Locality: Throughput and
+    Heavy-Traffic
     Optimality},
-  journal = {IEEE/ACM Transactions on Networking}, volume = {24}, number = {1}, year = {2016},
+  journal = {IEEE/ACM Transactions on Networking}, volume = {24}, number = {1}, year =
+    {2016},
 }""",
     "hummel1992": """@article{hummel1992,
   author = {Hummel, Susan Flynn and Schonberg, Edith and Flynn, Lawrence E.},
@@ -56,7 +63,8 @@ _WORKS = {
   journal = {Communications of the ACM}, volume = {35}, number = {8}, year = {1992},
 }""",
     "harlap2016": """@inproceedings{harlap2016,
-  author = {Harlap, Aaron and Cui, Henggang and Dai, Wei and Wei, Jinliang and Ganger, Gregory R.
+  author = {Harlap, Aaron and Cui, Henggang and Dai, Wei and Wei, Jinliang and Ganger,
+    Gregory R.
     and Gibbons, Phillip B. and Gibson, Garth A. and Xing, Eric P.},
   title = {Addressing the Straggler Problem for Iterative Convergent Parallel {ML}},
   booktitle = {ACM Symposium on Cloud Computing (SoCC)}, year = {2016},
@@ -64,26 +72,32 @@ _WORKS = {
 }""",
     "polychronopoulos1987": """@article{polychronopoulos1987,
   author = {Polychronopoulos, Constantine D. and Kuck, David J.},
-  title = {Guided Self-Scheduling: A Practical Scheduling Scheme for Parallel Supercomputers},
+  title = {Guided Self-Scheduling: A Practical Scheduling Scheme for Parallel
+    Supercomputers},
   journal = {IEEE Transactions on Computers}, year = {1987},
 }""",
     "copeland1989": """@inproceedings{copeland1989,
   author = {Copeland, George P. and Keller, Tom W.},
   title = {A Comparison of High-Availability Media Recovery Techniques},
-  booktitle = {ACM SIGMOD International Conference on Management of Data}, year = {1989},
+  booktitle = {ACM SIGMOD International Conference on Management of Data}, year =
+    {1989},
   pages = {98--109}, doi = {10.1145/67544.66936},
 }""",
     "chen2016": """@misc{chen2016,
-  author = {Chen, Jianmin and Pan, Xinghao and Monga, Rajat and Bengio, Samy and Jozefowicz, Rafal},
+  author = {Chen, Jianmin and Pan, Xinghao and Monga, Rajat and Bengio, Samy and
+    Jozefowicz, Rafal},
   title = {Revisiting Distributed Synchronous {SGD}},
   year = {2016}, eprint = {1604.00981}, archivePrefix = {arXiv},
 }""",
     "giladi2023": """@inproceedings{giladi2023,
-  author = {Giladi, Niv and Gottlieb, Shahar and Shkolnik, Moran and Karnieli, Asaf and Banner, Ron
+  author = {Giladi, Niv and Gottlieb, Shahar and Shkolnik, Moran and Karnieli, Asaf and
+    Banner, Ron
     and Hoffer, Elad and Levy, Kfir Yehuda and Soudry, Daniel},
-  title = {{DropCompute}: Simple and More Robust Distributed Synchronous Training via Compute
+  title = {{DropCompute}: Simple and More Robust Distributed Synchronous Training via
+    Compute
     Variance Reduction},
-  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)}, year = {2023},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)}, year =
+    {2023},
   eprint = {2306.10598}, archivePrefix = {arXiv},
 }""",
     "lewis2013": """@article{lewis2013,
@@ -98,13 +112,15 @@ _WORKS = {
 }""",
     "shamir2013": """@inproceedings{shamir2013,
   author = {Shamir, Ohad and Zhang, Tong},
-  title = {Stochastic Gradient Descent for Non-smooth Optimization: Convergence Results and Optimal
+  title = {Stochastic Gradient Descent for Non-smooth Optimization: Convergence Results
+    and Optimal
     Averaging Schemes},
   booktitle = {International Conference on Machine Learning (ICML)}, year = {2013},
 }""",
     "mak1999": """@article{mak1999,
   author = {Mak, Wai-Kei and Morton, David P. and Wood, R. Kevin},
-  title = {{Monte Carlo} Bounding Techniques for Determining Solution Quality in Stochastic
+  title = {{Monte Carlo} Bounding Techniques for Determining Solution Quality in
+    Stochastic
     Programs},
   journal = {Operations Research Letters}, volume = {24}, year = {1999},
 }""",
@@ -112,7 +128,9 @@ _WORKS = {
 
 
 def bibliography(method: str, *, sampled_bound: bool) -> str:
-    """BibTeX of what `method` rests on, and a bound by draws; nothing for a scheme of one's own."""
+    """BibTeX of what `method` rests on, and a bound by draws; nothing for a scheme of
+    one's own.
+    """
     keys = list(about(method).works)
     if sampled_bound:
         keys.append("mak1999")

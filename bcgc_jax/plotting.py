@@ -57,9 +57,15 @@ def require_matplotlib() -> None:
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6.8, 3.9), **subplots: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] = (6.8, 3.9),
+    **subplots: Any,
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure of `size` inches and its axes, row by row; `subplots` go to `Figure.subplots`."""
+    """A figure of `size` inches and its axes, row by row; `subplots` go to
+    `Figure.subplots`.
+    """
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -86,9 +92,16 @@ def legend_outside(
     title: str = "",
     columns: int = 1,
 ) -> None:
-    """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
+    """One legend of `handles`, beside ("right") or under ("lower") all axes: never on
+    the data.
+    """
     where: Any = f"outside {place} center"
     left: Any = {"title": title, "alignment": "left"} if title else {}
     figure.legend(
-        handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2, **left
+        handles=handles,
+        loc=where,
+        ncols=columns,
+        frameon=False,
+        handlelength=3.2,
+        **left,
     )

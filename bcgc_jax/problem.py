@@ -44,42 +44,54 @@ _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles"
 
 
 class _Largest(int):
-    """The default of `max_workers`: the largest `num_workers`; it grows with `replace`."""
+    """The default of `max_workers`: the largest `num_workers`; it grows with
+    `replace`.
+    """
 
 
 @pytree_dataclass
 class Problem:
-    r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of the paper).
+    r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of
+    the paper).
 
     Args:
-      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of all N times of
-        an iteration: `EmpiricalRows` or `Heterogeneous`.
+      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of
+        all N times of an iteration: `EmpiricalRows` or `Heterogeneous`.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
       cycles: b, CPU cycles for one coordinate and one sample.
-      max_workers: the static length of every partition; by default the largest `num_workers`.
-      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward
-        pass). The levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
-      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes
-        2-4): a unit takes `cycles` times its cost. A partition then shares out their sum.
-      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a
-        distribution, of which each worker has its own draw in every iteration.
-      send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it
-        worker w delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
+      max_workers: the static length of every partition; by default the largest
+        `num_workers`.
+      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate
+        (a forward pass). The levels in use are then ready at y_n + (n+1) f / b; None,
+        the paper, is no setup.
+      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order
+        (layers; footnotes 2-4): a unit takes `cycles` times its cost. A partition then
+        shares out their sum.
+      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a
+        number, or a distribution, of which each worker has its own draw in every
+        iteration.
+      send_time: c, the time a worker's link takes for one coordinate (or unit of cost).
+        With it worker w delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n}
+        x_i.
       overlap: static; the link sends while the worker goes on computing, and
         F_n = max_{j≤n} (S_w + T_w M b y_j / N + c Σ_{j≤i≤n} x_i).
-      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is carried past: as
-        setup, but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n} x_i) / b in all.
+      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is
+        carried past: as setup, but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n}
+        x_i) / b in all.
 
-    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the cycle time,
-    `EmpiricalPairs`.
+    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the
+    cycle time, `EmpiricalPairs`.
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4,
-    ...     num_coordinates=100)
+    >>> problem = Problem(
+    ...     ShiftedExponential(rate=1e-3, shift=50.0),
+    ...     num_workers=4,
+    ...     num_coordinates=100,
+    ... )
     >>> problem.max_workers
     4
     """
@@ -126,7 +138,9 @@ class Problem:
         return represent(self, leave_out=[] if padded else ["max_workers"])
 
     def _convert(self, names: tuple[str, ...], given: type, kind: type) -> None:
-        """Make numbers of one kind: 50 is no other program than 50.0, nor 2e4 than 20_000."""
+        """Make numbers of one kind: 50 is no other program than 50.0, nor 2e4 than
+        20_000.
+        """
         for name in names:
             value = getattr(self, name)
             if isinstance(value, given | np.integer):
@@ -136,20 +150,25 @@ class Problem:
         start = self.start_up
         if isinstance(start, JointDistribution | EmpiricalPairs):
             raise ValueError(
-                f"start_up must be the distribution of one worker's, or a number, got {start!r}"
+                "start_up must be the distribution of one worker's, or a number, got "
+                f"{start!r}"
             )
         if start is not None and self.cycle_time.has_start_up:
-            raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
+            raise ValueError(
+                "EmpiricalPairs have their own start-ups: leave start_up out"
+            )
         if self.random_start_up and self.cycle_time.width() is not None:
             raise ValueError(
-                "start_up may be a distribution where all workers have one of the cycle time, not "
-                f"with {type(self.cycle_time).__name__}: give a number, or pool the times"
+                "start_up may be a distribution where all workers have one of the "
+                f"cycle time, not with {type(self.cycle_time).__name__}: give a "
+                "number, or pool the times"
             )
         if start is not None and not self.random_start_up:
             check("start_up", start, ">= 0")
         if not isinstance(self.overlap, bool | np.bool_):
             raise ValueError(
-                f"overlap must be True or False, known before tracing, got {self.overlap!r}"
+                "overlap must be True or False, known before tracing, got "
+                f"{self.overlap!r}"
             )
 
     def _check_coordinates(self, count: np.ndarray | None) -> None:
@@ -158,21 +177,29 @@ class Problem:
             wanted = f"one entry for each of the {self.num_coordinates} coordinates"
             raise ValueError(f"unit_costs must have {wanted}, got shape {shape}")
         if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
-            needed = "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            needed = (
+                "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            )
             raise ValueError(f"num_coordinates of {count.max():.6g} {needed}")
 
     def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
         if by_default and workers is not None:
-            object.__setattr__(self, "max_workers", _Largest(max(self.max_workers, workers.max())))
+            object.__setattr__(
+                self, "max_workers", _Largest(max(self.max_workers, workers.max()))
+            )
         elif not self.max_workers:
-            raise ValueError("num_workers is traced: give the static max_workers that bounds it")
+            raise ValueError(
+                "num_workers is traced: give the static max_workers that bounds it"
+            )
         elif workers is not None and workers.max() > self.max_workers:
-            raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
+            raise ValueError(
+                f"num_workers {workers.max()} exceeds max_workers {self.max_workers}"
+            )
         if self.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: exact answers "
-                "take arrays of N² numbers"
+                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: "
+                "exact answers take arrays of N² numbers"
             )
         sizes = {self.max_workers}
         if workers is not None:
@@ -180,13 +207,15 @@ class Problem:
         width = self.cycle_time.width()
         if width is not None and sizes != {width}:
             raise ValueError(
-                f"cycle_time is that of {width} workers, but num_workers is {self.num_workers} and "
-                f"max_workers {self.max_workers}: workers that are not alike are neither left out "
-                "nor padded"
+                f"cycle_time is that of {width} workers, but num_workers is "
+                f"{self.num_workers} and max_workers {self.max_workers}: workers that "
+                "are not alike are neither left out nor padded"
             )
 
     def check_single(self) -> None:
-        """Raise ValueError for a batch of problems, which only `jax.vmap` takes; shapes show it."""
+        """Raise ValueError for a batch of problems, which only `jax.vmap` takes; shapes
+        show it.
+        """
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
         for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
@@ -194,11 +223,15 @@ class Problem:
             if isinstance(value, Distribution | JointDistribution):
                 value.check_single()
             elif value is not None:
-                check_shape(name, value, (None,) if name == "unit_costs" else (), ONE_BY_ONE)
+                check_shape(
+                    name, value, (None,) if name == "unit_costs" else (), ONE_BY_ONE
+                )
 
     @property
     def valid(self) -> Array:
-        """Whether the numbers make a problem, which nobody has checked where they are traced."""
+        """Whether the numbers make a problem, which nobody has checked where they are
+        traced.
+        """
         workers = jnp.asarray(self.num_workers)
         coordinates = jnp.asarray(self.num_coordinates)
         valid = self.cycle_time.valid()
@@ -217,11 +250,17 @@ class Problem:
     @property
     def plain(self) -> bool:
         """Whether a delivery takes cycles alone: neither start-up nor link."""
-        return self.start_up is None and self.send_time is None and not self.cycle_time.has_start_up
+        return (
+            self.start_up is None
+            and self.send_time is None
+            and not self.cycle_time.has_start_up
+        )
 
     @property
     def convex(self) -> bool:
-        """Whether the expected runtime is convex in the partition: not with random start-ups."""
+        """Whether the expected runtime is convex in the partition: not with random
+        start-ups.
+        """
         return not self.cycle_time.has_start_up and not self.random_start_up
 
     @property
@@ -233,7 +272,11 @@ class Problem:
     def without_delivery(self) -> "Problem":
         """The same problem with workers that start at once and send in no time."""
         return replace(
-            self, cycle_time=self.cycle_time.alone(), start_up=None, send_time=None, overlap=False
+            self,
+            cycle_time=self.cycle_time.alone(),
+            start_up=None,
+            send_time=None,
+            overlap=False,
         )
 
     @property
@@ -243,12 +286,16 @@ class Problem:
 
     @property
     def bare(self) -> bool:
-        """Whether an iteration takes the cycles of coordinates alone, as in the paper."""
+        """Whether an iteration takes the cycles of coordinates alone, as in the
+        paper.
+        """
         return self.plain and not self.has_setup
 
     @property
     def dtype(self) -> Any:
-        """float32 or float64, as the leaves and the caller's jax configuration have it."""
+        """float32 or float64, as the leaves and the caller's jax configuration have
+        it.
+        """
         return working_dtype(self)
 
     @property
@@ -257,11 +304,17 @@ class Problem:
 
         NaN where traced numbers make no problem.
         """
-        return jnp.where(self.valid, self._cycle, jnp.nan) if is_traced(self) else self._cycle
+        return (
+            jnp.where(self.valid, self._cycle, jnp.nan)
+            if is_traced(self)
+            else self._cycle
+        )
 
     @property
     def _cycle(self) -> Array:
-        return jnp.asarray(self.num_samples, self.dtype) * self.cycles / self.num_workers
+        return (
+            jnp.asarray(self.num_samples, self.dtype) * self.cycles / self.num_workers
+        )
 
     @property
     def total(self) -> Array:
@@ -277,12 +330,16 @@ class Problem:
 
     @property
     def chain_load(self) -> Array:
-        """h / b: what it takes to carry a subset's cotangent past a coordinate, in coordinates."""
+        """h / b: what it takes to carry a subset's cotangent past a coordinate, in
+        coordinates.
+        """
         return self._in_coordinates(self.chain_cycles)
 
     @property
     def pass_load(self) -> Array:
-        """L (1 + h/b) + f/b: a forward and a whole backward pass of one sample, in coordinates."""
+        """L (1 + h/b) + f/b: a forward and a whole backward pass of one sample, in
+        coordinates.
+        """
         return self.total * (1 + self.chain_load) + self.setup_load
 
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
@@ -302,7 +359,9 @@ class Problem:
 
 
 class Status(enum.IntEnum):
-    """The outcome of a solution; `Solution.status` holds its integer, so that it can be batched."""
+    """The outcome of a solution; `Solution.status` holds its integer, so that it can be
+    batched.
+    """
 
     CONVERGED = 0
     STEP_LIMIT = 1
@@ -318,10 +377,15 @@ class Status(enum.IntEnum):
 
 _MESSAGES = {
     Status.CONVERGED: "converged",
-    Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there is one",
-    Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
-    Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
-    Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
-    Status.PRECISION: "precision and the finest rule of integration do not resolve the tolerance, "
-    "or not even the runtime to 1 %: accept the reported relative_gap and runtime_error",
+    Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where "
+    "there is one",
+    Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a "
+    "deadline",
+    Status.INFEASIBLE: "the scheme does not exist for this number of workers and "
+    "coordinates",
+    Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the "
+    "precision",
+    Status.PRECISION: "precision and the finest rule of integration do not resolve the "
+    "tolerance, or not even the runtime to 1 %: accept the reported relative_gap and "
+    "runtime_error",
 }

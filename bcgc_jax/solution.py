@@ -1,4 +1,6 @@
-"""The answer, `Solution`, and how a partition becomes one: rounded, evaluated, certified."""
+"""The answer, `Solution`, and how a partition becomes one: rounded, evaluated,
+certified.
+"""
 
 import functools
 import json
@@ -40,29 +42,35 @@ _LARGEST_ERROR = 1e-2
 
 @pytree_dataclass
 class Solution:
-    """A scheme and what is known about it; every array gains the leading axes of a batch.
+    """A scheme and what is known about it; every array gains the leading axes of a
+    batch.
 
     Attributes:
       plan: what the workers do; None of what is no scheme.
       rounded: integers that sum to L, `[max_workers]`, of a partition; or None.
-      expected_runtime, runtime_error: E τ̂ of the `plan`, and its absolute error; see `kind`.
-      lower_bound: no partition of the `levels` has an expected runtime below it; see `kind`.
+      expected_runtime, runtime_error: E τ̂ of the `plan`, and its absolute error; see
+        `kind`.
+      lower_bound: no partition of the `levels` has an expected runtime below it; see
+        `kind`.
       status: integer value of a `Status`; `message` says it in words.
       num_steps: steps of an iterative method, 0 for a closed form.
-      history: expected runtime at each check of an iterative method, NaN after the last; or None.
+      history: expected runtime at each check of an iterative method, NaN after the
+        last; or None.
       method: the name it was asked by.
-      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a
-        theorem; "local", the same of the best of several local searches, where the expected runtime
-        is not convex; or "confidence", of draws: a standard error, and a 97.5 % limit.
-      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed,
-        or, with setup cycles, those in use.
+      kind: "exact", where `runtime_error` bounds the error of a quadrature and
+        `lower_bound` is a theorem; "local", the same of the best of several local
+        searches, where the expected runtime is not convex; or "confidence", of draws: a
+        standard error, and a 97.5 % limit.
+      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that
+        were allowed, or, with setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
       problem: what it answers.
-      rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other
-        ones.
+      rounded_value: `rounded_runtime` of these `rounded` where it is known already;
+        None with other ones.
 
-    Derivatives: see docs/api.md. Those of `expected_runtime` and `completion_probability` are right
-    where the plan is best for them, or follows from a formula; what has none is NaN.
+    Derivatives: see docs/api.md. Those of `expected_runtime` and
+    `completion_probability` are right where the plan is best for them, or follows from
+    a formula; what has none is NaN.
     """
 
     plan: Plan | None
@@ -83,7 +91,11 @@ class Solution:
     @property
     def partition(self) -> Array | None:
         """Float x, `[max_workers]`; None for a scheme that is no partition."""
-        return self.plan.sizes if self.plan is not None and self.plan.is_partition else None
+        return (
+            self.plan.sizes
+            if self.plan is not None and self.plan.is_partition
+            else None
+        )
 
     @property
     def relative_gap(self) -> Array:
@@ -94,7 +106,8 @@ class Solution:
 
     @property
     def bound_of(self) -> str:
-        """The plans that `lower_bound` is for: "levels", "groups" or "storage"; "" without a bound.
+        """The plans that `lower_bound` is for: "levels", "groups" or "storage"; ""
+        without a bound.
 
         "storage" stands for every exact scheme of workers that store as much.
         """
@@ -149,17 +162,25 @@ class Solution:
         law = None if self.problem is None else self.problem.cycle_time
         if isinstance(law, FromHazard) and law.kinks is None:
             return ", or name the kinks of FromHazard where it has some"
-        return ", or enable float64" if self.expected_runtime.dtype == jnp.float32 else ""
+        return (
+            ", or enable float64" if self.expected_runtime.dtype == jnp.float32 else ""
+        )
 
     def citation(self) -> str:
         """BibTeX of the works behind the method; empty for a scheme of one's own.
 
         >>> from bcgc_jax import Problem, ShiftedExponential, solve
-        >>> solve(Problem(ShiftedExponential(1.0, 2.0), 3, 2_000), "uncoded").citation().count("@")
+        >>> solve(
+        ...     Problem(ShiftedExponential(1.0, 2.0), 3, 2_000), "uncoded"
+        ... ).citation().count("@")
         2
         """
-        bounded = self.partition is not None  # a scheme that is no partition bounds nothing
-        return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
+        bounded = (
+            self.partition is not None
+        )  # a scheme that is no partition bounds nothing
+        return bibliography(
+            self.method, sampled_bound=bounded and self.kind == "confidence"
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a JSON file, with `needs`, `rounded_runtime` and the package's version.
@@ -170,7 +191,9 @@ class Solution:
         plan = self.plan
         if plan is not None:
             plan = replace(plan, known_needs=self.needs)
-        alone = replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan)
+        alone = replace(
+            self, rounded_value=self.rounded_runtime, problem=None, plan=plan
+        )
         document = {"format": _FORMAT, "version": _VERSION, **_written(alone)}
         document["bcgc_jax"] = version_of_package()
         document["problem"] = None if self.problem is None else repr(self.problem)
@@ -193,17 +216,20 @@ class Solution:
                 return _checked(_read(document | {"problem": None}, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no whole solution that Solution.save wrote, has it been changed by "
-                f"hand? {error}"
+                f"{path} is no whole solution that Solution.save wrote, has it been "
+                f"changed by hand? {error}"
             ) from error
         raise ValueError(
-            f"{path} is of the format {form!r}, version {version}, and this package reads "
-            f"{_FORMAT!r}, version {_VERSION}: read it with what wrote it, or plan again"
+            f"{path} is of the format {form!r}, version {version}, and this package "
+            f"reads {_FORMAT!r}, version {_VERSION}: read it with what wrote it, or "
+            "plan again"
         )
 
     def __repr__(self) -> str:
         value = self.expected_runtime
-        if not isinstance(value, jax.Array | np.ndarray | np.generic) or is_traced(value):
+        if not isinstance(value, jax.Array | np.ndarray | np.generic) or is_traced(
+            value
+        ):
             return f"Solution({self.method})"
         if value.shape:
             return f"Solution({self.method}, a batch of {value.shape})"
@@ -220,7 +246,8 @@ class Solution:
         if needs is not None and not needs.exact_gradient:
             lost = float(needs.lost)
             for_used = value / (1 - lost)
-            yield f"loses {100 * lost:.3g} % of the samples: {for_used:.6g} for as many used"
+            samples = f"loses {100 * lost:.3g} % of the samples"
+            yield f"{samples}: {for_used:.6g} for as many used"
         yield from self._bound_in_words()
         if self.completion_probability is not None:
             yield f"in time with probability {float(self.completion_probability):.6g}"
@@ -287,7 +314,11 @@ def whole_numbers(problem: Problem, partition: Array) -> Array:
 
 @jax.jit
 def assess_shares(
-    problem: Problem, partition: Array, status: ArrayLike, num_steps: ArrayLike, levels: ArrayLike
+    problem: Problem,
+    partition: Array,
+    status: ArrayLike,
+    num_steps: ArrayLike,
+    levels: ArrayLike,
 ) -> Solution:
     """Make the solution without its whole numbers."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
@@ -308,13 +339,19 @@ def solution_of(
     num_steps = jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, _ = certified
-    value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)
+    value = jnp.where(
+        feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan
+    )
     status = _unless_unknown(status, value, error)
     # A search that did not end says so, whatever its answer's mean.
     status = jnp.where(
-        jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status
+        jnp.isinf(value) & (status == int(Status.CONVERGED)),
+        int(Status.INFINITE),
+        status,
     )
-    status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
+    status = jnp.where(
+        jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status
+    )
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     plan = partition_plan(partition, problem.num_workers)
     return Solution(
@@ -332,12 +369,17 @@ def solution_of(
 def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
     """A status that is not CONVERGED where the error of the integral is too large."""
     unknown = jnp.isfinite(value) & ~(error <= _LARGEST_ERROR * value)
-    return jnp.where(unknown & (status == int(Status.CONVERGED)), int(Status.PRECISION), status)
+    return jnp.where(
+        unknown & (status == int(Status.CONVERGED)), int(Status.PRECISION), status
+    )
 
 
 @functools.partial(jax.jit, static_argnames="drawn")
-def solution_of_value(problem: Problem, runtime: Expectation, drawn: bool = False) -> Solution:
-    """Make the `Solution` of a scheme that is no partition from its runtime; NaN is no such scheme.
+def solution_of_value(
+    problem: Problem, runtime: Expectation, drawn: bool = False
+) -> Solution:
+    """Make the `Solution` of a scheme that is no partition from its runtime; NaN is no
+    such scheme.
 
     The error is that of an integral, or of a mean that is `drawn`.
     """
@@ -349,7 +391,8 @@ def solution_of_value(problem: Problem, runtime: Expectation, drawn: bool = Fals
     unknown = out_of_range(problem, value)
     value = jnp.where(unknown, jnp.nan, value)
     status = jnp.where(problem.valid & ~unknown, status, int(Status.INVALID))
-    # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
+    # No partition, so no subgradient: 0 is all that this scheme tells about the best
+    # partition.
     return Solution(
         plan=None,
         rounded=None,
@@ -362,20 +405,31 @@ def solution_of_value(problem: Problem, runtime: Expectation, drawn: bool = Fals
 
 
 def out_of_range(problem: Problem, value: Array) -> Array:
-    """Whether a runtime is infinite though the mean time is finite, or 0 though no runtime is."""
+    """Whether a runtime is infinite though the mean time is finite, or 0 though no
+    runtime is.
+    """
     too_large = jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
     return too_large | (value < jnp.finfo(value.dtype).tiny)
 
 
 # What a file of a solution consists of, by the field or the rule that it stands in.
-_PARTS: dict[str, Any] = {"solution": Solution, "plan": Plan, "known_needs": Requirements}
-_PARTS |= {rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)}
+_PARTS: dict[str, Any] = {
+    "solution": Solution,
+    "plan": Plan,
+    "known_needs": Requirements,
+}
+_PARTS |= {
+    rule.__name__: rule
+    for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)
+}
 _KINDS = ("exact", "local", "confidence")
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 
 
 def _written(value: Any) -> Any:
-    """A solution, or a part of it, for a file: arrays with their dtype, a rule with its name."""
+    """A solution, or a part of it, for a file: arrays with their dtype, a rule with its
+    name.
+    """
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, tuple) and not isinstance(value, Requirements):
@@ -399,14 +453,19 @@ def _read(value: Any, name: str = "") -> Any:
         kind = _PARTS[value.pop("rule", name)]
         # older files say which subset each task is of, which follows from its number
         if kind is FirstHolder:
-            value = {name: part for name, part in value.items() if name not in ("turn", "stored")}
+            value = {
+                name: part
+                for name, part in value.items()
+                if name not in ("turn", "stored")
+            }
         return kind(**{name: _read(part, name) for name, part in value.items()})
     array = np.array(value["values"], value["dtype"])
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers, got {array.dtype}")
     if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
         raise ValueError(
-            f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) "
+            "first"
         )
     return jnp.asarray(array)
 
@@ -416,7 +475,11 @@ def _checked(solution: Solution) -> Solution:
     if not isinstance(solution.method, str) or solution.kind not in _KINDS:
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     plan = solution.plan
-    if plan is not None and isinstance(plan.completion, FirstHolder) and plan.sizes.shape[-1] != 1:
+    if (
+        plan is not None
+        and isinstance(plan.completion, FirstHolder)
+        and plan.sizes.shape[-1] != 1
+    ):
         raise ValueError(
             f'{solution.method} is a method no more: plan again, "sharing:D" is faster'
         )

@@ -67,7 +67,9 @@ _WIDTH = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; the exit status: 1 where a measure was skipped, 2 for bad input."""
+    """Measure, print, write; the exit status: 1 where a measure was skipped, 2 for bad
+    input.
+    """
     take_any_sign()
     parser = _parser()
     args = parser.parse_args(argv)
@@ -80,15 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in chosen:
         if name not in MEASURES:
             parser.error(
-                f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}'
+                f'argument --only: there is no measure "{name}"; there are '
+                f"{', '.join(MEASURES)}"
             )
-    # One device for each core, as `bcgc sweep` has them; too late in a process that has computed
-    # already.
+    # One device for each core, as `bcgc sweep` has them; too late in a process that has
+    # computed already.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", usable_cores())
     results, points, skipped = [], [], False
     for name in chosen:
-        print(f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True)
+        print(
+            f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True
+        )
         try:
             rows = MEASURES[name]()
         except ImportError as error:
@@ -116,15 +121,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    names = "\n".join(f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items())
+    names = "\n".join(
+        f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items()
+    )
     example = "example:\n  python -m benchmarks --out speed.json"
     parser = Parser(
-        "python -m benchmarks", description=__doc__, epilog=f"measures:\n{names}\n\n{example}"
+        "python -m benchmarks",
+        description=__doc__,
+        epilog=f"measures:\n{names}\n\n{example}",
     )
-    what = "also write JSON to this file, and the scaling curves beside it as FILE.png and FILE.svg"
+    what = (
+        "also write JSON to this file, and the scaling curves beside it as FILE.png "
+        "and FILE.svg"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help=what)
     what = "a measure to run, again for more of them (default: all)"
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=what)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help=what
+    )
     return parser
 
 
@@ -145,16 +159,24 @@ def seconds_text(seconds: float) -> str:
 
 
 def print_table(
-    results: Sequence[dict[str, Any]], points: Sequence[dict[str, Any]], facts: dict[str, Any]
+    results: Sequence[dict[str, Any]],
+    points: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
 ) -> None:
     """Medians of every row, what they are compared with, and the scaling curves."""
     for measure, rows in grouped(results, lambda row: row["measure"]).items():
-        print(f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}")
+        print(
+            f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}"
+        )
         for row in rows:
             peer, ratio = "", ""
             if "peer" in row:
                 peer = seconds_text(row["peer"]["median"])
-                ratio = f"{row['ratio']:.3g}" if row["ratio"] < 1000 else f"{row['ratio']:.0f}"
+                ratio = (
+                    f"{row['ratio']:.3g}"
+                    if row["ratio"] < 1000
+                    else f"{row['ratio']:.0f}"
+                )
             what = f"{row['what']}, {row['dtype']}"
             times = f"{seconds_text(row['package']['median']):>10}{peer:>10}{ratio:>8}"
             print(f"{what:<58}{times}{seconds_text(row['package']['first_call']):>14}")
@@ -164,16 +186,26 @@ def print_table(
                 else row["accuracy"]
             )
             text = text.replace(" %", "\u00a0%")  # no line starts with the sign
-            print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
+            print(
+                textwrap.fill(
+                    text, _WIDTH, initial_indent="    ", subsequent_indent="    "
+                )
+            )
     for curve, mine in grouped(points, lambda point: point["curve"]).items():
-        head = f"{mine[0]['x_name']:>12}{'package':>12}{'first call':>14}{'gap or error':>14}"
+        heads = f"{'package':>12}{'first call':>14}{'gap or error':>14}"
+        head = f"{mine[0]['x_name']:>12}{heads}"
         print(f"\n{'scaling: ' + curve:<28}{head}")
         for point in mine:
             gap = "" if point["gap"] is None else f"{point['gap']:.0e}"
-            times = f"{seconds_text(point['seconds']):>12}{seconds_text(point['first_call']):>14}"
-            print(f"{'':28}{point['x']:>12}{times}{gap:>14}")
-    about = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
-    about = "Times are medians; ratio is the peer's median through the package's. " + about
+            warm = seconds_text(point["seconds"])
+            cold = seconds_text(point["first_call"])
+            print(f"{'':28}{point['x']:>12}{warm:>12}{cold:>14}{gap:>14}")
+    about = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in facts.items()
+    )
+    about = (
+        "Times are medians; ratio is the peer's median through the package's. " + about
+    )
     print(f"\n{textwrap.fill(about, _WIDTH)}")
 
 

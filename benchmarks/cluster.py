@@ -30,7 +30,9 @@ def mean_product(params: Any, batch: Any) -> Any:
 
 
 def cluster() -> list[dict[str, Any]]:
-    """Overhead of an iteration on processes, N = 8, 8 blocks of 4 kB, against a bare Ray loop."""
+    """Overhead of an iteration on processes, N = 8, 8 blocks of 4 kB, against a bare
+    Ray loop.
+    """
     params = jnp.zeros(_BLOCKS * _SIZE, jnp.float32)
     data = np.ones((2 * _WORKERS, _BLOCKS * _SIZE), np.float32)
     exact = jax.grad(mean_product)(params, data)
@@ -39,19 +41,25 @@ def cluster() -> list[dict[str, Any]]:
     with Cluster(_WORKERS) as running:
         bare = _bare_loop(load_ray())
         uncoded = [_BLOCKS * _SIZE] + [0] * (_WORKERS - 1)
-        for name, counts in {"all levels": [_SIZE] * _BLOCKS, "uncoded": uncoded}.items():
+        for name, counts in {
+            "all levels": [_SIZE] * _BLOCKS,
+            "uncoded": uncoded,
+        }.items():
             plan = coding_plan(jax.random.key(0), params, np.array(counts))
             running.assign(mean_product, plan, params, split_unevenly(data, _WORKERS))
             peer = bare[len(plan.blocks)]
             found = compare(
-                {"package": lambda: running.gradient(params).gradient, "peer": peer}, 100
+                {"package": lambda: running.gradient(params).gradient, "peer": peer},
+                100,
             )
             error = float(
-                jnp.max(jnp.abs(found["package"].value - exact)) / jnp.max(jnp.abs(exact))
+                jnp.max(jnp.abs(found["package"].value - exact))
+                / jnp.max(jnp.abs(exact))
             )
             what = f"an iteration, N={_WORKERS}, {len(plan.blocks)} blocks ({name})"
             accuracy = (
-                f"relative error of the gradient {error:.0e}; computation and decoding included"
+                f"relative error of the gradient {error:.0e}; computation and decoding "
+                "included"
             )
             given = "cluster", what, found, accuracy, {"error": error}
             rows.append(result_row(*given, against=against, dtype="float32"))
@@ -59,7 +67,9 @@ def cluster() -> list[dict[str, Any]]:
 
 
 def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
-    """The messages of an iteration by nothing but Ray: 8 blocks of 4 kB, or one of 32 kB."""
+    """The messages of an iteration by nothing but Ray: 8 blocks of 4 kB, or one of 32
+    kB.
+    """
 
     class Sender:
         def send(self, blocks: int, params: Any) -> Any:
@@ -70,7 +80,10 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
     params = [np.zeros(_BLOCKS * _SIZE, np.float32)]
 
     def loop(blocks: int) -> int:
-        waiting = [a.send.options(num_returns="streaming").remote(blocks, params) for a in actors]
+        waiting = [
+            a.send.options(num_returns="streaming").remote(blocks, params)
+            for a in actors
+        ]
         taken = 0
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
@@ -86,7 +99,9 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
 
 
 def hand_outs() -> list[dict[str, Any]]:
-    """Time the master's decisions in a step of sharing:2:8, N = 16, 64, 256, beside Ray's calls."""
+    """Time the master's decisions in a step of sharing:2:8, N = 16, 64, 256, beside
+    Ray's calls.
+    """
     rows = []
     ray = load_ray()
     with Cluster(1):  # Ray runs
@@ -98,9 +113,17 @@ def hand_outs() -> list[dict[str, Any]]:
             found = compare({"package": package, "peer": peer}, 5, time.process_time)
             each = found["package"].seconds["median"] / count
             accuracy = f"{1 / each:.0f} hand-outs a second of the processor"
-            given = "hand_outs", f"{count} hand-outs, N={workers}", found, accuracy, {"error": 0.0}
+            given = (
+                "hand_outs",
+                f"{count} hand-outs, N={workers}",
+                found,
+                accuracy,
+                {"error": 0.0},
+            )
             rows.append(
-                result_row(*given, against="calls of a Ray actor that does nothing, one by one")
+                result_row(
+                    *given, against="calls of a Ray actor that does nothing, one by one"
+                )
             )
     return rows
 
@@ -116,19 +139,31 @@ def _calls(ray: Any, actor: Any, count: int) -> None:
 
 
 def shared_step(workers: int) -> int:
-    """Play the master's part of a step of unlike workers; return how many chunks went out."""
-    sizes, pace = chunk_sizes(8), np.random.default_rng(0).exponential(size=workers) + 0.05
-    handout, timing = Ledger(0, spread(workers, 2, len(sizes)), [sizes] * workers), Paces(workers)
+    """Play the master's part of a step of unlike workers; return how many chunks went
+    out.
+    """
+    sizes, pace = (
+        chunk_sizes(8),
+        np.random.default_rng(0).exponential(size=workers) + 0.05,
+    )
+    handout, timing = (
+        Ledger(0, spread(workers, 2, len(sizes)), [sizes] * workers),
+        Paces(workers),
+    )
     free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0
     while not handout.complete:
         for worker in timing.overdue(now, handout.voided):
             handout.late(worker)
         for worker, ticket, chunk in hand_out(handout, timing, free, now):
-            heapq.heappush(busy, (now + pace[worker] * handout.queue.weight(chunk), worker, ticket))
+            heapq.heappush(
+                busy, (now + pace[worker] * handout.queue.weight(chunk), worker, ticket)
+            )
             free.remove(worker)
             count += 1
         timing.next_look(
-            now, handout.voided, {w: handout.begun(w) for w in handout.may_be_given(free)}
+            now,
+            handout.voided,
+            {w: handout.begun(w) for w in handout.may_be_given(free)},
         )
         now, worker, ticket = heapq.heappop(busy)
         timing.ended(worker, now)

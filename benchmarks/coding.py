@@ -1,4 +1,6 @@
-"""Encoding, decoding and coded training, against memory traffic and the gradients themselves."""
+"""Encoding, decoding and coded training, against memory traffic and the gradients
+themselves.
+"""
 
 import functools
 import math
@@ -27,22 +29,30 @@ _WORKERS = 20
 
 def _arrived(plan: bcgc.coding.CodingPlan) -> np.ndarray:
     """Exactly as many workers as each block needs, at random."""
-    rank = np.argsort(np.random.default_rng(0).random((len(plan.blocks), plan.num_workers)), axis=1)
+    rank = np.argsort(
+        np.random.default_rng(0).random((len(plan.blocks), plan.num_workers)), axis=1
+    )
     return rank >= np.array([block.level for block in plan.blocks])[:, None]
 
 
 def traffic() -> list[dict[str, Any]]:
-    """Encode and decode L = 1e7 coordinates at N = 20, against a copy of as many bytes."""
+    """Encode and decode L = 1e7 coordinates at N = 20, against a copy of as many
+    bytes.
+    """
     size = 10_000_000
     problem = bcgc.Problem(LAW, _WORKERS, size)
     params = jnp.zeros(size)
-    plan = coding_plan(jax.random.key(0), params, np.asarray(bcgc.solve(problem).rounded))
+    plan = coding_plan(
+        jax.random.key(0), params, np.asarray(bcgc.solve(problem).rounded)
+    )
     share = plan.blocks[0].share
     gradients = jax.random.normal(jax.random.key(1), (_WORKERS, size), jnp.float32)
     arrived = _arrived(plan)
     with jax.enable_x64(True):
         encodings = jnp.stack([code.encoding for code in plan.codes])
-    weights = jax.jit(jax.vmap(bcgc.coding.decoding_weights))(encodings, arrived).weights
+    weights = jax.jit(jax.vmap(bcgc.coding.decoding_weights))(
+        encodings, arrived
+    ).weights
     rows = []
 
     def copy_of(num_bytes: float) -> Any:
@@ -54,22 +64,37 @@ def traffic() -> list[dict[str, Any]]:
     width = [8 if code.wide else 4 for code in plan.codes]
     sent = sum(_WORKERS * b.size * w for b, w in zip(plan.blocks, width, strict=True))
     extra = sent / (_WORKERS * size * 4)
-    used = sum((_WORKERS - b.level) * b.size * w for b, w in zip(plan.blocks, width, strict=True))
-    decode = functools.partial(jax.jit(decode_gradients), plan, weights, messages, params)
+    used = sum(
+        (_WORKERS - b.level) * b.size * w
+        for b, w in zip(plan.blocks, width, strict=True)
+    )
+    decode = functools.partial(
+        jax.jit(decode_gradients), plan, weights, messages, params
+    )
     exact = np.asarray(gradients[:, ::1000], float).mean(axis=0)
-    error = float(np.linalg.norm(np.asarray(decode())[::1000] - exact) / np.linalg.norm(exact))
-    cases = ("encode", encode, gradients.nbytes + sent), ("decode", decode, used + params.nbytes)
+    error = float(
+        np.linalg.norm(np.asarray(decode())[::1000] - exact) / np.linalg.norm(exact)
+    )
+    cases = (
+        ("encode", encode, gradients.nbytes + sent),
+        ("decode", decode, used + params.nbytes),
+    )
     for name, run, must in cases:
         found = compare({"package": run, "peer": copy_of(must)}, 3)
         what, against = f"{name}, L=1e7, N=20, optimal plan", "copy of as many bytes"
-        accuracy = f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x float32"
+        accuracy = (
+            f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x "
+            "float32"
+        )
         given = "traffic", what, found, accuracy, {"error": error}
         rows.append(result_row(*given, against=against, dtype="float32"))
     return rows
 
 
 def training() -> list[dict[str, Any]]:
-    """A coded iteration of 1e6 parameters at N = 20, against its subset gradients alone."""
+    """A coded iteration of 1e6 parameters at N = 20, against its subset gradients
+    alone.
+    """
     samples = 2000
     model = perceptron((64, 968, 968, 10), samples)
     params, loss = model.params, model.loss
@@ -91,7 +116,9 @@ def training() -> list[dict[str, Any]]:
         return subset_gradients(loss, plan, params, subsets)
 
     # Must be the same gradient, to the rounding of float32.
-    decoded = jax.jit(coded_value_and_grad(loss, plan))(params, subsets, arrived).gradient
+    decoded = jax.jit(coded_value_and_grad(loss, plan))(
+        params, subsets, arrived
+    ).gradient
     exact = jax.jit(jax.grad(loss))(params, model.batch)
     pairs = zip(jax.tree.leaves(decoded), jax.tree.leaves(exact), strict=True)
     off, norm = np.sum(
@@ -99,12 +126,16 @@ def training() -> list[dict[str, Any]]:
     )
     error = math.sqrt(off / norm)
     found = compare(
-        {"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, 7
+        {
+            "package": lambda: iteration(params, state),
+            "peer": lambda: gradients(params),
+        },
+        7,
     )
     outside = 1 - found["peer"].seconds["median"] / found["package"].seconds["median"]
     accuracy = (
-        f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset "
-        f"gradients (medians); gradient decoded to {error:.0e}"
+        f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the "
+        f"subset gradients (medians); gradient decoded to {error:.0e}"
     )
     what, against = (
         f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20",
@@ -112,6 +143,12 @@ def training() -> list[dict[str, Any]]:
     )
     return [
         result_row(
-            "training", what, found, accuracy, {"error": error}, against=against, dtype="float32"
+            "training",
+            what,
+            found,
+            accuracy,
+            {"error": error},
+            against=against,
+            dtype="float32",
         )
     ]

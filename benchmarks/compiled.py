@@ -1,4 +1,6 @@
-"""Work sharing inside one compiled program: what a turn costs, and what compiling does."""
+"""Work sharing inside one compiled program: what a turn costs, and what compiling
+does.
+"""
 
 import contextlib
 import functools
@@ -21,12 +23,16 @@ _TEXTS, _LENGTH = 64, 16
 
 
 def turns() -> list[dict[str, Any]]:
-    """Time steps of one worker whose chunks compute next to nothing, in memory and over TCP."""
+    """Time steps of one worker whose chunks compute next to nothing, in memory and over
+    TCP.
+    """
     return [_turn("in memory", _in_memory), _turn("over TCP", _over_tcp)]
 
 
 def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
-    """A step beside the same chunks in a loop that asks nobody: a turn costs the difference."""
+    """A step beside the same chunks in a loop that asks nobody: a turn costs the
+    difference.
+    """
     rows, key = jnp.arange(float(_SAMPLES)), jax.random.key(0)
     with shared_work(mesh_of_one()) as shared:
         gradient = jax.jit(shared.value_and_grad(product, _SAMPLES))
@@ -41,12 +47,16 @@ def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
     slope, wanted = found["package"].value[1], found["peer"].value
     package, peer = (found[name].seconds for name in ("package", "peer"))
     # After the last chunk it asks once more.
-    median, best = ((package[name] - peer[name]) / (_CHUNKS + 1) for name in ("median", "best"))
+    median, best = (
+        (package[name] - peer[name]) / (_CHUNKS + 1) for name in ("median", "best")
+    )
     what = f"{_CHUNKS} turns of one compiled program, {where}"
     accuracy = f"a turn in {1e3 * median:.3f} ms, the median; {1e3 * best:.3f} at best"
     figures = {"error": float(abs(slope - wanted) / abs(wanted)), "turn": median}
     against = "the same chunks in a loop that asks nobody"
-    return result_row("questions", what, found, accuracy, figures, against=against, dtype="float32")
+    return result_row(
+        "questions", what, found, accuracy, figures, against=against, dtype="float32"
+    )
 
 
 def mesh_of_one() -> Mesh:
@@ -85,7 +95,9 @@ def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
 
 
 def compiling() -> list[dict[str, Any]]:
-    """Compile a transformer's gradient with shared work, 24 layers, beside the plain gradient."""
+    """Compile a transformer's gradient with shared work, 24 layers, beside the plain
+    gradient.
+    """
     shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
     gradient = shared.value_and_grad(cross_entropy, _TEXTS)
     shapes = {
@@ -94,14 +106,18 @@ def compiling() -> list[dict[str, Any]]:
         "up": [(_WIDTH, 4 * _WIDTH)] * _LAYERS,
         "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
     }
-    params = {name: [jnp.zeros(shape) for shape in each] for name, each in shapes.items()}
+    params = {
+        name: [jnp.zeros(shape) for shape in each] for name, each in shapes.items()
+    }
     arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
     key = jax.random.key(0)
     with shared.coordinator:
         found = compare(
             {
                 "package": lambda: compile_anew(gradient, *arguments, 0, key),
-                "peer": lambda: compile_anew(jax.value_and_grad(cross_entropy), *arguments, key),
+                "peer": lambda: compile_anew(
+                    jax.value_and_grad(cross_entropy), *arguments, key
+                ),
             },
             3,
         )
@@ -109,7 +125,9 @@ def compiling() -> list[dict[str, Any]]:
     accuracy = f"tracing included; {ratio:.2f} times as long"
     what = f"compile a gradient of {_LAYERS} layers, equal chunks"
     against = "the plain gradient"
-    row = result_row("compiling", what, found, accuracy, {}, against=against, dtype="float32")
+    row = result_row(
+        "compiling", what, found, accuracy, {}, against=against, dtype="float32"
+    )
     return [row]
 
 

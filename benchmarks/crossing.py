@@ -1,4 +1,6 @@
-"""Crossing probabilities of given boundaries, beside programs for them; exact rationals judge."""
+"""Crossing probabilities of given boundaries, beside programs for them; exact rationals
+judge.
+"""
 
 import functools
 import math
@@ -22,7 +24,9 @@ _JUDGED = 32
 
 
 class Case(NamedTuple):
-    """Draw rows b_1…b_N of few binary digits with one P(U_(k) > b_k) for every k, in a range."""
+    """Draw rows b_1…b_N of few binary digits with one P(U_(k) > b_k) for every k, in a
+    range.
+    """
 
     what: str
     num_workers: int
@@ -45,7 +49,9 @@ CASES = (
 
 @in_float64
 def crossing() -> Iterator[dict[str, Any]]:
-    """Time crossing probabilities, 1 and 4096, against crossprob, and qqconf and mutoss in R."""
+    """Time crossing probabilities, 1 and 4096, against crossprob, and qqconf and mutoss
+    in R.
+    """
     peers.require_scipy()
     return (row for case in CASES for row in _rows(case))
 
@@ -67,8 +73,13 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
     # mutoss takes minutes as it is
     repeats_in_r = max(1, min(case.repeats, 5000 // boundaries.size))
     timed = {"crossprob": measured.get("crossprob")}
-    timed |= {name: installed.in_r(name, boundaries, repeats_in_r) for name in installed.R_PACKAGES}
-    error = _error([1 - Fraction(p) for p in package.value.ravel()[judged].tolist()], exact)
+    timed |= {
+        name: installed.in_r(name, boundaries, repeats_in_r)
+        for name in installed.R_PACKAGES
+    }
+    error = _error(
+        [1 - Fraction(p) for p in package.value.ravel()[judged].tolist()], exact
+    )
     start = f"error {error:.1e}"
     if case.rows == 1:
         empty = 1e6 * measured["call"].seconds["median"]
@@ -81,12 +92,17 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
             accuracy = f"{start}, the peer's {peer_error:.1e}"
         what, beside = f"{case.what}, N={case.num_workers}", {"package": package}
         beside |= {} if peer is None else {"peer": peer}
-        against, errors = name if peer else "", {"error": error, "peer_error": peer_error}
+        against, errors = (
+            name if peer else "",
+            {"error": error, "peer_error": peer_error},
+        )
         yield result_row("crossing", what, beside, accuracy, errors, against=against)
 
 
 def _boundaries(case: Case) -> np.ndarray:
-    """Return quantiles of order statistics, `[rows, N]`, rounded for cheap rational arithmetic."""
+    """Return quantiles of order statistics, `[rows, N]`, rounded for cheap rational
+    arithmetic.
+    """
     from scipy.special import betaincinv
 
     k = np.arange(1, case.num_workers + 1)
@@ -97,7 +113,9 @@ def _boundaries(case: Case) -> np.ndarray:
 
 
 def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
-    """Call the package from NumPy to NumPy; many rows are spread over the local devices."""
+    """Call the package from NumPy to NumPy; many rows are spread over the local
+    devices.
+    """
     if len(boundaries) == 1:
         one = jax.jit(crossed)
         return lambda: np.asarray(one(boundaries[0]))
@@ -106,16 +124,22 @@ def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
     devices = jax.local_devices()[: math.gcd(len(pieces), jax.local_device_count())]
     local = functools.partial(jax.lax.map, crossed)
     spread = jax.jit(
-        jax.shard_map(local, mesh=Mesh(np.array(devices), ("rows",)), in_specs=rows, out_specs=rows)
+        jax.shard_map(
+            local,
+            mesh=Mesh(np.array(devices), ("rows",)),
+            in_specs=rows,
+            out_specs=rows,
+        )
     )
     return lambda: np.asarray(spread(pieces))
 
 
 def crossed(boundary: jax.Array) -> jax.Array:
-    """P(some U_(k) > b_k), `[..., N]` to `[...]`, from the boundary itself, as the others take it.
+    """P(some U_(k) > b_k), `[..., N]` to `[...]`, from the boundary itself, as the
+    others take it.
 
-    The logarithm and exponentials of `crossing_probability` take more than half of the time at
-    N = 20.
+    The logarithm and exponentials of `crossing_probability` take more than half of the
+    time at N = 20.
     """
     below = jnp.moveaxis(jnp.asarray(boundary), -1, 0)
     size = below.shape[0]
@@ -125,10 +149,11 @@ def crossed(boundary: jax.Array) -> jax.Array:
 
 
 def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
-    """P(U_(k) ≤ b_k for every k) of N uniform variables, for ascending multiples of 2^-bits.
+    """P(U_(k) ≤ b_k for every k) of N uniform variables, for ascending multiples of
+    2^-bits.
 
-    P_k = 1 - Σ_{j<k} C(k, j) P_j (1 - b_{j+1})^{k-j} (Bolshev), P_j that of the first j of j
-    variables: a sum that cancels, in whole numbers of units 2^{-bits k}.
+    P_k = 1 - Σ_{j<k} C(k, j) P_j (1 - b_{j+1})^{k-j} (Bolshev), P_j that of the first j
+    of j variables: a sum that cancels, in whole numbers of units 2^{-bits k}.
 
     >>> exact_probability(np.array([0.5, 0.75]))
     Fraction(1, 2)
@@ -150,5 +175,6 @@ def _error(found: list[Any], exact: list[Fraction]) -> float:
     if any(isinstance(p, float) and not math.isfinite(p) for p in found):
         return math.nan
     return max(
-        float(abs(Fraction(p) - q) / min(q, 1 - q)) for p, q in zip(found, exact, strict=True)
+        float(abs(Fraction(p) - q) / min(q, 1 - q))
+        for p, q in zip(found, exact, strict=True)
     )

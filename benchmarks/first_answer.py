@@ -1,4 +1,6 @@
-"""The cost of a first answer: CPU seconds of whole processes, with an empty and a filled cache."""
+"""The cost of a first answer: CPU seconds of whole processes, with an empty and a
+filled cache.
+"""
 
 import os
 import shlex
@@ -26,28 +28,44 @@ _SOLVE = (
 )
 _SWEEP = (
     "sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time "
-    "shifted-exponential:shift=50 --axis rate=1e-4:1e-1:33:log --method optimal --method "
-    "single_block --out {folder}/{name}.csv"
+    "shifted-exponential:shift=50 --axis rate=1e-4:1e-1:33:log --method optimal "
+    "--method single_block --out {folder}/{name}.csv"
 )
 
 
 def first_answer() -> list[dict[str, Any]]:
-    """CPU seconds of a process that asks once, beside one that imports jax and compiles x + 1."""
+    """CPU seconds of a process that asks once, beside one that imports jax and compiles
+    x + 1.
+    """
     smallest = _run([sys.executable, "-c", _SMALLEST])
     rows = []
     for what, workers, law, options in (
         ("solve in Python, N = 20", 20, _EXPONENTIAL, ""),
         ("solve in Python, N = 50", 50, _EXPONENTIAL, ""),
-        ("solve in Python, gamma law, N = 20", 20, "Gamma(shape=2.0, rate=1e-3, shift=50.0)", ""),
+        (
+            "solve in Python, gamma law, N = 20",
+            20,
+            "Gamma(shape=2.0, rate=1e-3, shift=50.0)",
+            "",
+        ),
         ("solve in Python to a deadline, N = 20", 20, _EXPONENTIAL, _DEADLINE),
     ):
         script = _PYTHON.format(law=law, workers=workers, options=options)
         rows.append(_row(what, _run([sys.executable, "-c", script]), smallest))
     with tempfile.TemporaryDirectory() as folder:
         for what, arguments in (
-            ("bcgc solve, all methods, empty cache", _SOLVE.format(workers=20, rate="1e-3")),
-            ("bcgc solve again, another N and rate", _SOLVE.format(workers=24, rate="2e-3")),
-            ("bcgc sweep, 1617 cells, empty cache", _SWEEP.format(folder=folder, name="first")),
+            (
+                "bcgc solve, all methods, empty cache",
+                _SOLVE.format(workers=20, rate="1e-3"),
+            ),
+            (
+                "bcgc solve again, another N and rate",
+                _SOLVE.format(workers=24, rate="2e-3"),
+            ),
+            (
+                "bcgc sweep, 1617 cells, empty cache",
+                _SWEEP.format(folder=folder, name="first"),
+            ),
             ("bcgc sweep again", _SWEEP.format(folder=folder, name="again")),
         ):
             command = [sys.executable, "-m", "bcgc_jax", *shlex.split(arguments)]
@@ -56,19 +74,30 @@ def first_answer() -> list[dict[str, Any]]:
 
 
 def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
-    """CPU and wall seconds of a process; the programs of the command line are kept in `cache`."""
+    """CPU and wall seconds of a process; the programs of the command line are kept in
+    `cache`.
+    """
     settings = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    kept = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if cache is None else {"XDG_CACHE_HOME": cache}
+    kept = (
+        {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        if cache is None
+        else {"XDG_CACHE_HOME": cache}
+    )
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=settings | kept)
     after, wall = os.times(), time.perf_counter() - start
     used = (
-        after.children_user - before.children_user + after.children_system - before.children_system
+        after.children_user
+        - before.children_user
+        + after.children_system
+        - before.children_system
     )
     return used, wall
 
 
-def _row(what: str, used: tuple[float, float], smallest: tuple[float, float]) -> dict[str, Any]:
+def _row(
+    what: str, used: tuple[float, float], smallest: tuple[float, float]
+) -> dict[str, Any]:
     cpu, wall = used
     multiple = cpu / smallest[0]
     return result_row(

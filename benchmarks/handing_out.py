@@ -1,4 +1,6 @@
-"""Chunks that one master or coordinator hands out to workers that ask without a pause."""
+"""Chunks that one master or coordinator hands out to workers that ask without a
+pause.
+"""
 
 import contextlib
 import functools
@@ -37,8 +39,13 @@ _TCP = Tcp(key=b"key")
 
 
 def questions() -> list[dict[str, Any]]:
-    """Chunks that take no time, 8 a subset: workers ask at once; one asks alone, at once or not."""
-    of_loops = [_row(*setting, "your own loop", _of_loops) for setting in _SETTINGS + _MORE_STORED]
+    """Chunks that take no time, 8 a subset: workers ask at once; one asks alone, at
+    once or not.
+    """
+    of_loops = [
+        _row(*setting, "your own loop", _of_loops)
+        for setting in _SETTINGS + _MORE_STORED
+    ]
     slowly = functools.partial(_of_loops, pause=_PAUSE)
     alone = [
         _row(1, 1, "your own loop", _of_loops),
@@ -49,18 +56,27 @@ def questions() -> list[dict[str, Any]]:
 
 
 class _Asked(NamedTuple):
-    """The cost of a step: seconds of each answer, and of the processor here for each chunk."""
+    """The cost of a step: seconds of each answer, and of the processor here for each
+    chunk.
+    """
 
     answers: list[float]
     processor: float
 
 
-def _row(workers: int, stored: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
-    """Measure with a peer, a server that returns each question as its answer, or without one."""
+def _row(
+    workers: int, stored: int, whose: str, steps_of: Callable[..., Any]
+) -> dict[str, Any]:
+    """Measure with a peer, a server that returns each question as its answer, or
+    without one.
+    """
     chunks = workers * len(Placement(workers, stored).sizes)
     with _asking(workers, chunks) as ask, steps_of(workers, stored, ask) as functions:
         found = compare(
-            {name: functools.partial(_counted, one, chunks) for name, one in functions.items()},
+            {
+                name: functools.partial(_counted, one, chunks)
+                for name, one in functions.items()
+            },
             _REPEATS,
         )
     rate = chunks / found["package"].seconds["median"]
@@ -73,7 +89,9 @@ def _row(workers: int, stored: int, whose: str, steps_of: Callable[..., Any]) ->
     )
     figures = {"chunks_a_second": rate, "answer": answer, "processor": processor}
     against = "a server that decides nothing" if "peer" in found else ""
-    return result_row("questions", what, found, accuracy, figures, against=against, dtype="float32")
+    return result_row(
+        "questions", what, found, accuracy, figures, against=against, dtype="float32"
+    )
 
 
 def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
@@ -90,7 +108,10 @@ def _of_a_cluster(workers: int, stored: int, ask: Callable[..., Any]) -> Iterato
         contextlib.closing(_TCP.listen(_Echo())) as echo,
     ):
         peer = functools.partial(ask, Place(echo.address, _TCP), 0)
-        yield {"package": functools.partial(_step, plan, coordinator, steps, ask), "peer": peer}
+        yield {
+            "package": functools.partial(_step, plan, coordinator, steps, ask),
+            "peer": peer,
+        }
 
 
 @contextlib.contextmanager
@@ -115,7 +136,10 @@ class _Echo:
 
 
 def _step(
-    plan: SharedPlan, coordinator: Coordinator, steps: Iterator[int], ask: Callable[..., Any]
+    plan: SharedPlan,
+    coordinator: Coordinator,
+    steps: Iterator[int],
+    ask: Callable[..., Any],
 ) -> Any:
     """Seconds of each answer."""
     params, step = {"w": np.zeros(1, np.float32)}, next(steps)
@@ -131,10 +155,14 @@ def _step(
 
 @contextlib.contextmanager
 def _asking(workers: int, chunks: int) -> Iterator[Callable[..., Any]]:
-    """Let all workers ask in one process, as often as a step of so many chunks needs."""
+    """Let all workers ask in one process, as often as a step of so many chunks
+    needs.
+    """
     context = multiprocessing.get_context("spawn")
     mine, others = context.Pipe()
-    process = context.Process(target=_ask_for_all, args=(others, workers, chunks), daemon=True)
+    process = context.Process(
+        target=_ask_for_all, args=(others, workers, chunks), daemon=True
+    )
     process.start()
 
     def ask(place: Place, step: int, pause: float = 0.0) -> Any:

@@ -1,4 +1,6 @@
-"""Gradients of millions of parameters on worker processes: time, the master's share, bytes."""
+"""Gradients of millions of parameters on worker processes: time, the master's share,
+bytes.
+"""
 
 import statistics
 import time
@@ -22,7 +24,9 @@ _ROUNDS, _ITERATIONS = 5, 10
 
 
 def cluster_large() -> list[dict[str, Any]]:
-    """Train 5·10⁶ parameters on 4 processes: time, CPU of the master, bytes, beside plain Ray."""
+    """Train 5·10⁶ parameters on 4 processes: time, CPU of the master, bytes, beside
+    plain Ray.
+    """
     model = perceptron(_WIDTHS, _SAMPLES)
     params, loss = model.params, model.loss
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -60,19 +64,32 @@ _PEERS = {
 
 
 def _row(
-    name: str, size: int, found: dict[str, Measured], peer: str, moved: float, error: float
+    name: str,
+    size: int,
+    found: dict[str, Measured],
+    peer: str,
+    moved: float,
+    error: float,
 ) -> dict[str, Any]:
     mine, other, against = found["package"].seconds, found[peer].seconds, _PEERS[peer]
     busy = mine["cpu"] / mine["median"]
     what = f"an iteration, N={_WORKERS}, {size:,} parameters, {name}"
     accuracy = (
-        f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), the peer's "
-        f"{1e3 * other['cpu']:.3g} ms ({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} "
-        f"of the bytes that the scheme must move; relative error of the gradient {error:.0e}"
+        f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), "
+        f"the peer's {1e3 * other['cpu']:.3g} ms "
+        f"({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} of the bytes "
+        f"that the scheme must move; relative error of the gradient {error:.0e}"
     )
     figures = {"error": error, "busy": busy, "moved": moved}
     return result_row(
-        "cluster_large", what, found, accuracy, figures, peer=peer, against=against, dtype="float32"
+        "cluster_large",
+        what,
+        found,
+        accuracy,
+        figures,
+        peer=peer,
+        against=against,
+        dtype="float32",
     )
 
 
@@ -82,7 +99,9 @@ def _error(found: Any, exact: Any) -> float:
 
 
 def _bytes_needed(plan: CodingPlan | SharedPlan, params: Any) -> int:
-    """Return the least bytes: parameters once, on one node, and N-n messages or N sums a block."""
+    """Return the least bytes: parameters once, on one node, and N-n messages or N sums
+    a block.
+    """
     given = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if isinstance(plan, SharedPlan):
         return (1 + plan.num_workers) * given
@@ -112,13 +131,19 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
             cpu[name].append((time.process_time() - spent) / _ITERATIONS)
     found = {}
     for name, each in seconds.items():
-        times = {"first_call": first[name], **spread(each), "cpu": statistics.median(cpu[name])}
+        times = {
+            "first_call": first[name],
+            **spread(each),
+            "cpu": statistics.median(cpu[name]),
+        }
         found[name] = Measured(times, values[name], _ROUNDS * _ITERATIONS)
     return found
 
 
 class _Counted:
-    """Ray, with a count of the bytes that its caller puts into its store and gets from there."""
+    """Ray, with a count of the bytes that its caller puts into its store and gets from
+    there.
+    """
 
     def __init__(self, ray: Any) -> None:
         self._ray, self.bytes = ray, 0
@@ -137,7 +162,9 @@ class _Counted:
 
     def _count(self, value: Any) -> None:
         self.bytes += sum(
-            leaf.nbytes for leaf in jax.tree.leaves(value) if isinstance(leaf, np.ndarray)
+            leaf.nbytes
+            for leaf in jax.tree.leaves(value)
+            if isinstance(leaf, np.ndarray)
         )
 
 
@@ -154,12 +181,16 @@ def _plain_loop(ray: Any, model: Model, subsets: Sequence[Any]) -> Callable[[], 
             found = self._gradient(jax.tree.unflatten(shape, leaves), self._batch)
             return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
-    actors = [ray.remote(Server).options(num_cpus=0).remote(subset) for subset in subsets]
+    actors = [
+        ray.remote(Server).options(num_cpus=0).remote(subset) for subset in subsets
+    ]
 
     def loop() -> Any:
         given = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(model.params)])
         found = ray.get([actor.gradient.remote(given) for actor in actors])
-        return [sum(leaves) / np.float32(len(actors)) for leaves in zip(*found, strict=True)]
+        return [
+            sum(leaves) / np.float32(len(actors)) for leaves in zip(*found, strict=True)
+        ]
 
     return loop
 

@@ -1,7 +1,8 @@
-"""What the package is measured against, in NumPy and SciPy, as their users would write it.
+"""What the package is measured against, in NumPy and SciPy, as their users would write
+it.
 
-Cycle times are shifted exponentials of rate 1e-3 and shift 50, in units of M b / N of the paper's
-runtime.
+Cycle times are shifted exponentials of rate 1e-3 and shift 50, in units of M b / N of
+the paper's runtime.
 """
 
 import importlib.util
@@ -15,7 +16,9 @@ from bcgc_jax._extras import to_install
 def require_scipy() -> None:
     """Raise ImportError, saying what to install, where SciPy is missing."""
     if importlib.util.find_spec("scipy") is None:
-        raise ImportError(f"a peer of this measure needs SciPy: {to_install('benchmarks')}")
+        raise ImportError(
+            f"a peer of this measure needs SciPy: {to_install('benchmarks')}"
+        )
 
 
 def sorted_times(
@@ -27,9 +30,13 @@ def sorted_times(
     return times[:, ::-1]
 
 
-def mean_runtime(rng: np.random.Generator, load: np.ndarray, num_draws: int, dtype: type) -> float:
+def mean_runtime(
+    rng: np.random.Generator, load: np.ndarray, num_draws: int, dtype: type
+) -> float:
     """Monte Carlo: draw, sort, multiply, max, mean."""
-    return float((sorted_times(rng, num_draws, load.size, dtype) * load).max(axis=1).mean())
+    return float(
+        (sorted_times(rng, num_draws, load.size, dtype) * load).max(axis=1).mean()
+    )
 
 
 def estimate_runtime(
@@ -47,11 +54,13 @@ def completion_probability(load: np.ndarray, deadlines: np.ndarray) -> np.ndarra
 
 
 def boundary_probability(boundary: np.ndarray) -> np.ndarray:
-    """Return P(at least k of N uniforms are ≤ boundary[:, k-1], every k), by an FFT recursion.
+    """Return P(at least k of N uniforms are ≤ boundary[:, k-1], every k), by an FFT
+    recursion.
 
-    Arrivals are a Poisson process of rate N, conditioned on N in all (Moscovich and Nadler 2017):
-    from one boundary to the next the counts are convolved with Poisson weights, then those below k
-    are dropped. O(N² log N) for each row of `boundary`, `[..., N]`, ascending.
+    Arrivals are a Poisson process of rate N, conditioned on N in all (Moscovich and
+    Nadler 2017): from one boundary to the next the counts are convolved with Poisson
+    weights, then those below k are dropped. O(N² log N) for each row of `boundary`,
+    `[..., N]`, ascending.
     """
     require_scipy()
     from scipy import fft, special
@@ -70,19 +79,25 @@ def boundary_probability(boundary: np.ndarray) -> np.ndarray:
         moved = fft.irfft(fft.rfft(alive, length) * fft.rfft(step, length), length)
         alive = moved[..., 1:width]
     log_all = size * math.log(size) - size - log_factorial[-1]
-    return np.clip(alive[..., 0] * np.exp(-size * (1 - boundary[..., -1]) - log_all), 0, 1)
+    return np.clip(
+        alive[..., 0] * np.exp(-size * (1 - boundary[..., -1]) - log_all), 0, 1
+    )
 
 
 def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
-    """E of when workers on a circle have each of N subsets done by somebody, each `depth` at most.
+    """E of when workers on a circle have each of N subsets done by somebody, each
+    `depth` at most.
 
-    P(τ ≤ t) = tr(A^N) with A[s, s'] = Σ_r P(r subsets done by t) 1{max(s, r) - 1 = s', max(s,
-    r) ≥ 1}, and Gauss-Legendre nodes u of t = 50 + c u / (1 - u), c the mean of a cycle time.
+    P(τ ≤ t) = tr(A^N) with A[s, s'] = Σ_r P(r subsets done by t) 1{max(s, r) - 1 = s',
+    max(s, r) ≥ 1}, and Gauss-Legendre nodes u of t = 50 + c u / (1 - u), c the mean of
+    a cycle time.
     """
     u, weight = np.polynomial.legendre.leggauss(num_nodes)
     u, weight = (1 + u) / 2, weight / 2
     t = 50 + 1050 * u / (1 - u)
-    by = -np.expm1(-np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3)  # P(r ≥ 1…D)
+    by = -np.expm1(
+        -np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3
+    )  # P(r ≥ 1…D)
     done = -np.diff(by, prepend=1, append=0)
     step = np.zeros((num_nodes, depth, depth))
     for cover in range(depth):
@@ -94,11 +109,12 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
 
 
 def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.ndarray:
-    """Return the best partition for draws `[S, N]`, slowest first: a linear programme, by HiGHS.
+    """Return the best partition for draws `[S, N]`, slowest first: a linear programme,
+    by HiGHS.
 
-    minimise (1/S) Σ_s θ_s subject to θ_s ≥ T_s,(N-n) y_n, y_n = y_(n-1) + (n+1) x_n, Σ x = L,
-    x ≥ 0. With y as variables a constraint has two entries instead of n + 2: HiGHS then takes half
-    the time.
+    minimise (1/S) Σ_s θ_s subject to θ_s ≥ T_s,(N-n) y_n, y_n = y_(n-1) + (n+1) x_n, Σ
+    x = L, x ≥ 0. With y as variables a constraint has two entries instead of n + 2:
+    HiGHS then takes half the time.
     """
     require_scipy()
     from scipy import sparse
@@ -107,15 +123,20 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
     num_draws, num_workers = times.shape
     rows, level = num_draws * num_workers, np.tile(np.arange(num_workers), num_draws)
     unit = times / times.mean()  # x in units of L, y and θ of order 1
-    finish = sparse.csr_array((unit.ravel(), (np.arange(rows), level)), shape=(rows, num_workers))
+    finish = sparse.csr_array(
+        (unit.ravel(), (np.arange(rows), level)), shape=(rows, num_workers)
+    )
     end = sparse.kron(sparse.eye_array(num_draws), np.ones((num_workers, 1)))
-    upper = sparse.hstack([sparse.csr_array((rows, num_workers)), finish, -end], format="csr")
+    upper = sparse.hstack(
+        [sparse.csr_array((rows, num_workers)), finish, -end], format="csr"
+    )
     work = sparse.diags_array(np.arange(1.0, num_workers + 1))
     ahead = sparse.eye_array(num_workers) - sparse.eye_array(num_workers, k=-1)
     rest = sparse.csr_array((num_workers, num_draws))
     total = np.concatenate([np.ones(num_workers), np.zeros(num_workers + num_draws)])
     equal = sparse.vstack(
-        [sparse.hstack([-work, ahead, rest]), sparse.csr_array(total[None])], format="csr"
+        [sparse.hstack([-work, ahead, rest]), sparse.csr_array(total[None])],
+        format="csr",
     )
     found = linprog(
         np.concatenate([np.zeros(2 * num_workers), np.full(num_draws, 1 / num_draws)]),
@@ -137,14 +158,19 @@ def paper_subgradient(
     num_iterations: int,
     num_draws: int,
 ) -> np.ndarray:
-    """Plan as section V-A of the paper does: projected subgradients over draws, smaller steps."""
+    """Plan as section V-A of the paper does: projected subgradients over draws, smaller
+    steps.
+    """
     level = np.arange(1, num_workers + 1)
     x = np.full(num_workers, num_coordinates / num_workers)
     for i in range(num_iterations):
         times = sorted_times(rng, num_draws, num_workers)
         load = np.cumsum(level * x)
         worst = (times * load).argmax(axis=1)
-        hit = np.bincount(worst, times[np.arange(num_draws), worst], num_workers) / num_draws
+        hit = (
+            np.bincount(worst, times[np.arange(num_draws), worst], num_workers)
+            / num_draws
+        )
         slope = level * np.cumsum(hit[::-1])[::-1]
         step = num_coordinates / (10 * np.linalg.norm(slope) * np.sqrt(i + 1))
         x = project(x - step * slope, num_coordinates)

@@ -1,4 +1,6 @@
-"""Runtimes, completion probabilities and optimal partitions, beside peers that do the same work."""
+"""Runtimes, completion probabilities and optimal partitions, beside peers that do the
+same work.
+"""
 
 import functools
 import itertools
@@ -17,8 +19,8 @@ from benchmarks.timing import compare, in_float64, result_row
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 # Numbers of workers of the exact evaluation.
 SIZES = (20, 50)
-# Steps of the paper's procedure until its plan of 20 workers is within a thousandth of the best:
-# after 150 it is 1.8 % above, after 1000 0.18 %.
+# Steps of the paper's procedure until its plan of 20 workers is within a thousandth of
+# the best: after 150 it is 1.8 % above, after 1000 0.18 %.
 _AS_GOOD = 1500
 
 Row = dict[str, Any]
@@ -30,14 +32,18 @@ def paper_problem(num_workers: int) -> bcgc.Problem:
 
 
 def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.ndarray]:
-    """Return a problem with M b / N = 1, as the peers have it, with x^(t) and its load."""
+    """Return a problem with M b / N = 1, as the peers have it, with x^(t) and its
+    load.
+    """
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
     return problem, x, np.asarray(bcgc.plans.partitions.cumulative_load(x))
 
 
 def simulation() -> list[Row]:
-    """Mean runtime of 1e5 draws at N = 50 in float32, against NumPy's draw, sort and max."""
+    """Mean runtime of 1e5 draws at N = 50 in float32, against NumPy's draw, sort and
+    max.
+    """
     num_draws = 100_000
     problem, x, load = _unscaled_problem(50)
     rng = np.random.default_rng(0)
@@ -52,8 +58,13 @@ def simulation() -> list[Row]:
     }
     found = compare({"package": package, **numpy})
     exact, drawn = float(bcgc.expected_runtime(problem, x)), found["package"].value
-    error, spread = abs(float(drawn.mean) / exact - 1), float(drawn.standard_error) / exact
-    accuracy = f"the mean is {error:.1e} from the exact one, its standard error {spread:.1e}"
+    error, spread = (
+        abs(float(drawn.mean) / exact - 1),
+        float(drawn.standard_error) / exact,
+    )
+    accuracy = (
+        f"the mean is {error:.1e} from the exact one, its standard error {spread:.1e}"
+    )
     given = "simulation", "mean of 1e5 draws, N=50", found, accuracy, {"error": error}
     against = "NumPy's draw, sort and max in"
     return [
@@ -64,7 +75,9 @@ def simulation() -> list[Row]:
 
 @in_float64
 def evaluation() -> Iterator[Row]:
-    """Exact expected runtime at N = 20 and 50, against NumPy's Monte Carlo of 1e5 draws."""
+    """Exact expected runtime at N = 20 and 50, against NumPy's Monte Carlo of 1e5
+    draws.
+    """
     rng = np.random.default_rng(0)
     for num_workers in SIZES:
         problem, x, load = _unscaled_problem(num_workers)
@@ -75,24 +88,32 @@ def evaluation() -> Iterator[Row]:
         mean, deviation = found["peer"].value
         error, peer_error = bound / value, deviation / mean
         accuracy = (
-            f"quadrature error {error:.1e}; the peer's standard error {peer_error:.1e}, "
-            f"its mean {abs(mean - value) / deviation:.2f} of them away"
+            f"quadrature error {error:.1e}; the peer's standard error "
+            f"{peer_error:.1e}, its mean {abs(mean - value) / deviation:.2f} of them "
+            "away"
         )
-        what, against = f"exact expected runtime, N={num_workers}", "NumPy's Monte Carlo, 1e5 draws"
+        what, against = (
+            f"exact expected runtime, N={num_workers}",
+            "NumPy's Monte Carlo, 1e5 draws",
+        )
         errors = {"error": error, "peer_error": peer_error}
         yield result_row("evaluation", what, found, accuracy, errors, against=against)
 
 
 @in_float64
 def completion() -> Iterator[Row]:
-    """Completion probability at 64 deadlines, N = 20, 100, 400, against an FFT recursion."""
+    """Completion probability at 64 deadlines, N = 20, 100, 400, against an FFT
+    recursion.
+    """
     peers.require_scipy()
     for num_workers in (20, 100, 400):
         problem, x, load = _unscaled_problem(num_workers)
         deadlines = float(bcgc.expected_runtime(problem, x)) * np.linspace(0.5, 2.0, 64)
         package = functools.partial(bcgc.completion_probability, problem, x, deadlines)
         peer = functools.partial(peers.completion_probability, load, deadlines)
-        found = compare({"package": package, "peer": peer}, 3 if num_workers == 400 else 7)
+        found = compare(
+            {"package": package, "peer": peer}, 3 if num_workers == 400 else 7
+        )
         probability = np.asarray(found["package"].value)
         error = float(np.abs(probability - found["peer"].value).max())
         accuracy = (
@@ -103,7 +124,9 @@ def completion() -> Iterator[Row]:
             f"completion probability, 64 deadlines, N={num_workers}",
             ("FFT recursion in SciPy"),
         )
-        yield result_row("completion", what, found, accuracy, {"error": error}, against=against)
+        yield result_row(
+            "completion", what, found, accuracy, {"error": error}, against=against
+        )
 
 
 @in_float64
@@ -112,10 +135,16 @@ def solutions() -> Iterator[Row]:
     against = "the paper's procedure in NumPy, 150 times 1e4 draws"
     for num_workers in SIZES:
         problem, rng = paper_problem(num_workers), np.random.default_rng(0)
-        procedure = functools.partial(peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000)
-        bound = 0.0  # the best that any of the methods proves; the optimum's comes first
+        procedure = functools.partial(
+            peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000
+        )
+        bound = (
+            0.0  # the best that any of the methods proves; the optimum's comes first
+        )
         for method in ("optimal", "time", "subgradient"):
-            solve = functools.partial(bcgc.solve, problem, method, key=jax.random.key(0))
+            solve = functools.partial(
+                bcgc.solve, problem, method, key=jax.random.key(0)
+            )
             found = compare({"package": solve, "peer": procedure}, 3)
             solution = found["package"].value
             peer_value = float(bcgc.expected_runtime(problem, found["peer"].value))
@@ -130,12 +159,16 @@ def solutions() -> Iterator[Row]:
 
 @in_float64
 def equal_quality() -> Iterator[Row]:
-    """The optimum at N = 20 to 0.1 %, against the paper's procedure until as good; CPU seconds."""
+    """The optimum at N = 20 to 0.1 %, against the paper's procedure until as good; CPU
+    seconds.
+    """
     num_workers, rng = SIZES[0], np.random.default_rng(0)
     problem = paper_problem(num_workers)
     best = float(bcgc.solve(problem, "optimal").lower_bound)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=1e-3))
-    procedure = functools.partial(peers.paper_subgradient, rng, num_workers, 2e4, _AS_GOOD, 10_000)
+    procedure = functools.partial(
+        peers.paper_subgradient, rng, num_workers, 2e4, _AS_GOOD, 10_000
+    )
     found = compare({"package": solve, "peer": procedure}, 3, time.process_time)
     gap = float(found["package"].value.expected_runtime) / best - 1
     peer_gap = float(bcgc.expected_runtime(problem, found["peer"].value)) / best - 1
@@ -149,12 +182,16 @@ def equal_quality() -> Iterator[Row]:
 
 @in_float64
 def programme() -> Iterator[Row]:
-    """The optimum at N = 10 and 20, against the linear programme of a sample, by HiGHS."""
+    """The optimum at N = 10 and 20, against the linear programme of a sample, by
+    HiGHS.
+    """
     peers.require_scipy()
     rng = np.random.default_rng(0)
 
     def plan(num_workers: int, num_draws: int) -> np.ndarray:
-        return peers.sample_average_partition(peers.sorted_times(rng, num_draws, num_workers), 2e4)
+        return peers.sample_average_partition(
+            peers.sorted_times(rng, num_draws, num_workers), 2e4
+        )
 
     for num_workers, num_draws in itertools.product((10, 20), (1000, 5000)):
         problem = paper_problem(num_workers)
@@ -164,7 +201,10 @@ def programme() -> Iterator[Row]:
         solution = found["package"].value
         gap, bound = float(solution.relative_gap), float(solution.lower_bound)
         above = float(bcgc.expected_runtime(problem, found["peer"].value)) / bound - 1
-        accuracy = f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the bound"
+        accuracy = (
+            f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the "
+            "bound"
+        )
         what = f"optimal, certified, N={num_workers}"
         against = f"linear programme of {num_draws} draws, HiGHS"
         gaps = {"gap": gap, "peer_gap": above}
@@ -172,7 +212,9 @@ def programme() -> Iterator[Row]:
 
 
 def optima() -> list[Row]:
-    """The certified optimum for other laws, and in float32; no peer reaches such a gap."""
+    """The certified optimum for other laws, and in float32; no peer reaches such a
+    gap.
+    """
     times = np.random.default_rng(0).gamma(2.0, 1.0, 100) + 0.2
     with jax.enable_x64(True):
         measured = bcgc.Empirical(times)
@@ -190,16 +232,23 @@ def optima() -> list[Row]:
     large = ("Pareto 1.2", "log-normal 0.7", "gamma 2.4", "uniform")
     cases = [(name, 20) for name in laws] + [(name, 1000) for name in large]
     with jax.enable_x64(True):
-        rows = [_optimum(name, laws[name], num_workers, "float64") for name, num_workers in cases]
+        rows = [
+            _optimum(name, laws[name], num_workers, "float64")
+            for name, num_workers in cases
+        ]
     # It stops at its own best gap.
     return [*rows, _optimum("the paper's law", LAW, 50, "float32")]
 
 
-def _optimum(name: str, law: bcgc.distributions.Distribution, num_workers: int, dtype: str) -> Row:
+def _optimum(
+    name: str, law: bcgc.distributions.Distribution, num_workers: int, dtype: str
+) -> Row:
     problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
     tolerance, repeats = (1e-6, 1) if num_workers == 1000 else (1e-7, 3)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
     found = compare({"package": solve}, repeats)
     gap = float(found["package"].value.relative_gap)
     what = f"optimal, certified, N={num_workers}, {name}"
-    return result_row("optima", what, found, f"gap {gap:.0e}", {"gap": gap}, dtype=dtype)
+    return result_row(
+        "optima", what, found, f"gap {gap:.0e}", {"gap": gap}, dtype=dtype
+    )

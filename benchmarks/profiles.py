@@ -1,4 +1,6 @@
-"""Time and memory in which a large trace of the PyTorch profiler is read, against `json.load`."""
+"""Time and memory in which a large trace of the PyTorch profiler is read, against
+`json.load`.
+"""
 
 import functools
 import json
@@ -29,7 +31,9 @@ print(peak_memory())
 
 
 def profiles() -> list[dict[str, Any]]:
-    """Read 300 MB of Kineto in a new process, and parse them by `json.load` in another."""
+    """Read 300 MB of Kineto in a new process, and parse them by `json.load` in
+    another.
+    """
 
     def run(script: str, path: Path) -> float:
         command = [sys.executable, "-c", script + _PEAK, str(path)]
@@ -40,21 +44,29 @@ def profiles() -> list[dict[str, Any]]:
         path = Path(folder) / "rank0.json"
         write(path, BYTES)
         scripts = {"package": _READ, "json": _LOAD}
-        functions = {name: functools.partial(run, of, path) for name, of in scripts.items()}
+        functions = {
+            name: functools.partial(run, of, path) for name, of in scripts.items()
+        }
         found = compare(functions, 3)
     peak, whole = found["package"].value, found["json"].value
     what = f"{BYTES / 1e6:.0f} MB of a trace of the PyTorch profiler, in a new process"
     accuracy = f"peak memory {peak:.0f} MiB; json.load: {whole:.0f} MiB"
     figures = {"error": None, "mebibytes": peak}
     return [
-        result_row("profiles", what, found, accuracy, figures, against="json.load", peer="json")
+        result_row(
+            "profiles", what, found, accuracy, figures, against="json.load", peer="json"
+        )
     ]
 
 
 def write(path: Path, size: int) -> None:
-    """Write a trace of at least so many bytes: fifty steps of kernels, the rest operators."""
+    """Write a trace of at least so many bytes: fifty steps of kernels, the rest
+    operators.
+    """
     with open(path, "w") as file:
-        file.write('{"schemaVersion": 1, "distributedInfo": {"rank": 0, "world_size": 2},')
+        file.write(
+            '{"schemaVersion": 1, "distributedInfo": {"rank": 0, "world_size": 2},'
+        )
         file.write('"traceEvents": [\n')
         for step in range(_STEPS):
             begin = step * _STEP_SECONDS
@@ -67,13 +79,26 @@ def write(path: Path, size: int) -> None:
             name = "ncclDevKernel_AllReduce_Sum_f32_RING_LL"
             file.write(_event("kernel", name, begin + _KERNELS * part, 0.9 * part))
             while file.tell() < size * (step + 1) / _STEPS:
-                file.write("".join(_event("cpu_op", "aten::mm", begin, 1e-5) for _ in range(100)))
-        file.write('{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "python"}}]}')
+                file.write(
+                    "".join(
+                        _event("cpu_op", "aten::mm", begin, 1e-5) for _ in range(100)
+                    )
+                )
+        file.write(
+            '{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": '
+            '"python"}}]}'
+        )
 
 
 def _event(category: str, name: str, begin: float, seconds: float) -> str:
     """As the profiler writes it: over several lines, with its arguments."""
-    arguments = {"External id": 1025, "device": 0, "stream": 7, "correlation": 4, "grid": [1, 1, 1]}
+    arguments = {
+        "External id": 1025,
+        "device": 0,
+        "stream": 7,
+        "correlation": 4,
+        "grid": [1, 1, 1],
+    }
     times = {"ts": round(1e6 * begin, 3), "dur": round(1e6 * seconds, 3)}
     event = {"ph": "X", "cat": category, "name": name, "pid": 0, "tid": 7, **times}
     return json.dumps({**event, "args": arguments}, indent=2) + ",\n"

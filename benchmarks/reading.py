@@ -1,7 +1,8 @@
 """How hard the code is to read, in numbers: `python -m benchmarks.reading [FOLDER …]`.
 
-Blank lines, comments and docstrings are no code. A name is counted where it is bound: assigned,
-an argument, a function, a class. Names that carry no noun are those of `NO_NOUNS`.
+Blank lines, comments and docstrings are no code. A name is counted where it is bound:
+assigned, an argument, a function, a class. Names that carry no noun are those of
+`NO_NOUNS`.
 """
 
 import ast
@@ -17,13 +18,20 @@ FOLDERS = "bcgc_jax", "experiments", "benchmarks", "tests"
 LONG = 88
 # Pronouns, function words and participles.
 _WORDS = (
-    "again all another any at both each either every few found given here it known made many mine "
-    "more most needed neither nobody none now old one other others own rest same several shown "
-    "some such taken that them there these this those told wanted"
+    "again all another any at both each either every few found given here it known "
+    "made many mine more most needed neither nobody none now old one other others own "
+    "rest same several shown some such taken that them there these this those told "
+    "wanted"
 )
 NO_NOUNS = frozenset(_WORDS.split())
 _LAYOUT = {
-    *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
+    *(
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+    ),
     tokenize.ENDMARKER,
 }
 
@@ -62,7 +70,11 @@ class Reading(NamedTuple):
 
 TITLES = (
     *("lines", "tokens", "tokens a line of code", f"% of lines over {LONG}"),
-    *("conditional expressions in 1000", "double assignments in 1000", "% of names without noun"),
+    *(
+        "conditional expressions in 1000",
+        "double assignments in 1000",
+        "% of names without noun",
+    ),
     *("constants of modules", "calls of sleep", "test files that import test files"),
 )
 
@@ -70,7 +82,9 @@ TITLES = (
 def reading(text: str, name: str = "") -> Reading:
     """Of a file, whose name says whether it is a test.
 
-    >>> found = reading("x, y = 1, 2\\nfor each in (x if y else z):\\n    # Rest.\\n    f(each)\\n")
+    >>> found = reading(
+    ...     "x, y = 1, 2\\nfor each in (x if y else z):\\n    # Rest.\\n    f(each)\\n"
+    ... )
     >>> (found.code_lines, found.tokens, found.conditionals, found.double_assignments)
     (3, 22, 1, 1)
     >>> (found.names, found.names_without_noun)
@@ -98,7 +112,9 @@ def reading(text: str, name: str = "") -> Reading:
         names=len(bound),
         names_without_noun=sum(name.strip("_") in NO_NOUNS for name in bound),
         constants=sum(map(_is_constant, tree.body)),
-        sleeps=sum(isinstance(node, ast.Call) and _called(node) == "sleep" for node in nodes),
+        sleeps=sum(
+            isinstance(node, ast.Call) and _called(node) == "sleep" for node in nodes
+        ),
         tests_of_tests=int(name.startswith("test_") and any(map(_is_test, imports))),
     )
 
@@ -139,7 +155,9 @@ def _is_constant(node: ast.stmt) -> bool:
     """Whether it sets a number at the top of a file, under a name in capitals."""
     if not isinstance(node, ast.Assign):
         return False
-    names = [name.id for name in ast.walk(node.targets[0]) if isinstance(name, ast.Name)]
+    names = [
+        name.id for name in ast.walk(node.targets[0]) if isinstance(name, ast.Name)
+    ]
     numbers = [part for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
     values = any(type(part.value) in (int, float) for part in numbers)
     return values and all(re.fullmatch(r"_?[A-Z][A-Z0-9_]*", name) for name in names)
@@ -159,7 +177,9 @@ def main(folders: Sequence[str]) -> None:
     columns = []
     for folder in folders:
         files = sorted(Path(folder).rglob("*.py"))
-        columns.append(total([reading(file.read_text("utf-8"), file.name) for file in files]).row())
+        columns.append(
+            total([reading(file.read_text("utf-8"), file.name) for file in files]).row()
+        )
     width = max(map(len, TITLES))
     print(" " * width, *(f"{folder:>12}" for folder in folders))
     for place, title in enumerate(TITLES):

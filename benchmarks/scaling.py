@@ -19,8 +19,8 @@ from experiments.report import grouped
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
-# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's
-# order.
+# Label, what `gap` is, and the method whose colour and marker the curve takes; in the
+# legend's order.
 _CURVES = {
     "optimum": ("certified optimum", "relative gap", "optimal"),
     "evaluation": ("exact expected runtime", "relative error", "time"),
@@ -34,13 +34,15 @@ def scaling() -> Iterator[dict[str, Any]]:
     for num_workers in SIZES:
         problem = paper_problem(num_workers)
         x = time_partition(problem)
-        package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)[
-            "package"
-        ]
+        package = compare(
+            {"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5
+        )["package"]
         value, error = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
         yield curve_point("evaluation", "workers", num_workers, package, error / value)
         package = _optimum(
-            num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5
+            num_workers,
+            1e-4 if num_workers == 1000 else 1e-6,
+            1 if num_workers >= 500 else 5,
         )
         gap = float(package.value.relative_gap)
         yield curve_point("optimum", "workers", num_workers, package, gap)
@@ -54,7 +56,9 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
 
 @in_float64
 def large_n() -> Iterator[dict[str, Any]]:
-    """Time the optimum for N from 10 to 10,000: gap, peak memory, and the time's exponent in N."""
+    """Time the optimum for N from 10 to 10,000: gap, peak memory, and the time's
+    exponent in N.
+    """
     before = 0, math.nan
     for num_workers in MANY_SIZES:
         start = time.process_time()
@@ -72,9 +76,13 @@ def large_n() -> Iterator[dict[str, Any]]:
 
 
 def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> None:
-    """`name`.png and .svg in `folder`: seconds against the number of workers and against cells."""
+    """`name`.png and .svg in `folder`: seconds against the number of workers and
+    against cells.
+    """
     panels = grouped(points, lambda point: point["x_name"])
-    figure, axes = plotting.new_figure(1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7))
+    figure, axes = plotting.new_figure(
+        1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7)
+    )
     for one, (x_name, here) in zip(axes, panels.items(), strict=True):
         curves = grouped(here, lambda point: point["curve"])
         for curve in (curve for curve in _CURVES if curve in curves):
@@ -88,10 +96,22 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
                 | looks.points(style)
                 | {"linestyle": style.line, "label": label}
             )
-            one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
+            one.plot(
+                [point["x"] for point in mine],
+                [point["seconds"] for point in mine],
+                **look,
+            )
         sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
-        label = {"workers": "number of workers N", "cells": "number of cells of the sweep"}[x_name]
+        label = {
+            "workers": "number of workers N",
+            "cells": "number of cells of the sweep",
+        }[x_name]
         looks.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
         # Above the axes: never on the data.
-        one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
+        one.legend(
+            frameon=False,
+            fontsize="x-small",
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+        )
     looks.save_figure(figure, folder, name)

@@ -1,4 +1,6 @@
-"""Subsets that workers go through around a circle: exact runtimes against matrix powers."""
+"""Subsets that workers go through around a circle: exact runtimes against matrix
+powers.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -27,7 +29,9 @@ def schedules() -> Iterator[dict[str, Any]]:
         cover = jax.jit(functools.partial(expected_completion, rule=rule, num_nodes=96))
         package = functools.partial(cover, worker, Load(work))
         peer = functools.partial(peers.cyclic_runtime, workers, depth)
-        found = compare({"package": package, "peer": peer}, 3 if workers == 1000 else 15)
+        found = compare(
+            {"package": package, "peer": peer}, 3 if workers == 1000 else 15
+        )
         value, bound = (float(v) for v in found["package"].value)
         error, away = bound / value, abs(found["peer"].value / value - 1)
         what, against = (

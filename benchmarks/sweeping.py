@@ -1,4 +1,6 @@
-"""Sweeps: thousands of problems together, against a Python loop over the compiled single solver."""
+"""Sweeps: thousands of problems together, against a Python loop over the compiled
+single solver.
+"""
 
 import functools
 import subprocess
@@ -25,37 +27,52 @@ def paper_cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
 
 def _rows(plan: bcgc.sweeps.Sweep) -> Table:
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
-    return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}
+    return {
+        name: np.concatenate([table[name] for table in tables]) for name in plan.names
+    }
 
 
 def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
-    cells = bcgc.sweeps.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
+    cells = bcgc.sweeps.grid(
+        num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates)
+    )
     return bcgc.sweeps.Sweep(paper_cell, cells, [bcgc.Optimal(tolerance=_TOLERANCE)])
 
 
 @in_float64
 def sweep() -> Iterator[dict[str, Any]]:
-    """Time 1000 certified optima, and cells of one N against loops over `solve`, jitted or not."""
+    """Time 1000 certified optima, and cells of one N against loops over `solve`, jitted
+    or not.
+    """
     plan = _plan(np.arange(2, 51), 21)
     found = compare({"package": functools.partial(_rows, plan)}, 3)
     table = found["package"].value
-    gap, converged = float(table["relative_gap"].max()), int(np.sum(table["status"] == "converged"))
+    gap, converged = (
+        float(table["relative_gap"].max()),
+        int(np.sum(table["status"] == "converged")),
+    )
     what = f"{len(plan.cells)} problems, N=2…50 × 21 rates"
-    accuracy = f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes compiled"
+    accuracy = (
+        f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes "
+        "compiled"
+    )
     yield result_row("sweep", what, found, accuracy, {"gap": gap})
     for num_workers in (2, 5, 10, 20, 50):
         yield from _against_loops(num_workers)
 
 
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
-    """Return seconds of a cell, in a sweep and one by one; loops too bring answers to the host."""
+    """Return seconds of a cell, in a sweep and one by one; loops too bring answers to
+    the host.
+    """
     plan = _plan([num_workers], 512 if num_workers <= 10 else 128)
     rates = plan.cells.columns["rate"]
     some = rates[:: len(rates) // 32]
 
     def single(rate: Any) -> bcgc.Solution:
         return bcgc.solve(
-            paper_cell(num_workers, rate, num_workers), bcgc.Optimal(tolerance=_TOLERANCE)
+            paper_cell(num_workers, rate, num_workers),
+            bcgc.Optimal(tolerance=_TOLERANCE),
         )
 
     compiled = jax.jit(single)
@@ -74,10 +91,14 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
         of_cell = {key: one.seconds[key] / cells for key in ("median", "best", "worst")}
         each[name] = one._replace(seconds=one.seconds | of_cell)
     what = f"a cell of a sweep, N={num_workers}"
-    accuracy = f"{len(rates)} cells, largest gap {gap:.0e}; the loop over {len(some)} of them"
+    accuracy = (
+        f"{len(rates)} cells, largest gap {gap:.0e}; the loop over {len(some)} of them"
+    )
     loops = {peer: f"a Python loop over {peer}" for peer in ("solve", "jit(solve)")}
     return [
-        result_row("sweep", what, each, accuracy, {"gap": gap}, peer=peer, against=against)
+        result_row(
+            "sweep", what, each, accuracy, {"gap": gap}, peer=peer, against=against
+        )
         for peer, against in loops.items()
     ]
 
@@ -87,35 +108,52 @@ import sys, jax, numpy as np, bcgc_jax as bcgc
 from benchmarks.sweeping import paper_cell
 from benchmarks.peak import peak_memory
 rates = np.geomspace(1e-4, 1e-1, int(sys.argv[1]))
-plan = bcgc.sweeps.Sweep(paper_cell, bcgc.sweeps.grid(num_workers=[4, 5], rate=rates), ["time"])
+grid = bcgc.sweeps.grid(num_workers=[4, 5], rate=rates)
+plan = bcgc.sweeps.Sweep(paper_cell, grid, ["time"])
 bcgc.sweeps.write_sweep(plan, sys.argv[2])
 print(peak_memory())
 """
 
 
 def memory() -> list[dict[str, Any]]:
-    """Measure the peak memory of sweeps to a file, 20,000 and 400,000 cells, a process each."""
+    """Measure the peak memory of sweeps to a file, 20,000 and 400,000 cells, a process
+    each.
+    """
 
     def run(count: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-c", _MEMORY, str(count // 2), f"{folder}/sweep.csv"]
+            command = [
+                sys.executable,
+                "-c",
+                _MEMORY,
+                str(count // 2),
+                f"{folder}/sweep.csv",
+            ]
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
             return float(answer.stdout.split()[-1])
 
     small, found = (
-        compare({"package": functools.partial(run, count)}, 1) for count in (20_000, 400_000)
+        compare({"package": functools.partial(run, count)}, 1)
+        for count in (20_000, 400_000)
     )
     before, peak = small["package"].value, found["package"].value
     growth = peak / before - 1
     what = "400,000 cells of closed forms to CSV, in a new process"
-    accuracy = f"peak memory {peak:.0f} MB; 20,000 cells: {before:.0f} MB, {100 * growth:+.1f} %"
-    return [result_row("memory", what, found, accuracy, {"error": growth}, dtype="float32")]
+    accuracy = (
+        f"peak memory {peak:.0f} MB; 20,000 cells: {before:.0f} MB, "
+        f"{100 * growth:+.1f} %"
+    )
+    return [
+        result_row("memory", what, found, accuracy, {"error": growth}, dtype="float32")
+    ]
 
 
 @in_float64
 def sweep_scaling() -> Iterator[dict[str, Any]]:
     """Curve: a sweep at N = 10, from 10 to 10,000 cells."""
     for count in (10, 100, 1000, 10_000):
-        package = compare({"package": functools.partial(_rows, _plan([10], count))}, 3)["package"]
+        package = compare({"package": functools.partial(_rows, _plan([10], count))}, 3)[
+            "package"
+        ]
         gap = float(package.value["relative_gap"].max())
         yield curve_point("sweep", "cells", count, package, gap)

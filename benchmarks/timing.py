@@ -1,4 +1,6 @@
-"""Repeated timing of functions, interleaved, until all they return is ready; rows of results."""
+"""Repeated timing of functions, interleaved, until all they return is ready; rows of
+results.
+"""
 
 import datetime
 import functools
@@ -20,7 +22,8 @@ import bcgc_jax as bcgc
 
 
 class Measured(NamedTuple):
-    """A timing: `seconds` has first_call, compile and a `spread`; `value` is what was returned.
+    """A timing: `seconds` has first_call, compile and a `spread`; `value` is what was
+    returned.
 
     Compile is the first call minus the median.
     """
@@ -43,7 +46,11 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
     >>> spread([3.0, 1.0, 2.0])
     {'median': 2.0, 'best': 1.0, 'worst': 3.0}
     """
-    return {"median": statistics.median(seconds), "best": min(seconds), "worst": max(seconds)}
+    return {
+        "median": statistics.median(seconds),
+        "best": min(seconds),
+        "worst": max(seconds),
+    }
 
 
 def compare(
@@ -51,7 +58,8 @@ def compare(
     repeats: int = 15,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Measured]:
-    """Time a first call of each, from empty compilation caches, then `repeats` interleaved calls.
+    """Time a first call of each, from empty compilation caches, then `repeats`
+    interleaved calls.
 
     With `time.process_time` as the `clock`, other work on the machine counts little.
     """
@@ -71,7 +79,10 @@ def compare(
             if i == repeats - 1:
                 values[name] = value
             del value  # it may be large: the next call must find the memory free
-    return {name: measured(first[name], runs, values[name]) for name, runs in seconds.items()}
+    return {
+        name: measured(first[name], runs, values[name])
+        for name, runs in seconds.items()
+    }
 
 
 def in_float64(
@@ -98,7 +109,8 @@ def result_row(
     peer: str = "peer",
     dtype: str = "float64",
 ) -> dict[str, Any]:
-    """Make a row of the results: the "package" of what was measured, and a `peer` if one is named.
+    """Make a row of the results: the "package" of what was measured, and a `peer` if
+    one is named.
 
     `figures` has `gap` or `error`, and whatever else is worth a key.
     """
@@ -116,11 +128,24 @@ def result_row(
     return row | {"repeats": beside.repeats, **numbers, "accuracy": accuracy}
 
 
-def curve_point(curve: str, x_name: str, x: int, package: Measured, gap: float) -> dict[str, Any]:
-    """Make a point of a scaling curve: median seconds at `x`, and the gap or error there."""
+def curve_point(
+    curve: str, x_name: str, x: int, package: Measured, gap: float
+) -> dict[str, Any]:
+    """Make a point of a scaling curve: median seconds at `x`, and the gap or error
+    there.
+    """
     seconds = {name: package.seconds[name] for name in ("first_call", "best", "worst")}
-    place = {"curve": curve, "x_name": x_name, "x": x, "seconds": package.seconds["median"]}
-    return place | seconds | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
+    place = {
+        "curve": curve,
+        "x_name": x_name,
+        "x": x,
+        "seconds": package.seconds["median"],
+    }
+    return (
+        place
+        | seconds
+        | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
+    )
 
 
 def _finite(figure: float | None) -> float | None:
@@ -130,19 +155,29 @@ def _finite(figure: float | None) -> float | None:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def cpu_model() -> str | None:
     """What the processor calls itself, where that is known."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor() or None
 
 
 def commit() -> str | None:
-    """Return the commit of this tree, "-dirty" if it was changed; None without a repository."""
+    """Return the commit of this tree, "-dirty" if it was changed; None without a
+    repository.
+    """
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(
@@ -172,4 +207,6 @@ def environment() -> dict[str, Any]:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             facts[name] = None
-    return facts | {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    return facts | {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    }

@@ -1,1 +1,3 @@
-"""Figures and studies, one runnable module each: `python -m experiments.NAME --help`."""
+"""Figures and studies, one runnable module each:
+`python -m experiments.NAME --help`.
+"""

@@ -1,8 +1,10 @@
-"""Uncoded or work sharing, whichever is faster: the worth of a loop that advises itself.
+"""Uncoded or work sharing, whichever is faster: the worth of a loop that advises
+itself.
 
-On traces and where times drift, jump or are tied together: all the time taken by a loop in which a
-`Judge` decides each step, by uncoded steps, and by work sharing in every step. Workers store two
-subsets, all end their chunks, and a question takes 1 % of a mean chunk.
+On traces and where times drift, jump or are tied together: all the time taken by a loop
+in which a `Judge` decides each step, by uncoded steps, and by work sharing in every
+step. Workers store two subsets, all end their chunks, and a question takes 1 % of a
+mean chunk.
 """
 
 import sys
@@ -37,17 +39,29 @@ _MARK: Any = {"linestyle": "", "markersize": 7, "color": "black"}
 MARKS: dict[str, Any] = {
     "loop": {"height": 0.6, "color": "0.75", "label": "a loop that advises itself"},
     "sharing_2": _MARK
-    | {"marker": "|", "markeredgewidth": 2.2, "markersize": 13, "label": "sharing:2 in every step"},
-    "sharing_3": _MARK | {"marker": "o", "color": "#4477AA", "label": "sharing:3 in every step"},
+    | {
+        "marker": "|",
+        "markeredgewidth": 2.2,
+        "markersize": 13,
+        "label": "sharing:2 in every step",
+    },
+    "sharing_3": _MARK
+    | {"marker": "o", "color": "#4477AA", "label": "sharing:3 in every step"},
     "hindsight": _MARK
-    | {"marker": "D", "fillstyle": "none", "label": "the better of uncoded and sharing:2"},
+    | {
+        "marker": "D",
+        "fillstyle": "none",
+        "label": "the better of uncoded and sharing:2",
+    },
 }
 # Workers of this drift need as long again to begin.
 _LATE = "random start-ups"
 
 
 def recorded(traces: Path) -> dict[str, np.ndarray]:
-    """The whole steps of each file, `[K, N]`; once, if another file has the chunks of the same."""
+    """The whole steps of each file, `[K, N]`; once, if another file has the chunks of
+    the same.
+    """
     found: dict[str, np.ndarray] = {}
     for file in files_of(traces):
         table = bcgc.measured.load_trace(file).table()
@@ -73,12 +87,16 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
         "three workers become slower": jump * steady(),
         # In the middle times that hardly differ become those of a heavy tail.
         "equal times become heavy-tailed": np.r_[
-            rng.uniform(1, 1.2, (half, workers)), rng.pareto(2, (steps - half, workers)) + 1
+            rng.uniform(1, 1.2, (half, workers)),
+            rng.pareto(2, (steps - half, workers)) + 1,
         ],
-        "speeds wander": np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * steady(),
+        "speeds wander": np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0))
+        * steady(),
         "one slow worker, another every 50 steps": turns * steady(),
-        # All workers of an iteration are slow together; hardly one is slower than the others.
-        "all slow in the same steps": rng.lognormal(0, 1, (steps, 1)) * rng.uniform(1, 1.1, shape),
+        # All workers of an iteration are slow together; hardly one is slower than the
+        # others.
+        "all slow in the same steps": rng.lognormal(0, 1, (steps, 1))
+        * rng.uniform(1, 1.1, shape),
         "all times equal to 2 %": rng.uniform(1, 1.02, shape),  # nothing to be gained
         _LATE: rng.uniform(0.2, 0.24, shape),
     }
@@ -87,9 +105,10 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
 class Row(NamedTuple):
     """Seconds of all uncoded steps; saved against these, in percent.
 
-    `loop_first`, `sharing_first`: in the first `SHORT` steps. `hindsight`: by the better of uncoded
-    and work sharing in each step. `regret`: what the loop saves less than the better of both in all
-    steps. `shared`: so many of the loop's steps, in percent.
+    `loop_first`, `sharing_first`: in the first `SHORT` steps. `hindsight`: by the
+    better of uncoded and work sharing in each step. `regret`: what the loop saves less
+    than the better of both in all steps. `shared`: so many of the loop's steps, in
+    percent.
     """
 
     times: str
@@ -108,7 +127,9 @@ class Row(NamedTuple):
 
 
 def always_shared(starts: np.ndarray, times: np.ndarray, stored: int) -> np.ndarray:
-    """What steps take if each is shared, `[K]`, with start-ups and cycle times `[K, N]`."""
+    """What steps take if each is shared, `[K]`, with start-ups and cycle times
+    `[K, N]`.
+    """
     steps, workers = times.shape
     place = Placement(workers, stored, CHUNKS)
     lengths = np.tile(np.array(place.shares) / CHUNKS, (steps, workers))
@@ -139,11 +160,15 @@ def shared_step(
     keeper = ledger.state().keeper
     who = np.array([keeper[chunk].worker for chunk in ledger.holders])
     took = seconds[who, np.arange(who.size)]
-    return DoneStep(True, who, took, starts, took=end, questions=[asking.alone] * who.size)
+    return DoneStep(
+        True, who, took, starts, took=end, questions=[asking.alone] * who.size
+    )
 
 
 def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what steps of a loop that advises itself take, `[K]`, and which are shared."""
+    """Return what steps of a loop that advises itself take, `[K]`, and which are
+    shared.
+    """
     place = Placement(times.shape[1], 2, CHUNKS)
     asking = asking_of(starts, times)
     judge = Judge(place, asking, run=lambda work: work())
@@ -152,7 +177,9 @@ def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray
     for k, row in enumerate(zip(starts, times, strict=True)):
         shared[k] = judge.mode.is_shared
         step = shared_step(place, asking, *row) if shared[k] else own_step(*row)
-        taken[k] = step.took if shared[k] else (step.starts + step.busy).max() + asking.alone
+        taken[k] = (
+            step.took if shared[k] else (step.starts + step.busy).max() + asking.alone
+        )
         judge.add(step)
     return taken, shared
 
@@ -186,7 +213,10 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Ro
 
 def show(rows: Sequence[Row]) -> None:
     print_table(
-        f"Time saved against uncoded, %, in all steps; regret in points; then in the first {SHORT}",
+        (
+            "Time saved against uncoded, %, in all steps; regret in points; then in "
+            f"the first {SHORT}"
+        ),
         [
             "times",
             "workers",
@@ -204,7 +234,10 @@ def show(rows: Sequence[Row]) -> None:
         [
             [
                 *(row.times, row.workers, row.steps),
-                *(f"{x:.1f}" for x in (row.loop, row.sharing_2, row.sharing_3, row.hindsight)),
+                *(
+                    f"{x:.1f}"
+                    for x in (row.loop, row.sharing_2, row.sharing_3, row.hindsight)
+                ),
                 *(f"{x:.2f}" for x in (row.regret, row.loop_first, row.sharing_first)),
                 *(f"{row.shared:.0f} %", row.changes),
             ]
@@ -212,14 +245,15 @@ def show(rows: Sequence[Row]) -> None:
         ],
     )
     print(
-        "\n"
-        "hindsight: the better of uncoded and sharing:2 in each step; regret: against the better "
-        "of both in all steps; shared: steps of the closed loop."
+        "\nhindsight: the better of uncoded and sharing:2 in each step; regret: "
+        "against the better of both in all steps; shared: steps of the closed loop."
     )
 
 
 def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Draw what is saved in all steps, of adaptive.csv: a mark a scheme, a line a setting."""
+    """Draw what is saved in all steps, of adaptive.csv: a mark a scheme, a line a
+    setting.
+    """
     rows = list(rows)
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.8 + 0.34 * len(rows)))
     places = np.arange(len(rows))
@@ -245,7 +279,10 @@ def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     rng = np.random.default_rng(seed)
     given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
     starts = {_LATE: rng.exponential(1.0, (STEPS, WORKERS))}
-    rows = [course(name, times, starts.get(name)) for name, times in each(given, "trainings")]
+    rows = [
+        course(name, times, starts.get(name))
+        for name, times in each(given, "trainings")
+    ]
     show(rows)
     save(out, {"adaptive": rows}, {"adaptive": draw(row._asdict() for row in rows)})
 

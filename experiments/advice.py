@@ -1,9 +1,9 @@
 """The worth of advice: advised on one half of a log, judged in the other, both ways.
 
-Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a
-synthetic log it is known what each worker, chunk and pause took; its steps are judged by that.
-Chunks of a log may be known with their forward passes, without, or not at all: three logs. So may
-those of a recorded log.
+Regret is what the best exact remedy saves more in hindsight, in points of the uncoded
+time. Of a synthetic log it is known what each worker, chunk and pause took; its steps
+are judged by that. Chunks of a log may be known with their forward passes, without, or
+not at all: three logs. So may those of a recorded log.
 """
 
 import itertools
@@ -28,7 +28,9 @@ from experiments.traces import files_of
 
 STEPS, CHUNKS, FORWARD = 80, 8, 0.47
 # Mixtures of one, two or three causes; four of each, and four more: 60 logs.
-MIXTURES = [some for count in (1, 2, 3) for some in itertools.combinations(CAUSES, count)]
+MIXTURES = [
+    some for count in (1, 2, 3) for some in itertools.combinations(CAUSES, count)
+]
 NUM_LOGS = 60
 KNOWN = ("chunks, forward passes", "chunks", "steps")
 # Recorded by `experiments.record`.
@@ -36,7 +38,9 @@ OWN = [Path(__file__).parent / "data" / name for name in ("steps.csv", "chunks.c
 
 
 class Row(NamedTuple):
-    """One half of a log: what the other half advises, and saves here, %; the best exact remedy."""
+    """One half of a log: what the other half advises, and saves here, %; the best exact
+    remedy.
+    """
 
     log: str
     known: str
@@ -52,7 +56,9 @@ class Row(NamedTuple):
 
 
 def synthetic(seed: int, causes: Sequence[str]) -> Parts:
-    """A log of 8, 16 or 32 workers in which these causes make steps slow; a chunk takes about 1."""
+    """A log of 8, 16 or 32 workers in which these causes make steps slow; a chunk takes
+    about 1.
+    """
     rng = np.random.default_rng(seed)
     workers = int(rng.choice([8, 16, 32]))
     of_steps, of_chunks = (STEPS, workers), (STEPS, workers, CHUNKS)
@@ -67,7 +73,9 @@ def synthetic(seed: int, causes: Sequence[str]) -> Parts:
         random = rng.normal(0, rng.uniform(0.12, 0.35), of_steps)
     if "pauses" in causes:
         pauses = np.where(
-            rng.random(of_chunks) < rng.uniform(0.002, 0.02), rng.uniform(2, 10, of_chunks), 0
+            rng.random(of_chunks) < rng.uniform(0.002, 0.02),
+            rng.uniform(2, 10, of_chunks),
+            0,
         )
     return Parts(steady, random, data, pauses)
 
@@ -89,8 +97,12 @@ def _trace(times: np.ndarray, parts: Microbatches | None) -> Trace:
     return Trace(steps, workers, step, worker, times.ravel(), whole, microbatches=parts)
 
 
-def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
-    """Judge both halves by the `parts` of the log, if known, else by its model of all steps."""
+def judged(
+    name: str, known: str, trace: Trace, parts: Parts | None = None
+) -> Iterator[Row]:
+    """Judge both halves by the `parts` of the log, if known, else by its model of all
+    steps.
+    """
     whole = whole_steps(trace)
     times = whole.times
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()
@@ -99,12 +111,17 @@ def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> I
     schemes = possible(Resources(trace.num_workers, know_lengths=log.costs is not None))
     drawn = [draw.steps(log.costs) for draw in draws]
     outcomes = replayed(schemes.values(), likely.steps(log.costs), drawn).draws
-    taken = {name: np.mean([ended[name].seconds for ended in outcomes], axis=0) for name in schemes}
+    taken = {
+        name: np.mean([ended[name].seconds for ended in outcomes], axis=0)
+        for name in schemes
+    }
     exact = [name for name, scheme in schemes.items() if scheme.advisable]
     first = np.arange(len(times)) < len(times) // 2
     for half, steps in enumerate((~first, first)):
         now = taken["nothing"][steps].mean()
-        saved = {name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact}
+        saved = {
+            name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact
+        }
         saved["nothing"] = 0.0
         some = None if every is None else every.take(~steps)
         advised = advise(_trace(times[~steps], some)).advised or "nothing"
@@ -116,10 +133,20 @@ def show(
     recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], num_logs: int
 ) -> None:
     print_table(
-        "Recorded logs: advised on one half, judged in the other; saved of the uncoded time, %",
+        (
+            "Recorded logs: advised on one half, judged in the other; saved of the "
+            "uncoded time, %"
+        ),
         ["log", "known", "advised", "saved", "best", "saved", "regret"],
         [
-            [*row[:2], row.advised, row.saved, row.best, row.best_saved, f"{row.regret:.2f}"]
+            [
+                *row[:2],
+                row.advised,
+                row.saved,
+                row.best,
+                row.best_saved,
+                f"{row.regret:.2f}",
+            ]
             for row in recorded
         ],
     )
@@ -129,7 +156,9 @@ def show(
         above = sum(row.regret > 2 for row in some)
         worst, least = max(row.regret for row in some), min(row.saved for row in some)
         right = f"{found[known]} of {num_logs}" if known in found else "–"
-        lines.append([known, right, f"{above} of {len(some)}", f"{worst:.1f}", f"{least:.1f}"])
+        lines.append(
+            [known, right, f"{above} of {len(some)}", f"{worst:.1f}", f"{least:.1f}"]
+        )
     print_table(
         "Synthetic logs by what is known of them",
         ["known", "largest cause found", "regret above 2", "largest", "least saved"],
@@ -157,13 +186,24 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             drawn += judged(" + ".join(causes), known, trace, parts)
             if known in found:
                 log = model_of(whole_steps(trace))
-                found[known] += _largest(log.losses()) == _largest(_told(log, losses(parts)))
+                found[known] += _largest(log.losses()) == _largest(
+                    _told(log, losses(parts))
+                )
     show(recorded, drawn, found, num_logs)
-    save(out, {"advice": [row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)]})
+    save(
+        out,
+        {
+            "advice": [
+                row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)
+            ]
+        },
+    )
 
 
 def _told(log: Log, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What causes add, data and pauses together where the log does not tell them apart."""
+    """What causes add, data and pauses together where the log does not tell them
+    apart.
+    """
     if log.told_apart:
         return added
     workers = {name: added[name] for name in ("steady", "random")}

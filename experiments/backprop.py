@@ -1,14 +1,16 @@
-"""The time of each block of a model's gradient, against models: paper, forward pass, chain.
+"""The time of each block of a model's gradient, against models: paper, forward pass,
+chain.
 
-Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small transformer, alone on
-one core, for several partitions of their layers; level 0 has the layers next to the output, which
-the backward pass meets first. Costs are the least squares of the blocks of some partitions, and are
-held against the others: b a coordinate, f a forward pass, h the chain, that is, to carry the
-cotangent past a coordinate. Last, the plans that these costs make, and what they are worth to the
+Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small
+transformer, alone on one core, for several partitions of their layers; level 0 has the
+layers next to the output, which the backward pass meets first. Costs are the least
+squares of the blocks of some partitions, and are held against the others: b a
+coordinate, f a forward pass, h the chain, that is, to carry the cotangent past a
+coordinate. Last, the plans that these costs make, and what they are worth to the
 worker.
 
-Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. Two
-minutes.
+Operations are the compiler's; times are CPU seconds, which a busy machine disturbs
+least. Two minutes.
 """
 
 import functools
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 
 
 class Study(NamedTuple):
-    """A model, made where it is measured; units at each level, to calibrate on and to predict."""
+    """A model, made where it is measured; units at each level, to calibrate on and to
+    predict.
+    """
 
     make: Callable[..., Model]
     calibrated: Sequence[Sequence[int]]
@@ -58,8 +62,8 @@ _SIX = (
     [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
 )
 _SMALL: Mapping[str, Any] = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
-# With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages
-# count too.
+# With 128 samples a subset products of matrices are nearly all of the work; with 32 the
+# messages count too.
 STUDIES = (
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 128), *_EIGHT),
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 32), *_EIGHT),
@@ -75,7 +79,9 @@ TRUE = "f, h"
 
 
 class Block(NamedTuple):
-    """Costs in gradients of a subset; `kept` is the fewest operations, `low`, `high` quartiles."""
+    """Costs in gradients of a subset; `kept` is the fewest operations, `low`, `high`
+    quartiles.
+    """
 
     model: str
     partition: tuple[int, ...]
@@ -90,7 +96,9 @@ class Block(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Costs by a model, in gradients of a subset, and relative errors where it was not fitted."""
+    """Costs by a model, in gradients of a subset, and relative errors where it was not
+    fitted.
+    """
 
     name: str
     costs: Costs
@@ -101,7 +109,9 @@ class Calibrated(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The best partition by a model of costs, and the share of uncoded's E τ̂ the worker takes."""
+    """The best partition by a model of costs, and the share of uncoded's E τ̂ the
+    worker takes.
+    """
 
     model: str
     law: str
@@ -127,7 +137,9 @@ def run(
         make = functools.partial(study.make, seed=seed)
         found = measure_alone(make, [*study.calibrated, *study.held_out], repeats)
         costs, mine = calibrate(found, len(study.calibrated))
-        best = plan(found, next(one.costs for one in costs if one.name == TRUE), laws, workers)
+        best = plan(
+            found, next(one.costs for one in costs if one.name == TRUE), laws, workers
+        )
         _print(found, mine, costs, best)
         blocks += mine
         plans += best
@@ -141,11 +153,14 @@ def _title(found: Measured) -> str:
 
 
 def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
-    """Fit each model of costs to the first `calibrated` partitions, and predict all blocks."""
+    """Fit each model of costs to the first `calibrated` partitions, and predict all
+    blocks.
+    """
     gradient = float(np.median(found.cpu))
     partitions = [blocks.partition for blocks in found.blocks]
     cpu = _by_level(
-        partitions, [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks]
+        partitions,
+        [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks],
     )
     counted = [blocks.operations / found.operations.gradient for blocks in found.blocks]
     operations = _by_level(partitions, counted)
@@ -156,15 +171,20 @@ def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[
         predicted[name] = predict(name, mine, partitions, shares)
         by_count = fit(name, partitions[:calibrated], shares, operations[:calibrated])
         block, worst = _errors(predicted[name][calibrated:], cpu[calibrated:])
-        end, _ = _errors(predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1))
+        end, _ = _errors(
+            predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1)
+        )
         count, _ = _errors(
-            predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:]
+            predict(name, by_count, partitions, shares)[calibrated:],
+            operations[calibrated:],
         )
         costs.append(Calibrated(name, mine, block, worst, end, count))
     return costs, _blocks(found, calibrated, gradient, predicted)
 
 
-def _by_level(partitions: Sequence[Sequence[int]], values: Sequence[np.ndarray]) -> np.ndarray:
+def _by_level(
+    partitions: Sequence[Sequence[int]], values: Sequence[np.ndarray]
+) -> np.ndarray:
     """Values of blocks as those of levels, `[K, N]`."""
     found = np.zeros(np.shape(partitions))
     found[np.asarray(partitions) > 0] = np.concatenate(values)
@@ -178,7 +198,10 @@ def _errors(predicted: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
 
 
 def _blocks(
-    found: Measured, calibrated: int, gradient: float, predicted: Mapping[str, np.ndarray]
+    found: Measured,
+    calibrated: int,
+    gradient: float,
+    predicted: Mapping[str, np.ndarray],
 ) -> list[Block]:
     blocks = []
     for k, mine in enumerate(found.blocks):
@@ -189,9 +212,13 @@ def _blocks(
                 np.array([mine.operations[b], kept[level]]) / found.operations.gradient
             )
             times = float(cpu[b]), float(low[b]), float(high[b])
-            by_model = {name: float(values[k, level]) for name, values in predicted.items()}
+            by_model = {
+                name: float(values[k, level]) for name, values in predicted.items()
+            }
             place = _title(found), mine.partition, k >= calibrated, level
-            blocks.append(Block(*place, float(operations), float(least), *times, by_model))
+            blocks.append(
+                Block(*place, float(operations), float(least), *times, by_model)
+            )
     return blocks
 
 
@@ -207,13 +234,21 @@ def plan(
         partitions = all_partitions(len(shares), count)
         uncoded = int(np.argmax(partitions[:, 0]))
         runtimes = {
-            name: expected_runtimes(laws[law], name, costs, partitions, shares) for name in MODELS
+            name: expected_runtimes(laws[law], name, costs, partitions, shares)
+            for name in MODELS
         }
         for name in MODELS:
             best = int(np.argmin(runtimes[name]))
             share = float(runtimes[TRUE][best] / runtimes[TRUE][uncoded])
             plans.append(
-                Plan(_title(found), law, count, name, tuple(partitions[best].tolist()), share)
+                Plan(
+                    _title(found),
+                    law,
+                    count,
+                    name,
+                    tuple(partitions[best].tolist()),
+                    share,
+                )
             )
     return plans
 
@@ -223,14 +258,18 @@ def _spaced(partition: Sequence[int]) -> str:
 
 
 def _print(
-    found: Measured, blocks: Sequence[Block], costs: Sequence[Calibrated], plans: Sequence[Plan]
+    found: Measured,
+    blocks: Sequence[Block],
+    costs: Sequence[Calibrated],
+    plans: Sequence[Plan],
 ) -> None:
     title = _title(found)
     title = title[0].upper() + title[1:]
     print(
-        f"\n{title}: {found.sizes.sum():,} coordinates. Level 0 has the layers "
-        f"next to the output.\nThe unit is the gradient on the samples of a subset: "
-        f"{1e3 * np.median(found.cpu):.3g} ms and {found.operations.gradient:.3g} operations."
+        f"\n{title}: {found.sizes.sum():,} coordinates. Level 0 has the layers next to "
+        "the output.\nThe unit is the gradient on the samples of a subset: "
+        f"{1e3 * np.median(found.cpu):.3g} ms and {found.operations.gradient:.3g} "
+        "operations."
     )
     _print_totals(found, blocks)
     _print_blocks(blocks)
@@ -239,16 +278,30 @@ def _print(
         fitted = [number(x, 3) if x else "–" for x in one.costs]
         lines.append([one.name, *fitted, *(f"{100 * x:.1f} %" for x in one[2:])])
     print_table(
-        "Costs of all coordinates (b, h) and of a forward pass (f), and errors where they were not "
-        "fitted",
-        ["model", "b", "f", "h", "blocks", "worst block", "whole", "blocks, by operations"],
+        "Costs of all coordinates (b, h) and of a forward pass (f), and errors where "
+        "they were not fitted",
+        [
+            "model",
+            "b",
+            "f",
+            "h",
+            "blocks",
+            "worst block",
+            "whole",
+            "blocks, by operations",
+        ],
         lines,
     )
-    print("\nErrors are relative, root mean squares; whole: of the end of the iteration.")
+    print(
+        "\nErrors are relative, root mean squares; whole: of the end of the iteration."
+    )
     lines = []
-    for (law, count), mine in grouped(plans, lambda one: (one.law, one.workers)).items():
+    for (law, count), mine in grouped(
+        plans, lambda one: (one.law, one.workers)
+    ).items():
         cells = [
-            ("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %") for one in mine
+            ("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %")
+            for one in mine
         ]
         lines.append([law, count, *chain(*cells)])
     print_table(
@@ -263,16 +316,31 @@ def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
     shares = found.sizes / found.sizes.sum()
     for partition, mine in grouped(blocks, lambda block: block.partition).items():
         totals = [
-            sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu")
+            sum(getattr(block, name) for block in mine)
+            for name in ("kept", "operations", "cpu")
         ]
         own = predict("h = f = 0", Costs(1.0), partition, shares).sum()
         predicted = sum(block.predicted[TRUE] for block in mine)
         ratio = f"{totals[2] / predicted:.2f}{'' if mine[0].held_out else '*'}"
-        rows.append([_spaced(partition), *(f"{x:.2f}" for x in (own, *totals, predicted)), ratio])
+        rows.append(
+            [
+                _spaced(partition),
+                *(f"{x:.2f}" for x in (own, *totals, predicted)),
+                ratio,
+            ]
+        )
     print_table(
-        "All blocks of a worker: by the paper, by the fewest operations, as they are, and as f and "
-        "h predict",
-        ["layers at levels", "y / L", "fewest", "operations", "CPU time", TRUE, "CPU / that"],
+        "All blocks of a worker: by the paper, by the fewest operations, as they are, "
+        "and as f and h predict",
+        [
+            "layers at levels",
+            "y / L",
+            "fewest",
+            "operations",
+            "CPU time",
+            TRUE,
+            "CPU / that",
+        ],
         rows,
     )
     print("\n* the costs were fitted to its blocks")
@@ -286,10 +354,18 @@ def _print_blocks(blocks: Sequence[Block]) -> None:
             time = f"{block.cpu:.2f} ± {(block.high - block.low) / 2:.2f}"
             off = ((x, 100 * (x / block.cpu - 1)) for x in block.predicted.values())
             cells = [f"{x:.2f} {percent:+4.0f} %" for x, percent in off]
-            rows.append([_spaced(partition), block.level, f"{block.operations:.2f}", time, *cells])
+            rows.append(
+                [
+                    _spaced(partition),
+                    block.level,
+                    f"{block.operations:.2f}",
+                    time,
+                    *cells,
+                ]
+            )
     print_table(
-        "Blocks that the costs were not fitted to: operations, CPU time, and what each model "
-        "predicts",
+        "Blocks that the costs were not fitted to: operations, CPU time, and what "
+        "each model predicts",
         ["layers", "level", "operations", "CPU time", *MODELS],
         rows,
     )
@@ -297,9 +373,13 @@ def _print_blocks(blocks: Sequence[Block]) -> None:
 
 def _row(block: Block) -> dict[str, Any]:
     row = block._asdict()
-    predicted = {f"predicted, {name}": value for name, value in row.pop("predicted").items()}
+    predicted = {
+        f"predicted, {name}": value for name, value in row.pop("predicted").items()
+    }
     return (
-        row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
+        row
+        | {"partition": _spaced(block.partition), "held_out": int(block.held_out)}
+        | predicted
     )
 
 
@@ -313,26 +393,60 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":
-    """Draw predicted against measured time of blocks not fitted to, a panel for each model."""
-    models = grouped((block for block in blocks if block.held_out), lambda block: block.model)
+    """Draw predicted against measured time of blocks not fitted to, a panel for each
+    model.
+    """
+    models = grouped(
+        (block for block in blocks if block.held_out), lambda block: block.model
+    )
     figure, panels = plotting.new_figure(
         1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True
     )
     for axes, (title, mine) in zip(panels, models.items(), strict=True):
         cpu = np.array([block.cpu for block in mine])
-        spread = [cpu - [block.low for block in mine], [block.high for block in mine] - cpu]
+        spread = [
+            cpu - [block.low for block in mine],
+            [block.high for block in mine] - cpu,
+        ]
         ends = [0.8 * cpu.min(), 1.25 * cpu.max()]
-        axes.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0, label="predicted = measured")
+        axes.plot(
+            ends,
+            ends,
+            color="0.4",
+            linewidth=0.8,
+            zorder=0,
+            label="predicted = measured",
+        )
         for name, (label, marker, color) in _LOOK.items():
             predicted = [block.predicted[name] for block in mine]
-            look: Any = {"fmt": marker, "color": color, "markersize": 5, "markeredgecolor": "k"}
-            axes.errorbar(cpu, predicted, xerr=spread, label=label, markeredgewidth=0.6, **look)
-        y = "predicted for a block\n(gradients of a subset)" if axes is panels[0] else ""
-        x, title = "CPU time of a block\n(gradients of a subset)", title.replace(", ", "\n")
-        looks.label_axes(axes, x, y, title=title, log="xy", x_ticks=_TICKS[2:], y_ticks=_TICKS)
+            look: Any = {
+                "fmt": marker,
+                "color": color,
+                "markersize": 5,
+                "markeredgecolor": "k",
+            }
+            axes.errorbar(
+                cpu, predicted, xerr=spread, label=label, markeredgewidth=0.6, **look
+            )
+        y = (
+            "predicted for a block\n(gradients of a subset)"
+            if axes is panels[0]
+            else ""
+        )
+        x, title = (
+            "CPU time of a block\n(gradients of a subset)",
+            title.replace(", ", "\n"),
+        )
+        looks.label_axes(
+            axes, x, y, title=title, log="xy", x_ticks=_TICKS[2:], y_ticks=_TICKS
+        )
     handles, _ = panels[0].get_legend_handles_labels()
     plotting.legend_outside(
-        figure, handles, place="lower", columns=2, title="bars: quartiles of the CPU time"
+        figure,
+        handles,
+        place="lower",
+        columns=2,
+        title="bars: quartiles of the CPU time",
     )
     return figure
 

@@ -1,12 +1,12 @@
 r"""Models of what a worker takes for each block, and the plans that they make.
 
-Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for the first),
-x_n are the coordinates at a level and X_n those up to it:
+Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for
+the first), x_n are the coordinates at a level and X_n those up to it:
 
     b (n+1) x_n + f (n-p) + h ((n+1) X_n - (p+1) X_p),
 
-for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n} (i+1)
-x_i + (n+1) (f + h X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
+for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n}
+(i+1) x_i + (n+1) (f + h X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,8 @@ class Costs(NamedTuple):
 
 
 def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
-    """Count work at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, chain.
+    """Count work at each level for a sample, `[..., N, 3]`: own coordinates, forward
+    passes, chain.
 
     `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`.
 
@@ -48,10 +49,17 @@ def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
     sizes = np.asarray(sizes, float)
     up_to = np.cumsum(x, axis=-1)
     end = np.append(0.0, np.cumsum(sizes))[up_to]
-    begin, subsets = np.append(0.0, np.cumsum(sizes))[up_to - x], np.arange(1, x.shape[-1] + 1)
+    begin, subsets = (
+        np.append(0.0, np.cumsum(sizes))[up_to - x],
+        np.arange(1, x.shape[-1] + 1),
+    )
     held = np.maximum.accumulate(np.where(x > 0, subsets, 0), axis=-1)
     before = np.concatenate([np.zeros_like(held[..., :1]), held[..., :-1]], axis=-1)
-    columns = [subsets * (end - begin), subsets - before, subsets * end - before * begin]
+    columns = [
+        subsets * (end - begin),
+        subsets - before,
+        subsets * end - before * begin,
+    ]
     return np.where(x > 0, columns, 0.0).transpose(*range(1, x.ndim + 1), 0)
 
 
@@ -60,12 +68,18 @@ def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
 
 
 def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
-    """Fit costs ≥ 0 by least squares to `times` of a sample, `[K, N]`, 0 at levels not in use."""
+    """Fit costs ≥ 0 by least squares to `times` of a sample, `[K, N]`, 0 at levels not
+    in use.
+    """
     paid = _paid(model, partitions, sizes)
-    return Costs(*nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist())
+    return Costs(
+        *nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist()
+    )
 
 
-def predict(model: str, costs: Costs, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
+def predict(
+    model: str, costs: Costs, partition: ArrayLike, sizes: ArrayLike
+) -> np.ndarray:
     """Time of a sample at each level, `[..., N]`."""
     return _paid(model, partition, sizes) @ np.array(costs[: MODELS[model]])
 
@@ -77,7 +91,8 @@ def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndarray:
-    """Count the fewest operations at each level, `[N]`: a worker that keeps its cotangents.
+    """Count the fewest operations at each level, `[N]`: a worker that keeps its
+    cotangents.
 
     A cotangent stays at the last unit that was differentiated, and goes on from there.
     """
@@ -85,7 +100,9 @@ def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndar
     for n in np.flatnonzero(partition).tolist():
         last = units + partition[n] - 1
         whole = operations.own[units : last + 1].sum() + operations.reach[last]
-        found[n] = (n + 1) * whole - before * reached + (n + 1 - before) * operations.forward
+        found[n] = (
+            (n + 1) * whole - before * reached + (n + 1 - before) * operations.forward
+        )
         units, before, reached = last + 1, n + 1, operations.reach[last]
     return found
 
@@ -109,7 +126,9 @@ def expected_runtimes(
     partitions: ArrayLike,
     sizes: ArrayLike,
 ) -> np.ndarray:
-    """Return E max_n T_(N-n) y_n of a sample for `partitions`, `[K, N]`, exact for any y."""
+    """Return E max_n T_(N-n) y_n of a sample for `partitions`, `[K, N]`, exact for any
+    y.
+    """
     ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
     scale = ends.max() or 1.0  # all costs were 0
     return scale * np.asarray(_expected_max(law, jnp.asarray(ends / scale)))
@@ -119,5 +138,7 @@ def expected_runtimes(
 def _expected_max(law: bcgc.distributions.Distribution, ends: jax.Array) -> jax.Array:
     iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
     return jax.lax.map(
-        lambda work: iteration.expected_completion(Load(work)).value, ends, batch_size=256
+        lambda work: iteration.expected_completion(Load(work)).value,
+        ends,
+        batch_size=256,
     )

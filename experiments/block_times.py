@@ -1,6 +1,8 @@
-"""The time of each block of a gradient: operations by the compiler, and seconds on one core.
+"""The time of each block of a gradient: operations by the compiler, and seconds on one
+core.
 
-The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that has one core.
+The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that
+has one core.
 """
 
 import functools
@@ -23,7 +25,9 @@ from experiments.models import Model, PyTree
 
 
 class Blocks(NamedTuple):
-    """One partition, units at each level: `operations` `[B]`, and `cpu` seconds `[repeats, B]`."""
+    """One partition, units at each level: `operations` `[B]`, and `cpu` seconds
+    `[repeats, B]`.
+    """
 
     partition: tuple[int, ...]
     operations: np.ndarray
@@ -31,15 +35,16 @@ class Blocks(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """Counts by the compiler, on a subset's samples; units are in the order of the backward pass.
+    """Counts by the compiler, on a subset's samples; units are in the order of the
+    backward pass.
 
     Attributes:
       gradient: of the loss and its whole gradient, in one program.
       forward: of the forward pass that keeps what the backward pass needs.
       own: of a unit's own gradient, once the cotangent has come to it, `[U]`.
-      reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last unit but one
-        is counted with the last unit's own: no gradient tells them apart, and whoever wants the one
-        needs the other.
+      reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last
+        unit but one is counted with the last unit's own: no gradient tells them apart,
+        and whoever wants the one needs the other.
     """
 
     gradient: float
@@ -54,8 +59,8 @@ class Measured(NamedTuple):
     Attributes:
       title: of the model.
       samples: of a subset.
-      sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the last layer
-        first.
+      sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the
+        last layer first.
       operations: of the units, whoever computes them.
       cpu: seconds of the loss and its whole gradient in one program, `[repeats]`.
       blocks: what the worker takes, for each partition.
@@ -82,7 +87,9 @@ def measure_alone(
 
 
 def _stay_on_one_core(programs: str) -> None:
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    )
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", False)
     # Many programs are needed twice: run, and counted.
@@ -95,9 +102,11 @@ def _stay_on_one_core(programs: str) -> None:
 def measure(
     make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int
 ) -> Measured:
-    """Return the work of worker 0 for partitions of the layers, with as many levels as workers.
+    """Return the work of worker 0 for partitions of the layers, with as many levels as
+    workers.
 
-    In each repeat every partition has its turn: a machine that is busy for a while is so for all.
+    In each repeat every partition has its turn: a machine that is busy for a while is
+    so for all.
     """
     model, workers = make(), len(partitions[0])
     data = jax.tree.map(np.asarray, split_batch(model.batch, workers))
@@ -106,12 +115,19 @@ def measure(
     ready = []
     for counts in partitions:
         plan = coding_plan(
-            jax.random.key(0), model.params, np.array(counts), units="layers", order=order
+            jax.random.key(0),
+            model.params,
+            np.array(counts),
+            units="layers",
+            order=order,
         )
         duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
         ready.append(WorkerProcess(duty, 0, {j: subsets[j] for j in plan.held(0)}))
         ready[-1].warm_up()
-    whole, leaves = jax.jit(jax.value_and_grad(model.loss)), jax.tree.leaves(model.params)
+    whole, leaves = (
+        jax.jit(jax.value_and_grad(model.loss)),
+        jax.tree.leaves(model.params),
+    )
     jax.block_until_ready(whole(model.params, subsets[0]))
     alone, times = [], [[] for _ in ready]  # type: ignore[var-annotated]
     for _ in range(repeats):
@@ -134,7 +150,9 @@ def measure(
 
 
 def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
-    """Time each block of an iteration, `[B]`, in CPU seconds; messages are then on the host."""
+    """Time each block of an iteration, `[B]`, in CPU seconds; messages are then on the
+    host.
+    """
     clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
         clocks.append(time.process_time())
@@ -142,27 +160,41 @@ def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
 
 
 def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
-    """Count the operations of each task, `[tasks]`, in the worker's programs after `warm_up`."""
-    # The programs are the worker's own affair; what they cost is not to be found in any copy of
-    # them.
+    """Count the operations of each task, `[tasks]`, in the worker's programs after
+    `warm_up`.
+    """
+    # The programs are the worker's own affair; what they cost is not to be found in any
+    # copy of them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
     plan, params = worker.plan, jax.tree.leaves(worker.duty.params)
     known: dict[int, int] = {}  # how far the passes of the subsets are
-    counted = functools.cache(lambda program: _count(program.run, *(v.aval for v in program.takes)))
+    counted = functools.cache(
+        lambda program: _count(program.run, *(v.aval for v in program.takes))
+    )
     counts = []
     for block, held in plan.tasks(worker.index):
         leaves = [params[piece.leaf] for piece in plan.blocks[block].pieces]
         weights, gradients = np.ones(len(held)), [leaves] * len(held)
-        counts.append(_count(worker._encode, block, worker._rows[block], weights, gradients))
+        counts.append(
+            _count(worker._encode, block, worker._rows[block], weights, gradients)
+        )
         for subset in held:
-            counts[-1] += sum(counted(program) for program in cut.due(known.get(subset, 0), block))
+            counts[-1] += sum(
+                counted(program) for program in cut.due(known.get(subset, 0), block)
+            )
             known[subset] = max(known.get(subset, 0), block + 1)
     return np.array(counts)
 
 
-def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> Operations:
-    """Take costs from programs for each unit's gradient alone, and of all units up to it."""
-    forward = jax.jit(lambda params, batch: jax.vjp(lambda p: model.loss(p, batch), params))
+def operations_of_units(
+    model: Model, samples: PyTree, order: Sequence[int]
+) -> Operations:
+    """Take costs from programs for each unit's gradient alone, and of all units up to
+    it.
+    """
+    forward = jax.jit(
+        lambda params, batch: jax.vjp(lambda p: model.loss(p, batch), params)
+    )
     value, pull = jax.eval_shape(forward, model.params, samples)
 
     def backward(leaves: Sequence[int]) -> float:
@@ -174,7 +206,9 @@ def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> 
 
     units = _leaves_of_units(model.params, order)
     alone = np.array([backward(unit) for unit in units])
-    together = np.array([backward(list(chain(*units[: k + 1]))) for k in range(len(units))])
+    together = np.array(
+        [backward(list(chain(*units[: k + 1]))) for k in range(len(units))]
+    )
     # The cotangent takes the same way for a unit alone as for all up to it.
     own = np.append(np.diff(together - alone), 0.0)
     reach = alone - own
@@ -183,17 +217,23 @@ def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> 
     own[-1] = alone[-1] - reach[-1]
     whole = jax.jit(jax.value_and_grad(model.loss))
     return Operations(
-        _count(whole, model.params, samples), _count(forward, model.params, samples), own, reach
+        _count(whole, model.params, samples),
+        _count(forward, model.params, samples),
+        own,
+        reach,
     )
 
 
 def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of each layer's leaves, as `unit_sizes` of "layers" adds them up."""
+    """Return the numbers of each layer's leaves, as `unit_sizes` of "layers" adds them
+    up.
+    """
     leaves = jax.tree.leaves(params)
     ends = np.cumsum(unit_sizes(params, "layers", order))
     of = np.searchsorted(ends, np.cumsum([np.size(leaves[leaf]) for leaf in order]))
     return [
-        [leaf for leaf, k in zip(order, of, strict=True) if k == unit] for unit in range(len(ends))
+        [leaf for leaf, k in zip(order, of, strict=True) if k == unit]
+        for unit in range(len(ends))
     ]
 
 

@@ -1,15 +1,17 @@
-"""Compute that nobody can interrupt: the worth of redundancy on processes that end each chunk.
+"""Compute that nobody can interrupt: the worth of redundancy on processes that end each
+chunk.
 
-The layers of a small network sleep, forward and backward, in proportion to their samples. So a
-chunk takes time, and "stop" does not end it. Workers are equal, or each is five times as slow in
-one of seven seconds. Some pause. Then real matrix products: two workers have a core each, and on
-one another program computes.
+The layers of a small network sleep, forward and backward, in proportion to their
+samples. So a chunk takes time, and "stop" does not end it. Workers are equal, or each
+is five times as slow in one of seven seconds. Some pause. Then real matrix products:
+two workers have a core each, and on one another program computes.
 
-Schemes are trained one after the other. Their seconds are held against two predictions, from the
-times that the passes of the first one took: for workers that are free when a step ends, and for
-steps in a row, where each first ends what it does. Work sharing is predicted with what a chunk
-costs beside its pass, as equal workers show it: a question, its answer, and a call of the program.
-Twenty minutes; nothing else should run beside it.
+Schemes are trained one after the other. Their seconds are held against two predictions,
+from the times that the passes of the first one took: for workers that are free when a
+step ends, and for steps in a row, where each first ends what it does. Work sharing is
+predicted with what a chunk costs beside its pass, as equal workers show it: a question,
+its answer, and a call of the program. Twenty minutes; nothing else should run beside
+it.
 """
 
 import contextlib
@@ -29,7 +31,14 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
+from bcgc_jax.cluster import (
+    ClosedLoop,
+    Cluster,
+    ClusterTraining,
+    Run,
+    Told,
+    train_on_cluster,
+)
 from bcgc_jax.cluster.planning import scheme_for
 from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from experiments.cluster import on_processes, successive
@@ -47,7 +56,15 @@ ROUND_TRIPS = 40
 # Seconds between two naps of a pass, at most.
 GAP = 0.01
 LOOP = "ClosedLoop()"
-METHODS = ("uncoded", "optimal", "cyclic:2", "nested:2", "sharing:2:8", "sharing:3:8", LOOP)
+METHODS = (
+    "uncoded",
+    "optimal",
+    "cyclic:2",
+    "nested:2",
+    "sharing:2:8",
+    "sharing:3:8",
+    LOOP,
+)
 EQUAL = ("uncoded", "sharing:2:8", LOOP)
 # Two workers that pause at once may be all that store a chunk twice: then all wait.
 PAUSING = ("uncoded", "sharing:2:8", "sharing:3:8")
@@ -57,9 +74,11 @@ _WIDTHS, _SAMPLES = (512,) * 7, 512
 
 
 class Setting(NamedTuple):
-    """Workers and their training: `slower` times as slow in a slow second; None for real products.
+    """Workers and their training: `slower` times as slow in a slow second; None for
+    real products.
 
-    With `pauses` so many of the chunks, ten a subset, begin 2 to 10 subsets' times late.
+    With `pauses` so many of the chunks, ten a subset, begin 2 to 10 subsets' times
+    late.
     """
 
     name: str
@@ -83,8 +102,12 @@ def run(
     pauses: float = PAUSES,
     real: bool = True,
 ) -> None:
-    """Run `steps` of workers slow at random, `equal_steps` of equal ones; `subset` in seconds."""
-    settings = [Setting("slow at random", count, SLOWER, steps, methods) for count in workers]
+    """Run `steps` of workers slow at random, `equal_steps` of equal ones; `subset` in
+    seconds.
+    """
+    settings = [
+        Setting("slow at random", count, SLOWER, steps, methods) for count in workers
+    ]
     settings += [Setting("equal", workers[0], 1.0, equal_steps, equal)]
     if pauses:
         settings += [Setting("pauses", workers[-1], 1.0, equal_steps, PAUSING, pauses)]
@@ -106,10 +129,13 @@ def run(
             assert first is not None
             round_trip = round_trips.get(setting.workers, 0.0)
             predicted = _predicted(seed, setting, subset, method, first, round_trip)
-            rows.append(_row(setting, method, found, first, predicted) | {"round_trip": round_trip})
+            rows.append(
+                _row(setting, method, found, first, predicted)
+                | {"round_trip": round_trip}
+            )
     print_table(
-        "Seconds of a step; nobody interrupts a pass; against the first scheme for the same "
-        "workers",
+        "Seconds of a step; nobody interrupts a pass; against the first scheme for "
+        "the same workers",
         (
             "workers",
             "N",
@@ -125,7 +151,10 @@ def run(
     )
     print("\nlimit: all work spread perfectly in each step, against the first scheme.")
     for count, seconds in round_trips.items():
-        print(f"Beside its pass a chunk costs {1e3 * seconds:.1f} ms with {count} workers.")
+        print(
+            f"Beside its pass a chunk costs {1e3 * seconds:.1f} ms with {count} "
+            "workers."
+        )
     save(out, {"busy": rows})
 
 
@@ -148,7 +177,8 @@ def _row(
         "standard_error": seconds.std(ddof=1) / np.sqrt(setting.steps),
         "against_first": seconds.mean() / first.seconds.mean(),
         "limit": float(
-            np.mean(setting.workers / np.sum(1 / passes, axis=1)) / np.mean(passes.max(axis=1))
+            np.mean(setting.workers / np.sum(1 / passes, axis=1))
+            / np.mean(passes.max(axis=1))
         ),
     }
 
@@ -163,7 +193,9 @@ def _printed(row: dict[str, Any]) -> list[object]:
 
 
 def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
-    """Seconds of each worker's subset in each step, `[K, N]`, of a training without redundancy."""
+    """Seconds of each worker's subset in each step, `[K, N]`, of a training without
+    redundancy.
+    """
     seconds = np.zeros((len(found.seconds), workers))
     for item in found.work:
         seconds[item.iteration, item.worker] += item.seconds
@@ -171,7 +203,9 @@ def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
 
 
 def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
-    """Return mean seconds that a chunk takes beside its pass, from reports of equal workers."""
+    """Return mean seconds that a chunk takes beside its pass, from reports of equal
+    workers.
+    """
     setting = Setting("equal", cluster.size, 1.0, ROUND_TRIPS, ())
     work = trained(cluster, seed, setting, "sharing:2:8", subset).work
     heard: dict[tuple[int, int], float] = {}
@@ -198,11 +232,15 @@ def _cycle_times(passes: np.ndarray) -> bcgc.Empirical:
 
 
 def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
-    return _problem(workers, _cycle_times(np.array([1.0] * (ONE_OF - 1) + [slower]) * subset))
+    return _problem(
+        workers, _cycle_times(np.array([1.0] * (ONE_OF - 1) + [slower]) * subset)
+    )
 
 
 def _told(setting: Setting, method: str, subset: float) -> Told:
-    """Plan whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
+    """Plan whole leaves: a pass that computes a part of a leaf's gradient computes all
+    of it.
+    """
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
     options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
@@ -217,10 +255,11 @@ def _predicted(
     first: ClusterTraining,
     round_trip: float,
 ) -> tuple[float, float] | None:
-    """Return seconds of a step if all were free, and in a row, with passes of the first scheme.
+    """Return seconds of a step if all were free, and in a row, with passes of the first
+    scheme.
 
-    Of the plan that is trained with. None of a loop, of workers that are unlike, and where they
-    pause.
+    Of the plan that is trained with. None of a loop, of workers that are unlike, and
+    where they pause.
     """
     if method == LOOP or setting.slower is None or setting.pauses:
         return None
@@ -236,7 +275,9 @@ def _predicted(
     scheme = scheme_for(key, told, range(setting.workers), _params(seed), None)
     times = np.asarray(law.sample(key, (DRAWN, setting.workers)), float)
     free = [scheme.plan.completed(scheme.pace(0.0, row)).max() for row in times]
-    return float(np.mean(free)), float(successive(scheme, times, f"chunk:{CHUNKS}").mean())
+    return float(np.mean(free)), float(
+        successive(scheme, times, f"chunk:{CHUNKS}").mean()
+    )
 
 
 def _params(seed: int) -> list[np.ndarray]:
@@ -270,18 +311,27 @@ def trained(
         samples = setting.workers * SAMPLES_OF_A_WORKER
         data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
         # A third forward, and two backward; but none for the slope of the data.
-        unit, pauses = subset / SAMPLES_OF_A_WORKER, 10 * setting.pauses / SAMPLES_OF_A_WORKER
-        loss = sleeping_loss(unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset)
+        unit, pauses = (
+            subset / SAMPLES_OF_A_WORKER,
+            10 * setting.pauses / SAMPLES_OF_A_WORKER,
+        )
+        loss = sleeping_loss(
+            unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset
+        )
     plans: Any = ClosedLoop() if method == LOOP else told
     alone = contextlib.nullcontext(before_step)
     with _beside_a_load() if setting.slower is None else alone as before:
         run = Run(cluster, before_step=before)
-        return train_on_cluster(key, loss, plans, run, params, data, optax.sgd(1e-2), setting.steps)
+        return train_on_cluster(
+            key, loss, plans, run, params, data, optax.sgd(1e-2), setting.steps
+        )
 
 
 @contextlib.contextmanager
 def _beside_a_load() -> Iterator[BeforeStep]:
-    """Give each worker one core of this machine; the first shares it with another program."""
+    """Give each worker one core of this machine; the first shares it with another
+    program.
+    """
     cores = sorted(os.sched_getaffinity(0))[:2]
     spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.sched_setaffinity(spins.pid, cores[:1])
@@ -302,11 +352,13 @@ def _beside_a_load() -> Iterator[BeforeStep]:
 def sleeping_loss(
     unit: float, slower: float, seed: int, pauses: float = 0.0, pause: float = 0.0
 ) -> Callable[[Any, Any], Any]:
-    """A loss whose layers take `unit` seconds a sample for each of the three parts of a pass.
+    """A loss whose layers take `unit` seconds a sample for each of the three parts of a
+    pass.
 
-    The naps of a pass follow each other at once, whatever the program does between them: so a pass
-    takes as long as its samples say, however few they are. For each sample there is so small a
-    probability `pauses` that the pass begins 2 to 10 times `pause` seconds late.
+    The naps of a pass follow each other at once, whatever the program does between
+    them: so a pass takes as long as its samples say, however few they are. For each
+    sample there is so small a probability `pauses` that the pass begins 2 to 10 times
+    `pause` seconds late.
     """
     ended = [0.0]  # when the last nap of this process has
     # by process: the master calls the loss too, before it is sent
@@ -319,7 +371,9 @@ def sleeping_loss(
         follows = not begins and now - ended[0] < GAP
         ended[0] = (ended[0] if follows else now) + unit * slow * len(x)
         if pauses and begins:
-            draw = draws.setdefault(os.getpid(), np.random.default_rng([seed, os.getpid()]))
+            draw = draws.setdefault(
+                os.getpid(), np.random.default_rng([seed, os.getpid()])
+            )
             if draw.random() < pauses * len(x):
                 ended[0] += pause * draw.uniform(2, 10)
         time.sleep(max(ended[0] - time.perf_counter(), 0))
@@ -339,16 +393,22 @@ def sleeping_loss(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sleeping_layer(busy: Callable[..., Any], begins: bool, weights: Any, x: Any) -> Any:
+def _sleeping_layer(
+    busy: Callable[..., Any], begins: bool, weights: Any, x: Any
+) -> Any:
     return busy(jnp.tanh(x @ weights), begins)
 
 
-def _forward(busy: Callable[..., Any], begins: bool, weights: Any, x: Any) -> tuple[Any, Any]:
+def _forward(
+    busy: Callable[..., Any], begins: bool, weights: Any, x: Any
+) -> tuple[Any, Any]:
     y = _sleeping_layer(busy, begins, weights, x)
     return y, (weights, x, y)
 
 
-def _backward(busy: Callable[..., Any], begins: bool, kept: Any, slope: Any) -> tuple[Any, Any]:
+def _backward(
+    busy: Callable[..., Any], begins: bool, kept: Any, slope: Any
+) -> tuple[Any, Any]:
     weights, x, y = kept
     slope = slope * (1 - y * y)
     return x.T @ busy(slope), busy(slope @ weights.T)

@@ -1,9 +1,10 @@
-"""The cost of chunks in an undisturbed step: a worker's time against that of whole passes.
+"""The cost of chunks in an undisturbed step: a worker's time against that of whole
+passes.
 
-A worker of a code computes the gradients of two subsets, by a dense network of six layers of 512 ×
-512 and by a small convolutional net, with one thread on one core. Its times are the processor's, so
-that other programs matter little, and each is held against that of whole passes in the same round.
-Three minutes.
+A worker of a code computes the gradients of two subsets, by a dense network of six
+layers of 512 × 512 and by a small convolutional net, with one thread on one core. Its
+times are the processor's, so that other programs matter little, and each is held
+against that of whole passes in the same round. Three minutes.
 """
 
 import os
@@ -43,13 +44,23 @@ def run(
     tasks = [(name, size) for name, sizes in samples.items() for size in sizes]
     rows: list[dict[str, Any]] = []
     for name, size in each(tasks, "timing"):
-        model = perceptron([width] * 7, size) if name == "dense" else convolutional(size)
+        model = (
+            perceptron([width] * 7, size) if name == "dense" else convolutional(size)
+        )
         whole, ratios = _times(model, chunks, seconds)
         rows.append({"model": name, "samples": size, "whole_seconds": whole, **ratios})
-    title = "A worker's processor time with passes over chunks, against whole passes; medians"
+    title = (
+        "A worker's processor time with passes over chunks, against whole passes; "
+        "medians"
+    )
     print_table(
         title,
-        ["model", "samples of a subset", "whole passes (s)", *(f"{c} chunks" for c in chunks[1:])],
+        [
+            "model",
+            "samples of a subset",
+            "whole passes (s)",
+            *(f"{c} chunks" for c in chunks[1:]),
+        ],
         [
             (
                 *(row["model"], row["samples"], number(row["whole_seconds"], 3)),
@@ -61,16 +72,28 @@ def run(
     save(out, {"chunk_costs": rows})
 
 
-def _times(model: Model, chunks: Sequence[int], seconds: float) -> tuple[float, dict[str, float]]:
-    """Return the time of a step of whole passes, and of other `chunks` against it in a round."""
+def _times(
+    model: Model, chunks: Sequence[int], seconds: float
+) -> tuple[float, dict[str, float]]:
+    """Return the time of a step of whole passes, and of other `chunks` against it in a
+    round.
+    """
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
-    plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), model.params, [0, count]))
+    plan = jax.tree.map(
+        np.asarray, coding_plan(jax.random.key(0), model.params, [0, count])
+    )
     subsets: dict[int, Any] = {0: model.batch, 1: model.batch}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(model.params)]
 
     def worker(parts: int) -> WorkerProcess:
         duty = Duty(
-            model.loss, replace(plan, chunks=parts), model.params, np.ones(2), None, 0, False
+            model.loss,
+            replace(plan, chunks=parts),
+            model.params,
+            np.ones(2),
+            None,
+            0,
+            False,
         )
         return WorkerProcess(duty, 0, subsets)
 

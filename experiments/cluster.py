@@ -1,16 +1,18 @@
-"""Schemes side by side on worker processes: wall clock against prediction, and through faults.
+"""Schemes side by side on worker processes: wall clock against prediction, and through
+faults.
 
-N = 8 processes on this machine train softmax regression on the handwritten digits. They are slowed
-on purpose: each worker sends its blocks at the pace of a cycle time that is drawn for it in each
-iteration (the paper's law, rate 1e-3, shift 50; the same draws for all schemes). As real compute,
-this slowness cannot be interrupted within the pass of a subset: who is in one when an iteration
-ends begins the next one late. Passes are whole, as the package has them for subsets of so few
-samples: eight chunks of each would keep two cores busy for longer than the slowness lasts.
+N = 8 processes on this machine train softmax regression on the handwritten digits. They
+are slowed on purpose: each worker sends its blocks at the pace of a cycle time that is
+drawn for it in each iteration (the paper's law, rate 1e-3, shift 50; the same draws for
+all schemes). As real compute, this slowness cannot be interrupted within the pass of a
+subset: who is in one when an iteration ends begins the next one late. Passes are whole,
+as the package has them for subsets of so few samples: eight chunks of each would keep
+two cores busy for longer than the slowness lasts.
 
-So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean
-of iterations one after the other, in which each worker ends its pass first. The measured time is
-held against the second. Then once more, with a worker killed at a third of the run and another
-stopped at two thirds. A quarter of an hour.
+So there are two predictions: E τ̂, as if all workers were free when an iteration ends,
+and the mean of iterations one after the other, in which each worker ends its pass
+first. The measured time is held against the second. Then once more, with a worker
+killed at a third of the run and another stopped at two thirds. A quarter of an hour.
 """
 
 import dataclasses
@@ -28,7 +30,13 @@ from jax import Array
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax._pytree import replace
-from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run, train_on_cluster
+from bcgc_jax.cluster import (
+    Cluster,
+    ClusterTraining,
+    InjectedDelay,
+    Run,
+    train_on_cluster,
+)
 from bcgc_jax.cluster.planning import Told, scheme_for
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme
 from bcgc_jax.plans.passes import in_a_row
@@ -61,11 +69,15 @@ DRAWN = ("uncoded", "single_block", "optimal", "nested", "sharing:2")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
 WORKERS = 8
-# Iterations in which all workers keep the same pace: what they take beyond it is the overhead.
+# Iterations in which all workers keep the same pace: what they take beyond it is the
+# overhead.
 _EVEN = 30
 # Iterations, one after the other, that the second prediction is the mean of.
 _SUCCESSIVE = 2000
-SLOWNESS = "slowed on purpose: shifted exponential, rate 1e-3, shift 50; no pass is interrupted"
+SLOWNESS = (
+    "slowed on purpose: shifted exponential, rate 1e-3, shift 50; no pass is "
+    "interrupted"
+)
 _MARK: Any = {"markersize": 7, "markeredgewidth": 1.6, "linestyle": "", "zorder": 3}
 FAULTS: Mapping[str, Any] = {
     "killed": _MARK | {"marker": "x"},
@@ -92,13 +104,17 @@ def run(
     methods: Sequence[str] = METHODS,
     disturbed: Sequence[str] = METHODS,
 ) -> None:
-    """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
+    """`seconds` is the expected iteration of the optimal scheme, `patience` that of the
+    master.
+    """
     problem = digits.digits_problem(LAW, workers, MODEL)
     best = float(bcgc.solve(problem).rounded_runtime)
     pace = InjectedDelay(LAW, seconds / best)
     same = np.full((1, workers), float(LAW.mean()))
     even = InjectedDelay(same, pace.seconds)
-    drawn = np.asarray(LAW.sample(jax.random.key(seed + 1), (_SUCCESSIVE, workers)), float)
+    drawn = np.asarray(
+        LAW.sample(jax.random.key(seed + 1), (_SUCCESSIVE, workers)), float
+    )
     busy: dict[str, float] = {}
     overheads: dict[str, float] = {}
     runs: dict[tuple[str, bool], Found] = {}
@@ -117,10 +133,14 @@ def run(
             if kind == "faults":
                 run = dataclasses.replace(run, before_step=disturb)
             count = _EVEN if kind == "even" else steps
-            found = train_on_processes(jax.random.key(seed), run, problem, method, count)
+            found = train_on_processes(
+                jax.random.key(seed), run, problem, method, count
+            )
             if kind == "even":
                 scheme = _scheme(problem, method)
-                alike = successive(scheme, pace.seconds * np.repeat(same, count, axis=0))
+                alike = successive(
+                    scheme, pace.seconds * np.repeat(same, count, axis=0)
+                )
                 overheads[method] = float(found[1].seconds.mean() - alike.mean())
                 busy[method] = float(successive(scheme, pace.seconds * drawn).mean())
             else:
@@ -131,9 +151,15 @@ def run(
     ]
     _print(rows, steps)
     courses = [
-        row for (method, faults), found in runs.items() for row in _course(method, faults, found)
+        row
+        for (method, faults), found in runs.items()
+        for row in _course(method, faults, found)
     ]
-    save(out, {"cluster": rows, "cluster_steps": courses}, {"cluster": draw(rows, courses)})
+    save(
+        out,
+        {"cluster": rows, "cluster_steps": courses},
+        {"cluster": draw(rows, courses)},
+    )
 
 
 def train_on_processes(
@@ -144,7 +170,9 @@ def train_on_processes(
     The same key gives every scheme the same start and draws of the pace.
     """
     assert run.pace is not None
-    data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
+    data = jax.tree.map(
+        np.asarray, digits.load_digits(int(np.asarray(problem.num_workers)))
+    )
     start_key, train_key = jax.random.split(key)
 
     @jax.jit
@@ -166,12 +194,16 @@ def train_on_processes(
     )
     solution = bcgc.solve(problem, scheme, key=train_key)
     expected = run.pace.seconds * float(solution.rounded_runtime)
-    course = (np.array([training.metrics[name]], float) for name in ("loss", "accuracy"))
+    course = (
+        np.array([training.metrics[name]], float) for name in ("loss", "accuracy")
+    )
     return DigitsRun(method, expected, np.array([training.clock]), *course), training
 
 
 def on_processes(method: str) -> Method:
-    """The method as processes do it, to predict their steps: sharing ends with the sums."""
+    """The method as processes do it, to predict their steps: sharing ends with the
+    sums.
+    """
     found = method_of(method)
     return replace(found, ends="sums") if isinstance(found, Sharing) else found
 
@@ -180,11 +212,17 @@ def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
     """A plan as the training has it, but for the draws of its search."""
     told = Told(problem, on_processes(method), {"order": digits.digits_order(MODEL)})
     key, params = jax.random.key(0), digits.initial_params(jax.random.key(0), MODEL)
-    return scheme_for(key, told, range(int(np.asarray(problem.num_workers))), params, None)
+    return scheme_for(
+        key, told, range(int(np.asarray(problem.num_workers))), params, None
+    )
 
 
-def successive(scheme: TrainingScheme, times: np.ndarray, unit: str = "subset") -> np.ndarray:
-    """Return τ of iterations in a row, `[K]`, of times `[K, N]`: each ends its `unit` first."""
+def successive(
+    scheme: TrainingScheme, times: np.ndarray, unit: str = "subset"
+) -> np.ndarray:
+    """Return τ of iterations in a row, `[K]`, of times `[K, N]`: each ends its `unit`
+    first.
+    """
     if isinstance(scheme, SharedScheme):
         return _shared(scheme, times)
 
@@ -206,7 +244,9 @@ def _shared(scheme: SharedScheme, times: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) -> dict[str, Any]:
+def _row(
+    method: str, faults: bool, found: Found, overhead: float, busy: float
+) -> dict[str, Any]:
     course, training = found
     return {
         "method": method,
@@ -215,7 +255,9 @@ def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) 
         "busy_seconds": busy,
         "drawn_seconds": float(training.paced.mean()),
         "measured_seconds": float(training.seconds.mean()),
-        "standard_error": float(training.seconds.std(ddof=1) / np.sqrt(training.seconds.size)),
+        "standard_error": float(
+            training.seconds.std(ddof=1) / np.sqrt(training.seconds.size)
+        ),
         "overhead_seconds": overhead,
         "longest_seconds": float(training.seconds.max()),
         "total_seconds": float(training.seconds.sum()),
@@ -239,22 +281,26 @@ def _course(method: str, faults: bool, found: Found) -> list[dict[str, Any]]:
 
 
 def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
-    plain = sorted((r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"])
+    plain = sorted(
+        (r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"]
+    )
     lines = []
     for row in plain:
         names = ("predicted", "drawn", "busy", "measured", "overhead")
         seconds = [number(row[f"{k}_seconds"], 3) for k in names]
         seconds.insert(4, number(row["standard_error"], 2))
-        ratio = row["measured_seconds"] / (row["busy_seconds"] + row["overhead_seconds"])
+        ratio = row["measured_seconds"] / (
+            row["busy_seconds"] + row["overhead_seconds"]
+        )
         lines.append([row["method"], *seconds, f"{ratio:.3f}"])
     print(f"Workers are {SLOWNESS}.")
     print(
-        "predicted, drawn: as if all were free when a step ends; busy: predicted, each ends its "
-        "pass first\n"
+        "predicted, drawn: as if all were free when a step ends; busy: predicted, each "
+        "ends its pass first\n"
     )
     title = (
-        f"Seconds of a step, means of {steps}; overhead: time beyond busy, if all keep the "
-        "same pace"
+        f"Seconds of a step, means of {steps}; overhead: time beyond busy, if all keep "
+        "the same pace"
     )
     columns = (
         "predicted",
@@ -266,18 +312,25 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         ("measured / (busy + overhead)"),
     )
     print_table(title, ["scheme", *columns], lines)
-    measured = [row["measured_seconds"] for row in sorted(plain, key=lambda r: r["busy_seconds"])]
+    measured = [
+        row["measured_seconds"]
+        for row in sorted(plain, key=lambda r: r["busy_seconds"])
+    ]
     ordered = "are" if measured == sorted(measured) else "are not"
     print(f"\nThe schemes {ordered} in the predicted order.")
     without, lines = {row["method"]: row for row in plain}, []
-    for row in sorted((r for r in rows if r["faults"]), key=lambda r: r["total_seconds"]):
+    for row in sorted(
+        (r for r in rows if r["faults"]), key=lambda r: r["total_seconds"]
+    ):
         same = without[row["method"]]
         seconds = [
             number(row["total_seconds"]),
             number(same["total_seconds"]),
             number(row["longest_seconds"], 3),
         ]
-        lines.append([row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"])
+        lines.append(
+            [row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"]
+        )
     title = "The same with one worker killed at a third and one stopped at two thirds"
     header = [
         "scheme",
@@ -289,8 +342,12 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(title, header, lines)
 
 
-def draw(rows: Iterable[Mapping[str, Any]], courses: Iterable[Mapping[str, Any]]) -> "Figure":
-    """Draw the figure anew from rows of cluster.csv and cluster_steps.csv, which may be words."""
+def draw(
+    rows: Iterable[Mapping[str, Any]], courses: Iterable[Mapping[str, Any]]
+) -> "Figure":
+    """Draw the figure anew from rows of cluster.csv and cluster_steps.csv, which may be
+    words.
+    """
     figure, (left, right) = plotting.new_figure(1, 2, size=(7.6, 4.8))
     handles = _draw_times(left, [row for row in rows if str(row["faults"]) == "False"])
     handles += _draw_courses(right, [row for row in courses if row["method"] in DRAWN])
@@ -303,12 +360,16 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Measured and predicted; what the legend says."""
     places = np.arange(len(rows))[::-1]
     names = ("measured", "standard_error", "predicted", "busy", "overhead")
-    columns = [name if name == "standard_error" else f"{name}_seconds" for name in names]
+    columns = [
+        name if name == "standard_error" else f"{name}_seconds" for name in names
+    ]
     measured, error, free, busy, overhead = np.array(
         [[float(row[c]) for c in columns] for row in rows]
     ).T
     styles = [plotting.style(row["method"]) for row in rows]
-    axes.barh(places, measured, color=[look.color for look in styles], alpha=0.45, height=0.6)
+    axes.barh(
+        places, measured, color=[look.color for look in styles], alpha=0.45, height=0.6
+    )
     bars: Any = {
         "capsize": 3,
         "linestyle": "",
@@ -320,34 +381,50 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     first = "predicted, if all were free at once"
     second = "predicted, each ends its pass first, + overhead"
     handles += axes.plot(free, places, **marks, markeredgewidth=2.4, label=first)
-    handles += axes.plot(busy + overhead, places, **marks, markeredgewidth=0.9, label=second)
+    handles += axes.plot(
+        busy + overhead, places, **marks, markeredgewidth=0.9, label=second
+    )
     axes.set_yticks(places, [look.label for look in styles])
     axes.grid(False, axis="y")
     axes.set_xlim(left=0)
-    plotting.label_axes(axes, "mean time of a step (s)", "", title="(a) steps without faults")
+    plotting.label_axes(
+        axes, "mean time of a step (s)", "", title="(a) steps without faults"
+    )
     return handles
 
 
 def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Draw losses through the faults, and where training without faults ends; name the lines."""
+    """Draw losses through the faults, and where training without faults ends; name the
+    lines.
+    """
     handles = []
     for (method, faults), course in grouped(
         courses, lambda row: (row["method"], str(row["faults"]))
     ).items():
         look, events = plotting.style(method), [row["event"] for row in course]
-        clock, loss = ([float(row[name]) for row in course] for name in ("clock", "loss"))
+        clock, loss = (
+            [float(row[name]) for row in course] for name in ("clock", "loss")
+        )
         if faults == "False":
             axes.plot(clock[-1], loss[-1], **looks.points(look) | FINISH)
             continue
         handles += axes.plot(clock, loss, **plotting.curve(look) | {"marker": ""})
         for event, mark in FAULTS.items():
-            axes.plot(clock, loss, markevery=[events.index(event)], color=look.color, **mark)
+            axes.plot(
+                clock, loss, markevery=[events.index(event)], color=look.color, **mark
+            )
     handles += [
-        axes.plot([], [], color="0.35", label=label, **mark)[0] for label, mark in MARKS.items()
+        axes.plot([], [], color="0.35", label=label, **mark)[0]
+        for label, mark in MARKS.items()
     ]
     title = "(b) one training, through two faults"
     looks.label_axes(
-        axes, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
+        axes,
+        "wall clock (s)",
+        "training loss (nats)",
+        title=title,
+        log="y",
+        y_ticks=LOSS_TICKS,
     )
     axes.set_xlim(left=0)
     return handles

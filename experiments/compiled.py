@@ -1,10 +1,11 @@
 """Work sharing inside one compiled program: steps of four workers, equal and slow ones.
 
-A chunk takes a nap of 20 ms, and matrix products; the last one of each subset is cut into a half
-and two quarters. A slow worker takes five times as long, each in a seventh of the steps. Workers
-are devices of one process, whose coordinator is in memory, or processes. Beside them is the same
-loop in Python, and the limit of every exact scheme with that storage. Each gradient is compared
-with one that is computed at once. Four minutes; nothing else should run beside it.
+A chunk takes a nap of 20 ms, and matrix products; the last one of each subset is cut
+into a half and two quarters. A slow worker takes five times as long, each in a seventh
+of the steps. Workers are devices of one process, whose coordinator is in memory, or
+processes. Beside them is the same loop in Python, and the limit of every exact scheme
+with that storage. Each gradient is compared with one that is computed at once. Four
+minutes; nothing else should run beside it.
 """
 
 import json
@@ -27,7 +28,9 @@ KINDS = "equal", "slow"
 
 
 class Case(NamedTuple):
-    """How many processes there are, whether each loops in Python, and the subsets stored."""
+    """How many processes there are, whether each loops in Python, and the subsets
+    stored.
+    """
 
     processes: int
     in_python: bool
@@ -52,7 +55,9 @@ CASES = (
 )
 
 
-def run(out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = STEPS) -> None:
+def run(
+    out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = STEPS
+) -> None:
     tasks = [(kind, case) for kind in KINDS for case in cases]
     rows: list[dict[str, Any]] = []
     uncoded: dict[str, float] = {}
@@ -71,11 +76,19 @@ def run(out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int =
         }
         rows.append(row)
     print_table(
-        f"Seconds of a step of four workers, mean of {steps - 1}; all gradients are exact",
+        (
+            f"Seconds of a step of four workers, mean of {steps - 1}; all gradients "
+            "are exact"
+        ),
         ["workers", "where", "scheme", "seconds", "± s.e.", "of uncoded", "limit"],
         [
             [
-                *(row["workers"], row["where"], row["scheme"], number(row["seconds"], 3)),
+                *(
+                    row["workers"],
+                    row["where"],
+                    row["scheme"],
+                    number(row["seconds"], 3),
+                ),
                 *(number(row["standard_error"], 2), f"{row['of_uncoded']:.3f}"),
                 number(row["limit"], 3),
             ]
@@ -86,7 +99,9 @@ def run(out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int =
 
 
 def limit(kind: str, case: Case, seed: int, steps: int) -> float:
-    """The least seconds of a step that any exact scheme with this storage needs, as a mean."""
+    """The least seconds of a step that any exact scheme with this storage needs, as a
+    mean.
+    """
     alone = least_alone(WORKERS, case.stored)
     drawn = paces(kind, seed, steps, SUBSET)[1:]
     bounds = jax.vmap(lambda times: storage_bound(None, times, alone))(drawn)
@@ -95,7 +110,13 @@ def limit(kind: str, case: Case, seed: int, steps: int) -> float:
 
 def measured(kind: str, case: Case, seed: int, steps: int) -> list[float]:
     """Seconds of each step after the first, by process 0."""
-    spec = {"kind": kind, "seed": seed, "steps": steps, "subset": SUBSET, "ports": free_ports(2)}
+    spec = {
+        "kind": kind,
+        "seed": seed,
+        "steps": steps,
+        "subset": SUBSET,
+        "ports": free_ports(2),
+    }
     spec |= {"processes": case.processes, "loop": case.in_python, "stored": case.stored}
     specs = [{**spec, "rank": rank} for rank in range(case.processes)]
     devices = WORKERS // case.processes
@@ -109,11 +130,15 @@ def measured(kind: str, case: Case, seed: int, steps: int) -> list[float]:
 
 def figure(rows: list[dict[str, Any]]) -> Any:
     """Bars as measured, with two standard errors, and the limit of each storage."""
-    figure, axes = plotting.new_figure(1, len(KINDS), size=(7.2, 3.2), sharex=True, sharey=True)
+    figure, axes = plotting.new_figure(
+        1, len(KINDS), size=(7.2, 3.2), sharex=True, sharey=True
+    )
     for place, kind in zip(axes, KINDS, strict=True):
         drawn = _draw(place, [row for row in rows if row["workers"] == kind])
         plotting.label_axes(place, "seconds of a step", "", title=f"{kind} workers")
-    axes[0].set_xlim(right=1.15 * max(row["seconds"] + 2 * row["standard_error"] for row in rows))
+    axes[0].set_xlim(
+        right=1.15 * max(row["seconds"] + 2 * row["standard_error"] for row in rows)
+    )
     plotting.legend_outside(figure, drawn, place="lower", columns=2)
     return figure
 

@@ -1,6 +1,8 @@
-"""A process of `experiments.compiled`: a training whose chunks take a nap and a matrix product.
+"""A process of `experiments.compiled`: a training whose chunks take a nap and a matrix
+product.
 
-`python -m experiments.compiled_worker SPEC` prints seconds of each step, and the largest error.
+`python -m experiments.compiled_worker SPEC` prints seconds of each step, and the
+largest error.
 """
 
 import contextlib
@@ -30,13 +32,18 @@ WEIGHTS = (np.eye(WIDTH) + 0.01).astype(np.float32)
 
 
 def paces(kind: str, seed: int, steps: int, subset: float) -> np.ndarray:
-    """Seconds of workers for a subset, `[steps, N]`: each is five times as slow in a seventh."""
-    slow = np.random.default_rng(seed).random((steps, WORKERS)) < (1 / 7 if kind == "slow" else 0)
+    """Seconds of workers for a subset, `[steps, N]`: each is five times as slow in a
+    seventh.
+    """
+    slow = np.random.default_rng(seed).random((steps, WORKERS)) < (
+        1 / 7 if kind == "slow" else 0
+    )
     return subset * np.where(slow, 5.0, 1.0)
 
 
 def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
-    """A loss whose chunk takes `seconds[step, worker]` for a subset, whoever's subset it is.
+    """A loss whose chunk takes `seconds[step, worker]` for a subset, whoever's subset
+    it is.
 
     The nap is in the backward pass, behind the matrix products.
     """
@@ -52,7 +59,8 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
 
     def backward(share: float, place: Any, slope: Array) -> Any:
         shape = jax.ShapeDtypeStruct((), jnp.float32)
-        # `pure_callback` would take Python longer, and all devices of a process wait for Python.
+        # `pure_callback` would take Python longer, and all devices of a process wait
+        # for Python.
         zero = buffer_callback(functools.partial(sleep, share=share), shape)(place)
         if rank is None:
             zero = varying(zero, "data")
@@ -98,14 +106,18 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     loss = loss_with_nap(seconds, None)
     stored = spec["stored"]
     adapt = spec.get("adapt", False)
-    shared = SharedWork(mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt)
+    shared = SharedWork(
+        mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt
+    )
     gradient = shared.value_and_grad(loss, SAMPLES)
     if stored == 1:
         program = jax.jit(uncoded(mesh, loss))
     else:
         program = jax.jit(lambda *arguments: gradient(*arguments)[1:])
     mine = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
-    put = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, P("data")))
+    put = functools.partial(
+        jax.make_array_from_process_local_data, NamedSharding(mesh, P("data"))
+    )
     inputs = put(INPUTS[mine])
 
     def step_of(step: int) -> Any:
@@ -116,7 +128,9 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
 
 
 def in_python(spec: dict[str, Any], share: Share) -> list[float]:
-    """Seconds of the steps of a Python loop in each process, whose sums meet in a program."""
+    """Seconds of the steps of a Python loop in each process, whose sums meet in a
+    program.
+    """
     rank = spec["rank"]
     seconds = paces(spec["kind"], spec["seed"], spec["steps"], spec["subset"])
     slope = jax.jit(jax.grad(loss_with_nap(seconds, rank)))
@@ -129,7 +143,9 @@ def in_python(spec: dict[str, Any], share: Share) -> list[float]:
         total = jnp.zeros_like(WEIGHTS)
         for chunk in share.step(step):
             rows = np.array(chunk.rows(SAMPLES, WORKERS))
-            part = slope(WEIGHTS, (INPUTS[rows], np.full(len(rows), step, np.int32)), key)
+            part = slope(
+                WEIGHTS, (INPUTS[rows], np.full(len(rows), step, np.int32)), key
+            )
             total = jax.block_until_ready(total + part)
         parts = jax.make_array_from_process_local_data(put, np.asarray(total)[None])
         return add(parts), True
@@ -145,7 +161,9 @@ def timed(step_of: Callable[[int], Any], steps: int) -> list[float]:
         slope, ok = step_of(step)
         error = float(np.abs(np.asarray(slope) - wanted).max() / np.abs(wanted).max())
         if not ok or error > 1e-5:
-            raise RuntimeError(f"step {step}: the gradient is not exact, error {error:.2g}")
+            raise RuntimeError(
+                f"step {step}: the gradient is not exact, error {error:.2g}"
+            )
         ends.append(time.perf_counter())
     return np.diff(ends).tolist()
 
@@ -161,7 +179,9 @@ def main(spec: dict[str, Any]) -> list[float]:
     with contextlib.ExitStack() as stack:
         if rank == 0:
             adapt = spec.get("adapt", False)
-            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", adapt=adapt)
+            server = serve(
+                WORKERS, stored, CHUNKS, port=address[1], key="key", adapt=adapt
+            )
             stack.enter_context(server)
         share = stack.enter_context(join(address, rank, key="key"))
         loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})

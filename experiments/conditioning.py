@@ -1,8 +1,8 @@
 """The precision of each gradient code: worst error over stragglers, N from 10 to 100.
 
-Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous ones, every
-construction. The error is relative to the float64 sum; beside it the worst amplification, and the
-error that float32 messages would have had.
+Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous
+ones, every construction. The error is relative to the float64 sum; beside it the worst
+amplification, and the error that float32 messages would have had.
 """
 
 import functools
@@ -30,11 +30,21 @@ _weights = jax.jit(
 
 
 def levels_of(num_workers: int) -> list[int]:
-    """Return all levels up to N = 20, else a few that cover them, with those at both ends."""
+    """Return all levels up to N = 20, else a few that cover them, with those at both
+    ends.
+    """
     if num_workers <= 20:
         return list(range(num_workers))
     return sorted(
-        {0, 1, 2, 3, 4, *np.linspace(5, num_workers - 1, 12).astype(int).tolist(), num_workers - 2}
+        {
+            0,
+            1,
+            2,
+            3,
+            4,
+            *np.linspace(5, num_workers - 1, 12).astype(int).tolist(),
+            num_workers - 2,
+        }
     )
 
 
@@ -52,23 +62,39 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
             except ValueError:
                 continue
             taken = int(construction == chosen.construction)
-            row = {"workers": n, "level": level, "construction": construction, "chosen": taken}
+            row = {
+                "workers": n,
+                "level": level,
+                "construction": construction,
+                "chosen": taken,
+            }
             rows.append(row | measure(code, seed))
     lines = []
     for n, mine in grouped(rows, lambda row: row["workers"]).items():
         lines.append(_summary(n, "chosen", [row for row in mine if row["chosen"]]))
         for name in CONSTRUCTIONS:
-            lines.append(_summary(n, name, [row for row in mine if row["construction"] == name]))
+            lines.append(
+                _summary(n, name, [row for row in mine if row["construction"] == name])
+            )
     print_table(
         "worst over all levels: what the chooser takes, and each construction",
-        ["workers", "code", "amplification", "error", "with float32 messages", "not decodable"],
+        [
+            "workers",
+            "code",
+            "amplification",
+            "error",
+            "with float32 messages",
+            "not decodable",
+        ],
         lines,
     )
     save(out, {"conditioning": rows})
 
 
 def measure(code: GradientCode, seed: int) -> dict[str, Any]:
-    """Return worst amplification and errors of `code`, and the share that float64 cannot decode."""
+    """Return worst amplification and errors of `code`, and the share that float64
+    cannot decode.
+    """
     n = len(code.subsets)
     rng = np.random.default_rng(seed)
     random = np.argsort(rng.random((SETS, n)), axis=1)
@@ -92,7 +118,9 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
         return float(each[decodable].max()) if decodable.any() else float("nan")
 
     return {
-        "amplification": float(share[decodable].max()) if decodable.any() else float("nan"),
+        "amplification": float(share[decodable].max())
+        if decodable.any()
+        else float("nan"),
         "error": error(messages),
         "error_float32": error(messages.astype(np.float32)),
         "undecodable": float(1 - decodable.mean()),
@@ -102,7 +130,8 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
 
 def _summary(n: int, name: str, rows: Sequence[dict[str, Any]]) -> list[object]:
     worst = {
-        k: max((row[k] for row in rows if row[k] == row[k]), default=float("nan")) for k in _WORST
+        k: max((row[k] for row in rows if row[k] == row[k]), default=float("nan"))
+        for k in _WORST
     }
     *digits, share = (worst[k] for k in _WORST)
     return [n, name, *(number(x, 2) for x in digits), f"{100 * share:.0f} %"]

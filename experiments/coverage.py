@@ -1,8 +1,8 @@
 """Intervals of `bcgc advise` against logs of which it is known what was slow.
 
-Each log has chunks and no lengths. What its causes truly add to the loss, and what each remedy
-truly saves, is a mean over very many steps of the same kind. Held: how often an interval of 95 %
-had the true value in it, of the logs in which it was printed.
+Each log has chunks and no lengths. What its causes truly add to the loss, and what each
+remedy truly saves, is a mean over very many steps of the same kind. Held: how often an
+interval of 95 % had the true value in it, of the logs in which it was printed.
 """
 
 import itertools
@@ -41,7 +41,9 @@ _SLOW, _OFTEN, _SLOWER = 1.7, 0.15, (1.5, 4.0)
 
 
 class Row(NamedTuple):
-    """How often the intervals of one quantity held, and the mean error of its estimates."""
+    """How often the intervals of one quantity held, and the mean error of its
+    estimates.
+    """
 
     kind: str
     steps: int
@@ -54,7 +56,9 @@ class Row(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Factors of slow workers, who stay so or not, `[S, W]` each; chunks, `[S, W, C]`."""
+    """Factors of slow workers, who stay so or not, `[S, W]` each; chunks,
+    `[S, W, C]`.
+    """
 
     stays: np.ndarray
     single: np.ndarray
@@ -70,8 +74,12 @@ class Made(NamedTuple):
         return Made(self.stays, self.single / usual, self.chunks * usual[:, :, None])
 
 
-def made(rng: np.random.Generator, steps: int, workers: int, kind: Sequence[str]) -> Made:
-    """Make a log: lengths are log-normal or of a heavy tail, 15 % of worker-steps are slow."""
+def made(
+    rng: np.random.Generator, steps: int, workers: int, kind: Sequence[str]
+) -> Made:
+    """Make a log: lengths are log-normal or of a heavy tail, 15 % of worker-steps are
+    slow.
+    """
     shape = steps, workers, CHUNKS
     chunks = rng.lognormal(0, 0.01, shape)
     stays, single = np.ones(shape[:2]), np.ones(shape[:2])
@@ -119,8 +127,12 @@ def true_shares(log: Made) -> dict[str, float]:
 def true_savings(
     rng: np.random.Generator, steps: int, workers: int, kind: Sequence[str]
 ) -> dict[str, float]:
-    """Mean savings of remedies that are planned in logs of so many steps, in these and others."""
-    count = math.ceil(min(_TRUE_CHUNKS / 5 / (workers * CHUNKS), _MOST_TRUE_STEPS / 2) / steps)
+    """Mean savings of remedies that are planned in logs of so many steps, in these and
+    others.
+    """
+    count = math.ceil(
+        min(_TRUE_CHUNKS / 5 / (workers * CHUNKS), _MOST_TRUE_STEPS / 2) / steps
+    )
     now = 0.0
     taken: dict[str, float] = defaultdict(float)
     for _ in range(count):
@@ -155,7 +167,9 @@ def printed(advice: Advice) -> Iterator[tuple[str, Interval]]:
             yield f"saved by {row.remedy}", row.saved
 
 
-def judged(seed: int, steps: int, workers: int, kind: Sequence[str], num_logs: int) -> list[Row]:
+def judged(
+    seed: int, steps: int, workers: int, kind: Sequence[str], num_logs: int
+) -> list[Row]:
     """Compare the intervals of logs of one kind and size with the truth."""
     rng = np.random.default_rng([seed, steps, workers, *map(len, kind)])
     many = int(min(_TRUE_CHUNKS / (workers * CHUNKS), _MOST_TRUE_STEPS))
@@ -178,7 +192,9 @@ def judged(seed: int, steps: int, workers: int, kind: Sequence[str], num_logs: i
 
 def show(rows: Sequence[Row]) -> None:
     lines: list[list[object]] = []
-    for (kind, steps, workers), group in itertools.groupby(rows, key=lambda row: row[:3]):
+    for (kind, steps, workers), group in itertools.groupby(
+        rows, key=lambda row: row[:3]
+    ):
         every = list(group)
         causes = [row for row in every if not row.quantity.startswith("saved")]
         savings = [row for row in every if row not in causes]
@@ -186,7 +202,10 @@ def show(rows: Sequence[Row]) -> None:
         for several in (causes, savings):
             worst = min(several, key=lambda row: row.held)
             bias = max((row.mean - row.true for row in several), key=abs)
-            line += [f"{worst.held:.2f} {worst.quantity.removeprefix('saved by ')}", f"{bias:+.3f}"]
+            line += [
+                f"{worst.held:.2f} {worst.quantity.removeprefix('saved by ')}",
+                f"{bias:+.3f}",
+            ]
         lines.append(line)
     print_table(
         "Intervals of 95 %: how often the worst one held, and the largest mean error",
@@ -203,7 +222,10 @@ def show_all(rows: Sequence[Row]) -> None:
         logs = sum(row.logs for row in same)
         held = sum(row.logs * row.held for row in same) / logs
         worst = min(same, key=lambda row: row.held)
-        where = f"{worst.held:.2f} {worst.kind}, {worst.steps} steps, {worst.workers} workers"
+        where = (
+            f"{worst.held:.2f} {worst.kind}, {worst.steps} steps, {worst.workers} "
+            "workers"
+        )
         lines.append([quantity, str(logs), f"{held:.3f}", where])
     print_table("Of all logs", ["quantity", "logs", "held", "worst"], lines)
 

@@ -1,4 +1,6 @@
-"""A real task for schemes side by side: scikit-learn's handwritten digits, with two models."""
+"""A real task for schemes side by side: scikit-learn's handwritten digits, with two
+models.
+"""
 
 import functools
 import itertools
@@ -26,19 +28,22 @@ LEARNING_RATE = 0.5
 
 
 class Digits(NamedTuple):
-    """Images, float `[M, 64]` from 0 to 1, and labels, int `[M]`, to train and to test with."""
+    """Images, float `[M, 64]` from 0 to 1, and labels, int `[M]`, to train and to test
+    with.
+    """
 
     train: tuple[Array, Array]
     test: tuple[Array, Array]
 
 
 class DigitsRun(NamedTuple):
-    """One scheme's training, a row for each of S seeds and a column for each of K iterations.
+    """One scheme's training, a row for each of S seeds and a column for each of K
+    iterations.
 
-    `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`, `[S, K]`,
-    the simulated time at its end; `loss` that of all training data and `accuracy` that of the test
-    data after it. `fresh`, `[S, K]`: what each iteration would have taken if all workers had been
-    free; None on processes.
+    `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`,
+    `[S, K]`, the simulated time at its end; `loss` that of all training data and
+    `accuracy` that of the test data after it. `fresh`, `[S, K]`: what each iteration
+    would have taken if all workers had been free; None on processes.
     """
 
     method: str
@@ -49,7 +54,9 @@ class DigitsRun(NamedTuple):
     fresh: np.ndarray | None = None
 
     def time_to(self, accuracy: float) -> np.ndarray:
-        """When each seed first had this test accuracy, `[S]`; inf where it never had."""
+        """When each seed first had this test accuracy, `[S]`; inf where it never
+        had.
+        """
         return np.where(self.accuracy >= accuracy, self.clock, np.inf).min(axis=1)
 
 
@@ -73,7 +80,10 @@ def load_digits(num_workers: int) -> Digits:
         raise ValueError(
             f"there are {rest} images to train with, too few for {num_workers} workers"
         )
-    used = order[held_out : held_out + rest // num_workers * num_workers], order[:held_out]
+    used = (
+        order[held_out : held_out + rest // num_workers * num_workers],
+        order[:held_out],
+    )
     pairs = [(np.float32(images[k] / 16), np.int32(labels[k])) for k in used]
     # The same under any setting of JAX, for they are kept.
     return Digits(*jax.device_put(pairs))
@@ -81,12 +91,18 @@ def load_digits(num_workers: int) -> Digits:
 
 @functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
-    """Layers, `{"w": [in, out], "b": [out]}`: zeros for a single one, else normal weights."""
+    """Layers, `{"w": [in, out], "b": [out]}`: zeros for a single one, else normal
+    weights.
+    """
     shapes = list(itertools.pairwise(MODELS[model]))
     gain = 0.0 if len(shapes) == 1 else 2.0
     layers = []
-    for layer_key, (a, b) in zip(jax.random.split(key, len(shapes)), shapes, strict=True):
-        weights = math.sqrt(gain / a) * jax.random.normal(layer_key, (a, b), jnp.float32)
+    for layer_key, (a, b) in zip(
+        jax.random.split(key, len(shapes)), shapes, strict=True
+    ):
+        weights = math.sqrt(gain / a) * jax.random.normal(
+            layer_key, (a, b), jnp.float32
+        )
         layers.append({"w": weights, "b": jnp.zeros(b, jnp.float32)})
     return layers
 
@@ -120,7 +136,9 @@ def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
 def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     """Share of the images whose largest score is that of the right class."""
     images, labels = batch
-    return jnp.mean((jnp.argmax(_scores(params, images), axis=1) == labels).astype(jnp.float32))
+    return jnp.mean(
+        (jnp.argmax(_scores(params, images), axis=1) == labels).astype(jnp.float32)
+    )
 
 
 def digits_problem(cycle_time: Distribution, num_workers: int, model: str) -> Problem:
@@ -141,8 +159,9 @@ def train_on_digits(
 ) -> DigitsRun:
     """Train `model` with one scheme of `solve`, `num_seeds` times.
 
-    Each time with other parameters and cycle times. Gradient descent with a fixed step. `problem`
-    is that of `digits_problem`. The same key gives every scheme the same draws.
+    Each time with other parameters and cycle times. Gradient descent with a fixed step.
+    `problem` is that of `digits_problem`. The same key gives every scheme the same
+    draws.
     """
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)

@@ -1,7 +1,8 @@
-"""The README's drawing: a step of four workers, whose chunks are handed out; one is slow.
+"""The README's drawing: a step of four workers, whose chunks are handed out; one is
+slow.
 
-The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the package's own
-rule. `python -m experiments.drawing` writes the SVG file anew.
+The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the
+package's own rule. `python -m experiments.drawing` writes the SVG file anew.
 """
 
 from pathlib import Path
@@ -18,10 +19,12 @@ SLOW = PACE.index(max(PACE))
 CHUNKS, STORED = 4, 2
 
 LEFT, UNIT, TOP, ROW, BAR = 80, 54, 66, 38, 28
-PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760" height="266"
-     role="img" font-family="sans-serif" font-size="13" fill="#222" stroke="none">
+PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760"
+     height="266" role="img" font-family="sans-serif" font-size="13" fill="#222"
+     stroke="none">
 <title>
-Four workers, four subsets of the data in chunks: who computes what, and when the step ends
+Four workers, four subsets of the data in chunks: who computes what, and when the step
+ends
 </title>
 <rect x="0.5" y="0.5" width="759" height="265" rx="8" fill="#f4f4f4" stroke="#999"/>
 {}
@@ -29,7 +32,9 @@ Four workers, four subsets of the data in chunks: who computes what, and when th
 """
 BOX = '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" fill="{}" stroke="#555"{}/>'
 TEXT = '<text x="{:g}" y="{:g}" text-anchor="{}">{}</text>'
-LINE = '<path d="M{:g} {:g}V{:g}" stroke="#555" stroke-width="{}" stroke-dasharray="{}"/>'
+LINE = (
+    '<path d="M{:g} {:g}V{:g}" stroke="#555" stroke-width="{}" stroke-dasharray="{}"/>'
+)
 DASHED = ' stroke-dasharray="5 4"'
 
 
@@ -46,7 +51,9 @@ def step() -> list[Done]:
     """Free workers take one chunk after the other; of several the first by number."""
     sizes = chunk_sizes(CHUNKS)
     workers = range(len(PACE))
-    ledger = Ledger(0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks")
+    ledger = Ledger(
+        0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks"
+    )
     free, found = dict.fromkeys(workers, 0.0), []
     while free:
         worker = min(free, key=lambda w: (free[w], w))
@@ -76,8 +83,8 @@ def drawing() -> str:
     end, alone = max(one.end for one in done), CHUNKS * max(PACE)
     bottom, parts = TOP + ROW * len(PACE), []
     title = (
-        f"Worker {SLOW} is slow. The others compute more than half of its data, and all end "
-        "together"
+        f"Worker {SLOW} is slow. The others compute more than half of its data, and "
+        "all end together"
     )
     parts.append(text(12, 23, title))
     parts.append(text(LEFT, 46, "time →"))
@@ -91,8 +98,14 @@ def drawing() -> str:
         parts.append(BOX.format(at(one.begin), y, width, BAR, _shade(one.subset), ""))
         parts.append(text(at(one.begin) + width / 2, y + 19, str(one.subset), "middle"))
     y = TOP + ROW * SLOW
-    parts.append(BOX.format(at(end) + 4, y, at(alone) - at(end) - 4, BAR, "none", DASHED))
-    parts.append(text(at(end) + 12, y + 19, f"without sharing, all others wait for worker {SLOW}"))
+    parts.append(
+        BOX.format(at(end) + 4, y, at(alone) - at(end) - 4, BAR, "none", DASHED)
+    )
+    parts.append(
+        text(
+            at(end) + 12, y + 19, f"without sharing, all others wait for worker {SLOW}"
+        )
+    )
     parts.append(LINE.format(at(end), 52, bottom, 2, "none"))
     parts.append(BOX.format(12, 234, 22, 16, _shade(SLOW), ""))
     parts.append(text(40, 247, f"a chunk of subset {SLOW}, worker {SLOW}'s own"))

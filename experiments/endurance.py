@@ -1,10 +1,12 @@
-"""Schemes through faults, on worker processes: exactness, stalls, memory, and what is left behind.
+"""Schemes through faults, on worker processes: exactness, stalls, memory, and what is
+left behind.
 
-Four workers (two cores carry no more) train a linear regression by each scheme for 600 iterations.
-At sixty random moments, drawn from the seed, a worker is killed, or stopped for good, or for a
-while, or the master is killed; its successor goes on from the checkpoint. After each iteration the
-parameters are compared with those of plain gradient descent: an iteration left out or done twice is
-2e-3 of them. Half an hour, mostly new processes.
+Four workers (two cores carry no more) train a linear regression by each scheme for 600
+iterations. At sixty random moments, drawn from the seed, a worker is killed, or stopped
+for good, or for a while, or the master is killed; its successor goes on from the
+checkpoint. After each iteration the parameters are compared with those of plain
+gradient descent: an iteration left out or done twice is 2e-3 of them. Half an hour,
+mostly new processes.
 """
 
 import collections
@@ -35,7 +37,8 @@ KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
 _RATE = 1e-6  # at which the end is still on its way: each iteration counts
 _PATIENCE = 2.0  # seconds
-# seconds that what is left behind has to go: Ray's agents look for their server for a minute
+# seconds that what is left behind has to go: Ray's agents look for their server for a
+# minute
 _ENDING = 90.0
 
 
@@ -45,7 +48,9 @@ def squares(params: Any, batch: Any) -> Any:
     return jnp.mean((x @ params - y) ** 2)
 
 
-def run(out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = METHODS) -> None:
+def run(
+    out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = METHODS
+) -> None:
     """Ten iterations for each fault."""
     rows = []
     for method in each(methods, "training"):
@@ -54,8 +59,8 @@ def run(out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = 
         ) as place:
             rows.append(_endured(Path(place), seed, method, faults))
     print_table(
-        f"{10 * faults} iterations, {_WORKERS} workers, patience {_PATIENCE:g} s; left: files and "
-        "processes",
+        f"{10 * faults} iterations, {_WORKERS} workers, patience {_PATIENCE:g} s; "
+        "left: files and processes",
         [
             "scheme",
             *dict.fromkeys(KINDS),
@@ -82,11 +87,15 @@ def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any
     while True:
         # What a killed master leaves of Ray is there too.
         given = os.environ | {"RAY_TMPDIR": str(folder)}
-        status = subprocess.run([sys.executable, "-c", program], env=given, check=False).returncode
+        status = subprocess.run(
+            [sys.executable, "-c", program], env=given, check=False
+        ).returncode
         ended.append(time.time())
         if status == 0:
             break
-        if status != -signal.SIGKILL or len(ended) > len(_lines(folder / "faults.jsonl")):
+        if status != -signal.SIGKILL or len(ended) > len(
+            _lines(folder / "faults.jsonl")
+        ):
             raise RuntimeError(f"a master ended by itself, with status {status}")
     until = time.monotonic() + _ENDING
     while (processes := _naming(folder)) and time.monotonic() < until:
@@ -94,7 +103,10 @@ def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any
     done = collections.Counter(line["kind"] for line in _lines(folder / "faults.jsonl"))
     lines = _lines(folder / "steps.jsonl")
     # From the end of a master until the first iteration of the next one.
-    back = [min(line["time"] for line in lines if line["time"] > end) - end for end in ended[:-1]]
+    back = [
+        min(line["time"] for line in lines if line["time"] > end) - end
+        for end in ended[:-1]
+    ]
     return {
         "scheme": method,
         **{kind: done[kind] for kind in dict.fromkeys(KINDS)},
@@ -108,13 +120,20 @@ def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any
 
 
 def lead(place: str, seed: int, method: str, faults: int) -> None:
-    """The training, from its last checkpoint on, with the faults that have not been yet."""
+    """The training, from its last checkpoint on, with the faults that have not been
+    yet.
+    """
     folder, (params, data), steps = Path(place), _start(seed), 10 * faults
     law = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
     problem = bcgc.Problem(law, _WORKERS, _SIZE, _SAMPLES)
-    rng, given = np.random.default_rng(seed), np.load(folder / "want.npy", mmap_mode="r")
+    rng, given = (
+        np.random.default_rng(seed),
+        np.load(folder / "want.npy", mmap_mode="r"),
+    )
     moments = np.sort(rng.choice(steps, faults, replace=False)).tolist()
-    coming = dict(zip(moments, (KINDS[k % len(KINDS)] for k in range(faults)), strict=True))
+    coming = dict(
+        zip(moments, (KINDS[k % len(KINDS)] for k in range(faults)), strict=True)
+    )
     begun: collections.deque[int] = collections.deque()
     rng = np.random.default_rng([seed, os.getpid()])
 
@@ -123,7 +142,9 @@ def lead(place: str, seed: int, method: str, faults: int) -> None:
         been = {line["step"] for line in _lines(folder / "faults.jsonl")}
         if step in coming and step not in been:
             _note(folder / "faults.jsonl", {"step": step, "kind": coming[step]})
-            threading.Timer(rng.uniform(0, 0.05), strike, [cluster, coming[step], rng]).start()
+            threading.Timer(
+                rng.uniform(0, 0.05), strike, [cluster, coming[step], rng]
+            ).start()
 
     def evaluate(found: Any) -> float:
         want = given[begun.popleft()]
@@ -133,14 +154,29 @@ def lead(place: str, seed: int, method: str, faults: int) -> None:
 
         def after(step: Step) -> None:
             memory = [_resident(pid) for pid in cluster.pids if pid is not None]
-            line = {"step": step.step, "seconds": step.seconds, "deviation": step.metrics}
-            line |= {"time": time.time(), "worker": max(memory, default=0.0), "master": _resident()}
+            line = {
+                "step": step.step,
+                "seconds": step.seconds,
+                "deviation": step.metrics,
+            }
+            line |= {
+                "time": time.time(),
+                "worker": max(memory, default=0.0),
+                "master": _resident(),
+            }
             _note(folder / "steps.jsonl", line)
 
-        run = Run(cluster, checkpoints=folder / "state", before_step=before, after_step=after)
+        run = Run(
+            cluster, checkpoints=folder / "state", before_step=before, after_step=after
+        )
         course = params, data, optax.sgd(_RATE), steps
         train_on_cluster(
-            jax.random.key(seed), squares, Told(problem, method), run, *course, evaluate=evaluate
+            jax.random.key(seed),
+            squares,
+            Told(problem, method),
+            run,
+            *course,
+            evaluate=evaluate,
         )
 
 
@@ -159,9 +195,15 @@ def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
         _signal_all(pids, signal.SIGCONT)
 
 
-def signal_workers(cluster: Cluster, workers: Sequence[int], number: signal.Signals) -> list[int]:
+def signal_workers(
+    cluster: Cluster, workers: Sequence[int], number: signal.Signals
+) -> list[int]:
     """Signal the processes of these workers, modulo N, as far as they are there."""
-    pids = [pid for w in workers if (pid := cluster.pids[w % cluster.num_workers]) is not None]
+    pids = [
+        pid
+        for w in workers
+        if (pid := cluster.pids[w % cluster.num_workers]) is not None
+    ]
     _signal_all(pids, number)
     return pids
 

@@ -1,10 +1,11 @@
-"""The best scheme for so many stored subsets, and for so slow questions: time over uncoded.
+"""The best scheme for so many stored subsets, and for so slow questions: time over
+uncoded.
 
-For the paper's setting at N = 20, and for times whose deviation is half of their mean. A forward
-pass is free, or takes 0.47 of a backward pass, which is counted once for each subset that a worker
-computes. Workers are free as a step ends. Work sharing asks before each chunk, with the best of
-some numbers of chunks; cyclic asks for its sums once; a code and nested groups ask nothing. Some
-minutes.
+For the paper's setting at N = 20, and for times whose deviation is half of their mean.
+A forward pass is free, or takes 0.47 of a backward pass, which is counted once for each
+subset that a worker computes. Workers are free as a step ends. Work sharing asks before
+each chunk, with the best of some numbers of chunks; cyclic asks for its sums once; a
+code and nested groups ask nothing. Some minutes.
 """
 
 import sys
@@ -24,7 +25,8 @@ SETTINGS = {
     "paper, N = 20": (bcgc.ShiftedExponential(1e-3, 50.0), 20),
     "deviation half the mean, N = 20": (bcgc.ShiftedExponential(1e-3, 1000.0), 20),
 }
-# A forward pass over a backward pass: free, and what a training job of a large model recorded.
+# A forward pass over a backward pass: free, and what a training job of a large model
+# recorded.
 FORWARD = (0.0, 0.47)
 SCHEMES = ("sharing", "cyclic", "nested", "optimal", "limit")
 # Of a question, over the expected runtime without redundancy.
@@ -34,7 +36,9 @@ CHUNKS = (2, 4, 8)
 
 
 class Point(NamedTuple):
-    """A scheme with so many stored subsets: its runtime over uncoded, and what it sends, in L."""
+    """A scheme with so many stored subsets: its runtime over uncoded, and what it
+    sends, in L.
+    """
 
     setting: str
     forward: float
@@ -54,11 +58,17 @@ def stored_grid(workers: int) -> list[int]:
 def method_of(scheme: str, stored: int) -> str | Any:
     """Return the method of a scheme whose workers store so many subsets."""
     # A coordinate on no more subsets.
-    return bcgc.Optimal(levels=range(stored)) if scheme == "optimal" else f"{scheme}:{stored}"
+    return (
+        bcgc.Optimal(levels=range(stored))
+        if scheme == "optimal"
+        else f"{scheme}:{stored}"
+    )
 
 
 def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
-    """Evaluate schemes at each number of stored subsets, and two subsets at each round trip."""
+    """Evaluate schemes at each number of stored subsets, and two subsets at each round
+    trip.
+    """
     law, workers = SETTINGS[name]
     setup = forward * COORDINATES or None
     problem = bcgc.Problem(law, workers, COORDINATES, SAMPLES, setup_cycles=setup)
@@ -66,7 +76,10 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
 
     def point(scheme: str, stored: int, method: Any, trip: float = 0.0) -> Point:
         found = bcgc.solve(problem, method, key=key)
-        value, error = float(found.expected_runtime) / unit, float(found.runtime_error) / unit
+        value, error = (
+            float(found.expected_runtime) / unit,
+            float(found.runtime_error) / unit,
+        )
         sent = float("nan") if found.needs is None else float(found.needs.sent)
         return Point(name, forward, trip, scheme, stored, value, error, sent)
 
@@ -78,7 +91,10 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
     yield from without
     for trip in ROUND_TRIPS[1:] if forward else ():
         some = [bcgc.Sharing(2, chunks, round_trip=trip * unit) for chunks in CHUNKS]
-        yield min((point("sharing", 2, one, trip) for one in some), key=lambda point: point.runtime)
+        yield min(
+            (point("sharing", 2, one, trip) for one in some),
+            key=lambda point: point.runtime,
+        )
         for one in without:
             if one.stored_subsets == 2 and one.scheme != "sharing":
                 asked = trip if one.scheme == "cyclic" else 0.0
@@ -88,7 +104,10 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
 def print_points(rows: Sequence[Point]) -> None:
     """Draw times by subsets stored, and by the round trip."""
     for name, mine in grouped(rows, lambda row: row.setting).items():
-        at = {(row.round_trip, row.stored_subsets, row.scheme, row.forward): row for row in mine}
+        at = {
+            (row.round_trip, row.stored_subsets, row.scheme, row.forward): row
+            for row in mine
+        }
         stored = sorted({row.stored_subsets for row in mine})
         header = [
             "stored",
@@ -105,25 +124,39 @@ def print_points(rows: Sequence[Point]) -> None:
             ]
             for s in stored
         ]
-        print_table(f"{name}: runtime over uncoded, by scheme and forward pass", header, lines)
+        print_table(
+            f"{name}: runtime over uncoded, by scheme and forward pass", header, lines
+        )
         lines = [
-            [f"{100 * t:g} %", *(f"{at[t, 2, one, FORWARD[-1]].runtime:.3f}" for one in SCHEMES)]
+            [
+                f"{100 * t:g} %",
+                *(f"{at[t, 2, one, FORWARD[-1]].runtime:.3f}" for one in SCHEMES),
+            ]
             for t in ROUND_TRIPS
         ]
         title = (
-            "By how long a question takes, over uncoded; 2 subsets stored, forward pass "
-            f"{FORWARD[-1]:g}"
+            "By how long a question takes, over uncoded; 2 subsets stored, forward "
+            f"pass {FORWARD[-1]:g}"
         )
         print_table(title, ["question", *SCHEMES], lines)
-        lines = [[s, *(f"{at[0.0, s, one, 0.0].sent:.2f}" for one in SCHEMES[:-1])] for s in stored]
+        lines = [
+            [s, *(f"{at[0.0, s, one, 0.0].sent:.2f}" for one in SCHEMES[:-1])]
+            for s in stored
+        ]
         print_table(
-            "What a worker sends, in L; free forward pass", ["stored", *SCHEMES[:-1]], lines
+            "What a worker sends, in L; free forward pass",
+            ["stored", *SCHEMES[:-1]],
+            lines,
         )
 
 
 def draw(rows: Sequence[Point]) -> Any:
-    """Above by what is stored, below by how long a question takes; all passes counted."""
-    settings = grouped([row for row in rows if row.forward == FORWARD[-1]], lambda row: row.setting)
+    """Above by what is stored, below by how long a question takes; all passes
+    counted.
+    """
+    settings = grouped(
+        [row for row in rows if row.forward == FORWARD[-1]], lambda row: row.setting
+    )
     count = len(settings)
     figure, axes = plotting.new_figure(2, count, size=(1.2 + 2.8 * count, 5.6))
     for place, (name, mine) in enumerate(settings.items()):
@@ -136,7 +169,12 @@ def draw(rows: Sequence[Point]) -> Any:
         stored = sorted({row.stored_subsets for row in above})
         y = "runtime over uncoded" if first else ""
         looks.label_axes(
-            axes[place], "subsets stored by a worker", y, x_ticks=stored, title=name, log="x"
+            axes[place],
+            "subsets stored by a worker",
+            y,
+            x_ticks=stored,
+            title=name,
+            log="x",
         )
         plotting.label_axes(axes[count + place], "a question, % of an uncoded step", y)
         for panel in (axes[place], axes[count + place]):

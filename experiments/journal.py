@@ -1,12 +1,14 @@
-r"""The journal version: completion probabilities beside its published ones, and the best ones.
+r"""The journal version: completion probabilities beside its published ones, and the
+best ones.
 
-Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for mitigating
-partial stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted
-exponential cycle times of shift 1, M = 50, b = 1, deadline 10^6.5.
+Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for
+mitigating partial stragglers in distributed learning, IEEE Transactions on Signal
+Processing, 2023. Shifted exponential cycle times of shift 1, M = 50, b = 1, deadline
+10^6.5.
 
-Against N, the rate, L and the deadline, with the best found and a bound that none exceeds; expected
-runtime against L; convergence; plans between the fastest and the most probable one. Takes some
-minutes.
+Against N, the rate, L and the deadline, with the best found and a bound that none
+exceeds; expected runtime against L; convergence; plans between the fastest and the most
+probable one. Takes some minutes.
 
 Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ = M b/N, so
 
@@ -14,8 +16,9 @@ Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ 
 
 which is P(τ̂ > t) itself but for a factor that tends to 1 as t does to infinity.
 
-Two published values of the journal's closed form are not those of its formula: 0.51 for 0.289
-(N = 10), and 0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree within 0.012.
+Two published values of the journal's closed form are not those of its formula: 0.51 for
+0.289 (N = 10), and 0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree
+within 0.012.
 """
 
 import csv
@@ -139,7 +142,9 @@ class Row(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The best completion probability found, what none exceeds, and the published ones."""
+    """The best completion probability found, what none exceeds, and the published
+    ones.
+    """
 
     num_workers: int
     rate: float
@@ -153,7 +158,9 @@ class Bound(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Return a plan of N = 20: a scheme's, or the fastest that is in time as often as `asked`."""
+    """Return a plan of N = 20: a scheme's, or the fastest that is in time as often as
+    `asked`.
+    """
 
     scheme: str
     asked: float | None
@@ -187,30 +194,46 @@ def read_published(path: Path = REFERENCE) -> Published:
 
 def grid() -> list[Point]:
     """The points of the four panels."""
-    grids: Any = zip(AXES, (WORKERS_GRID, RATE_GRID, COORDINATES_GRID, DEADLINE_GRID), strict=True)
-    return [Point(panel)._replace(**{AXES[panel][0]: x}) for panel, values in grids for x in values]
+    grids: Any = zip(
+        AXES, (WORKERS_GRID, RATE_GRID, COORDINATES_GRID, DEADLINE_GRID), strict=True
+    )
+    return [
+        Point(panel)._replace(**{AXES[panel][0]: x})
+        for panel, values in grids
+        for x in values
+    ]
 
 
 @jax.jit
 def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
-    r"""Return x_n = L / ((n+1) H_N), `[max_workers]`: the most probable by t as t → ∞."""
+    r"""Return x_n = L / ((n+1) H_N), `[max_workers]`: the most probable by t as t →
+    ∞.
+    """
     share = jnp.where(
-        problem.exists, 1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype), 0
+        problem.exists,
+        1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype),
+        0,
     )
     return problem.total * share / jnp.sum(share)
 
 
 @jax.jit
 def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
-    r"""Return x with equal terms C(N, n+1) P(T > θ_n)^(n+1) = e^-a above, `[max_workers]`.
+    r"""Return x with equal terms C(N, n+1) P(T > θ_n)^(n+1) = e^-a above,
+    `[max_workers]`.
 
-    y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and the one number
-    a by bisection, so that Σ x_n = L; of a deadline that is too short for any a, the shares at
-    a = 0.
+    y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and
+    the one number a by bisection, so that Σ x_n = L; of a deadline that is too short
+    for any a, the shares at a = 0.
     """
-    law, workers = iteration_of(problem).pooled(), jnp.asarray(problem.num_workers, problem.dtype)
+    law, workers = (
+        iteration_of(problem).pooled(),
+        jnp.asarray(problem.num_workers, problem.dtype),
+    )
     n = jnp.arange(problem.max_workers, dtype=problem.dtype)
-    choices = gammaln(workers + 1) - gammaln(n + 2) - gammaln(jnp.maximum(workers - n, 1))
+    choices = (
+        gammaln(workers + 1) - gammaln(n + 2) - gammaln(jnp.maximum(workers - n, 1))
+    )
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
 
     def partition(a: jax.Array) -> jax.Array:
@@ -232,7 +255,9 @@ def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Arr
     if scheme == "large_deadline":
         return large_deadline_partition(problem)
     method: Any = bcgc.Deadline(deadline) if scheme == "deadline" else scheme
-    found = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5) if scheme == "optimal" else method)
+    found = bcgc.solve(
+        problem, bcgc.Optimal(tolerance=1e-5) if scheme == "optimal" else method
+    )
     assert found.partition is not None
     return found.partition
 
@@ -240,12 +265,22 @@ def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Arr
 def compute(points: Sequence[Point], published: Published) -> Iterator[Row]:
     """Every scheme at every point; of one panel one program."""
     for point in each(points, "completion"):
-        problem = point.problem(max(p.num_workers for p in points if p.panel == point.panel))
-        known = published.get((point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {})
+        problem = point.problem(
+            max(p.num_workers for p in points if p.panel == point.panel)
+        )
+        known = published.get(
+            (point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {}
+        )
         known = known if point.deadline == DEADLINE else {}
         for scheme in SCHEMES:
             both = assess(scheme, problem, point.deadline)
-            yield Row(point.panel, point.x, scheme, *both, known.get(PUBLISHED.get(scheme, "")))
+            yield Row(
+                point.panel,
+                point.x,
+                scheme,
+                *both,
+                known.get(PUBLISHED.get(scheme, "")),
+            )
 
 
 def assess(scheme: str, problem: bcgc.Problem, deadline: float) -> tuple[float, float]:
@@ -265,7 +300,8 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
         some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
         bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
         closed_forms = (
-            assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline")
+            assess(scheme, problem, DEADLINE)[0]
+            for scheme in ("equal_risk", "large_deadline")
         )
         published_ones = theirs["stationary_point"], theirs["large_deadline"]
         found = bound.reached, bound.upper_bound, *closed_forms, *published_ones
@@ -275,7 +311,9 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
 def compute_plans(workers: int, count: int) -> list[Plan]:
     """The schemes, and the plans between the fastest and the most probable one."""
     problem = Point("a", workers).problem()
-    plans = [Plan(scheme, None, *assess(scheme, problem, DEADLINE)) for scheme in SCHEMES]
+    plans = [
+        Plan(scheme, None, *assess(scheme, problem, DEADLINE)) for scheme in SCHEMES
+    ]
     late = {plan.scheme: 1 - plan.completion for plan in plans}
     between = 1 - np.geomspace(late["optimal"], late["deadline"], count + 2)[1:-1]
     for asked in each(between.tolist(), "plans between"):
@@ -287,7 +325,9 @@ def compute_plans(workers: int, count: int) -> list[Plan]:
 
 
 def compute_convergence(workers: int) -> list[Step]:
-    """Search as `deadline` does, stopped after so many steps; one program serves all."""
+    """Search as `deadline` does, stopped after so many steps; one program serves
+    all.
+    """
     problem = Point("a", workers).problem()
 
     @jax.jit
@@ -298,12 +338,16 @@ def compute_convergence(workers: int) -> list[Step]:
     rows = []
     for steps in each(STEPS, "convergence"):
         found = after(jnp.asarray(steps))
-        rows += [Step(start, steps, float(p)) for start, p in zip(STARTS, found, strict=True)]
+        rows += [
+            Step(start, steps, float(p)) for start, p in zip(STARTS, found, strict=True)
+        ]
     return rows
 
 
 def print_bounds(bounds: Sequence[Bound]) -> None:
-    """Published and exact values of the same solutions, the best found and the bound."""
+    """Published and exact values of the same solutions, the best found and the
+    bound.
+    """
     header = [
         "N",
         "rate",
@@ -318,11 +362,19 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
     places = [[b.num_workers, f"{b.rate:.4g}", b.num_coordinates] for b in bounds]
     lines, late = [], []
     for place, b in zip(places, bounds, strict=True):
-        theirs = f"{b.large_deadline:.4f}", f"{b.published_closed_form:.3f}", f"{b.equal_risk:.6f}"
+        theirs = (
+            f"{b.large_deadline:.4f}",
+            f"{b.published_closed_form:.3f}",
+            f"{b.equal_risk:.6f}",
+        )
         ours = f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"
         lines.append([*place, *theirs, *ours])
         above = f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %"
-        shown = f"{1 - b.published_point:.3g}", f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"
+        shown = (
+            f"{1 - b.published_point:.3g}",
+            f"{1 - b.found:.4g}",
+            f"{1 - b.upper_bound:.4g}",
+        )
         late.append([*place, *shown, above])
     print_table(
         "Completion probability by 10^6.5: published, exact, and what no plan exceeds",
@@ -342,7 +394,9 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
 
 
 def print_plans(plans: Sequence[Plan], workers: int) -> None:
-    """Runtime and completion probability of the schemes and of the plans between two of them."""
+    """Runtime and completion probability of the schemes and of the plans between two of
+    them.
+    """
     least = min(plan.expected_runtime for plan in plans)
     lines = []
     for plan in sorted(plans, key=lambda plan: plan.expected_runtime):
@@ -357,25 +411,39 @@ def print_plans(plans: Sequence[Plan], workers: int) -> None:
 def draw_completion(rows: Sequence[Row]) -> Any:
     """Four panels of the probability to miss the deadline."""
     canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.8), sharey=True)
-    for axes, (panel, (_, label, ticks, title)) in zip(panels, AXES.items(), strict=True):
+    for axes, (panel, (_, label, ticks, title)) in zip(
+        panels, AXES.items(), strict=True
+    ):
         of_panel, scale = (
             (row for row in rows if row.panel == panel),
             MILLION if panel == "d" else 1,
         )
         for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
-            late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
+            late = [
+                1 - row.completion if 1 - row.completion > 1e-14 else np.nan
+                for row in mine
+            ]
             look = plotting.style(scheme)
             own = {"marker": look.marker, "markersize": 5} if scheme in ALIKE else {}
-            axes.plot([row.x / scale for row in mine], late, **plotting.curve(look) | own)
+            axes.plot(
+                [row.x / scale for row in mine], late, **plotting.curve(look) | own
+            )
             theirs = [
-                (row.x / scale, 1 - row.published) for row in mine if row.published is not None
+                (row.x / scale, 1 - row.published)
+                for row in mine
+                if row.published is not None
             ]
             known = ITERATIVE if scheme == "deadline" else look
             axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(known))
         y_label = "probability to miss\nthe deadline" if panel in "ac" else ""
         looks.label_axes(
-            axes, label, y_label, title=title, log="xy" if panel == "b" else "y", x_ticks=ticks
+            axes,
+            label,
+            y_label,
+            title=title,
+            log="xy" if panel == "b" else "y",
+            x_ticks=ticks,
         )
     marked, handles = {*PUBLISHED, *ALIKE} - {"deadline"}, []
     for scheme in SCHEMES:
@@ -386,30 +454,47 @@ def draw_completion(rows: Sequence[Row]) -> Any:
     return canvas
 
 
-def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
-    """Draw runtime against L, the search, and plans from the fastest to the most probable one."""
+def draw_plans(
+    rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
+) -> Any:
+    """Draw runtime against L, the search, and plans from the fastest to the most
+    probable one.
+    """
     canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(9.6, 4.3))
     of_panel = (row for row in rows if row.panel == "c")
     for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
         runtimes = [row.expected_runtime / MILLION for row in mine]
-        left.plot([row.x for row in mine], runtimes, **plotting.curve(plotting.style(scheme)))
+        left.plot(
+            [row.x for row in mine], runtimes, **plotting.curve(plotting.style(scheme))
+        )
     runtime = "expected runtime\n($10^6$ cycles × unit of cycle time)"
     _, label, ticks, _ = AXES["c"]
-    looks.label_axes(left, label, runtime, title="(a) what larger models take", x_ticks=ticks)
+    looks.label_axes(
+        left, label, runtime, title="(a) what larger models take", x_ticks=ticks
+    )
     best, searched = (
         max(step.completion for step in steps),
         plotting.curve(plotting.style("deadline")),
     )
     for some in grouped(steps, lambda step: step.start).values():
-        above = [100 * max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
-        middle.plot([step.steps for step in some], above, **searched | {"linewidth": 1.2})
+        above = [
+            100 * max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some
+        ]
+        middle.plot(
+            [step.steps for step in some], above, **searched | {"linewidth": 1.2}
+        )
     title, excess = (
         "(b) a search from seven starts\nends at one plan",
         ("more often late than the best (%)"),
     )
     middle.set_xscale("symlog", linthresh=1)
     looks.label_axes(
-        middle, "steps of the search", excess, title=title, log="y", x_ticks=(0, 1, 10, 100)
+        middle,
+        "steps of the search",
+        excess,
+        title=title,
+        log="y",
+        x_ticks=(0, 1, 10, 100),
     )
     middle.set_yticks((1e-6, 1e-3, 1, 1e3), ("≤ 1e-6", "0.001", "1", "1000"))
     between = looks.legend_handle(
@@ -419,15 +504,25 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
             look = looks.points(plotting.style(plan.scheme), filled=True)
-            right.plot([100 * (1 - plan.completion)], [plan.expected_runtime / MILLION], **look)
+            right.plot(
+                [100 * (1 - plan.completion)], [plan.expected_runtime / MILLION], **look
+            )
     ends.sort(key=lambda plan: plan.completion)
     late = [100 * (1 - plan.completion) for plan in ends]
     right.plot(
-        late, [plan.expected_runtime / MILLION for plan in ends], ".-", color="0.45", zorder=1
+        late,
+        [plan.expected_runtime / MILLION for plan in ends],
+        ".-",
+        color="0.45",
+        zorder=1,
     )
     title = "(c) faster, or more surely\nin time"
-    plotting.label_axes(right, "probability to miss\nthe deadline (%)", runtime, title=title)
-    handles = [looks.legend_handle(plotting.style(scheme), filled=True) for scheme in SCHEMES]
+    plotting.label_axes(
+        right, "probability to miss\nthe deadline (%)", runtime, title=title
+    )
+    handles = [
+        looks.legend_handle(plotting.style(scheme), filled=True) for scheme in SCHEMES
+    ]
     plotting.legend_outside(canvas, [*handles, between], place="lower", columns=4)
     return canvas
 
@@ -454,7 +549,10 @@ def run(
             "journal_plans": between,
             "journal_steps": steps,
         },
-        {"journal": draw_completion(rows), "journal_plans": draw_plans(rows, steps, between)},
+        {
+            "journal": draw_completion(rows),
+            "journal_plans": draw_plans(rows, steps, between),
+        },
     )
 
 

@@ -1,4 +1,6 @@
-"""The look of studies' figures beyond `bcgc_jax.plotting`: markers, legends, added schemes."""
+"""The look of studies' figures beyond `bcgc_jax.plotting`: markers, legends, added
+schemes.
+"""
 
 import io
 from collections.abc import Sequence
@@ -14,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Schemes that were added, by their order, and what is no scheme: other colours, markers and lines
-# than those of the package, in cycles of lengths without a common divisor, so that few are alike in
-# any two of them.
+# Schemes that were added, by their order, and what is no scheme: other colours, markers
+# and lines than those of the package, in cycles of lengths without a common divisor, so
+# that few are alike in any two of them.
 COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
 _MARKERS = ("<", ">", "2", "d", "H", "8", "1")
 LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
@@ -45,11 +47,19 @@ def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
 def legend_handle(
     look: Style, *, marker: bool = True, filled: bool = False, label: str = ""
 ) -> "Line2D":
-    """Return a method's legend entry: its line, and its `marker` if asked, open unless `filled`."""
+    """Return a method's legend entry: its line, and its `marker` if asked, open unless
+    `filled`.
+    """
     from matplotlib.lines import Line2D
 
-    shape = points(look, filled=filled) | {"linestyle": look.line} if marker else {"marker": None}
-    return Line2D([], [], **plotting.curve(look) | shape | {"label": label or look.label})
+    shape = (
+        points(look, filled=filled) | {"linestyle": look.line}
+        if marker
+        else {"marker": None}
+    )
+    return Line2D(
+        [], [], **plotting.curve(look) | shape | {"label": label or look.label}
+    )
 
 
 def label_axes(
@@ -61,7 +71,9 @@ def label_axes(
     y_ticks: Sequence[float] = (),
     **words: str,
 ) -> None:
-    """Label axes as `plotting.label_axes` does; given ticks are plain, without minor ones."""
+    """Label axes as `plotting.label_axes` does; given ticks are plain, without minor
+    ones.
+    """
     plotting.label_axes(axes, x, y, **words)
     for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
         if ticks:
@@ -70,7 +82,9 @@ def label_axes(
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `name`.png and `name`.svg into a `folder`; the same figure gives the same bytes."""
+    """Write `name`.png and `name`.svg into a `folder`; the same figure gives the same
+    bytes.
+    """
     import matplotlib
     from PIL import Image
 
@@ -79,7 +93,8 @@ def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
         figure.savefig(drawn, dpi=180)
         # 256 colours are all that a figure has, in a third of the bytes.
         Image.open(drawn).convert("RGB").quantize(256).save(png, optimize=True)
-    # The salt makes the ids of an SVG reproducible; the setting is put back after the block.
+    # The salt makes the ids of an SVG reproducible; the setting is put back after the
+    # block.
     with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):
         figure.savefig(svg, metadata={"Date": None})
     return png, svg

@@ -1,7 +1,8 @@
-"""Models for studies of workers, in float32: a perceptron, a convolutional net, a transformer.
+"""Models for studies of workers, in float32: a perceptron, a convolutional net, a
+transformer.
 
-Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no
-matter.
+Of each the loss is a mean over samples, and parameters and samples are drawn; what is
+learned is no matter.
 """
 
 import functools
@@ -17,7 +18,9 @@ PyTree = Any
 
 
 class Model(NamedTuple):
-    """A `loss` of (params, batch), and a `batch` of arrays with samples along the first axis."""
+    """A `loss` of (params, batch), and a `batch` of arrays with samples along the first
+    axis.
+    """
 
     title: str
     loss: Callable[[PyTree, PyTree], jax.Array]
@@ -26,24 +29,34 @@ class Model(NamedTuple):
 
 
 def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
-    """Layers from width to width, hyperbolic tangents between, the mean square of the error."""
+    """Layers from width to width, hyperbolic tangents between, the mean square of the
+    error.
+    """
     draw = np.random.default_rng(seed)
     params = [
-        {"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)} for a, b in pairwise(widths)
+        {"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)}
+        for a, b in pairwise(widths)
     ]
-    batch = tuple(_normal(draw, (samples, width), 1.0) for width in (widths[0], widths[-1]))
+    batch = tuple(
+        _normal(draw, (samples, width), 1.0) for width in (widths[0], widths[-1])
+    )
     return Model(f"perceptron of {len(params)} layers", _square_error, params, batch)
 
 
 def convolutional(
     samples: int, seed: int = 0, *, channels: Sequence[int] = (8, 16), classes: int = 10
 ) -> Model:
-    """Make two convolutions of 3 × 3, strides 2, and a head, on noisy copies of 8 × 8 images."""
+    """Make two convolutions of 3 × 3, strides 2, and a head, on noisy copies of 8 × 8
+    images.
+    """
     draw = np.random.default_rng(seed)
     sizes = (1, *channels)
     params = {
         "convolutions": [
-            {"w": _normal(draw, (3, 3, a, b), (9 * a) ** -0.5), "b": np.zeros(b, np.float32)}
+            {
+                "w": _normal(draw, (3, 3, a, b), (9 * a) ** -0.5),
+                "b": np.zeros(b, np.float32),
+            }
             for a, b in pairwise(sizes)
         ],
         "head": {
@@ -68,23 +81,32 @@ def transformer(
     vocabulary: int,
     chain: bool = False,
 ) -> Model:
-    """Make embeddings, `layers` of causal attention and perceptron, and a head for next tokens.
+    """Make embeddings, `layers` of causal attention and perceptron, and a head for next
+    tokens.
 
-    With `chain` there is something to learn: tokens are those of a Markov chain, else any.
+    With `chain` there is something to learn: tokens are those of a Markov chain, else
+    any.
 
-    Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the last first,
-    the perceptron and the attention, then the embeddings: 2 `layers` + 2.
+    Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the
+    last first, the perceptron and the attention, then the embeddings: 2 `layers` + 2.
     """
     draw = np.random.default_rng(seed)
     one = np.ones(width, np.float32)
     normal = functools.partial(_normal, draw)
-    places = {"tokens": normal((vocabulary, width), 1.0), "places": normal((length, width), 1.0)}
+    places = {
+        "tokens": normal((vocabulary, width), 1.0),
+        "places": normal((length, width), 1.0),
+    }
 
     def layer() -> PyTree:
         # A head's width is read from the shape.
         qkv = normal((width, 3 * width)).reshape(width, 3, heads, -1)
         attention = {"norm": one, "qkv": qkv, "out": normal((width, width))}
-        mlp = {"norm": one, "up": normal((width, 4 * width)), "down": normal((4 * width, width))}
+        mlp = {
+            "norm": one,
+            "up": normal((width, 4 * width)),
+            "down": normal((4 * width, width)),
+        }
         return {"attention": attention, "mlp": mlp}
 
     params = {
@@ -97,7 +119,12 @@ def transformer(
         follows = draw.integers(0, vocabulary, (vocabulary, 2), np.int32)
         for k in range(length):
             tokens[:, k + 1] = follows[tokens[:, k], draw.integers(0, 2, samples)]
-    return Model(f"transformer of {layers} layer{'s' * (layers != 1)}", _next_token, params, tokens)
+    return Model(
+        f"transformer of {layers} layer{'s' * (layers != 1)}",
+        _next_token,
+        params,
+        tokens,
+    )
 
 
 def _normal(
@@ -119,10 +146,14 @@ def _cross_entropy_of_images(params: PyTree, batch: PyTree) -> jax.Array:
     x, label = batch
     for layer in params["convolutions"]:
         layout = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, layer["w"], (2, 2), "SAME", dimension_numbers=layout)
+        x = jax.lax.conv_general_dilated(
+            x, layer["w"], (2, 2), "SAME", dimension_numbers=layout
+        )
         x = jax.nn.relu(x + layer["b"])
     scores = x.reshape(len(x), -1) @ params["head"]["w"] + params["head"]["b"]
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(scores), label[:, None], axis=1))
+    return -jnp.mean(
+        jnp.take_along_axis(jax.nn.log_softmax(scores), label[:, None], axis=1)
+    )
 
 
 def _next_token(params: PyTree, tokens: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
-"""What a loop of one's own pays and saves where each step is shared only if that saves time.
+"""What a loop of one's own pays and saves where each step is shared only if that saves
+time.
 
-Processes sleep for their chunks, as in `experiments.own_loop`. Workers are equal, with chunks of 50
-to 5 ms, and of 20 ms of which a third does not depend on the size; or each is five times as slow in
-one of seven steps. Three loops take turns, round by round: without a coordinator, with one that
-decides each step, and with one that shares all. A row has the medians of their rounds. Five
-minutes; nothing else should run beside it.
+Processes sleep for their chunks, as in `experiments.own_loop`. Workers are equal, with
+chunks of 50 to 5 ms, and of 20 ms of which a third does not depend on the size; or each
+is five times as slow in one of seven steps. Three loops take turns, round by round:
+without a coordinator, with one that decides each step, and with one that shares all. A
+row has the medians of their rounds. Five minutes; nothing else should run beside it.
 """
 
 import sys
@@ -24,8 +25,8 @@ ROUNDS, STEPS = 3, 60
 class Case(NamedTuple):
     """Workers whose whole chunks take `chunk` seconds, in so many steps.
 
-    `fixed` is the share of a chunk that does not depend on its size. `most` is the target: of
-    uncoded steps, or where workers are slow of steps that are all shared.
+    `fixed` is the share of a chunk that does not depend on its size. `most` is the
+    target: of uncoded steps, or where workers are slow of steps that are all shared.
     """
 
     law: str
@@ -46,7 +47,9 @@ CASES = (
 
 
 class Row(NamedTuple):
-    """Seconds of a training, the median of rounds, and the ratio that the target is for."""
+    """Seconds of a training, the median of rounds, and the ratio that the target is
+    for.
+    """
 
     workers: str
     chunk: float
@@ -72,7 +75,15 @@ def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
     against = "uncoded" if case.law == "equal" else "sharing"
     ratios = [a / b for a, b in zip(took["adapting"], took[against], strict=True)]
     ratio = float(median(ratios))
-    return Row(case.law, case.chunk, case.fixed, case.steps, **seconds, ratio=ratio, most=case.most)
+    return Row(
+        case.law,
+        case.chunk,
+        case.fixed,
+        case.steps,
+        **seconds,
+        ratio=ratio,
+        most=case.most,
+    )
 
 
 def run(
@@ -86,17 +97,34 @@ def run(
     rows = [row(case, workers, rounds, seed) for case in each(cases, "cases")]
     print_table(
         f"Seconds of a training of {workers} processes, medians of {rounds}",
-        ["workers", "chunk, ms", "fixed", "steps", "uncoded", "adapting", "sharing", "ratio"],
+        [
+            "workers",
+            "chunk, ms",
+            "fixed",
+            "steps",
+            "uncoded",
+            "adapting",
+            "sharing",
+            "ratio",
+        ],
         [
             [
-                *(found.workers, f"{1e3 * found.chunk:g}", f"{found.fixed:.2f}", found.steps),
+                *(
+                    found.workers,
+                    f"{1e3 * found.chunk:g}",
+                    f"{found.fixed:.2f}",
+                    found.steps,
+                ),
                 *(f"{x:.2f}" for x in (found.uncoded, found.adapting, found.sharing)),
                 f"{found.ratio:.3f} (at most {found.most:g})",
             ]
             for found in rows
         ],
     )
-    print("\nratio: of adapting against uncoded where workers are equal, else against sharing.")
+    print(
+        "\nratio: of adapting against uncoded where workers are equal, else against "
+        "sharing."
+    )
     save(out, {"modes": rows}, {})
 
 

@@ -1,12 +1,14 @@
-"""Work sharing in a loop of one's own: processes ask for chunks, and sums meet in an all-reduce.
+"""Work sharing in a loop of one's own: processes ask for chunks, and sums meet in an
+all-reduce.
 
-Each process sleeps for its chunks, and nobody can interrupt that. How long a subset takes it is
-drawn anew for each worker and step. *uncoded* is the loop without a hand-out: each computes its own
-subset.
+Each process sleeps for its chunks, and nobody can interrupt that. How long a subset
+takes it is drawn anew for each worker and step. *uncoded* is the loop without a
+hand-out: each computes its own subset.
 
-Of each scheme: seconds of a step; what the model says for the same draws, where questions and sums
-cost nothing (`plans/shared_step.py`); and the least seconds that any exact scheme with this storage
-needs, as a mean (`limit:D`). Ten minutes; nothing else should run beside it.
+Of each scheme: seconds of a step; what the model says for the same draws, where
+questions and sums cost nothing (`plans/shared_step.py`); and the least seconds that any
+exact scheme with this storage needs, as a mean (`limit:D`). Ten minutes; nothing else
+should run beside it.
 """
 
 import contextlib
@@ -31,7 +33,8 @@ from experiments.report import each, number, print_table, run_command, save
 
 
 class Setting(NamedTuple):
-    """Workers that take about `subset` seconds for theirs, by a law of `own_loop_worker.paces`.
+    """Workers that take about `subset` seconds for theirs, by a law of
+    `own_loop_worker.paces`.
 
     A share `fixed` of a whole chunk does not depend on its size.
     """
@@ -76,8 +79,8 @@ def run(
 
 def _tell(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(
-        f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of 1/{CHUNKS} and "
-        "less",
+        f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of "
+        f"1/{CHUNKS} and less",
         (
             "workers",
             "N",
@@ -112,7 +115,9 @@ def measured(
     with serve(place or alone, key=key, record=record, adapt=adapt) as coordinator:
         spec["address"] = None if place is None else coordinator.address
         specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
-        told = printed_by("experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key})
+        told = printed_by(
+            "experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key}
+        )
     return np.array(json.loads(told[0]))
 
 
@@ -135,10 +140,15 @@ def _row(
     subsets: int | None,
     uncoded: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """`uncoded` is the row of the same workers without sharing; None for that row itself."""
+    """`uncoded` is the row of the same workers without sharing; None for that row
+    itself.
+    """
     times = paces(setting.law, seed, len(measured), setting.workers, setting.subset)
     count = subsets or setting.workers
-    model, limit = float(predicted(times, count).mean()), float(least(times, count).mean())
+    model, limit = (
+        float(predicted(times, count).mean()),
+        float(least(times, count).mean()),
+    )
     seconds = float(measured.mean())
     before = seconds if uncoded is None else uncoded["measured"]
     names = {1: "uncoded", None: f"sharing:all:{CHUNKS}"}
@@ -163,7 +173,10 @@ def _row(
 def _printed(row: dict[str, Any]) -> list[object]:
     return [
         *(row["workers"], row["num_workers"], row["scheme"]),
-        *(number(row[name], 3) for name in ("measured", "standard_error", "predicted", "limit")),
+        *(
+            number(row[name], 3)
+            for name in ("measured", "standard_error", "predicted", "limit")
+        ),
         *(
             f"{row['of_uncoded']:.3f}",
             "–" if row["of_possible"] is None else f"{row['of_possible']:.0%}",
@@ -174,21 +187,40 @@ def _printed(row: dict[str, Any]) -> list[object]:
 def _figure(rows: Sequence[dict[str, Any]]) -> Any:
     """Bars as measured; where the model and the limit are."""
     settings = list(dict.fromkeys((row["workers"], row["num_workers"]) for row in rows))
-    figure, axes = plotting.new_figure(1, len(settings), size=(2.3 * len(settings), 3.2))
+    figure, axes = plotting.new_figure(
+        1, len(settings), size=(2.3 * len(settings), 3.2)
+    )
     for place, (law, workers) in zip(axes, settings, strict=True):
-        some = [row for row in rows if (row["workers"], row["num_workers"]) == (law, workers)]
+        some = [
+            row
+            for row in rows
+            if (row["workers"], row["num_workers"]) == (law, workers)
+        ]
         at = np.arange(len(some))
-        place.bar(at, [row["measured"] for row in some], 0.6, color="0.75", label="measured")
-        dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
-        place.plot(at, [row["predicted"] for row in some], marker="o", label="model", **dots)
-        place.plot(
-            at, [row["limit"] for row in some], marker="_", markersize=16, label="limit", **dots
+        place.bar(
+            at, [row["measured"] for row in some], 0.6, color="0.75", label="measured"
         )
-        stored = (row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some)
+        dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
+        place.plot(
+            at, [row["predicted"] for row in some], marker="o", label="model", **dots
+        )
+        place.plot(
+            at,
+            [row["limit"] for row in some],
+            marker="_",
+            markersize=16,
+            label="limit",
+            **dots,
+        )
+        stored = (
+            row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some
+        )
         place.set_xticks(at, ["1" if name == "uncoded" else name for name in stored])
         place.grid(False, axis="x")
         label = "seconds of a step" if place is axes[0] else ""
-        plotting.label_axes(place, "subsets stored", label, title=f"{law}, N = {workers}")
+        plotting.label_axes(
+            place, "subsets stored", label, title=f"{law}, N = {workers}"
+        )
         place.set_ylim(bottom=0)
     plotting.legend_outside(
         figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=3

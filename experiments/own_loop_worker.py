@@ -1,4 +1,5 @@
-"""A worker of `experiments.own_loop`: it sleeps for each chunk, and adds up whole numbers.
+"""A worker of `experiments.own_loop`: it sleeps for each chunk, and adds up whole
+numbers.
 
 Without JAX, so that eight of them start quickly.
 """
@@ -21,7 +22,9 @@ DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
 
 
 def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.ndarray:
-    """Draw seconds of workers for a subset in each step, `[steps, workers]`; mean `subset`."""
+    """Draw seconds of workers for a subset in each step, `[steps, workers]`; mean
+    `subset`.
+    """
     rng, shape = np.random.default_rng(seed), (steps, workers)
     match law:
         case "exponential":
@@ -47,7 +50,9 @@ def lengths(law: str, seed: int, steps: int, workers: int) -> np.ndarray:
 
 
 def length_of(of_step: np.ndarray, chunk: Chunk) -> float:
-    """The length of a chunk, which may be a part of a whole one; `of_step` is `[N, CHUNKS]`."""
+    """The length of a chunk, which may be a part of a whole one; `of_step` is
+    `[N, CHUNKS]`.
+    """
     whole = int(chunk.begin * CHUNKS)
     return float(of_step[chunk.subset, whole] * (chunk.end - chunk.begin) * CHUNKS)
 
@@ -68,7 +73,9 @@ class AllReduce:
     def __init__(self, rank: int, workers: int, port: int, key: bytes) -> None:
         self._lines: list[Connection] = []
         if rank == 0:
-            with Listener(("127.0.0.1", port), backlog=workers, authkey=key) as listener:
+            with Listener(
+                ("127.0.0.1", port), backlog=workers, authkey=key
+            ) as listener:
                 self._lines = [listener.accept() for _ in range(workers - 1)]
             return
         while not self._lines:
@@ -90,15 +97,23 @@ class AllReduce:
 
 def train(spec: dict[str, Any]) -> list[float]:
     """Seconds of each step, from the end of the one before."""
-    rank, workers, key = spec["rank"], spec["workers"], os.environ["BCGC_HANDOUT_KEY"].encode()
-    mine = paces(spec["law"], spec["seed"], spec["steps"], workers, spec["subset"])[:, rank]
+    rank, workers, key = (
+        spec["rank"],
+        spec["workers"],
+        os.environ["BCGC_HANDOUT_KEY"].encode(),
+    )
+    table = paces(spec["law"], spec["seed"], spec["steps"], workers, spec["subset"])
+    mine = table[:, rank]
     drawn = lengths(spec["law"], spec["seed"], spec["steps"], workers)
     chunks = without_sharing(rank, workers)
     if spec["address"] is not None:
         share = handout.join(tuple(spec["address"]), rank)
         chunks = share.step
         if spec.get("sends_lengths"):
-            chunks = lambda step: share.step(step, [length_of(drawn[step], c) for c in share.own])  # noqa: E731
+
+            def chunks(step):
+                return share.step(step, [length_of(drawn[step], c) for c in share.own])
+
     all_reduce = AllReduce(rank, workers, spec["port"], key)
     all_reduce(0)
     ends = [time.perf_counter()]

@@ -1,9 +1,11 @@
-"""Fig. 3 and Fig. 4 of the paper, recomputed exactly, with its published values beside them.
+"""Fig. 3 and Fig. 4 of the paper, recomputed exactly, with its published values beside
+them.
 
-Partitions, and expected runtimes against the number of workers and the rate: shifted exponential
-cycle times of shift 50, L = 20000, M = 50, b = 1. Two schemes of other people are beside them:
-nested groups and work sharing. As in the paper, partial derivatives alone take time: forward passes
-are free, and so are questions. Writes PNG, SVG and CSV, prints the ratios computed / published.
+Partitions, and expected runtimes against the number of workers and the rate: shifted
+exponential cycle times of shift 50, L = 20000, M = 50, b = 1. Two schemes of other
+people are beside them: nested groups and work sharing. As in the paper, partial
+derivatives alone take time: forward passes are free, and so are questions. Writes PNG,
+SVG and CSV, prints the ratios computed / published.
 """
 
 import csv
@@ -20,8 +22,9 @@ from bcgc_jax import plotting
 from experiments import looks
 from experiments.report import each, grouped, number, print_table, run_command, save
 
-# Each method, and the published scheme it stands beside; the paper has not all, and no added ones.
-# Its "optimal" comes from its own stochastic subgradients, and is not the optimum.
+# Each method, and the published scheme it stands beside; the paper has not all, and no
+# added ones. Its "optimal" comes from its own stochastic subgradients, and is not the
+# optimum.
 METHODS: Mapping[str, str] = {
     "optimal": "optimal",
     "subgradient": "optimal",
@@ -35,7 +38,8 @@ METHODS: Mapping[str, str] = {
     "nested": "",
     "sharing:2": "",
 }
-# Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
+# Five digits of the optimum are enough for a figure; 6 is the paper's α of partial
+# stragglers.
 ALPHA = 6.0
 OPTIONS = {
     "optimal": bcgc.Optimal(tolerance=1e-5),
@@ -43,7 +47,9 @@ OPTIONS = {
 }
 # Why published values are not on the line of the computed ones.
 NOTES = {"ferdinand_half": "published: another\nof its equal optima"}
-IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency"))
+IN_FIG3 = tuple(
+    m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency")
+)
 
 NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
 WORKERS_GRID = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
@@ -55,13 +61,17 @@ RATE_LABEL = r"rate $\mu$ of the cycle time (1 / unit of cycle time)"
 TITLES = {
     "3": "Fig. 3: coordinates at each redundancy level,\n"
     f"N = {NUM_WORKERS} workers, rate μ = {RATE:g}",
-    "4a": f"Fig. 4(a): expected time of a step against\nthe number of workers, rate μ = {RATE:g}",
-    "4b": f"Fig. 4(b): expected time of a step against\nthe rate μ, N = {NUM_WORKERS} workers",
+    "4a": "Fig. 4(a): expected time of a step against\n"
+    f"the number of workers, rate μ = {RATE:g}",
+    "4b": "Fig. 4(b): expected time of a step against\n"
+    f"the rate μ, N = {NUM_WORKERS} workers",
 }
 
 
 class Row(NamedTuple):
-    """One point: `computed` and `published` are runtimes, in Fig. 3 numbers of coordinates."""
+    """One point: `computed` and `published` are runtimes, in Fig. 3 numbers of
+    coordinates.
+    """
 
     figure: str
     axis: str
@@ -86,7 +96,9 @@ def read_published(folder: Path = REFERENCE) -> Published:
     with (folder / "published_partitions.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             level = row.pop("level")
-            values.update({("3", scheme, level): float(count) for scheme, count in row.items()})
+            values.update(
+                {("3", scheme, level): float(count) for scheme, count in row.items()}
+            )
     return values
 
 
@@ -98,9 +110,9 @@ def compute(
 ) -> list[Row]:
     """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`.
 
-    Problems are solved one after the other: with `num_workers` traced below a fixed `max_workers`
-    most methods compile once. A `jax.vmap` would run the subgradients of all for as many steps as
-    the slowest needs.
+    Problems are solved one after the other: with `num_workers` traced below a fixed
+    `max_workers` most methods compile once. A `jax.vmap` would run the subgradients of
+    all for as many steps as the slowest needs.
     """
     workers_grid, published = sorted(set(workers_grid)), read_published()
     asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in METHODS}
@@ -113,25 +125,45 @@ def compute(
     def add(figure: str, axis: str, x: float, method: str, computed: float) -> None:
         known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
         rows.append(
-            Row(figure, axis, x, method, computed, known, computed / known if known else None)
+            Row(
+                figure,
+                axis,
+                x,
+                method,
+                computed,
+                known,
+                computed / known if known else None,
+            )
         )
 
     points = [(method, point) for method in asked for point in grid]
     for method, (figure, axis, num_workers, rate) in each(points, "solving"):
         law = bcgc.ShiftedExponential(rate, 50.0)
-        problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50.0, max_workers=largest)
+        problem = bcgc.Problem(
+            law, num_workers, 20_000, num_samples=50.0, max_workers=largest
+        )
         solution = bcgc.solve(problem, asked[method], key=jax.random.key(seed))
         runtime = float(solution.expected_runtime)
         add(figure, axis, num_workers if figure == "4a" else rate, method, runtime)
-        shown = method not in METHODS and solution.rounded is not None and np.isfinite(runtime)
-        if (method in IN_FIG3 or shown) and figure == "4a" and num_workers == NUM_WORKERS:
+        shown = (
+            method not in METHODS
+            and solution.rounded is not None
+            and np.isfinite(runtime)
+        )
+        if (
+            (method in IN_FIG3 or shown)
+            and figure == "4a"
+            and num_workers == NUM_WORKERS
+        ):
             for level, count in enumerate(np.asarray(solution.rounded)[:num_workers]):
                 add("3", "level", level, method, float(count))
     return sorted(rows, key=lambda row: row.figure)
 
 
 def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> Any:
-    """Curves of the computed values, open markers for the published ones, of "3", "4a" or "4b"."""
+    """Curves of the computed values, open markers for the published ones, of "3", "4a"
+    or "4b".
+    """
     canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
     handles, drawn = [], set()
     for method, mine in grouped(rows, lambda row: row.scheme).items():
@@ -143,54 +175,81 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
         added = name is None
         if added:  # its few levels may have no neighbours, and no line
             axes.plot(x, y, **looks.points(look, filled=True))
-        # The published "optimal" is the paper's subgradients', and stands on their curve.
+        # The published "optimal" is the paper's subgradients', and stands on their
+        # curve.
         theirs = [
-            row for row in mine if row.published and method != "optimal" and name not in drawn
+            row
+            for row in mine
+            if row.published and method != "optimal" and name not in drawn
         ]
         label = look.label
         label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
             known: list[Any] = [row.published for row in theirs]
-            axes.plot([row.x for row in theirs], known, **looks.points(plotting.style(method)))
+            axes.plot(
+                [row.x for row in theirs], known, **looks.points(plotting.style(method))
+            )
             drawn.add(name)
             if name != method:
                 label += f"\n(published as “{name}”)"
             elif method in NOTES:
                 label += f"\n({NOTES[method]})"
         marked = added or bool(theirs)
-        handles.append(looks.legend_handle(look, marker=marked, filled=added, label=label))
+        handles.append(
+            looks.legend_handle(look, marker=marked, filled=added, label=label)
+        )
     x_label, y_label, log = {
         "3": (r"redundancy level $n$", r"number of coordinates $x_n$", "y"),
         "4a": (WORKERS_LABEL, plotting.RUNTIME_LABEL, "y"),
         "4b": (RATE_LABEL, plotting.RUNTIME_LABEL, "xy"),
     }[figure]
     levels = sorted({row.x for row in rows})[::2] if figure == "3" else ()
-    looks.label_axes(axes, x_label, y_label, log=log, x_ticks=levels, title=TITLES[figure])
-    counted = "" if figure == "3" else "\nforward passes and questions\nare free, as in the paper"
+    looks.label_axes(
+        axes, x_label, y_label, log=log, x_ticks=levels, title=TITLES[figure]
+    )
+    counted = (
+        ""
+        if figure == "3"
+        else "\nforward passes and questions\nare free, as in the paper"
+    )
     title = f"lines: computed\nopen markers: published{counted}"
     plotting.legend_outside(canvas, handles, title=title)
     return canvas
 
 
 def print_partitions(rows: Sequence[Row]) -> None:
-    """Table of Fig. 3: a line for each level, computed and published counts side by side."""
+    """Table of Fig. 3: a line for each level, computed and published counts side by
+    side.
+    """
     by_scheme = grouped(rows, lambda row: row.scheme)
-    known = {scheme for scheme, mine in by_scheme.items() if any(row.published for row in mine)}
-    header = ["level"] + [h for m in by_scheme for h in ([m, "published"] if m in known else [m])]
+    known = {
+        scheme
+        for scheme, mine in by_scheme.items()
+        if any(row.published for row in mine)
+    }
+    header = ["level"] + [
+        h for m in by_scheme for h in ([m, "published"] if m in known else [m])
+    ]
     lines = []
     for level, here in grouped(rows, lambda row: row.x).items():
         line = [f"{level:g}"]
         for row in here:
             line.append(f"{row.computed:.0f}")
-            line += [f"{row.published:.0f}" if row.published else "–"] * (row.scheme in known)
+            line += [f"{row.published:.0f}" if row.published else "–"] * (
+                row.scheme in known
+            )
         lines.append(line)
     print_table(
-        f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}", header, lines
+        f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}",
+        header,
+        lines,
     )
 
 
 def print_runtimes(rows: Sequence[Row], title: str) -> None:
-    """Table of Fig. 4: computed, published and ratio, one column for each published x."""
+    """Table of Fig. 4: computed, published and ratio, one column for each published
+    x.
+    """
     shown = sorted({row.x for row in rows if row.published})
     lines = []
     for method, all_of_it in grouped(rows, lambda row: row.scheme).items():
@@ -211,17 +270,20 @@ def run(
     rate_grid: Iterable[float] = RATE_GRID,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b to `out`."""
+    """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b
+    to `out`.
+    """
     rows = compute(workers_grid, rate_grid, schemes, seed)
     figures = grouped(rows, lambda row: row.figure)
     print_partitions(figures["3"])
     title = "Fig. 4({}): expected runtime against the {}"
-    print_runtimes(figures["4a"], title.format("a", f"number of workers, rate {RATE:g}"))
+    print_runtimes(
+        figures["4a"], title.format("a", f"number of workers, rate {RATE:g}")
+    )
     print_runtimes(figures["4b"], title.format("b", f"rate, N = {NUM_WORKERS}"))
     print(
-        "\n"
-        'The published scheme beside "subgradient" is the paper\'s "optimal", which is not the '
-        "optimum."
+        '\nThe published scheme beside "subgradient" is the paper\'s "optimal", '
+        "which is not the optimum."
     )
     drawn = {f"fig{name}": draw(mine, name, schemes) for name, mine in figures.items()}
     save(out, {"paper": rows}, drawn)

@@ -1,8 +1,9 @@
 """What `bcgc advise` promises of a log, and what is measured with real hand-outs.
 
-Processes sleep for their chunks, and nobody can interrupt that. They record a log without sharing,
-`bcgc advise` answers, and the same steps are run again with sharing. Saved is of the measured step
-without a hand-out. Ten minutes; nothing else should run beside it.
+Processes sleep for their chunks, and nobody can interrupt that. They record a log
+without sharing, `bcgc advise` answers, and the same steps are run again with sharing.
+Saved is of the measured step without a hand-out. Ten minutes; nothing else should run
+beside it.
 """
 
 import sys
@@ -20,7 +21,9 @@ from experiments.report import each, print_table, run_command, save
 
 
 class Case(NamedTuple):
-    """Workers, whether they know the lengths of chunks, and the schemes that are run."""
+    """Workers, whether they know the lengths of chunks, and the schemes that are
+    run.
+    """
 
     setting: Setting
     knows_lengths: bool
@@ -36,12 +39,17 @@ CASES = (
 )
 
 
-def run(out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = 40) -> None:
+def run(
+    out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = 40
+) -> None:
     rows: list[dict[str, Any]] = []
     for case in each(cases, "settings"):
         rows += _rows(case, seed, steps)
     print_table(
-        f"Saved of the step without sharing, %; {steps} steps of processes on this machine",
+        (
+            f"Saved of the step without sharing, %; {steps} steps of processes on this "
+            "machine"
+        ),
         ["workers", "N", "chunk (ms)", "scheme", "promised", "measured", "less"],
         [
             [row["law"], row["workers"], f"{1e3 * row['chunk']:.3g}", row["remedy"]]
@@ -84,7 +92,9 @@ def _advice(case: Case, seed: int, steps: int) -> Advice:
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "chunks.csv"
         alone = Placement(setting.workers, 1, CHUNKS)
-        measured(setting, seed, steps, alone, sends_lengths=case.knows_lengths, record=record)
+        measured(
+            setting, seed, steps, alone, sends_lengths=case.knows_lengths, record=record
+        )
         return advise(load_trace(record))
 
 

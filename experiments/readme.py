@@ -1,4 +1,5 @@
-"""The README's answers, printed anew: what its Python prints, and parts of the advice on its log.
+"""The README's answers, printed anew: what its Python prints, and parts of the advice
+on its log.
 
 `python -m experiments.readme` writes them into README.md.
 """
@@ -12,7 +13,9 @@ from pathlib import Path
 FILE = Path(__file__).parents[1] / "README.md"
 LEFT_OUT = "…"
 # A block of code, and the block of its answer behind it.
-ANSWERED = re.compile(r"^```(python|sh)\n(.*?)^```\n\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANSWERED = re.compile(
+    r"^```(python|sh)\n(.*?)^```\n\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 def excerpt(printed: str) -> str:

@@ -1,11 +1,13 @@
-"""Record a log of chunks: processes that compute in step with each other beside a competing load.
+"""Record a log of chunks: processes that compute in step with each other beside a
+competing load.
 
-Every worker is a process and computes the gradients of a perceptron on its own samples, chunk by
-chunk, on a core of this machine that is lent to one worker at a time, as if it had a machine of its
-own. Now and then rivals take most of a core away. From the middle on one worker shares its core
-with another program all the time. A worker notes how long each chunk took, before it waits for the
-others at the end of the step: compute time before the collective. `experiments/data/chunks.csv` was
-made by this command; no two runs are alike. Needs Linux.
+Every worker is a process and computes the gradients of a perceptron on its own samples,
+chunk by chunk, on a core of this machine that is lent to one worker at a time, as if it
+had a machine of its own. Now and then rivals take most of a core away. From the middle
+on one worker shares its core with another program all the time. A worker notes how long
+each chunk took, before it waits for the others at the end of the step: compute time
+before the collective. `experiments/data/chunks.csv` was made by this command; no two
+runs are alike. Needs Linux.
 """
 
 import contextlib
@@ -29,8 +31,8 @@ WIDTHS = (64, 256, 256, 10)
 # Samples of a chunk, in thousands, and how often: long sequences are rare.
 LOADS, SHARES = (2, 4, 8), (0.5, 0.3, 0.2)
 _CHUNKS = 8
-# Mean seconds for which the rivals compute and do not: not longer than a step, so that the next is
-# another.
+# Mean seconds for which the rivals compute and do not: not longer than a step, so that
+# the next is another.
 _BUSY, _IDLE = 0.8, 1.6
 # The worker that has a neighbour from the middle on.
 _SHARES = 1
@@ -49,7 +51,9 @@ def record(loads: np.ndarray, seed: int) -> np.ndarray:
     with ProcessPoolExecutor(workers, context, _meet, (meeting,)) as pool:
         # Each waits for all others, so that no process takes two.
         found = [
-            pool.submit(_measure, worker, cores[worker % len(cores)], loads[:, worker], seed)
+            pool.submit(
+                _measure, worker, cores[worker % len(cores)], loads[:, worker], seed
+            )
             for worker in range(workers)
         ]
         meeting.ready.wait(_PATIENCE)
@@ -60,7 +64,9 @@ def record(loads: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Meeting(NamedTuple):
-    """Waits of the processes for each other: before the first step, after each, and for a core."""
+    """Waits of the processes for each other: before the first step, after each, and for
+    a core.
+    """
 
     ready: Barrier
     step: Barrier
@@ -72,7 +78,9 @@ _meeting: Meeting
 
 def _meet(meeting: Meeting) -> None:
     global _meeting
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_multi_thread_eigen=false"  # read when JAX is first used
+    )
     _meeting = meeting
 
 
@@ -81,7 +89,8 @@ def _measure(worker: int, core: int, loads: np.ndarray, seed: int) -> np.ndarray
     os.sched_setaffinity(0, [core])
     model = perceptron(WIDTHS, 1000 * max(LOADS), seed=seed + worker)
     chunks = {
-        load: jax.tree.map(lambda a, count=1000 * load: a[:count], model.batch) for load in LOADS
+        load: jax.tree.map(lambda a, count=1000 * load: a[:count], model.batch)
+        for load in LOADS
     }
     gradient = jax.jit(jax.grad(model.loss))
     for chunk in chunks.values():
@@ -101,7 +110,9 @@ def _measure(worker: int, core: int, loads: np.ndarray, seed: int) -> np.ndarray
 
 
 def run(out: Path, seed: int = 0, *, workers: int = 6, steps: int = 36) -> None:
-    loads = np.random.default_rng(seed).choice(LOADS, (steps, workers, _CHUNKS), p=SHARES)
+    loads = np.random.default_rng(seed).choice(
+        LOADS, (steps, workers, _CHUNKS), p=SHARES
+    )
     seconds = record(loads, seed)
     cells = [
         {

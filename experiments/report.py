@@ -1,4 +1,6 @@
-"""What every study does at its two ends: arguments in; progress, tables, CSV and figures out."""
+"""What every study does at its two ends: arguments in; progress, tables, CSV and
+figures out.
+"""
 
 import argparse
 import csv
@@ -33,41 +35,54 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
 
 
 def check_folder(option: str, path: str | os.PathLike[str]) -> None:
-    """Make the folder `path` where it is missing; ValueError where files cannot be put there."""
+    """Make the folder `path` where it is missing; ValueError where files cannot be put
+    there.
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{option}: cannot write to {path}: {error.strerror or error}") from None
+        raise ValueError(
+            f"{option}: cannot write to {path}: {error.strerror or error}"
+        ) from None
     if not os.access(path, os.W_OK):
         raise ValueError(f"{option}: cannot write to {path}: permission denied")
 
 
 class Parser(argparse.ArgumentParser):
-    """Tell what is wrong in one line, with status 2; print the text before the options as it is."""
+    """Tell what is wrong in one line, with status 2; print the text before the options
+    as it is.
+    """
 
     def __init__(self, command: str, **texts: Any) -> None:
-        super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+        super().__init__(
+            command, formatter_class=argparse.RawDescriptionHelpFormatter, **texts
+        )
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> int:
-    """The command `python -m experiments.NAME` of a study's `run(out, …)`; the exit status.
+    """The command `python -m experiments.NAME` of a study's `run(out, …)`; the exit
+    status.
 
-    Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other people or
-    `traces` has an option for it. Switches this process to float64. What is wrong with the
-    arguments, the schemes, the traces or the disk is one line and status 2.
+    Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other
+    people or `traces` has an option for it. Switches this process to float64. What is
+    wrong with the arguments, the schemes, the traces or the disk is one line and status
+    2.
     """
     module, takes = sys.modules[run.__module__], inspect.signature(run).parameters
     assert module.__spec__ is not None
-    command = f"python -m {module.__spec__.name}"  # the module itself is called __main__
+    command = (
+        f"python -m {module.__spec__.name}"  # the module itself is called __main__
+    )
     take_any_sign()
     parser = Parser(
         command,
         description=module.__doc__,
         epilog=f"example: {command} --out /tmp/figures"
-        + f"\n         {command} --traces experiments/data/steps.csv" * ("traces" in takes),
+        + f"\n         {command} --traces experiments/data/steps.csv"
+        * ("traces" in takes),
     )
     parser.add_argument(
         "--out",
@@ -88,7 +103,8 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     jax.config.update("jax_enable_x64", True)
-    # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's affair.
+    # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's
+    # affair.
     own = (ValueError,) if "schemes" in takes or "traces" in takes else ()
     try:
         run(**options)
@@ -107,15 +123,21 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
 
 
 def load_schemes(path: str | Path) -> list[Scheme]:
-    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is none."""
+    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is
+    none.
+    """
     try:
         schemes = runpy.run_path(str(path)).get("SCHEMES")
     except (Exception, SystemExit) as error:
-        raise ValueError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"cannot read {path}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(schemes, list | tuple) or not all(
         isinstance(scheme, Scheme) for scheme in schemes
     ):
-        raise ValueError(f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]")
+        raise ValueError(
+            f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]"
+        )
     names = [scheme.name for scheme in schemes]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two schemes have one name: {', '.join(names)}")
@@ -144,32 +166,37 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": Path,
         "default": (),
         "metavar": "FILE",
-        "help": "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn "
-        "too",
+        "help": "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your "
+        "own, drawn too",
     },
     "traces": {
         "type": Path,
         "default": TRACES,
         "metavar": "PATH",
-        "help": "a folder of measured times, CSV, or one file (default: ../shared/traces of the "
-        "project)",
+        "help": "a folder of measured times, CSV, or one file (default: "
+        "../shared/traces of the project)",
     },
 }
 
 
 def save(
-    out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, Any] | None = None
+    out: Path,
+    tables: Mapping[str, Iterable[Any]],
+    figures: Mapping[str, Any] | None = None,
 ) -> None:
     """Write each table as NAME.csv, each figure as NAME.png and NAME.svg, and say so.
 
-    A table is rows of the same keys, named tuples or mappings; NaN and None become empty fields.
+    A table is rows of the same keys, named tuples or mappings; NaN and None become
+    empty fields.
     """
     for name, table in tables.items():
         rows = [row if isinstance(row, Mapping) else row._asdict() for row in table]
         with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+            writer.writerows(
+                {key: _field(value) for key, value in row.items()} for row in rows
+            )
     names = [f"{name}.csv" for name in tables]
     for name, figure in (figures or {}).items():
         names += [path.name for path in looks.save_figure(figure, out, name)]
@@ -189,9 +216,13 @@ def readable(name: str) -> str:
     ('job 1\\n10 workers', 'steps\\n8 workers, microbatches')
     """
     words = (
-        re.sub(r"_(\d+)_workers_?", r"\n\1 workers, ", name).removesuffix(", ").replace("_", " ")
+        re.sub(r"_(\d+)_workers_?", r"\n\1 workers, ", name)
+        .removesuffix(", ")
+        .replace("_", " ")
     )
-    return words.replace("llm training", "large-model training").replace("pai job", "job")
+    return words.replace("llm training", "large-model training").replace(
+        "pai job", "job"
+    )
 
 
 def grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
@@ -214,12 +245,22 @@ def number(value: float | None, digits: int = 4) -> str:
     """
     if value is None or value != value:
         return "–"
-    return f"{value:#.{digits}g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 1}e}"
+    return (
+        f"{value:#.{digits}g}"
+        if 1e-3 <= abs(value) < 1e5
+        else f"{value:.{digits - 1}e}"
+    )
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns, the first to the left; a float is printed as a `number`."""
-    cells = ([number(c) if isinstance(c, float) else str(c) for c in row] for row in rows)
+def print_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Print aligned columns, the first to the left; a float is printed as a
+    `number`.
+    """
+    cells = (
+        [number(c) if isinstance(c, float) else str(c) for c in row] for row in rows
+    )
     table = [list(header), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print(f"\n{title}\n")

@@ -1,4 +1,6 @@
-"""A competing load: processes that compute now and then, and slow workers on the same cores."""
+"""A competing load: processes that compute now and then, and slow workers on the same
+cores.
+"""
 
 import contextlib
 import subprocess
@@ -12,7 +14,8 @@ _RIVALS = 5
 _STARTED = 0.1
 _RIVAL = """
 import os, random, sys, time
-core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
+core, seed = map(int, sys.argv[1:3])
+end, busy, idle = map(float, sys.argv[3:])
 os.sched_setaffinity(0, [core])
 parent = os.getppid()
 draw = random.Random(seed)  # the same for all on this core
@@ -26,15 +29,27 @@ while os.getppid() == parent:
 
 
 @contextlib.contextmanager
-def rivals(cores: Sequence[int], seed: int, *, busy: float, idle: float) -> Iterator[None]:
-    """Run five processes on each of `cores`, all `busy`, then all `idle`, for mean seconds each.
+def rivals(
+    cores: Sequence[int], seed: int, *, busy: float, idle: float
+) -> Iterator[None]:
+    """Run five processes on each of `cores`, all `busy`, then all `idle`, for mean
+    seconds each.
 
     Needs Linux, to keep them there.
     """
     start = str(time.time() + 2)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", _RIVAL, str(core), str(seed + core), start, str(busy), str(idle)]
+            [
+                sys.executable,
+                "-c",
+                _RIVAL,
+                str(core),
+                str(seed + core),
+                start,
+                str(busy),
+                str(idle),
+            ]
         )
         for core in cores
         for _ in range(_RIVALS)

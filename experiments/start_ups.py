@@ -1,8 +1,9 @@
-"""Workers that start up and send: exact values against draws, plans against a global search.
+"""Workers that start up and send: exact values against draws, plans against a global
+search.
 
-Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against
-NumPy's own draws, in standard errors of these. Plans: the runtime of `solve` over the best of
-differential evolution.
+Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤
+t) against NumPy's own draws, in standard errors of these. Plans: the runtime of `solve`
+over the best of differential evolution.
 """
 
 import functools
@@ -26,14 +27,16 @@ SIZE = 8
 VALUES, PLANS, DRAWS = 2000, 200, 1_000_000
 # Draws at a time.
 _CHUNK = 100_000
-# Of differential evolution: candidates, generations, weight of a difference, share of it that is
-# taken over.
+# Of differential evolution: candidates, generations, weight of a difference, share of
+# it that is taken over.
 _POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 80, 0.7, 0.8
 _COORDINATES = 2000
 
 
 class Case(NamedTuple):
-    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]`."""
+    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times,
+    `[D, N]`.
+    """
 
     problem: bcgc.Problem
     partition: np.ndarray
@@ -41,7 +44,9 @@ class Case(NamedTuple):
 
 
 class Value(NamedTuple):
-    """An exact value and its distance from the mean of draws, in standard errors of these."""
+    """An exact value and its distance from the mean of draws, in standard errors of
+    these.
+    """
 
     start_up: str
     cycle_time: str
@@ -68,7 +73,9 @@ class Plan(NamedTuple):
 
 
 def cases(rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Random problems, family by family, so that few programs are compiled at a time."""
+    """Random problems, family by family, so that few programs are compiled at a
+    time.
+    """
     kinds = [(start, time) for start in range(3) for time in range(3)]
     for start, time in (kinds[i * len(kinds) // count] for i in range(count)):
         yield _case(rng, start, time)
@@ -80,28 +87,42 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
     laws = (
         (bcgc.ShiftedExponential(1 / a, b), lambda r, s: b + a * r.exponential(size=s)),
         (bcgc.Weibull(a, 0.6 + c, 0.2), lambda r, s: 0.2 + a * r.weibull(0.6 + c, s)),
-        (bcgc.Empirical([a, 2 * b, 3 * c]), lambda r, s: r.choice([a, 2 * b, 3 * c], s)),
+        (
+            bcgc.Empirical([a, 2 * b, 3 * c]),
+            lambda r, s: r.choice([a, 2 * b, 3 * c], s),
+        ),
     )
     law, draw_time = laws[time]
     # From a tenth of the work to ten times as long.
-    unit = _COORDINATES / workers * float(rng.uniform(0.5, 2)) * 10 ** rng.uniform(-1, 1)
+    unit = (
+        _COORDINATES / workers * float(rng.uniform(0.5, 2)) * 10 ** rng.uniform(-1, 1)
+    )
     k, p = rng.uniform(0.5, 2.5), rng.uniform(0.05, 0.95)
     fast, slow = 0.1 * unit, 3 * unit
     starts = (
         (bcgc.Weibull(unit, k), lambda r, s: unit * r.weibull(k, s)),
         (bcgc.Exponential(1 / unit), lambda r, s: r.exponential(unit, s)),
-        (bcgc.TwoSpeed(fast, slow, p), lambda r, s: np.where(r.random(s) < p, slow, fast)),
+        (
+            bcgc.TwoSpeed(fast, slow, p),
+            lambda r, s: np.where(r.random(s) < p, slow, fast),
+        ),
     )
     start_up, draw_start = starts[start]
     send, setup, chain = (float(rng.uniform(0, most)) for most in (1, 50, 0.3))
-    costs: Any = {"send_time": send / workers, "setup_cycles": setup, "chain_cycles": chain}
+    costs: Any = {
+        "send_time": send / workers,
+        "setup_cycles": setup,
+        "chain_cycles": chain,
+    }
     options: Any = {"max_workers": SIZE, "start_up": start_up, "overlap": time == 0}
     problem = bcgc.Problem(law, workers, _COORDINATES, **options, **costs)
     share = rng.dirichlet(np.ones(workers)) * (rng.random(workers) < 0.7)
     share[rng.integers(workers)] += 0.2
     partition = np.zeros(SIZE)
     partition[:workers] = _COORDINATES * share / share.sum()
-    return Case(problem, partition, lambda r, shape: (draw_start(r, shape), draw_time(r, shape)))
+    return Case(
+        problem, partition, lambda r, shape: (draw_start(r, shape), draw_time(r, shape))
+    )
 
 
 def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -118,10 +139,14 @@ def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
         cycles = work + (n + 1) * (f + h * sent)
         before.append((cycles, sent_before))
         if problem.overlap:
-            ready = np.max([starts + times * kappa * y + c * (sent - s) for y, s in before], axis=0)
+            ready = np.max(
+                [starts + times * kappa * y + c * (sent - s) for y, s in before], axis=0
+            )
         else:
             ready = starts + times * kappa * cycles + c * sent
-        last = np.maximum(last, np.partition(ready, workers - n - 1, axis=1)[:, workers - n - 1])
+        last = np.maximum(
+            last, np.partition(ready, workers - n - 1, axis=1)[:, workers - n - 1]
+        )
     return last
 
 
@@ -145,14 +170,25 @@ def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[V
             [runtimes(case, *case.draw(rng, (size, workers))) for size in chunks]
         )
         runtime_z = (value - drawn.mean()) / (drawn.std() / np.sqrt(draws))
-        # In a scale whose error is the same for all shares, also where few draws are late.
+        # In a scale whose error is the same for all shares, also where few draws are
+        # late.
         share = float(np.mean(drawn <= ratio * value))
         probability_z = (
-            2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share)))
+            2
+            * np.sqrt(draws)
+            * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share)))
         )
         start = *_names(case.problem), bool(case.problem.overlap), workers
         rows.append(
-            Value(*start, value, error, runtime_z, ratio * value, probability, probability_z)
+            Value(
+                *start,
+                value,
+                error,
+                runtime_z,
+                ratio * value,
+                probability,
+                probability_z,
+            )
         )
     return rows
 
@@ -171,9 +207,11 @@ def _runtimes_of(problem: bcgc.Problem, partitions: jax.Array) -> jax.Array:
 def global_search(
     problem: bcgc.Problem, rng: np.random.Generator, generations: int = _GENERATIONS
 ) -> float:
-    """Return the least exact runtime that differential evolution (Storn & Price 1997) finds.
+    """Return the least exact runtime that differential evolution (Storn & Price 1997)
+    finds.
 
-    Candidates are vectors whose positive parts are the shares, so that levels fall out of use.
+    Candidates are vectors whose positive parts are the shares, so that levels fall out
+    of use.
     """
     workers = int(np.asarray(problem.num_workers))
 
@@ -198,28 +236,41 @@ def global_search(
         base = np.where(rng.random((_POPULATION, 1)) < 0.5, best, a)
         taken = rng.random(people.shape) < _TAKEN
         trial = np.where(
-            taken, base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c), people
+            taken,
+            base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c),
+            people,
         )
-        trial = trial / np.maximum(np.maximum(trial, 0).sum(axis=1, keepdims=True), 1e-3)
+        trial = trial / np.maximum(
+            np.maximum(trial, 0).sum(axis=1, keepdims=True), 1e-3
+        )
         tried = value(trial)
         better = tried < values
-        people, values = np.where(better[:, None], trial, people), np.where(better, tried, values)
+        people, values = (
+            np.where(better[:, None], trial, people),
+            np.where(better, tried, values),
+        )
     return float(values.min())
 
 
-def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS) -> list[Plan]:
+def compute_plans(
+    seed: int, count: int = PLANS, generations: int = _GENERATIONS
+) -> list[Plan]:
     """Plans of random problems, and what a global search finds."""
     rng, rows = np.random.default_rng(seed), []
     for case in each(list(cases(rng, count)), "plans"):
         # Setup is a search of its own, over levels.
-        problem = replace(case.problem, setup_cycles=None, chain_cycles=None, overlap=False)
+        problem = replace(
+            case.problem, setup_cycles=None, chain_cycles=None, overlap=False
+        )
         solution = bcgc.solve(problem)
         found, bound = float(solution.expected_runtime), float(solution.lower_bound)
         best, workers = (
             global_search(problem, rng, generations),
             int(np.asarray(problem.num_workers)),
         )
-        rows.append(Plan(*_names(problem), workers, found, best, found / best - 1, bound))
+        rows.append(
+            Plan(*_names(problem), workers, found, best, found / best - 1, bound)
+        )
     return rows
 
 
@@ -229,10 +280,22 @@ def print_values(rows: Sequence[Value]) -> None:
     families = sorted(grouped(rows, lambda row: (row.start_up, row.cycle_time)).items())
     for names, mine in [*families, (("all", ""), rows)]:
         z = np.abs([[row.runtime_z, row.probability_z] for row in mine])
-        spread = [(f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %") for size in z.T]
+        spread = [
+            (f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %") for size in z.T
+        ]
         lines.append([*names, len(mine), *spread[0], *spread[1]])
-    header = ["start-up", "cycle time", "problems", "E: worst", "within 1", "P: worst", "within 1"]
-    print_table("Exact values less draws' means, in standard errors of these", header, lines)
+    header = [
+        "start-up",
+        "cycle time",
+        "problems",
+        "E: worst",
+        "within 1",
+        "P: worst",
+        "within 1",
+    ]
+    print_table(
+        "Exact values less draws' means, in standard errors of these", header, lines
+    )
     worst = max(row.runtime_error / row.expected_runtime for row in rows)
     print(
         "\n"
@@ -244,28 +307,51 @@ def print_values(rows: Sequence[Value]) -> None:
 def print_plans(rows: Sequence[Plan]) -> None:
     """Tell how far the plan that is found is from a global search's best."""
     lines = []
-    for name, mine in [*sorted(grouped(rows, lambda row: row.start_up).items()), ("all", rows)]:
+    for name, mine in [
+        *sorted(grouped(rows, lambda row: row.start_up).items()),
+        ("all", rows),
+    ]:
         excess = np.array([row.excess for row in mine])
         largest, smallest = f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %"
         gap = float(np.median([row.found / row.lower_bound for row in mine]))
-        lines.append([name, len(mine), largest, smallest, np.count_nonzero(excess > 1e-3), gap])
-    header = ["start-up", "problems", "largest", "smallest", "over 0.1 %", "found / bound, median"]
+        lines.append(
+            [name, len(mine), largest, smallest, np.count_nonzero(excess > 1e-3), gap]
+        )
+    header = [
+        "start-up",
+        "problems",
+        "largest",
+        "smallest",
+        "over 0.1 %",
+        "found / bound, median",
+    ]
     print_table(
-        "Runtime of the plan that is found, above the best of a global search", header, lines
+        "Runtime of the plan that is found, above the best of a global search",
+        header,
+        lines,
     )
 
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
-    """Ordered distances beside a normal distribution's; excess over the global search."""
+    """Ordered distances beside a normal distribution's; excess over the global
+    search.
+    """
     canvas, (left, right) = plotting.new_figure(1, 2, size=(8.4, 3.9))
     rng = np.random.default_rng(0)
     normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
     expected = normal.mean(axis=0)
     low, high = np.quantile(normal, (0.025, 0.975), axis=0)
-    left.fill_between(expected, low, high, color="0.8", linewidth=0, label="95 % of normal samples")
+    left.fill_between(
+        expected, low, high, color="0.8", linewidth=0, label="95 % of normal samples"
+    )
     for name, marker, color, z in (
         ("expected runtime", "o", looks.COLORS[1], [row.runtime_z for row in values]),
-        ("completion probability", "x", looks.COLORS[4], [row.probability_z for row in values]),
+        (
+            "completion probability",
+            "x",
+            looks.COLORS[4],
+            [row.probability_z for row in values],
+        ),
     ):
         left.plot(expected, np.sort(z), marker, color=color, markersize=3, label=name)
     y = "exact value less mean of draws\n(standard errors)"
@@ -299,7 +385,11 @@ def run(
     print_values(values)
     found = compute_plans(seed + 1, plans, generations)
     print_plans(found)
-    save(out, {"start_ups": values, "start_ups_plans": found}, {"start_ups": draw(values, found)})
+    save(
+        out,
+        {"start_ups": values, "start_ups_plans": found},
+        {"start_ups": draw(values, found)},
+    )
 
 
 if __name__ == "__main__":

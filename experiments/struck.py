@@ -1,9 +1,10 @@
-"""A worker is killed or frozen in the middle of a step: what that step takes, and the next one.
+"""A worker is killed or frozen in the middle of a step: what that step takes, and the
+next one.
 
-Six equal workers, whose layers sleep in proportion to their samples, train by each scheme. In every
-fortieth step, after a random share of it, one worker is struck: by then the one before has been
-replaced. Steps are given in units of the median of those before the first strike. Ten minutes;
-nothing else should run beside it.
+Six equal workers, whose layers sleep in proportion to their samples, train by each
+scheme. In every fortieth step, after a random share of it, one worker is struck: by
+then the one before has been replaced. Steps are given in units of the median of those
+before the first strike. Ten minutes; nothing else should run beside it.
 """
 
 import signal
@@ -38,7 +39,9 @@ def run(
     methods: Sequence[str] = METHODS,
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """Make so many `strikes` of each kind, one in `every` so many steps; a subset takes seconds."""
+    """Make so many `strikes` of each kind, one in `every` so many steps; a subset takes
+    seconds.
+    """
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in each(tasks, "training"):
@@ -48,11 +51,23 @@ def run(
             found = trained(cluster, seed, setting, method, subset, striker)
         rows.append(_row(kind, method, np.asarray(found.seconds), every))
     print_table(
-        f"Steps with a strike and after it, in medians of a step; {workers} workers, {strikes} "
-        "strikes",
-        ("worker", "scheme", "median, s", "struck step", "longest", "next step", "longest"),
+        f"Steps with a strike and after it, in medians of a step; {workers} workers, "
+        f"{strikes} strikes",
+        (
+            "worker",
+            "scheme",
+            "median, s",
+            "struck step",
+            "longest",
+            "next step",
+            "longest",
+        ),
         [
-            (row["worker"], row["scheme"], *(number(value, 3) for value in list(row.values())[2:]))
+            (
+                row["worker"],
+                row["scheme"],
+                *(number(value, 3) for value in list(row.values())[2:]),
+            )
             for row in rows
         ],
     )
@@ -76,7 +91,9 @@ def _row(kind: str, method: str, seconds: np.ndarray, every: int) -> dict[str, A
 class _Striker:
     """Strike one worker after the other before some steps, a part of a step later."""
 
-    def __init__(self, rng: np.random.Generator, kind: str, subset: float, every: int) -> None:
+    def __init__(
+        self, rng: np.random.Generator, kind: str, subset: float, every: int
+    ) -> None:
         self._rng, self._kind, self._subset, self._every = rng, kind, subset, every
 
     def __call__(self, step: int, cluster: Cluster) -> None:
@@ -86,7 +103,9 @@ class _Striker:
 
     def _strike(self, cluster: Cluster, worker: int) -> None:
         is_killed = self._kind == "killed"
-        signal_workers(cluster, [worker], signal.SIGKILL if is_killed else signal.SIGSTOP)
+        signal_workers(
+            cluster, [worker], signal.SIGKILL if is_killed else signal.SIGSTOP
+        )
         if self._kind.startswith("frozen for"):
             time.sleep(3 * self._subset)
             signal_workers(cluster, [worker], signal.SIGCONT)

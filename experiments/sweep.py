@@ -1,10 +1,11 @@
-"""What the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
+"""What the optimum saves, over the number of workers (2 to 50) and the rate of the
+cycle time.
 
-A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed to a CSV
-file: what was cut off goes on. What is saved is against uncoded; the reduction of a cell is
-1 - runtime of the optimum / runtime of the best baseline there. Forward passes are free, as in the
-paper. Partial stragglers (Tandon et al.) have the α of the law, which falls from 5.4 to 1.3 as the
-rate grows, not the 6 of the paper's figures.
+A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed
+to a CSV file: what was cut off goes on. What is saved is against uncoded; the reduction
+of a cell is 1 - runtime of the optimum / runtime of the best baseline there. Forward
+passes are free, as in the paper. Partial stragglers (Tandon et al.) have the α of the
+law, which falls from 5.4 to 1.3 as the rate grows, not the 6 of the paper's figures.
 """
 
 import sys
@@ -37,7 +38,8 @@ IN_TABLE = (2, 3, 5, 10, 20, 30, 40, 50)
 
 RATE_LABEL = r"rate $\mu$ (1 / unit of cycle time)"  # short: two panels side by side
 SAVED_LABEL = "time that the optimum saves (%)"
-# Single level 0 is the uncoded scheme: rounding must not decide which of the two is named.
+# Single level 0 is the uncoded scheme: rounding must not decide which of the two is
+# named.
 _TIE = 1e-9
 
 
@@ -92,20 +94,29 @@ def read(path: Path) -> list[Row]:
     """The rows of a sweep's file."""
     kinds: Sequence[Any] = (int, float, str, str, float, float)
     of_row = list(zip(kinds, Row._fields, strict=True))
-    return [Row(*(kind(row[name] or "nan") for kind, name in of_row)) for row in read_rows(path)]
+    return [
+        Row(*(kind(row[name] or "nan") for kind, name in of_row))
+        for row in read_rows(path)
+    ]
 
 
 def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Cell]:
     """Each cell's optimum and best baseline; of equal baselines the first."""
     baselines = {*BASELINES, *(scheme.name for scheme in schemes if scheme.baseline)}
     cells = []
-    for (workers, rate), here in grouped(rows, lambda row: (row.num_workers, row.rate)).items():
+    for (workers, rate), here in grouped(
+        rows, lambda row: (row.num_workers, row.rate)
+    ).items():
         (optimum,) = (row for row in here if row.method == "optimal")
         known = [
-            row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)
+            row
+            for row in here
+            if row.method in baselines and np.isfinite(row.expected_runtime)
         ]
         least = min(row.expected_runtime for row in known)
-        best = next(row.method for row in known if row.expected_runtime <= least * (1 + _TIE))
+        best = next(
+            row.method for row in known if row.expected_runtime <= least * (1 + _TIE)
+        )
         (uncoded,) = (row.expected_runtime for row in here if row.method == "uncoded")
         found = optimum.method, optimum.expected_runtime, uncoded
         cells.append(Cell(workers, rate, *found, least, best, optimum.relative_gap))
@@ -113,7 +124,9 @@ def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Ce
 
 
 def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
-    """Maps of what is saved over N and the rate, against uncoded and against the best baseline."""
+    """Maps of what is saved over N and the rate, against uncoded and against the best
+    baseline.
+    """
     workers = np.array(sorted({cell.num_workers for cell in cells}), float)
     rates = np.array(sorted({cell.rate for cell in cells}))
     by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
@@ -121,7 +134,9 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     saved = np.array([[cell.saved for cell in line] for line in table])
     reduction = np.array([[cell.reduction for cell in line] for line in table])
     names = [
-        m for m in (*BASELINES, *(s.name for s in schemes)) if any(cell.best == m for cell in cells)
+        m
+        for m in (*BASELINES, *(s.name for s in schemes))
+        if any(cell.best == m for cell in cells)
     ]
     best = np.array([[names.index(cell.best) for cell in line] for line in table])
 
@@ -131,9 +146,14 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     grid = workers, rates
     image = _map(left, *grid, saved, highest)
     _map(right, *grid, reduction, highest)
-    for axes, title in ((left, "(a) against uncoded"), (right, "(b) against the best baseline")):
+    for axes, title in (
+        (left, "(a) against uncoded"),
+        (right, "(b) against the best baseline"),
+    ):
         label = RATE_LABEL if axes is left else ""
-        looks.label_axes(axes, WORKERS_LABEL, label, log="y", title=title, x_ticks=ticks)
+        looks.label_axes(
+            axes, WORKERS_LABEL, label, log="y", title=title, x_ticks=ticks
+        )
     if min(best.shape) > 1 and len(names) > 1:
         border: Any = {"colors": "white", "linewidths": 2.2, "linestyles": ":"}
         right.contour(workers, rates, best, np.arange(len(names) - 1) + 0.5, **border)
@@ -142,28 +162,45 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
         if rows.size > best.size / 10:
             up = 0.9 if np.median(rows) > rates.size / 2 else 0.25  # where no line is
             middle = workers[int(np.median(columns))], rates[int(np.quantile(rows, up))]
-            text: Any = {"ha": "center", "va": "center", "color": "white", "fontsize": "small"}
+            text: Any = {
+                "ha": "center",
+                "va": "center",
+                "color": "white",
+                "fontsize": "small",
+            }
             right.text(*middle, f"best: {looks.style(name, schemes).label}", **text)
-    canvas.colorbar(image, ax=[left, right], label=SAVED_LABEL, location="bottom", aspect=50)
+    canvas.colorbar(
+        image, ax=[left, right], label=SAVED_LABEL, location="bottom", aspect=50
+    )
     return canvas
 
 
 def _map(
-    axes: "Axes", workers: np.ndarray, rates: np.ndarray, percent: np.ndarray, highest: float
+    axes: "Axes",
+    workers: np.ndarray,
+    rates: np.ndarray,
+    percent: np.ndarray,
+    highest: float,
 ) -> "QuadMesh":
     """Colours, and lines of equal shares."""
     edges = _edges(workers), np.exp(_edges(np.log(rates)))
     # Rasterised: no hair lines between the cells of an SVG.
-    image = axes.pcolormesh(*edges, percent, cmap="viridis", vmin=0, vmax=highest, rasterized=True)
+    image = axes.pcolormesh(
+        *edges, percent, cmap="viridis", vmin=0, vmax=highest, rasterized=True
+    )
     axes.grid(False)
     step = 10 if highest > 20 else 5
     levels = np.arange(step, percent.max(), step)
     if min(percent.shape) > 1 and levels.size:
         # White shows on the dark end of the colours, black on the bright one.
         shades = ["white" if level < 0.6 * highest else "black" for level in levels]
-        lines = axes.contour(workers, rates, percent, levels=levels, colors=shades, linewidths=0.9)
+        lines = axes.contour(
+            workers, rates, percent, levels=levels, colors=shades, linewidths=0.9
+        )
         places = _crossings(percent, levels, workers, rates)
-        axes.clabel(lines, fmt="%g %%", fontsize="small", manual=places, inline_spacing=0)
+        axes.clabel(
+            lines, fmt="%g %%", fontsize="small", manual=places, inline_spacing=0
+        )
     return image
 
 
@@ -176,7 +213,9 @@ def _edges(middles: np.ndarray) -> np.ndarray:
 def _crossings(
     values: np.ndarray, levels: np.ndarray, workers: np.ndarray, rates: np.ndarray
 ) -> list[tuple[float, float]]:
-    """Place each level's label along the rates, at two thirds of the workers; not at an edge."""
+    """Place each level's label along the rates, at two thirds of the workers; not at an
+    edge.
+    """
     column = 2 * (workers.size - 1) // 3
     below = values[:, column, None] < levels
     row, which = np.nonzero(below[2:-1] != below[1:-2])
@@ -188,35 +227,45 @@ def _crossings(
 
 
 def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
-    """Print the table: reduction, extremes, how often each baseline is best, the largest gap."""
+    """Print the table: reduction, extremes, how often each baseline is best, the
+    largest gap.
+    """
     rates = sorted({cell.rate for cell in cells})
     rates = rates[:: -(-len(rates) // 9)]
     lines = []
     for workers, here in grouped(cells, lambda cell: cell.num_workers).items():
         if workers in IN_TABLE:
             shown = [cell for cell in here if cell.rate in rates]
-            lines.append([workers, *(f"{cell.saved:.0f}, {cell.reduction:.0f}" for cell in shown)])
+            lines.append(
+                [
+                    workers,
+                    *(f"{cell.saved:.0f}, {cell.reduction:.0f}" for cell in shown),
+                ]
+            )
     title = "Time saved against uncoded, against the best baseline, in %; columns: rate"
     print_table(title, ["N", *(number(rate, 3) for rate in rates)], lines)
     print()
     for what, extreme in (("largest", max), ("smallest", min)):
         cell = extreme(cells, key=lambda cell: cell.reduction)
-        print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {cell.place}")
+        print(
+            f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at "
+            f"{cell.place}"
+        )
     counts = Counter(cell.best for cell in cells).most_common()
     print(
-        f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of "
-        f"{len(cells)} cells"
+        f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} "
+        f"of {len(cells)} cells"
     )
     worst = max(cells, key=lambda cell: cell.relative_gap)
     print(
-        f"largest relative gap of the optimum over all cells: {worst.relative_gap:.2g} at "
-        f"{worst.place}"
+        f"largest relative gap of the optimum over all cells: {worst.relative_gap:.2g} "
+        f"at {worst.place}"
     )
     early = sum(row.method == "optimal" and row.status != "converged" for row in rows)
     if early:
         print(
-            f"the search for the optimum did not converge in {early} cells: see the status in "
-            "the file"
+            f"the search for the optimum did not converge in {early} cells: see the "
+            "status in the file"
         )
 
 
@@ -229,9 +278,15 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute sweep.csv, print the table, draw its cells; a sweep that was cut off goes on."""
-    cells = bcgc.sweeps.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
-    sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
+    """Compute sweep.csv, print the table, draw its cells; a sweep that was cut off goes
+    on.
+    """
+    cells = bcgc.sweeps.grid(
+        num_workers=np.array(workers_grid), rate=np.array(rate_grid)
+    )
+    sweep = bcgc.sweeps.Sweep(
+        problem, cells, (*methods, *schemes), key=jax.random.key(seed)
+    )
     path = out / "sweep.csv"
     path.unlink(missing_ok=True)  # one that was cut off has another name
     with progress.Progress("sweep") as bar:

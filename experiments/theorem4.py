@@ -1,12 +1,13 @@
-"""The bounds of Theorem 4 beside the actual ratios E τ̂(x) / optimum, for N from 2 to 1000.
+"""The bounds of Theorem 4 beside the actual ratios E τ̂(x) / optimum, for N from 2 to
+1000.
 
 For a shifted exponential cycle time the paper proves, with H_N = Σ_{n≤N} 1/n,
 
-    E τ̂(x^(t)) / optimum ≤ (H_N + 1)(H_N + μ t0) / (μ t0)², E τ̂(x^(f)) / optimum ≤ H_N / (μ
-    t0) + 1.
+    E τ̂(x^(t)) / optimum ≤ (H_N + 1)(H_N + μ t0) / (μ t0)²,
+    E τ̂(x^(f)) / optimum ≤ H_N / (μ t0) + 1.
 
-The optimum is computed and certified: each ratio lies between E τ̂(x) / its runtime and E τ̂(x) / a
-proven lower bound, which differ by 1e-5.
+The optimum is computed and certified: each ratio lies between E τ̂(x) / its runtime and
+E τ̂(x) / a proven lower bound, which differ by 1e-5.
 """
 
 import math
@@ -20,7 +21,8 @@ from experiments.report import each, grouped, print_table, run_command, save
 
 SCHEMES = ("time", "frequency")
 SHIFT = 50.0
-# μ t0: the paper's own value, and one where the shift is as long as the mean of the rest.
+# μ t0: the paper's own value, and one where the shift is as long as the mean of the
+# rest.
 PRODUCTS = (0.05, 1.0)
 WORKERS_GRID = (2, 3, 5, 7, 10, 14, 20, 30, 50, 100, 200, 1000)
 # Problems are padded to one of these sizes, so that everything compiles once for each.
@@ -28,7 +30,9 @@ SIZES = (50, 100, 200, 1000)
 
 
 class Row(NamedTuple):
-    """One scheme at one N: Theorem 4's bound, and limits of its actual ratio to the optimum."""
+    """One scheme at one N: Theorem 4's bound, and limits of its actual ratio to the
+    optimum.
+    """
 
     rate_times_shift: float
     num_workers: int
@@ -64,28 +68,42 @@ def compute(workers_grid: Iterable[int], sizes: Sequence[int]) -> Iterable[Row]:
         optimum, lower = float(best.expected_runtime), float(best.lower_bound)
         for scheme in SCHEMES:
             runtime = float(bcgc.solve(problem, scheme).expected_runtime)
-            proven, ratios = bound(scheme, workers, product), (runtime / optimum, runtime / lower)
-            yield Row(product, workers, scheme, proven, *ratios, runtime, optimum, lower)
+            proven, ratios = (
+                bound(scheme, workers, product),
+                (runtime / optimum, runtime / lower),
+            )
+            yield Row(
+                product, workers, scheme, proven, *ratios, runtime, optimum, lower
+            )
 
 
 def run(
-    out: Path, *, workers_grid: Iterable[int] = WORKERS_GRID, sizes: Sequence[int] = SIZES
+    out: Path,
+    *,
+    workers_grid: Iterable[int] = WORKERS_GRID,
+    sizes: Sequence[int] = SIZES,
 ) -> None:
     rows = list(compute(workers_grid, sizes))
     header = [
         "N",
-        *(f"{scheme} {what}" for scheme in SCHEMES for what in ("bound", "ratio", "at most")),
+        *(
+            f"{scheme} {what}"
+            for scheme in SCHEMES
+            for what in ("bound", "ratio", "at most")
+        ),
     ]
     for product, mine in grouped(rows, lambda row: row.rate_times_shift).items():
         lines = [
-            [workers, *(x for row in here for x in (row.bound, row.ratio, row.ratio_at_most))]
+            [
+                workers,
+                *(x for row in here for x in (row.bound, row.ratio, row.ratio_at_most)),
+            ]
             for workers, here in grouped(mine, lambda row: row.num_workers).items()
         ]
         print_table(f"Theorem 4, rate × shift = {product:g}", header, lines)
     print(
-        "\n"
-        "ratio: expected runtime / that of the optimum; at most: / proven lower bound of the "
-        "optimum."
+        "\nratio: expected runtime / that of the optimum; at most: / proven lower "
+        "bound of the optimum."
     )
     save(out, {"theorem4": rows})
 

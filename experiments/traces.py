@@ -1,7 +1,9 @@
-"""What saves time on measured steps: `bcgc advise` for each log of a folder, in one table.
+"""What saves time on measured steps: `bcgc advise` for each log of a folder, in one
+table.
 
-Each remedy is planned on one half of the steps and replayed in the other, both ways, with all
-passes counted. Intervals are of 95 %. Codes are replayed by `bcgc advise --method`.
+Each remedy is planned on one half of the steps and replayed in the other, both ways,
+with all passes counted. Intervals are of 95 %. Codes are replayed by
+`bcgc advise --method`.
 """
 
 import sys
@@ -34,8 +36,12 @@ _SHOWN: Mapping[str, tuple[str, plotting.Style]] = {
 
 
 def draw(found: Mapping[str, Advice]) -> Any:
-    """A panel for each log: what each remedy saved, and the most that any exact scheme could."""
-    figure, axes = plotting.new_figure(1, len(found), size=(2.2 + 2.0 * len(found), 3.4))
+    """A panel for each log: what each remedy saved, and the most that any exact scheme
+    could.
+    """
+    figure, axes = plotting.new_figure(
+        1, len(found), size=(2.2 + 2.0 * len(found), 3.4)
+    )
     for panel, (name, advice) in zip(axes, found.items(), strict=True):
         _draw_saved(panel, name, advice, labelled=panel is axes[0])
     plotting.legend_outside(
@@ -45,17 +51,26 @@ def draw(found: Mapping[str, Advice]) -> Any:
 
 
 def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None:
-    saved = {row.remedy: Interval(*(100 * value for value in row.saved)) for row in advice.rows}
+    saved = {
+        row.remedy: Interval(*(100 * value for value in row.saved))
+        for row in advice.rows
+    }
     for place, remedy in enumerate(_SHOWN):
         if (share := saved.get(remedy)) is not None:
             look = _SHOWN[remedy][1]
-            axes.plot([share.low, share.high], [place] * 2, color=look.color, linewidth=1.3)
+            axes.plot(
+                [share.low, share.high], [place] * 2, color=look.color, linewidth=1.3
+            )
             axes.plot(share.value, place, **looks.points(look, filled=True))
     color = plotting.style("limit").color
     axes.axvline(
-        saved["limit"].value, color=color, label="no exact scheme saves more, with all data stored"
+        saved["limit"].value,
+        color=color,
+        label="no exact scheme saves more, with all data stored",
     )
-    axes.set_yticks(range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()])
+    axes.set_yticks(
+        range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()]
+    )
     least, most = axes.get_xlim()
     margin = 0.05 * (most - least)
     axes.set(xlim=(min(0.0, least), most + margin), ylim=(-0.6, len(_SHOWN) - 0.4))
@@ -66,7 +81,12 @@ def show(found: Mapping[str, Advice]) -> None:
     lines: list[list[object]] = []
     for name, advice in found.items():
         lines.append(
-            [f"{name}: {advice.num_workers} workers, {advice.num_steps} steps", "", "", ""]
+            [
+                f"{name}: {advice.num_workers} workers, {advice.num_steps} steps",
+                "",
+                "",
+                "",
+            ]
         )
         lines += [
             [
@@ -86,14 +106,20 @@ def _flat(name: str, advice: Advice) -> list[dict[str, Any]]:
     """A column for each number."""
     return [
         {"trace": name, "remedy": row.remedy, "advised": row.remedy == advice.advised}
-        | {"saved": row.saved.value, "saved_low": row.saved.low, "saved_high": row.saved.high}
+        | {
+            "saved": row.saved.value,
+            "saved_low": row.saved.low,
+            "saved_high": row.saved.high,
+        }
         | {"lost": row.lost, "stored_subsets": row.stored_subsets}
         for row in advice.rows
     ]
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file itself, or those of a folder that may be traces; ValueError where there is none."""
+    """A file itself, or those of a folder that may be traces; ValueError where there is
+    none.
+    """
     inside = path.iterdir() if path.is_dir() else []
     found = (
         [path]
@@ -102,17 +128,20 @@ def files_of(path: Path) -> list[Path]:
     )
     if not found:
         raise ValueError(
-            f"{path} has no CSV files: give a folder of traces, or one of them, with --traces "
-            "PATH; one that comes along is experiments/data/steps.csv"
+            f"{path} has no CSV files: give a folder of traces, or one of them, with "
+            "--traces PATH; one that comes along is experiments/data/steps.csv"
         )
     return found
 
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     measured = [
-        (file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)
+        (file.name.split(".")[0], bcgc.measured.load_trace(file))
+        for file in files_of(traces)
     ]
-    found = {name: bcgc.advise(trace, seed=seed) for name, trace in each(measured, "logs")}
+    found = {
+        name: bcgc.advise(trace, seed=seed) for name, trace in each(measured, "logs")
+    }
     show(found)
     rows = [row for name, advice in found.items() for row in _flat(name, advice)]
     save(out, {"traces": rows}, {"traces": draw(found)})

@@ -1,9 +1,10 @@
-"""Schemes side by side on handwritten digits: loss and accuracy against time, N = 20 workers.
+"""Schemes side by side on handwritten digits: loss and accuracy against time, N = 20
+workers.
 
-Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all samples,
-under the paper's law (rate 1e-3, shift 50). Every scheme takes the same steps; what differs is the
-clock. Each of 8 seeds has its own start and its own cycle times; the bands are their range, the
-lines their medians.
+Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all
+samples, under the paper's law (rate 1e-3, shift 50). Every scheme takes the same steps;
+what differs is the clock. Each of 8 seeds has its own start and its own cycle times;
+the bands are their range, the lines their medians.
 """
 
 import sys
@@ -27,9 +28,11 @@ METHODS = (
 # The closed forms of the paper would lie on the optimum.
 DRAWN = tuple(method for method in METHODS if method not in ("frequency", "time"))
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
-SLOWNESS = """{} workers, slow at random: cycle times are shifted exponential, rate 1e-3, shift 50.
-A worker ends its pass before the next step. Forward passes and questions are free.
-Medians of {} seeds, bands: their range"""
+SLOWNESS = (
+    "{} workers, slow at random: cycle times are shifted exponential, rate 1e-3, "
+    "shift 50.\nA worker ends its pass before the next step. Forward passes and "
+    "questions are free.\nMedians of {} seeds, bands: their range"
+)
 # Test accuracy to be reached.
 TARGET = 0.93
 LOSS_TICKS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -50,7 +53,9 @@ def run(
     for model, method in each(tasks, "training"):
         problem = digits_problem(LAW, workers, model)
         key = jax.random.key(seed)
-        found = train_on_digits(key, problem, model, method, num_seeds=seeds, num_steps=steps)
+        found = train_on_digits(
+            key, problem, model, method, num_seeds=seeds, num_steps=steps
+        )
         runs.setdefault(model, []).append(found)
     rows = [_row(model, found) for model in TITLES for found in runs[model]]
     for model in TITLES:
@@ -78,7 +83,9 @@ _COLUMNS = ("expected_runtime", "mean_runtime", "time_to_target", "earliest", "l
 
 
 def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
-    uncoded = next((row["time_to_target"] for row in rows if row["method"] == "uncoded"), np.inf)
+    uncoded = next(
+        (row["time_to_target"] for row in rows if row["method"] == "uncoded"), np.inf
+    )
     lines = []
     for row in sorted(rows, key=lambda row: row["expected_runtime"]):
         saved = (
@@ -88,15 +95,27 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
         )
         lines.append([row["method"], *(row[name] for name in _COLUMNS), saved])
     print_table(
-        f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median and range of "
-        "the seeds",
-        ["scheme", "E runtime", "mean runtime", "time to target", "earliest", "latest", "saved"],
+        f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median "
+        "and range of the seeds",
+        [
+            "scheme",
+            "E runtime",
+            "mean runtime",
+            "time to target",
+            "earliest",
+            "latest",
+            "saved",
+        ],
         lines,
     )
 
 
-def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Median, least and largest of the seeds at each time: of the last iteration that has ended."""
+def _bands(
+    found: DigitsRun, values: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Median, least and largest of the seeds at each time: of the last iteration that
+    has ended.
+    """
     steps = zip(found.clock, values, strict=True)
     # NaN before the first iteration has ended, in all of them where it is in one.
     ended = [
@@ -124,20 +143,30 @@ def _draw(runs: dict[str, list[DigitsRun]], workers: int):
                 look = plotting.curve(plotting.style(run_.method)) | {"marker": ""}
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
                 one.fill_between(
-                    grid / scale, low, high, color=look["color"], alpha=0.15, linewidth=0
+                    grid / scale,
+                    low,
+                    high,
+                    color=look["color"],
+                    alpha=0.15,
+                    linewidth=0,
                 )
                 one.plot(grid / scale, middle, **look)
-            x = f"simulated time\n($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
+            power = f"$10^{{{int(np.log10(scale))}}}$"
+            x = f"simulated time\n({power} cycles × unit of cycle time)"
             if what == "loss":
                 scaled: Any = {"log": "y", "y_ticks": LOSS_TICKS}
-                looks.label_axes(one, "", "training loss (nats)", title=TITLES[model], **scaled)
+                looks.label_axes(
+                    one, "", "training loss (nats)", title=TITLES[model], **scaled
+                )
                 lowest = min(float(run_.loss.min()) for run_ in found)
                 one.set_ylim(0.9 * lowest, 2.6)
             else:
                 plotting.label_axes(one, x, "test accuracy")
                 one.axhline(TARGET, **_TARGET_LINE)
                 one.set_ylim(0.75, 1.0)
-    styles = [plotting.style(one.method) for one in runs["softmax"] if one.method in DRAWN]
+    styles = [
+        plotting.style(one.method) for one in runs["softmax"] if one.method in DRAWN
+    ]
     handles = [looks.legend_handle(look, marker=False) for look in styles]
     handles.append(Line2D([], [], label=f"target accuracy {TARGET:g}", **_TARGET_LINE))
     title = SLOWNESS.format(workers, len(runs["softmax"][0].clock))

@@ -1,4 +1,6 @@
-"""Precision of the tests: the package follows its caller's dtype and sets no global option."""
+"""Precision of the tests: the package follows its caller's dtype and sets no global
+option.
+"""
 
 import contextlib
 import gc
@@ -15,21 +17,23 @@ import pytest
 from bcgc_jax import cli
 from bcgc_jax.cli.options import quick_flags
 
-# As `bcgc solve` compiles: XLA's older emitters take half the time, with every optimisation. The
-# smoke tests of `.ci/run` are compiled as programs of Python users are.
+# As `bcgc solve` compiles: XLA's older emitters take half the time, with every
+# optimisation. The smoke tests of `.ci/run` are compiled as programs of Python users
+# are.
 os.environ.setdefault("XLA_FLAGS", quick_flags(""))
-# Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of
-# the time.
+# Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a
+# third of the time.
 _PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Ray's workers give way to all other programs. Here these are tests that compute beside them.
+# Ray's workers give way to all other programs. Here these are tests that compute beside
+# them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# Files that share programs go to one process, in this order, and the rest behind them, a file at a
-# time.
+# Files that share programs go to one process, in this order, and the rest behind them,
+# a file at a time.
 _GROUPS = {
     # processes that wait, beside those that compute
     "tests/cluster/test_faults.py": "faults",
@@ -47,8 +51,8 @@ _GROUPS = {
     "bcgc_jax/": "examples",
 }
 
-# Tracing makes many objects and little garbage: collecting at Python's own pace takes a fifth of
-# its time.
+# Tracing makes many objects and little garbage: collecting at Python's own pace takes a
+# fifth of its time.
 gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (
@@ -78,10 +82,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Put tests in the order of the groups; examples as dear as slow tests are of their tier."""
+    """Put tests in the order of the groups; examples as dear as slow tests are of their
+    tier.
+    """
     order = list(dict.fromkeys(_GROUPS.values()))
     items.sort(
-        key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order)
+        key=lambda item: (
+            order.index(name) if (name := _group(item.nodeid)) in order else len(order)
+        )
     )
     for item in items:
         if item.nodeid.startswith(_SLOW_EXAMPLES):
@@ -100,7 +108,9 @@ _MANY_MAPS = 40_000
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs() -> Iterator[None]:
-    """The files of a process share what they compile, as long as it has room for the programs."""
+    """The files of a process share what they compile, as long as it has room for the
+    programs.
+    """
     yield
     with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as maps:
         if sum(1 for _ in maps) > _MANY_MAPS:

@@ -1,4 +1,5 @@
-"""What all commands print, as files: to compare two versions of the package byte by byte.
+"""What all commands print, as files: to compare two versions of the package byte by
+byte.
 
 `python -m tests.golden FOLDER` writes them; `diff -r` compares two folders.
 """
@@ -17,7 +18,16 @@ from tests.cli.steps import TIMES, written, written_in_parts
 DATA = Path("experiments/data")
 _LAW = ("--cycle-time", "shifted-exponential:rate=1e-3,shift=50")
 _PROBLEM = ("--workers", "6", "--coordinates", "600", *_LAW)
-_SCHEMES = ("optimal", "time", "sharing:2", "limit:2", "backup", "drop", "cyclic:2", "nested:2")
+_SCHEMES = (
+    "optimal",
+    "time",
+    "sharing:2",
+    "limit:2",
+    "backup",
+    "drop",
+    "cyclic:2",
+    "nested:2",
+)
 _DEADLINE = ("--objective", "completion-probability", "--deadline", "2e5")
 FORMATS = ("table", "json", "csv")
 COMMANDS = ("advise", "fit", "plot", "solve", "sweep")
@@ -29,12 +39,18 @@ def questions(folder: Path) -> dict[str, tuple[str, ...]]:
     loads = rng.pareto(2.2, (24, 5, 4)) + 0.2
     seconds = 0.1 * loads * rng.gamma(20.0, 0.05, (24, 5, 1))
     parts = written_in_parts(folder / "parts.csv", seconds, load=loads)
-    times = written(folder / "times.csv", np.tile(TIMES, (3, 1)) + 0.01 * rng.random((18, 4)))
+    times = written(
+        folder / "times.csv", np.tile(TIMES, (3, 1)) + 0.01 * rng.random((18, 4))
+    )
     asked: dict[str, tuple[str, ...]] = {
         "help": ("--help",),
         **{f"{name}-help": (name, "--help") for name in COMMANDS},
     }
-    logs = {"chunks": str(DATA / "chunks.csv"), "steps": str(DATA / "steps.csv"), "parts": parts}
+    logs = {
+        "chunks": str(DATA / "chunks.csv"),
+        "steps": str(DATA / "steps.csv"),
+        "parts": parts,
+    }
     methods = [part for name in _SCHEMES for part in ("--method", name)]
     sweep = ("sweep", "--workers", "4:6", *_PROBLEM[2:], *methods[:6])
     for shown in FORMATS:
@@ -48,7 +64,14 @@ def questions(folder: Path) -> dict[str, tuple[str, ...]]:
         asked[f"fit-{shown}"] = ("fit", times, "--coordinates", "600", *format)
         asked[f"solve-{shown}"] = ("solve", *_PROBLEM, *methods, *format)
         asked[f"solve-deadline-{shown}"] = ("solve", *_PROBLEM, *_DEADLINE, *format)
-        asked[f"solve-trace-{shown}"] = ("solve", "--trace", times, "--coordinates", "600", *format)
+        asked[f"solve-trace-{shown}"] = (
+            "solve",
+            "--trace",
+            times,
+            "--coordinates",
+            "600",
+            *format,
+        )
         asked[f"sweep-{shown}"] = (*sweep, *format)
     return asked
 

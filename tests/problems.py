@@ -26,7 +26,9 @@ def padded(
     samples: float = 1.0,
     cycles: float = 1.0,
 ) -> bcgc.Problem:
-    """Too many coordinates for the search over whole units, which is a program of its own."""
+    """Too many coordinates for the search over whole units, which is a program of its
+    own.
+    """
     return bcgc.Problem(
         law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE
     )
@@ -50,20 +52,33 @@ def slow(*cases: Any) -> list[Any]:
     return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-_SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.solvers, bcgc.sweeps
+_SUBJECTS = (
+    bcgc.coding,
+    bcgc.distributions,
+    bcgc.measured,
+    bcgc.plans,
+    bcgc.solvers,
+    bcgc.sweeps,
+)
 # All public names, those of the subjects too.
 NAMES = {*bcgc.__all__}
 for _subject in _SUBJECTS:
     found = {
-        name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)
+        name
+        for name, value in vars(_subject).items()
+        if name[0] != "_" and not ismodule(value)
     }
     NAMES |= {*getattr(_subject, "__all__", found)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 
 
 def nested_groups(sizes: tuple[int, ...], num_workers: int) -> Groups:
-    """Neighbours in groups of each of the sizes, which divide the next one and the last of N."""
+    """Neighbours in groups of each of the sizes, which divide the next one and the last
+    of N.
+    """
     return tuple(
-        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size))
+        tuple(
+            tuple(range(first, first + size)) for first in range(0, num_workers, size)
+        )
         for size in sizes
     )

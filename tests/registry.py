@@ -1,6 +1,8 @@
-"""The one table of laws and public functions, as calls of a number: Python's, an array, or traced.
+"""The one table of laws and public functions, as calls of a number: Python's, an array,
+or traced.
 
-A result follows from it alone. What is checked of every entry stands in test_registry.py.
+A result follows from it alone. What is checked of every entry stands in
+test_registry.py.
 """
 
 import functools
@@ -59,7 +61,9 @@ LAWS: dict[str, Callable[[Number], Any]] = {
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
-    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(row(v, 3, 0, 7), row(v, 1, 2, 5)),
+    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(
+        row(v, 3, 0, 7), row(v, 1, 2, 5)
+    ),
     "EmpiricalRows": lambda v: bcgc.EmpiricalRows(
         jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])
     ),
@@ -68,7 +72,14 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     ),
 }
 # One of each kind, for what does not depend on the family.
-KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "EmpiricalRows", "Heterogeneous")
+KINDS = (
+    "ShiftedExponential",
+    "Gamma",
+    "TwoSpeed",
+    "Empirical",
+    "EmpiricalRows",
+    "Heterogeneous",
+)
 JOINT = ("EmpiricalRows", "Heterogeneous")
 ATOMIC = ("Deterministic", "TwoSpeed", "Empirical", "EmpiricalPairs")
 DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
@@ -110,7 +121,9 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     """What follows from a law for three workers; of unlike ones by draws alone."""
     law = LAWS[name](v)
     problem = bcgc.Problem(law, 3, 10, 2.0 * v, v)
-    found = {"simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8, unit=None)}
+    found = {
+        "simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8, unit=None)
+    }
     if name == "Heterogeneous":
         return found
     return found | {
@@ -133,7 +146,9 @@ def problem_of(v: Number, **more: Any) -> bcgc.Problem:
 
 def late_problem(v: Number) -> bcgc.Problem:
     """Make a problem of workers that start up and send."""
-    return problem_of(v, start_up=bcgc.Exponential(v), send_time=0.5 * v, chain_cycles=0.2 * v)
+    return problem_of(
+        v, start_up=bcgc.Exponential(v), send_time=0.5 * v, chain_cycles=0.2 * v
+    )
 
 
 def _partition(v: Number) -> jax.Array:
@@ -145,8 +160,12 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
     "expected_runtime": bcgc.expected_runtime,
     "integrate_runtime": bcgc.plans.integrate_runtime,
     "certificate": bcgc.certificate,
-    "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
-    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8, unit=None),
+    "completion_probability": lambda problem, x: bcgc.completion_probability(
+        problem, x, 900.0
+    ),
+    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(
+        KEY, problem, x, 8, unit=None
+    ),
 }
 _NAMED = (
     *(
@@ -164,7 +183,9 @@ _NAMED = (
 METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
     "Optimal": lambda v: bcgc.Optimal(tolerance=1e-5 * v),
     "Optimal of some levels": lambda v: bcgc.Optimal(levels=[0, _whole(v)]),
-    "Subgradient": lambda v: bcgc.Subgradient(max_steps=100, batch_size=64, tolerance=1e-3 * v),
+    "Subgradient": lambda v: bcgc.Subgradient(
+        max_steps=100, batch_size=64, tolerance=1e-3 * v
+    ),
     "Deadline": lambda v: bcgc.Deadline(8e3 * v),
     "TandonPartial": lambda v: bcgc.TandonPartial(alpha=1.0 + v),
     "Drop": lambda v: bcgc.solvers.Drop(2),
@@ -215,10 +236,15 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         [3, 2, 5], [1, 4, 2], start_ups=row(v, 2, 0, 3), send_time=0.5, overlap=True
     ),
     "coordinate_runtime": lambda v: bcgc.coordinate_runtime(
-        np.array([0, _whole(v), 2]), row(v, 1, 4, 2), num_samples=v, unit_costs=row(v, 1, 2, 0.5)
+        np.array([0, _whole(v), 2]),
+        row(v, 1, 4, 2),
+        num_samples=v,
+        unit_costs=row(v, 1, 2, 0.5),
     ),
     "cumulative_load": lambda v: partitions.cumulative_load(row(v, 3, 2, 5)),
-    "finish_load": lambda v: partitions.finish_load(row(v, 3, 2, 5), row(v, 3, 2, 5) > 4, 0.5 * v),
+    "finish_load": lambda v: partitions.finish_load(
+        row(v, 3, 2, 5), row(v, 3, 2, 5) > 4, 0.5 * v
+    ),
     "project_partition": lambda v: partitions.project_partition(
         row(v, 3, 2, 5), 4.0 * v, np.arange(3) < 2
     ),
@@ -226,10 +252,16 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         np.array([_whole(v), 2, 0]), row(v, 3, 2, 5)
     ),
     # Whole numbers, whatever they come from.
-    "levels_from_partition": lambda v: bcgc.levels_from_partition(row(v, 4, 4, 8).astype(int), 100),
-    "partition_from_levels": lambda v: bcgc.partition_from_levels(row(v, 0, 1, 1).astype(int), 4),
+    "levels_from_partition": lambda v: bcgc.levels_from_partition(
+        row(v, 4, 4, 8).astype(int), 100
+    ),
+    "partition_from_levels": lambda v: bcgc.partition_from_levels(
+        row(v, 0, 1, 1).astype(int), 4
+    ),
     "round_partition": lambda v: partitions.round_partition(row(v, 3, 2, 5), 10),
-    "round_to_units": lambda v: partitions.round_to_units(row(v, 3, 2, 5), row(v, 3, 2, 5)),
+    "round_to_units": lambda v: partitions.round_to_units(
+        row(v, 3, 2, 5), row(v, 3, 2, 5)
+    ),
     "draw_runtimes": lambda v: draw_runtimes(
         KEY, late_problem(v), cyclic_plan(jnp.sum(_partition(v)), 2), 64
     ),
@@ -240,22 +272,40 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     "solve for rows": lambda v: bcgc.solve(
         bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2.0 * v, v)
     ),
-    "solve for atoms": lambda v: bcgc.solve(bcgc.Problem(LAWS["Empirical"](v), 3, 2000, v, v)),
-    "solve for workers that send": lambda v: bcgc.solve(problem_of(v, send_time=0.5 * v)),
+    "solve for atoms": lambda v: bcgc.solve(
+        bcgc.Problem(LAWS["Empirical"](v), 3, 2000, v, v)
+    ),
+    "solve for workers that send": lambda v: bcgc.solve(
+        problem_of(v, send_time=0.5 * v)
+    ),
     "solve for unlike workers": lambda v: bcgc.solve(
         bcgc.Problem(LAWS["Heterogeneous"](v), 3, 2000, v, v), "tandon_partial", **_FEW
     ),
-    **{f"solve {name}": functools.partial(_solved, method) for name, method in METHODS.items()},
+    **{
+        f"solve {name}": functools.partial(_solved, method)
+        for name, method in METHODS.items()
+    },
 }
 
-# The same functions for other laws, or as dear in their first call: these are traced only.
+# The same functions for other laws, or as dear in their first call: these are traced
+# only.
 ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
-    *("expected_runtime with setup", "draw_runtimes", "solve for rows", "solve for atoms"),
+    *(
+        "expected_runtime with setup",
+        "draw_runtimes",
+        "solve for rows",
+        "solve for atoms",
+    ),
     *("solve for workers that send", "solve limit:2", "solve backup:1"),
     *("solve Sharing", "solve Drop"),
 }
-_COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
+_COMPOSED = (
+    "Sweep",
+    "compare",
+    "solve for unlike workers",
+    "solve time for workers of one start-up",
+)
 _MEASURED = (
     ("completion_bound in parts"),
     "fit_distributions",
@@ -275,7 +325,9 @@ WHOLE_NUMBERS = (
 
 
 def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
-    return trace_of(v * np.random.default_rng(0).gamma(2.0, 1.0, (60, 5)) + 1, **changed)
+    return trace_of(
+        v * np.random.default_rng(0).gamma(2.0, 1.0, (60, 5)) + 1, **changed
+    )
 
 
 def _fit_of_loads(v: float) -> Any:
@@ -285,21 +337,31 @@ def _fit_of_loads(v: float) -> Any:
 
 
 def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
-    return bcgc.Problem(bcgc.ShiftedExponential(rate), num_workers, 2000, max_workers=max_workers)
+    return bcgc.Problem(
+        bcgc.ShiftedExponential(rate), num_workers, 2000, max_workers=max_workers
+    )
 
 
 def _swept(v: float) -> tuple[Any, ...]:
-    return _cell, bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]), bcgc.TandonPartial(1 + v)
+    return (
+        _cell,
+        bcgc.sweeps.grid(num_workers=[2, 3], rate=[v, 2.0]),
+        bcgc.TandonPartial(1 + v),
+    )
 
 
 def _written_sweep(v: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        bcgc.sweeps.write_sweep(bcgc.sweeps.Sweep(*_swept(v)), Path(folder) / "sweep.csv")
+        bcgc.sweeps.write_sweep(
+            bcgc.sweeps.Sweep(*_swept(v)), Path(folder) / "sweep.csv"
+        )
 
 
 # Of numbers that are known: these measure on the host, or write.
 ON_THE_HOST: dict[str, Callable[[float], Any]] = {
-    "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(v * _TIMES, pareto_tail=True),
+    "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(
+        v * _TIMES, pareto_tail=True
+    ),
     "distribution_of": lambda v: bcgc.measured.distribution_of(v * _TIMES, 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
@@ -315,23 +377,44 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "fit_start_up": _fit_of_loads,
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
     "place_workers": lambda v: bcgc.solvers.place_workers(
-        problem_of(v), known(bcgc.solve(problem_of(v), "nested").plan), v * _TIMES.reshape(-1, 3)
+        problem_of(v),
+        known(bcgc.solve(problem_of(v), "nested").plan),
+        v * _TIMES.reshape(-1, 3),
     ),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(
         problem_of(v), 8e3 * v, rounds=1
     ),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
-    "Sweep": lambda v: next(map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())),
+    "Sweep": lambda v: next(
+        map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())
+    ),
     "sweep": lambda v: bcgc.sweeps.sweep(*_swept(v)),
     "write_sweep": _written_sweep,
 }
 # What the calls take and return.
 TAKEN_OR_RETURNED = {
     *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
-    *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
+    *(
+        "Problem",
+        "Solution",
+        "Status",
+        "Certificate",
+        "Expectation",
+        "RuntimeEstimate",
+        "Plan",
+    ),
     *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Backup", "Limit"),
-    *("Trace", "load_trace", "Advice", "Slowness", "Description", "Fit", "StartUpFit", "grid"),
+    *(
+        "Trace",
+        "load_trace",
+        "Advice",
+        "Slowness",
+        "Description",
+        "Fit",
+        "StartUpFit",
+        "grid",
+    ),
 }
 # Their second calls are those of tests/coding.
 OF_CODES = set(vars(bcgc.coding))

@@ -1,4 +1,6 @@
-"""Ctrl-C in tests: a parent may ignore it, as `nohup` and a shell's background job do."""
+"""Ctrl-C in tests: a parent may ignore it, as `nohup` and a shell's background job
+do.
+"""
 
 import contextlib
 import signal

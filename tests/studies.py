@@ -1,4 +1,6 @@
-"""Studies on a few points: run as their command does, and what they leave read again."""
+"""Studies on a few points: run as their command does, and what they leave read
+again.
+"""
 
 import csv
 from pathlib import Path
@@ -17,7 +19,10 @@ def assert_text_fits(figure):
         room = axes.get_tightbbox()
         for other in figure.axes:
             assert other is axes or not room.overlaps(other.get_tightbbox())
-        assert axes.yaxis.label.get_window_extent().height <= axes.get_window_extent().height
+        assert (
+            axes.yaxis.label.get_window_extent().height
+            <= axes.get_window_extent().height
+        )
         assert room.x0 >= 0
         assert room.y0 >= 0
         assert room.x1 <= figure.bbox.x1
@@ -41,7 +46,11 @@ class Ran:
     """What a study printed, the rows that it wrote, and its pictures."""
 
     def __init__(
-        self, study: Any, folder: Path, capsys: pytest.CaptureFixture[str], **arguments: Any
+        self,
+        study: Any,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        **arguments: Any,
     ) -> None:
         self.figures: dict[str, Any] = {}
         save = looks.save_figure
@@ -54,7 +63,11 @@ class Ran:
             patched.setattr(looks, "save_figure", kept)
             study.run(folder, **arguments)
         self.folder, self.printed = folder, capsys.readouterr().out
-        lines = [line for line in self.printed.splitlines() if not line.startswith("Written to")]
+        lines = [
+            line
+            for line in self.printed.splitlines()
+            if not line.startswith("Written to")
+        ]
         assert max(map(len, lines)) <= 100
         for picture in folder.glob("*.png"):
             assert picture.read_bytes().startswith(b"\x89PNG")

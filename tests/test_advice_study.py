@@ -1,4 +1,6 @@
-"""The study of advice: what it says of a half is what the replay of the whole log took there."""
+"""The study of advice: what it says of a half is what the replay of the whole log took
+there.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,8 @@ STEPS = Path(advice.__file__).parent / "data" / "steps.csv"
 def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     found = Ran(advice, tmp_path, capsys, seed=0, traces=STEPS, num_logs=1)
     rows = found.rows("advice")
-    # Steps, chunks with their lengths and without chunks, and a synthetic log: both halves.
+    # Steps, chunks with their lengths and without chunks, and a synthetic log: both
+    # halves.
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
     trace = load_trace(STEPS)
     times = trace.rows()

@@ -1,4 +1,6 @@
-"""What blocks cost: counted step by step, by the compiler, and as the models of it have it."""
+"""What blocks cost: counted step by step, by the compiler, and as the models of it have
+it.
+"""
 
 import functools
 import itertools
@@ -19,7 +21,9 @@ RANDOM = np.random.default_rng(17)
 
 
 def steps(partition, sizes):
-    """Count a worker's work step by step, `[N, 3]`, with a place for each subset's cotangent."""
+    """Count a worker's work step by step, `[N, 3]`, with a place for each subset's
+    cotangent.
+    """
     found = np.zeros((len(partition), 3))
     places: dict[int, int] = {}  # units that a subset's cotangent has gone past
     units = iter(range(len(sizes)))
@@ -63,13 +67,17 @@ def test_costs_are_found_again(name):
     costs = Costs(*(0.7, 1.9, 0.4)[: block_costs.MODELS[name]])
     partitions = random_partitions(6, 4, 6)
     times = block_costs.predict(name, costs, partitions, sizes)
-    np.testing.assert_allclose(block_costs.fit(name, partitions, sizes, times), costs, rtol=1e-9)
+    np.testing.assert_allclose(
+        block_costs.fit(name, partitions, sizes, times), costs, rtol=1e-9
+    )
 
 
 def test_least_squares_without_negative_costs():
     for _ in range(50):
         matrix = RANDOM.uniform(0, 1, (9, 3)) * [1.0, 1e6, 1e-3]
-        values = matrix @ (RANDOM.normal(0.5, 1.5, 3) / [1.0, 1e6, 1e-3]) + RANDOM.normal(0, 0.1, 9)
+        values = matrix @ (
+            RANDOM.normal(0.5, 1.5, 3) / [1.0, 1e6, 1e-3]
+        ) + RANDOM.normal(0, 0.1, 9)
         scale = matrix.max(axis=0)
         expected, _ = scipy.optimize.nnls(matrix / scale, values)
         np.testing.assert_allclose(
@@ -79,11 +87,14 @@ def test_least_squares_without_negative_costs():
 
 def test_all_partitions():
     every = [x for x in itertools.product(range(4), repeat=3) if sum(x) == 3]
-    assert sorted(map(tuple, block_costs.all_partitions(3, 3).tolist())) == sorted(every)
+    assert sorted(map(tuple, block_costs.all_partitions(3, 3).tolist())) == sorted(
+        every
+    )
 
 
 def test_operations_are_the_products_of_matrices():
-    # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message (n+1)/32.
+    # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message
+    # (n+1)/32.
     model = functools.partial(perceptron, (64,) * 4, 3 * 32)
     found = block_times.measure(model, [(1, 1, 1), (0, 3, 0)], repeats=2)
     product = 2 * 64 * 64 * 32
@@ -91,8 +102,8 @@ def test_operations_are_the_products_of_matrices():
     assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
     assert found.operations.forward / product == pytest.approx(3, rel=0.05)
     each, one = found.blocks
-    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a second
-    # begins, …
+    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a
+    # second begins, …
     fewest = [3 + 1, 3 + 2 + 2, 3 + 3 + 3 * 2 - 2]
     np.testing.assert_allclose(each.operations / product, fewest, rtol=0.06)
     np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)
@@ -108,15 +119,20 @@ def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsy
     model = functools.partial(perceptron, (64,) * 4, 3 * 64)
     studies = [backprop.Study(model, [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)])]
     laws = {"heavy": bcgc.Pareto(1.0, 1.5)}
-    found = Ran(backprop, tmp_path, capsys, studies=studies, repeats=3, laws=laws, workers=(4,))
+    found = Ran(
+        backprop, tmp_path, capsys, studies=studies, repeats=3, laws=laws, workers=(4,)
+    )
     assert found.drew("backprop")
     rows = found.rows("backprop")
     assert len(rows) == 1 + 2 + 2 + 3
-    held_out = {(row["model"], row["partition"]) for row in rows if row["held_out"] == "1"}
+    held_out = {
+        (row["model"], row["partition"]) for row in rows if row["held_out"] == "1"
+    }
     assert held_out == {("perceptron of 3 layers, 64 samples", "1 1 1")}
     for row in rows:
         assert 0 < float(row["low"]) <= float(row["cpu"]) <= float(row["high"])
-        # In layers this small what is no product counts too: 7 % less and 6 % more were measured.
+        # In layers this small what is no product counts too: 7 % less and 6 % more were
+        # measured.
         assert float(row["operations"]) == pytest.approx(float(row["kept"]), rel=0.1)
     shares = {row["costs"]: float(row["share"]) for row in found.rows("backprop_plans")}
     assert set(shares) == set(block_costs.MODELS)

@@ -1,4 +1,6 @@
-"""What makes no problem: refused by name where it is known, INVALID and NaN where it is traced."""
+"""What makes no problem: refused by name where it is known, INVALID and NaN where it is
+traced.
+"""
 
 import functools
 from collections.abc import Callable
@@ -30,10 +32,16 @@ each_function = pytest.mark.parametrize("name", OF_A_PARTITION)
     ("partition", "message"),
     [
         ([200.0, -100.0, 200.0], r"partition must be >= 0, .* got -100"),
-        ([0.4, 0.3, 0.3], r"partition must sum to 300, num_coordinates, got 1: multiply shares"),
+        (
+            [0.4, 0.3, 0.3],
+            r"partition must sum to 300, num_coordinates, got 1: multiply shares",
+        ),
         (np.array([np.nan, 1.0, 2.0]), "partition must be finite, got nan"),
         ([1.0, 2.0, 3.0, 4.0], r"partition must have shape \(3,\), .*got \(4,\).*vmap"),
-        (np.full((2, 3), 100.0), r"partition must have shape \(3,\), .*got \(2, 3\).*vmap"),
+        (
+            np.full((2, 3), 100.0),
+            r"partition must have shape \(3,\), .*got \(2, 3\).*vmap",
+        ),
     ],
 )
 def test_what_is_known_to_be_no_partition_is_refused(name, partition, message):
@@ -44,13 +52,17 @@ def test_what_is_known_to_be_no_partition_is_refused(name, partition, message):
 @each_function
 def test_levels_that_the_workers_do_not_have_are_refused(name):
     problem = bcgc.Problem(LAW, 2, 300, max_workers=3)
-    with pytest.raises(ValueError, match=r"^partition must be 0 from level 2 on, which 2 workers"):
+    with pytest.raises(
+        ValueError, match=r"^partition must be 0 from level 2 on, which 2 workers"
+    ):
         OF_A_PARTITION[name](problem, X)
 
 
 def test_units_and_what_rows_are_resampled_for_must_be_partitions_too():
     problem = bcgc.Problem(LAW, 3, 4, unit_costs=[10.0, 20.0, 30.0, 40.0])
-    with pytest.raises(ValueError, match="partition must sum to 100, the sum of unit_costs, got 4"):
+    with pytest.raises(
+        ValueError, match="partition must sum to 100, the sum of unit_costs, got 4"
+    ):
         bcgc.expected_runtime(problem, [2, 1, 1])
     with pytest.raises(ValueError, match="partition must sum to 300"):
         bootstrap_interval(KEY, MEASURED, [1.0, 2.0, 3.0])
@@ -61,8 +73,8 @@ def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
     def runtimes(x):
         return bcgc.simulate_runtime(KEY, PROBLEM, np.asarray(x, dtype), 8, unit=None)
 
-    # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves
-    # behind.
+    # A thousandth, for numbers typed by hand and steps of differences; and what a
+    # projection leaves behind.
     for x in (
         X * (1 + 9e-4),
         np.round(X / 7, 2) * 7,
@@ -78,7 +90,9 @@ def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
 
 def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous(x64):
     runtime = jax.jit(bcgc.expected_runtime)
-    np.testing.assert_allclose(runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9)
+    np.testing.assert_allclose(
+        runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9
+    )
 
 
 def _of_levels(levels, costs=1.0):
@@ -101,7 +115,11 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
         ([1, -1, 1], [0.3, 0.2, 0.5]),
         "partition must be finite and >= 0, got -1",
     ),
-    (bcgc.block_runtime, ([1.0, 2.0], [0.3, -0.1]), "cycle_times must be >= 0, got -0.1"),
+    (
+        bcgc.block_runtime,
+        ([1.0, 2.0], [0.3, -0.1]),
+        "cycle_times must be >= 0, got -0.1",
+    ),
     (bcgc.block_runtime, ([1.0], 0.3), r"cycle_times must have .*got .*\(\)"),
     (
         _of_levels,
@@ -118,9 +136,21 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
         ([0, 1], [1.0, 2.0, 3.0]),
         r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)",
     ),
-    (bcgc.levels_from_partition, ([2, -1, 2],), "partition must be finite and >= 0, got -1"),
-    (bcgc.partition_from_levels, ([0, 3], 3), "levels must be from 0 to 2, .* got 0 to 3"),
-    (bcgc.partition_from_levels, ([-1, 3],), "levels must be from 0 to 3, .* got -1 to 3"),
+    (
+        bcgc.levels_from_partition,
+        ([2, -1, 2],),
+        "partition must be finite and >= 0, got -1",
+    ),
+    (
+        bcgc.partition_from_levels,
+        ([0, 3], 3),
+        "levels must be from 0 to 2, .* got 0 to 3",
+    ),
+    (
+        bcgc.partition_from_levels,
+        ([-1, 3],),
+        "levels must be from 0 to 3, .* got -1 to 3",
+    ),
     (
         bcgc.certificate,
         (PROBLEM, X, np.array([0, 1])),
@@ -130,7 +160,9 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
 
 
 @pytest.mark.parametrize(("call", "given", "message"), REFUSED)
-def test_what_is_no_partition_no_time_and_no_level_is_refused_by_name(call, given, message):
+def test_what_is_no_partition_no_time_and_no_level_is_refused_by_name(
+    call, given, message
+):
     with pytest.raises(ValueError, match=message):
         call(*given)
 
@@ -144,7 +176,9 @@ def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
     times = np.array([0.3, np.inf, 0.5])  # a worker that never answers
     runtimes = [lambda v: bcgc.block_runtime([0.0, 1.0, 2.0], times, **{name: v})]
     if name in ("num_samples", "cycles"):
-        runtimes.append(lambda v: bcgc.coordinate_runtime([1, 1, 2], times, **{name: v}))
+        runtimes.append(
+            lambda v: bcgc.coordinate_runtime([1, 1, 2], times, **{name: v})
+        )
     for runtime in runtimes:
         with pytest.raises(ValueError, match=f"{name} must be (finite and )?>"):
             runtime(value)
@@ -167,10 +201,14 @@ def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
         assert np.isnan(runtimes).tolist() == [True, True, False]
     assert np.isnan(jax.jit(lambda t: bcgc.block_runtime([1.0, 1.0, 1.0], t))(-times))
     assert np.isnan(
-        jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(-times[:2])
+        jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(
+            -times[:2]
+        )
     )
     levels = jax.jit(lambda x: bcgc.levels_from_partition(x, 4))(np.array([2, -1, 3]))
-    counts = jax.jit(lambda s: bcgc.partition_from_levels(s, 3))(np.array([0, -1, 2, 3]))
+    counts = jax.jit(lambda s: bcgc.partition_from_levels(s, 3))(
+        np.array([0, -1, 2, 3])
+    )
     assert {*levels.tolist(), *counts.tolist()} == {-1}
 
 
@@ -180,26 +218,39 @@ BATCHES: dict[str, Any] = {
         np.ones(3), 0.5
     ),
     "times of Empirical must be an array of rank 1": bcgc.Empirical([1.0, 2.0]),
-    "times of EmpiricalRows must be an array of rank 2": bcgc.EmpiricalRows(np.ones((2, 4, 3))),
+    "times of EmpiricalRows must be an array of rank 2": bcgc.EmpiricalRows(
+        np.ones((2, 4, 3))
+    ),
     "parameters of FromHazard must be one number": HAZARD,
     "low of Uniform must be one number": bcgc.Heterogeneous(
         [LAW, bcgc.Uniform(np.ones(2), 2.0), LAW]
     ),
     "num_workers must have shape": {"num_workers": np.array([2, 3])},
     "setup_cycles must have shape": {"setup_cycles": np.ones(2)},
-    "unit_costs must have shape": {"num_coordinates": 3, "unit_costs": np.full((2, 3), 100.0)},
+    "unit_costs must have shape": {
+        "num_coordinates": 3,
+        "unit_costs": np.full((2, 3), 100.0),
+    },
 }
 
 
 @pytest.mark.parametrize("message", BATCHES)
 def test_a_batch_is_told_to_go_through_vmap(message):
-    batch, given = BATCHES[message], {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300}
-    problem = bcgc.Problem(**given | (batch if isinstance(batch, dict) else {"cycle_time": batch}))
+    batch, given = (
+        BATCHES[message],
+        {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300},
+    )
+    problem = bcgc.Problem(
+        **given | (batch if isinstance(batch, dict) else {"cycle_time": batch})
+    )
     if "Empirical" in message:
         problem = jax.tree.map(
             lambda leaf: np.stack([leaf] * 2) if np.ndim(leaf) else leaf, problem
         )
-    calls = {**OF_A_PARTITION, "solve": lambda problem, _: bcgc.solve(problem, "time", key=KEY)}
+    calls = {
+        **OF_A_PARTITION,
+        "solve": lambda problem, _: bcgc.solve(problem, "time", key=KEY),
+    }
     for call in calls.values():
         with pytest.raises(ValueError, match=f"{message}.*jax.vmap"):
             call(problem, X)
@@ -207,21 +258,34 @@ def test_a_batch_is_told_to_go_through_vmap(message):
 
 def test_a_law_of_arrays_is_one_law():
     power = bcgc.FromHazard(
-        lambda p, t: p[0] * t ** p[1], lambda p, a: (a / p[0]) ** (1 / p[1]), jnp.array([0.3, 2.0])
+        lambda p, t: p[0] * t ** p[1],
+        lambda p, a: (a / p[0]) ** (1 / p[1]),
+        jnp.array([0.3, 2.0]),
     )
-    problems = [bcgc.Problem(law, 3, 300) for law in (power, bcgc.Weibull(0.3**-0.5, 2.0))]
+    problems = [
+        bcgc.Problem(law, 3, 300) for law in (power, bcgc.Weibull(0.3**-0.5, 2.0))
+    ]
     times = np.array([150.0, 250.0])
-    found, expected = (bcgc.completion_probability(problem, X, times) for problem in problems)
+    found, expected = (
+        bcgc.completion_probability(problem, X, times) for problem in problems
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert 0.1 < expected[0] < expected[1] < 0.9
 
 
 @pytest.mark.parametrize(
     ("shape", "text"),
-    [((), r"\(\)"), ((2,), r"\(2,\)"), ((None, 3), r"\(\*, 3\)"), ((..., 3), r"\(\.\.\., 3\)")],
+    [
+        ((), r"\(\)"),
+        ((2,), r"\(2,\)"),
+        ((None, 3), r"\(\*, 3\)"),
+        ((..., 3), r"\(\.\.\., 3\)"),
+    ],
 )
 def test_a_shape_is_refused_in_words(shape, text):
-    with pytest.raises(ValueError, match=rf"^depth must have shape {text}, got \(3, 2\): turn it$"):
+    with pytest.raises(
+        ValueError, match=rf"^depth must have shape {text}, got \(3, 2\): turn it$"
+    ):
         check_shape("depth", np.ones((3, 2)), shape, "turn it")
     jax.eval_shape(lambda: check_shape("depth", jnp.ones((2, 3)), (2, ...), "turn it"))
 
@@ -261,7 +325,9 @@ def test_how_many_draws_is_a_whole_number_that_is_known():
             lambda n: bcgc.sorted_cycle_times(KEY, LAW, 3, n),
             lambda n: bcgc.solve(PROBLEM, "time", num_draws=n),
         ):
-            with pytest.raises(ValueError, match=r"must be a whole number from [12] on"):
+            with pytest.raises(
+                ValueError, match=r"must be a whole number from [12] on"
+            ):
                 call(wrong)
 
 
@@ -279,7 +345,13 @@ def _columns(good: dict[str, float], *bad: tuple[str, float]) -> dict[str, np.nd
 
 COLUMNS = _columns(
     GOOD,
-    *(("num_workers", 4), ("num_workers", 0), ("rate", -0.5), ("rate", np.nan), ("shift", -1.5)),
+    *(
+        ("num_workers", 4),
+        ("num_workers", 0),
+        ("rate", -0.5),
+        ("rate", np.nan),
+        ("shift", -1.5),
+    ),
     *(
         ("num_coordinates", 0),
         ("num_coordinates", 300.5),
@@ -305,7 +377,10 @@ def _only_the_first_is_finite(tree: Any) -> None:
 
 def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
     """Run all in one program, which is smaller than one for each."""
-    calls = {**OF_A_PARTITION, "limit": lambda problem, _: bcgc.solvers.runtime_limit(problem)}
+    calls = {
+        **OF_A_PARTITION,
+        "limit": lambda problem, _: bcgc.solvers.runtime_limit(problem),
+    }
 
     @jax.jit
     @jax.vmap
@@ -313,13 +388,17 @@ def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
         return {name: call(_made(numbers), X) for name, call in calls.items()}
 
     found = runtimes(COLUMNS)
-    found["certificate"] = found["certificate"]._replace(lower_bound=found["expected_runtime"])
+    found["certificate"] = found["certificate"]._replace(
+        lower_bound=found["expected_runtime"]
+    )
     for one in found.values():
         _only_the_first_is_finite(one)
 
 
 def test_numbers_whose_product_is_no_normal_number_make_no_problem():
-    valid = jax.jit(lambda samples, cycles: bcgc.Problem(LAW, 3, 300, samples, cycles).valid)
+    valid = jax.jit(
+        lambda samples, cycles: bcgc.Problem(LAW, 3, 300, samples, cycles).valid
+    )
     assert [bool(valid(1e-20, cycles)) for cycles in (1e-22, 1e-10)] == [False, True]
 
 
@@ -338,14 +417,26 @@ def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     columns = (COLUMNS[name][:6] for name in ("num_workers", "rate", "shift"))
     _only_the_first_is_finite(jax.jit(jax.vmap(times))(*columns))
     ratio = jax.jit(
-        jax.vmap(lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate)))
+        jax.vmap(
+            lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate))
+        )
     )
-    assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
+    assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("law", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
-    bad = [("scale", -3.0), ("scale", np.nan), ("send_time", -0.1), ("send_time", np.inf)]
+    bad = [
+        ("scale", -3.0),
+        ("scale", np.nan),
+        ("send_time", -0.1),
+        ("send_time", np.inf),
+    ]
     bad += [("chain_cycles", -0.2), ("chain_cycles", np.nan)]
     bad += [("scale", 1e-39), ("send_time", 1e-39), ("chain_cycles", 1e-39)]
 
@@ -362,12 +453,16 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
 
     good = {"scale": 40.0, "send_time": 0.1, "chain_cycles": 0.2}
     status, runtimes = jax.jit(jax.vmap(found))(_columns(good, *bad))
-    assert status.tolist() == [int(bcgc.Status.CONVERGED)] + [int(bcgc.Status.INVALID)] * len(bad)
+    assert status.tolist() == [int(bcgc.Status.CONVERGED)] + [
+        int(bcgc.Status.INVALID)
+    ] * len(bad)
     _only_the_first_is_finite(runtimes)
 
 
 def _constant(problem, key):
-    return bcgc.plans.Expectation(jnp.ones((), problem.dtype), jnp.zeros((), problem.dtype))
+    return bcgc.plans.Expectation(
+        jnp.ones((), problem.dtype), jnp.zeros((), problem.dtype)
+    )
 
 
 # One of each way to a solution; the others are slow for what they add.
@@ -379,14 +474,18 @@ QUICK: dict[str, Any] = {
     "an expectation": bcgc.Scheme("constant", _constant, gives="expectation"),
 }
 METHODS = QUICK | {
-    "a runtime": bcgc.Scheme("no_scale", lambda problem, times: times[..., 0], gives="runtime"),
+    "a runtime": bcgc.Scheme(
+        "no_scale", lambda problem, times: times[..., 0], gives="runtime"
+    ),
     "subgradient": bcgc.Subgradient(max_steps=100),
     "deadline": bcgc.Deadline(900.0, max_steps=50),
 }
 
 
 def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
-    assert solution.status[0] == bcgc.Status.CONVERGED or solution.method == "subgradient"
+    assert (
+        solution.status[0] == bcgc.Status.CONVERGED or solution.method == "subgradient"
+    )
     assert np.isfinite(solution.expected_runtime[0])
     assert {bcgc.Status(int(s)) for s in solution.status[1:]} <= refused
     assert np.isnan([solution.expected_runtime[1:], solution.relative_gap[1:]]).all()
@@ -409,7 +508,9 @@ def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
 
 @pytest.mark.parametrize("method", ["optimal", "tandon:2"])
 def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
-    columns = {name: np.full_like(column, GOOD[name]) for name, column in COLUMNS.items()}
+    columns = {
+        name: np.full_like(column, GOOD[name]) for name, column in COLUMNS.items()
+    }
     columns["num_workers"][1:] = 2
     _check_statuses(_solver(method)(columns), {bcgc.Status.INFEASIBLE})
 
@@ -429,25 +530,43 @@ def test_what_a_method_refuses_it_does_not_take_traced(method, number, good, bad
     for value in bad:
         with pytest.raises(ValueError, match="must be"):
             method(value)
-    with pytest.raises(ValueError, match=rf"{number} of {method.__name__}.*\(2,\).*vmap"):
+    with pytest.raises(
+        ValueError, match=rf"{number} of {method.__name__}.*\(2,\).*vmap"
+    ):
         bcgc.solve(PROBLEM, method(np.full(2, good)), key=KEY)
     assert method(np.asarray(good)).valid()  # an array of one number is one
 
 
-LAWS: list[tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[float, ...]]]] = [
+LAWS: list[
+    tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[float, ...]]]
+] = [
     (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
     (bcgc.distributions.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
-    (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
+    (
+        bcgc.Weibull,
+        [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)],
+    ),
     (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
     (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),
-    (bcgc.Lognormal, [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)]),
-    (bcgc.Gamma, [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)]),
-    (bcgc.TwoSpeed, [(1.0, np.inf, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, np.nan, 0.2)]),
+    (
+        bcgc.Lognormal,
+        [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)],
+    ),
+    (
+        bcgc.Gamma,
+        [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)],
+    ),
+    (
+        bcgc.TwoSpeed,
+        [(1.0, np.inf, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, np.nan, 0.2)],
+    ),
     (bcgc.TwoSpeed, [(1.0, 5.0, 0.2), (1.0, 5.0, 1.2)]),
 ]
 
 
-@pytest.mark.parametrize(("law", "rows"), LAWS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("law", "rows"), LAWS, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_traced_numbers_out_of_range_make_no_law(law, rows):
     valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*np.array(rows).T)
     assert valid.tolist() == [True] + [False] * (len(rows) - 1)
@@ -458,7 +577,8 @@ def test_measured_times_that_are_traced_are_judged_too():
     def valid(times):
         one = bcgc.Empirical(times[0])
         return [
-            law.valid() for law in (one, bcgc.EmpiricalRows(times), bcgc.Heterogeneous([LAW, one]))
+            law.valid()
+            for law in (one, bcgc.EmpiricalRows(times), bcgc.Heterogeneous([LAW, one]))
         ]
 
     times = np.array([[1.0, 2.0], [3.0, 4.0]])

@@ -1,4 +1,6 @@
-"""The peers of the benchmarks do the work they claim to do, and the command what its help says."""
+"""The peers of the benchmarks do the work they claim to do, and the command what its
+help says.
+"""
 
 import doctest
 import json
@@ -8,7 +10,16 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import cluster, crossing, installed, peers, planning, reading, scaling, timing
+from benchmarks import (
+    cluster,
+    crossing,
+    installed,
+    peers,
+    planning,
+    reading,
+    scaling,
+    timing,
+)
 from tests.oracles.exact import crossing_probability
 from tests.studies import refused
 
@@ -17,7 +28,9 @@ from tests.studies import refused
 def test_the_judge_and_the_fft_recursion_give_the_exact_crossing_probability(size):
     # Rows of twenty digits from hardly ever to nearly always late.
     rows = np.sort(np.random.default_rng(size).random((6, size)), axis=1)
-    rows = np.ceil(2**20 * rows ** np.array([0.02, 0.1, 0.3, 0.6, 1, 3])[:, None]) / 2**20
+    rows = (
+        np.ceil(2**20 * rows ** np.array([0.02, 0.1, 0.3, 0.6, 1, 3])[:, None]) / 2**20
+    )
     exact = [1 - crossing_probability([Fraction(b) for b in row]) for row in rows]
     assert [crossing.exact_probability(row, 20) for row in rows] == exact
     assert crossing.exact_probability(rows[-1]) == exact[-1]
@@ -31,11 +44,15 @@ def test_the_judge_and_the_fft_recursion_give_the_exact_crossing_probability(siz
 def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(
     monkeypatch, small
 ):
-    monkeypatch.setattr(crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),))
+    monkeypatch.setattr(
+        crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),)
+    )
 
     # A peer that errs by a hundredth.
     def found(rows):
-        return np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in rows])
+        return np.array(
+            [float(crossing.exact_probability(row, 30)) + 0.01 for row in rows]
+        )
 
     monkeypatch.setattr(installed, "crossprob", lambda: found)
     monkeypatch.setattr(installed.shutil, "which", lambda name: None)
@@ -72,7 +89,9 @@ def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
 
 def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     calls: list[str] = []
-    functions = {name: lambda name=name: calls.append(name) for name in ("package", "peer")}
+    functions = {
+        name: lambda name=name: calls.append(name) for name in ("package", "peer")
+    }
     found = timing.compare({**functions, "value": lambda: 3}, 4)
     assert calls == ["package", "peer"] * 5  # interleaved
     assert found["value"].value == 3
@@ -102,17 +121,30 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small, monkeypatch):
+def test_a_run_prints_its_table_and_writes_json_and_figure(
+    tmp_path, capsys, small, monkeypatch
+):
     out = tmp_path / "speed.json"
     monkeypatch.setattr(planning, "_AS_GOOD", 50)
     only = [
-        part for name in ("evaluation", "equal_quality", "scaling") for part in ("--only", name)
+        part
+        for name in ("evaluation", "equal_quality", "scaling")
+        for part in ("--only", name)
     ]
     assert benchmark.main([*only, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert set(found) == {"environment", "results", "scaling"}
     assert set(found["environment"]) == {
-        *("package", "commit", "device", "device_count", "cpu", "platform", "cpu_count", "date"),
+        *(
+            "package",
+            "commit",
+            "device",
+            "device_count",
+            "cpu",
+            "platform",
+            "cpu_count",
+            "date",
+        ),
         *("python", "jax", "jaxlib", "numpy", "scipy"),
     }
     evaluated, equal = found["results"]
@@ -127,19 +159,25 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     for times in (evaluated["package"], evaluated["peer"]):
         assert set(times) == {"first_call", "compile", "median", "best", "worst"}
         assert times["best"] <= times["median"] <= times["worst"]
-    assert evaluated["ratio"] == evaluated["peer"]["median"] / evaluated["package"]["median"]
+    assert (
+        evaluated["ratio"]
+        == evaluated["peer"]["median"] / evaluated["package"]["median"]
+    )
     assert 0 <= evaluated["error"] < 1e-9 < evaluated["peer_error"] < 1e-2
     points = [(p["curve"], p["x_name"], p["x"]) for p in found["scaling"]]
     assert points == [("evaluation", "workers", 3), ("optimum", "workers", 3)]
     assert all(
-        p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6 for p in found["scaling"]
+        p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6
+        for p in found["scaling"]
     )
     assert all(p["best"] <= p["seconds"] <= p["worst"] for p in found["scaling"])
     assert (tmp_path / "speed.png").stat().st_size > 1e4
     said = capsys.readouterr()
     assert max(map(len, said.out.splitlines())) <= 100
     assert evaluated["accuracy"] in " ".join(said.out.split())
-    assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
+    assert "ratio is the peer's median through the package's" in " ".join(
+        said.out.split()
+    )
     assert said.err.count("measuring") == 3
 
 

@@ -14,10 +14,16 @@ def test_shares_of_the_study_are_those_of_the_package_and_centred():
     assert sum(want.values()) == pytest.approx(1)
     log = log.centred()
     np.testing.assert_allclose(np.log(log.single).mean(axis=1), 0, atol=1e-12)
-    parts = Parts(np.log(log.stays), np.log(log.single), log.chunks, np.zeros_like(log.chunks))
+    parts = Parts(
+        np.log(log.stays), np.log(log.single), log.chunks, np.zeros_like(log.chunks)
+    )
     added = {cause: values.mean() for cause, values in losses(parts).items()}
     whole = sum(added.values())
-    for name, cause in (("data or pauses", "data"), ("steady", "steady"), ("random", "random")):
+    for name, cause in (
+        ("data or pauses", "data"),
+        ("steady", "steady"),
+        ("random", "random"),
+    ):
         assert added[cause] / whole == pytest.approx(want[name])
 
 
@@ -37,7 +43,9 @@ def test_the_study_prints_its_table(tmp_path, capsys, monkeypatch):
 @pytest.mark.study
 @pytest.mark.parametrize("kind", coverage.KINDS, ids="+".join)
 def test_intervals_hold(kind):
-    """Of 60 logs, 95 % are 57; 50 or fewer have a chance of 0.1 %, 47 where 92 % are enough."""
+    """Of 60 logs, 95 % are 57; 50 or fewer have a chance of 0.1 %, 47 where 92 % are
+    enough.
+    """
     rows = coverage.judged(1, 40, 5, kind, 60)
     for row in rows:
         assert row.held * row.logs >= row.logs - 13, row

@@ -19,7 +19,12 @@ def _cost(rate: Any, x: Any) -> Any:
 def _solved(rate: Any) -> dict[str, Any]:
     """The least of the cost, at x = rate, with the number of steps."""
     found = without_derivative(
-        {"x": jax.lax.stop_gradient(rate), "pair": jnp.full(2, rate), "steps": jnp.asarray(7)}, rate
+        {
+            "x": jax.lax.stop_gradient(rate),
+            "pair": jnp.full(2, rate),
+            "steps": jnp.asarray(7),
+        },
+        rate,
     )
     return found | {"value": with_slopes(_cost, None, rate, found["x"])}
 
@@ -44,9 +49,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "of a loop": jax.grad(lambda rates: jnp.sum(_mapped(rates))),
     "of a branch": jax.vmap(jax.grad(_chosen)),
     "computed again": jax.vmap(jax.grad(jax.checkpoint(_value))),
-    "all outputs": lambda rates: jax.vmap(jax.jacrev(lambda r: (_value(r), _solved(r)["x"])))(
-        rates
-    )[0],
+    "all outputs": lambda rates: jax.vmap(
+        jax.jacrev(lambda r: (_value(r), _solved(r)["x"]))
+    )(rates)[0],
 }
 
 
@@ -70,7 +75,11 @@ def test_nor_has_the_value_a_second_one():
 
 def test_numbers_are_what_they_were():
     found = jax.jit(_solved)(0.5)
-    assert (float(found["x"]), int(found["steps"]), float(found["value"])) == (0.5, 7, 0.125)
+    assert (float(found["x"]), int(found["steps"]), float(found["value"])) == (
+        0.5,
+        7,
+        0.125,
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,9 @@ def test_numbers_are_what_they_were():
     ],
 )
 def test_a_runtime_that_is_nan_has_nan_for_its_slope(method):
-    """Of a scheme that does not exist, and of numbers that make no problem: it was 0."""
+    """Of a scheme that does not exist, and of numbers that make no problem: it was
+    0.
+    """
 
     def runtime(rate, workers):
         law = bcgc.ShiftedExponential(rate, 50.0)
@@ -100,7 +111,9 @@ def test_a_runtime_that_is_nan_has_nan_for_its_slope(method):
 
 def test_functions_that_are_nan_have_nan_for_their_slopes():
     def times(scale):
-        return bcgc.block_runtime(jnp.ones(2), jnp.array([1.0, 2.0]) * scale, num_samples=2.0)
+        return bcgc.block_runtime(
+            jnp.ones(2), jnp.array([1.0, 2.0]) * scale, num_samples=2.0
+        )
 
     def limit(rate):
         return bcgc.solvers.runtime_limit(bcgc.Problem(bcgc.Exponential(rate), 3, 30))
@@ -113,6 +126,7 @@ def test_functions_that_are_nan_have_nan_for_their_slopes():
         assert np.isnan(value)
         assert np.isnan(slope)
         assert np.all(np.isfinite(jax.value_and_grad(function)(1.0)))
-    # a runtime of exponential times is one over the rate, times a constant; worst measured 4e-7
+    # a runtime of exponential times is one over the rate, times a constant; worst
+    # measured 4e-7
     value, slope = jax.value_and_grad(limit)(1.0)
     assert float(slope) == pytest.approx(-float(value), rel=1e-5)

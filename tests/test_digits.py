@@ -34,30 +34,39 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     z = np.maximum(x @ w[0]["w"] + w[0]["b"], 0) @ w[1]["w"] + w[1]["b"]
     share = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     expected = -np.log(share[np.arange(50), y]).mean()
-    assert float(jax.jit(digits.cross_entropy)(params, (x, y))) == pytest.approx(expected)
+    assert float(jax.jit(digits.cross_entropy)(params, (x, y))) == pytest.approx(
+        expected
+    )
     assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx(
         (z.argmax(axis=1) == y).mean()
     )
-    assert digits.digits_order("perceptron")[-1] in (0, 1)  # the first layer's gradient comes last
+    assert digits.digits_order("perceptron")[-1] in (
+        0,
+        1,
+    )  # the first layer's gradient comes last
 
 
 @pytest.mark.slow
-def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as the study
+def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(
+    x64,
+):  # as the study
     given = jax.random.key(1), digits.digits_problem(LAW, 5, "perceptron"), "perceptron"
     runs = [
         digits.train_on_digits(*given, method, num_seeds=3, num_steps=40)
         for method in ("time", "uncoded")
     ]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
-    # The same draws: if all are free at its start, a step of the better plan is faster in each
-    # seed.
+    # The same draws: if all are free at its start, a step of the better plan is faster
+    # in each seed.
     fresh = [known(run_.fresh).sum(axis=1) for run_ in runs]
     assert np.all(fresh[0] < fresh[1])
     # uncoded nobody has more to do
     np.testing.assert_allclose(runs[1].clock[:, -1], fresh[1], rtol=1e-12)
     assert np.all(runs[0].clock[:, -1] > 1.01 * fresh[0])
     for run_ in runs:
-        assert known(run_.fresh).mean() == pytest.approx(run_.expected_runtime, rel=0.25)
+        assert known(run_.fresh).mean() == pytest.approx(
+            run_.expected_runtime, rel=0.25
+        )
         assert np.all(run_.accuracy[:, -1] > 0.8)
         step = np.searchsorted(run_.clock[0], run_.time_to(0.8)[0])
         assert run_.accuracy[0, step] >= 0.8

@@ -19,7 +19,11 @@ import bcgc_jax as bcgc
 from experiments import drawing, readme
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # Environments are made by .ci/run, the whole suite is this one.
 _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
 # Studies, a minute's training and worker processes have tests of their own.
@@ -54,14 +58,19 @@ def test_the_documents_are_short():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
-    """Links lead to a file, and where they name a heading of it, to that; pictures are there."""
+    """Links lead to a file, and where they name a heading of it, to that; pictures are
+    there.
+    """
     text = path.read_text("utf-8")
     for picture in re.findall(r'src="([^"]*)"', text):
         assert (path.parent / picture).exists(), picture
     for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
         target = path.parent / file if file else path
         assert "://" in file or target.exists(), file
-        assert not heading or "://" in file or heading in _headings(target), (file, heading)
+        assert not heading or "://" in file or heading in _headings(target), (
+            file,
+            heading,
+        )
 
 
 def test_maintainers_walk_through_files_and_functions_that_are_there():
@@ -77,13 +86,19 @@ def test_maintainers_walk_through_files_and_functions_that_are_there():
 
 
 def _headings(path: Path) -> set[str]:
-    """Name headings as GitHub does: lower case, no punctuation, a hyphen for each space."""
+    """Name headings as GitHub does: lower case, no punctuation, a hyphen for each
+    space.
+    """
     titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+    }
 
 
 def test_the_reference_has_each_public_name_once():
-    """Of packages as their files import names; what `bcgc_jax` itself has stands on its page."""
+    """Of packages as their files import names; what `bcgc_jax` itself has stands on its
+    page.
+    """
     site = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))
     expected = {"bcgc_jax": {*bcgc.__all__}}
     for path in Path(bcgc.__file__).parent.glob("*/__init__.py"):
@@ -103,7 +118,9 @@ def test_the_drawing_of_the_readme_is_what_its_script_makes():
 
 
 def test_the_readme_shows_what_its_command_prints(command):
-    """Whole lines from the first to the last; "…" is for one or more that are left out."""
+    """Whole lines from the first to the last; "…" is for one or more that are left
+    out.
+    """
     ((typed, shown),) = _answers(ROOT / "README.md", "sh").items()
     status, printed, _ = command(*shlex.split(typed)[1:])
     assert status == 0
@@ -115,7 +132,8 @@ def test_the_readme_shows_what_its_command_prints(command):
 
 def test_the_readme_is_printed_anew_with_the_answers_of_today(monkeypatch):
     page = (
-        "```python\nprint(6)\n```\n\n```\n5\n```\n\n```sh\nbcgc advise LOG\n```\n\n```\nold\n```\n"
+        "```python\nprint(6)\n```\n\n```\n5\n```\n\n```sh\nbcgc advise "
+        "LOG\n```\n\n```\nold\n```\n"
     )
     advice = "a step \nlost\n\nwhy\n\nwhat\n\nDo this\n"
     ran: list[list[str]] = []
@@ -127,11 +145,13 @@ def test_the_readme_is_printed_anew_with_the_answers_of_today(monkeypatch):
     monkeypatch.setattr(readme, "_run", run)
     anew = readme.printed_anew(page)
     assert ran == [["-c", "print(6)\n"], ["-m", "bcgc_jax", "advise", "LOG"]]
-    assert anew == page.replace("5\n", advice).replace("old", "a step\nlost\n\nwhy\n…\nDo this")
+    assert anew == page.replace("5\n", advice).replace(
+        "old", "a step\nlost\n\nwhy\n…\nDo this"
+    )
 
 
 _TIMERS = """
- [2026-07-10 05:46:31] iteration       20/      50 | elapsed time per iteration (ms): 744.0 |
+ [2026-07-10 05:46:31] iteration  20/  50 | elapsed time per iteration (ms): 744.0 |
 times across ranks (ms):
   forward-backward ...............................:
      rank  0: 100.00
@@ -158,13 +178,17 @@ def test_timers_of_megatron_become_a_log(tmp_path, monkeypatch):
     """The lines of the tutorial, on what Megatron prints."""
     monkeypatch.chdir(tmp_path)
     (script,) = [
-        text for _, text in _blocks(ROOT / "docs" / "tutorial.md", "text") if text.startswith("awk")
+        text
+        for _, text in _blocks(ROOT / "docs" / "tutorial.md", "text")
+        if text.startswith("awk")
     ]
     Path("train.log").write_text(_TIMERS)
     subprocess.run(["sh", "-c", script], check=True)
     trace = bcgc.measured.load_trace("steps.csv")
     assert trace.step_names.tolist() == ["20", "21"]
-    np.testing.assert_allclose(trace.rows(), [[0.0325, 0.05225], [0.001, 0.002]], rtol=1e-5)
+    np.testing.assert_allclose(
+        trace.rows(), [[0.0325, 0.05225], [0.001, 0.002]], rtol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -198,7 +222,9 @@ def _run(typed: str, command) -> None:
 def _commands(block: str) -> list[str]:
     """Join commands over several lines in one."""
     return [
-        " ".join(line.split()) for line in block.replace("\\\n", " ").splitlines() if line.strip()
+        " ".join(line.split())
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip()
     ]
 
 

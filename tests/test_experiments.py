@@ -1,4 +1,6 @@
-"""The experiments on a few points each: what they compute, what they write, and how they refuse."""
+"""The experiments on a few points each: what they compute, what they write, and how
+they refuse.
+"""
 
 import functools
 import importlib
@@ -70,7 +72,9 @@ COMMANDS = (
 
 
 def command(name):
-    return functools.partial(report.run_command, importlib.import_module(f"experiments.{name}").run)
+    return functools.partial(
+        report.run_command, importlib.import_module(f"experiments.{name}").run
+    )
 
 
 @pytest.fixture
@@ -84,32 +88,52 @@ def run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", ["paper", "sweep_cells", pytest.param("training", marks=pytest.mark.slow)]
 )
-def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(name, scheme, x64):
-    rate, best = sweep.RATE_GRID[11], "expected_runtime" if scheme == "optimal" else "baseline"
+def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(
+    name, scheme, x64
+):
+    rate, best = (
+        sweep.RATE_GRID[11],
+        "expected_runtime" if scheme == "optimal" else "baseline",
+    )
     of_digits = digits.digits_problem(training.LAW, 20, "softmax")
     shown: dict[str, tuple] = {
-        "paper": (sweep.problem(50, 20, 1e-3), "computed", "4a", "num_workers", "20", scheme),
+        "paper": (
+            sweep.problem(50, 20, 1e-3),
+            "computed",
+            "4a",
+            "num_workers",
+            "20",
+            scheme,
+        ),
         "sweep_cells": (sweep.problem(50, 20, rate), best, "20", f"{rate:.10g}"),
         "training": (of_digits, "expected_runtime", "softmax", scheme),
     }
     problem, column, *place = shown[name]
     rows = rows_of(FILE.with_name(f"{name}.csv"))
-    (found,) = (row[column] for row in rows if list(row.values())[: len(place)] == place)
-    room = 1e-9 if scheme == "single_block" else 2e-5  # ten digits; two optima to 1e-5 each
+    (found,) = (
+        row[column] for row in rows if list(row.values())[: len(place)] == place
+    )
+    room = (
+        1e-9 if scheme == "single_block" else 2e-5
+    )  # ten digits; two optima to 1e-5 each
     assert float(found) == pytest.approx(
         float(bcgc.solve(problem, scheme).rounded_runtime), rel=room
     )
 
 
-def test_two_published_values_of_the_journals_closed_form_are_not_those_of_its_formula():
-    """The page of studies is right: x_n = L / ((n+1) H_N), and its probability in fractions."""
+def test_two_published_values_of_the_journal_are_not_those_of_its_formula():
+    """The page of studies is right: x_n = L / ((n+1) H_N), and its probability in
+    fractions.
+    """
     off = {}
     for (workers, rate, count), theirs in journal.read_published().items():
         if workers <= 20:
             level = np.arange(1, workers + 1)
             load = count * level / np.sum(1 / level)
             late = np.exp(-float(rate) * (journal.DEADLINE * workers / (50 * load) - 1))
-            exact = 1 - float(crossing_probability([Fraction(1 - p) for p in late[::-1]]))
+            exact = 1 - float(
+                crossing_probability([Fraction(1 - p) for p in late[::-1]])
+            )
             off[workers, rate, count] = theirs["large_deadline"] - exact
     # Measured 0.2206 and 0.0485; the four others at most 0.0035.
     assert off.pop((10, "0.1", 40_000)) == pytest.approx(0.51 - 0.2894, abs=1e-4)
@@ -118,8 +142,14 @@ def test_two_published_values_of_the_journals_closed_form_are_not_those_of_its_f
 
 
 @pytest.mark.slow
-def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, monkeypatch):
-    known = {place: found for place, found in journal.read_published().items() if place[0] == 10}
+def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
+    run, monkeypatch
+):
+    known = {
+        place: found
+        for place, found in journal.read_published().items()
+        if place[0] == 10
+    }
     monkeypatch.setattr(journal, "read_published", lambda: known)
     monkeypatch.setattr(journal, "STEPS", (0, 100))
     monkeypatch.setattr(journal, "SCHEMES", ("deadline", "optimal", "single_block"))
@@ -127,18 +157,26 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
     found = run(journal, points=points, workers=10, rounds=1, plans=0)
     assert found.drew("journal", "journal_plans")
     rows = {(row["panel"], row["scheme"]): row for row in found.rows("journal")}
-    assert float(rows["a", "single_block"]["completion"]) == pytest.approx(0.4407, abs=1e-4)
-    published = [rows["a", scheme]["published"] for scheme in ("deadline", "single_block")]
+    assert float(rows["a", "single_block"]["completion"]) == pytest.approx(
+        0.4407, abs=1e-4
+    )
+    published = [
+        rows["a", scheme]["published"] for scheme in ("deadline", "single_block")
+    ]
     assert published == ["0.628", "0.442"]
     assert rows["d", "deadline"]["published"] == ""
     (bound,) = found.rows("journal_bounds")
     # measured 0.74560, 0.74807
     assert 0.7455 < float(bound["found"]) < float(bound["upper_bound"]) < 0.749
     plans = {row["scheme"]: row for row in found.rows("journal_plans")}
-    runtimes = [float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")]
+    runtimes = [
+        float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")
+    ]
     assert runtimes == sorted(runtimes)
     last = [
-        float(row["completion"]) for row in found.rows("journal_steps") if row["steps"] == "100"
+        float(row["completion"])
+        for row in found.rows("journal_steps")
+        if row["steps"] == "100"
     ]
     np.testing.assert_allclose(last, float(bound["found"]), rtol=1e-5)
 
@@ -160,17 +198,27 @@ def test_what_is_promised_of_a_log_is_measured_with_real_hand_outs(run):
 @pytest.mark.slow
 def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
     setting = own_loop.Setting("exponential", 3, 0.06)
-    found = run(own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3)
+    found = run(
+        own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3
+    )
     assert found.drew("own_loop")
     assert [row["overhead"] > 0 for row in json.loads(found.printed)] == [True] * 3
     rows = found.rows("own_loop")
-    assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2:8", "sharing:all:8"]
+    assert [row["scheme"] for row in rows] == [
+        "uncoded",
+        "sharing:2:8",
+        "sharing:all:8",
+    ]
     times = own_loop.paces("exponential", 0, 3, 3, 0.06)
     assert float(rows[0]["predicted"]) == pytest.approx(times.max(axis=1).mean())
-    assert float(rows[2]["limit"]) == pytest.approx(np.mean(3 / np.sum(1 / times, axis=1)))
+    assert float(rows[2]["limit"]) == pytest.approx(
+        np.mean(3 / np.sum(1 / times, axis=1))
+    )
     for row in rows:
         assert float(row["limit"]) <= float(row["predicted"]) * (1 + 1e-9)
-        assert float(row["predicted"]) <= float(row["measured"]) < 10  # sleeps are never shorter
+        assert (
+            float(row["predicted"]) <= float(row["measured"]) < 10
+        )  # sleeps are never shorter
 
 
 @pytest.mark.slow
@@ -183,14 +231,18 @@ def test_a_compiled_program_is_timed_against_one_without_sharing_and_the_limit(r
     assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2"] * 2
     assert [float(row["limit"]) for row in rows[:2]] == pytest.approx([0.16, 0.16])
     for row in rows:
-        assert float(row["limit"]) <= float(row["seconds"]) < 10  # naps are never shorter
+        assert (
+            float(row["limit"]) <= float(row["seconds"]) < 10
+        )  # naps are never shorter
 
 
 @pytest.mark.slow
 def test_every_chosen_code_is_exact_to_float32(run):
     found = run(conditioning, sizes=(5, 8))
     rows = found.rows("conditioning")
-    assert [sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")] == [5, 8]
+    assert [
+        sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")
+    ] == [5, 8]
     assert max(float(row["error"]) for row in rows) < 1e-6
     assert max(float(row["error_float32"]) for row in rows) > 1e-6
     assert all(float(row["amplification"]) >= 1 - 1e-9 for row in rows)
@@ -208,7 +260,10 @@ def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run, monke
     monkeypatch.setattr(training, "train_on_digits", given)
     found = run(training, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
     assert found.drew("training")
-    assert found.figures["training"].legends[0].get_texts()[-1].get_text() == "target accuracy 0.93"
+    assert (
+        found.figures["training"].legends[0].get_texts()[-1].get_text()
+        == "target accuracy 0.93"
+    )
     assert_text_fits(found.figures["training"])
     uncoded, coded, *_ = found.rows("training")
     assert uncoded["final_loss"] == coded["final_loss"]
@@ -220,7 +275,9 @@ def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run, monke
 
 @pytest.mark.slow
 def test_paper_stands_beside_the_published_values(run, monkeypatch):
-    methods = {name: paper.METHODS[name] for name in ("optimal", "time", "tandon_partial")}
+    methods = {
+        name: paper.METHODS[name] for name in ("optimal", "time", "tandon_partial")
+    }
     monkeypatch.setattr(paper, "METHODS", methods)
     found = run(paper, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
     assert found.drew("fig3", "fig4a", "fig4b")
@@ -230,8 +287,8 @@ def test_paper_stands_beside_the_published_values(run, monkeypatch):
     for row in runtimes:
         ratio = float(row["computed"]) / float(row["published"])
         assert float(row["ratio"]) == pytest.approx(ratio)
-        # The published "optimal" is not the optimum; of the others 0.990 to 1.007 over both whole
-        # figures.
+        # The published "optimal" is not the optimum; of the others 0.990 to 1.007 over
+        # both whole figures.
         low, high = (0.94, 1) if row["scheme"] == "optimal" else (0.975, 1.025)
         assert low < ratio < high, row
 
@@ -245,14 +302,20 @@ SCHEMES = [bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks")]
 
 
 @pytest.mark.slow
-def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(run, tmp_path):
+def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(
+    run, tmp_path
+):
     (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
     added, methods = (
         report.load_schemes(tmp_path / "schemes.py"),
         ("optimal", "uncoded", "single_block"),
     )
     found = run(
-        sweep, workers_grid=(2, 3, 4), rate_grid=(1e-3, 1e-2, 1e-1), methods=methods, schemes=added
+        sweep,
+        workers_grid=(2, 3, 4),
+        rate_grid=(1e-3, 1e-2, 1e-1),
+        methods=methods,
+        schemes=added,
     )
     assert found.drew("sweep")
     assert "largest relative gap" in found.printed
@@ -263,14 +326,19 @@ def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(run
         here = [
             r
             for r in rows
-            if (int(r["num_workers"]), float(r["rate"])) == (cell.num_workers, cell.rate)
+            if (int(r["num_workers"]), float(r["rate"]))
+            == (cell.num_workers, cell.rate)
         ]
         optimal, uncoded, block, _ = (float(row["expected_runtime"]) for row in here)
-        assert cell.reduction == pytest.approx(100 - 100 * optimal / min(uncoded, block))
+        assert cell.reduction == pytest.approx(
+            100 - 100 * optimal / min(uncoded, block)
+        )
         assert cell.reduction > -1e-4
-        # The best single level is 0 where both are equal: then it is called uncoded. Added ones are
-        # none.
-        assert cell.best == ("single_block" if block < uncoded * (1 - 1e-9) else "uncoded")
+        # The best single level is 0 where both are equal: then it is called uncoded.
+        # Added ones are none.
+        assert cell.best == (
+            "single_block" if block < uncoded * (1 - 1e-9) else "uncoded"
+        )
     assert {cell.best for cell in cells} == {"uncoded", "single_block"}
 
 
@@ -293,12 +361,18 @@ def test_theorem4_holds(run):
     for row in rows:
         ratio, at_most = float(row["ratio"]), float(row["ratio_at_most"])
         assert 1 <= ratio <= at_most <= float(row["bound"]), row
-        assert float(row["lower_bound"]) <= float(row["optimum"]) <= float(row["expected_runtime"])
+        assert (
+            float(row["lower_bound"])
+            <= float(row["optimum"])
+            <= float(row["expected_runtime"])
+        )
         assert float(row["optimum"]) < (1 + 2e-5) * float(row["lower_bound"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_bad_arguments_are_one_line_and_status_2_and_help_has_an_example(name, tmp_path, capsys):
+def test_bad_arguments_are_one_line_and_status_2_and_help_has_an_example(
+    name, tmp_path, capsys
+):
     with pytest.raises(SystemExit) as stop:
         command(name)(["--help"])
     assert stop.value.code == 0
@@ -327,7 +401,10 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
     def fail_of_schemes(out, schemes):
         fail(out)
 
-    before, out = jax.config.read("jax_enable_x64"), ["--out", str(tmp_path / "a" / "b")]
+    before, out = (
+        jax.config.read("jax_enable_x64"),
+        ["--out", str(tmp_path / "a" / "b")],
+    )
     try:
         assert report.run_command(run, [*out, "--seed", "3"]) == 0
         with pytest.raises(SystemExit) as stop:
@@ -383,9 +460,14 @@ def small_figure():
     return figure
 
 
-def test_same_figure_same_bytes_its_legend_beside_the_axes_and_nothing_else_is_changed(tmp_path):
+def test_same_figure_same_bytes_its_legend_beside_the_axes_and_nothing_else_is_changed(
+    tmp_path,
+):
     (tmp_path / "again").mkdir()
-    before, pyplot_loaded = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
+    before, pyplot_loaded = (
+        dict(matplotlib.rcParams),
+        "matplotlib.pyplot" in sys.modules,
+    )
     first = looks.save_figure(figure := small_figure(), tmp_path, "figure")
     second = looks.save_figure(small_figure(), tmp_path / "again", "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg"]
@@ -410,17 +492,24 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
 def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
     schemes = ("uncoded", "sharing:2")
     course: list[dict[str, Any]] = [
-        {"iteration": k, "clock": k * 0.5, "loss": 1 / k, "event": ""} for k in range(1, 10)
+        {"iteration": k, "clock": k * 0.5, "loss": 1 / k, "event": ""}
+        for k in range(1, 10)
     ]
     course[3]["event"], course[6]["event"] = "killed", "stopped"
     columns = ("predicted", "busy", "overhead", "measured")
     step = {f"{name}_seconds": 0.1 * k for k, name in enumerate(columns, 1)}
-    cells = [{"method": method, "faults": faults} for method in schemes for faults in (False, True)]
+    cells = [
+        {"method": method, "faults": faults}
+        for method in schemes
+        for faults in (False, True)
+    ]
     report.save(
         tmp_path,
         {
             "real_models": [
-                {"model": "a net", "scheme": scheme} | row for scheme in schemes for row in course
+                {"model": "a net", "scheme": scheme} | row
+                for scheme in schemes
+                for row in course
             ],
             "cluster": [cell | step | {"standard_error": 0.05} for cell in cells],
             "cluster_steps": [cell | row for cell in cells for row in course],
@@ -436,7 +525,9 @@ def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
         drawn = [np.asarray(line.get_xydata()) for line in figure.axes[-1].lines]
         lines = [line for line in drawn if len(line) > 1]
         for line in lines:
-            np.testing.assert_allclose(line, [(row["clock"], row["loss"]) for row in course])
+            np.testing.assert_allclose(
+                line, [(row["clock"], row["loss"]) for row in course]
+            )
         assert len(lines) >= len(schemes)
     times = figures[1].axes[0]
     widths = [bar.get_bbox().width for bar in times.patches]  # type: ignore[attr-defined]
@@ -447,9 +538,12 @@ def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
 
 @pytest.mark.slow
 def test_a_row_of_the_study_of_modes_has_three_loops_of_equal_processes(run):
-    found = run(modes, cases=[modes.Case("equal", 0.01, 1 / 3, 4, 1.01)], workers=2, rounds=1)
+    found = run(
+        modes, cases=[modes.Case("equal", 0.01, 1 / 3, 4, 1.01)], workers=2, rounds=1
+    )
     (row,) = found.rows("modes")
-    # Four steps of eight chunks; pieces of a shared last chunk take 2/3 of a chunk more.
+    # Four steps of eight chunks; pieces of a shared last chunk take 2/3 of a chunk
+    # more.
     least = 4 * 8 * 0.01
     assert least < float(row["uncoded"])
     assert least < float(row["adapting"])
@@ -466,12 +560,17 @@ def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
 
 @pytest.mark.slow
 def test_a_loop_that_advises_itself_pays_a_message_where_workers_are_equal():
-    """Uncoded steps take the longest of their times; the last digit is that of studies.md."""
+    """Uncoded steps take the longest of their times; the last digit is that of
+    studies.md.
+    """
     drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
     times = drifts["all times equal to 2 %"]
     row = adaptive.course("equal", times)
     page = (FILE.parents[2] / "docs" / "studies.md").read_text("utf-8")
-    assert f"{row.loop:.1f}" == page.partition("| a loop that advises itself |")[2].split(" | ")[9]
+    assert (
+        f"{row.loop:.1f}"
+        == page.partition("| a loop that advises itself |")[2].split(" | ")[9]
+    )
     assert row.uncoded == pytest.approx(times.max(axis=1).sum(), rel=1e-9)
     assert (row.shared, row.changes) == (0, 0)
     # A message of 1 % of a chunk, an eighth of a step.
@@ -484,6 +583,9 @@ def test_a_shared_step_of_the_simulation_is_that_of_the_replay(workers):
     times, starts = rng.uniform(1, 3, (4, workers)), rng.uniform(0, 0.5, (4, workers))
     place = Placement(workers, 2, adaptive.CHUNKS)
     asking = adaptive.asking_of(starts, times)
-    steps = [adaptive.shared_step(place, asking, *row) for row in zip(starts, times, strict=True)]
+    steps = [
+        adaptive.shared_step(place, asking, *row)
+        for row in zip(starts, times, strict=True)
+    ]
     ends = adaptive.always_shared(starts, times, 2)
     assert [step.took for step in steps] == pytest.approx(ends.tolist(), rel=1e-12)

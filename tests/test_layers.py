@@ -9,7 +9,8 @@ import bcgc_jax
 from bcgc_jax.schemes.names import ABOUT, ADVISED
 
 ROOT = Path(bcgc_jax.__file__).parent
-# From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
+# From the ground up. A file uses those on lower floors, and its neighbours in the same
+# folder.
 FLOORS = (
     ("_derivatives", "_extras", "_pytree"),
     ("distributions",),
@@ -27,9 +28,12 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-# Dotted names within the package, of files and of folders; the package itself is `__init__`.
+# Dotted names within the package, of files and of folders; the package itself is
+# `__init__`.
 FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+        ".__init__"
+    ): path
     for path in ROOT.rglob("*.py")
 }
 
@@ -39,7 +43,9 @@ def _top(name: str) -> str:
 
 
 def _imported(path: Path) -> set[str]:
-    """The files of the package that one of them imports anywhere, also within a function."""
+    """The files of the package that one of them imports anywhere, also within a
+    function.
+    """
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -75,30 +81,48 @@ def test_the_tree_that_maintainers_read_is_that_on_disk():
     assert tree is not None
     rows = re.findall(r"^  (\S+)", tree[1], re.MULTILINE)
     there = [path.name + "/" * path.is_dir() for path in ROOT.iterdir()]
-    code = {name for name in there if name.endswith((".py", "/")) and not name.startswith("__")}
+    code = {
+        name
+        for name in there
+        if name.endswith((".py", "/")) and not name.startswith("__")
+    }
     assert sorted(rows) == sorted(code | {"__init__.pyi"})
     floors = [FLOOR[row.partition(".")[0].rstrip("/")] for row in rows]
     assert floors == sorted(floors, reverse=True)
 
 
 def test_imports_point_down():
-    """A figure, processes and a terminal are for those who ask for them: they are near the top."""
+    """A figure, processes and a terminal are for those who ask for them: they are near
+    the top.
+    """
     for name, used in ((name, used) for name, files in GRAPH.items() for used in files):
         within = _top(used) == _top(name) != "__init__"
         assert within or FLOOR[_top(used)] < FLOOR[_top(name)], f"{name} imports {used}"
 
 
 def test_a_rule_answers_for_itself():
-    """Who asks for its class: where a plan of one kind is needed, and is refused otherwise."""
-    nodes = [node for path in FILES.values() for node in ast.walk(ast.parse(path.read_text()))]
-    rules = _kinds_of("Rule", [node for node in nodes if isinstance(node, ast.ClassDef)])
+    """Who asks for its class: where a plan of one kind is needed, and is refused
+    otherwise.
+    """
+    nodes = [
+        node
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    rules = _kinds_of(
+        "Rule", [node for node in nodes if isinstance(node, ast.ClassDef)]
+    )
     assert {"AnyOf", "WorkSharing", "Stopped", "StopAfter", "InARow", "Limit"} <= rules
     asked = [
         node.args[1]
         for node in nodes
         if isinstance(node, ast.Call) and _name(node.func) == "isinstance"
     ]
-    of_rules = [classes for classes in asked if rules & {_name(node) for node in ast.walk(classes)}]
+    of_rules = [
+        classes
+        for classes in asked
+        if rules & {_name(node) for node in ast.walk(classes)}
+    ]
     assert len(of_rules) <= 3, [ast.unparse(classes) for classes in of_rules]
 
 

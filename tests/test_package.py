@@ -18,23 +18,36 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_one_version_everywhere():
-    (cited,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    newest, *_ = re.findall(r"^## \[(.+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert PROJECT["version"] == bcgc.__version__ == cited == newest == version("bcgc-jax")
+    (cited,) = re.findall(
+        r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
+    )
+    newest, *_ = re.findall(
+        r"^## \[(.+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert (
+        PROJECT["version"] == bcgc.__version__ == cited == newest == version("bcgc-jax")
+    )
 
 
 def test_the_licence_is_the_one_that_is_named():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License\n                           Version 2.0" in text
     assert "Copyright 2026 the bcgc_jax authors" in text
-    (cited,) = re.findall(r"^license: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    (cited,) = re.findall(
+        r"^license: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
+    )
     assert PROJECT["license"] == cited == "Apache-2.0"
 
 
 def test_the_paper_is_cited_alike():
-    paper, file = bibliography("optimal", sampled_bound=False), (ROOT / "CITATION.cff").read_text()
+    paper, file = (
+        bibliography("optimal", sampled_bound=False),
+        (ROOT / "CITATION.cff").read_text(),
+    )
     authors = zip(
-        re.findall(r"family-names: (.+)", file), re.findall(r"given-names: (.+)", file), strict=True
+        re.findall(r"family-names: (.+)", file),
+        re.findall(r"given-names: (.+)", file),
+        strict=True,
     )
     (title,) = re.findall(r"^ +title: (.+)$", file, re.MULTILINE)
     assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
@@ -42,7 +55,9 @@ def test_the_paper_is_cited_alike():
 
 
 def test_who_cites_the_package_cites_the_package():
-    """Readers of CITATION.cff cite the software: it prefers no other; the paper is a reference."""
+    """Readers of CITATION.cff cite the software: it prefers no other; the paper is a
+    reference.
+    """
     file = (ROOT / "CITATION.cff").read_text()
     assert "preferred-citation" not in file
     before, paper = file.split("\nreferences:\n")
@@ -54,11 +69,15 @@ def test_what_is_to_be_installed_can_be_and_has_its_types():
     root = Path(bcgc.__file__).parents[1]
     assert (root / "bcgc_jax" / "py.typed").is_file()
     folders = (root / name for name in ("bcgc_jax", "experiments", "benchmarks"))
-    texts = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
+    texts = [
+        path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")
+    ]
     # The package is on no index: what works is said in one place.
     assert not [text for text in texts if "bcgc-jax[" in text]
     named = {
-        extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)
+        extra
+        for text in texts
+        for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)
     }
     known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
     assert {"cli", "cluster", "plot", "benchmarks"} <= named <= known

@@ -27,7 +27,11 @@ SENSIBLE: dict[str, Any] = dict(
     [
         *[("num_workers", v) for v in (0, np.nan, np.inf)],
         *[("num_coordinates", v) for v in (0, 10.5, np.nan, np.inf)],
-        *[(name, v) for name in ("num_samples", "cycles") for v in (0, -3.0, np.nan, np.inf)],
+        *[
+            (name, v)
+            for name in ("num_samples", "cycles")
+            for v in (0, -3.0, np.nan, np.inf)
+        ],
         *[
             (name, v)
             for name in ("send_time", "chain_cycles", "start_up")
@@ -45,13 +49,17 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
 def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
     law = bcgc.distributions.Deterministic(2.0)
     for setup, chain in ((None, None), (6.0, None), (None, 0.3), (6.0, 0.3)):
-        problem = bcgc.Problem(law, 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain)
+        problem = bcgc.Problem(
+            law, 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain
+        )
         cycles = 1.5 * 30 + (setup or 0) + (chain or 0) * 30
         found = bcgc.expected_runtime(problem, jnp.array([30.0]))
         np.testing.assert_allclose(found, 2.0 * 5 * cycles, rtol=1e-5)
         assert problem.has_setup == (setup is not None or chain is not None)
         # One worker has nobody to share the passes with: it takes the limit.
-        np.testing.assert_allclose(bcgc.solve(problem, "limit").expected_runtime, found, rtol=1e-5)
+        np.testing.assert_allclose(
+            bcgc.solve(problem, "limit").expected_runtime, found, rtol=1e-5
+        )
         if problem.has_setup:
             with pytest.raises(ValueError, match=r"setup|chain"):
                 bcgc.solve(problem, bcgc.Deadline(500.0))
@@ -67,10 +75,19 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
             {"cycle_time": 3.0},
             r"cycle_time must be a distribution such as ShiftedExponential.*, got 3.0",
         ),
-        ({"start_up": PAIRS}, "start_up must be the distribution of one worker's, or a number"),
+        (
+            {"start_up": PAIRS},
+            "start_up must be the distribution of one worker's, or a number",
+        ),
         ({"start_up": UNLIKE}, "start_up must be the distribution of one worker's"),
-        ({"start_up": 2.0, "cycle_time": PAIRS}, "EmpiricalPairs have their own start-ups"),
-        ({"start_up": LAW, "cycle_time": UNLIKE}, "not with Heterogeneous: give a number, or pool"),
+        (
+            {"start_up": 2.0, "cycle_time": PAIRS},
+            "EmpiricalPairs have their own start-ups",
+        ),
+        (
+            {"start_up": LAW, "cycle_time": UNLIKE},
+            "not with Heterogeneous: give a number, or pool",
+        ),
         (
             {"send_time": 1.0, "overlap": 2},
             "overlap must be True or False, known before tracing, got 2",
@@ -86,14 +103,24 @@ def test_the_message_says_what_would_be_right(arguments, message):
         bcgc.Problem(**{**SENSIBLE, **arguments})
 
 
-def test_a_problem_knows_whether_its_runtime_is_convex_and_what_is_left_without_delivery():
+def test_a_problem_knows_whether_its_runtime_is_convex_and_what_delivery_leaves():
     assert bcgc.Problem(**SENSIBLE, start_up=3.0, send_time=0.5).convex
-    random = bcgc.Problem(**SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2)
+    random = bcgc.Problem(
+        **SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2
+    )
     pairs = bcgc.Problem(PAIRS, 4, 30)
     assert not any(
-        (random.convex, random.plain, pairs.convex, pairs.plain, iteration_of(random).smooth)
+        (
+            random.convex,
+            random.plain,
+            pairs.convex,
+            pairs.plain,
+            iteration_of(random).smooth,
+        )
     )
-    assert repr(random.without_delivery) == repr(bcgc.Problem(**SENSIBLE, chain_cycles=0.2))
+    assert repr(random.without_delivery) == repr(
+        bcgc.Problem(**SENSIBLE, chain_cycles=0.2)
+    )
     assert repr(pairs.without_delivery.cycle_time) == "Empirical(times=[0.5, 2.0])"
 
 
@@ -105,7 +132,7 @@ def test_more_coordinates_than_an_integer_holds_need_64_bit():
         assert float(bcgc.Problem(LAW, 4, 3_000_000_000).total) == 3e9
 
 
-def test_max_workers_is_the_largest_number_of_workers_unless_given_which_a_traced_one_needs():
+def test_max_workers_is_the_largest_number_of_workers_and_a_traced_one_needs_it():
     assert bcgc.Problem(LAW, 6, 30).max_workers == 6
     assert bcgc.Problem(LAW, jnp.array([3, 11, 7]), 30).max_workers == 11
     assert bcgc.Problem(LAW, 6, 30, max_workers=9).max_workers == 9
@@ -122,7 +149,9 @@ def test_scale_total_and_levels_are_what_equation_5_says(precision):
     problem = bcgc.Problem(LAW, 6, 90, num_samples=14.0, cycles=1.3, max_workers=8)
     assert problem.dtype == precision
     assert problem.scale.dtype == problem.total.dtype == precision
-    np.testing.assert_allclose(problem.scale, 14 * 1.3 / 6, rtol=2 * np.finfo(precision).eps)
+    np.testing.assert_allclose(
+        problem.scale, 14 * 1.3 / 6, rtol=2 * np.finfo(precision).eps
+    )
     assert float(problem.total) == 90
     assert problem.exists.tolist() == [True] * 6 + [False] * 2
 
@@ -142,13 +171,18 @@ def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
 def test_more_workers_in_a_copy_have_room():
     problem = bcgc.Problem(LAW, 4, 90)
     assert dataclasses.replace(problem, num_workers=6).max_workers == 6
-    # Fewer keep the shape of the partitions, as another problem does that is made with the same
-    # room.
+    # Fewer keep the shape of the partitions, as another problem does that is made with
+    # the same room.
     assert replace(problem, num_workers=2).max_workers == 4
     with pytest.raises(ValueError, match="num_workers 9 exceeds max_workers 8"):
         replace(bcgc.Problem(LAW, 4, 90, max_workers=8), num_workers=9)
-    two, three = (bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * workers) for workers in (2, 3))
-    assert replace(bcgc.Problem(two, 2, 90), cycle_time=three, num_workers=3).max_workers == 3
+    two, three = (
+        bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * workers) for workers in (2, 3)
+    )
+    assert (
+        replace(bcgc.Problem(two, 2, 90), cycle_time=three, num_workers=3).max_workers
+        == 3
+    )
     given = bcgc.Problem(LAW, 4, 90, max_workers=4)
     assert len({jax.tree.structure(problem), jax.tree.structure(given)}) == 1
 
@@ -159,4 +193,6 @@ def test_every_status_says_in_words_what_happened():
     assert "max_steps" in bcgc.Status.STEP_LIMIT.message
     assert "deadline" in bcgc.Status.INFINITE.message
     assert "NaN" in bcgc.Status.INVALID.message
-    assert bcgc.Status(int(jnp.asarray(bcgc.Status.INFEASIBLE))) is bcgc.Status.INFEASIBLE
+    assert (
+        bcgc.Status(int(jnp.asarray(bcgc.Status.INFEASIBLE))) is bcgc.Status.INFEASIBLE
+    )

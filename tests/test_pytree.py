@@ -44,7 +44,9 @@ def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
     named, structure = jax.tree_util.tree_flatten_with_path(law)
     dynamic = [f.name for f in dataclasses.fields(law) if not f.metadata.get("static")]
     leaves = [leaf for _, leaf in named]
-    assert [jax.tree_util.keystr(path) for path, _ in named] == [f".{name}" for name in dynamic]
+    assert [jax.tree_util.keystr(path) for path, _ in named] == [
+        f".{name}" for name in dynamic
+    ]
     assert leaves == [getattr(law, name) for name in dynamic]
     twin = jax.tree.unflatten(structure, leaves)
     assert type(twin) is type(law)
@@ -69,9 +71,16 @@ def test_replacing_a_field_checks_it_again():
         replace(law, rate=-0.37)
 
 
-def test_functions_of_a_hazard_are_part_of_what_is_compiled_and_its_parameters_are_not():
-    laws = [bcgc.FromHazard(scaled, unscaled, parameters=parameters) for parameters in (3.3, 0.7)]
-    laws.append(bcgc.FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.3))
+def test_functions_of_a_hazard_are_compiled_and_its_parameters_are_traced():
+    laws = [
+        bcgc.FromHazard(scaled, unscaled, parameters=parameters)
+        for parameters in (3.3, 0.7)
+    ]
+    laws.append(
+        bcgc.FromHazard(
+            lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.3
+        )
+    )
     structures: list[Any] = [jax.tree.structure(law) for law in laws]
     assert structures[0] == structures[1] != structures[2]
 
@@ -85,7 +94,11 @@ ARRAYS = {
 }
 # What is no number anywhere is so for one field of each law.
 WRONG: dict[str, Any] = {**NUMBERS, "one wrong entry": [0.7, -0.1], **OTHERS, **ARRAYS}
-MAY_BE = {"wrong sign": {"location"}, "one wrong entry": {"location"}, "infinite": {"slow"}}
+MAY_BE = {
+    "wrong sign": {"location"},
+    "one wrong entry": {"location"},
+    "infinite": {"slow"},
+}
 MAY_BE["zero"] = {"shift", "low", "location", "probability"}
 BAD = [
     pytest.param(law, name, value, id=f"{type(law).__name__}-{name}-{what}")
@@ -110,8 +123,14 @@ def test_bad_field_is_named(law, name, value):
     [
         (lambda: bcgc.Uniform(1.7, 1.7), "low must be below high, got 1.7 and 1.7"),
         (lambda: bcgc.Uniform(np.array([1.0, 4.0]), 3.1), "low must be below high"),
-        (lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27), "fast must be below slow, got 5.7 and 5.7"),
-        (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
+        (
+            lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27),
+            "fast must be below slow, got 5.7 and 5.7",
+        ),
+        (
+            lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01),
+            "probability must be finite and <= 1, got 1.01",
+        ),
         (
             lambda: bcgc.Empirical([]),
             "times is empty: an empirical distribution needs at least one",
@@ -151,11 +170,14 @@ def test_bad_law_says_what_is_wrong(build, message):
         ("", -3, math.inf),
     ],
 )
-def test_check_compares_with_its_bound_and_names_the_first_bad_entry(condition, good, bad):
+def test_check_compares_with_its_bound_and_names_the_first_bad_entry(
+    condition, good, bad
+):
     for value in (good, [good, good]):
         check("depth", value, condition)
     wanted = re.escape(
-        f"depth must be {f'finite and {condition}' if condition else 'finite'}, got {bad}"
+        f"depth must be {f'finite and {condition}' if condition else 'finite'}, got "
+        f"{bad}"
     )
     for value in (bad, [[good], [bad], [-math.inf]]):
         with pytest.raises(ValueError, match=rf"^{wanted}(\.0)?$"):
@@ -176,10 +198,14 @@ def test_numbers_of_every_kind_are_numbers(kind):
     check("depth", kind(3), "> 0")
     check("depth", jnp.asarray(kind(3)), "> 0")
     mean = float(bcgc.ShiftedExponential(kind(3), kind(2)).mean())
-    np.testing.assert_allclose(mean, 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6)
+    np.testing.assert_allclose(
+        mean, 2 + 1 / 3, rtol=1e-2 if jnp.dtype(kind).itemsize < 4 else 1e-6
+    )
 
 
-PROBLEM = "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
+PROBLEM = (
+    "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
+)
 TIMES = np.linspace(0.5, 2.0, 4_000)
 REPRESENTED: list[tuple[Any, str]] = [
     (
@@ -187,12 +213,18 @@ REPRESENTED: list[tuple[Any, str]] = [
         "ShiftedExponential(rate=1.0, shift=50.0)",
     ),
     (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
-    (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
-    (EmpiricalPairs([3.0], [1.0]), "EmpiricalPairs(start_ups=[3.0], cycle_times=[1.0])"),
+    (
+        bcgc.Empirical(TIMES.astype(np.float32)),
+        "Empirical(times=float32[4000] from 0.5 to 2)",
+    ),
+    (
+        EmpiricalPairs([3.0], [1.0]),
+        "EmpiricalPairs(start_ups=[3.0], cycle_times=[1.0])",
+    ),
     (
         bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
-        "Heterogeneous(distributions=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, "
-        "shape=3.0)])",
+        "Heterogeneous(distributions=[3 × Uniform(low=1.0, high=2.0), "
+        "Pareto(scale=1.0, shape=3.0)])",
     ),
     (
         bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
@@ -209,13 +241,20 @@ REPRESENTED: list[tuple[Any, str]] = [
     ),
     (
         bcgc.sweeps.grid(num_workers=[2, 3], rate=TIMES),
-        "Cells(columns={'num_workers': [2, 3], 'rate': float64[4000] from 0.5 to 2}, product=True)",
+        (
+            "Cells(columns={'num_workers': [2, 3], 'rate': float64[4000] from 0.5 to "
+            "2}, product=True)"
+        ),
     ),
 ]
 
 
-@pytest.mark.parametrize(("tree", "text"), REPRESENTED, ids=lambda value: str(value)[:30])
-def test_a_tree_is_shown_by_what_is_not_by_default_and_long_arrays_by_their_range(tree, text):
+@pytest.mark.parametrize(
+    ("tree", "text"), REPRESENTED, ids=lambda value: str(value)[:30]
+)
+def test_a_tree_is_shown_by_what_is_not_by_default_and_long_arrays_by_their_range(
+    tree, text
+):
     assert repr(tree) == text
 
 
@@ -231,8 +270,16 @@ def test_what_is_traced_or_a_batch_is_shown_by_its_shape():
 
 
 def test_whole_numbers_of_another_kind_are_no_other_program():
-    laws = [bcgc.Gamma(*numbers) for numbers in ((2, 1, 3), (2.0, 1.0, 3.0), (np.int64(2), 1.0, 3))]
+    laws = [
+        bcgc.Gamma(*numbers)
+        for numbers in ((2, 1, 3), (2.0, 1.0, 3.0), (np.int64(2), 1.0, 3))
+    ]
     sizes = (4, 90), (4.0, 9e1), (np.int64(4), np.int32(90))
-    assert len({str(jax.tree.leaves(bcgc.Problem(laws[0], *numbers))) for numbers in sizes}) == 1
+    assert (
+        len(
+            {str(jax.tree.leaves(bcgc.Problem(laws[0], *numbers))) for numbers in sizes}
+        )
+        == 1
+    )
     for alike in (laws, [bcgc.TandonPartial(alpha) for alpha in (4, 4.0)]):
         assert len({str(jax.tree.map(jnp.result_type, tree)) for tree in alike}) == 1

@@ -1,4 +1,6 @@
-"""Every public name keeps its caller's dtype, compiles once, and lowers for accelerators."""
+"""Every public name keeps its caller's dtype, compiles once, and lowers for
+accelerators.
+"""
 
 import functools
 import re
@@ -22,11 +24,21 @@ from bcgc_jax.solvers import large_n
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES
-from tests.registry import CALLS, JOINT, KEY, KINDS, LAWS, ON_THE_HOST, WHOLE_NUMBERS, row
+from tests.registry import (
+    CALLS,
+    JOINT,
+    KEY,
+    KINDS,
+    LAWS,
+    ON_THE_HOST,
+    WHOLE_NUMBERS,
+    row,
+)
 
 OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
 RUNTIMES = {
-    f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in KINDS
+    f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name)
+    for name in KINDS
 }
 TRACED: dict[str, Callable[[Any], Any]] = OF_LAWS | RUNTIMES | CALLS
 _CALLED = {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
@@ -36,10 +48,14 @@ EAGER: dict[str, Callable[[Any], Any]] = _LAWS | ON_THE_HOST | _CALLED
 
 @pytest.mark.smoke
 def test_every_public_name_is_called_here_or_in_the_tests_of_codes():
-    called = {name.split()[0] for name in (LAWS | registry.METHODS | CALLS | ON_THE_HOST)}
+    called = {
+        name.split()[0] for name in (LAWS | registry.METHODS | CALLS | ON_THE_HOST)
+    }
     called |= registry.TAKEN_OR_RETURNED | registry.OF_CODES
     for methods in (registry.of_law, registry.runtimes_of_law):
-        called |= set(jax.eval_shape(lambda methods=methods: methods("Exponential", 1.25)))
+        called |= set(
+            jax.eval_shape(lambda methods=methods: methods("Exponential", 1.25))
+        )
     assert called >= NAMES
 
 
@@ -71,10 +87,18 @@ def test_so_does_what_is_measured(name, x64):
 
 
 # One law of each kind, a solve and a runtime, for other interpreters and versions.
-_SMOKE = ("ShiftedExponential", "Empirical", "EmpiricalRows", "solve Optimal", "certificate")
+_SMOKE = (
+    "ShiftedExponential",
+    "Empirical",
+    "EmpiricalRows",
+    "solve Optimal",
+    "certificate",
+)
 
 
-def _marked(names: Iterable[str], slow: tuple[str, ...], smoke: tuple[str, ...] = ()) -> list[Any]:
+def _marked(
+    names: Iterable[str], slow: tuple[str, ...], smoke: tuple[str, ...] = ()
+) -> list[Any]:
     kinds = ((slow, pytest.mark.slow), (smoke, pytest.mark.smoke))
     return [
         pytest.param(name, marks=[mark for chosen, mark in kinds if name in chosen])
@@ -99,12 +123,16 @@ _PRODUCT = re.compile(r"stablehlo\.(?:dot|dot_general|convolution)\b.*")
 
 def _program(call: Callable[[Any], Any]) -> str:
     with jax.enable_x64(False):
-        traced = export.export(jax.jit(call), platforms=["cuda", "rocm", "tpu"])(jnp.float32(1.25))
+        traced = export.export(jax.jit(call), platforms=["cuda", "rocm", "tpu"])(
+            jnp.float32(1.25)
+        )
     return traced.mlir_module()
 
 
 def _check_products(program: str) -> None:
-    """GPUs and TPUs round the factors of float32 products, but those of the highest precision."""
+    """GPUs and TPUs round the factors of float32 products, but those of the highest
+    precision.
+    """
     assert [one for one in _PRODUCT.findall(program) if one.count("HIGHEST") != 2] == []
 
 
@@ -124,7 +152,9 @@ def test_a_sweep_and_the_slope_of_an_optimum_lower_for_accelerators():
     def optimum(v: Any) -> bcgc.Solution:
         return bcgc.solve(registry.problem_of(v))
 
-    _lowers(lambda v: jax.vmap(lambda u: optimum(u).partition)(v * jnp.linspace(1, 2, 64)))
+    _lowers(
+        lambda v: jax.vmap(lambda u: optimum(u).partition)(v * jnp.linspace(1, 2, 64))
+    )
     _lowers(jax.grad(lambda v: optimum(v).expected_runtime))
 
 
@@ -150,14 +180,18 @@ def test_products_of_what_runs_on_the_host_are_in_full_precision():
     code = bcgc.coding.gradient_code(KEY, 4, 1)
 
     def coded(v: Any) -> Any:
-        weights = bcgc.coding.decoding_weights(code.encoding, v * jnp.arange(4) < 3).weights
+        weights = bcgc.coding.decoding_weights(
+            code.encoding, v * jnp.arange(4) < 3
+        ).weights
         return bcgc.coding.decode(weights, bcgc.coding.encode(code, row(v, 1, 2, 3, 4)))
 
     weibull = FAMILIES["weibull"]
     for call in (
         of_many,
         coded,
-        lambda v: weibull.estimate(Sample(v * jnp.arange(1.0, 20.0)), row(v, 1, 1, 0.5)),
+        lambda v: weibull.estimate(
+            Sample(v * jnp.arange(1.0, 20.0)), row(v, 1, 1, 0.5)
+        ),
     ):
         program = _program(call)
         assert _PRODUCT.search(program)
@@ -173,7 +207,9 @@ def test_no_program_depends_on_where_it_is_traced():
     """Programs are exported for other machines than those that trace them."""
     root = Path(bcgc.__file__).parent
     asking = [
-        path.name for path in root.rglob("*.py") if "default_backend" in path.read_text("utf-8")
+        path.name
+        for path in root.rglob("*.py")
+        if "default_backend" in path.read_text("utf-8")
     ]
     assert asking == []
 
@@ -203,7 +239,11 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")],
+    [
+        name
+        for name in LAWS
+        if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")
+    ],
 )
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     time = jnp.float32(1.5)
@@ -234,8 +274,16 @@ def test_a_dtype_that_is_asked_for_is_given(name, x64):
 
 
 def test_the_working_dtype_is_that_of_the_widest_array(precision):
-    default: list[Any] = [(), (1.0, 2), ([1.0, np.arange(3)],), (np.float32(1.0), np.float64(2.0))]
-    single: list[Any] = [(jnp.float32(1.0), 2.0, np.int64(3)), (np.ones(2, np.float32), [2.0, 3])]
+    default: list[Any] = [
+        (),
+        (1.0, 2),
+        ([1.0, np.arange(3)],),
+        (np.float32(1.0), np.float64(2.0)),
+    ]
+    single: list[Any] = [
+        (jnp.float32(1.0), 2.0, np.int64(3)),
+        (np.ones(2, np.float32), [2.0, 3]),
+    ]
     assert [working_dtype(*trees) for trees in default] == [precision] * 4
     assert [working_dtype(*trees) for trees in (*single, (np.float16(1.0), 2.0))] == [
         np.float32

@@ -40,11 +40,13 @@ def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
 
 def test_a_batch_has_the_runtimes_and_the_words_of_each():
     workers = np.array([6, 3])
-    batch = jax.jit(jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650")))(
-        workers
-    )
+    batch = jax.jit(
+        jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650"))
+    )(workers)
     single = bcgc.solve(PROBLEM, "ferdinand:1650")
-    assert float(batch.rounded_runtime[0]) == pytest.approx(float(single.rounded_runtime), rel=1e-9)
+    assert float(batch.rounded_runtime[0]) == pytest.approx(
+        float(single.rounded_runtime), rel=1e-9
+    )
     assert np.isnan(batch.rounded_runtime[1])
     assert batch.message.tolist() == ["converged", bcgc.Status.INFEASIBLE.message]
     assert repr(batch) == "Solution(ferdinand:1650, a batch of (2,))"
@@ -56,14 +58,17 @@ def test_the_plan_is_all_of_the_work():
     assert np.asarray(plan.data).tolist() == list(range(1, PROBLEM.max_workers + 1))
     assert np.all(np.asarray(plan.share) == 1)
     np.testing.assert_array_equal(plan.sizes, known(solution.partition))
-    # τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}: an uncoded share, then a coded one.
+    # τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}: an uncoded share, then a
+    # coded one.
     partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
     plan = known(partial.plan)
     one, subsets = np.asarray(plan.data).tolist()
     s = subsets - 1
     assert one == 1
     assert 1 <= s <= 5
-    np.testing.assert_allclose(plan.share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12)
+    np.testing.assert_allclose(
+        plan.share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12
+    )
     assert np.asarray(plan.sizes).tolist() == [5_000, 5_000]
     assert partial.partition is None
     # Nothing is coded where nobody is slow.
@@ -83,9 +88,13 @@ def test_a_plan_has_the_runtime_that_its_solution_says(method):
 
 
 @pytest.mark.parametrize("method", ["time", "backup:1", "cyclic:3"])
-def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_traced(method):
+def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_traced(
+    method,
+):
     plan = known(bcgc.solve(PROBLEM, method).plan)
-    with pytest.raises(ValueError, match=r"for 5000 coordinates .* the problem has 4000"):
+    with pytest.raises(
+        ValueError, match=r"for 5000 coordinates .* the problem has 4000"
+    ):
         bcgc.expected_runtime(padded(LAW, 6, 4_000, 50), plan)
     if method == "backup:1":  # on one subset, as all workers have
         return
@@ -120,7 +129,9 @@ def test_a_person_reads_what_came_of_it():
 def _all_solutions() -> list[bcgc.Solution]:
     """Solve by every method, with what does not exist, and a batch."""
     found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
-    found += [bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")]
+    found += [
+        bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")
+    ]
     found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
 
     # Of a law whose programs are small.
@@ -146,8 +157,15 @@ def test_a_saved_solution_is_read_again(tmp_path):
         plan = solution.plan and replace(solution.plan, known_needs=solution.needs)
         solution = replace(solution, plan=plan)
         assert len({jax.tree.structure(one.plan) for one in (again, solution)}) == 1
-        for name in vars(solution).keys() - {"method", "kind", "problem", "rounded_value"}:
-            leaves = [jax.tree.leaves(getattr(each, name)) for each in (solution, again)]
+        for name in vars(solution).keys() - {
+            "method",
+            "kind",
+            "problem",
+            "rounded_value",
+        }:
+            leaves = [
+                jax.tree.leaves(getattr(each, name)) for each in (solution, again)
+            ]
             for mine, theirs in zip(*leaves, strict=True):
                 assert jnp.result_type(mine) == jnp.result_type(theirs)
                 np.testing.assert_array_equal(mine, theirs)
@@ -262,7 +280,8 @@ def test_every_method_cites_its_own_works():
             entries = replace(solution, method=name).citation()
             assert re.findall(r"^@\w+\{(\w+),$", entries, flags=re.M) == keys
             assert entries.count("{") == entries.count("}")
-    # A bound by draws has its own source; what is averaged over draws and bounds nothing has not.
+    # A bound by draws has its own source; what is averaged over draws and bounds
+    # nothing has not.
     sampled = replace(solution, kind="confidence")
     assert "mak1999" in sampled.citation()
     assert "mak1999" not in replace(sampled, plan=None, rounded=None).citation()
@@ -274,7 +293,9 @@ def test_a_scheme_of_ones_own_has_no_source_here():
 
 def test_a_comparison_is_the_commands_table():
     found = bcgc.compare(PROBLEM, key=jax.random.key(0))
-    assert list(found) == sorted(found, key=lambda name: float(found[name].expected_runtime))
+    assert list(found) == sorted(
+        found, key=lambda name: float(found[name].expected_runtime)
+    )
     assert list(found)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
     assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
     table, told, longer = repr(found).partition(
@@ -287,16 +308,31 @@ def test_a_comparison_is_the_commands_table():
     slower = re.search(r"single_block\s(\S+)\s\(×", longer)
     block = found["single_block"]
     more, _ = known(added_in_a_row(PROBLEM, known(block.partition)))
-    assert float(known(slower)[1]) == pytest.approx(float(block.expected_runtime) + more, rel=1e-3)
+    assert float(known(slower)[1]) == pytest.approx(
+        float(block.expected_runtime) + more, rel=1e-3
+    )
     assert "uncoded" not in longer
     optimum = found["optimal"]
-    above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
+    above = 100 * (
+        float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1
+    )
     uncoded = next(line for line in lines if line.startswith("uncoded"))
     assert f"{above:.3g} %" in uncoded
-    earlier = "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"
+    earlier = (
+        "uncoded",
+        "single_block",
+        "tandon_partial",
+        "ferdinand_full",
+        "ferdinand_half",
+    )
     best = min(found[name].expected_runtime for name in earlier)
-    assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
-    saved = 100 * (1 - float(found["time"].expected_runtime / found["uncoded"].expected_runtime))
+    assert (
+        f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %"
+        in uncoded
+    )
+    saved = 100 * (
+        1 - float(found["time"].expected_runtime / found["uncoded"].expected_runtime)
+    )
     assert next(line for line in lines if line.startswith("time")).split()[2:4] == [
         f"{saved:.1f}",
         "%",
@@ -306,15 +342,23 @@ def test_a_comparison_is_the_commands_table():
     # on which its runtime depends
     assert any(line.startswith("tandon_partial α ") for line in lines)
     # Of whatever is listed; a scheme of one's own may be the best.
-    few = repr(bcgc.compare(PROBLEM, ["uncoded", "time"])).partition("\nOne step")[0].splitlines()
+    few = (
+        repr(bcgc.compare(PROBLEM, ["uncoded", "time"]))
+        .partition("\nOne step")[0]
+        .splitlines()
+    )
     assert uncoded[:50] in {line[:50] for line in few}
     fastest = min(earlier, key=lambda name: float(found[name].expected_runtime))
     assert few[-1] == lines[-1] == f"Best baseline: {fastest}."
-    mine = bcgc.Scheme("mine", lambda problem: known(found["optimal"].partition), baseline=True)
+    mine = bcgc.Scheme(
+        "mine", lambda problem: known(found["optimal"].partition), baseline=True
+    )
     alone = repr(bcgc.compare(PROBLEM, mine))
     assert "\nBest baseline: mine." in alone
     optimal = next(line for line in lines if line.startswith("optimal"))
-    assert alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]  # uncoded is not listed
+    assert (
+        alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]
+    )  # uncoded is not listed
     assert set(bcgc.compare(PROBLEM)) == set(found) - {"subgradient"}
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])
@@ -322,9 +366,13 @@ def test_a_comparison_is_the_commands_table():
 
 def test_a_plan_that_does_not_exist_is_not_shown_and_not_trained():
     solve = jax.jit(
-        lambda n, rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), n), bcgc.Tandon(5))
+        lambda n, rate: bcgc.solve(
+            padded(bcgc.ShiftedExponential(rate), n), bcgc.Tandon(5)
+        )
     )
-    assert repr(solve(3, 1.0)) == f"Solution(tandon:5): {bcgc.Status.INFEASIBLE.message}"
+    assert (
+        repr(solve(3, 1.0)) == f"Solution(tandon:5): {bcgc.Status.INFEASIBLE.message}"
+    )
     shapes = jax.eval_shape(lambda n: bcgc.solve(padded(LAW, n), "time"), 3)
     assert repr(shapes) == "Solution(time)"
     wrong = solve(6, -1.0)
@@ -347,7 +395,9 @@ def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
     assert value == pytest.approx(float(solution.expected_runtime), rel=1e-7)
     saved["plan"]["sizes"]["values"] = [2_000.0, 3_000.0]
     path.write_text(json.dumps(saved | {"method": "multi_message:3"}))
-    with pytest.raises(ValueError, match="multi_message:3 is a method no more: plan again"):
+    with pytest.raises(
+        ValueError, match="multi_message:3 is a method no more: plan again"
+    ):
         bcgc.Solution.load(path)
 
 
@@ -368,7 +418,9 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
         for call in (bcgc.solve, bcgc.compare):
             with pytest.raises(TypeError, match="a method is a name"):
                 call(PROBLEM, nothing)
-    with pytest.raises(TypeError, match="problem must be a Problem, got ShiftedExponential"):
+    with pytest.raises(
+        TypeError, match="problem must be a Problem, got ShiftedExponential"
+    ):
         bcgc.solve(LAW)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="level must be a whole number from 0 on"):
         bcgc.Tandon(1.5)  # type: ignore[arg-type]
@@ -384,15 +436,27 @@ def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
 
 
 def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
-    problem = bcgc.Problem(bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, 1.0), 5, 1000)
+    problem = bcgc.Problem(
+        bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, 1.0), 5, 1000
+    )
 
     def of_error(error: float, drawn: bool = False) -> bcgc.Solution:
         found = bcgc.plans.Expectation(jnp.asarray(1.0), jnp.asarray(error))
         return solution_of_value(problem, found, drawn=drawn)
 
-    found = [of_error(0.009), of_error(0.011), of_error(0.011, drawn=True), of_error(np.inf)]
+    found = [
+        of_error(0.009),
+        of_error(0.011),
+        of_error(0.011, drawn=True),
+        of_error(np.inf),
+    ]
     unknown, known = bcgc.Status.PRECISION, bcgc.Status.CONVERGED
-    assert [int(solution.status) for solution in found] == [known, unknown, known, unknown]
+    assert [int(solution.status) for solution in found] == [
+        known,
+        unknown,
+        known,
+        unknown,
+    ]
     assert found[1].message.endswith("relative_gap and runtime_error")
     assert replace(found[1], problem=problem).message.endswith(
         "name the kinks of FromHazard where it has some"

@@ -1,4 +1,6 @@
-"""The study of traces: a table and a figure of what `advise` says of each log of a folder."""
+"""The study of traces: a table and a figure of what `advise` says of each log of a
+folder.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from tests.studies import Ran
 def times_of(steps=24, workers=4, seed=5):
     """Times that stay: a worker's speed drifts, and one is slow for a while."""
     rng = np.random.default_rng(seed)
-    drift = 1 + 0.2 * np.cumsum(rng.normal(size=(steps, workers)), axis=0) / np.sqrt(steps)
+    drift = 1 + 0.2 * np.cumsum(rng.normal(size=(steps, workers)), axis=0) / np.sqrt(
+        steps
+    )
     times = np.abs(drift) + rng.gamma(2.0, 0.2, (steps, workers)) + 0.3
     times[steps // 2 :, -1] *= 1.7
     return times

@@ -10,8 +10,8 @@ from bcgc_jax.cli.exit import finish, interrupted, say, take_any_sign
 
 def main() -> NoReturn:
     """Run `bcgc`; bad input ends with one line and exit status 2."""
-    # What XLA thinks of constants, for example, is not for the screen; it is read when JAX is
-    # imported.
+    # What XLA thinks of constants, for example, is not for the screen; it is read when
+    # JAX is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # what JAX traces is many objects and few circles: a tenth of the time
     gc.set_threshold(100_000)

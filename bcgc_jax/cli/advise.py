@@ -1,4 +1,6 @@
-"""`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
+"""`bcgc advise`: what slows the steps of a log, what can be done, and what that is
+worth.
+"""
 
 import io
 from pathlib import Path
@@ -29,12 +31,12 @@ from bcgc_jax.schemes.unplanned import Limit
 
 _NONE = "none that shows"
 _RECORD = (
-    "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
-    "workers, long chunks and pauses can be told apart."
+    "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then "
+    "slow workers, long chunks and pauses can be told apart."
 )
 _LENGTHS_ALONE = (
-    "Seconds are what lengths are said to cost (--cost), on workers of one speed. Nothing is known "
-    "of slow workers."
+    "Seconds are what lengths are said to cost (--cost), on workers of one speed. "
+    "Nothing is known of slow workers."
 )
 _APART = "bcgc advise --timed-apart takes the log for that, and says what else is lost."
 
@@ -62,7 +64,9 @@ def answer(question: AdviseOptions) -> None:
         _print(short_name(question.logs), advice)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.collective is not None
-        no_jitter = advice.recorded or advice.lengths is not None or advice.unlike_workers
+        no_jitter = (
+            advice.recorded or advice.lengths is not None or advice.unlike_workers
+        )
         if advice.advised is not None and not (told_apart or no_jitter):
             print_lines(*perhaps_jitter(advice.steps.times))
 
@@ -79,7 +83,9 @@ def answer(question: AdviseOptions) -> None:
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
         plan = advise_files.plan_of(advice)
-        output.write_beside(question, question.out, f"The plan of {advice.advised}", plan.save)
+        output.write_beside(
+            question, question.out, f"The plan of {advice.advised}", plan.save
+        )
 
 
 def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
@@ -87,7 +93,9 @@ def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
     files = files_of(question.logs)
     log = None if files == ["-"] else log_of(files, question.chunk_name)
     if log is not None:
-        refuse_without_effect("on traces of a profiler", "columns", "layout", "unit", "cost")
+        refuse_without_effect(
+            "on traces of a profiler", "columns", "layout", "unit", "cost"
+        )
         return log, load_trace(io.BytesIO(log.text.encode()))
     refuse_without_effect("without traces of a profiler", "chunk_name", "made_log")
     columns = dict(question.columns or {})
@@ -112,7 +120,9 @@ def _json(advice: Advice) -> Row:
     for name in ("slow_workers", "look_at"):
         plain[name] = [worker._asdict() for worker in getattr(advice, name)]
     parts = {name: getattr(advice, name) for name in ("load_line", "long_chunks")}
-    plain |= {name: None if part is None else part._asdict() for name, part in parts.items()}
+    plain |= {
+        name: None if part is None else part._asdict() for name, part in parts.items()
+    }
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
     every = vars(advice) | {"costs": costs, **plain}
     return {name: value for name, value in every.items() if name != "steps"}
@@ -130,8 +140,8 @@ def _print(name: str, advice: Advice) -> None:
         print_lines(step, "", *advice.alike_in_words(), _APART)
         return
     print_lines(
-        f"{step} It would take {advice.balanced:.4g} s if all workers ended together. So "
-        f"{percent(advice.loss)} % of the time is lost.",
+        f"{step} It would take {advice.balanced:.4g} s if all workers ended together. "
+        f"So {percent(advice.loss)} % of the time is lost.",
         *advice.collective_in_words(),
     )
     if advice.steps.trace.of_lengths:
@@ -171,7 +181,10 @@ def _print_causes(advice: Advice) -> None:
 
 def _print_rows(advice: Advice) -> None:
     saved = next(column for column in ADVICE if column.name == "saved")
-    interval: Shown = "95 %", lambda row: row.saved.in_percent() if row.saved.known else ""
+    interval: Shown = (
+        "95 %",
+        lambda row: row.saved.in_percent() if row.saved.known else "",
+    )
     by_model: Shown = "by model", lambda row: " to ".join(map(percent, row.range))
     columns = table_of(
         ADVICE,
@@ -199,30 +212,36 @@ def _needs(row: Remedy) -> str:
 
 def _sentences(advice: Advice) -> list[str]:
     said = [
-        "Each remedy is planned on one half of the steps and replayed in the other one. Saved is "
-        "of the time for a sample that is used."
+        "Each remedy is planned on one half of the steps and replayed in the other "
+        "one. Saved is of the time for a sample that is used."
     ]
     if advice.lengths is not None:
         said.append(
-            f"Lengths are predicted from {advice.lengths}, as if that is known before the step."
+            f"Lengths are predicted from {advice.lengths}, as if that is known before "
+            "the step."
         )
     elif advice.lock_step:
-        said.append("With the lengths of chunks in a column `load`, more could be replayed.")
+        said.append(
+            "With the lengths of chunks in a column `load`, more could be replayed."
+        )
     if any(row.scheme.asks for row in advice.rows):
         said.append(_costs(advice))
     if not advice.recorded:
         said.append(
-            f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "
-            "step, and that workers are slow. The column `by model` goes down to long or single "
+            f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a "
+            "worker's step, and that workers are slow. The column `by model` goes down "
+            "to long or single "
             "slow chunks. " + _RECORD
         )
     elif advice.several_models:
         said.append(
-            "The table takes long chunks for data. The column `by model` is also for chunks of "
-            "more than three times their worker's median that have paused."
+            "The table takes long chunks for data. The column `by model` is also for "
+            "chunks of more than three times their worker's median that have paused."
         )
     if advice.changing:
-        said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
+        said.append(
+            "Speeds have changed in the last quarter: shares by speed are not advised."
+        )
     return [*said, "", _verdict(advice)]
 
 
@@ -231,7 +250,9 @@ def _costs(advice: Advice) -> str:
     asking = advice.costs.asking
     said = f"A question is taken to cost {1e3 * asking.delay:.3g} ms"
     if asking.service:
-        said += f", and {1e3 * asking.service:.3g} ms of the coordinator, one after another"
+        said += (
+            f", and {1e3 * asking.service:.3g} ms of the coordinator, one after another"
+        )
         said += " (--round-trip)"
     if advice.costs.of_chunk:
         said += f"; a chunk {1e3 * advice.costs.of_chunk:.3g} ms whatever its size"
@@ -243,7 +264,9 @@ def _verdict(advice: Advice) -> str:
         few = f"This is too little for advice: {counted(advice.num_steps, 'step')}."
         return f"{few} Record {FEWEST_STEPS} steps or more."
     if advice.look_at:
-        return f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
+        return (
+            f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
+        )
     return _pays(advice, "Do this", "Nothing here")
 
 
@@ -254,7 +277,8 @@ def _look_first(advice: Advice) -> str:
     saves = f"saves {percent(saved.value)} % ({saved.in_percent()} %)"
     first = workers[0]
     if len(workers) == 1:
-        return f"First look at worker {first.worker}. {first.in_words('It')} To replace it {saves}."
+        when = first.in_words("It")
+        return f"First look at worker {first.worker}. {when} To replace it {saves}."
     names = _joined([worker.worker for worker in workers])
     when = " ".join(map(str, workers[:MOST_TOLD]))
     return f"First look at workers {names}. {when} To replace them {saves}."
@@ -276,7 +300,8 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
     said = [
-        f"{begin}: {advice.row(advice.advised).scheme.advice}. {_saves(advice, advice.advised)}"
+        f"{begin}: {advice.row(advice.advised).scheme.advice}. "
+        f"{_saves(advice, advice.advised)}"
     ]
     if advice.as_good:
         said.append(f"Within the error as good: {'; '.join(advice.as_good)}.")
@@ -287,7 +312,8 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     for condition, remedy in others.items():
         if remedy not in (None, advice.advised):
             said.append(
-                f"{condition}: {advice.row(remedy).scheme.advice}. {_saves(advice, remedy)}"
+                f"{condition}: {advice.row(remedy).scheme.advice}. "
+                f"{_saves(advice, remedy)}"
             )
     return " ".join(said)
 
@@ -296,6 +322,12 @@ def _saves(advice: Advice, remedy: str) -> str:
     row = advice.row(remedy)
     between = ""
     if advice.several_models and percent(row.range[0]) != percent(row.saved.value):
-        what = "long chunks have paused" if advice.recorded else "chunks are slow, not workers"
+        what = (
+            "long chunks have paused"
+            if advice.recorded
+            else "chunks are slow, not workers"
+        )
         between = f", or {percent(row.range[0])} % if {what}"
-    return f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."
+    return (
+        f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."
+    )

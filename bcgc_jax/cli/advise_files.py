@@ -1,4 +1,6 @@
-"""What `bcgc advise` writes beside its answer: a picture, and the plan that is advised."""
+"""What `bcgc advise` writes beside its answer: a picture, and the plan that is
+advised.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +29,23 @@ _CAUSES = {
 # Told apart in grey too.
 _ADVISED = {"color": "#2F6FAE", "label": "advised"}
 _EXACT = {"color": "#BCD3E8", "label": "exact gradient"}
-_INEXACT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "hatch": "////", "label": "loses samples"}
-_LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label": "limit"}
+_INEXACT = {
+    "color": "#FFFFFF",
+    "edgecolor": "#4D4D4D",
+    "hatch": "////",
+    "label": "loses samples",
+}
+_LIMIT = {
+    "color": "#FFFFFF",
+    "edgecolor": "#4D4D4D",
+    "linestyle": "--",
+    "label": "limit",
+}
 
 
 def picture(advice: Advice) -> "Figure":
-    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals.
+    """Draw what each remedy saves, and what each cause adds to the loss, with 95 %
+    intervals.
 
     Raises UsageError where there are none.
     """
@@ -44,13 +57,21 @@ def picture(advice: Advice) -> "Figure":
     )
     names = [row.remedy for row in advice.rows]
     _bars(
-        left, names, [row.saved for row in advice.rows], [_look(advice, row) for row in advice.rows]
+        left,
+        names,
+        [row.saved for row in advice.rows],
+        [_look(advice, row) for row in advice.rows],
     )
     if advice.several_models:
         _mark_other_models(left, advice)
     causes = sorted(advice.causes, key=lambda cause: -advice.causes[cause].value)
     shares = [advice.causes[cause] for cause in causes]
-    _bars(right, [_CAUSES[cause] for cause in causes], shares, [{"color": "#8C8C8C"}] * len(causes))
+    _bars(
+        right,
+        [_CAUSES[cause] for cause in causes],
+        shares,
+        [{"color": "#8C8C8C"}] * len(causes),
+    )
     right.set(xlim=(0, 105), ylim=(max(len(causes), 4) - 0.4, -0.6))
     plotting.label_axes(
         left, "time saved (%)", "", title="what can be done, replayed in steps not seen"
@@ -70,13 +91,20 @@ def _look(advice: Advice, row: Any) -> dict[str, Any]:
     return _INEXACT if row.lost else _EXACT
 
 
-def _bars(axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[str, Any]]) -> None:
+def _bars(
+    axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[str, Any]]
+) -> None:
     """The first on top, in per cent."""
     for place, (share, look) in enumerate(zip(shares, looks, strict=True)):
         value, low, high = (100 * np.array(share)).tolist()
         axes.barh(place, value, height=0.7, **look)
         axes.plot(
-            [low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=7
+            [low, high],
+            [place, place],
+            color="black",
+            linewidth=1.2,
+            marker="|",
+            markersize=7,
         )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -86,9 +114,19 @@ def _bars(axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[st
 
 def _mark_other_models(axes: "Axes", advice: Advice) -> None:
     ends = np.array([row.range for row in advice.rows])
-    look: Any = {"marker": "D", "facecolor": "white", "edgecolor": "black", "s": 18, "zorder": 3}
+    look: Any = {
+        "marker": "D",
+        "facecolor": "white",
+        "edgecolor": "black",
+        "s": 18,
+        "zorder": 3,
+    }
     places = np.arange(len(ends))
-    what = "if long chunks have paused" if advice.recorded else "if chunks are slow, not workers"
+    what = (
+        "if long chunks have paused"
+        if advice.recorded
+        else "if chunks are slow, not workers"
+    )
     other = np.where(ends[:, 0] < [row.saved.value for row in advice.rows], *ends.T)
     axes.scatter(100 * other, places, label=what, **look)
 
@@ -108,7 +146,9 @@ def plan_of(advice: Advice) -> "Solution":
         raise click.UsageError("--out: no plan is written, for nothing is advised")
     row = advice.row(advice.advised)
     if not row.scheme.asks:
-        raise click.UsageError(f"--out: no plan is written, for {row.remedy} needs no plan")
+        raise click.UsageError(
+            f"--out: no plan is written, for {row.remedy} needs no plan"
+        )
     saved = row.saved
     limit = advice.row(Limit.name).saved
     error = (saved.high - saved.low) / (2 * 1.96)

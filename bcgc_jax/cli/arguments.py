@@ -1,7 +1,8 @@
-"""What may be typed on the command line: names, numbers, distributions; else one line refuses it.
+"""What may be typed on the command line: names, numbers, distributions; else one line
+refuses it.
 
-JAX comes with a distribution that is typed, and with nothing else here. What the names stand for is
-the library's, and `tests/cli/test_imports.py` tests that both agree.
+JAX comes with a distribution that is typed, and with nothing else here. What the names
+stand for is the library's, and `tests/cli/test_imports.py` tests that both agree.
 """
 
 import difflib
@@ -53,7 +54,8 @@ PICTURES = (".png", ".svg", ".pdf")
 def law_usage(law: str) -> str:
     """A distribution with its parameters, those with a default in brackets."""
     given = (
-        f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items()
+        f"{name}=" if value is None else f"[{name}={value:g}]"
+        for name, value in LAWS[law].items()
     )
     return f"{law}:{','.join(given)}"
 
@@ -71,7 +73,9 @@ class Argument(click.ParamType):
         self.name = name
         self.read = read
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         try:
             return self.read(str(value))
         except ValueError as error:
@@ -79,19 +83,33 @@ class Argument(click.ParamType):
 
 
 class LogPath(click.Path):
-    """A file, a folder, standard input, or a pattern that no shell has put files in place of."""
+    """A file, a folder, standard input, or a pattern that no shell has put files in
+    place of.
+    """
 
     def __init__(self) -> None:
         super().__init__(exists=True, allow_dash=True)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if glob.glob(value, recursive=True) else super().convert(value, param, ctx)
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return (
+            value
+            if glob.glob(value, recursive=True)
+            else super().convert(value, param, ctx)
+        )
 
 
 def number(
-    low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
+    low: float = 0,
+    high: float = math.inf,
+    *,
+    include: bool = False,
+    whole: bool = False,
 ) -> Argument:
-    """A finite number above (or from) `low`, at most `high`; whole ones may be typed as 1e6."""
+    """A finite number above (or from) `low`, at most `high`; whole ones may be typed as
+    1e6.
+    """
     # a larger float may be no whole number that was typed
     high = min(high, 2**53) if whole else high
     bound = ""
@@ -125,7 +143,8 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
     name, _, parameters = text.partition(":")
     if name not in LAWS:
         raise ValueError(
-            f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}"
+            f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: "
+            f"{', '.join(LAWS)}"
         )
     given: dict[str, float] = {}
     for part in filter(None, parameters.split(",")):
@@ -136,7 +155,9 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
             given[key] = float(number if expected else "")
         except ValueError:
             hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
-            refusal = f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
+            refusal = (
+                f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
+            )
             raise ValueError(refusal) from None
     return name, given
 
@@ -145,12 +166,16 @@ def read_law(text: str) -> "Distribution":
     """NAME:PARAMETER=VALUE,… of a distribution."""
     name, given = read_open_law(text)
     if missing := missing_parameters(name, given):
-        raise ValueError(f"{', '.join(missing)} missing in {text!r}; expected {law_usage(name)}")
+        raise ValueError(
+            f"{', '.join(missing)} missing in {text!r}; expected {law_usage(name)}"
+        )
     return law_class(name)(**given)
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
-    """Read NAME:PARAMETER=VALUE,… or COUNT*NAME:… for some workers: count or None, and law."""
+    """Read NAME:PARAMETER=VALUE,… or COUNT*NAME:… for some workers: count or None, and
+    law.
+    """
     count, star, law = text.rpartition("*")
     return WORKERS.read(count) if star else None, read_law(law)
 
@@ -166,7 +191,11 @@ def number_or_law(numbers: Argument) -> Argument:
 
 
 def missing_parameters(law: str, given: Collection[str]) -> list[str]:
-    return [name for name, default in LAWS[law].items() if default is None and name not in given]
+    return [
+        name
+        for name, default in LAWS[law].items()
+        if default is None and name not in given
+    ]
 
 
 def law_class(law: str) -> type["Distribution"]:
@@ -201,8 +230,8 @@ def axis(one: Argument) -> Argument:
         complete = (rest or whole) and len(rest) <= 1 + logarithmic
         if not (in_order and complete):
             raise ValueError(
-                "must be numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, "
-                f"LOW not above HIGH, got {text!r}"
+                "must be numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 "
+                f"LOW:HIGH:COUNT:log, LOW not above HIGH, got {text!r}"
             )
         count = _POINTS.read(rest[0] if rest else str(last - first + 1))
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)
@@ -230,7 +259,9 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
         some = _range_of_levels(part)
         if not some:
             below = f"below N, which is at most {MOST_WORKERS:,}"
-            raise ValueError(f"must be levels and ranges such as 0,3,7-9, {below}, got {text!r}")
+            raise ValueError(
+                f"must be levels and ranges such as 0,3,7-9, {below}, got {text!r}"
+            )
         levels.update(some)
     return text, tuple(sorted(levels))
 
@@ -251,7 +282,9 @@ def read_method(text: str) -> str:
     kinds = {*ALONE, *NUMBERED}
     # The library says what to take in place of a name of old.
     if kind not in kinds | {*REPLACED}:
-        raise ValueError(f"no method {kind!r}{did_you_mean(kind, kinds)}; known: {METHODS}")
+        raise ValueError(
+            f"no method {kind!r}{did_you_mean(kind, kinds)}; known: {METHODS}"
+        )
     return text
 
 
@@ -263,7 +296,10 @@ def read_forward(text: str) -> float:
     except ValueError:
         ratio = math.nan
     if not 0 <= ratio <= _MOST_FORWARD:
-        wanted = f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or 47%"
+        wanted = (
+            f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or "
+            "47%"
+        )
         raise ValueError(f"must be {wanted}, got {text!r}")
     return ratio
 
@@ -275,7 +311,9 @@ def read_columns(text: str) -> dict[str, str]:
         name, equals, column = (word.strip() for word in part.partition("="))
         if name not in LOG_COLUMNS or not equals or not column:
             wanted = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
-            raise ValueError(f"must be {wanted}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}")
+            raise ValueError(
+                f"must be {wanted}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}"
+            )
         columns[name] = column
     return columns
 
@@ -307,9 +345,14 @@ COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:
-    """Raise UsageError for the first of these parameters that was typed: it changes nothing."""
+    """Raise UsageError for the first of these parameters that was typed: it changes
+    nothing.
+    """
     context = click.get_current_context()
     for param in context.command.params:
-        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        typed = (
+            context.get_parameter_source(param.name or "")
+            is ParameterSource.COMMANDLINE
+        )
         if param.name in names and typed:
             raise click.UsageError(f"{param.opts[0]} has no effect {reason}")

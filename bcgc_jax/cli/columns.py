@@ -1,4 +1,6 @@
-"""Each number that a command shows: one description for its table, CSV, JSON and their schema."""
+"""Each number that a command shows: one description for its table, CSV, JSON and their
+schema.
+"""
 
 import dataclasses
 import itertools
@@ -58,7 +60,9 @@ def values(columns: Sequence[Column], row: Any) -> Row:
     >>> values((Column("real", NUMBER), Column("imag", NUMBER)), 2.0)
     {'real': 2.0, 'imag': 0.0}
     """
-    return {column.name: column.value(row) for column in columns if column.is_there(row)}
+    return {
+        column.name: column.value(row) for column in columns if column.is_there(row)
+    }
 
 
 def flat(columns: Sequence[Column], row: Any) -> Row:
@@ -76,19 +80,29 @@ def flat(columns: Sequence[Column], row: Any) -> Row:
 
 
 def csv_names(columns: Sequence[Column]) -> list[str]:
-    in_csv = ((column.name,) if column.csv is None else column.csv for column in columns)
+    in_csv = (
+        (column.name,) if column.csv is None else column.csv for column in columns
+    )
     return list(itertools.chain(*in_csv))
 
 
 def table_of(
-    columns: Sequence[Column], rows: Sequence[Any], *first: str, **instead: Sequence[Shown]
+    columns: Sequence[Column],
+    rows: Sequence[Any],
+    *first: str,
+    **instead: Sequence[Shown],
 ) -> list[Shown]:
     """The columns of a table: those with a head, if a row has their value.
 
-    The names in `first` come first; `instead` has the columns, or none, that stand for another.
+    The names in `first` come first; `instead` has the columns, or none, that stand for
+    another.
     """
-    by_name = {column.name: column for column in columns if any(map(column.is_there, rows))}
-    headed = [name for name in by_name if by_name[name].head is not None or name in instead]
+    by_name = {
+        column.name: column for column in columns if any(map(column.is_there, rows))
+    }
+    headed = [
+        name for name in by_name if by_name[name].head is not None or name in instead
+    ]
     shown: list[Shown] = []
     ordered = [name for name in first if name in headed]
     for name in dict.fromkeys((*ordered, *headed)):
@@ -98,8 +112,12 @@ def table_of(
 
 
 def without_questions(rows: Iterable[Any]) -> dict[str, Sequence[Shown]]:
-    """Leave out of a table what is sent and asked, where no scheme asks or is inexact."""
-    asking = any((row.round_trips or 0) > 0 or row.exact_gradient is False for row in rows)
+    """Leave out of a table what is sent and asked, where no scheme asks or is
+    inexact.
+    """
+    asking = any(
+        (row.round_trips or 0) > 0 or row.exact_gradient is False for row in rows
+    )
     return {} if asking else {"sent": (), "round_trips": ()}
 
 
@@ -131,12 +149,18 @@ _SIZES = _list(INTEGER, "coordinates", "Of each block.")
 _TASKS = _list(
     INTEGERS,
     "1",
-    "Of every worker w in their order: [d, b] is block b of the gradient of subset w + d.",
+    (
+        "Of every worker w in their order: [d, b] is block b of the gradient of subset "
+        "w + d."
+    ),
 )
 _GROUPS = _list(
     _PAIRS,
     "1",
-    "Of each block, the workers of each group: one of each group must send the group's sum.",
+    (
+        "Of each block, the workers of each group: one of each group must send the "
+        "group's sum."
+    ),
 )
 _SCHEDULE = {
     "anyOf": [
@@ -163,7 +187,9 @@ def _has_deadline(solved: Any) -> bool:
 
 def _parameters(fit: Any) -> str:
     errors = fit.standard_errors
-    return ", ".join(f"{name} {fit.parameters[name]:.4g} ± {errors[name]:.2g}" for name in errors)
+    return ", ".join(
+        f"{name} {fit.parameters[name]:.4g} ± {errors[name]:.2g}" for name in errors
+    )
 
 
 def _pvalue(value: float) -> str:
@@ -199,39 +225,49 @@ def _count(status: str, about: str = "") -> Column:
 SOLUTION = (
     _text(
         "method",
-        "Name of the scheme; `optimal, levels 0,3-7` for the plan that --levels asks for.",
+        (
+            "Name of the scheme; `optimal, levels 0,3-7` for the plan that --levels "
+            "asks for."
+        ),
         head=names("scheme"),
         form=scheme_label,
     ),
     Column("status", STATUS),
     _time(
         "expected_runtime",
-        "Exact, of the continuous plan behind `partition`; a mean of draws where workers are "
-        "not alike and for added schemes that are no partition. The certificate is of this "
-        "one.",
+        "Exact, of the continuous plan behind `partition`; a mean of draws where "
+        "workers are not alike and for added schemes that are no partition. The "
+        "certificate is of this one.",
     ),
     _time(
         "runtime_error",
-        "Estimate of the absolute error of expected_runtime; of a mean its standard error.",
+        (
+            "Estimate of the absolute error of expected_runtime; of a mean its "
+            "standard error."
+        ),
     ),
     _time(
         "lower_bound",
-        "No partition has an expected runtime below it, with setup or chain cycles none of "
-        "these levels; with num_draws, with 97.5 % confidence. Null without a certificate.",
+        "No partition has an expected runtime below it, with setup or chain cycles "
+        "none of these levels; with num_draws, with 97.5 % confidence. Null without a "
+        "certificate.",
     ),
-    _ratio("relative_gap", "1 - lower_bound / expected_runtime; null without a certificate."),
+    _ratio(
+        "relative_gap",
+        "1 - lower_bound / expected_runtime; null without a certificate.",
+    ),
     _time(
         "chained_runtime",
-        "Of steps one after the other, where each worker first ends the pass that it has "
-        "begun: the expected runtime of the whole numbers, and what draws add to it. Null "
-        "where it is not known who does what, or there is too much to draw.",
+        "Of steps one after the other, where each worker first ends the pass that it "
+        "has begun: the expected runtime of the whole numbers, and what draws add to "
+        "it. Null where it is not known who does what, or there is too much to draw.",
     ),
     _time("chained_error", "Standard error of what draws add in chained_runtime."),
     _ratio(
         "saved",
-        "Less time for a sample that is used than the uncoded scheme, as a share of that "
-        "scheme's time, of the whole numbers in `partition` where there are some; null where "
-        "one of the two is not known.",
+        "Less time for a sample that is used than the uncoded scheme, as a share of "
+        "that scheme's time, of the whole numbers in `partition` where there are "
+        "some; null where one of the two is not known.",
         required=False,
         head="saved",
         form=_saved,
@@ -240,28 +276,28 @@ SOLUTION = (
         "kind",
         {"enum": ["exact", "local", "confidence"]},
         "",
-        "What runtime_error and lower_bound are: bounds, or a standard error and a 97.5 % "
-        "limit; `local` where they are bounds and the plan is the best of several local "
-        "searches, which no bound proves to be the best of all.",
+        "What runtime_error and lower_bound are: bounds, or a standard error and a "
+        "97.5 % limit; `local` where they are bounds and the plan is the best of "
+        "several local searches, which no bound proves to be the best of all.",
     ),
     Column(
         "bound_of",
         {"enum": ["levels", "groups", "storage", None]},
         "",
-        "The plans that lower_bound is for: all partitions of the levels, all sizes of blocks "
-        "of nested groups, or all exact schemes whose workers store as much.",
+        "The plans that lower_bound is for: all partitions of the levels, all sizes "
+        "of blocks of nested groups, or all exact schemes whose workers store as much.",
     ),
     Column(
         "partition",
         _or_null(INTEGERS),
         "coordinates",
-        "How many coordinates (or units) are at each redundancy level; null for a scheme that "
-        "is no partition or does not exist.",
+        "How many coordinates (or units) are at each redundancy level; null for a "
+        "scheme that is no partition or does not exist.",
     ),
     _time(
         "partition_runtime",
-        "Expected runtime of the whole numbers in `partition`, which the table shows; null "
-        "where there is no partition.",
+        "Expected runtime of the whole numbers in `partition`, which the table shows; "
+        "null where there is no partition.",
     ),
     Column(
         "schedule",
@@ -279,12 +315,16 @@ SOLUTION = (
     ),
     _ratio(
         "sent",
-        "Coordinates that a worker sends and the master waits for, on average, over the length"
-        " of the gradient.",
+        "Coordinates that a worker sends and the master waits for, on average, over "
+        "the length of the gradient.",
         **_SENT,
     ),
     Column(
-        "round_trips", _or_null(INTEGER), "1", "Questions of the master within a step.", **_TRIPS
+        "round_trips",
+        _or_null(INTEGER),
+        "1",
+        "Questions of the master within a step.",
+        **_TRIPS,
     ),
     Column(
         "exact_gradient",
@@ -313,8 +353,8 @@ SOLUTION = (
     ),
     _ratio(
         "alpha",
-        "Of tandon_partial only: how many times as long slow workers take, by default the "
-        "distribution's E[T | T > median] / E[T | T ≤ median].",
+        "Of tandon_partial only: how many times as long slow workers take, by default "
+        "the distribution's E[T | T > median] / E[T | T ≤ median].",
         there=lambda solved: solved.method == "tandon_partial",
     ),
     _time(
@@ -346,8 +386,8 @@ ADVICE = (
         "range",
         _NUMBERS,
         "",
-        "Of `saved`, by whether slowness is the workers' or the data's, where the log does not"
-        " say.",
+        "Of `saved`, by whether slowness is the workers' or the data's, where the log "
+        "does not say.",
         csv=("range_low", "range_high"),
     ),
     Column(
@@ -359,7 +399,8 @@ ADVICE = (
         form=lambda row: f"{percent(row.lost)} %" if row.lost else "none",
     ),
     _ratio(
-        "longer", "How many times as long as the others the lost ones take; null where none are."
+        "longer",
+        "How many times as long as the others the lost ones take; null where none are.",
     ),
     Column(
         "stored_subsets",
@@ -373,8 +414,8 @@ ADVICE = (
         "choice",
         _NUMBERS,
         "",
-        "Planned in the two halves: how many workers are left out or replaced, the threshold "
-        "in seconds, or how many steps shares are made of.",
+        "Planned in the two halves: how many workers are left out or replaced, the "
+        "threshold in seconds, or how many steps shares are made of.",
         csv=(),
     ),
     _text("needs"),
@@ -423,7 +464,9 @@ FITS = (
         form=".3g",
     ),
     _ratio(
-        "anderson_darling_pvalue", head="p", form=lambda fit: _pvalue(fit.anderson_darling_pvalue)
+        "anderson_darling_pvalue",
+        head="p",
+        form=lambda fit: _pvalue(fit.anderson_darling_pvalue),
     ),
     Column("num_times", INTEGER, "times", "That were fitted to."),
 )
@@ -431,20 +474,23 @@ FITS = (
 PLANS = (
     _text(
         "distribution",
-        "That this is the best plan for: a fitted one, `measured times` or `smooth, Pareto "
-        "tail`; of a trace of several loads `with start-up` or `without start-up`; or "
-        "`uncoded`, which is none.",
+        "That this is the best plan for: a fitted one, `measured times` or `smooth, "
+        "Pareto tail`; of a trace of several loads `with start-up` or `without "
+        "start-up`; or `uncoded`, which is none.",
         head=names("plan for"),
     ),
     _time(
         "expected_runtime",
-        "Under this distribution, of the continuous plan; runtime_under has that of the whole "
-        "numbers.",
+        "Under this distribution, of the continuous plan; runtime_under has that of "
+        "the whole numbers.",
     ),
     _ratio("relative_gap", "To the best plan there can be."),
     Column("status", STATUS),
     Column(
-        "partition", INTEGERS, "coordinates", "How many coordinates are at each redundancy level."
+        "partition",
+        INTEGERS,
+        "coordinates",
+        "How many coordinates are at each redundancy level.",
     ),
     Column(
         "runtime_under",
@@ -454,8 +500,8 @@ PLANS = (
     ),
     _time(
         "replayed_runtime",
-        "Mean runtime in the whole steps of the trace; null where the plan is for another "
-        "number of workers.",
+        "Mean runtime in the whole steps of the trace; null where the plan is for "
+        "another number of workers.",
     ),
     _time("replayed_error", "Its standard error."),
 )
@@ -463,13 +509,18 @@ PLANS = (
 _CELL = (
     _text(
         "distribution",
-        "Of the cycle time, as --cycle-time calls it; `empirical`, `smooth` or `rows` of a trace.",
+        (
+            "Of the cycle time, as --cycle-time calls it; `empirical`, `smooth` or "
+            "`rows` of a trace."
+        ),
     ),
     Column("num_workers", INTEGER, "workers", "N."),
     Column("num_coordinates", INTEGER, "coordinates", "L."),
     Column("num_samples", FINITE, "samples", "M, over all workers."),
     Column("cycles", FINITE, "cycles per coordinate and sample", "b."),
-    Column("setup_cycles", FINITE, "cycles per sample and subset", "f.", required=False),
+    Column(
+        "setup_cycles", FINITE, "cycles per sample and subset", "f.", required=False
+    ),
     Column(
         "forward",
         FINITE,
@@ -478,28 +529,48 @@ _CELL = (
         required=False,
     ),
     Column("start_up", FINITE, "time", "S, where it is a number.", required=False),
-    _text("start_up_distribution", "Of the start-up, as --start-up has it.", required=False),
+    _text(
+        "start_up_distribution",
+        "Of the start-up, as --start-up has it.",
+        required=False,
+    ),
     Column("send_time", FINITE, "time per coordinate", "c.", required=False),
     Column(
-        "overlap", {"type": "string", "enum": ["true"]}, "", "With --overlap only.", required=False
+        "overlap",
+        {"type": "string", "enum": ["true"]},
+        "",
+        "With --overlap only.",
+        required=False,
     ),
     Column(
-        "chain_cycles", FINITE, "cycles per coordinate, sample and subset", "h.", required=False
+        "chain_cycles",
+        FINITE,
+        "cycles per coordinate, sample and subset",
+        "h.",
+        required=False,
     ),
-    Column("deadline", FINITE, "time", "That completion_probability is for.", required=False),
+    Column(
+        "deadline",
+        FINITE,
+        "time",
+        "That completion_probability is for.",
+        required=False,
+    ),
     _text("method", "Name of the scheme.", head=names("scheme"), form=scheme_label),
     Column("status", STATUS, head=table.Column("status", no_wrap=True)),
 )
 _MORE_OF_A_CELL = (
     _ratio(
         "saved",
-        "Less time for a sample that is used than the uncoded scheme, as a share of that "
-        "scheme's time; only where `uncoded` is one of the methods.",
+        "Less time for a sample that is used than the uncoded scheme, as a share of "
+        "that scheme's time; only where `uncoded` is one of the methods.",
         head="saved",
         form=_saved,
         there=lambda row: "saved" in row.columns,
     ),
-    Column("num_steps", INTEGER, "steps", "Of an iterative method, 0 for a closed form."),
+    Column(
+        "num_steps", INTEGER, "steps", "Of an iterative method, 0 for a closed form."
+    ),
     Column(
         "stored_subsets",
         NUMBER,
@@ -514,7 +585,9 @@ _MORE_OF_A_CELL = (
         "Coordinates that a worker sends and the master waits for, on average.",
         **_SENT,
     ),
-    Column("round_trips", NUMBER, "questions", "Of the master within a step.", **_TRIPS),
+    Column(
+        "round_trips", NUMBER, "questions", "Of the master within a step.", **_TRIPS
+    ),
     Column(
         "exact_gradient",
         {"type": ["boolean", "null"]},
@@ -540,7 +613,8 @@ _MORE_OF_A_CELL = (
 
 
 def sweep_columns(numbers: Iterable[tuple[str, str, str]]) -> tuple[Column, ...]:
-    """The columns of a sweep, with the `NUMBERS` of `sweeps.cells`: a name, a unit, what each is.
+    """The columns of a sweep, with the `NUMBERS` of `sweeps.cells`: a name, a unit,
+    what each is.
 
     They are an argument, for `bcgc advise` has columns too, and imports no JAX.
     """
@@ -550,23 +624,28 @@ def sweep_columns(numbers: Iterable[tuple[str, str, str]]) -> tuple[Column, ...]
 
 SUMMARY = (
     _text("method", "Name of the scheme.", head=names("scheme")),
-    Column("cells", INTEGER, "cells", "How many were solved for.", head="cells", form="d"),
+    Column(
+        "cells", INTEGER, "cells", "How many were solved for.", head="cells", form="d"
+    ),
     _count(
         "converged",
-        "How many have this status; so for the others. One that no cell has is not there.",
+        (
+            "How many have this status; so for the others. One that no cell has is not "
+            "there."
+        ),
     ),
     *map(_count, STATUSES[1:]),
     _ratio(
         "largest_relative_gap",
-        "Of those that converged, to the bound of the optimum of the same cell if that was "
-        "asked for; null without a certificate, or where no bound is near.",
+        "Of those that converged, to the bound of the optimum of the same cell if "
+        "that was asked for; null without a certificate, or where no bound is near.",
         head="largest gap",
         form=".1e",
     ),
     _ratio(
         "saved",
-        "Mean of `saved` over the cells that converged; only where `uncoded` is one of the "
-        "methods.",
+        "Mean of `saved` over the cells that converged; only where `uncoded` is one "
+        "of the methods.",
         head="saved\non average",
         form=_saved,
         there=lambda line: line.with_savings,

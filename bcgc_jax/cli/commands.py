@@ -41,20 +41,25 @@ _SAMPLES = "M, samples of a whole step."
 _CYCLES = "b, cycles (units of work) per coordinate and sample."
 _SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
 _FORWARD = (
-    "In place of f: the forward pass as a ratio to the backward pass, L (b + h) cycles; "
-    "0.47 or 47%."
+    "In place of f: the forward pass as a ratio to the backward pass, L (b + h) "
+    "cycles; 0.47 or 47%."
 )
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes."
 _SEND_TIME = "c, time in which a worker sends one coordinate."
-_CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
+_CHAIN_CYCLES = (
+    "h, cycles per sample, subset and coordinate to carry the derivative back."
+)
 _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
-_LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
+_LAWS = (
+    f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
+)
 _METHODS = f"""Methods: {METHODS}.
-NUMBER is the most subsets that a worker stores (nested, cyclic, sharing, limit), the workers left
-out (backup), the chunks of a subset (drop), the level (tandon), or the layers (ferdinand).
-sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS best. In
-tandon_partial α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
+NUMBER is the most subsets that a worker stores (nested, cyclic, sharing, limit), the
+workers left out (backup), the chunks of a subset (drop), the level (tandon), or the
+layers (ferdinand). sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER
+may be all, and CHUNKS best. In tandon_partial α is E[T | T > median] /
+E[T | T ≤ median]; the paper takes 6."""
 
 
 def check_picture(option: str, path: str | None) -> None:
@@ -79,8 +84,12 @@ def check_one(what: str, **given: Any) -> None:
         raise click.UsageError(f"give {what}, with {options}")
 
 
-def cycles_of_forward(ratio: Any, coordinates: Any, cycles: Any, chain_cycles: Any = None) -> Any:
-    """f, of a forward pass that takes this ratio of a backward pass of L (b + h) cycles."""
+def cycles_of_forward(
+    ratio: Any, coordinates: Any, cycles: Any, chain_cycles: Any = None
+) -> Any:
+    """f, of a forward pass that takes this ratio of a backward pass of L (b + h)
+    cycles.
+    """
     for_coordinate = cycles if chain_cycles is None else cycles + chain_cycles
     return ratio * coordinates * for_coordinate
 
@@ -90,8 +99,12 @@ class Files:
     """Files and output"""
 
     step: str = option(str, "Column of the step.", "--step-column", default="step")
-    worker: str = option(str, "Column of the worker.", "--worker-column", default="worker")
-    seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
+    worker: str = option(
+        str, "Column of the worker.", "--worker-column", default="worker"
+    )
+    seconds: str = option(
+        str, "Column of the times.", "--seconds-column", default="seconds"
+    )
     censored: str | None = option(
         str, "Column: 1 if the worker was cut off, or 0.", "--censored-column"
     )
@@ -105,7 +118,9 @@ class Files:
     figure: str | None = option(
         _NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE"
     )
-    seed: int = option(number(include=True, whole=True), "Seed of the random draws.", default=0)
+    seed: int = option(
+        number(include=True, whole=True), "Seed of the random draws.", default=0
+    )
     output: str = option(("table", "json", "csv"), "What is printed", "--format")
 
     def __post_init__(self) -> None:
@@ -123,7 +138,10 @@ class Passes(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {name: getattr(self, name) is not None for name in ("forward", "setup_cycles")}
+        given = {
+            name: getattr(self, name) is not None
+            for name in ("forward", "setup_cycles")
+        }
         check_not_both("the forward pass", **given)
 
     @property
@@ -151,7 +169,9 @@ class Times(Passes):
     """Times of the workers"""
 
     # A sweep has axes of the numbers.
-    cycle_time: Any = option(LAW, "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…")
+    cycle_time: Any = option(
+        LAW, "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…"
+    )
     start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
     send_time: Any = option(_FROM_ZERO, _SEND_TIME)
     overlap: bool = option(bool, "The link sends while the worker computes.")
@@ -160,8 +180,8 @@ class Times(Passes):
     )
     trace_distribution: str = option(
         typed.TRACE_LAWS,
-        "A trace's distribution, by its size, of measured times, a smooth curve, or one with a "
-        "heavy tail",
+        "A trace's distribution, by its size, of measured times, a smooth curve, or "
+        "one with a heavy tail",
     )
     keep_workers: bool = option(
         bool, "Plan on the trace's whole steps, not on independent workers."
@@ -170,7 +190,9 @@ class Times(Passes):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_one(
-            "the distribution of the cycle time", cycle_time=self.cycle_time, trace=self.trace
+            "the distribution of the cycle time",
+            cycle_time=self.cycle_time,
+            trace=self.trace,
         )
         if self.trace is None:
             typed.refuse_without_effect(
@@ -200,7 +222,10 @@ class Comparing(Times):
         _FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0
     )
     methods: tuple[str, ...] = option(
-        typed.METHOD, "Scheme; repeat it. The default is above.", "--method", multiple=True
+        typed.METHOD,
+        "Scheme; repeat it. The default is above.",
+        "--method",
+        multiple=True,
     )
 
     def __post_init__(self) -> None:
@@ -216,7 +241,9 @@ class Comparing(Times):
 
         asked = {}
         for method in map(method_of, methods):
-            own = {name: value for name, value in options.items() if hasattr(method, name)}
+            own = {
+                name: value for name, value in options.items() if hasattr(method, name)
+            }
             asked[method.name] = dataclasses.replace(method, **own) if own else method  # type: ignore[type-var]
         return asked
 
@@ -234,18 +261,20 @@ class Comparing(Times):
 class AdviseOptions:
     """What slows the steps of a log, and what can be done.
 
-    LOG is a folder of a profiler's traces, one a rank (PyTorch, JAX), or a log: CSV or JSON lines
-    (also .gz), - is standard input; several files are joined. A log has a row for each step and
-    worker, with the seconds of the worker's own computation. Better it has a row for each chunk,
-    which is a microbatch of a worker's step: then slow workers can be told from long chunks. Each
-    remedy is planned on one half of the steps and replayed in the other one. Intervals are of 95 %.
-    Nothing is advised that may not save time.
+    LOG is a folder of a profiler's traces, one a rank (PyTorch, JAX), or a log: CSV or
+    JSON lines (also .gz), - is standard input; several files are joined. A log has a
+    row for each step and worker, with the seconds of the worker's own computation.
+    Better it has a row for each chunk, which is a microbatch of a worker's step: then
+    slow workers can be told from long chunks. Each remedy is planned on one half of the
+    steps and replayed in the other one. Intervals are of 95 %. Nothing is advised that
+    may not save time.
     """
 
     after: ClassVar = """\b
-Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward
-pass), load (the length of a chunk, or without chunks of a worker's step, such as its tokens) and
-wait (the part of seconds that the worker was in an all-reduce, waiting for others).
+Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of
+the forward pass), load (the length of a chunk, or without chunks of a worker's step,
+such as its tokens) and wait (the part of seconds that the worker was in an all-reduce,
+waiting for others).
 
 \b
 Examples:
@@ -259,14 +288,19 @@ Examples:
   ssh NODE cat steps.csv | bcgc advise -"""
 
     compiles: ClassVar = False
-    logs: tuple[str, ...] = argument(typed.LogPath(), metavar="LOG…", nargs=-1, required=True)
+    logs: tuple[str, ...] = argument(
+        typed.LogPath(), metavar="LOG…", nargs=-1, required=True
+    )
     chunk_name: str | None = option(
         str,
-        "Of traces: the range, or in JAX the jitted function, with which a chunk begins; by "
-        "default DistributedDataParallel.forward.",
+        "Of traces: the range, or in JAX the jitted function, with which a chunk "
+        "begins; by default DistributedDataParallel.forward.",
     )
     made_log: str | None = option(
-        _NEW_FILE, "Also write the log that was made of traces.", "--log", metavar="FILE.csv"
+        _NEW_FILE,
+        "Also write the log that was made of traces.",
+        "--log",
+        metavar="FILE.csv",
     )
     columns: dict[str, str] | None = option(
         typed.COLUMNS, "How the file calls its columns, such as step=iter,worker=rank."
@@ -285,8 +319,8 @@ Examples:
     )
     round_trip: float | None = option(
         _FROM_ZERO,
-        "Seconds of a question before each chunk; by default the log's column asking, else as "
-        "measured on one machine, with the coordinator's time.",
+        "Seconds of a question before each chunk; by default the log's column asking, "
+        "else as measured on one machine, with the coordinator's time.",
     )
     chunk_overhead: float = option(
         _FROM_ZERO,
@@ -301,28 +335,40 @@ Examples:
     )
     forward: float | None = option(
         _FROM_ZERO,
-        "With --method: a forward pass over a backward pass; by default as recorded, or 0.",
+        (
+            "With --method: a forward pass over a backward pass; by default as "
+            "recorded, or 0."
+        ),
     )
     lock_step: bool = option(
         bool,
-        "Chunk k of all workers is computed together (FSDP, most reinforcement learning): replay "
-        "only what hangs nobody there.",
+        "Chunk k of all workers is computed together (FSDP, most reinforcement "
+        "learning): replay only what hangs nobody there.",
     )
     cost: tuple[float, float] | None = option(
         typed.COST,
-        "LOG has lengths alone (step, worker, chunk, load), and a chunk of length L costs "
-        "a L + b L².",
+        "LOG has lengths alone (step, worker, chunk, load), and a chunk of length L "
+        "costs a L + b L².",
     )
     timed_apart: bool = option(
-        bool, "LOG has each worker's own computation: advise also where all workers are alike."
+        bool,
+        (
+            "LOG has each worker's own computation: advise also where all workers are "
+            "alike."
+        ),
     )
-    seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
+    seed: int = option(
+        number(include=True, whole=True), "Seed of the intervals.", default=0
+    )
     figure: str | None = option(
         _NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE"
     )
     out: str | None = option(
         _NEW_FILE,
-        "Also write the plan of the work sharing that is advised, for bcgc_jax.Solution.load.",
+        (
+            "Also write the plan of the work sharing that is advised, for "
+            "bcgc_jax.Solution.load."
+        ),
         metavar="FILE.json",
     )
     output: str = option(("table", "json", "csv"), "What is printed", "--format")
@@ -333,20 +379,25 @@ Examples:
         check_file("--log", self.made_log, (".csv",))
         if not self.methods:
             typed.refuse_without_effect("without --method", "forward")
-        check_not_both("what is replayed", method=self.methods, lock_step=self.lock_step)
+        check_not_both(
+            "what is replayed", method=self.methods, lock_step=self.lock_step
+        )
         if self.cost is not None:
             alone = "with --cost, for lengths say nothing of it"
-            typed.refuse_without_effect(alone, "unit", "layout", "timed_apart", "methods")
+            typed.refuse_without_effect(
+                alone, "unit", "layout", "timed_apart", "methods"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
-    How much redundancy should each block get, and how long does a step take? Without --method the
-    table has the paper's schemes, nested, work sharing and earlier schemes. Below it stands the
-    best plan, as level: coordinates. Runtimes are in the unit of the cycle time. They are exact.
-    For workers that are not alike, and for sharing, they are means of random draws.
+    How much redundancy should each block get, and how long does a step take? Without
+    --method the table has the paper's schemes, nested, work sharing and earlier
+    schemes. Below it stands the best plan, as level: coordinates. Runtimes are in the
+    unit of the cycle time. They are exact. For workers that are not alike, and for
+    sharing, they are means of random draws.
     """
 
     runs_once: ClassVar = True
@@ -357,8 +408,9 @@ Examples:
   bcgc solve --trace steps.csv --coordinates 1e6 --format json
   bcgc solve --coordinates 1e6 --cycle-time '6*weibull:scale=1,shape=2,shift=1' \\
              --cycle-time '2*shifted-exponential:rate=0.2,shift=2' --out plan.json
-  bcgc solve --workers 20 --coordinates 40000 --samples 50 --objective completion-probability \\
-             --deadline 3.16e6 --cycle-time shifted-exponential:rate=0.1,shift=1
+  bcgc solve --workers 20 --coordinates 40000 --samples 50 \\
+             --objective completion-probability --deadline 3.16e6 \\
+             --cycle-time shifted-exponential:rate=0.1,shift=1
 
 {_LAWS}
 
@@ -367,13 +419,15 @@ Examples:
     workers: int | None = option(
         WORKERS, f"N, {_AT_MOST}; by default those of the trace, or all COUNTs."
     )
-    coordinates: int | None = option(COUNT, "L, the gradient's length: the number of parameters.")
+    coordinates: int | None = option(
+        COUNT, "L, the gradient's length: the number of parameters."
+    )
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
     cycle_time: "tuple[tuple[int | None, Distribution], ...]" = option(
         typed.LAW_OF_WORKERS,
-        "Distribution of a worker's cycle time; if workers differ, repeat it, for several "
-        "'COUNT*NAME:…'.",
+        "Distribution of a worker's cycle time; if workers differ, repeat it, for "
+        "several 'COUNT*NAME:…'.",
         multiple=True,
     )
     min_completion: float | None = option(
@@ -392,14 +446,18 @@ Examples:
         super().__post_init__()
         check_file("--out", self.out, (".json",))
         check_one(
-            "the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs
+            "the length of the gradient",
+            coordinates=self.coordinates,
+            unit_costs=self.unit_costs,
         )
         if self.min_completion is not None and self.most_probable:
             raise click.UsageError(
                 "--min-completion and this --objective are two objectives: drop one"
             )
         if self.methods and "deadline" not in self.methods:
-            typed.refuse_without_effect("unless a --method is deadline", "min_completion")
+            typed.refuse_without_effect(
+                "unless a --method is deadline", "min_completion"
+            )
 
     @property
     def for_deadline(self) -> bool:
@@ -410,10 +468,11 @@ Examples:
 class FitOptions(Passes):
     """Find the distribution of measured times, and the plan for it.
 
-    How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is
-    standard input. It has a row for each step and worker, or a row for each step and a column for
-    each worker. Parameters and runtimes are in seconds, or in the file's unit. With a column of
-    loads, in cycles, the time before the first cycle is estimated too.
+    How sure is that, and how much does the plan depend on it? FILE is CSV (also
+    .csv.gz), - is standard input. It has a row for each step and worker, or a row for
+    each step and a column for each worker. Parameters and runtimes are in seconds, or
+    in the file's unit. With a column of loads, in cycles, the time before the first
+    cycle is estimated too.
     """
 
     runs_once: ClassVar = True
@@ -421,7 +480,8 @@ class FitOptions(Passes):
 Examples:
   bcgc fit steps.csv
   bcgc fit steps.csv --distribution gamma --distribution lognormal
-  bcgc fit log.csv --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
+  bcgc fit log.csv --worker-column rank --seconds-column time_s --coordinates 1e6 \\
+           --format json
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -"""
 
@@ -436,11 +496,16 @@ Examples:
     workers: int | None = option(
         WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace."
     )
-    coordinates: int = option(COUNT, "L of the plans, the gradient's length.", default=1_000_000)
+    coordinates: int = option(
+        COUNT, "L of the plans, the gradient's length.", default=1_000_000
+    )
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float | None = option(
         _POSITIVE,
-        f"{_CYCLES} By default 1; with loads, such that an uncoded worker has their mean.",
+        (
+            f"{_CYCLES} By default 1; with loads, such that an uncoded worker has "
+            "their mean."
+        ),
     )
     replicates: int = option(
         number(20, include=True, whole=True),
@@ -458,10 +523,11 @@ Examples:
 class SweepOptions(Comparing):
     """Solve a grid of problems over any of their numbers.
 
-    All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method
-    is given. Without --out the rows are printed. With --out they go to the file chunk by chunk, and
-    a summary is printed. If one combination cannot be solved, its row has a status that says why,
-    and the others go on. With --method uncoded among others, rows say what each scheme saves.
+    All combinations of the axes are solved, each with its certificate; by `optimal`, if
+    no --method is given. Without --out the rows are printed. With --out they go to the
+    file chunk by chunk, and a summary is printed. If one combination cannot be solved,
+    its row has a status that says why, and the others go on. With --method uncoded
+    among others, rows say what each scheme saves.
     """
 
     after: ClassVar = f"""\b
@@ -469,14 +535,16 @@ Examples:
   bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 \\
              --cycle-time shifted-exponential:shift=50 --axis rate=1e-4:1e-1:33:log \\
              --method optimal --method single_block --out sweep.csv
-  bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
+  bcgc sweep --workers 10 --coordinates 40000 \\
+             --cycle-time shifted-exponential:rate=0.1,shift=1 \\
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
-  bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --send-time 0,0.1 \\
+  bcgc sweep --workers 10 --coordinates 2000 \\
+             --cycle-time gamma:shape=4,rate=4 --send-time 0,0.1 \\
              --start-up exponential:rate=1e-3
   bcgc sweep … --out sweep.csv --resume       continues an interrupted sweep
 
-An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal ratios; of whole
-numbers also LOW:HIGH, all of them.
+An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal
+ratios; of whole numbers also LOW:HIGH, all of them.
 
 {_LAWS}
 
@@ -485,7 +553,9 @@ numbers also LOW:HIGH, all of them.
     workers: "np.ndarray | None" = option(
         axis(WORKERS), f"N, {_AT_MOST}; by default those of the trace."
     )
-    coordinates: "np.ndarray" = option(axis(COUNT), "L, the gradient's length.", required=True)
+    coordinates: "np.ndarray" = option(
+        axis(COUNT), "L, the gradient's length.", required=True
+    )
     samples: "np.ndarray" = option(axis(_POSITIVE), _SAMPLES, default=1)
     cycles: "np.ndarray" = option(axis(_POSITIVE), _CYCLES, default=1)
     setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _SETUP_CYCLES)
@@ -496,7 +566,8 @@ numbers also LOW:HIGH, all of them.
     send_time: "np.ndarray | None" = option(axis(_FROM_ZERO), _SEND_TIME)
     chain_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _CHAIN_CYCLES)
     cycle_time: tuple[str, dict[str, float]] | None = option(
-        OPEN_LAW, "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more parameters."
+        OPEN_LAW,
+        "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more parameters.",
     )
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
         typed.PARAMETER,
@@ -504,10 +575,14 @@ numbers also LOW:HIGH, all of them.
         "--axis",
         multiple=True,
     )
-    deadline: "np.ndarray | None" = option(axis(_POSITIVE), "Also print P(runtime ≤ deadline).")
+    deadline: "np.ndarray | None" = option(
+        axis(_POSITIVE), "Also print P(runtime ≤ deadline)."
+    )
     partitions: bool = option(bool, "Also give the partitions, rounded.")
     out: str | None = option(_NEW_FILE, "Write to FILE.csv, chunk by chunk.")
-    resume: bool = option(bool, "Continue the file of --out where an earlier call was interrupted.")
+    resume: bool = option(
+        bool, "Continue the file of --out where an earlier call was interrupted."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -517,18 +592,20 @@ numbers also LOW:HIGH, all of them.
         if len(dict(self.axes)) < len(self.axes):
             raise click.UsageError("a parameter has two axes: give each --axis once")
         if self.trace is not None and self.axes:
-            raise click.UsageError("the distribution of a --trace has no parameters: drop --axis")
+            raise click.UsageError(
+                "the distribution of a --trace has no parameters: drop --axis"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class PlotOptions:
     """Draw a file of a sweep, a training, a plan or measured times.
 
-    FILE is what `bcgc sweep --out`, `--format csv` or an --out for plans wrote, a log of times, or
-    the log.jsonl of a training. In a sweep each scheme is a curve over one number, or a heat map
-    over two. In a training each scheme is a curve over time. A plan is drawn as its blocks, which
-    are darker where more workers compute each subset of the data. Of times there is the share above
-    each.
+    FILE is what `bcgc sweep --out`, `--format csv` or an --out for plans wrote, a log
+    of times, or the log.jsonl of a training. In a sweep each scheme is a curve over one
+    number, or a heat map over two. In a training each scheme is a curve over time. A
+    plan is drawn as its blocks, which are darker where more workers compute each subset
+    of the data. Of times there is the share above each.
     """
 
     after: ClassVar = """\b
@@ -540,9 +617,13 @@ Examples:
   bcgc plot plan.json"""
 
     file: Path = argument(click.Path(exists=True, dir_okay=False, path_type=Path))
-    x: str | None = option(str, "Column of the horizontal axis; by default what varies.")
+    x: str | None = option(
+        str, "Column of the horizontal axis; by default what varies."
+    )
     y: str | None = option(str, "Column of the vertical axis of heat maps.")
-    value: str | None = option(str, "Column that is drawn; by default expected_runtime, or loss.")
+    value: str | None = option(
+        str, "Column that is drawn; by default expected_runtime, or loss."
+    )
     where: tuple[tuple[str, float], ...] = option(
         typed.COLUMN, "Only rows with this number.", multiple=True
     )
@@ -577,13 +658,22 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
         context.exit()
 
 
-_VERSION: Any = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _version}
+_VERSION: Any = {
+    "is_flag": True,
+    "is_eager": True,
+    "expose_value": False,
+    "callback": _version,
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--version", help="Show the version and exit.", **_VERSION)
 def cli() -> None:
-    """Block coordinate gradient coding: how much redundancy should each block of a gradient get?"""
+    """Block coordinate gradient coding: how much redundancy should each block of a
+    gradient get?
+    """
 
 
 for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions):

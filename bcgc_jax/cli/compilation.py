@@ -1,4 +1,5 @@
-"""What the command line does about compiling: JAX keeps programs, and one serves several N.
+"""What the command line does about compiling: JAX keeps programs, and one serves
+several N.
 
 For that problems are padded; plans that are written are not.
 """
@@ -24,8 +25,12 @@ _PADDED = 32
 
 
 def keep_programs() -> None:
-    """Let JAX keep compiled programs in the user's cache, if no other folder was chosen."""
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    """Let JAX keep compiled programs in the user's cache, if no other folder was
+    chosen.
+    """
+    warnings.filterwarnings(
+        "ignore", "Error (reading|writing) persistent compilation cache"
+    )
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     with contextlib.suppress(OSError, RuntimeError):  # also where there is no home
@@ -33,17 +38,20 @@ def keep_programs() -> None:
         folder = cache / "bcgc_jax" / "programs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # The README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one.
+        # The README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it
+        # adds one.
         jax.config.update("jax_compilation_cache_max_size", 2**26)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def padded(problem: Problem) -> Problem:
-    """Give the problem a `max_workers` up to which N is traced: one program serves 32 N as fast.
+    """Give the problem a `max_workers` up to which N is traced: one program serves 32 N
+    as fast.
 
-    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps
-    know N. And not where whole units or many starts are searched in N² trials, nor where setup is
-    paid for the levels of more than 32 workers, or with kinks: padding would be felt.
+    Not for atoms and rows, which have a trace in their shape, nor for many workers,
+    whose steps know N. And not where whole units or many starts are searched in N²
+    trials, nor where setup is paid for the levels of more than 32 workers, or with
+    kinks: padding would be felt.
     """
     law = problem.cycle_time
     searched = not problem.plain or np.max(problem.num_coordinates) <= FEW_UNITS
@@ -67,6 +75,10 @@ def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
     plan = solution.plan
     if solution.partition is not None:
         plan = partition_plan(solution.partition[:size], size)
-    rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))
-    short = replace(solution, plan=plan, rounded=rounded, levels=levels, problem=problem)
+    rounded, levels = (
+        None if a is None else a[:size] for a in (solution.rounded, solution.levels)
+    )
+    short = replace(
+        solution, plan=plan, rounded=rounded, levels=levels, problem=problem
+    )
     replace(short, rounded_value=solution.rounded_runtime).save(path)

@@ -28,17 +28,27 @@ def describe_law(law: Distribution | JointDistribution) -> Any:
     if laws := law.members():
         return [describe_law(member) for member in laws]
     numbers = law.summary()
-    plain = {name: a if isinstance(a, str | int) else finite(a) for name, a in numbers.items()}
+    plain = {
+        name: a if isinstance(a, str | int) else finite(a)
+        for name, a in numbers.items()
+    }
     return {"distribution": law_name(type(law)), **plain}
 
 
 def describe_problem(problem: Problem) -> Row:
-    """Its numbers and distributions in JSON's own values; what was not asked for is not there."""
-    described = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    """Its numbers and distributions in JSON's own values; what was not asked for is not
+    there.
+    """
+    described = {
+        field.name: getattr(problem, field.name)
+        for field in dataclasses.fields(problem)
+    }
     del described["max_workers"]
     described["overlap"] = problem.overlap or None
     return {
-        name: describe_law(value) if hasattr(value, "summary") else np.asarray(value).tolist()
+        name: describe_law(value)
+        if hasattr(value, "summary")
+        else np.asarray(value).tolist()
         for name, value in described.items()
         if value is not None
     }

@@ -1,4 +1,6 @@
-"""How a command ends: Ctrl-C, pipes that are closed, full disks, files that cannot be written."""
+"""How a command ends: Ctrl-C, pipes that are closed, full disks, files that cannot be
+written.
+"""
 
 import os
 import sys
@@ -12,7 +14,9 @@ T = TypeVar("T")
 
 
 def take_any_sign() -> None:
-    """Print signs that the terminal's encoding does not have as ?: no error after the work."""
+    """Print signs that the terminal's encoding does not have as ?: no error after the
+    work.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -32,13 +36,17 @@ def check_file(
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir():
-        raise ValueError(f"{option}: cannot write {path}: name a file in a folder that is there")
+        raise ValueError(
+            f"{option}: cannot write {path}: name a file in a folder that is there"
+        )
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise ValueError(f"{option}: cannot write {path}: permission denied")
 
 
 def finish(command: str, status: int) -> NoReturn:
-    """Exit with `status` once all is written, or with 2 and a line where it cannot be."""
+    """Exit with `status` once all is written, or with 2 and a line where it cannot
+    be.
+    """
     if trouble := flush():
         say(f"{command}: cannot write the answer: {trouble}")
     sys.exit(2 if trouble else status)
@@ -53,10 +61,13 @@ def flush() -> str:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # What is left goes nowhere: Python would try once more at its end, and complain.
+        # What is left goes nowhere: Python would try once more at its end, and
+        # complain.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+        return (
+            "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+        )
     return ""
 
 

@@ -1,4 +1,6 @@
-"""`bcgc fit`: from a log of measured times to a distribution, and to plans for it and others."""
+"""`bcgc fit`: from a log of measured times to a distribution, and to plans for it and
+others.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,9 @@ def answer(question: FitOptions) -> None:
         def write(path: str) -> None:
             save_plan(found.best, found.best.problem, path)
 
-        output.print_answer(question, rows, lambda: _json(found), lambda: print_answer(file, found))
+        output.print_answer(
+            question, rows, lambda: _json(found), lambda: print_answer(file, found)
+        )
         output.write_figure(question, draw)
         planned = f"The plan for {found.plans[0].distribution}"
         output.write_beside(question, question.out, planned, write)
@@ -67,6 +71,8 @@ def _json(answer: FitAnswer) -> output.Row:
             "num_times": fit.num_times,
             "num_left_out": fit.num_left_out,
             "cycles": float(np.asarray(problem.cycles)),
-            "shares": [{"load": load, **fit.share(load)._asdict()} for load in fit.loads],
+            "shares": [
+                {"load": load, **fit.share(load)._asdict()} for load in fit.loads
+            ],
         }
     }

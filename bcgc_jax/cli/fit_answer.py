@@ -7,7 +7,14 @@ import numpy as np
 
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.commands import FitOptions
-from bcgc_jax.cli.fit_plans import MEASURED, UNCODED, FitPlan, laws_of, plan_of, problems_of
+from bcgc_jax.cli.fit_plans import (
+    MEASURED,
+    UNCODED,
+    FitPlan,
+    laws_of,
+    plan_of,
+    problems_of,
+)
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import Fit, fit_distributions
@@ -21,18 +28,18 @@ from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.solve import solve
 
 NO_LOADS = (
-    "The trace has {loads}. So it cannot tell which share of the time does not grow with the work "
-    "(a start-up, a queue): time at least two loads, better three, and write them in a column "
-    "`load`."
+    "The trace has {loads}. So it cannot tell which share of the time does not grow "
+    "with the work (a start-up, a queue): time at least two loads, better three, and "
+    "write them in a column `load`."
 )
 
 
 class FitAnswer(NamedTuple):
     """What there is to say.
 
-    `times`: of the trace, or where there are loads relative to the mean at each, which is what
-    `description` is of; `seconds`: what `fits` are of; `plans`: a row for each distribution, `best`
-    the first one's solution; `start_up`: with loads.
+    `times`: of the trace, or where there are loads relative to the mean at each, which
+    is what `description` is of; `seconds`: what `fits` are of; `plans`: a row for each
+    distribution, `best` the first one's solution; `start_up`: with loads.
     """
 
     trace: Trace
@@ -60,7 +67,9 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     if trace.load is not None:
         description = description._replace(slowness=slowness_in(trace))
     fits: list[Fit] = []
-    if start_up is None or question.laws:  # plans for times at several loads need no fit
+    if (
+        start_up is None or question.laws
+    ):  # plans for times at several loads need no fit
         fits = _fits(question, seconds, times.censored, bar)
     laws = laws_of(times, description.tail_index.value, fits, start_up, workers)
     problems = problems_of(question, trace, laws, start_up, workers)
@@ -73,7 +82,9 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     bare = start_up is None and all(problem.bare for problem in problems.values())
     steps = times if bare else None
     names = (*laws, UNCODED)
-    plans = [plan_of(name, solutions.get(name), problems, steps, workers) for name in names]
+    plans = [
+        plan_of(name, solutions.get(name), problems, steps, workers) for name in names
+    ]
     remarks = remarks_on(trace, description, plans, start_up)
     return FitAnswer(
         trace=trace,
@@ -111,7 +122,10 @@ def _fits(
 
 
 def remarks_on(
-    trace: Trace, description: Description, plans: list[FitPlan], start_up: StartUpFit | None
+    trace: Trace,
+    description: Description,
+    plans: list[FitPlan],
+    start_up: StartUpFit | None,
 ) -> list[str]:
     more = [] if start_up is None else start_up.remarks()
     for plan in plans:
@@ -122,12 +136,20 @@ def remarks_on(
             error = plan.replayed_error or 0.0
             more += traces.later_than_promised(name, promised, taken, error)
     more += fewer_chunks_in_words(whole_steps(trace))
-    said = [remark for remark in traces.in_words(description) if remark != NOTHING or not more]
+    said = [
+        remark
+        for remark in traces.in_words(description)
+        if remark != NOTHING or not more
+    ]
     if start_up is not None:
         return [*more, *said]
     said += more
     lost = description.slowness
-    if lost is not None and not lost.alike and (lost.unlike_workers or lost.slow_together):
+    if (
+        lost is not None
+        and not lost.alike
+        and (lost.unlike_workers or lost.slow_together)
+    ):
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said

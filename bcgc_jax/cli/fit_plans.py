@@ -1,4 +1,6 @@
-"""Plans of `bcgc fit`: one for each distribution, and what it takes under the others."""
+"""Plans of `bcgc fit`: one for each distribution, and what it takes under the
+others.
+"""
 
 from typing import Any, NamedTuple
 
@@ -30,8 +32,8 @@ TOGETHER = "without start-up"
 class FitPlan(NamedTuple):
     """The best plan for a distribution, in plain numbers: those of `columns.PLANS`.
 
-    `runtime_under`: of its whole numbers, by distribution; `replayed_`: in whole steps of the
-    trace, where they are of as many workers.
+    `runtime_under`: of its whole numbers, by distribution; `replayed_`: in whole steps
+    of the trace, where they are of as many workers.
     """
 
     distribution: str
@@ -51,10 +53,12 @@ def laws_of(
     start_up: StartUpFit | None,
     workers: int,
 ) -> dict[str, dict[str, Distribution]]:
-    """Return the distributions to plan for, by name, as keywords of `Problem`; the best is first.
+    """Return the distributions to plan for, by name, as keywords of `Problem`; the best
+    is first.
 
-    They are the best fit, the measured times, and these with a Pareto tail if it is heavy. With
-    loads they are start-up and cycle time apart, and as if all time grew with the load.
+    They are the best fit, the measured times, and these with a Pareto tail if it is
+    heavy. With loads they are start-up and cycle time apart, and as if all time grew
+    with the load.
     """
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
@@ -64,9 +68,13 @@ def laws_of(
         MEASURED: distribution_of(trace.seconds, workers, trace.censored),
     }
     if tail_index > 0:
-        laws[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
+        laws[HEAVY] = distribution_of(
+            trace.seconds, workers, trace.censored, kind="pareto-tail"
+        )
     # No plan has a finite runtime under a distribution without a mean.
-    finite_laws = {name: law for name, law in laws.items() if np.isfinite(float(law.mean()))}
+    finite_laws = {
+        name: law for name, law in laws.items() if np.isfinite(float(law.mean()))
+    }
     return {name: {"cycle_time": law} for name, law in finite_laws.items()}
 
 
@@ -82,9 +90,14 @@ def problems_of(
     if cycles is None and start_up is not None:
         cycles = start_up.loads[1] * workers / (question.samples * question.coordinates)
     cycles = cycles or 1.0
-    sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
+    sizes: dict[str, Any] = {
+        "num_workers": workers,
+        "num_coordinates": question.coordinates,
+    }
     sizes |= {"num_samples": question.samples, "cycles": cycles}
-    sizes |= question.passes(question.coordinates, cycles, traces.measured_forward(trace))
+    sizes |= question.passes(
+        question.coordinates, cycles, traces.measured_forward(trace)
+    )
     problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
     for problem in problems.values():
         traces.check_size(problem, "fewer times")
@@ -98,7 +111,8 @@ def plan_of(
     steps: Trace | None,
     workers: int,
 ) -> FitPlan:
-    """Describe a plan: the optimum under a distribution, or uncoded without a `solution`.
+    """Describe a plan: the optimum under a distribution, or uncoded without a
+    `solution`.
 
     It has the runtime under each distribution, and the mean in whole `steps`.
     """
@@ -116,7 +130,9 @@ def plan_of(
     if steps is not None:
         taken = traces.replay(steps, one, partition_plan(counts, workers))
     plan = FitPlan(
-        name, counts.tolist(), {other: runtime(problem) for other, problem in problems.items()}
+        name,
+        counts.tolist(),
+        {other: runtime(problem) for other, problem in problems.items()},
     )
     if solution is not None:
         plan = plan._replace(

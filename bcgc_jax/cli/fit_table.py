@@ -1,4 +1,6 @@
-"""What a person reads of `bcgc fit`: the log in a few lines, the fits, and the plans."""
+"""What a person reads of `bcgc fit`: the log in a few lines, the fits, and the
+plans.
+"""
 
 from collections.abc import Iterator
 
@@ -23,17 +25,22 @@ def print_answer(file: str, answer: FitAnswer) -> None:
     unit = "seconds" if start_up is None else "relative to the mean at their load"
     print_lines(
         f"{file}: {', '.join(_trace_in_words(answer.trace, d))}",
-        f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
-        f"99 % {d.high:.4g}, largest {d.largest:.4g}",
+        f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median "
+        f"{d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
         *_lost_in_words(d.slowness),
         f"correlation of a worker's time with its next {d.autocorrelation}",
-        f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
+        (
+            f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean "
+            "is infinite"
+        ),
         "(in brackets: 95 % intervals)\n",
     )
     if start_up is not None:
         start = start_up.mean_start_up
         cycle = start_up.mean_cycle_time
-        print_lines(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
+        print_lines(
+            f"mean start-up {start}, mean cycle time {cycle} (± standard error)"
+        )
     print_lines(*answer.remarks)
     if answer.fits:
         _print_fits(answer.fits, answer.seconds.size)
@@ -72,10 +79,15 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
     output.print_rows(fits, table_of(FITS, fits, aic=[above]))
     alike = " and ".join(fit.name for fit in fits[1:] if fit.aic - best.aic < 2)
     if min(best.anderson_darling_pvalue, best.kolmogorov_smirnov_pvalue) < 0.05:
-        verdict = ". Even it does not describe the times (p < 0.05): plan for the measured times."
+        verdict = (
+            ". Even it does not describe the times (p < 0.05): plan for the measured "
+            "times."
+        )
     else:
         verdict = ", and the times may well come from it."
-    print_lines(f"\nBest: {best.name}{alike and f'; {alike} cannot be told from it'}{verdict}")
+    print_lines(
+        f"\nBest: {best.name}{alike and f'; {alike} cannot be told from it'}{verdict}"
+    )
     if num_times > MAX_TIMES:
         print_lines(f"Fitted to {MAX_TIMES} of the {num_times} times, drawn at random.")
 
@@ -91,7 +103,8 @@ def _print_plans(answer: FitAnswer) -> None:
         load = float(problem.scale * problem.total)
         cycles = float(np.asarray(problem.cycles))
         name = (
-            f"seconds: b = {cycles:.4g}, and a worker without redundancy does a load of {load:.4g}"
+            f"seconds: b = {cycles:.4g}, and a worker without redundancy does a load "
+            f"of {load:.4g}"
         )
 
     def under(law: str) -> Shown:
@@ -110,12 +123,17 @@ def _print_plans(answer: FitAnswer) -> None:
     in_steps: list[Shown] = []
     if plans[0].replayed_runtime is not None:
         in_steps = [("in the steps of\nthe trace", replayed)]
-    columns = table_of(PLANS, plans, runtime_under=[*map(under, laws)], replayed_runtime=in_steps)
+    columns = table_of(
+        PLANS, plans, runtime_under=[*map(under, laws)], replayed_runtime=in_steps
+    )
     output.print_rows(plans, columns, title="\nExpected runtime of each plan")
     print_lines(f"Runtimes are of whole coordinates, in {name}.")
     law = next(law for law in laws if law in (MEASURED, APART))
     under_law = [plan.runtime_under[law] for plan in plans[:-1]]
     values = [value for value in under_law if value is not None]
     if len(values) == len(under_law):
-        worst = f"changes the runtime by at most {100 * (max(values) / min(values) - 1):.2g} %"
+        worst = (
+            "changes the runtime by at most "
+            f"{100 * (max(values) / min(values) - 1):.2g} %"
+        )
         print_lines(f"\nUnder {law} the choice of what to plan for {worst}.")

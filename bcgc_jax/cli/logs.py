@@ -1,4 +1,6 @@
-"""A log that was named on the command line: its files, and its times, read without JAX."""
+"""A log that was named on the command line: its files, and its times, read without
+JAX.
+"""
 
 import glob
 import os
@@ -34,7 +36,9 @@ def files_of(paths: Sequence[str]) -> list[str]:
     files: list[str] = []
     for path in named:
         if os.path.isdir(path):
-            files += sorted(str(file) for file in Path(path).rglob("*") if file.is_file())
+            files += sorted(
+                str(file) for file in Path(path).rglob("*") if file.is_file()
+            )
         else:
             files.append(path)
     return list(dict.fromkeys(files))
@@ -47,15 +51,16 @@ def _matching(path: str) -> list[str]:
 
 
 def logs_among(files: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Those of the files that are plain logs: what was named, and below folders by their ends.
+    """Those of the files that are plain logs: what was named, and below folders by
+    their ends.
 
     Raises UsageError where there is none.
     """
     found = [file for file in files if file in paths or _LOG.search(file)]
     if not found:
         raise click.UsageError(
-            f"{short_name(paths)} has no traces of a profiler (PyTorch: *.json, JAX: *.xplane.pb), "
-            "and no logs (*.csv, *.jsonl)"
+            f"{short_name(paths)} has no traces of a profiler (PyTorch: *.json, JAX: "
+            "*.xplane.pb), and no logs (*.csv, *.jsonl)"
         )
     return found
 
@@ -63,11 +68,13 @@ def logs_among(files: Sequence[str], paths: Sequence[str]) -> list[str]:
 def read_log(
     path: str | Sequence[str], options: str, unit: str | None = None, **columns: Any
 ) -> Trace:
-    """Read a log as its file has it, or its files; its columns are named by these options.
+    """Read a log as its file has it, or its files; its columns are named by these
+    options.
 
     Where no `unit` was asked for, and times are odd in seconds, a line says so.
 
-    Raises ValueError for a file that cannot be read, UsageError for one without the columns.
+    Raises ValueError for a file that cannot be read, UsageError for one without the
+    columns.
     """
     try:
         file: Any = sys.stdin.buffer if path in ("-", ["-"]) else path
@@ -75,7 +82,8 @@ def read_log(
     except ColumnError as error:
         text = str(error).replace("step=, worker=, seconds=", options)
         text = text.replace("cost=", "--cost a,b")
-        # No ValueError: columns such as num_workers are to be told as the file has them.
+        # No ValueError: columns such as num_workers are to be told as the file has
+        # them.
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
     if unit is None and not trace.of_lengths:
         say_unusual(trace)
@@ -85,4 +93,8 @@ def read_log(
 def say_unusual(trace: Trace) -> None:
     """Say that times which were taken for seconds are odd in these, where they are."""
     if said := unusual_in_words(trace.step, trace.seconds):
-        say(f"bcgc: {' '.join(said)}".replace("give their unit:", "give their unit with --unit:"))
+        say(
+            f"bcgc: {' '.join(said)}".replace(
+                "give their unit:", "give their unit with --unit:"
+            )
+        )

@@ -1,7 +1,8 @@
-"""Options of commands, each declared once: as a field of the dataclass of a command's question.
+"""Options of commands, each declared once: as a field of the dataclass of a command's
+question.
 
-JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are
-one line, in the words of the options.
+JAX is imported when a command is answered: not for help, nor to refuse what was typed.
+Errors are one line, in the words of the options.
 """
 
 import dataclasses
@@ -25,10 +26,11 @@ def option(
     default: Any = None,
     **more: Any,
 ) -> Any:
-    """A field that is an option of its name, or of the one that is `typed`; `text` is its help.
+    """A field that is an option of its name, or of the one that is `typed`; `text` is
+    its help.
 
-    `kind` is one of click's types, bool for a flag, or a tuple of choices, the first of them by
-    default.
+    `kind` is one of click's types, bool for a flag, or a tuple of choices, the first of
+    them by default.
     """
     if kind is bool:
         more["is_flag"] = True
@@ -42,7 +44,9 @@ def option(
         more |= {"default": default, "show_default": True}
 
     def made(name: str) -> click.Parameter:
-        return click.Option([typed or f"--{name.replace('_', '-')}", name], help=text, **more)
+        return click.Option(
+            [typed or f"--{name.replace('_', '-')}", name], help=text, **more
+        )
 
     return dataclasses.field(metadata={"made": made})
 
@@ -70,7 +74,9 @@ def _as_typed(text: str) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Tell what is wrong with the input, or with its files, in one line, and end with status 2."""
+    """Tell what is wrong with the input, or with its files, in one line, and end with
+    status 2.
+    """
     try:
         yield
     except (BrokenPipeError, ModuleNotFoundError):  # `main` knows what to say
@@ -87,10 +93,12 @@ _UNKNOWN_FROM = (0, 11, 1)
 
 
 def quick_flags(flags: str) -> str:
-    """XLA's flags, with which it compiles for CPUs in half the time, unless they say how.
+    """XLA's flags, with which it compiles for CPUs in half the time, unless they say
+    how.
 
-    By its older emitters: programs of many workers then take up to twice as long. A flag that XLA
-    does not know ends the process, and from jaxlib 0.11.1 on there are no older emitters.
+    By its older emitters: programs of many workers then take up to twice as long. A
+    flag that XLA does not know ends the process, and from jaxlib 0.11.1 on there are no
+    older emitters.
     """
     version = re.findall(r"\d+", importlib.metadata.version("jaxlib"))
     is_known = tuple(map(int, version[:3])) < _UNKNOWN_FROM
@@ -106,16 +114,19 @@ def compile_quickly() -> None:
 
 
 class Command(click.Command):
-    """A command: the dataclass NAMEOptions, `kind`, asks, and the file of its name answers.
+    """A command: the dataclass NAMEOptions, `kind`, asks, and the file of its name
+    answers.
 
-    Its docstring is the help, and its `after` follows the options. Inherited options come in
-    sections, each headed by the docstring of a base.
+    Its docstring is the help, and its `after` follows the options. Inherited options
+    come in sections, each headed by the docstring of a base.
     """
 
     def __init__(self, kind: Any) -> None:
         bases = kind.__mro__[:-1]
         fields = dataclasses.fields(kind)
-        self.home = {field.name: base for base in bases for field in dataclasses.fields(base)}
+        self.home = {
+            field.name: base for base in bases for field in dataclasses.fields(base)
+        }
         self.kind = kind
         name = kind.__name__.removesuffix("Options").lower()
         ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
@@ -124,7 +135,9 @@ class Command(click.Command):
         super().__init__(name, params=params, callback=self.answer, **texts)
 
     def make_context(self, *given: Any, **more: Any) -> click.Context:
-        if getattr(self.kind, "runs_once", False):  # before options are read, which may need JAX
+        if getattr(
+            self.kind, "runs_once", False
+        ):  # before options are read, which may need JAX
             compile_quickly()
         return super().make_context(*given, **more)
 
@@ -135,10 +148,14 @@ class Command(click.Command):
                 importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+            if isinstance(param, click.Option) and (
+                record := param.get_help_record(ctx)
+            ):
                 base = self.home.get(param.name or "", self.kind)
                 title = "Options" if base is self.kind else base.__doc__
                 sections.setdefault(title, []).append(record)

@@ -13,19 +13,21 @@ from rich.table import Column, Table
 
 from bcgc_jax.cli.commands import AdviseOptions, Files
 
-# Of the objects that `--format json` prints (output.schema.json): the next one where a field
-# changes its meaning or goes, not where one is added.
+# Of the objects that `--format json` prints (output.schema.json): the next one where a
+# field changes its meaning or goes, not where one is added.
 VERSION = 3
 _WIDTH = 100
 
 Row = dict[str, Any]
-# A column of a table: its head, and what it says of a row. One whose head is a string holds
-# numbers.
+# A column of a table: its head, and what it says of a row. One whose head is a string
+# holds numbers.
 Shown = tuple[str | Column, Callable[[Any], str]]
 
 
 def console(width: int = _WIDTH) -> Console:
-    """Prints on stdout, as wide on every screen, so that what is printed does not depend on it."""
+    """Prints on stdout, as wide on every screen, so that what is printed does not
+    depend on it.
+    """
     return Console(width=width, highlight=False, markup=False, file=sys.stdout)
 
 
@@ -33,18 +35,28 @@ def print_lines(*lines: str) -> None:
     console().print(*lines, sep="\n")
 
 
-def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
+def print_rows(
+    rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None
+) -> None:
     """Print a table with a line for each row, as wide as all others.
 
-    Numbers are on the right and never cut. So a table without text to wrap may be wider.
+    Numbers are on the right and never cut. So a table without text to wrap may be
+    wider.
     """
     # A column of rich keeps the cells of its table, so each table has its copy.
     heads = [
-        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head.copy()
+        Column(head, justify="right", no_wrap=True)
+        if isinstance(head, str)
+        else head.copy()
         for head, _ in columns
     ]
     shown = Table(
-        *heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left"
+        *heads,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=title,
+        title_justify="left",
     )
     for row in rows:
         shown.add_row(*(cell(row) for _, cell in columns))
@@ -55,12 +67,16 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
 
 
 def names(head: str) -> Column:
-    """A column of names, which are not broken; a long one is cut, for the numbers come first."""
+    """A column of names, which are not broken; a long one is cut, for the numbers come
+    first.
+    """
     return Column(head, no_wrap=True, max_width=22)
 
 
 def scheme_label(row: Any) -> str:
-    """Return what a table calls a row: its method, the α of partial stragglers, "(inexact)"."""
+    """Return what a table calls a row: its method, the α of partial stragglers,
+    "(inexact)".
+    """
     label = str(row.method)
     if getattr(row, "alpha", None) is not None:
         label += f" α {row.alpha:.3g}"
@@ -77,7 +93,9 @@ def number(value: float | None, form: str = ".4g", unknown: str = "–") -> str:
 
 
 def above_bound(value: float, bound: float | None) -> str:
-    """Say by how much at most a runtime is above the optimum, which has this `bound`, if any."""
+    """Say by how much at most a runtime is above the optimum, which has this `bound`,
+    if any.
+    """
     gap = 100 * (value / bound - 1) if bound else math.inf
     if gap < 10:
         return f"{gap:.2g} %"
@@ -85,7 +103,9 @@ def above_bound(value: float, bound: float | None) -> str:
 
 
 def saved_in_words(share: float | None) -> str:
-    """Print the share of the uncoded time that is saved, or how many times as long it takes."""
+    """Print the share of the uncoded time that is saved, or how many times as long it
+    takes.
+    """
     if share is None or not math.isfinite(share):
         return "–"
     return f"{100 * share:.1f} %" if share > -9 else f"× {1 - share:.3g}"
@@ -117,7 +137,9 @@ def finite(value: Any) -> float | None:
 
 
 def json_of(document: Row | Sequence[Row]) -> str:
-    """An object with the version of its fields before them; rows alone have no place for one."""
+    """An object with the version of its fields before them; rows alone have no place
+    for one.
+    """
     if isinstance(document, dict):
         return json.dumps(_plain({"version": VERSION, **document}), indent=2)
     return json.dumps(_plain(document), indent=1)
@@ -138,11 +160,15 @@ def write_rows(rows: Iterable[Row], columns: Sequence[str] = ()) -> None:
     every = list(dict.fromkeys((*columns, *(name for row in rows for name in row))))
     writer = csv.DictWriter(sys.stdout, every, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
+    writer.writerows(
+        {name: _field(value) for name, value in row.items()} for row in rows
+    )
 
 
 def _field(value: Any) -> Any:
-    """Several numbers with blanks between; nothing where one is infinite or unknown; else JSON."""
+    """Several numbers with blanks between; nothing where one is infinite or unknown;
+    else JSON.
+    """
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if not isinstance(value, Mapping):
@@ -152,7 +178,9 @@ def _field(value: Any) -> Any:
     return " ".join(f"{name}={number(value[name], '.6g', '')}" for name in value)
 
 
-def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
+def write_beside(
+    question: Any, path: str | None, what: str, write: Callable[[str], Any]
+) -> None:
     """Let `write` a file that was asked for.
 
     The answer is printed by then, and what fails is one line.
@@ -176,7 +204,9 @@ def _reason(error: Exception) -> str:
 
 
 def write_picture(question: Any, path: str | None, draw: Callable[[], Any]) -> None:
-    write_beside(question, path, "The picture", lambda path: draw().savefig(path, dpi=200))
+    write_beside(
+        question, path, "The picture", lambda path: draw().savefig(path, dpi=200)
+    )
 
 
 def write_figure(question: Files | AdviseOptions, draw: Callable[[], Any]) -> None:

@@ -1,4 +1,6 @@
-"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, measured times, trainings."""
+"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, measured times,
+trainings.
+"""
 
 import contextlib
 import csv
@@ -67,9 +69,9 @@ def _of_times(path: Path, unit: str | None) -> "Figure":
         trace = load_trace(path, unit=unit or "s")
     except ValueError as error:
         raise click.UsageError(
-            f"{path} cannot be drawn: it is no table of `bcgc sweep` or `bcgc solve`, no plan in "
-            "JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with --figure. As a log: "
-            f"{str(error).partition('. ')[0]}"
+            f"{path} cannot be drawn: it is no table of `bcgc sweep` or `bcgc solve`, "
+            "no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw "
+            f"with --figure. As a log: {str(error).partition('. ')[0]}"
         ) from None
     if unit is None:
         say_unusual(trace)
@@ -84,12 +86,17 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def read_log(path: Path) -> list[Row]:
-    """What `json_lines` wrote of the steps of a training, with the time at the end of each."""
+    """What `json_lines` wrote of the steps of a training, with the time at the end of
+    each.
+    """
     rows = []
     end = 0.0
     for text in path.read_text("utf-8").splitlines():
         line = json.loads(text)
-        if not isinstance(line, dict) or not {"scheme", "step", "seconds"} <= line.keys():
+        if (
+            not isinstance(line, dict)
+            or not {"scheme", "step", "seconds"} <= line.keys()
+        ):
             return []
         end += line["seconds"]
         rows.append({"method": line["scheme"], "time": end} | line)
@@ -108,7 +115,9 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
     """The rows of the methods, and of the numbers, that were asked for."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     if unknown := set(question.methods).difference(methods):
-        raise click.UsageError(f"--method {unknown.pop()}: the file has {', '.join(methods)}")
+        raise click.UsageError(
+            f"--method {unknown.pop()}: the file has {', '.join(methods)}"
+        )
     chosen = [row for row in rows if row["method"] in (question.methods or methods)]
     for name, number in question.where:
         check_numbers(chosen, name)
@@ -117,20 +126,30 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
         if not np.isclose(near, number, rtol=1e-3):
             where = f"--where {name}={number:g}"
             raise click.UsageError(f"{where}: no such row; the nearest has {near:g}")
-        chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
+        chosen = [
+            row for row, value in zip(chosen, values, strict=True) if value == near
+        ]
     return chosen
 
 
 def _look(method: str) -> dict[str, Any]:
-    """Keywords of a method's curve; options, as the 5 of nested:5, are its marks too."""
+    """Keywords of a method's curve; options, as the 5 of nested:5, are its marks
+    too.
+    """
     look = plotting.curve(plotting.style(method))
     if options := method.partition(":")[2]:
-        look |= {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
+        look |= {
+            "marker": f"${options}$",
+            "markersize": 8,
+            "markevery": 0.1,
+            "linewidth": 0.8,
+        }
     return look
 
 
 class Drawn(NamedTuple):
-    """A scheme: expected `runtime`, sizes of blocks, how many workers compute each subset.
+    """A scheme: expected `runtime`, sizes of blocks, how many workers compute each
+    subset.
 
     `saved`: its share of the uncoded scheme's time.
     """
@@ -142,21 +161,32 @@ class Drawn(NamedTuple):
     saved: float | None = None
 
 
-def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = None) -> Drawn:
-    """Describe a plan; it has no blocks where nobody plans who does what, or subsets are cut.
+def drawn(
+    method: str, runtime: float, plan: Plan | None, saved: float | None = None
+) -> Drawn:
+    """Describe a plan; it has no blocks where nobody plans who does what, or subsets
+    are cut.
 
     >>> from bcgc_jax.plans.plan import partition_plan
-    >>> drawn("optimal", 5.0, partition_plan(np.array([3.0, 0.0, 2.0]), 3)).copies.tolist()
+    >>> drawn(
+    ...     "optimal", 5.0, partition_plan(np.array([3.0, 0.0, 2.0]), 3)
+    ... ).copies.tolist()
     [1.0, 3.0]
     """
     cut = plan is not None and np.any(np.asarray(plan.share) < 1)
     rule = None if plan is None else plan.completion
     if plan is None or rule is None or rule.handed_out or cut:
         return without_blocks(method, runtime, saved)
-    sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
-    data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
+    sizes, block, data = (
+        np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data)
+    )
+    data = (
+        data if data.ndim == 1 else data.mean(axis=0)
+    )  # of workers in groups of unlike sizes
     copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
-    return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0], saved)  # no padded levels
+    return Drawn(
+        method, runtime, sizes[sizes > 0], copies[sizes > 0], saved
+    )  # no padded levels
 
 
 def without_blocks(method: str, runtime: float, saved: float | None) -> Drawn:
@@ -164,8 +194,11 @@ def without_blocks(method: str, runtime: float, saved: float | None) -> Drawn:
     return Drawn(method, runtime, sizes=none, copies=none, saved=saved)
 
 
-def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") -> "Figure":
-    """Left the runtime of each scheme, and what it saves; right its blocks, darker on more workers.
+def plans(
+    schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time"
+) -> "Figure":
+    """Left the runtime of each scheme, and what it saves; right its blocks, darker on
+    more workers.
 
     Schemes without a finite runtime are left out; UsageError where there is no other.
     """
@@ -189,13 +222,20 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
             continue
         share = one.sizes / one.sizes.sum()
         colors = shades(norm(one.copies))
-        look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
+        look: Any = {
+            "color": colors,
+            "edgecolor": "0.4",
+            "linewidth": 0.3,
+            "height": 0.7,
+        }
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
     right.grid(False, axis="y")
     with_savings = any(one.saved is not None for one in schemes)
     title = "runtime,  share saved" if with_savings else "runtime"
     plotting.label_axes(left, f"expected runtime\n({unit})", "", title=title)
-    plotting.label_axes(right, "share of the gradient", "", title="blocks, darker on more workers")
+    plotting.label_axes(
+        right, "share of the gradient", "", title="blocks, darker on more workers"
+    )
     right.set_xlim(0, 1)
     ticks = MaxNLocator(4, integer=True)
     bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=ticks)
@@ -212,7 +252,9 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
             text += f",  {saved_in_words(one.saved)}"
         look: Any = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
         axes.annotate(text, (max(one.runtime, 0), place), (4, 0), **look)
-    axes.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
+    axes.set_yticks(
+        range(len(schemes)), [_look(one.method)["label"] for one in schemes]
+    )
     axes.invert_yaxis()
     axes.margins(x=1.0)
     axes.grid(False, axis="y")
@@ -226,7 +268,9 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(rows)))
     of_runtime = value == "expected_runtime"
     schemes = [
-        without_blocks(row["method"], row[value], row.get("saved") if of_runtime else None)
+        without_blocks(
+            row["method"], row[value], row.get("saved") if of_runtime else None
+        )
         for row in rows
     ]
     _bars(axes, schemes)
@@ -237,13 +281,19 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
 
 
 def of_rows(
-    rows: Sequence[Row], value: str = "expected_runtime", x: str | None = None, y: str | None = None
+    rows: Sequence[Row],
+    value: str = "expected_runtime",
+    x: str | None = None,
+    y: str | None = None,
 ) -> "Figure":
-    """Draw a sweep: bars for one problem, curves over one number that varies, heat maps over two.
+    """Draw a sweep: bars for one problem, curves over one number that varies, heat maps
+    over two.
 
     UsageError where the rows have no such column, and where more numbers vary.
     """
-    problem = list(rows[0])[: list(rows[0]).index("method")]  # what was found comes after
+    problem = list(rows[0])[
+        : list(rows[0]).index("method")
+    ]  # what was found comes after
     varied = [name for name in problem if len({row[name] for row in rows}) > 1]
     axes = [name for name in (x, y) if name] or varied[:2]
     for name in (*axes, value):
@@ -251,7 +301,10 @@ def of_rows(
     if not axes:
         return bars(rows, value)
     if others := [name for name in varied if name not in axes]:
-        choose = f"choose axes with --x and --y, and one value of {', '.join(others)} with --where"
+        choose = (
+            f"choose axes with --x and --y, and one value of {', '.join(others)} with "
+            "--where"
+        )
         raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")
     if len(axes) == 1:
         figure = curves(rows, axes[0], value)
@@ -276,9 +329,13 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
     figure, (axes,) = plotting.new_figure()
     with_value = [row for row in rows if row[y] is not None]
     for method in dict.fromkeys(row["method"] for row in rows):
-        pairs = sorted((row[x], row[y]) for row in with_value if row["method"] == method)
+        pairs = sorted(
+            (row[x], row[y]) for row in with_value if row["method"] == method
+        )
         axes.plot(*np.array(pairs).T, **_look(method))
-    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y))
+    plotting.label_axes(
+        axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y)
+    )
     if axes.get_xscale() == "linear":
         axes.locator_params("x", integer=x == "num_workers")
     plotting.legend_outside(figure, axes.lines)
@@ -286,7 +343,9 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
 
 
 def _log(rows: Sequence[Row], *columns: str) -> str:
-    """Name the logarithmic axes: positive numbers over more than a decade and a half."""
+    """Name the logarithmic axes: positive numbers over more than a decade and a
+    half.
+    """
     log = ""
     for axis, column in zip("xy", columns, strict=True):
         values = [float(row[column]) for row in rows if row[column] is not None]
@@ -305,7 +364,9 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
     at = {(row["method"], row[y], row[x]): row[value] for row in rows}
-    values = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
+    values = np.array(
+        [[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float
+    )
     low = np.nanmin(values)
     high = np.nanmax(values)
     norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
@@ -314,7 +375,9 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
         image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
         above = LABELS.get(y, y) if axes is panels[0] else ""
         title = _look(method)["label"]
-        plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y))
+        plotting.label_axes(
+            axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y)
+        )
     figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
     return figure
 
@@ -330,14 +393,20 @@ def fits(
     if censored is not None:
         whole = 1.0 - np.ravel(censored)[order]
     measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))
-    handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
+    handles = axes.step(
+        times, measured, where="post", color="0.6", linewidth=3, label="measured"
+    )
     space = np.geomspace if times[0] > 0 else np.linspace
     grid = space(times[0], times[-1], 200)
     for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
         handles += axes.plot(grid, np.asarray(law.survival(grid)), line, label=name)
     log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
     plotting.label_axes(
-        axes, "cycle time $t$ (s)", "$P(T > t)$", title="share of times above $t$", log=log
+        axes,
+        "cycle time $t$ (s)",
+        "$P(T > t)$",
+        title="share of times above $t$",
+        log=log,
     )
     axes.set_ylim(0.3 / times.size, 1.3)
     plotting.legend_outside(figure, handles)

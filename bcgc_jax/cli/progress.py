@@ -1,4 +1,6 @@
-"""What a person who waits is shown: on a terminal a spinner, elsewhere a line each half minute."""
+"""What a person who waits is shown: on a terminal a spinner, elsewhere a line each half
+minute.
+"""
 
 import sys
 import threading

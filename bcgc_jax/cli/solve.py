@@ -33,7 +33,11 @@ def answer(question: SolveOptions) -> None:
         def document() -> Row:
             described = described_problem(question, problem)
             solutions = [values(SOLUTION, row) for row in found.rows]
-            answers = {"problem": described, "limit": found.limit, "solutions": solutions}
+            answers = {
+                "problem": described,
+                "limit": found.limit,
+                "solutions": solutions,
+            }
             if advice is not None:
                 answers["microbatches"] = traces.microbatches_of(trace, advice)
             return answers

@@ -26,7 +26,10 @@ def problem_of(question: SolveOptions) -> tuple[Trace | None, Problem]:
 
 
 def _problem(
-    question: SolveOptions, trace: Trace | None, law: Distribution | JointDistribution, workers: int
+    question: SolveOptions,
+    trace: Trace | None,
+    law: Distribution | JointDistribution,
+    workers: int,
 ) -> Problem:
     coordinates = question.coordinates
     costs = None
@@ -37,7 +40,9 @@ def _problem(
     total = coordinates if costs is None else float(costs.sum())
     passes = question.passes(total, question.cycles, traces.measured_forward(trace))
     more = {**passes, "unit_costs": costs, **question.delivery()}
-    return padded(Problem(law, workers, coordinates, question.samples, question.cycles, **more))
+    return padded(
+        Problem(law, workers, coordinates, question.samples, question.cycles, **more)
+    )
 
 
 def _read_unit_costs(file: TextIO) -> list[float]:
@@ -46,7 +51,9 @@ def _read_unit_costs(file: TextIO) -> list[float]:
     except ValueError as error:
         raise ValueError(f"{file.name}: a unit's cost {error}") from None
     if not costs:
-        raise ValueError(f"{file.name} holds no unit costs: one positive number a line is expected")
+        raise ValueError(
+            f"{file.name} holds no unit costs: one positive number a line is expected"
+        )
     return costs
 
 
@@ -64,7 +71,8 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
     total = sum(counts)
     if question.workers not in (None, total):
         raise click.UsageError(
-            f"--cycle-time is for {counted(total, 'worker')}, but --workers is {question.workers}"
+            f"--cycle-time is for {counted(total, 'worker')}, but --workers is "
+            f"{question.workers}"
         )
     if not others:
         return law, total

@@ -1,4 +1,6 @@
-"""What a person reads of `bcgc solve` besides the rows: computed for the table alone."""
+"""What a person reads of `bcgc solve` besides the rows: computed for the table
+alone.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +47,13 @@ def remarks(
         for row in [*shared, *schedules[:1], *coded[:1]]:
             plan = row.solution.plan
             if row.partition:
-                plan = partition_plan(np.array(row.partition, float), len(row.partition))
+                plan = partition_plan(
+                    np.array(row.partition, float), len(row.partition)
+                )
             assert plan is not None
-            said += traces.in_its_steps(trace, answer.problem, row.method, plan, row.runtime)
+            said += traces.in_its_steps(
+                trace, answer.problem, row.method, plan, row.runtime
+            )
     return said
 
 
@@ -58,10 +64,13 @@ def for_a_person(
     baselines: list[Solved],
     trace: Trace | None,
 ) -> SolveAnswer:
-    """Add what the table says besides; the best baseline asks nobody and loses no samples."""
+    """Add what the table says besides; the best baseline asks nobody and loses no
+    samples.
+    """
     silent = [row for row in baselines if not row.round_trips]
     baseline = fastest([row for row in silent if row.exact])
-    # Where no baseline is possible, as for an infinite mean, a single block is not either.
+    # Where no baseline is possible, as for an infinite mean, a single block is not
+    # either.
     setup = None if baseline is None else _largest_setup(judged, answer.rows)
     enough = None
     shared = any(row.shares_work for row in answer.rows)
@@ -85,10 +94,12 @@ def _interval(
 
 
 def _largest_setup(problem: Problem, rows: list[Solved]) -> float | None:
-    """Return `largest_setup` of the fastest plan, where it is without setup and this is quick."""
+    """Return `largest_setup` of the fastest plan, where it is without setup and this is
+    quick.
+    """
     best = fastest_plan(rows)
-    # A single block pays for start-ups, sending and setup too. Ten more expectations of a second
-    # are felt.
+    # A single block pays for start-ups, sending and setup too. Ten more expectations of
+    # a second are felt.
     if (
         best is None
         or best.partition is None

@@ -17,26 +17,31 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 
-# Of a completion probability that is a share of draws: a standard error of at most 0.01.
+# Of a completion probability that is a share of draws: a standard error of at most
+# 0.01.
 _DRAWS = 2**12
 
 
 class Schedule(NamedTuple):
-    """Blocks of a scheme without a code: sizes, and their tasks, or the groups of workers."""
+    """Blocks of a scheme without a code: sizes, and their tasks, or the groups of
+    workers.
+    """
 
     sizes: list[int]
     tasks: list[list[int]] | None = None
     groups: Sequence[Any] | None = None
 
     def plain(self) -> Row:
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        return {
+            name: value for name, value in self._asdict().items() if value is not None
+        }
 
 
 class Solved(NamedTuple):
     """A method's solution in plain numbers, which are None where infinite or unknown.
 
-    They are those of `columns.SOLUTION`. `saved` and the `chained` ones depend on other rows, or on
-    which are shown; `deadline` is what was asked.
+    They are those of `columns.SOLUTION`. `saved` and the `chained` ones depend on other
+    rows, or on which are shown; `deadline` is what was asked.
     """
 
     method: str
@@ -90,10 +95,11 @@ class Solved(NamedTuple):
 class SolveAnswer(NamedTuple):
     """What there is to say.
 
-    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the
-    fastest one, asked for or not; `interval`: of the best plan's runtime, where workers are the
-    rows of a trace; `setup`: `largest_setup` of the fastest plan; `unit`: that times are printed
-    in, and its name; `enough`: `enough_subsets`; `stays_slow`: whether workers of the trace do.
+    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row
+    of the fastest one, asked for or not; `interval`: of the best plan's runtime, where
+    workers are the rows of a trace; `setup`: `largest_setup` of the fastest plan;
+    `unit`: that times are printed in, and its name; `enough`: `enough_subsets`;
+    `stays_slow`: whether workers of the trace do.
     """
 
     problem: Problem
@@ -122,16 +128,28 @@ def fastest_plan(rows: Sequence[Solved]) -> Solved | None:
 
 
 def share_saved(row: Solved, uncoded: Solved | None) -> float | None:
-    """Return the share of the uncoded time that is saved; None where one of the two is unknown."""
-    if uncoded is None or not np.isfinite(row.runtime) or not np.isfinite(uncoded.runtime):
+    """Return the share of the uncoded time that is saved; None where one of the two is
+    unknown.
+    """
+    if (
+        uncoded is None
+        or not np.isfinite(row.runtime)
+        or not np.isfinite(uncoded.runtime)
+    ):
         return None
     return 1 - row.runtime / uncoded.runtime
 
 
 def solved_of(
-    method: str, problem: Problem, solution: Solution, seconds: float, deadline: float | None
+    method: str,
+    problem: Problem,
+    solution: Solution,
+    seconds: float,
+    deadline: float | None,
 ) -> Solved:
-    """What is said of a solution of `problem`, which took the solver so many seconds."""
+    """What is said of a solution of `problem`, which took the solver so many
+    seconds.
+    """
     exists = int(solution.status) != Status.INFEASIBLE
     plan = solution.plan if exists else None
     rule = None if plan is None else plan.completion
@@ -139,9 +157,15 @@ def solved_of(
     if float(solution.lower_bound) > 0:  # 0 bounds any runtime, and says nothing
         known["lower_bound"] = finite(solution.lower_bound)
         known["relative_gap"] = finite(solution.relative_gap)
-    judged: Any = plan if rule is not None and (rule.groups or rule.bound_of == "storage") else None
+    judged: Any = (
+        plan
+        if rule is not None and (rule.groups or rule.bound_of == "storage")
+        else None
+    )
     if solution.rounded is not None and exists:
-        known["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
+        known["partition"] = np.asarray(solution.rounded)[
+            : num_workers(problem)
+        ].tolist()
         known["partition_runtime"] = finite(solution.rounded_runtime)
         judged = partition_of_units(problem, solution.rounded)
     if deadline is not None and judged is not None:
@@ -180,7 +204,9 @@ def _chance(problem: Problem, judged: Any, deadline: float) -> RuntimeEstimate:
     """P(τ ≤ deadline), by draws where there is no exact one."""
     at = jnp.asarray(deadline)
     try:
-        return RuntimeEstimate(completion_probability(problem, judged, at), jnp.zeros(()))
+        return RuntimeEstimate(
+            completion_probability(problem, judged, at), jnp.zeros(())
+        )
     except ValueError:
         return simulate_completion(jax.random.key(0), problem, judged, at, _DRAWS)
 

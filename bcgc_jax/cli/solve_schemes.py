@@ -28,13 +28,17 @@ from bcgc_jax.solvers.subgradient import Subgradient
 _ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 
 
-def compared(question: SolveOptions, problem: Problem, trace: Trace | None) -> SolveAnswer:
-    """Solve by the methods that were asked for, best first, and collect what there is to say."""
+def compared(
+    question: SolveOptions, problem: Problem, trace: Trace | None
+) -> SolveAnswer:
+    """Solve by the methods that were asked for, best first, and collect what there is
+    to say.
+    """
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
-    # What is asked for may not be impossible here: refuse the last one before the first one takes
-    # time.
+    # What is asked for may not be impossible here: refuse the last one before the first
+    # one takes time.
     required = {name for name in tasks if question.methods or name not in _ROWS}
     for name, method in tasks.items():
         if name in required:
@@ -44,8 +48,8 @@ def compared(question: SolveOptions, problem: Problem, trace: Trace | None) -> S
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     traces.check_size(judged)
-    # What a scheme saves is of the uncoded one's time; a person reads how the best baseline
-    # compares too.
+    # What a scheme saves is of the uncoded one's time; a person reads how the best
+    # baseline compares too.
     besides = BASELINES if question.output == "table" else ["uncoded"]
     every = tasks | {name: method_of(name) for name in besides if name not in tasks}
     solved = _solve_all(question, problem, judged, every, required, trace)
@@ -72,11 +76,15 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     names = question.methods
     if not names:
         names = ("deadline", *_ROWS) if question.for_deadline else _ROWS
-    # Fewer for many workers: of 256 a quarter, in a quarter of the time, ends 0.03 % higher.
+    # Fewer for many workers: of 256 a quarter, in a quarter of the time, ends 0.03 %
+    # higher.
     draws = min(Subgradient.batch_size, max(2**15 // problem.max_workers, 64))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
     if question.for_deadline:
-        options |= {"deadline": question.deadline, "min_completion": question.min_completion}
+        options |= {
+            "deadline": question.deadline,
+            "min_completion": question.min_completion,
+        }
     asked = question.asked(*names, **options)
     if question.levels is None:
         return asked
@@ -92,7 +100,9 @@ def _solve_all(
     required: set[str],
     trace: Trace | None,
 ) -> list[Solved]:
-    """Solve by all methods, best first; those that are not `required` may be impossible here."""
+    """Solve by all methods, best first; those that are not `required` may be impossible
+    here.
+    """
 
     def work(name: str, method: Method) -> Solved:
         begun = time.perf_counter()
@@ -103,20 +113,29 @@ def _solve_all(
         return solved_of(name, judged, solution, taken, question.deadline)
 
     def place(row: Solved) -> tuple[float, float]:
-        """Put those that are in time often enough first, by runtime, then others by how often."""
+        """Put those that are in time often enough first, by runtime, then others by how
+        often.
+        """
         chance = 0.0
         least = 0.0
         if question.for_deadline:
             chance = row.completion_probability or 0.0
-            # In whole numbers the plan that is just often enough in time may be so by less.
-            least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
+            # In whole numbers the plan that is just often enough in time may be so by
+            # less.
+            least = (
+                2.0
+                if question.min_completion is None
+                else question.min_completion - 1e-5
+            )
         return (-2.0, row.runtime) if chance >= least else (-chance, 0.0)
 
     return sorted(_each_possible(tasks, required, work), key=place)
 
 
 def _each_possible(
-    methods: Mapping[str, Method], required: Collection[str], work: Callable[[str, Method], Solved]
+    methods: Mapping[str, Method],
+    required: Collection[str],
+    work: Callable[[str, Method], Solved],
 ) -> list[Solved]:
     """Return what `work` makes of each method that is possible here.
 

@@ -1,4 +1,6 @@
-"""What a person reads of `bcgc solve`: the table, the plan, and where the figures come from."""
+"""What a person reads of `bcgc solve`: the table, the plan, and where the figures come
+from.
+"""
 
 import itertools
 import textwrap
@@ -21,7 +23,8 @@ from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
 OVERFLOW = (
-    "numbers on the way are above 1.8e308, an overflow: take another unit, or less extreme times"
+    "numbers on the way are above 1.8e308, an overflow: take another unit, or less "
+    "extreme times"
 )
 
 
@@ -49,12 +52,17 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
 
 
 def _against_baseline(answer: SolveAnswer) -> str:
-    """Compare the fastest scheme with the fastest earlier one, whether listed or not."""
+    """Compare the fastest scheme with the fastest earlier one, whether listed or
+    not.
+    """
     if answer.baseline is None:
         return "Best baseline: none."
     least = answer.baseline.runtime
     name = output.scheme_label(answer.baseline)
-    text = f"Best baseline: {name}, the fastest earlier scheme, takes {least / answer.unit[0]:.4g}."
+    text = (
+        f"Best baseline: {name}, the fastest earlier scheme, takes "
+        f"{least / answer.unit[0]:.4g}."
+    )
     schemes = [row for row in answer.rows if not is_limit(row.method)]
     best = fastest([row for row in schemes if row.exact])
     if best is None or best.runtime > 0.9995 * least:
@@ -76,7 +84,9 @@ def _in_a_row(answer: SolveAnswer) -> list[str]:
 
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
-    """The runtime of each row, what it saves, and how far it is above the bound of the optimum."""
+    """The runtime of each row, what it saves, and how far it is above the bound of the
+    optimum.
+    """
     bound = _best_bound(answer)
     size, _ = answer.unit
 
@@ -86,7 +96,9 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     def above(row: Solved) -> str:
         if row.kind == "local" and np.isfinite(row.runtime):
             return "best found"
-        return output.above_bound(row.runtime, bound) if row.bound_of == "levels" else "–"
+        return (
+            output.above_bound(row.runtime, bound) if row.bound_of == "levels" else "–"
+        )
 
     def blocks_of(row: Solved) -> str:
         if row.shares_work:
@@ -99,12 +111,20 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     chance: list[output.Shown] = []
     if answer.deadline:
         head = f"P(runtime ≤\n{answer.deadline / size:.4g})"
-        chance.append((head, lambda row: output.number(row.completion_probability, ".4f")))
+        chance.append(
+            (head, lambda row: output.number(row.completion_probability, ".4f"))
+        )
     share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
     return table_of(
         SOLUTION,
         answer.rows,
-        *("method", "expected_runtime", "saved", "lower_bound", "completion_probability"),
+        *(
+            "method",
+            "expected_runtime",
+            "saved",
+            "lower_bound",
+            "completion_probability",
+        ),
         *("stored_subsets", "sent", "round_trips", "partition"),
         expected_runtime=[("expected\nruntime", runtime)],
         lower_bound=[("above\noptimum ≤", above)],
@@ -115,11 +135,12 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
 
 
 def _best_bound(answer: SolveAnswer) -> float:
-    """Return the bound of the optimum; 0 where that was not asked for and all bounds are loose.
+    """Return the bound of the optimum; 0 where that was not asked for and all bounds
+    are loose.
 
-    Certificates for all levels bound the same optimum, so the best of them serves all. With setup
-    or chain cycles each is for the levels in use: the best plan's serves, and says how far below
-    it plans of these levels could get.
+    Certificates for all levels bound the same optimum, so the best of them serves all.
+    With setup or chain cycles each is for the levels in use: the best plan's serves,
+    and says how far below it plans of these levels could get.
     """
     coded = [row for row in answer.rows if row.bound_of == "levels"]
     if any(row.levels is not None for row in coded):
@@ -133,18 +154,28 @@ def _best_bound(answer: SolveAnswer) -> float:
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
-    """Tell the limit of all schemes, and those that are often faster and were not asked for."""
+    """Tell the limit of all schemes, and those that are often faster and were not asked
+    for.
+    """
     if np.isfinite(answer.limit):
         passes = ", each sample's passes made once" if answer.problem.has_setup else ""
-        begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
+        begun = (
+            ", after the first start-up, nothing sent"
+            if not answer.problem.plain
+            else ""
+        )
         yield (
-            f"No scheme of any kind is faster than {answer.limit / answer.unit[0]:.4g}, "
-            f"assuming perfectly divisible work{passes} and no idle time{begun}."
+            "No scheme of any kind is faster than "
+            f"{answer.limit / answer.unit[0]:.4g}, assuming perfectly divisible "
+            f"work{passes} and no idle time{begun}."
         )
     elif np.isfinite(answer.problem.cycle_time.mean()):
         yield f"The limit of any scheme is not known: {OVERFLOW}."
     else:
-        yield "The expected runtime is infinite under every scheme, even with all work divisible."
+        yield (
+            "The expected runtime is infinite under every scheme, even with all work "
+            "divisible."
+        )
         return
     if num_workers(answer.problem) <= 2 or answer.deadline is not None:
         return
@@ -153,24 +184,30 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
         yield "nested is for independent workers that are alike, so it is left out."
     elif not without_code:
         yield (
-            "Schemes without a code are often faster: try --method nested, and --method sharing:2 "
-            "where workers can ask for work."
+            "Schemes without a code are often faster: try --method nested, and "
+            "--method sharing:2 where workers can ask for work."
         )
 
 
 def _storage(answer: SolveAnswer) -> Iterator[str]:
-    """What no exact scheme beats whose workers store so much, and how much is enough."""
-    shared = [(row, row.lower_bound) for row in answer.rows if row.shares_work and row.lower_bound]
+    """What no exact scheme beats whose workers store so much, and how much is
+    enough.
+    """
+    shared = [
+        (row, row.lower_bound)
+        for row in answer.rows
+        if row.shares_work and row.lower_bound
+    ]
     if not shared:
         return
     yield (
-        "Work sharing hands out chunks, whole passes over microbatches, to free workers that "
-        "store them."
+        "Work sharing hands out chunks, whole passes over microbatches, to free "
+        "workers that store them."
     )
     if answer.stays_slow:
         yield (
-            "In the trace some workers stay slow. Their data can be stored elsewhere, so no bound "
-            "for less than all data is known."
+            "In the trace some workers stay slow. Their data can be stored elsewhere, "
+            "so no bound for less than all data is known."
         )
         return
     for row, lower_bound in shared:
@@ -181,13 +218,15 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
         if stored is not None and stored < num_workers(answer.problem):
             yield (
                 f"With {counted(stored, 'subset')} stored no exact scheme is faster "
-                f"than {bound / answer.unit[0]:.4g}, {less:.2g} % less than {row.method}."
+                f"than {bound / answer.unit[0]:.4g}, {less:.2g} % less than "
+                f"{row.method}."
             )
     if answer.enough is not None:
         yield (
-            f"To store {counted(answer.enough, 'subset')} is enough: the limit is within 5 % of "
-            "that of all data. The limits suppose that workers compute on samples that they store, "
-            "that no data move in a step, and that nobody knows beforehand who will be slow."
+            f"To store {counted(answer.enough, 'subset')} is enough: the limit is "
+            "within 5 % of that of all data. The limits suppose that workers compute "
+            "on samples that they store, that no data move in a step, and that nobody "
+            "knows beforehand who will be slow."
         )
 
 
@@ -202,7 +241,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
     if not iteration.exact:
         yield (
-            f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
+            f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % "
+            "confidence."
         )
     elif drawn:
         yield f"Means of draws, {most}: {', '.join(drawn)}."
@@ -213,8 +253,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         yield f"Probabilities by draws, standard error up to {error:.1g}: {names}."
     if (steps := iteration.rows) is not None:
         yield (
-            f"Means over the trace's {counted(len(steps), 'step')}; plans made for these fit the "
-            "next ones less well."
+            f"Means over the trace's {counted(len(steps), 'step')}; plans made for "
+            "these fit the next ones less well."
         )
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
@@ -232,17 +272,29 @@ def _bounds(answer: SolveAnswer) -> Iterator[str]:
         bound = row.lower_bound
         if bound and np.isfinite(value):
             of_groups = row.bound_of == "groups"
-            which = "For independent workers no plan with these groups" if of_groups else "None"
+            which = (
+                "For independent workers no plan with these groups"
+                if of_groups
+                else "None"
+            )
             less = 100 * (1 - bound / value)
-            text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
+            text = (
+                f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % "
+                "less."
+            )
         yield f"{row.method} is the best plan that a local search found.{text}"
     bounded = any(row.lower_bound for row in rows if row.bound_of == "levels")
     if bounded and not _best_bound(answer):
         unknown = "How far these plans are above the optimum is not known closely"
         yield f"{unknown}: add --method optimal."
-    ended = ", ".join(output.scheme_label(row) for row in rows if row.status == "step_limit")
+    ended = ", ".join(
+        output.scheme_label(row) for row in rows if row.status == "step_limit"
+    )
     if ended:
-        yield f"The search ended before it converged, so a faster plan may be near: {ended}."
+        yield (
+            "The search ended before it converged, so a faster plan may be near: "
+            f"{ended}."
+        )
     bounds = ((row.method, row.levels) for row in rows if row.levels is not None)
     for method, used in itertools.islice(bounds, 1):
         levels = ", ".join(map(str, used))
@@ -257,8 +309,8 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
     inexact = [row for row in inexact if np.isfinite(row.runtime)]
     if inexact:
         yield (
-            "Inexact schemes lose samples. Their runtimes, and what they save, are for as many "
-            "samples that are used as a step has."
+            "Inexact schemes lose samples. Their runtimes, and what they save, are for "
+            "as many samples that are used as a step has."
         )
     for row in inexact:
         stop = row.threshold
@@ -266,8 +318,8 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
         yield f"A step of {row.method} {lost} and takes {row.step / size:.4g}."
         if stop and np.isfinite(stop):
             yield (
-                f"Workers stop at {stop / size:.4g}, within a chunk too. Where they end the chunk, "
-                "less is lost, and a step is up to a chunk longer."
+                f"Workers stop at {stop / size:.4g}, within a chunk too. Where they "
+                "end the chunk, less is lost, and a step is up to a chunk longer."
             )
 
 
@@ -276,13 +328,17 @@ _ORDER = "in the order in which they are computed"
 
 def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
     """Tell the best plan with groups: its blocks, and what is stored for them."""
-    schedules = ((row.method, row.schedule) for row in answer.rows if row.schedule is not None)
+    schedules = (
+        (row.method, row.schedule) for row in answer.rows if row.schedule is not None
+    )
     method, schedule = next((pair for pair in schedules if pair[1].groups), ("", None))
     if schedule is None or schedule.groups is None:
         return
     yield f"\nThe plan of {method}, blocks {_ORDER}:"
     most = 0
-    for block, (size, groups) in enumerate(zip(schedule.sizes, schedule.groups, strict=True)):
+    for block, (size, groups) in enumerate(
+        zip(schedule.sizes, schedule.groups, strict=True)
+    ):
         if size:
             low = min(map(len, groups))
             high = max(map(len, groups))
@@ -292,14 +348,17 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
             yield f"block {block}: {len(groups)} {word} of {each}, {parts}"
             most = max(most, high)
     yield (
-        "A block is complete when one worker of each group has sent its sum. Each worker stores "
-        f"{most} of the {num_workers(answer.problem)} subsets of the data."
+        "A block is complete when one worker of each group has sent its sum. Each "
+        f"worker stores {most} of the {num_workers(answer.problem)} subsets of the "
+        "data."
     )
 
 
 def _coded_plan(answer: SolveAnswer) -> Iterator[str]:
     """Tell the best plan with a code: its blocks, and what is stored for them."""
-    plans = ((row.method, row.partition) for row in answer.rows if row.partition is not None)
+    plans = (
+        (row.method, row.partition) for row in answer.rows if row.partition is not None
+    )
     method, partition = next(plans, ("", None))
     if partition is None:
         return
@@ -307,8 +366,8 @@ def _coded_plan(answer: SolveAnswer) -> Iterator[str]:
     yield blocks(partition)
     stored = int(np.flatnonzero(partition)[-1]) + 1
     yield (
-        f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} of the "
-        f"{num_workers(answer.problem)}."
+        "Level n is computed on n + 1 subsets of the data: each worker stores "
+        f"{stored} of the {num_workers(answer.problem)}."
     )
 
 
@@ -321,15 +380,19 @@ def _largest_forward(answer: SolveAnswer) -> Iterator[str]:
     cycles = answer.setup * float(problem.total) * float(np.asarray(problem.cycles))
     plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
     yield (
-        f"The plan of {best.method} assumes a free forward pass. If one costs more than "
-        f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and "
-        "subset), single_block is faster. Pass its cost with --forward."
+        f"The plan of {best.method} assumes a free forward pass. If one costs more "
+        f"than {100 * answer.setup:.2g} % of a backward pass ({plain} cycles per "
+        "sample and subset), single_block is faster. Pass its cost with --forward."
     )
 
 
 def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty, of 60 at most: the file has them all."""
+    """`level: count` of those that are not empty, of 60 at most: the file has them
+    all.
+    """
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
     if (rest := len(texts) - 60) > 0:
         texts[60:] = [f"and\0{rest}\0more\0(--out\0FILE)"]
-    return textwrap.fill(", ".join(texts), 100).replace("\0", " ")  # lines end between blocks
+    return textwrap.fill(", ".join(texts), 100).replace(
+        "\0", " "
+    )  # lines end between blocks

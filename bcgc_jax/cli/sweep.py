@@ -41,8 +41,8 @@ _PASSES = ("setup_cycles", "forward", "chain_cycles")
 class Swept(NamedTuple):
     """A row of a sweep: all its `columns` as they are, and some of them by name.
 
-    `bound`: of the cell's optimum, or its own if that is not loose; else None. NaN and None are
-    unknown.
+    `bound`: of the cell's optimum, or its own if that is not loose; else None. NaN and
+    None are unknown.
     """
 
     columns: output.Row
@@ -65,11 +65,15 @@ class Swept(NamedTuple):
 
     @classmethod
     def of(cls, columns: output.Row) -> "Swept":
-        return cls(columns, **{name: columns[name] for name in cls._fields if name in columns})
+        return cls(
+            columns, **{name: columns[name] for name in cls._fields if name in columns}
+        )
 
 
 class Summary(NamedTuple):
-    """How a method came out: `counts` of the cells by status; what it `saved` on average."""
+    """How a method came out: `counts` of the cells by status; what it `saved` on
+    average.
+    """
 
     method: str
     cells: int
@@ -84,10 +88,14 @@ def answer(question: SweepOptions) -> None:
         jax.config.update("jax_num_cpu_devices", _cores())
     with jax.enable_x64(True):
         axes, labels, problem = _axes(question)
-        names = question.methods or ("deadline" if question.most_probable else "optimal",)
+        names = question.methods or (
+            "deadline" if question.most_probable else "optimal",
+        )
         tasks = list(question.asked(*names, round_trip=question.round_trip).values())
         given: dict[str, Any] = {"key": jax.random.key(question.seed), "labels": labels}
-        sweep = Sweep(problem, grid(**axes), tasks, partitions=question.partitions, **given)
+        sweep = Sweep(
+            problem, grid(**axes), tasks, partitions=question.partitions, **given
+        )
         if question.out is not None:
             path = Path(question.out)
             statuses = _to_file(sweep, question, path)
@@ -115,7 +123,9 @@ def _cores() -> int:
 def _axes(
     question: SweepOptions,
 ) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
-    """Return the axes of the grid by name, the labels, and the function that makes a problem."""
+    """Return the axes of the grid by name, the labels, and the function that makes a
+    problem.
+    """
     workers = question.workers
     labels = {}
     parameters = {}
@@ -143,20 +153,31 @@ def _axes(
         "num_samples": question.samples,
         "cycles": question.cycles,
         **parameters,
-        **{name: getattr(question, name) for name in (*_PASSES, *DELIVERY) if name not in fixed},
+        **{
+            name: getattr(question, name)
+            for name in (*_PASSES, *DELIVERY)
+            if name not in fixed
+        },
         "deadline": question.deadline,
     }
 
     def problem(max_workers: int, **numbers: Any) -> Problem:
         if "forward" in numbers:
-            sizes = (numbers.get(name) for name in ("num_coordinates", "cycles", "chain_cycles"))
+            sizes = (
+                numbers.get(name)
+                for name in ("num_coordinates", "cycles", "chain_cycles")
+            )
             numbers["setup_cycles"] = cycles_of_forward(numbers.pop("forward"), *sizes)
         of_law = {name: numbers.pop(name) for name in parameters}
         if of_law:
             numbers["cycle_time"] = law_class(labels["distribution"])(**of_law)
         return Problem(max_workers=max_workers, **fixed, **numbers)
 
-    return {name: values for name, values in axes.items() if values is not None}, labels, problem
+    return (
+        {name: values for name, values in axes.items() if values is not None},
+        labels,
+        problem,
+    )
 
 
 def _typed_law(law: Distribution) -> str:
@@ -168,16 +189,22 @@ def _typed_law(law: Distribution) -> str:
 def _parameters(
     law: str, given: dict[str, float], axes: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return all parameters of a distribution, those of --cycle-time as axes of one number."""
+    """Return all parameters of a distribution, those of --cycle-time as axes of one
+    number.
+    """
     for name in axes:
         if name not in LAWS[law]:
             raise click.UsageError(
                 f"--axis {name}: {law} has the parameters {', '.join(LAWS[law])}"
             )
         if name in given:
-            raise click.UsageError(f"{name} is given twice: in --cycle-time and as an --axis")
+            raise click.UsageError(
+                f"{name} is given twice: in --cycle-time and as an --axis"
+            )
     if missing := missing_parameters(law, {*given, *axes}):
-        raise click.UsageError(f"{law} needs {', '.join(missing)}: in --cycle-time or as an --axis")
+        raise click.UsageError(
+            f"{law} needs {', '.join(missing)}: in --cycle-time or as an --axis"
+        )
     return {name: np.array([value]) for name, value in given.items()} | axes
 
 
@@ -185,7 +212,9 @@ def _collect(sweep: Sweep) -> list[Swept]:
     rows: list[Swept] = []
     with Progress("solving") as bar:
         for chunk in sweep.chunks():
-            columns = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
+            columns = {
+                name: values.tolist() for name, values in sweep.solve(chunk).items()
+            }
             for row in zip(*columns.values(), strict=True):
                 rows.append(Swept.of(dict(zip(columns, row, strict=True))))
             bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
@@ -209,7 +238,13 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
     columns = table_of(
         sweep_columns(NUMBERS),
         rows,
-        *("method", "expected_runtime", "saved", "lower_bound", "completion_probability"),
+        *(
+            "method",
+            "expected_runtime",
+            "saved",
+            "lower_bound",
+            "completion_probability",
+        ),
         *("stored_subsets", "sent", "round_trips"),
         expected_runtime=[("expected\nruntime", runtime)],
         lower_bound=[("above\noptimum ≤", above)],
@@ -219,7 +254,9 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
 
 
 def _with_bounds(sweep: Sweep, rows: Iterable[Swept]) -> Iterator[Swept]:
-    """Add the bound of a cell's optimum to its rows; else their own if not loose, or None."""
+    """Add the bound of a cell's optimum to its rows; else their own if not loose, or
+    None.
+    """
     # its methods after each other
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
         bounds = {row.method: row.lower_bound or np.nan for row in cell}
@@ -260,12 +297,16 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
         cells = counted(len(sweep.cells), "cell")
         click.echo(f"\n{path}: {cells}, {seconds:.1f} s, compilation included.")
 
-    output.print_answer(question, [flat(SUMMARY, line) for line in lines], document, table)
+    output.print_answer(
+        question, [flat(SUMMARY, line) for line in lines], document, table
+    )
     return statuses
 
 
 def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
-    """Read from the file how each method came out and what it saved, and the statuses of all."""
+    """Read from the file how each method came out and what it saved, and the statuses
+    of all.
+    """
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
     counts = Counter[tuple[str, str]]()
@@ -276,7 +317,9 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
         if row.status != "converged":
             continue
         if row.bound:
-            gaps[row.method] = max(1 - row.bound / row.runtime, gaps.get(row.method, 0.0))
+            gaps[row.method] = max(
+                1 - row.bound / row.runtime, gaps.get(row.method, 0.0)
+            )
         if row.saved is not None:
             saved.setdefault(row.method, []).append(row.saved)
     lines = []
@@ -289,12 +332,17 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
 
 
 def _end(statuses: Counter[str]) -> None:
-    """Say how many rows are no problem; status 1 if one is none, or if no row is an answer."""
+    """Say how many rows are no problem; status 1 if one is none, or if no row is an
+    answer.
+    """
     invalid = statuses[Status.INVALID.name.lower()]
     infeasible = statuses[Status.INFEASIBLE.name.lower()]
     if invalid:
         why = "their numbers make no problem, or are too large or small for float64"
         are = "is" if invalid == 1 else "are"
-        say(f"bcgc: {invalid} of {counted(statuses.total(), 'row')} {are} invalid: {why}")
+        say(
+            f"bcgc: {invalid} of {counted(statuses.total(), 'row')} {are} invalid: "
+            f"{why}"
+        )
     if invalid or infeasible == statuses.total():
         raise click.exceptions.Exit(1)

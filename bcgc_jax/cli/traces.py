@@ -1,4 +1,6 @@
-"""A trace that was named on the command line, and the distribution that stands for its times."""
+"""A trace that was named on the command line, and the distribution that stands for its
+times.
+"""
 
 import math
 import os
@@ -34,14 +36,16 @@ from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.placement import place_workers
 
 _PLACED = (
-    "Workers that were slow in the same steps are in different groups (--format json lists them)."
+    "Workers that were slow in the same steps are in different groups (--format json "
+    "lists them)."
 )
 
 
 def read(asked: Times) -> Trace | None:
     """Read the cycle times of the trace that was named, if one was.
 
-    They are seconds. Where there are loads they are seconds over load, and a line says so.
+    They are seconds. Where there are loads they are seconds over load, and a line says
+    so.
     """
     if asked.trace is None:
         return None
@@ -55,7 +59,9 @@ def read_loads(asked: Times | FitOptions) -> Trace:
     """Read the trace as its file has it."""
     assert asked.trace is not None
     columns = {name: getattr(asked, name) for name in LAYOUT}
-    return read_log(asked.trace, "--step-column, --worker-column, --seconds-column", **columns)
+    return read_log(
+        asked.trace, "--step-column, --worker-column, --seconds-column", **columns
+    )
 
 
 def workers_of(asked: Times | FitOptions, trace: Trace, workers: int | None) -> int:
@@ -63,25 +69,36 @@ def workers_of(asked: Times | FitOptions, trace: Trace, workers: int | None) -> 
     if asked.keep_workers and workers not in (None, trace.num_workers):
         many = counted(trace.num_workers, "worker")
         raise ValueError(
-            f"--keep-workers keeps the steps of {many}, not {workers}: leave --workers out"
+            f"--keep-workers keeps the steps of {many}, not {workers}: leave --workers "
+            "out"
         )
     if workers is None and trace.num_workers < 2:
         raise ValueError(
-            f"{log_name(str(asked.trace))} has one worker only: coding needs the times of at least "
-            "two, or give --workers"
+            f"{log_name(str(asked.trace))} has one worker only: coding needs the times "
+            "of at least two, or give --workers"
         )
     return workers or trace.num_workers
 
 
-def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDistribution:
-    """Return the distribution of all times together, or with --keep-workers of whole steps."""
+def law_for(
+    asked: Times, trace: Trace, workers: int
+) -> Distribution | JointDistribution:
+    """Return the distribution of all times together, or with --keep-workers of whole
+    steps.
+    """
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
-    return distribution_of(trace.seconds, workers, trace.censored, kind=asked.trace_distribution)
+    return distribution_of(
+        trace.seconds, workers, trace.censored, kind=asked.trace_distribution
+    )
 
 
-def planned_for(asked: Times, law: Any, workers: int | None) -> tuple[Trace | None, Any, int]:
-    """Return the trace, if there is one, and the law and the number of workers to plan for."""
+def planned_for(
+    asked: Times, law: Any, workers: int | None
+) -> tuple[Trace | None, Any, int]:
+    """Return the trace, if there is one, and the law and the number of workers to plan
+    for.
+    """
     if (trace := read(asked)) is not None:
         workers = workers_of(asked, trace, workers)
         law = law_for(asked, trace, workers)
@@ -91,16 +108,20 @@ def planned_for(asked: Times, law: Any, workers: int | None) -> tuple[Trace | No
 
 
 def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
-    """Raise ValueError where one exact runtime takes more than an hour, or more than the memory."""
+    """Raise ValueError where one exact runtime takes more than an hour, or more than
+    the memory.
+    """
     operations = iteration_of(problem).evaluation_cost()
     memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     quicker = f"take fewer --workers, or {other}"
-    # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a day of an
-    # optimum.
+    # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a
+    # day of an optimum.
     if (needed := 200 * operations / problem.max_workers**2) > memory:
-        text = f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"
+        text = (
+            f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"
+        )
         raise ValueError(f"this takes {text}: {quicker}")
     if operations > 3600 * 1e8:
         raise ValueError(f"this would take more than a day: {quicker}")
@@ -117,15 +138,16 @@ def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
     if ratio is None or asked.asks_forward:
         return []
     return [
-        f"A forward pass takes {ratio:.3g} of a backward pass by forward_seconds. Plans count it, "
-        f"as with --forward {ratio:.3g}."
+        f"A forward pass takes {ratio:.3g} of a backward pass by forward_seconds. "
+        f"Plans count it, as with --forward {ratio:.3g}."
     ]
 
 
 def remarks(asked: Times, trace: Trace) -> list[str]:
     """Say where the trace is not what a plan supposes.
 
-    With --keep-workers that is only where nothing can be learnt from it, and the causes.
+    With --keep-workers that is only where nothing can be learnt from it, and the
+    causes.
     """
     description = describe(trace, with_tail=False)
     lost = description.slowness
@@ -140,13 +162,17 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
 
 
 def stays_slow(trace: Trace | None) -> bool:
-    """Whether workers of the trace stay slow, so that one knows beforehand who will be."""
+    """Whether workers of the trace stay slow, so that one knows beforehand who will
+    be.
+    """
     lost = None if trace is None else slowness_in(trace)
     return lost is not None and lost.unlike_workers
 
 
 def advice_on(trace: Trace | None) -> Advice | None:
-    """What `bcgc advise` says, of a log of chunks; None where nothing can be learnt from it."""
+    """What `bcgc advise` says, of a log of chunks; None where nothing can be learnt
+    from it.
+    """
     if trace is None or trace.microbatches is None:
         return None
     lost = slowness_in(trace)
@@ -182,12 +208,16 @@ def sharing_in_words(advice: Advice) -> str:
     if advice.lengths is not None:
         text += f"Lengths of chunks are predicted from {advice.lengths}. "
     limit = advice.row(Limit.name).saved.value
-    return f"{text}No exact scheme saves more than {percent(limit)} %. bcgc advise says more."
+    text += f"No exact scheme saves more than {percent(limit)} %. "
+    return f"{text}bcgc advise says more."
 
 
 def in_words(description: Description) -> list[str]:
     """Its remarks, with the command's name for whole steps."""
-    return [remark.replace("`EmpiricalRows`", "--keep-workers") for remark in description.remarks()]
+    return [
+        remark.replace("`EmpiricalRows`", "--keep-workers")
+        for remark in description.remarks()
+    ]
 
 
 def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
@@ -218,10 +248,14 @@ def in_its_steps(
     error = 100 * error_of(uncoded - taken) / uncoded.mean()
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     planned = plan.completion is None or plan.completion.bound_of != "storage"
-    advice = "; it was made for these, so expect less of later ones." if planned else "."
+    advice = (
+        "; it was made for these, so expect less of later ones." if planned else "."
+    )
     if share < 2 * error:
         advice = "; it is not faster by two standard errors: take uncoded."
-    said = [f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}"]
+    said = [
+        f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}"
+    ]
     said += _in_a_row(trace, problem, plan, uncoded.mean())
     said += later_than_promised(name, promised, taken.mean(), error_of(taken))
     if plan.completion is not None and plan.completion.groups:
@@ -230,7 +264,9 @@ def in_its_steps(
 
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
-    """Say the same of workers that first end the pass they have begun, if that takes 2 % more."""
+    """Say the same of workers that first end the pass they have begun, if that takes 2
+    % more.
+    """
     steps = known_steps(trace, problem)
     both = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
     if both is None:
@@ -239,12 +275,16 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
     if in_a_row < 1.02 * alone:
         return []
     share = 100 * (1 - float(problem.scale) * in_a_row / uncoded)
-    saved = f"{abs(share):.1f} % {'less' if share > 0 else 'more'} time than uncoded there"
+    saved = (
+        f"{abs(share):.1f} % {'less' if share > 0 else 'more'} time than uncoded there"
+    )
     return [f"If each worker first ends the pass that it has begun, it takes {saved}."]
 
 
 def known_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
-    """Return steps of which all times are known, `[S, N]`; none where other workers took them."""
+    """Return steps of which all times are known, `[S, N]`; none where other workers
+    took them.
+    """
     workers = num_workers(problem)
     if trace is None or trace.load is not None or trace.num_workers != workers:
         return np.zeros((0, workers))
@@ -263,20 +303,24 @@ def error_of(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def later_than_promised(plan: str, promised: float, taken: float, error: float) -> list[str]:
+def later_than_promised(
+    plan: str, promised: float, taken: float, error: float
+) -> list[str]:
     if taken - promised < 2 * error:
         return []
     return [
-        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % longer than "
-        "expected: it supposes independent workers. --keep-workers plans on whole steps."
+        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % "
+        "longer than expected: it supposes independent workers. --keep-workers plans "
+        "on whole steps."
     ]
 
 
 def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
-    """Return the unit of printed runtimes and its name; under a trace, seconds of a recorded step.
+    """Return the unit of printed runtimes and its name; under a trace, seconds of a
+    recorded step.
 
-    A recorded worker had its share of the step's data, with its forward pass and what it carries
-    back.
+    A recorded worker had its share of the step's data, with its forward pass and what
+    it carries back.
     """
     if trace is None:
         return 1.0, "the cycle time's unit"
@@ -285,7 +329,10 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     recorded = trace.num_workers
     workers = num_workers(problem)
     cycles = float(problem.num_samples * problem.cycles * problem.pass_load / recorded)
-    name = "seconds of a recorded step. JSON and CSV have another unit: divide their runtimes by "
+    name = (
+        "seconds of a recorded step. JSON and CSV have another unit: divide their "
+        "runtimes by "
+    )
     name += f"{cycles:g} to get these seconds"
     if workers != recorded:
         times = f"{recorded / workers:.3g} times"
@@ -297,7 +344,9 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     numbers = law.summary()
-    times = f"{trace.seconds.size:,} measured time{'' if trace.seconds.size == 1 else 's'}"
+    times = (
+        f"{trace.seconds.size:,} measured time{'' if trace.seconds.size == 1 else 's'}"
+    )
     if "measured_times" in numbers:
         return [f"Distribution: the {times} as they are."]
     if "knots" in numbers:

@@ -1,4 +1,6 @@
-"""Gradient descent on real processes: Ray, partial stragglers, dead workers (extra `cluster`)."""
+"""Gradient descent on real processes: Ray, partial stragglers, dead workers (extra
+`cluster`).
+"""
 
 from bcgc_jax.cluster.checkpoints import Checkpoints as Checkpoints
 from bcgc_jax.cluster.decisions import Decision as Decision

@@ -1,8 +1,9 @@
-"""A worker process in work sharing: it computes the chunks that it is given, and keeps one sum.
+"""A worker process in work sharing: it computes the chunks that it is given, and keeps
+one sum.
 
-At most it holds two vectors: a sum and the last gradient, or a sum that is asked for and a
-gradient. What the master decides of the gradient comes with whatever it gives next. No line here
-knows of Ray.
+At most it holds two vectors: a sum and the last gradient, or a sum that is asked for
+and a gradient. What the master decides of the gradient comes with whatever it gives
+next. No line here knows of Ray.
 """
 
 import functools
@@ -62,25 +63,33 @@ class Sum(NamedTuple):
 
 
 class ChunkWorker:
-    """One worker. `deliver` and `stop` may be called by another thread while it computes.
+    """One worker. `deliver` and `stop` may be called by another thread while it
+    computes.
 
     Args:
       duty: that of all workers, with a `SharedPlan`.
       index: which worker this is.
-      subsets: the samples of the chunks of `duty.plan.held(index)`, pytrees of arrays `[m, …]`.
+      subsets: the samples of the chunks of `duty.plan.held(index)`, pytrees of arrays
+        `[m, …]`.
     """
 
-    def __init__(self, duty: Duty[SharedPlan], index: int, subsets: Mapping[Chunk, PyTree]) -> None:
+    def __init__(
+        self, duty: Duty[SharedPlan], index: int, subsets: Mapping[Chunk, PyTree]
+    ) -> None:
         self.duty = duty
         self.index = index
         self.subsets = subsets
         self._sizes = duty.plan.sizes
-        self._drawn = None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
+        self._drawn = (
+            None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
+        )
         self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
         self._order = Order(-1, 0, 0)
         self._began = 0.0
         self._params: PyTree = None
-        self._last: tuple[Chunk, list[Array]] | None = None  # not decided yet; without samples []
+        self._last: tuple[Chunk, list[Array]] | None = (
+            None  # not decided yet; without samples []
+        )
         self._sums: dict[int, Sum] = {}
         self._stopped = -1
         self._changed = threading.Condition()
@@ -88,7 +97,9 @@ class ChunkWorker:
 
     def warm_up(self) -> None:
         """Compile each shape of chunks, and the addition."""
-        zeros = [np.zeros(np.shape(x), x.dtype) for x in jax.tree.leaves(self.duty.params)]
+        zeros = [
+            np.zeros(np.shape(x), x.dtype) for x in jax.tree.leaves(self.duty.params)
+        ]
         shapes: dict[Any, Chunk] = {}
         self.open(self._order, zeros)
         for chunk in self.subsets:
@@ -102,7 +113,9 @@ class ChunkWorker:
                 gradient = added(_begun(gradient, 1.0), gradient, 1.0)
             jax.block_until_ready(gradient)
 
-    def share(self, order: Order, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
+    def share(
+        self, order: Order, leaves: Sequence[np.ndarray], place: Place
+    ) -> Iterator[Sum]:
         """Take part in a step until it is over: the sums that are asked for."""
         self.open(order, leaves)
         question: Begin | Done = Begin(order.step)
@@ -112,7 +125,9 @@ class ChunkWorker:
                 yield self.sum(answer.send)
 
     def open(self, order: Order, leaves: Sequence[np.ndarray]) -> None:
-        """Begin a step with the `leaves` of the parameters, and forget the step before."""
+        """Begin a step with the `leaves` of the parameters, and forget the step
+        before.
+        """
         with self._changed:
             self._order = order
             self._began = time.perf_counter()
@@ -146,8 +161,14 @@ class ChunkWorker:
             return step != self._order.step
 
         with self._changed:
-            self._changed.wait_for(lambda: is_over() or self._has(number, chunks), _ADDING)
-            asked = self._sums[number] if self._has(number, chunks) and not is_over() else None
+            self._changed.wait_for(
+                lambda: is_over() or self._has(number, chunks), _ADDING
+            )
+            asked = (
+                self._sums[number]
+                if self._has(number, chunks) and not is_over()
+                else None
+            )
         return None if asked is None else _on_host(asked)
 
     def sum(self, number: int) -> Sum:
@@ -164,7 +185,9 @@ class ChunkWorker:
             self._changed.notify_all()
 
     def _ask(self, place: Place, question: Begin | Done, again: bool = True) -> Answer:
-        """The answer; where the line breaks, call again, once, and repeat the question."""
+        """The answer; where the line breaks, call again, once, and repeat the
+        question.
+        """
         try:
             return ask(self._line_to(place), question)
         except OSError as error:
@@ -174,8 +197,8 @@ class ChunkWorker:
             host, port = place.address
             raise ConnectionError(
                 f"worker {self.index} does not reach the master at {host}:{port}, "
-                f"which hands out chunks ({error}): it has ended, or a firewall refuses or cuts "
-                "what is between them"
+                f"which hands out chunks ({error}): it has ended, or a firewall "
+                "refuses or cuts what is between them"
             ) from error
 
     def _line_to(self, place: Place) -> Line:
@@ -188,24 +211,38 @@ class ChunkWorker:
         return self._line[2]
 
     def _decide(self, answer: Answer) -> None:
-        """Add the last gradient to a sum, or drop it. A sum that was asked for stays as it is."""
+        """Add the last gradient to a sum, or drop it. A sum that was asked for stays as
+        it is.
+        """
         last = self._last
         self._last = None
         with self._changed:
-            self._sums = {k: one for k, one in self._sums.items() if k in answer.standing}
-            if last is None or answer.keep is None or answer.keep not in answer.standing:
+            self._sums = {
+                k: one for k, one in self._sums.items() if k in answer.standing
+            }
+            if (
+                last is None
+                or answer.keep is None
+                or answer.keep not in answer.standing
+            ):
                 return
             chunk, gradient = last
             before = self._sums.get(answer.keep, Sum(answer.keep, frozenset(), []))
             total = before.leaves
             weight = float(self.duty.weights[chunk])
             if gradient:
-                total = added(total, gradient, weight) if total else _begun(gradient, weight)
+                total = (
+                    added(total, gradient, weight)
+                    if total
+                    else _begun(gradient, weight)
+                )
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
             self._changed.notify_all()
 
     def _gradient_of(self, chunk: Chunk) -> list[Array]:
-        """The leaves of a chunk's gradient, once they are there; none without samples."""
+        """The leaves of a chunk's gradient, once they are there; none without
+        samples.
+        """
         iteration = self._order.iteration
         subset, number = chunk
         with noted(f"chunk {number} of subset {subset}", iteration):
@@ -213,7 +250,9 @@ class ChunkWorker:
             if not num_samples(batch):
                 return []
             keys = self._keys(iteration, *chunk)
-            return jax.block_until_ready(_gradient(self.duty.loss, self._params, batch, *keys))
+            return jax.block_until_ready(
+                _gradient(self.duty.loss, self._params, batch, *keys)
+            )
 
     def _samples(self, chunk: Chunk) -> PyTree:
         """The samples of a chunk, the same for all workers that store it."""
@@ -224,7 +263,9 @@ class ChunkWorker:
         return drawn(data, count, self.duty.seed, self._order.iteration, *chunk)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
-        """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt it."""
+        """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt
+        it.
+        """
         if self._order.pace is None:
             return
         ((late, subset),) = self._order.pace.spans()[:, :2]
@@ -249,4 +290,7 @@ def _gradient(loss: Loss, params: PyTree, batch: PyTree, *key: Array) -> list[Ar
 @jax.jit
 def _begun(gradient: Sequence[Any], weight: float) -> list[Array]:
     """A sum of one gradient, in float32 at least."""
-    return [weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in gradient]
+    return [
+        weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        for leaf in gradient
+    ]

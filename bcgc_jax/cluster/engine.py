@@ -1,4 +1,6 @@
-"""Ray, an optional extra: started here or joined, what its errors mean, workers as its actors."""
+"""Ray, an optional extra: started here or joined, what its errors mean, workers as its
+actors.
+"""
 
 import contextlib
 import copyreg
@@ -37,7 +39,8 @@ def _new_custom_vjp() -> Any:
     return object.__new__(jax.custom_vjp)
 
 
-# A loss of the main script is sent as it is, and JAX does not say how such a function is made anew.
+# A loss of the main script is sent as it is, and JAX does not say how such a function
+# is made anew.
 copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(function)))  # type: ignore[arg-type]
 
 # Ray keeps the one that a process begins with.
@@ -49,32 +52,38 @@ _ENDING = 5.0
 
 
 def _have_token() -> None:
-    """Ray would write one to the home, for everybody to read, and fail where it cannot write."""
+    """Ray would write one to the home, for everybody to read, and fail where it cannot
+    write.
+    """
     if not (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
 
 
 def load_ray(*, local: bool = True) -> Any:
     """The module `ray`; ImportError that says what to install."""
-    # Read when Ray is imported: no statistics leave the machine, a worker without a share of a GPU
-    # does not see any (all would take most of the memory of the first), no answer of Ray's own to
-    # SIGTERM, a stack and an abortion, and servers listen on the loopback address alone (the name
-    # of the setting is that of the systems where this is Ray's default; an explicit address of
-    # 127.0.0.1 is replaced).
+    # Read when Ray is imported: no statistics leave the machine, a worker without a
+    # share of a GPU does not see any (all would take most of the memory of the first),
+    # no answer of Ray's own to SIGTERM, a stack and an abortion, and servers listen on
+    # the loopback address alone (the name of the setting is that of the systems where
+    # this is Ray's default; an explicit address of 127.0.0.1 is replaced).
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-        # Else `ray.init` waits for processes that nobody asked for, and for ever where one ends as
-        # it starts.
+        # Else `ray.init` waits for processes that nobody asked for, and for ever where
+        # one ends as it starts.
         "RAY_prestart_worker_first_driver": "0",
-        # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
-        "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
+        # What happens to workers is in `Cluster.faults`: not a paragraph for each on
+        # stdout.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": (
+            "worker died or was killed|worker processes have been"
+        ),
     }
     if local:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     else:
-        # A cluster that answers, but refuses, is asked again each second: twenty times by default.
+        # A cluster that answers, but refuses, is asked again each second: twenty times
+        # by default.
         settings["RAY_NUM_REDIS_GET_RETRIES"] = "6"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
@@ -88,8 +97,8 @@ def load_ray(*, local: bool = True) -> Any:
     return ray
 
 
-# What ends Ray, where a cluster of this process has started or joined it: the last of its users
-# does. One thread at a time starts or ends it.
+# What ends Ray, where a cluster of this process has started or joined it: the last of
+# its users does. One thread at a time starts or ends it.
 _ending: contextlib.ExitStack | None = None
 _users = 0
 _turn = threading.Lock()
@@ -97,10 +106,11 @@ _turn = threading.Lock()
 
 @contextlib.contextmanager
 def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator[Any]:
-    """Ray, on this machine alone, or joined at `address`; one that runs already is used.
+    """Ray, on this machine alone, or joined at `address`; one that runs already is
+    used.
 
-    It ends with the last session that uses it, unless the caller has started it. Locally a worker
-    counts as one CPU however many there are: they may share them.
+    It ends with the last session that uses it, unless the caller has started it.
+    Locally a worker counts as one CPU however many there are: they may share them.
     """
     global _ending, _users
     with _turn, contextlib.ExitStack() as stack:
@@ -113,9 +123,9 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
             _users = 0
         elif address is not None:
             raise ConnectionError(
-                "this process is connected to a Ray cluster already: end that (ray.shutdown(), and "
-                f"each `Cluster`) before it joins {address}, or give no address to use the one it "
-                "has"
+                "this process is connected to a Ray cluster already: end that "
+                f"(ray.shutdown(), and each `Cluster`) before it joins {address}, or "
+                "give no address to use the one it has"
             )
         _users += 1
     try:
@@ -133,7 +143,11 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
 
 
 def _start(
-    ray: Any, stack: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
+    ray: Any,
+    stack: contextlib.ExitStack,
+    address: str | None,
+    num_workers: int,
+    store_bytes: int,
 ) -> None:
     """Start or join Ray, and put what undoes it on the stack."""
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
@@ -141,9 +155,14 @@ def _start(
         _have_token()
         folder = os.path.join(stack.enter_context(private_folder()), "ray")
         # With room for the workers that replace others.
-        options |= {"num_cpus": 2 * num_workers, "include_dashboard": False, "_temp_dir": folder}
-        # Else Ray takes 30 % of the memory. Where its store is full all wait two seconds for room,
-        # and a slow worker is late to free what it has read. It refuses less than 80 MB.
+        options |= {
+            "num_cpus": 2 * num_workers,
+            "include_dashboard": False,
+            "_temp_dir": folder,
+        }
+        # Else Ray takes 30 % of the memory. Where its store is full all wait two
+        # seconds for room, and a slow worker is late to free what it has read. It
+        # refuses less than 80 MB.
         if store_bytes:
             options["object_store_memory"] = max(2 * store_bytes, 100 * 2**20)
         stack.callback(_end_all, ray.shutdown, folder)
@@ -161,9 +180,10 @@ def _start(
             if address is None:
                 raise
             raise ConnectionError(
-                f"the Ray cluster at {address} refuses the connection. If it asks for a token, set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its "
-                "head, if that is another machine; else it may be of another version of Ray"
+                f"the Ray cluster at {address} refuses the connection. If it asks for "
+                "a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray "
+                "get-auth-token` says on its head, if that is another machine; else it "
+                "may be of another version of Ray"
             ) from error
 
 
@@ -171,13 +191,15 @@ def _start(
 def _settings_restored() -> Iterator[None]:
     """What Ray, or what is said to it, leaves in the environment does not stay.
 
-    But for how it authenticates, the mode and the token: it keeps these in its memory too. A Ray
-    that is started later in another mode would be refused, and one without the token would end as
-    it starts.
+    But for how it authenticates, the mode and the token: it keeps these in its memory
+    too. A Ray that is started later in another mode would be refused, and one without
+    the token would end as it starts.
     """
 
     def settings() -> dict[str, str]:
-        names = {name for name in os.environ if name.startswith("RAY_")} | {"PYTHONBREAKPOINT"}
+        names = {name for name in os.environ if name.startswith("RAY_")} | {
+            "PYTHONBREAKPOINT"
+        }
         names -= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
         return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -204,7 +226,8 @@ def _shut_down(shutdown: Callable[[], None]) -> None:
 
 
 def _end_all(shutdown: Callable[[], None], folder: str) -> None:
-    """Call `shutdown`, and end what it leaves of the processes that work in a `folder`, on Linux.
+    """Call `shutdown`, and end what it leaves of the processes that work in a `folder`,
+    on Linux.
 
     Ray's agents look for its server for a minute before they end.
     """
@@ -217,7 +240,9 @@ def _end_all(shutdown: Callable[[], None], folder: str) -> None:
 
 
 def _kill_in(folder: str) -> None:
-    """Kill who works in a folder, and wait until they are gone: they may make the folder anew."""
+    """Kill who works in a folder, and wait until they are gone: they may make the
+    folder anew.
+    """
     until = time.monotonic() + _ENDING
     while (left := _at_work_in(folder)) and time.monotonic() < until:
         for pid in left:
@@ -231,7 +256,9 @@ def _at_work_in(folder: str) -> list[int]:
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            program, named, _ = (entry / "cmdline").read_text(errors="replace").partition(folder)
+            program, named, _ = (
+                (entry / "cmdline").read_text(errors="replace").partition(folder)
+            )
             if named and "/ray/" in program and entry.stat().st_uid == os.getuid():
                 pids.append(int(entry.name))
     return pids
@@ -240,7 +267,9 @@ def _at_work_in(folder: str) -> list[int]:
 # The type of the frame, in the fourth byte, that a server of gRPC begins with.
 _SETTINGS = 4
 # What a client of gRPC says first.
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    [0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0]
+)
 
 
 def _check_answers(address: str) -> None:
@@ -248,25 +277,32 @@ def _check_answers(address: str) -> None:
     # Ray would try for minutes, then end the process.
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
+        raise ConnectionError(
+            f"the address of a Ray cluster is HOST:PORT, got {address}"
+        )
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE) as line:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":  # encrypted from the first byte on
+            if (
+                os.environ.get("RAY_USE_TLS", "0") != "0"
+            ):  # encrypted from the first byte on
                 return
             line.sendall(_PREFACE)
             if line.recv(9)[3:4] != bytes([_SETTINGS]):
                 raise OSError(
-                    "what listens there is another program: the port of Ray is 6379 mostly"
+                    "what listens there is another program: the port of Ray is 6379 "
+                    "mostly"
                 )
     except (OSError, OverflowError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no "
-            f"address to run on this machine alone ({error})"
+            f"no Ray cluster answers at {address}: start one with `ray start --head`, "
+            f"or give no address to run on this machine alone ({error})"
         ) from error
 
 
 def cause_of(error: Exception) -> Exception:
-    """What was raised in another process, without the traceback that Ray puts into its text."""
+    """What was raised in another process, without the traceback that Ray puts into its
+    text.
+    """
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, Exception) else RuntimeError(reason_of(error))
 
@@ -274,20 +310,35 @@ def cause_of(error: Exception) -> Exception:
 def reason_of(error: Exception) -> str:
     """One line of Ray's many: what was raised in the process, or how it ended."""
     cause = getattr(error, "cause", None)
-    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
-    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", text).splitlines() if line.strip()]
-    ended = [line.partition("dead because ")[2] for line in lines if "dead because " in line]
+    text = (
+        f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, Exception)
+        else str(error)
+    )
+    lines = [
+        line.strip()
+        for line in re.sub(r"\x1b\[\d*m", "", text).splitlines()
+        if line.strip()
+    ]
+    ended = [
+        line.partition("dead because ")[2] for line in lines if "dead because " in line
+    ]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     chosen = (ended or raised[-1:] or lines or [type(error).__name__])[0]
-    return chosen.partition(". Some common causes")[0].removesuffix(".").removesuffix(":")
+    return (
+        chosen.partition(". Some common causes")[0].removesuffix(".").removesuffix(":")
+    )
 
 
-# (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a generator.
+# (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a
+# generator.
 Source = Callable[[int, int], PyTree]
 
 
 class Made(NamedTuple):
-    """Subset `number` of `total`, to be made by `source`, called `name`, on the worker."""
+    """Subset `number` of `total`, to be made by `source`, called `name`, on the
+    worker.
+    """
 
     source: Source
     name: int
@@ -300,19 +351,20 @@ class Made(NamedTuple):
             num_samples(made)
         except ValueError as error:
             raise ValueError(
-                "the function that makes the data returned no arrays of samples for subset "
-                f"{self.number} of {self.total}, but {made!r:.60}: it must return a pytree of "
-                "arrays [m, …]"
+                "the function that makes the data returned no arrays of samples for "
+                f"subset {self.number} of {self.total}, but {made!r:.60}: it must "
+                "return a pytree of arrays [m, …]"
             ) from error
         return made
 
 
 @contextlib.contextmanager
 def shared_programs() -> Iterator[str]:
-    """The folder of programs that workers compile for each other: the master's, or their own.
+    """The folder of programs that workers compile for each other: the master's, or
+    their own.
 
-    A worker that replaces another starts in half the time, a plan of the same blocks is taken up in
-    a tenth.
+    A worker that replaces another starts in half the time, a plan of the same blocks is
+    taken up in a tenth.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder and is_safe(os.path.realpath(folder)):
@@ -323,7 +375,9 @@ def shared_programs() -> Iterator[str]:
 
 
 class Bench:
-    """The workers that a process has compiled, by plan and row, and the data that it has made."""
+    """The workers that a process has compiled, by plan and row, and the data that it
+    has made.
+    """
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
@@ -343,11 +397,12 @@ class Bench:
         kept: Sequence[int],
         programs: str,
     ) -> tuple[WorkerProcess | ChunkWorker, set[int], float]:
-        """The worker for a plan's `number`, its subsets' sizes, and how long it compiled.
+        """The worker for a plan's `number`, its subsets' sizes, and how long it
+        compiled.
 
-        That is in seconds of a processor. It is compiled once, and forgotten if it is not to be
-        `kept` with the next. `held` are references to subsets, or `Made`; `programs` is the folder
-        of `shared_programs`.
+        That is in seconds of a processor. It is compiled once, and forgotten if it is
+        not to be `kept` with the next. `held` are references to subsets, or `Made`;
+        `programs` is the folder of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
@@ -391,7 +446,8 @@ class Bench:
 def _made_chunks(
     duty: Duty[SharedPlan], held: Mapping[Chunk, Made]
 ) -> tuple[Duty[SharedPlan], dict[Chunk, PyTree], set[int]]:
-    """The duty with what each chunk counts, the stored chunks, and how many samples subsets have.
+    """The duty with what each chunk counts, the stored chunks, and how many samples
+    subsets have.
 
     Subsets are made one by one. If they differ in size, the master refuses them.
     """
@@ -404,7 +460,9 @@ def _made_chunks(
         counts.add(num_samples(whole))
         spans = plan.spans(num_samples(whole))
         for chunk in chunks:
-            data[chunk] = jax.tree.map(lambda x, own=spans[chunk[1]]: x[own].copy(), whole)
+            data[chunk] = jax.tree.map(
+                lambda x, own=spans[chunk[1]]: x[own].copy(), whole
+            )
     weights = plan.weights([max(counts)] * plan.num_workers)
     return duty._replace(weights=weights), data, counts
 
@@ -416,7 +474,9 @@ def _check(duty: Duty[Any], data: PyTree) -> None:
 
 
 def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens, one compiles what is next."""
+    """The worker as an actor: one thread computes, one listens, one compiles what is
+    next.
+    """
 
     class Actor:
         worker: Any = None
@@ -425,7 +485,8 @@ def actor_class(ray: Any) -> Any:
             self._bench = Bench(ray.get)
 
         def load(self, *order: Any) -> tuple[set[int], float]:
-            """Do from now on as ordered; ends, with the subsets' sizes, once all is compiled.
+            """Do from now on as ordered; ends, with the subsets' sizes, once all is
+            compiled.
 
             And with how long it compiled.
             """
@@ -437,7 +498,9 @@ def actor_class(ray: Any) -> Any:
             """Compile what will be ordered, beside what is being computed."""
             self._bench.worker(*order)
 
-        def compute(self, call: int, iteration: int, leaves: Any, pace: Any) -> Iterator[Message]:
+        def compute(
+            self, call: int, iteration: int, leaves: Any, pace: Any
+        ) -> Iterator[Message]:
             yield from self.worker.compute(call, iteration, leaves, pace)
 
         def share(self, begin: Any, leaves: Any, place: Any) -> Iterator[Sum]:
@@ -463,16 +526,20 @@ def actor_class(ray: Any) -> Any:
 _PREFIX = "bcgc-"
 # Each is locked by its process for as long as it runs.
 _LOCK = "lock"
-# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray
-# adds some 70 to the folder's.
+# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux
+# 107, and Ray adds some 70 to the folder's.
 _SHORT = 20
 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[str]:
-    """A folder of mode 700, to be gone at the end, in a place of few letters if there is one."""
+    """A folder of mode 700, to be gone at the end, in a place of few letters if there
+    is one.
+    """
     places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
-    place = next((each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir())
+    place = next(
+        (each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir()
+    )
     _sweep(place)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
     handle = os.open(os.path.join(folder, "new"), os.O_CREAT | os.O_RDWR, 0o600)
@@ -488,12 +555,15 @@ def private_folder() -> Iterator[str]:
                 break
             time.sleep(0.1)
         os.close(handle)
-        # processes of a killed one may have written into its folder after the first time
+        # processes of a killed one may have written into its folder after the first
+        # time
         _sweep(place)
 
 
 def _remove(folder: str) -> None:
-    """Remove what can be removed, the lock last: without it a folder would not be found again."""
+    """Remove what can be removed, the lock last: without it a folder would not be found
+    again.
+    """
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -504,16 +574,19 @@ def _remove(folder: str) -> None:
 
 
 def _sweep(place: str) -> None:
-    """Remove what killed processes of this user have left: private folders whose lock nobody holds.
+    """Remove what killed processes of this user have left: private folders whose lock
+    nobody holds.
 
-    Ray's processes there end first: its agents write for a minute more, into a folder that they
-    make anew.
+    Ray's processes there end first: its agents write for a minute more, into a folder
+    that they make anew.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(place):
             if entry.name.startswith(_PREFIX) and is_safe(entry.path, private=True):
                 with contextlib.suppress(OSError):  # it is not there yet, or held
-                    handle = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW)
+                    handle = os.open(
+                        os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW
+                    )
                     with contextlib.closing(os.fdopen(handle)):
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         _kill_in(entry.path)
@@ -521,7 +594,9 @@ def _sweep(place: str) -> None:
 
 
 def is_safe(path: str, *, private: bool = False) -> bool:
-    """Whether it is this user's folder, and nobody else can write to it, or even look into it."""
+    """Whether it is this user's folder, and nobody else can write to it, or even look
+    into it.
+    """
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,8 +1,9 @@
-"""The master: gradients from worker processes, by any `Round`, some of them slow, silent or dead.
+"""The master: gradients from worker processes, by any `Round`, some of them slow,
+silent or dead.
 
-The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new
-process with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are
-left.
+The gradient is exact or there is none: a worker that died, or does not answer, is
+replaced by a new process with the same data, or the caller is told (`WorkersLost`) and
+plans anew for those that are left.
 """
 
 import contextlib
@@ -26,7 +27,13 @@ from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
+from bcgc_jax.coding.gradients import (
+    CodingPlan,
+    Loss,
+    PyTree,
+    check_batch_size,
+    num_samples,
+)
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.transport import Tcp
@@ -36,9 +43,10 @@ from bcgc_jax.steps.ledger import Chunk
 class ClusterGradient(NamedTuple):
     """The full gradient of the loss, and how it came about.
 
-    `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`,
-    bool `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of.
-    `busy`, bool `[N]`: with an earlier iteration, when this one began.
+    `seconds` from the call to the last block; `completed`, `[B]`, when each block was;
+    `arrived`, bool `[B, N]`, whose messages or sums had come by then; `work` of every
+    task that was heard of. `busy`, bool `[N]`: with an earlier iteration, when this one
+    began.
     """
 
     gradient: PyTree
@@ -53,30 +61,37 @@ class Cluster(Processes):
     r"""N worker processes, and the gradients that they compute together.
 
     Args:
-      num_workers: N processes; Ray is started on this machine unless there is an `address` of a
-        cluster.
-      replace: whether a lost worker is replaced; else `gradient` raises `WorkersLost` as soon as a
-        block needs it, and `lost` names it before.
-      patience: seconds of silence before a worker is asked whether it lives, and for its answer. A
-        worker that is only slow answers, however long its block takes.
-      store_bytes: of the data and of the parameters of ten steps, for the size of Ray's store. By
-        default Ray chooses it, 30 % of the memory.
-      num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
+      num_workers: N processes; Ray is started on this machine unless there is an
+        `address` of a cluster.
+      replace: whether a lost worker is replaced; else `gradient` raises `WorkersLost`
+        as soon as a block needs it, and `lost` names it before.
+      patience: seconds of silence before a worker is asked whether it lives, and for
+        its answer. A worker that is only slow answers, however long its block takes.
+      store_bytes: of the data and of the parameters of ten steps, for the size of Ray's
+        store. By default Ray chooses it, 30 % of the memory.
+      num_gpus: of each worker, a share if less than 1; workers without one compute on
+        the CPU.
 
-    A context manager: at its end all processes are gone. `faults` are those of all iterations, and
-    `size` is how many workers were asked for, whoever was given up since.
+    A context manager: at its end all processes are gone. `faults` are those of all
+    iterations, and `size` is how many workers were asked for, whoever was given up
+    since.
 
-    Raises ImportError without Ray, ConnectionError where there is no cluster at the address,
-    ValueError where it has too few free CPUs: each worker takes one, and on this machine alone they
-    share what there is.
+    Raises ImportError without Ray, ConnectionError where there is no cluster at the
+    address, ValueError where it has too few free CPUs: each worker takes one, and on
+    this machine alone they share what there is.
 
     >>> from bcgc_jax.coding.gradients import coding_plan, split_unevenly
     >>> data, params = np.arange(12.0, dtype=np.float32).reshape(4, 3), jnp.zeros(3)
-    >>> plan = coding_plan(jax.random.key(0), params,
-    ...     [1, 2])  # two coordinates survive one of two workers
+    >>> plan = coding_plan(
+    ...     jax.random.key(0), params, [1, 2]
+    ... )  # two coordinates survive one of two workers
     >>> with Cluster(2) as cluster:
-    ...     cluster.assign(lambda p, batch: jnp.mean(batch @ p), plan, params,
-    ...         split_unevenly(data, 2))
+    ...     cluster.assign(
+    ...         lambda p, batch: jnp.mean(batch @ p),
+    ...         plan,
+    ...         params,
+    ...         split_unevenly(data, 2),
+    ...     )
     ...     cluster.gradient(params).gradient.tolist()
     [4.5, 5.5, 6.5]
     """
@@ -93,20 +108,27 @@ class Cluster(Processes):
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError(
-                "a cluster needs at least one worker, and patience of more than 0 seconds"
+                "a cluster needs at least one worker, and patience of more than 0 "
+                "seconds"
             )
         self._numbers = itertools.count(1)
         self._calls = itertools.count(1)
         self._used = threading.RLock()
         self._is_local = address is None
         self._asked: Coordinator | None = None
-        # Names of functions that make data, by what tells them apart for as long as they are kept.
+        # Names of functions that make data, by what tells them apart for as long as
+        # they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
             ray = stack.enter_context(session(address, num_workers, store_bytes))
             programs = stack.enter_context(shared_programs())
             super().__init__(
-                ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
+                ray,
+                num_workers,
+                programs,
+                replace=replace,
+                patience=patience,
+                num_gpus=num_gpus,
             )
             # after the processes: one that still computes would ask in vain
             stack.callback(self._close_coordinator)
@@ -120,15 +142,20 @@ class Cluster(Processes):
         self._stack.__exit__(*raised)
 
     def close(self) -> None:
-        """End all processes. What another `Cluster` of this process has is left to it."""
+        """End all processes. What another `Cluster` of this process has is left to
+        it.
+        """
         self._stack.close()
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """The cluster is at work, which a signal ends; ValueError if it is so in another thread."""
+        """The cluster is at work, which a signal ends; ValueError if it is so in
+        another thread.
+        """
         if not self._used.acquire(blocking=False):
             raise ValueError(
-                "the cluster is at work in another thread: one training at a time, or one each"
+                "the cluster is at work in another thread: one training at a time, or "
+                "one each"
             )
         try:
             with signals.listening():
@@ -151,16 +178,20 @@ class Cluster(Processes):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Give the workers their plan and data, and wait until they have compiled what they need.
+        """Give the workers their plan and data, and wait until they have compiled what
+        they need.
 
-        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that
-        over all samples. Or a function (j, N) to subset j of N, all of one size, which each worker
-        calls for what it stores and keeps for the next plan. With fewer subsets than workers lost
-        ones are dropped, and those left are numbered anew.
+        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean
+        loss is that over all samples. Or a function (j, N) to subset j of N, all of one
+        size, which each worker calls for what it stores and keeps for the next plan.
+        With fewer subsets than workers lost ones are dropped, and those left are
+        numbered anew.
 
         Raises WorkersLost where some do not start.
         """
-        self.take_up(self.prepare(loss, plan, params, subsets, batch_size=batch_size, seed=seed))
+        self.take_up(
+            self.prepare(loss, plan, params, subsets, batch_size=batch_size, seed=seed)
+        )
 
     def prepare(
         self,
@@ -172,10 +203,11 @@ class Cluster(Processes):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> Assignment:
-        """Put the plan and the data of `assign` where workers find them; they go on as before.
+        """Put the plan and the data of `assign` where workers find them; they go on as
+        before.
 
-        Until `is_ready`, which is to be asked now and then, they compile them beside what they do;
-        `take_up` compiles nothing then.
+        Until `is_ready`, which is to be asked now and then, they compile them beside
+        what they do; `take_up` compiles nothing then.
         """
         self._check_open()
         check_params(params)
@@ -205,9 +237,13 @@ class Cluster(Processes):
         )
 
     def _coordinator(self) -> Coordinator:
-        """The coordinator, which listens on this machine alone, unless there are others."""
+        """The coordinator, which listens on this machine alone, unless there are
+        others.
+        """
         if self._asked is None:
-            host = "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
+            host = (
+                "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
+            )
             self._asked = Coordinator(Tcp(host, key=secrets.token_bytes(32)))
         return self._asked
 
@@ -221,7 +257,10 @@ class Cluster(Processes):
         return [Made(source, name, j, workers) for j in range(workers)]
 
     def _subsets(
-        self, plan: CodingPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
+        self,
+        plan: CodingPlan,
+        subsets: Source | Sequence[PyTree],
+        batch_size: int | None,
     ) -> tuple[dict[int, Any], np.ndarray]:
         """Where the workers find each subset, and what its loss counts, `[N]`."""
         workers = plan.num_workers
@@ -233,13 +272,18 @@ class Cluster(Processes):
         return {j: self.ray.put(subset) for j, subset in enumerate(data)}, weights
 
     def _chunks(
-        self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
+        self,
+        plan: SharedPlan,
+        subsets: Source | Sequence[PyTree],
+        batch_size: int | None,
     ) -> tuple[dict[Chunk, Any], np.ndarray]:
-        """Where the workers find each chunk's samples, and what it counts, if it is known here."""
+        """Where the workers find each chunk's samples, and what it counts, if it is
+        known here.
+        """
         if batch_size is not None and min(plan.drawn(batch_size)) < 1:
             raise ValueError(
-                f"a batch of {batch_size} samples of each subset leaves chunks without any: take "
-                "more samples or fewer chunks"
+                f"a batch of {batch_size} samples of each subset leaves chunks without "
+                "any: take more samples or fewer chunks"
             )
         if callable(subsets):
             made = self._made(subsets, plan.num_workers)
@@ -250,7 +294,9 @@ class Cluster(Processes):
         return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
 
     def take_up(self, work: Assignment) -> None:
-        """Have the workers do that from now on, compiled or not; raises what `assign` does."""
+        """Have the workers do that from now on, compiled or not; raises what `assign`
+        does.
+        """
         with self.at_work():
             # Before all else: what it refuses leaves the workers with what they had.
             self._resize(work.duty.plan.num_workers)
@@ -264,13 +310,15 @@ class Cluster(Processes):
                 self._collect(work.duty.params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
-        counts = sorted({count for process in self._living for count in process.samples})
+        counts = sorted(
+            {count for process in self._living for count in process.samples}
+        )
         if len(counts) > 1 or counts[0] < (batch_size or 0):
             self._given = None
             raise ValueError(
-                "subsets that are made on the workers must have one size, and batch_size samples "
-                f"at least; there are some of {' and '.join(map(str, counts))} samples: leave out "
-                "the few too many"
+                "subsets that are made on the workers must have one size, and "
+                "batch_size samples at least; there are some of "
+                f"{' and '.join(map(str, counts))} samples: leave out the few too many"
             )
 
     def gradient(
@@ -278,13 +326,14 @@ class Cluster(Processes):
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With a `coding.pace.Pace`, in seconds, a worker is done no earlier: slowness on purpose. As
-        a program, it cannot be interrupted within the pass of a chunk. A worker whose unit of load
-        takes infinitely long does not answer in this iteration. Records have the number of the
-        `iteration`, by default one more than the last, and mini-batches are drawn with it.
+        With a `coding.pace.Pace`, in seconds, a worker is done no earlier: slowness on
+        purpose. As a program, it cannot be interrupted within the pass of a chunk. A
+        worker whose unit of load takes infinitely long does not answer in this
+        iteration. Records have the number of the `iteration`, by default one more than
+        the last, and mini-batches are drawn with it.
 
-        Raises WorkersLost where a block cannot be completed any more, ValueError where too few are
-        ever to be done, and what the loss raises in all workers.
+        Raises WorkersLost where a block cannot be completed any more, ValueError where
+        too few are ever to be done, and what the loss raises in all workers.
         """
         refuse_complex("params", params)
         if pace is not None:
@@ -309,10 +358,16 @@ class Cluster(Processes):
                 given.leave(round_)
 
 
-def _sizes(subsets: Sequence[PyTree], workers: int, batch_size: int | None) -> np.ndarray:
-    """How many samples each subset has, `[N]`; ValueError for another number of subsets."""
+def _sizes(
+    subsets: Sequence[PyTree], workers: int, batch_size: int | None
+) -> np.ndarray:
+    """How many samples each subset has, `[N]`; ValueError for another number of
+    subsets.
+    """
     if len(subsets) != workers:
-        raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
+        raise ValueError(
+            f"there must be {workers} subsets, one a worker, got {len(subsets)}"
+        )
     sizes = np.array([num_samples(data) for data in subsets], float)
     check_batch_size(batch_size, int(sizes.min()))
     return sizes
@@ -323,16 +378,21 @@ def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
     pace = pace.checked(plan.num_tasks, plan.num_workers)
     if pace.ends().max(initial=0) >= NEVER and plan.completed(pace).max() >= NEVER:
         raise ValueError(
-            "by their pace so many workers are never done that the iteration would not end: give "
-            f"times below {NEVER:g} s to more of them, or train with more redundancy"
+            "by their pace so many workers are never done that the iteration would not "
+            f"end: give times below {NEVER:g} s to more of them, or train with more "
+            "redundancy"
         )
     return pace
 
 
 class _Iteration:
-    """One iteration of `processes`, by a `round`; `call` is new each time, for `stop`."""
+    """One iteration of `processes`, by a `round`; `call` is new each time, for
+    `stop`.
+    """
 
-    def __init__(self, round_: Round, processes: Processes, call: int, begin: float) -> None:
+    def __init__(
+        self, round_: Round, processes: Processes, call: int, begin: float
+    ) -> None:
         self.round = round_
         self.processes = processes
         self.call = call
@@ -340,8 +400,8 @@ class _Iteration:
         self.begin = self.looked = begin
         self.workers = range(processes.num_workers)
         self.busy = np.zeros(len(self.workers), bool)
-        # What may be ready next, whose it is, and who takes it: a stream of messages, an answer,
-        # the start of a worker, the end of an old iteration.
+        # What may be ready next, whose it is, and who takes it: a stream of messages,
+        # an answer, the start of a worker, the end of an old iteration.
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
         self.computing: set[int] = set()
 
@@ -351,7 +411,9 @@ class _Iteration:
         return time.monotonic() - self.begin
 
     def run(self) -> ClusterGradient:
-        """The gradient; raises WorkersLost where there is none, and what the loss raised."""
+        """The gradient; raises WorkersLost where there is none, and what the loss
+        raised.
+        """
         try:
             for worker in self.workers:
                 self._begin(worker)
@@ -373,7 +435,9 @@ class _Iteration:
         )
 
     def _begin(self, worker: int) -> None:
-        """Give a worker the iteration, or wait for the event after which it can have it."""
+        """Give a worker the iteration, or wait for the event after which it can have
+        it.
+        """
         process = self.processes[worker]
         if process is None:
             self._send(self.round.lost(worker, self.now))
@@ -442,7 +506,9 @@ class _Iteration:
         self._check()
 
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
-        """Take an answer, a message of a stream, or its end: after the last task, or if stopped."""
+        """Take an answer, a message of a stream, or its end: after the last task, or if
+        stopped.
+        """
         message = None
         ended = True
         is_stream = ask.method != "deliver"
@@ -463,7 +529,9 @@ class _Iteration:
 
     def _lose(self, worker: int, what: str, why: Exception | str) -> None:
         """Forget what was expected of a worker; expect its successor."""
-        self.waiting = {item: whose for item, whose in self.waiting.items() if whose[0] != worker}
+        self.waiting = {
+            item: whose for item, whose in self.waiting.items() if whose[0] != worker
+        }
         self.computing.discard(worker)
         self.processes.lose(worker, what, why)
         self._send(self.round.lost(worker, self.now))
@@ -474,6 +542,6 @@ class _Iteration:
         if short := self.round.short({worker for worker, _ in self.waiting.values()}):
             raise WorkersLost(
                 self.processes.lost,
-                f"{short}{self.processes.why}; plan for the workers left, as train_on_cluster "
-                "does, or let lost ones be replaced",
+                f"{short}{self.processes.why}; plan for the workers left, as "
+                "train_on_cluster does, or let lost ones be replaced",
             ) from self.processes.error

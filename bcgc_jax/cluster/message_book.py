@@ -1,8 +1,9 @@
-"""The master's book of an iteration's messages: what is announced, asked for, here, and decoded.
+"""The master's book of an iteration's messages: what is announced, asked for, here, and
+decoded.
 
-A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of
-each group: large messages are announced, and so many are asked for. No line here knows of
-processes.
+A block at level n of a code is decoded with its (N-n)-th message, one of nested groups
+with one of each group: large messages are announced, and so many are asked for. No line
+here knows of processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
 class Request(NamedTuple):
-    """A request for a worker's message of a `block`; of a schedule, for the sum over `subsets`."""
+    """A request for a worker's message of a `block`; of a schedule, for the sum over
+    `subsets`.
+    """
 
     worker: int
     block: int
@@ -25,11 +28,13 @@ class Request(NamedTuple):
 
 
 class Decoder:
-    """Makes blocks of what workers send, and a gradient shaped as `params` of the blocks.
+    """Makes blocks of what workers send, and a gradient shaped as `params` of the
+    blocks.
 
-    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each
-    worker. Messages are read where they are, in Ray's store, in one pass, and by NumPy: a program
-    of XLA for each block of each plan would stay in the master's memory.
+    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task
+    of each worker. Messages are read where they are, in Ray's store, in one pass, and
+    by NumPy: a program of XLA for each block of each plan would stay in the master's
+    memory.
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
@@ -43,8 +48,11 @@ class Decoder:
         # compiled, once for so many workers
         decoding_weights(self._encodings[0], np.ones(plan.num_workers, bool))
 
-    def gradients(self, block: int, messages: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
-        """The gradients of a block by leaf, from `messages`, `[size]`; None if these are too few.
+    def gradients(
+        self, block: int, messages: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray] | None:
+        """The gradients of a block by leaf, from `messages`, `[size]`; None if these
+        are too few.
 
         Messages are by worker; of a schedule `messages[0]` is the sum over all subsets.
         """
@@ -56,11 +64,15 @@ class Decoder:
                 return None
             weights = np.asarray(decoding.weights)
         scale = self.plan.scaling
-        scaled = [(scale * weights[w], sent) for w, sent in messages.items() if weights[w]]
+        scaled = [
+            (scale * weights[w], sent) for w, sent in messages.items() if weights[w]
+        ]
         gradients = []
         begin = 0
         for leaf, start, stop in self.plan.blocks[block].pieces:
-            gradients.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
+            gradients.append(
+                _sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf]))
+            )
             begin += stop - start
         return gradients
 
@@ -69,8 +81,12 @@ class Decoder:
         return jax.device_put(assemble(self.plan.blocks, parts, self._params, np))
 
 
-def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray) -> np.ndarray:
-    """Σ_w a_w m_w from `begin` on, summed in float64, a row at a time that stays in the cache."""
+def _sum(
+    scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
+) -> np.ndarray:
+    """Σ_w a_w m_w from `begin` on, summed in float64, a row at a time that stays in the
+    cache.
+    """
     (first, message), *others = scaled
     row = 2**16
     total, term = np.empty((2, min(row, out.size)))
@@ -92,10 +108,10 @@ def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
 class MessageBook:
     """One iteration: who has announced what, whom the master asked, and what has come.
 
-    A block is made of terms, so many of which are wanted: of a schedule the gradients of all
-    subsets; of a code so many workers' messages, or one of each group's. Each is asked for once: of
-    a schedule as soon as all that nobody was asked for are announced. What is returned are
-    requests to ask now.
+    A block is made of terms, so many of which are wanted: of a schedule the gradients
+    of all subsets; of a code so many workers' messages, or one of each group's. Each is
+    asked for once: of a schedule as soon as all that nobody was asked for are
+    announced. What is returned are requests to ask now.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -113,7 +129,9 @@ class MessageBook:
 
     def report(self, announced: Request) -> list[Request]:
         """Note that a worker has done a task."""
-        self._ready[announced.block, announced.worker, terms_of(self._plan, announced)] = True
+        self._ready[
+            announced.block, announced.worker, terms_of(self._plan, announced)
+        ] = True
         return self.due(announced.block)
 
     def take(self, request: Request, values: np.ndarray) -> bool:
@@ -130,7 +148,9 @@ class MessageBook:
         self._taken[block, terms] = True
         if self._plan.coded:
             messages[worker] = values
-        elif 0 in messages and messages[0].flags.writeable:  # the first one is Ray's own
+        elif (
+            0 in messages and messages[0].flags.writeable
+        ):  # the first one is Ray's own
             messages[0] += values
         else:
             messages[0] = messages[0] + values if messages else values
@@ -138,7 +158,9 @@ class MessageBook:
 
     def gradients(self, block: int) -> list[np.ndarray] | None:
         """The gradients of a block by leaf, None before the last of its terms."""
-        coming = sum(len(terms_of(self._plan, one)) for one in self._open if one.block == block)
+        coming = sum(
+            len(terms_of(self._plan, one)) for one in self._open if one.block == block
+        )
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
         gradients = self.decoder.gradients(block, self._messages[block])
@@ -157,10 +179,14 @@ class MessageBook:
         self._open -= lost
         for request in lost:
             self._taken[request.block, terms_of(self._plan, request)] = False
-        return [request for block in range(len(self._wanted)) for request in self.due(block)]
+        return [
+            request for block in range(len(self._wanted)) for request in self.due(block)
+        ]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether each block can be had, bool `[B]`, if `coming`, bool `[N]`, do all tasks."""
+        """Whether each block can be had, bool `[B]`, if `coming`, bool `[N]`, do all
+        tasks.
+        """
         there = self._ready | (self.decoder.offers & coming[:, None])
         return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
 
@@ -188,7 +214,9 @@ class MessageBook:
 
 
 def terms_of(plan: CodingPlan, request: Request) -> list[int]:
-    """The numbers of terms: of a schedule the subsets', of a code the worker's or its group's."""
+    """The numbers of terms: of a schedule the subsets', of a code the worker's or its
+    group's.
+    """
     worker, block, subsets = request
     if not plan.coded:
         return list(subsets)

@@ -1,4 +1,6 @@
-"""Who plans for a training, `Told` or a `ClosedLoop`, and its course with workers that are lost."""
+"""Who plans for a training, `Told` or a `ClosedLoop`, and its course with workers that
+are lost.
+"""
 
 import collections
 import contextlib
@@ -28,9 +30,20 @@ from bcgc_jax.cluster.master import Cluster, ClusterGradient
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.coding.chunks import SharedPlan
-from bcgc_jax.coding.gradients import Loss, PyTree, coding_plan, num_samples, split_unevenly
+from bcgc_jax.coding.gradients import (
+    Loss,
+    PyTree,
+    coding_plan,
+    num_samples,
+    split_unevenly,
+)
 from bcgc_jax.coding.pace import ENDLESS
-from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
+from bcgc_jax.coding.training import (
+    SharedScheme,
+    TrainingScheme,
+    draws_of,
+    training_scheme,
+)
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.plans.plan import Plan
@@ -41,7 +54,8 @@ from bcgc_jax.solvers.solve import solve
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.placement import Placement
 
-# Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
+# Iterations whose work is kept: an iteration of many workers and blocks is thousands of
+# records.
 _KEPT = 1000
 # Chunks of a subset, the best number first.
 _CHUNKS = (8, 4, 2)
@@ -56,10 +70,12 @@ class Told:
     """A problem that is known, and how to plan for it, and again for the workers left.
 
     Attributes:
-      problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs`
-        for other units), samples as an iteration has.
-      method: of `solve`; or a `Plan`, a schedule, done as it is, as far as there are subsets.
-      plan_options: of `assign`: `units`, `order`, `construction`, `mean`, and `chunks` of a pass.
+      problem: as many workers as the cluster has, coordinates as the parameters have
+        (`unit_costs` for other units), samples as an iteration has.
+      method: of `solve`; or a `Plan`, a schedule, done as it is, as far as there are
+        subsets.
+      plan_options: of `assign`: `units`, `order`, `construction`, `mean`, and `chunks`
+        of a pass.
     """
 
     problem: Problem
@@ -68,19 +84,24 @@ class Told:
 
     @property
     def name(self) -> str:
-        return str(self.method) if isinstance(self.method, Plan) else method_of(self.method).name
+        return (
+            str(self.method)
+            if isinstance(self.method, Plan)
+            else method_of(self.method).name
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Uncoded or work sharing, whichever takes less time in the steps before, of either scheme.
+    """Uncoded or work sharing, whichever takes less time in the steps before, of either
+    scheme.
 
-    A step tells what it would have taken in the other one: nothing is tried by the clock. With a
-    `batch_size` the samples that a step draws depend on its scheme too.
+    A step tells what it would have taken in the other one: nothing is tried by the
+    clock. With a `batch_size` the samples that a step draws depend on its scheme too.
 
     Attributes:
-      max_stored: how many subsets' worth of data a worker stores for work sharing, beside its own
-        subset.
+      max_stored: how many subsets' worth of data a worker stores for work sharing,
+        beside its own subset.
       mean: whether the loss is a mean over samples; else it is their sum.
     """
 
@@ -98,37 +119,44 @@ class ClosedLoop:
 
 @dataclasses.dataclass(frozen=True)
 class InjectedDelay:
-    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b.
+    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M
+    b/N) y_b.
 
-    From its start on. With start-ups, a link or a schedule, no earlier than `seconds` times when
-    the problem's model has the block delivered, or the task done. Without a problem T is the time
-    of 1/N of all work.
+    From its start on. With start-ups, a link or a schedule, no earlier than `seconds`
+    times when the problem's model has the block delivered, or the task done. Without a
+    problem T is the time of 1/N of all work.
 
-    What is modelled is compute that nobody can interrupt: a worker ends the pass of a chunk that it
-    is at, also when the iteration has ended, and begins the next one late. The subsets of a task
-    take equally long.
+    What is modelled is compute that nobody can interrupt: a worker ends the pass of a
+    chunk that it is at, also when the iteration has ended, and begins the next one
+    late. The subsets of a task take equally long.
 
     Attributes:
-      cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`,
-        replayed over and over; infinity for a worker that does not answer in that iteration.
+      cycle_times: a distribution, drawn anew for each iteration, or measured rows
+        `[K, N]`, replayed over and over; infinity for a worker that does not answer in
+        that iteration.
       seconds: wall-clock seconds in the unit of the cycle time.
-      start_ups: a distribution, a number, or rows beside the cycle times'; by default the
-        problem's.
+      start_ups: a distribution, a number, or rows beside the cycle times'; by default
+        the problem's.
     """
 
     cycle_times: Distribution | JointDistribution | ArrayLike
     seconds: float = 1.0
     start_ups: Distribution | ArrayLike | None = None
 
-    def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start-ups and cycle times of one iteration, in seconds, `[N]`, by key and step alone.
+    def draw(
+        self, key: Array, step: int, num_workers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Start-ups and cycle times of one iteration, in seconds, `[N]`, by key and
+        step alone.
 
         >>> delay = InjectedDelay([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0)
         >>> starts, times = delay.draw(jax.random.key(0), 3, num_workers=2)
         >>> starts.tolist(), times.tolist()
         ([1.5, 1.5], [1.5, 2.5])
         """
-        draw = draws_of(_in_numpy(self.cycle_times), _in_numpy(self.start_ups), num_workers)
+        draw = draws_of(
+            _in_numpy(self.cycle_times), _in_numpy(self.start_ups), num_workers
+        )
         starts, times = draw(step, jax.random.fold_in(key, step))
         starts = self.seconds * np.broadcast_to(np.asarray(starts, float), num_workers)
         return starts, self.seconds * np.asarray(times, float)
@@ -143,7 +171,8 @@ def _in_numpy(source: Any) -> Any:
 
 @dataclasses.dataclass
 class Course:
-    """A training's workers, their plan and gradients, as `source` tells; again if some are lost.
+    """A training's workers, their plan and gradients, as `source` tells; again if some
+    are lost.
 
     Of `num_steps` iterations, the `first` of which are done already.
     """
@@ -183,13 +212,19 @@ class Course:
 
     def give_work(self) -> TrainingScheme:
         """Give work to the `members`, the workers left as the problem counts them."""
-        scheme = scheme_for(self._plan_key, self.source, self.members, self.params, self.batch_size)
+        scheme = scheme_for(
+            self._plan_key, self.source, self.members, self.params, self.batch_size
+        )
         self.cluster.take_up(self.prepared(scheme))
         return scheme
 
     def prepared(self, scheme: TrainingScheme) -> Assignment:
         """A scheme's plan, and the data, where the members find them."""
-        parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
+        parts = (
+            self.data
+            if callable(self.data)
+            else split_unevenly(self.data, len(self.members))
+        )
         given = self.loss, scheme.work, self.params, parts
         return self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
 
@@ -204,11 +239,15 @@ class Course:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Whether there are other workers than the plan is for, or they have other work."""
+        """Whether there are other workers than the plan is for, or they have other
+        work.
+        """
         cluster = self.cluster
         left = len(self.members)
         resized = not cluster.does(self._given)
-        count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
+        count = min(
+            cluster.num_workers if resized else left + cluster.returning(), self._most
+        )
         self.num_workers = max(self.num_workers, count)
         # `before_step` has the cluster too.
         absent = [w for w in range(self.num_workers) if w not in self.members]
@@ -221,7 +260,9 @@ class Course:
         self.work.clear()
         while True:
             lost = self.cluster.lost
-            self.members = [w for place, w in enumerate(self.members) if place not in lost]
+            self.members = [
+                w for place, w in enumerate(self.members) if place not in lost
+            ]
             if not self.members:
                 raise WorkersLost(range(self.num_workers), "none are left")
             try:
@@ -233,7 +274,8 @@ class Course:
                 if not self._joined:
                     raise
                 warnings.warn(
-                    f"workers that could be there again are left out: {error}", stacklevel=3
+                    f"workers that could be there again are left out: {error}",
+                    stacklevel=3,
                 )
                 self.members = [w for w in self.members if w not in self._joined]
                 self._joined = []
@@ -242,13 +284,17 @@ class Course:
             sent = np.asarray(scheme.sent, float)
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
             nothing = np.zeros(len(self.members))
-            scheme.work.completed(scheme.pace(nothing, nothing))  # compiled before the clock runs
+            scheme.work.completed(
+                scheme.pace(nothing, nothing)
+            )  # compiled before the clock runs
         self.scheme = scheme
         self._given = self.cluster.given
         self._joined = []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """The gradient, whoever is lost; who has returned, and a new plan, are taken up before."""
+        """The gradient, whoever is lost; who has returned, and a new plan, are taken up
+        before.
+        """
         if self.follow() or self.is_ready():
             self.replan()
         while True:
@@ -257,7 +303,9 @@ class Course:
             pace = None
             if self.pace is not None:
                 drawn = self.pace.draw(self._pace_key, step, self.num_workers)
-                start_ups, times = (np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn)
+                start_ups, times = (
+                    np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn
+                )
                 pace = self.scheme.pace(start_ups, times)
                 self.paced = float(self.scheme.work.completed(pace).max())
             with contextlib.suppress(WorkersLost):
@@ -267,7 +315,11 @@ class Course:
 
 
 def scheme_for(
-    key: Array, told: Told, members: Sequence[int], params: PyTree, batch_size: int | None
+    key: Array,
+    told: Told,
+    members: Sequence[int],
+    params: PyTree,
+    batch_size: int | None,
 ) -> TrainingScheme:
     """What is planned for those workers of a problem that are left."""
     problem = told.problem
@@ -278,8 +330,8 @@ def scheme_for(
     if left < workers:
         law = problem.cycle_time.of_workers(members)
         samples = problem.num_samples * (1 if batch_size is None else left / workers)
-        # The program that solved it for all workers then solves it for those left, unless each has
-        # its own.
+        # The program that solved it for all workers then solves it for those left,
+        # unless each has its own.
         most = problem.max_workers if law.width() is None else left
         problem = replace(
             problem,
@@ -298,7 +350,8 @@ def scheme_for(
         if left == workers:
             raise
         warnings.warn(
-            f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2
+            f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}',
+            stacklevel=2,
         )
         solution = solve(problem, key=solve_key)
         return training_scheme(code_key, problem, solution, params, **options)
@@ -307,7 +360,8 @@ def scheme_for(
 class Loop(Course):
     """Each step is uncoded or by work sharing, as a `Judge` says from the steps before.
 
-    The workers compile work sharing beside their uncoded steps, and know both from then on.
+    The workers compile work sharing beside their uncoded steps, and know both from then
+    on.
     """
 
     def __post_init__(self) -> None:
@@ -316,7 +370,9 @@ class Loop(Course):
         # By whether it is work sharing: what there is for the workers of now.
         self._schemes: dict[bool, TrainingScheme] = {}
         self._works: dict[bool, Assignment] = {}
-        self._judge: Judge | None = None  # None before the first step, and where nothing is shared
+        self._judge: Judge | None = (
+            None  # None before the first step, and where nothing is shared
+        )
         self._wanted = False  # whether the step is to be shared
         self._refused = False  # it was told why sharing does not pay
         # The step of now, what it took, and the faults before it.
@@ -324,11 +380,14 @@ class Loop(Course):
         self._took = 0.0
         self._faults = 0
         self._before: TrainingScheme | None = None  # the scheme of the step before
-        # What uncoded steps take beside the slowest worker: the way of parameters and gradients.
+        # What uncoded steps take beside the slowest worker: the way of parameters and
+        # gradients.
         self._beside: collections.deque[float] = collections.deque(maxlen=_LAST)
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """The gradient; its time is that of what is prepared, a change, and the step."""
+        """The gradient; its time is that of what is prepared, a change, and the
+        step.
+        """
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
@@ -347,15 +406,21 @@ class Loop(Course):
         if self.pace is not None and self._wanted and True in self._schemes:
             shared = self._schemes[True]
             nothing = np.zeros(len(self.members))
-            shared.work.completed(shared.pace(nothing, nothing))  # compiled beside the clock
+            shared.work.completed(
+                shared.pace(nothing, nothing)
+            )  # compiled beside the clock
 
     def _is_judged(self) -> bool:
-        """Whether the step tells something: not after a change or a fault, nor beside compiling."""
+        """Whether the step tells something: not after a change or a fault, nor beside
+        compiling.
+        """
         if self.scheme is not self._before or len(self.cluster.faults) != self._faults:
             return False
         shared = self._works.get(True)
         compiles = shared is not None and shared.ready < len(self.members)
-        possible = self._judge is not None or (self._stored > 1 and self._numbers_of_chunks())
+        possible = self._judge is not None or (
+            self._stored > 1 and self._numbers_of_chunks()
+        )
         return bool(possible) and not compiles
 
     def _observe(self, work: Sequence[Work]) -> None:
@@ -375,10 +440,16 @@ class Loop(Course):
 
     def is_ready(self) -> bool:
         work = self._works.get(self._wanted)
-        return work is not None and not self.cluster.does(work) and self.cluster.is_ready(work)
+        return (
+            work is not None
+            and not self.cluster.does(work)
+            and self.cluster.is_ready(work)
+        )
 
     def give_work(self) -> TrainingScheme:
-        """Give what is wanted, once it is ready; with other workers than before all begins anew."""
+        """Give what is wanted, once it is ready; with other workers than before all
+        begins anew.
+        """
         before = None if self._judge is None else self.scheme.method
         uncoded = self._works.get(False)
         if uncoded is None or uncoded.duty.plan.num_workers != len(self.members):
@@ -397,13 +468,17 @@ class Loop(Course):
         """Note a change, or with `compiling` why there is none."""
         if self._judge is None:  # the workers are others
             why = "the workers are others than before"
-            self.decisions.append(Decision(self._step, before, after, np.nan, np.nan, why))
+            self.decisions.append(
+                Decision(self._step, before, after, np.nan, np.nan, why)
+            )
             return
         mode = self._judge.mode
         uncoded = float(np.mean(mode.own))
         sharing = uncoded - float(np.mean(mode.saved))
         why = reason(mode, self._stored, compiling, self.num_steps - self._step)
-        self.decisions.append(Decision(self._step, before, after, uncoded, sharing, why))
+        self.decisions.append(
+            Decision(self._step, before, after, uncoded, sharing, why)
+        )
 
     def _begin_uncoded(self) -> None:
         """Begin without redundancy."""
@@ -413,7 +488,9 @@ class Loop(Course):
         plan = coding_plan(self._plan_key, self.params, level_0, mean=self.source.mean)
         self._schemes = {}
         self._works = {}
-        self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))
+        self._prepare(
+            False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded")
+        )
         self._judge = None
         self._wanted = self._refused = False
         self._beside.clear()
@@ -424,19 +501,27 @@ class Loop(Course):
         return min(self.source.max_stored, len(self.members))
 
     def _numbers_of_chunks(self) -> list[int]:
-        """The numbers of chunks with which every chunk has samples, as far as it is known here."""
+        """The numbers of chunks with which every chunk has samples, as far as it is
+        known here.
+        """
         if self.batch_size is None:
             if callable(self.data):
                 return list(_CHUNKS)
             samples = num_samples(self.data) // len(self.members)
             return [chunks for chunks in _CHUNKS if chunks <= samples]
-        return [c for c in _CHUNKS if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0]
+        return [
+            c
+            for c in _CHUNKS
+            if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0
+        ]
 
     def _rule(self, chunks: int) -> WorkSharing:
         return WorkSharing(len(self.members), self._stored, chunks)
 
     def _is_worth_compiling(self) -> bool:
-        """Whether sharing saves more than compiling for it takes; if not, that is told once."""
+        """Whether sharing saves more than compiling for it takes; if not, that is told
+        once.
+        """
         assert self._judge is not None
         compiling = len(set(self._place.sizes)) * self.cluster.compiled_in
         saved = (self.num_steps - self._step) * float(np.mean(self._judge.mode.saved))
@@ -451,7 +536,9 @@ class Loop(Course):
         return max(min(item.heard - item.done - item.overrun for item in records), 0.0)
 
     def _sharing_rule(self) -> WorkSharing:
-        """Work sharing in chunks that take ten times as long as a question, or in the fewest."""
+        """Work sharing in chunks that take ten times as long as a question, or in the
+        fewest.
+        """
         workers = len(self.members)
         subset = float(np.median([subset_times(step, workers) for step in self.work]))
         possible = self._numbers_of_chunks()

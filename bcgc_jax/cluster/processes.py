@@ -22,8 +22,8 @@ from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.steps.ledger import Roster
 
-# Processes that end one after another, none of them with an iteration done, before a worker is
-# given up.
+# Processes that end one after another, none of them with an iteration done, before a
+# worker is given up.
 _ATTEMPTS = 3
 # Seconds at most for a new process to be there: else there is no other.
 _STARTING = 120.0
@@ -33,15 +33,17 @@ _LOADING = 30.0
 _FREEING = 10.0
 # Calls of earlier iterations with which a worker gets nothing of this one.
 _UNFINISHED = 2
-_SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
+# a successor has so many times as long for each as the slowest took to be ready
+_SLOWER = 3.0
 _NO_ROOM = "the nodes that are left have no room for it"
 
 
 class Fault(NamedTuple):
-    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, if known.
+    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, if
+    known.
 
-    "died": its process ended; "hung": it is silent; "failed": it raised what not all workers raise;
-    "replaced": by another process.
+    "died": its process ended; "hung": it is silent; "failed": it raised what not all
+    workers raise; "replaced": by another process.
     """
 
     iteration: int
@@ -51,7 +53,9 @@ class Fault(NamedTuple):
 
 
 class WorkersLost(RuntimeError):
-    """Workers are lost, and a block needs them. `workers` are all that are lost, by number."""
+    """Workers are lost, and a block needs them. `workers` are all that are lost, by
+    number.
+    """
 
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
@@ -60,7 +64,8 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty, where it and the data lie, and the plans that workers keep compiled beside it.
+    """A duty, where it and the data lie, and the plans that workers keep compiled
+    beside it.
 
     So many workers are `ready` for it, and calls that make others so `pending`.
     """
@@ -73,7 +78,9 @@ class Assignment:
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
     coordinator: Coordinator | None = None  # of work sharing
-    roster: Roster | None = None  # of work sharing, the workers after the last iteration
+    roster: Roster | None = (
+        None  # of work sharing, the workers after the last iteration
+    )
     _decoder: Decoder | None = None
 
     @property
@@ -90,7 +97,9 @@ class Assignment:
     def round(
         self, call: int, iteration: int, leaves: Any, pace: Pace | None, begin: float
     ) -> Round:
-        """The round of an iteration that begins now; `leaves` of the parameters are for workers."""
+        """The round of an iteration that begins now; `leaves` of the parameters are for
+        workers.
+        """
         if self.coordinator is not None:
             round_ = SharedRound(
                 plan=self.duty.plan,
@@ -123,12 +132,16 @@ class Process:
     actor: Any
     here: str  # the master's node
     attempts: int = 0  # processes before it that did not finish an iteration
-    starting: Any = None  # the reference that is ready once it has loaded, None from then on
+    starting: Any = (
+        None  # the reference that is ready once it has loaded, None from then on
+    )
     pid: int | None = None
     node: str | None = None
     # of the process itself, whoever has its number later; on Linux, on this node
     handle: int | None = None
-    unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
+    unfinished: list[Any] = dataclasses.field(
+        default_factory=list
+    )  # references of its iterations
     samples: Collection[int] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
@@ -145,9 +158,15 @@ class Process:
         self.heard = time.monotonic()
 
     def has_answered(self, wait: float | None = 0) -> bool:
-        """Whether it answers what it was asked within so many seconds, which says who it is."""
-        answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
-        with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
+        """Whether it answers what it was asked within so many seconds, which says who
+        it is.
+        """
+        answered, _ = self.ray.wait(
+            [] if self.asked is None else [self.asked], timeout=wait
+        )
+        with contextlib.suppress(
+            self.ray.exceptions.RayError
+        ):  # a dead one shows elsewhere
             for node, pid in self.ray.get(answered):
                 if self.pid is None and node == self.here:
                     # another system; or it is gone
@@ -165,12 +184,16 @@ class Process:
             os.close(self.handle)
 
     def awaited(self) -> Any:
-        """What must end before it takes an iteration, its start or an old call; None if nothing."""
+        """What must end before it takes an iteration, its start or an old call; None if
+        nothing.
+        """
         if self.starting is not None:
             return self.starting
         if self.unfinished:
             count = len(self.unfinished)
-            done, self.unfinished = self.ray.wait(self.unfinished, num_returns=count, timeout=0)
+            done, self.unfinished = self.ray.wait(
+                self.unfinished, num_returns=count, timeout=0
+            )
             if done:
                 self.heard = time.monotonic()
             if done and self.attempts:
@@ -185,7 +208,9 @@ class Process:
             self.heard = time.monotonic()  # nothing was asked of it until now
 
     def call(self, method: str, given: Sequence[Any]) -> Any:
-        """The reference to what its actor delivers, or to an iteration's stream of messages."""
+        """The reference to what its actor delivers, or to an iteration's stream of
+        messages.
+        """
         called = getattr(self.actor, method)
         if method == "deliver":
             return called.remote(*given)
@@ -195,7 +220,9 @@ class Process:
 
 
 class Processes:
-    """N processes, by the number of the worker; None for one that is lost, or not yet started."""
+    """N processes, by the number of the worker; None for one that is lost, or not yet
+    started.
+    """
 
     def __init__(
         self,
@@ -216,11 +243,17 @@ class Processes:
         self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
-        self._raised_for: dict[str, set[int]] = {}  # workers, by the note of the samples
-        self.compiled_in = 0.0  # seconds of a processor, of the slowest, for what they do
+        self._raised_for: dict[
+            str, set[int]
+        ] = {}  # workers, by the note of the samples
+        self.compiled_in = (
+            0.0  # seconds of a processor, of the slowest, for what they do
+        )
         self._missing = 0  # given up for want of room
         self._looked = 0.0  # when room was last looked for
-        self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
+        self._started_in = (
+            0.0  # seconds that the slowest new one took until it had loaded
+        )
         self._given: Assignment | None = None
         self._programs = programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
@@ -239,12 +272,16 @@ class Processes:
         return self._given
 
     def does(self, work: Assignment) -> bool:
-        """Whether this is what they are to do: nobody has resized them, or given other work."""
+        """Whether this is what they are to do: nobody has resized them, or given other
+        work.
+        """
         return self._given is work
 
     @property
     def pause(self) -> float:
-        """Seconds between looks at who is silent: a minute at most, however long the patience."""
+        """Seconds between looks at who is silent: a minute at most, however long the
+        patience.
+        """
         return min(self.patience / 2, 60.0)
 
     @property
@@ -257,12 +294,16 @@ class Processes:
     @property
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
-        return tuple(w for w, process in enumerate(self._all) if process is None and self._given)
+        return tuple(
+            w for w, process in enumerate(self._all) if process is None and self._given
+        )
 
     @property
     def pids(self) -> tuple[int | None, ...]:
         """The process of each worker, None while it starts."""
-        return tuple(None if p is None or p.starting is not None else p.pid for p in self._all)
+        return tuple(
+            None if p is None or p.starting is not None else p.pid for p in self._all
+        )
 
     @property
     def _living(self) -> list[Process]:
@@ -283,7 +324,8 @@ class Processes:
         living = self._living
         if short := self._shortage(num_workers - len(living)):
             raise ValueError(
-                f"the Ray cluster has {short}: take fewer workers, or add machines to it"
+                f"the Ray cluster has {short}: take fewer workers, or add machines to "
+                "it"
             )
         for process in living[num_workers:]:
             process.end()
@@ -291,7 +333,8 @@ class Processes:
         self._given = None
 
     def returning(self) -> int:
-        """For how many workers that were given up there is room again; they count from now on.
+        """For how many workers that were given up there is room again; they count from
+        now on.
 
         Looked at each second at most.
         """
@@ -304,7 +347,8 @@ class Processes:
         return count
 
     def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on, or, with a warning, those left.
+        """Have `size` workers again from the next `assign` on, or, with a warning,
+        those left.
 
         Raises ValueError if none are left.
         """
@@ -312,15 +356,17 @@ class Processes:
         left = self.num_workers - len(self.lost)
         if left < self.size:
             if short := self._shortage(self.size - left) if left else "":
-                told = f"it goes on with {left} of {self.size} workers: there are {short}"
+                told = (
+                    f"it goes on with {left} of {self.size} workers: there are {short}"
+                )
                 warnings.warn(told, stacklevel=3)
             self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
         if self._closed or not self._has_ray():
             raise ValueError(
-                "the cluster is closed, its processes are gone: make another, and use it in its "
-                "`with`"
+                "the cluster is closed, its processes are gone: make another, and use "
+                "it in its `with`"
             )
 
     def _has_ray(self) -> bool:
@@ -337,15 +383,17 @@ class Processes:
     def _shortage(self, more: int) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
 
-        CPUs of workers that have just ended come back within some seconds, if there are as many at
-        all.
+        CPUs of workers that have just ended come back within some seconds, if there are
+        as many at all.
         """
         begin = time.monotonic()
         while self._room_in(free := self.ray.available_resources()) < more:
             if not self._can_hold(more) or time.monotonic() - begin > _FREEING:
                 needed = {name: more * need for name, need in self._needs.items()}
                 name = next(name for name in needed if free.get(name, 0) < needed[name])
-                return f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
+                return (
+                    f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
+                )
             time.sleep(0.1)
             signals.check()
         return ""
@@ -355,7 +403,8 @@ class Processes:
         return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
-        """Have the workers compile `work` beside what they do; return whether all have, or failed.
+        """Have the workers compile `work` beside what they do; return whether all have,
+        or failed.
 
         The first one alone, which takes longest, for the others find its programs.
         """
@@ -365,18 +414,24 @@ class Processes:
                 work.pending = [
                     process.actor.prepare.remote(*self._order(work, worker))
                     for worker, process in enumerate(self._all[:upto])
-                    if worker >= work.ready and process is not None and process.starting is None
+                    if worker >= work.ready
+                    and process is not None
+                    and process.starting is None
                 ]
             if work.pending:
                 count = len(work.pending)
-                _, work.pending = self.ray.wait(work.pending, num_returns=count, timeout=0)
+                _, work.pending = self.ray.wait(
+                    work.pending, num_returns=count, timeout=0
+                )
             if work.pending:
                 return False
             work.ready = upto
         return True
 
     def _give(self, work: Assignment) -> None:
-        """Give all their duty and data, and start those that are not there; they load meanwhile."""
+        """Give all their duty and data, and start those that are not there; they load
+        meanwhile.
+        """
         self._given = work
         self.compiled_in = 0.0
         self._raised.clear()
@@ -389,14 +444,22 @@ class Processes:
 
     def starting(self) -> dict[Any, int]:
         """Whose start each reference is."""
-        there = [(w, process) for w, process in enumerate(self._all) if process is not None]
-        return {process.starting: w for w, process in there if process.starting is not None}
+        there = [
+            (w, process) for w, process in enumerate(self._all) if process is not None
+        ]
+        return {
+            process.starting: w for w, process in there if process.starting is not None
+        }
 
     def _wait_until_loaded(self) -> None:
-        """Wait until nobody starts; WorkersLost if some cannot, and what the loss raises in all."""
+        """Wait until nobody starts; WorkersLost if some cannot, and what the loss
+        raises in all.
+        """
         raised: dict[int, Exception] = {}
         while starting := self.starting():
-            asked = [start for start, worker in starting.items() if worker not in raised]
+            asked = [
+                start for start, worker in starting.items() if worker not in raised
+            ]
             if not asked:  # all have answered: is it the loss?
                 self.check_raised(raised)
                 for worker, what in raised.items():
@@ -416,7 +479,9 @@ class Processes:
                 if why := self.silence(worker):
                     self.lose(worker, "hung", why)
         if self.lost:
-            reason = f"their processes end, fail, or are silent, while they start{self.why}"
+            reason = (
+                f"their processes end, fail, or are silent, while they start{self.why}"
+            )
             raise WorkersLost(self.lost, reason) from self.error
 
     def has_loaded(self, worker: int) -> None:
@@ -455,12 +520,16 @@ class Processes:
         if process.starting is None:
             return self.patience
         limit = _STARTING if process.pid is None else _LOADING
-        if process.attempts and self._started_in:  # not at first, when all start at once
+        if (
+            process.attempts and self._started_in
+        ):  # not at first, when all start at once
             limit = min(limit, _SLOWER * self._started_in)
         return max(self.patience, limit)
 
     def silence(self, worker: int) -> str:
-        """Why a worker counts as hung: still silent when asked, or no room to start; else ""."""
+        """Why a worker counts as hung: still silent when asked, or no room to start;
+        else "".
+        """
         process = self._all[worker]
         now = time.monotonic()
         if process is None:
@@ -477,7 +546,8 @@ class Processes:
         return f"no answer within {limit:g} s" if late else ""
 
     def lose(self, worker: int, what: str, why: Exception | str) -> None:
-        """End what is left of a worker, and start another in its place if that is wanted.
+        """End what is left of a worker, and start another in its place if that is
+        wanted.
 
         Without room for another, or after some tries, it is given up, with a warning.
         """
@@ -504,7 +574,8 @@ class Processes:
         if refused:
             self._missing += crowded
             warnings.warn(
-                f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2
+                f"worker {worker} {what} ({reason}) and is given up: {refused}",
+                stacklevel=2,
             )
             return
         self._spawn(worker, process.attempts + 1, process.node)
@@ -517,13 +588,24 @@ class Processes:
         self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
-        """Start a process; where its predecessor has `failed` on a node, on another if possible."""
+        """Start a process; where its predecessor has `failed` on a node, on another if
+        possible.
+        """
         place: Any = "SPREAD"
         if failed is not None:
-            from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+            from ray.util.scheduling_strategies import (
+                NodeLabelSchedulingStrategy,
+                NotIn,
+            )
 
-            place = NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(failed)})
-        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
+            place = NodeLabelSchedulingStrategy(
+                {}, soft={"ray.io/node-id": NotIn(failed)}
+            )
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "max_restarts": 0,
+            "scheduling_strategy": place,
+        }
         if "GPU" in self._needs:  # JAX would take three quarters of the memory for each
             options |= {
                 "num_gpus": self._needs["GPU"],
@@ -541,4 +623,11 @@ class Processes:
         """What a `Bench` takes."""
         held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
         given = () if self._given is None else (self._given.number,)
-        return work.number, work.reference, worker, held, (*work.kept, *given), self._programs
+        return (
+            work.number,
+            work.reference,
+            worker,
+            held,
+            (*work.kept, *given),
+            self._programs,
+        )

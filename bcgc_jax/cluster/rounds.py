@@ -1,7 +1,8 @@
-"""What the master makes of an iteration: whom it asks what, and when the gradient is there.
+"""What the master makes of an iteration: whom it asks what, and when the gradient is
+there.
 
-`Round` is what codes and work sharing have in common. They know no processes, and no clock: times
-are passed in.
+`Round` is what codes and work sharing have in common. They know no processes, and no
+clock: times are passed in.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +17,9 @@ from bcgc_jax.coding.pace import Pace
 
 
 class Ask(NamedTuple):
-    """What a worker is to be asked now: a method of its actor, and what that is given."""
+    """What a worker is to be asked now: a method of its actor, and what that is
+    given.
+    """
 
     worker: int
     method: str
@@ -24,13 +27,14 @@ class Ask(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
+    """What one task cost: `seconds` that a `worker` computed for a `block` of an
+    `iteration`.
 
-    `subset` is that of a schedule's task, None of a code's; in work sharing `block` is the number
-    of the chunk in its `subset`. `done`: seconds from when the worker began the iteration until the
-    task was done, waiting and slowness on purpose included; `heard`: from when the master began it
-    until it heard of that. `overrun`: seconds that the worker was still busy with the iteration
-    before when that had ended.
+    `subset` is that of a schedule's task, None of a code's; in work sharing `block` is
+    the number of the chunk in its `subset`. `done`: seconds from when the worker began
+    the iteration until the task was done, waiting and slowness on purpose included;
+    `heard`: from when the master began it until it heard of that. `overrun`: seconds
+    that the worker was still busy with the iteration before when that had ended.
     """
 
     iteration: int
@@ -44,7 +48,8 @@ class Work(NamedTuple):
 
 
 class Round(Protocol):
-    """One iteration, by messages or by work sharing; what is returned is to be asked at once.
+    """One iteration, by messages or by work sharing; what is returned is to be asked at
+    once.
 
     `now` is seconds since it began.
 
@@ -58,7 +63,9 @@ class Round(Protocol):
     arrived: np.ndarray
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        """A worker's process is there and free: its first one, or that which replaces it."""
+        """A worker's process is there and free: its first one, or that which replaces
+        it.
+        """
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         """What was asked for has come, or the next message of a stream."""
@@ -73,7 +80,9 @@ class Round(Protocol):
         """Now and then, and whenever something is heard of."""
 
     def short(self, coming: Collection[int]) -> str:
-        """What is missing for good if no more than these workers' messages come, or ""."""
+        """What is missing for good if no more than these workers' messages come, or
+        "".
+        """
 
     def gradient(self) -> PyTree | None:
         """None before all is there."""
@@ -83,10 +92,17 @@ class Round(Protocol):
 
 
 class CodedRound:
-    """A `Round` of a code, of nested groups, or of a schedule: workers do their tasks in order."""
+    """A `Round` of a code, of nested groups, or of a schedule: workers do their tasks
+    in order.
+    """
 
     def __init__(
-        self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None
+        self,
+        decoder: Decoder,
+        call: int,
+        iteration: int,
+        leaves: Any,
+        pace: Pace | None,
     ) -> None:
         self.decoder = decoder
         self.book = MessageBook(decoder)
@@ -102,7 +118,9 @@ class CodedRound:
 
     def begin(self, worker: int, now: float) -> list[Ask]:
         pace = None if self._pace is None else self._pace.of(worker)
-        return [Ask(worker, "compute", (self._call, self._iteration, self._leaves, pace))]
+        return [
+            Ask(worker, "compute", (self._call, self._iteration, self._leaves, pace))
+        ]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         if ask.method == "deliver":
@@ -145,7 +163,11 @@ class CodedRound:
         return f"a block at level {level} survives no more than {level} of them"
 
     def gradient(self) -> PyTree | None:
-        return self.decoder.gradient(self._parts) if np.all(np.isfinite(self.completed)) else None
+        return (
+            self.decoder.gradient(self._parts)
+            if np.all(np.isfinite(self.completed))
+            else None
+        )
 
     def end(self) -> None:
         pass

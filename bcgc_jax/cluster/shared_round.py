@@ -1,4 +1,6 @@
-"""Work sharing on processes: chunks are handed out, and the master adds the sums as they come."""
+"""Work sharing on processes: chunks are handed out, and the master adds the sums as
+they come.
+"""
 
 import contextlib
 import math
@@ -44,10 +46,11 @@ class _Sending(NamedTuple):
 
 
 class SharedRound(Attempt):
-    """A `Round` of chunks: an attempt that ends with the sums, which the master adds as they come.
+    """A `Round` of chunks: an attempt that ends with the sums, which the master adds as
+    they come.
 
-    Two threads use it: the master's, and the one that workers ask what is next, which `touch` has
-    look.
+    Two threads use it: the master's, and the one that workers ask what is next, which
+    `touch` has look.
     """
 
     def __init__(
@@ -75,10 +78,13 @@ class SharedRound(Attempt):
         self._pace = pace
         self._sizes = plan.sizes
         self._turn = threading.RLock()
-        # The ticket that a worker who rests asked with; the last one, and what it was told.
+        # The ticket that a worker who rests asked with; the last one, and what it was
+        # told.
         self._tickets: dict[int, int | None] = {}
         self._told: dict[int, tuple[int | None, Answer]] = {}
-        self._keep: dict[int, Name | None] = {}  # the sum of a worker's last gradient, to be told
+        self._keep: dict[
+            int, Name | None
+        ] = {}  # the sum of a worker's last gradient, to be told
         self._silent: set[int] = set()  # whose sum is overdue
         self._began: dict[int, float] = {}  # when a worker first asked
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
@@ -123,19 +129,27 @@ class SharedRound(Attempt):
             self.ledger.lost(worker)
             self.paces.lost(worker)
             self._forget(worker)
-            self._asked = {name: one for name, one in self._asked.items() if one.worker != worker}
+            self._asked = {
+                name: one for name, one in self._asked.items() if one.worker != worker
+            }
         self._touch()
         return self.look(now)
 
     def look(self, now: float) -> list[Ask]:
-        """The sums of those who compute: the others are told when they ask what is next."""
+        """The sums of those who compute: the others are told when they ask what is
+        next.
+        """
         with self._turn:
             if not self.ledger.complete:
                 return []
             computing = [worker for worker in self._names if worker not in self.resting]
             wanted = [(worker, self._wanted(worker, now)) for worker in computing]
         step = self.ledger.step
-        return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
+        return [
+            Ask(worker, "deliver", (step, *one))
+            for worker, one in wanted
+            if one is not None
+        ]
 
     def short(self, coming: Collection[int]) -> str:
         with self._turn:
@@ -166,16 +180,21 @@ class SharedRound(Attempt):
         """Ray says more of that."""
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
-        """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`.
+        """A worker has done its chunk, or has none: it is told what is next when
+        `time_goes_on`.
 
-        Its line may have broken before it heard the answer: then it asks again, and has the same
-        answer.
+        Its line may have broken before it heard the answer: then it asks again, and has
+        the same answer.
         """
         if isinstance(question, OwnDone | Covers):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank
-            step, ticket = (question.step, None) if isinstance(question, Begin) else question.ticket
+            step, ticket = (
+                (question.step, None)
+                if isinstance(question, Begin)
+                else question.ticket
+            )
             # of an earlier step, or it was given up
             if self._over or not self.ledger.present(Member(step, worker, who.life)):
                 tell(Answer(over=True))
@@ -202,14 +221,18 @@ class SharedRound(Attempt):
             self.resting[worker] = tell
 
     def time_goes_on(self, now: float) -> float:
-        """Do what time and the master's thread have brought; return when to look next."""
+        """Do what time and the master's thread have brought; return when to look
+        next.
+        """
         with self._guarded():
             if self._over or self.ledger.settled:
                 self._tell_over()
                 return math.inf
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
-            copies = {w: self.ledger.begun(w) for w in self.ledger.may_be_given(self._free())}
+            copies = {
+                w: self.ledger.begun(w) for w in self.ledger.may_be_given(self._free())
+            }
             next_look = self.paces.next_look(now, self.ledger.voided, copies)
             return min(next_look, *deadlines, math.inf)
         return math.inf
@@ -223,7 +246,9 @@ class SharedRound(Attempt):
             except Exception as error:
                 self._error = error
 
-    def _note(self, worker: int, finished: Finished, seconds: float, now: float) -> None:
+    def _note(
+        self, worker: int, finished: Finished, seconds: float, now: float
+    ) -> None:
         subset, chunk = finished.chunk
         self.work.append(
             Work(
@@ -241,12 +266,15 @@ class SharedRound(Attempt):
             self._names[worker].add(finished.keep)
 
     def _serve(self, now: float) -> None:
-        """Give chunks to those that rest, and ask for their sums as soon as all chunks are in one.
+        """Give chunks to those that rest, and ask for their sums as soon as all chunks
+        are in one.
 
-        Who is overdue by now is known before: a chunk that is done changes what others are expected
-        to take.
+        Who is overdue by now is known before: a chunk that is done changes what others
+        are expected to take.
         """
-        self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
+        self._silent.update(
+            worker for worker, deadline in self._sendings() if deadline <= now
+        )
         for worker in self._silent.union(self.paces.overdue(now, self.ledger.voided)):
             self.ledger.late(worker)
         for worker, ticket, chunk in self.hand_out(self._free(), now):
@@ -262,13 +290,17 @@ class SharedRound(Attempt):
             self.tell_all(Answer(over=True))
 
     def _tell(self, worker: int, answer: Answer) -> None:
-        """Tell a worker what is next, what becomes of its last gradient, and which sums stand."""
+        """Tell a worker what is next, what becomes of its last gradient, and which sums
+        stand.
+        """
         who = self.ledger.member(worker)
         keep = self._keep.pop(worker, None)
         names = {name for name in self._names[worker] if self.ledger.stands(who, name)}
         self._names[worker] = names
         standing = tuple(sorted(name.number for name in self._names[worker]))
-        answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
+        answer = answer._replace(
+            keep=None if keep is None else keep.number, standing=standing
+        )
         self._told[worker] = self._tickets.pop(worker), answer
         self.resting.pop(worker)(answer)
 
@@ -276,7 +308,14 @@ class SharedRound(Attempt):
 
     def _forget(self, worker: int) -> None:
         """Forget what an earlier process was told."""
-        asked = self.resting, self.running, self._tickets, self._told, self._keep, self._began
+        asked = (
+            self.resting,
+            self.running,
+            self._tickets,
+            self._told,
+            self._keep,
+            self._began,
+        )
         by_worker: dict[int, Any]
         for by_worker in asked:
             by_worker.pop(worker, None)
@@ -284,7 +323,9 @@ class SharedRound(Attempt):
         self._silent.discard(worker)
 
     def _wanted(self, worker: int, now: float) -> tuple[int, int] | None:
-        """The sum that it is to be asked for now, once: its number, and how many chunks it has."""
+        """The sum that it is to be asked for now, once: its number, and how many chunks
+        it has.
+        """
         wanted = self.ledger.wanted(self.ledger.member(worker))
         if wanted is None or wanted[0] in self._asked:
             return None
@@ -294,7 +335,9 @@ class SharedRound(Attempt):
         return name.number, len(label)
 
     def _free(self) -> set[int]:
-        """Workers that rest, but for those that may be frozen while they send their sums."""
+        """Workers that rest, but for those that may be frozen while they send their
+        sums.
+        """
         return self.resting.keys() - self._silent
 
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
@@ -308,9 +351,9 @@ class SharedRound(Attempt):
     def _sendings(self) -> Iterator[tuple[int, float]]:
         """When the sum of a worker is overdue: after as long as a large chunk.
 
-        Who rests has sent it, and the master may be behind: others' sums have come first, and it
-        has twice as long as these took, since the last one. Then it is overdue sooner, if others
-        compute its chunks anew in less time.
+        Who rests has sent it, and the master may be behind: others' sums have come
+        first, and it has twice as long as these took, since the last one. Then it is
+        overdue sooner, if others compute its chunks anew in less time.
         """
         for one in self._asked.values():
             since = one.since
@@ -320,7 +363,9 @@ class SharedRound(Attempt):
                 patience = max(patience, 2 * self._slowest)
             deadline = since + patience
             if self._slowest:
-                sooner = self.paces.worth_anew(one.anew, 2 * self._slowest, self.ledger.voided)
+                sooner = self.paces.worth_anew(
+                    one.anew, 2 * self._slowest, self.ledger.voided
+                )
                 deadline = min(deadline, max(one.since, self._came) + sooner)
             yield one.worker, deadline
 

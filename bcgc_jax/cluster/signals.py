@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP while worker processes run: the one place where they are handled."""
+"""Ctrl-C, SIGTERM and SIGHUP while worker processes run: the one place where they are
+handled.
+"""
 
 import contextlib
 import signal
@@ -18,12 +20,18 @@ def _answers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     answers = {number: signal.getsignal(number) for number in _NUMBERS}
-    return {n: answer for n, answer in answers.items() if answer not in (None, signal.SIG_IGN)}
+    return {
+        n: answer
+        for n, answer in answers.items()
+        if answer not in (None, signal.SIG_IGN)
+    }
 
 
 @contextlib.contextmanager
 def _answered(answers: Mapping[int, Any]) -> Iterator[None]:
-    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+    before = {
+        number: signal.signal(number, answer) for number, answer in answers.items()
+    }
     try:
         yield
     finally:
@@ -39,17 +47,23 @@ def _hear(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Each ends what goes on in order, contexts included; answers of the caller's own stay."""
+    """Each ends what goes on in order, contexts included; answers of the caller's own
+    stay.
+    """
     global _came
     _came = None
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    with _answered({n: _hear if answer in usual else answer for n, answer in _answers().items()}):
+    with _answered(
+        {n: _hear if answer in usual else answer for n, answer in _answers().items()}
+    ):
         yield
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """A signal in here ends this, also where what it raised is swallowed (by a collector)."""
+    """A signal in here ends this, also where what it raised is swallowed (by a
+    collector).
+    """
     global _came, _listeners
     _came = _came if _listeners else None
     _listeners += 1
@@ -74,10 +88,11 @@ def set_status(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Signals are heard at the end of this: starting and ending processes cannot be undone halfway.
+    """Signals are heard at the end of this: starting and ending processes cannot be
+    undone halfway.
 
-    Also those that somebody else answers in here, as Ray does while it starts: its error may be
-    swallowed.
+    Also those that somebody else answers in here, as Ray does while it starts: its
+    error may be swallowed.
     """
     answers = _answers()
     if not answers:

@@ -1,4 +1,5 @@
-r"""Gradient descent on worker processes, slow, dead and silent ones, and through its own end.
+r"""Gradient descent on worker processes, slow, dead and silent ones, and through its
+own end.
 
 A step is taken with the exact gradient or not at all. What a fault costs is time.
 """
@@ -35,14 +36,16 @@ from bcgc_jax.coding.training import Training
 
 @pytree_dataclass
 class ClusterTraining(Training):
-    """A `Training` on processes, with an entry for each of K iterations, and what happened.
+    """A `Training` on processes, with an entry for each of K iterations, and what
+    happened.
 
     Attributes:
       first_step: iterations that were done before, of a checkpoint.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
       faults: what happened, by the number of the iteration from 0.
-      work: what each message cost, of the last 1000 iterations and of the last plan only.
+      work: what each message cost, of the last 1000 iterations and of the last plan
+        only.
       decisions: when and why the scheme was changed, in a closed loop.
     """
 
@@ -57,18 +60,22 @@ class ClusterTraining(Training):
     def loss(self) -> NoReturn:
         """Not known: AttributeError."""
         raise AttributeError(
-            "processes send gradients, and no loss: pass evaluate, a function of the parameters, "
-            "and read what it says from metrics"
+            "processes send gradients, and no loss: pass evaluate, a function of the "
+            "parameters, and read what it says from metrics"
         )
 
     @property
     def seconds(self) -> np.ndarray:
-        """Seconds of each iteration, `[K]`, from parameters to the next, recovery included."""
+        """Seconds of each iteration, `[K]`, from parameters to the next, recovery
+        included.
+        """
         return np.diff(np.asarray(self.clock), prepend=0)
 
 
 class Step(NamedTuple):
-    """An iteration that is done: its number from 0, how, and what `evaluate` said after it."""
+    """An iteration that is done: its number from 0, how, and what `evaluate` said after
+    it.
+    """
 
     step: int
     seconds: float
@@ -83,12 +90,13 @@ class Run:
 
     Attributes:
       pace: slowness on purpose, for studies.
-      checkpoints: a folder of `Checkpoints`: read first, then written as the training goes on.
-        Refused if made with another key, data, model, optimiser or learning rate, batch size,
-        scheme or name of the loss; what that does, the pace and the problem's distribution are not
-        compared.
+      checkpoints: a folder of `Checkpoints`: read first, then written as the training
+        goes on. Refused if made with another key, data, model, optimiser or learning
+        rate, batch size, scheme or name of the loss; what that does, the pace and the
+        problem's distribution are not compared.
       before_step: called with the number of the iteration and the cluster.
-      after_step: called with a `Step`, in the thread of `evaluate`; `json_lines(path)` is one.
+      after_step: called with a `Step`, in the thread of `evaluate`; `json_lines(path)`
+        is one.
     """
 
     cluster: Cluster
@@ -111,41 +119,51 @@ def train_on_cluster(
     batch_size: int | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> ClusterTraining:
-    r"""Gradient descent on worker processes, coded or by a schedule, up to iteration `num_steps`.
+    r"""Gradient descent on worker processes, coded or by a schedule, up to iteration
+    `num_steps`.
 
     Args:
-      key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so
-        that a training that goes on after a checkpoint draws what it would have drawn.
-      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled;
-        or (params, batch, key), with the `loss_key` of a seed that is drawn with `key`, the
-        iteration, the subset and the chunk. `coding.stateful` makes one of a loss with a state.
+      key: of the solution, the codes, the pace and the mini-batches; iteration k draws
+        with k, so that a training that goes on after a checkpoint draws what it would
+        have drawn.
+      loss: (params, batch) to a scalar, the mean over the samples, a function that can
+        be pickled; or (params, batch, key), with the `loss_key` of a seed that is drawn
+        with `key`, the iteration, the subset and the chunk. `coding.stateful` makes one
+        of a loss with a state.
       plans: `Told(problem, method)`; or `ClosedLoop()`, uncoded steps or work sharing,
         whichever is faster by the steps before.
-      cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
-      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample. Or a
-        function (j, N) to subset j of N, all of one size, which the workers call: nothing passes
-        through the master.
+      cluster: the processes; in a `Run` with slowness on purpose, checkpoints and
+        callbacks.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample.
+        Or a function (j, N) to subset j of N, all of one size, which the workers call:
+        nothing passes through the master.
       batch_size: samples of each subset that an iteration draws; all by default.
-      evaluate: called with the parameters after each iteration, in a thread beside the training.
+      evaluate: called with the parameters after each iteration, in a thread beside the
+        training.
 
-    A lost worker is replaced if the cluster does so. Where it does not, or three successors end
-    without an iteration done, the workers left get a plan before the next step, or at once if a
-    block needs the lost one: of the optimal method, with a warning, if the other has no scheme for
-    so few. When room for workers returns (a node has joined), or `before_step` resizes the cluster,
-    the next step has a plan for all. Others that were given up are there again at the start of the
-    next training, as far as there is room.
+    A lost worker is replaced if the cluster does so. Where it does not, or three
+    successors end without an iteration done, the workers left get a plan before the
+    next step, or at once if a block needs the lost one: of the optimal method, with a
+    warning, if the other has no scheme for so few. When room for workers returns (a
+    node has joined), or `before_step` resizes the cluster, the next step has a plan for
+    all. Others that were given up are there again at the start of the next training, as
+    far as there is room.
 
-    Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations
-    are done than asked for, or for what `coding.train` refuses too: parameters that are no real
-    numbers or get no gradient, a loss of NumPy, a sum over samples. WorkersLost where no workers
-    are left.
+    Raises ValueError where problem, data, checkpoint and cluster do not match, or more
+    iterations are done than asked for, or for what `coding.train` refuses too:
+    parameters that are no real numbers or get no gradient, a loss of NumPy, a sum over
+    samples. WorkersLost where no workers are left.
 
     >>> import jax.numpy as jnp
-    >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4,
-    ...     3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
+    >>> data, loss = (
+    ...     np.arange(12.0, dtype=np.float32).reshape(4, 3),
+    ...     lambda p, x: jnp.mean((x @ p - 1) ** 2),
+    ... )
     >>> with Cluster(2) as cluster:
     ...     given = jnp.zeros(3), data, optax.sgd(1e-3), 5
-    ...     found = train_on_cluster(jax.random.key(0), loss, ClosedLoop(), cluster, *given)
+    ...     found = train_on_cluster(
+    ...         jax.random.key(0), loss, ClosedLoop(), cluster, *given
+    ...     )
     >>> found.clock.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
@@ -163,11 +181,14 @@ def train_on_cluster(
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster.at_work())
         planned = Loop if isinstance(plans, ClosedLoop) else Course
-        course = planned(plans, cluster, loss, params, data, batch_size, key, num_steps, run.pace)
+        course = planned(
+            plans, cluster, loss, params, data, batch_size, key, num_steps, run.pace
+        )
         stack.callback(course.close)
         if course.num_workers != cluster.size:
             raise ValueError(
-                f"the problem has {course.num_workers} workers, the cluster {cluster.size}"
+                f"the problem has {course.num_workers} workers, the cluster "
+                f"{cluster.size}"
             )
         cluster.restore()  # those too that were given up before
         checkpoints = None
@@ -175,7 +196,10 @@ def train_on_cluster(
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
             given = _settings(plans, batch_size, course.num_workers)
             described = made_with(key, loss, data, params, optimizer, **given)
-            first, state = checkpoints.last(state, described, most=num_steps) or (first, state)
+            first, state = checkpoints.last(state, described, most=num_steps) or (
+                first,
+                state,
+            )
         # compiled before the clock runs
         jax.block_until_ready(_advance(optimizer, state, state[0]))
         course.begin(first)
@@ -193,10 +217,14 @@ def train_on_cluster(
             if len(told) > 2:  # two are to come; what another one raised is raised here
                 told[-3].result()
     steps = [one.result() for one in told]
-    return _summary(state, steps, first, np.array(paced), cluster.faults[first_fault:], course)
+    return _summary(
+        state, steps, first, np.array(paced), cluster.faults[first_fault:], course
+    )
 
 
-def _settings(plans: Told | ClosedLoop, batch_size: int | None, num_workers: int) -> dict[str, Any]:
+def _settings(
+    plans: Told | ClosedLoop, batch_size: int | None, num_workers: int
+) -> dict[str, Any]:
     """What a checkpoint must have been made with, beside the data and the model."""
     scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
     settings: dict[str, Any] = {"scheme": scheme, "batch size": batch_size}
@@ -206,7 +234,11 @@ def _settings(plans: Told | ClosedLoop, batch_size: int | None, num_workers: int
 
 
 def _iterate(
-    number: int, state: Any, run: Run, course: Course, optimizer: optax.GradientTransformation
+    number: int,
+    state: Any,
+    run: Run,
+    course: Course,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[Any, Step]:
     """The state after one iteration, and what is known of it without its metrics."""
     run.before_step(number, run.cluster)
@@ -240,7 +272,9 @@ def _summary(
         clock=np.cumsum([step.seconds for step in steps]),
         fresh=None,
         stepped=np.full(len(steps), True),
-        metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
+        metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics)
+        if metrics
+        else None,
         first_step=first,
         paced=paced,
         num_workers=np.array([step.num_workers for step in steps], int),
@@ -251,7 +285,9 @@ def _summary(
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTree) -> Any:
+def _advance(
+    optimizer: optax.GradientTransformation, state: Any, gradient: PyTree
+) -> Any:
     updates, opt_state = optimizer.update(gradient, state[1], state[0])
     return optax.apply_updates(state[0], updates), opt_state
 
@@ -259,7 +295,9 @@ def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTr
 def evaluated(
     evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree
 ) -> Step:
-    """A step with its metrics, beside the training; JAX's precision is a setting of each thread."""
+    """A step with its metrics, beside the training; JAX's precision is a setting of
+    each thread.
+    """
     with jax.enable_x64(x64):
         step = step._replace(metrics=evaluate(params))
         if run.after_step is not None:
@@ -268,12 +306,14 @@ def evaluated(
 
 
 def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
-    """For `after_step`: write a line for each iteration, with its numbers, to the end of a file.
+    """For `after_step`: write a line for each iteration, with its numbers, to the end
+    of a file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     json_lines(path := Path(folder) / "log.jsonl")(Step(0, 0.25, "uncoded", 4,
-    ...         {"loss": 2.0}))
+    ...     json_lines(path := Path(folder) / "log.jsonl")(
+    ...         Step(0, 0.25, "uncoded", 4, {"loss": 2.0})
+    ...     )
     ...     json.loads(path.read_text())["loss"]
     2.0
     """

@@ -1,9 +1,11 @@
-"""What a worker process does: it holds data subsets, and computes task after task of an iteration.
+"""What a worker process does: it holds data subsets, and computes task after task of an
+iteration.
 
-A pass of a subset goes over its chunks, and between these the worker looks whether it is to stop. A
-coded task is sent when it is done; where that is much, the worker says that it is done and keeps
-it, until the master asks for it. So it does with a schedule's tasks, each a block of the gradient
-of a subset, of which the master asks for the sum of some. No line here knows of Ray.
+A pass of a subset goes over its chunks, and between these the worker looks whether it
+is to stop. A coded task is sent when it is done; where that is much, the worker says
+that it is done and keeps it, until the master asks for it. So it does with a schedule's
+tasks, each a block of the gradient of a subset, of which the master asks for the sum of
+some. No line here knows of Ray.
 """
 
 import contextlib
@@ -30,12 +32,14 @@ P = TypeVar("P", CodingPlan, SharedPlan)
 
 
 class Duty(NamedTuple, Generic[P]):
-    """What all workers are told once: the loss, the plan, shapes and dtypes of the parameters.
+    """What all workers are told once: the loss, the plan, shapes and dtypes of the
+    parameters.
 
-    `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all
-    samples: 1 where subsets are alike, and for losses that are sums; in work sharing,
-    `[N, chunks]`, what the gradient of each chunk counts. `batch_size` samples of each subset are
-    drawn anew for each iteration, with `seed`; None for all. With it a loss gets its keys too.
+    `weights`, `[N]`, are what the mean gradient of each subset counts in N times the
+    mean over all samples: 1 where subsets are alike, and for losses that are sums; in
+    work sharing, `[N, chunks]`, what the gradient of each chunk counts. `batch_size`
+    samples of each subset are drawn anew for each iteration, with `seed`; None for all.
+    With it a loss gets its keys too.
     """
 
     loss: Loss
@@ -48,11 +52,12 @@ class Duty(NamedTuple, Generic[P]):
 
 
 class Message(NamedTuple):
-    """One task of one worker: the `seconds` it took, and the pieces of its block, `[size]`.
+    """One task of one worker: the `seconds` it took, and the pieces of its block,
+    `[size]`.
 
-    Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since
-    the worker began the iteration; `overrun`: those that it was still busy with the one before when
-    that had ended.
+    Without `values` they are kept: of a schedule, and where they are many. `done`:
+    seconds since the worker began the iteration; `overrun`: those that it was still
+    busy with the one before when that had ended.
     """
 
     task: Task
@@ -62,22 +67,24 @@ class Message(NamedTuple):
     overrun: float = 0.0
 
 
-# Seconds, more than threads can wait for: a task that is done no earlier is not done in the
-# iteration.
+# Seconds, more than threads can wait for: a task that is done no earlier is not done in
+# the iteration.
 NEVER = 1e9
-# Bytes of a message that is not sent before the master wants it: its question takes half a
-# millisecond.
+# Bytes of a message that is not sent before the master wants it: its question takes
+# half a millisecond.
 _MUCH = 2**20
 
-_Key = tuple[int, tuple[float, float]]  # of a part: a subset, and the share of its samples
+_Key = tuple[
+    int, tuple[float, float]
+]  # of a part: a subset, and the share of its samples
 
 
 @dataclasses.dataclass
 class _Passing:
     """The pass of a chunk, as far as it is.
 
-    `weight` is what its gradient counts against that of the part's first chunk, `until` the share
-    of the part's samples up to its last.
+    `weight` is what its gradient counts against that of the part's first chunk, `until`
+    the share of the part's samples up to its last.
     """
 
     cut: Stages
@@ -87,7 +94,9 @@ class _Passing:
 
 
 class _Part(NamedTuple):
-    """The chunks of a part, and what the gradient of the first counts; none without samples."""
+    """The chunks of a part, and what the gradient of the first counts; none without
+    samples.
+    """
 
     chunks: list[_Passing]
     weight: float
@@ -108,18 +117,22 @@ def noted(samples: str, iteration: int) -> Iterator[None]:
 
 
 class WorkerProcess:
-    """One worker's share of the work, which other threads may `stop` and ask to `deliver`.
+    """One worker's share of the work, which other threads may `stop` and ask to
+    `deliver`.
 
-    Nothing interrupts the pass of a chunk, of a program that runs or of slowness on purpose: `stop`
-    takes effect between chunks.
+    Nothing interrupts the pass of a chunk, of a program that runs or of slowness on
+    purpose: `stop` takes effect between chunks.
 
     Args:
       duty: that of all workers.
       index: whose row of the codes this is.
-      subsets: by number, the data subsets of `duty.plan.held(index)`, pytrees of arrays `[m, …]`.
+      subsets: by number, the data subsets of `duty.plan.held(index)`, pytrees of arrays
+        `[m, …]`.
     """
 
-    def __init__(self, duty: Duty[CodingPlan], index: int, subsets: Mapping[int, PyTree]) -> None:
+    def __init__(
+        self, duty: Duty[CodingPlan], index: int, subsets: Mapping[int, PyTree]
+    ) -> None:
         self.duty = duty
         self.index = index
         self.subsets = subsets
@@ -130,12 +143,15 @@ class WorkerProcess:
         # Arguments of a program, which is then the same for all workers.
         self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
-        self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
-        # Of the plan alone: a program that knows the worker would keep it, and all that it has
-        # compiled.
+        self._stages: dict[
+            Any, Stages
+        ] = {}  # by the share of the samples and their shapes
+        # Of the plan alone: a program that knows the worker would keep it, and all that
+        # it has compiled.
         encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
         self._encode = jax.jit(encode, static_argnums=0)
-        # The last call that was stopped, and when; how long the one that ran then took to end.
+        # The last call that was stopped, and when; how long the one that ran then took
+        # to end.
         self._stopped = -1
         self._stopped_at = 0.0
         self._overrun = self._slept = 0.0
@@ -144,7 +160,9 @@ class WorkerProcess:
         self._changed = threading.Condition()
 
     def warm_up(self) -> None:
-        """Compile everything, so that the first iteration takes as long as the others."""
+        """Compile everything, so that the first iteration takes as long as the
+        others.
+        """
         zeros = jax.tree.map(lambda x: np.zeros(np.shape(x), x.dtype), self.duty.params)
         for _ in self.compute(0, 0, jax.tree.leaves(zeros)):
             pass
@@ -158,22 +176,29 @@ class WorkerProcess:
             self._changed.notify_all()
 
     def compute(
-        self, call: int, iteration: int, leaves: list[np.ndarray], pace: Pace | None = None
+        self,
+        call: int,
+        iteration: int,
+        leaves: list[np.ndarray],
+        pace: Pace | None = None,
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the tasks.
 
-        `call` is what `stop` stops, and another one if the master asks again; `iteration` is what
-        samples are drawn for. With a `pace`, in seconds from now, nothing is done earlier: the time
-        of a task is that of its subsets, equally long.
+        `call` is what `stop` stops, and another one if the master asks again;
+        `iteration` is what samples are drawn for. With a `pace`, in seconds from now,
+        nothing is done earlier: the time of a task is that of its subsets, equally
+        long.
         """
         begin = time.perf_counter()
         overrun = self._overrun
         self._overrun = 0.0
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
-            params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
-            # One backward pass for each chunk: it begins when a task first asks for it, and goes
-            # on.
+            params = jax.tree.unflatten(
+                tree, jax.device_put(leaves)
+            )  # once for all programs
+            # One backward pass for each chunk: it begins when a task first asks for it,
+            # and goes on.
             passes: dict[_Key, _Part] = {}
         spans = None if pace is None else begin + pace.spans()
         sends_beside = pace is not None and pace.overlap
@@ -204,10 +229,14 @@ class WorkerProcess:
                 overrun=overrun,
             )
 
-    def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
-        """The sum over `subsets` of what was computed of a block, `[size]`, or its kept message.
+    def deliver(
+        self, call: int, block: int, subsets: Sequence[int]
+    ) -> np.ndarray | None:
+        """The sum over `subsets` of what was computed of a block, `[size]`, or its kept
+        message.
 
-        To be read only, and asked for what was said to be done; None if for another call.
+        To be read only, and asked for what was said to be done; None if for another
+        call.
         """
         of, kept = self._kept
         if of != call:
@@ -218,7 +247,8 @@ class WorkerProcess:
         return total
 
     def _sleep(self, call: int, until: float, free: bool = False) -> None:
-        """Slowness on purpose, which nobody interrupts unless the worker is `free` meanwhile.
+        """Slowness on purpose, which nobody interrupts unless the worker is `free`
+        meanwhile.
 
         Who never gets there, as one that does not answer, only waits for "stop".
         """
@@ -241,7 +271,9 @@ class WorkerProcess:
         passes: dict[_Key, _Part],
         span: np.ndarray | None,
     ) -> np.ndarray | None:
-        """The message of a task, or its subset's gradient; None if the call is stopped before."""
+        """The message of a task, or its subset's gradient; None if the call is stopped
+        before.
+        """
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
         weights = np.zeros(len(subsets))
@@ -255,9 +287,13 @@ class WorkerProcess:
                 for chunk in part.chunks:
                     if self._stopped >= call:
                         return None
-                    own, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
+                    own, chunk.at = chunk.cut.gradients(
+                        chunk.at, block, self._later[number][j]
+                    )
                     so_far = gradients[k]
-                    gradients[k] = own if so_far is None else added(so_far, own, chunk.weight)
+                    gradients[k] = (
+                        own if so_far is None else added(so_far, own, chunk.weight)
+                    )
                     # Else the next chunk would be begun before "stop" is heard.
                     jax.block_until_ready(gradients[k])
                     if span is not None:
@@ -265,11 +301,14 @@ class WorkerProcess:
                         self._sleep(call, span[0] + (span[1] - span[0]) * done)
         encoded = self._encode(block, self._rows[block], weights, gradients)
         pieces = [np.asarray(piece) for piece in encoded]
-        # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
+        # Not by XLA, which asks of each number anew which piece it is of: nine times
+        # slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
-        """Begin the pass of a part, in chunks of one size, or of two that differ by a sample."""
+        """Begin the pass of a part, in chunks of one size, or of two that differ by a
+        sample.
+        """
         data = self.subsets[subset]
         if self.duty.batch_size is not None:
             data = drawn(data, self.duty.batch_size, self.duty.seed, iteration, subset)
@@ -277,7 +316,10 @@ class WorkerProcess:
         if not portion:
             return _Part([], 0.0)
         count = part.stop - part.start
-        sizes = [len(own) for own in np.array_split(np.arange(count), self.plan.chunks_of(count))]
+        sizes = [
+            len(own)
+            for own in np.array_split(np.arange(count), self.plan.chunks_of(count))
+        ]
         chunks = list[_Passing]()
         end = 0
         for size in sizes:
@@ -287,16 +329,23 @@ class WorkerProcess:
             cut = self._cut(share, params, batch, *key)
             end += size
             weight = size / sizes[0] if self.plan.mean else 1.0
-            chunks.append(_Passing(cut, cut.begin(params, batch, *key), weight, end / count))
+            chunks.append(
+                _Passing(cut, cut.begin(params, batch, *key), weight, end / count)
+            )
         first = sizes[0] / count if self.plan.mean else 1.0
         return _Part(chunks, portion * first * float(self.duty.weights[subset]))
 
-    def _cut(self, share: Any, params: PyTree, batch: PyTree, *loss_key: Array) -> Stages:
+    def _cut(
+        self, share: Any, params: PyTree, batch: PyTree, *loss_key: Array
+    ) -> Stages:
         """The programs for samples of these shapes."""
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             # Of blocks of another share of the samples no leaf.
-            own = [block.pieces if block.share == share else () for block in self.plan.blocks]
+            own = [
+                block.pieces if block.share == share else ()
+                for block in self.plan.blocks
+            ]
             blocks = [[piece.leaf for piece in pieces] for pieces in own]
             self._stages[key] = stages(self.duty.loss, params, batch, blocks, *loss_key)
         return self._stages[key]
@@ -313,7 +362,9 @@ def added(total: Sequence[Any], gradient: Sequence[Any], weight: float) -> list[
     """The sum, in float32 at least."""
     dtypes = [jnp.promote_types(one.dtype, jnp.float32) for one in total]
     pairs = zip(total, gradient, dtypes, strict=True)
-    return [one.astype(dtype) + weight * other.astype(dtype) for one, other, dtype in pairs]
+    return [
+        one.astype(dtype) + weight * other.astype(dtype) for one, other, dtype in pairs
+    ]
 
 
 def _message(
@@ -324,18 +375,24 @@ def _message(
     weights: Array,
     gradients: list[Any],
 ) -> list[Array]:
-    """The message by pieces, from the leaves' gradients of the subsets; None counts nothing."""
+    """The message by pieces, from the leaves' gradients of the subsets; None counts
+    nothing.
+    """
     sent = []
     for k, (leaf, start, stop) in enumerate(plan.blocks[block].pieces):
         zero = jnp.zeros(leaves[leaf].shape, leaves[leaf].dtype)
-        parts = [(zero if own is None else own[k]).ravel()[start:stop] for own in gradients]
+        parts = [
+            (zero if own is None else own[k]).ravel()[start:stop] for own in gradients
+        ]
         parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
         sent.append(message(row, parts, plan.codes[block].wide))
     return sent
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
-    """For each task and subset, the blocks that later tasks need of the same samples."""
+    """For each task and subset, the blocks that later tasks need of the same
+    samples.
+    """
     backwards: list[dict[int, tuple[int, ...]]] = []
     needed: dict[_Key, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):

@@ -1,4 +1,6 @@
-"""What parameters, samples and loss must be, else they are refused before any training."""
+"""What parameters, samples and loss must be, else they are refused before any
+training.
+"""
 
 import contextlib
 import functools
@@ -16,12 +18,13 @@ from bcgc_jax._pytree import is_traced
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of, takes_key
 
-# What twice the same sample gives differs from the loss, or from twice the loss, by rounding only.
+# What twice the same sample gives differs from the loss, or from twice the loss, by
+# rounding only.
 _ALIKE = 1e-3
 _APART = (
-    "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and in "
-    "the loss `nnx.merge(graph, params, rest)`; with Equinox `eqx.partition(model, "
-    "eqx.is_inexact_array)`"
+    "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, "
+    "...)`, and in the loss `nnx.merge(graph, params, rest)`; with Equinox "
+    "`eqx.partition(model, eqx.is_inexact_array)`"
 )
 
 _STATE = (
@@ -31,23 +34,28 @@ _STATE = (
 
 
 def check_params(params: PyTree) -> None:
-    """Raise ValueError for a leaf that no gradient can change: no real numbers, random keys.
+    """Raise ValueError for a leaf that no gradient can change: no real numbers, random
+    keys.
 
-    >>> check_params({"w": np.ones(2), "step": np.array(3)})  # doctest: +IGNORE_EXCEPTION_DETAIL
+    >>> check_params(
+    ...     {"w": np.ones(2), "step": np.array(3)}
+    ... )  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    ValueError: params['step'] is int64, and only real numbers are trained: keep it apart: ...
+    ValueError: params['step'] is int64, and only real numbers are trained: ...
     """
     refuse_complex("params", params)
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(
-                f"params{keystr(path)} is a random key, and no step gets a new one. A loss of "
-                f"three arguments, loss(params, batch, key), is given a new key each time; {_APART}"
+                f"params{keystr(path)} is a random key, and no step gets a new one. A "
+                "loss of three arguments, loss(params, batch, key), is given a new key "
+                f"each time; {_APART}"
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params{keystr(path)} is {dtype}, and only real numbers are trained: {_APART}"
+                f"params{keystr(path)} is {dtype}, and only real numbers are trained: "
+                f"{_APART}"
             )
 
 
@@ -58,8 +66,8 @@ def traceable() -> Iterator[None]:
         yield
     except jax.errors.JAXTypeError as error:
         raise ValueError(
-            "JAX cannot trace the loss: it makes NumPy arrays or Python numbers of its arguments. "
-            "Write it with jax.numpy, not numpy, and with jnp.where, not if "
+            "JAX cannot trace the loss: it makes NumPy arrays or Python numbers of its "
+            "arguments. Write it with jax.numpy, not numpy, and with jnp.where, not if "
             f"({str(error).splitlines()[0]})"
         ) from error
 
@@ -67,29 +75,33 @@ def traceable() -> Iterator[None]:
 def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
     """Raise ValueError for a loss that cannot be trained with.
 
-    That is one that is not traceable or no number, gives some leaf of `params` no gradient, is a
-    sum over samples where `mean`, or a mean where not.
+    That is one that is not traceable or no number, gives some leaf of `params` no
+    gradient, is a sum over samples where `mean`, or a mean where not.
 
-    Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are
-    known and it does not draw.
+    Whether it is a sum is seen from one sample of the batch, alone and twice, where its
+    values are known and it does not draw.
     """
     check_params(params)
     given = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
     with traceable():
         values = jax.tree.leaves(_shapes(loss, *given))
-    if len(values) != 1 or values[0].shape or not jnp.issubdtype(values[0].dtype, jnp.floating):
+    if (
+        len(values) != 1
+        or values[0].shape
+        or not jnp.issubdtype(values[0].dtype, jnp.floating)
+    ):
         told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in values)
         raise ValueError(
-            "the loss must return one real number, the mean over the samples of its batch, got "
-            f"{told}. {_STATE}"
+            "the loss must return one real number, the mean over the samples of its "
+            f"batch, got {told}. {_STATE}"
         )
     idle = _without_gradient(loss, *given)
     if idle:
         names = ", ".join(f"params{keystr(path)}" for path in idle)
         raise ValueError(
-            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, or what is "
-            f"frozen is no parameter, and no step updates it. {_STATE}; take another "
-            f"normalization; or {_APART}"
+            f"the loss gives {names} no gradient: a running statistic, as of "
+            "BatchNorm, or what is frozen is no parameter, and no step updates it. "
+            f"{_STATE}; take another normalization; or {_APART}"
         )
     if not takes_key(loss) and not is_traced((params, batch)):
         one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
@@ -104,20 +116,29 @@ def _shapes(loss: Loss, *given: PyTree) -> PyTree:
         if isinstance(error, jax.errors.JAXTypeError) or not takes_key(loss):
             raise
         raise ValueError(
-            "the loss has three arguments, so its third one is a random key, and with that it "
-            f"fails: {error}. Samples are one argument: loss(params, batch), with x, y = batch"
+            "the loss has three arguments, so its third one is a random key, and with "
+            f"that it fails: {error}. Samples are one argument: loss(params, batch), "
+            "with x, y = batch"
         ) from error
 
 
 def _without_gradient(loss: Loss, *given: PyTree) -> list[Any]:
-    """The paths of parameters whose gradient is 0, whatever the samples: it is a constant."""
+    """The paths of parameters whose gradient is 0, whatever the samples: it is a
+    constant.
+    """
     closed = jax.make_jaxpr(jax.grad(loss))(*given)
     zeros = set[Any]()
     for equation in closed.jaxpr.eqns:
-        if equation.primitive.name == "broadcast_in_dim" and _is_zero(equation.invars[0]):
+        if equation.primitive.name == "broadcast_in_dim" and _is_zero(
+            equation.invars[0]
+        ):
             zeros.update(equation.outvars)
     pairs = zip(jax.tree.leaves_with_path(given[0]), closed.jaxpr.outvars, strict=True)
-    return [path for (path, leaf), v in pairs if np.size(leaf) and (_is_zero(v) or v in zeros)]
+    return [
+        path
+        for (path, leaf), v in pairs
+        if np.size(leaf) and (_is_zero(v) or v in zeros)
+    ]
 
 
 def _is_zero(atom: Any) -> bool:
@@ -137,12 +158,12 @@ def _check_mean(once: float, twice: float, mean: bool) -> None:
         return
     if mean and abs(twice - 2 * once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is twice as large as once: it is a sum over the samples. "
-            'Return their mean, or say so by mean=False (plan_options={"mean": False} where '
-            "processes train)"
+            "the loss of one sample twice is twice as large as once: it is a sum over "
+            "the samples. Return their mean, or say so by mean=False "
+            '(plan_options={"mean": False} where processes train)'
         )
     if not mean and abs(twice - once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is as large as once: it is a mean over the samples. "
-            "Leave out mean=False, or return their sum"
+            "the loss of one sample twice is as large as once: it is a mean over the "
+            "samples. Leave out mean=False, or return their sum"
         )

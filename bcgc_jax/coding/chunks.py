@@ -1,4 +1,6 @@
-"""Work sharing for a model: which samples each chunk has, and what its gradient counts."""
+"""Work sharing for a model: which samples each chunk has, and what its gradient
+counts.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ from bcgc_jax.steps.placement import Storage
 
 @pytree_dataclass
 class SharedPlan:
-    """N subsets in chunks, each a whole pass, that are handed out to the workers that store them.
+    """N subsets in chunks, each a whole pass, that are handed out to the workers that
+    store them.
 
     Attributes:
       rule: how subsets are cut, and who stores which chunk.
@@ -55,25 +58,35 @@ class SharedPlan:
         return tuple(self.storage.chunks()[worker])
 
     def spans(self, num_samples: int) -> list[slice]:
-        """The samples of each chunk of a subset; some chunks have none where samples are too few.
+        """The samples of each chunk of a subset; some chunks have none where samples
+        are too few.
 
         >>> SharedPlan(WorkSharing(2, 2, 2)).spans(12)
         [slice(0, 6, None), slice(6, 9, None), slice(9, 10, None), slice(10, 12, None)]
         """
         ends = np.cumsum([0, *self.sizes]) / sum(self.sizes) * num_samples
-        return [slice(*pair) for pair in itertools.pairwise(np.round(ends).astype(int).tolist())]
+        return [
+            slice(*pair)
+            for pair in itertools.pairwise(np.round(ends).astype(int).tolist())
+        ]
 
     def cut(self, subsets: Sequence[PyTree]) -> tuple[dict[Chunk, PyTree], np.ndarray]:
-        """The samples of each chunk, and what the gradient of its loss counts, `[N, chunks]`."""
+        """The samples of each chunk, and what the gradient of its loss counts,
+        `[N, chunks]`.
+        """
         counts = [len(jax.tree.leaves(data)[0]) for data in subsets]
         chunks = {}
         for j, data in enumerate(subsets):
             for c, span in enumerate(self.spans(counts[j])):
-                chunks[j, c] = jax.tree.map(lambda x, own=span: np.asarray(x[own]), data)
+                chunks[j, c] = jax.tree.map(
+                    lambda x, own=span: np.asarray(x[own]), data
+                )
         return chunks, self.weights(counts)
 
     def weights(self, counts: Sequence[int]) -> np.ndarray:
-        """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many samples."""
+        """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many
+        samples.
+        """
         size = np.array([self.drawn(count) for count in counts], float)
         return size / size.sum() if self.mean else (size > 0).astype(float)
 
@@ -85,13 +98,18 @@ class SharedPlan:
     def drawn(self, batch_size: int) -> list[int]:
         """How many samples of each chunk a batch has of a subset.
 
-        They are drawn chunk by chunk, for a chunk is all that some of its holders store.
+        They are drawn chunk by chunk, for a chunk is all that some of its holders
+        store.
         """
         return [span.stop - span.start for span in self.spans(batch_size)]
 
 
 @jax.jit
 def _runtime(rule: WorkSharing, begins: Array, times: Array) -> Array:
-    """The runtime where a master adds sums: copies pay, and nobody waits for a worker with one."""
+    """The runtime where a master adds sums: copies pay, and nobody waits for a worker
+    with one.
+    """
     load = Load(jnp.ones(1), None)
-    return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[0]
+    return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[
+        0
+    ]

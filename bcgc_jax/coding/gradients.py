@@ -1,10 +1,10 @@
 r"""Block-coded gradients of a loss over a pytree of parameters.
 
-The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks,
-one for each redundancy level in use. For a block at level n each worker sends the weighted sum of
-its gradients on n+1 data subsets; the messages of N-n workers give the block of the full gradient.
-A schedule has no code: the master has a block when each subset's gradient of it is finished by
-somebody.
+The gradient's coordinates, in the order in which backpropagation yields them, are cut
+into blocks, one for each redundancy level in use. For a block at level n each worker
+sends the weighted sum of its gradients on n+1 data subsets; the messages of N-n workers
+give the block of the full gradient. A schedule has no code: the master has a block when
+each subset's gradient of it is finished by somebody.
 """
 
 import functools
@@ -18,7 +18,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    check,
+    check_whole,
+    concrete,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.coding.codes import (
     GradientCode,
     decode,
@@ -43,7 +50,9 @@ UNITS = ("coordinates", "leaves", "layers")
 
 
 class Piece(NamedTuple):
-    """Coordinates `start` … `stop - 1` of a raveled leaf, numbered as in `jax.tree.leaves`."""
+    """Coordinates `start` … `stop - 1` of a raveled leaf, numbered as in
+    `jax.tree.leaves`.
+    """
 
     leaf: int
     start: int
@@ -51,7 +60,9 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on a `share` of each subset's samples (all)."""
+    """Coordinates at one redundancy `level`, on a `share` of each subset's samples
+    (all).
+    """
 
     level: int
     pieces: tuple[Piece, ...]
@@ -63,7 +74,9 @@ class Block(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a worker does in one go: a `block` of the gradients of some data `subsets`."""
+    """What a worker does in one go: a `block` of the gradients of some data
+    `subsets`.
+    """
 
     block: int
     subsets: tuple[int, ...]
@@ -71,17 +84,20 @@ class Task(NamedTuple):
 
 @pytree_dataclass
 class CodingPlan:
-    """Who computes what of a gradient: the tasks of each worker, and the messages of a block.
+    """Who computes what of a gradient: the tasks of each worker, and the messages of a
+    block.
 
     Attributes:
-      codes: of each block. A schedule has none: messages are the subsets' own gradients, of level
-        0.
+      codes: of each block. A schedule has none: messages are the subsets' own
+        gradients, of level 0.
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
-      groups: of blocks in groups of workers, the groups of each: one of each group is enough.
+      groups: of blocks in groups of workers, the groups of each: one of each group is
+        enough.
       chunks: over how many a pass of a subset goes; None: as many as pay (`chunks_of`).
-      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one
-        by one; 0 with a code, where a task is a block on all the subsets of its level.
+      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes
+        through one by one; 0 with a code, where a task is a block on all the subsets of
+        its level.
       handed_out: whether a step itself decides who computes what.
     """
 
@@ -117,11 +133,17 @@ class CodingPlan:
     def tasks(self, worker: int) -> tuple[Task, ...]:
         """The tasks of `worker` in their order; all workers have as many."""
         if self.coded:
-            return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
-        return tuple(Task(0, ((worker + turn) % self.num_workers,)) for turn in range(self.turns))
+            return tuple(
+                Task(b, code.subsets[worker]) for b, code in enumerate(self.codes)
+            )
+        return tuple(
+            Task(0, ((worker + turn) % self.num_workers,)) for turn in range(self.turns)
+        )
 
     def ready(self, finish: Any) -> Any:
-        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`."""
+        """When each message is there, `[B, N]`, from when each task is done,
+        `[tasks, N]`.
+        """
         return finish if self.coded else soonest_of(finish)[..., None, :]
 
     def completed(self, pace: Pace) -> np.ndarray:
@@ -149,21 +171,28 @@ class CodingPlan:
         """The data subsets that `worker` needs, ascending."""
         return tuple(sorted({j for task in self.tasks(worker) for j in task.subsets}))
 
-    def samples_of(self, share: tuple[float, float], num_samples: int) -> tuple[slice, float]:
-        """A `share` of a subset's samples, and what their loss counts: 0 if there are none."""
+    def samples_of(
+        self, share: tuple[float, float], num_samples: int
+    ) -> tuple[slice, float]:
+        """A `share` of a subset's samples, and what their loss counts: 0 if there are
+        none.
+        """
         first, last = (round(x * num_samples) for x in share)
         if first == last:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
     def chunks_of(self, num_samples: int) -> int:
-        """Over how many chunks a pass of so many samples goes: a worker can stop between them.
+        """Over how many chunks a pass of so many samples goes: a worker can stop
+        between them.
 
         Without redundancy a step never ends while somebody computes.
 
         >>> plan = coding_plan(jax.random.key(0), jnp.ones(4), [2, 2])
-        >>> [plan.chunks_of(samples) for samples in (1, 511, 512, 5000)], replace(plan,
-        ...     chunks=5).chunks_of(3)
+        >>> (
+        ...     [plan.chunks_of(samples) for samples in (1, 511, 512, 5000)],
+        ...     replace(plan, chunks=5).chunks_of(3),
+        ... )
         ([1, 1, 2, 8], 3)
         """
         if not any(block.level for block in self.blocks):
@@ -173,7 +202,9 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN where not decodable) and whether each block is, bool `[B]`."""
+    """Loss, gradient (NaN where not decodable) and whether each block is, bool
+    `[B]`.
+    """
 
     value: Array
     gradient: PyTree
@@ -183,13 +214,17 @@ class CodedGradient(NamedTuple):
 def unit_sizes(
     params: PyTree, units: str = "leaves", order: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a model.
+    """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a
+    model.
 
-    Units are "leaves", "layers" (neighbours in the order with the same parent in the tree) or
-    "coordinates". `order` is that of `backward_order`; by default the last leaf comes first.
+    Units are "leaves", "layers" (neighbours in the order with the same parent in the
+    tree) or "coordinates". `order` is that of `backward_order`; by default the last
+    leaf comes first.
 
-    >>> layers = [{"w": jnp.ones((3, 2)), "b": jnp.ones(2)},
-    ...     {"w": jnp.ones((2, 4)), "b": jnp.ones(4)}]
+    >>> layers = [
+    ...     {"w": jnp.ones((3, 2)), "b": jnp.ones(2)},
+    ...     {"w": jnp.ones((2, 4)), "b": jnp.ones(4)},
+    ... ]
     >>> unit_sizes(layers, "layers").tolist(), unit_sizes(layers, "leaves").tolist()
     ([12, 8], [8, 4, 6, 2])
     """
@@ -220,13 +255,19 @@ def cut(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each block, of `counts` units; options as in `unit_sizes`."""
+    """The pieces of the leaves in each block, of `counts` units; options as in
+    `unit_sizes`.
+    """
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
-    ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[np.cumsum(counts)].tolist()
+    ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[
+        np.cumsum(counts)
+    ].tolist()
     blocks: list[list[Piece]] = [[] for _ in ends]
     begin = 0
     for leaf in range(len(sizes))[::-1] if order is None else order:
-        for block, (first, last) in zip(blocks, itertools.pairwise([0, *ends]), strict=True):
+        for block, (first, last) in zip(
+            blocks, itertools.pairwise([0, *ends]), strict=True
+        ):
             start = max(first - begin, 0)
             stop = min(last - begin, sizes[leaf])
             if start < stop:
@@ -250,33 +291,45 @@ def coding_plan(
     Args:
       key: randomness of the codes.
       params: any pytree of arrays; only shapes count.
-      partition: integers, `[N]`: how many units at each level (`Solution.rounded`, without
-        padding).
+      partition: integers, `[N]`: how many units at each level (`Solution.rounded`,
+        without padding).
       units, order: as in `unit_sizes`.
-      construction: of all codes, as in `gradient_code`; by default the best for each level.
+      construction: of all codes, as in `gradient_code`; by default the best for each
+        level.
       mean: whether the loss is the mean over the samples, else their sum.
 
-    Raises ValueError where the partition has another number of units than the parameters.
+    Raises ValueError where the partition has another number of units than the
+    parameters.
 
-    >>> plan = coding_plan(jax.random.key(0), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, [0, 4, 5])
+    >>> plan = coding_plan(
+    ...     jax.random.key(0), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, [0, 4, 5]
+    ... )
     >>> [(block.level, block.size) for block in plan.blocks]
     [(1, 4), (2, 5)]
     """
     counts = concrete(partition)
-    if counts is None or counts.ndim != 1 or counts.dtype.kind not in "iu" or counts.min() < 0:
+    if (
+        counts is None
+        or counts.ndim != 1
+        or counts.dtype.kind not in "iu"
+        or counts.min() < 0
+    ):
         raise ValueError(
-            "partition must be known whole numbers, one for each level: take Solution.rounded"
+            "partition must be known whole numbers, one for each level: take "
+            "Solution.rounded"
         )
     num_units = unit_sizes(params, units, order).size
     if counts.sum() != num_units:
         raise ValueError(
-            f"the partition has {counts.sum()} units, the parameters have {num_units} {units}: "
-            "solve a Problem with as many coordinates, or with unit_costs=unit_sizes(params, "
-            "units, order)"
+            f"the partition has {counts.sum()} units, the parameters have {num_units} "
+            f"{units}: solve a Problem with as many coordinates, or with "
+            "unit_costs=unit_sizes(params, units, order)"
         )
     pieces = cut(params, counts, units, order)
     used = np.flatnonzero(counts).tolist()
-    code = functools.partial(gradient_code, construction=construction, top_level=used[-1])
+    code = functools.partial(
+        gradient_code, construction=construction, top_level=used[-1]
+    )
     codes = tuple(code(key, counts.size, n) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
@@ -291,11 +344,12 @@ def schedule_plan(
     order: Sequence[int] | None = None,
     mean: bool = True,
 ) -> CodingPlan:
-    r"""The tasks of N workers that go through neighbouring subsets one by one, for `params`.
+    r"""The tasks of N workers that go through neighbouring subsets one by one, for
+    `params`.
 
-    The schedule is that of `Cyclic`. The plan's one block is all coordinates of the parameters.
-    Where N is less than the plan's number of subsets, each worker does all of them. Options are as
-    in `coding_plan`.
+    The schedule is that of `Cyclic`. The plan's one block is all coordinates of the
+    parameters. Where N is less than the plan's number of subsets, each worker does all
+    of them. Options are as in `coding_plan`.
 
     Raises ValueError where the plan is not one of these parameters.
 
@@ -307,14 +361,21 @@ def schedule_plan(
     """
     (pieces,) = _cut_blocks(schedule, params, units, order).values()
     turns = min(np.size(schedule.block), num_workers)
-    code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
+    code = gradient_code(
+        jax.random.key(0), num_workers, 0
+    )  # of which nothing is random
     return CodingPlan((code,), (Block(turns - 1, pieces),), mean, turns)
 
 
 def _cut_blocks(
-    plan: Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
+    plan: Plan,
+    params: PyTree,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
 ) -> dict[int, tuple[Piece, ...]]:
-    """The pieces of the parameters in each block of a plan, by its number, but for empty blocks."""
+    """The pieces of the parameters in each block of a plan, by its number, but for
+    empty blocks.
+    """
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
     return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
 
@@ -322,19 +383,24 @@ def _cut_blocks(
 def group_plan(
     plan: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
 ) -> CodingPlan:
-    r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
+    r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as
+    whole units.
 
-    A group has the data subsets of its members. Groups of unequal sizes that share the data equally
-    have as many subsets each; ValueError where these are no whole numbers. Options are as in
-    `coding_plan`.
+    A group has the data subsets of its members. Groups of unequal sizes that share the
+    data equally have as many subsets each; ValueError where these are no whole numbers.
+    Options are as in `coding_plan`.
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
-        raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
+        raise ValueError(
+            f"the plan is not one of nested groups of {num_workers} workers"
+        )
     pieces = _cut_blocks(plan, params, **cutting)
     groups = tuple(rule.groups[k] for k in pieces)
     codes = [repetition_code(level, rule.data_of(level)) for level in groups]
-    blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True))
+    blocks = tuple(
+        Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True)
+    )
     return CodingPlan(tuple(codes), blocks, mean, groups=groups)
 
 
@@ -344,18 +410,20 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     total = float(np.sum(sizes, dtype=float))
     if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
         raise ValueError(
-            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: "
-            "make it for a Problem with as many"
+            f"the plan's blocks have {total:.6g} coordinates, the parameters have "
+            f"{costs.sum()}: make it for a Problem with as many"
         )
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
-    return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
+    return np.asarray(
+        round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float))
+    )
 
 
 def _no_tasks(*_: Any, **__: Any) -> CodingPlan:
     raise ValueError(
-        "work sharing decides within a step who computes what, so it has no blocks to assign: "
-        "training_scheme gives what trains with it"
+        "work sharing decides within a step who computes what, so it has no blocks to "
+        "assign: training_scheme gives what trains with it"
     )
 
 
@@ -383,8 +451,8 @@ def assign(
     Args:
       key, construction: of the codes; a schedule has none.
       rounded: whole units of each block; by default its size is rounded.
-      chunks: over how many a pass of a subset goes; by default one for each 256 samples, 8 at most.
-        More pay where a sample takes long: an image, a sequence.
+      chunks: over how many a pass of a subset goes; by default one for each 256
+        samples, 8 at most. More pay where a sample takes long: an image, a sequence.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if chunks is not None:
@@ -407,7 +475,9 @@ def _coded_plan(
     rounded: ArrayLike | None,
     **options: Any,
 ) -> CodingPlan:
-    costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
+    costs = unit_sizes(
+        params, options.get("units", "coordinates"), options.get("order")
+    )
     data = np.asarray(plan.data)
     share = np.asarray(plan.share)
 
@@ -417,10 +487,14 @@ def _coded_plan(
         return coding_plan(key, params, counts[:num_workers], **options)
 
     if np.all(share == 1):
-        return make(_whole_units(plan.sizes, costs) if rounded is None else rounded, data)
+        return make(
+            _whole_units(plan.sizes, costs) if rounded is None else rounded, data
+        )
     # Each task is a block of all coordinates, on its share of the samples.
     parts = [make(costs.size, own) for own in data]
-    ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])  # not a rounding less
+    ends = itertools.pairwise(
+        [0.0, *np.cumsum(share)[:-1].tolist(), 1.0]
+    )  # not a rounding less
     pairs = zip(parts, ends, strict=True)
     blocks = tuple(one.blocks[0]._replace(share=between) for one, between in pairs)
     return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)
@@ -431,7 +505,8 @@ def num_samples(batch: PyTree) -> int:
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
-            f"every array of a batch must have its samples along the first axis, got {sizes}"
+            "every array of a batch must have its samples along the first axis, got "
+            f"{sizes}"
         )
     return sizes.pop()[0]
 
@@ -440,7 +515,8 @@ def check_batch_size(batch_size: int | None, size: int) -> None:
     """Raise ValueError for more samples than a subset has, or none."""
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(
-            f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
+            f"batch_size must be from 1 to {size}, the samples of a subset, got "
+            f"{batch_size}"
         )
 
 
@@ -452,41 +528,60 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     """
     if (size := num_samples(batch)) % num_workers:
         raise ValueError(
-            f"{size} samples cannot be split into {num_workers} equal subsets: drop or pad some"
+            f"{size} samples cannot be split into {num_workers} equal subsets: drop or "
+            "pad some"
         )
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
 def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as a list of N subsets, the first M mod N of them a sample larger."""
+    """A batch of M samples as a list of N subsets, the first M mod N of them a sample
+    larger.
+    """
     if (size := num_samples(batch)) < num_workers:
-        raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
-    parts = (slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(size), num_workers))
+        raise ValueError(
+            f"a batch of {size} samples is too small for {num_workers} workers"
+        )
+    parts = (
+        slice(part[0], part[-1] + 1)
+        for part in np.array_split(np.arange(size), num_workers)
+    )
     return [jax.tree.map(lambda x, own=part: x[own], batch) for part in parts]
 
 
-def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Spread N data subsets, and what is computed from them, over `devices`, which divide N."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))
+def shard_subsets(
+    subsets: PyTree, devices: Sequence[jax.Device] | None = None
+) -> PyTree:
+    """Spread N data subsets, and what is computed from them, over `devices`, which
+    divide N.
+    """
+    mesh = jax.sharding.Mesh(
+        np.array(jax.devices() if devices is None else devices), ("worker",)
+    )
     by_worker = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker"))
     return jax.device_put(subsets, by_worker)
 
 
 def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGradient]:
-    r"""The function (params, subsets, arrived) → loss and gradient by the workers' messages.
+    r"""The function (params, subsets, arrived) → loss and gradient by the workers'
+    messages.
 
-    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose
-    message of each block the master has. A loss that takes a key gets it from two more arguments, a
-    key and the number of the step (`loss_key`). Compiled once for a function `loss` and plans of
-    one shape.
+    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`,
+    says whose message of each block the master has. A loss that takes a key gets it
+    from two more arguments, a key and the number of the step (`loss_key`). Compiled
+    once for a function `loss` and plans of one shape.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
     >>> batch, params = jnp.arange(12.0).reshape(6, 2), jnp.array([1.0, -2.0])
     >>> plan = coding_plan(jax.random.key(0), params, [0, 2, 0])
-    >>> coded = coded_value_and_grad(loss, plan)(params, split_batch(batch, 3),
-    ...     jnp.array([[1, 0, 1]]))
-    >>> bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))), coded.decodable.tolist()
+    >>> coded = coded_value_and_grad(loss, plan)(
+    ...     params, split_batch(batch, 3), jnp.array([[1, 0, 1]])
+    ... )
+    >>> (
+    ...     bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))),
+    ...     coded.decodable.tolist(),
+    ... )
     (True, [True])
     """
     portable = jax.tree.map(kept, plan)  # as it is, whatever the caller's float
@@ -518,7 +613,9 @@ def _coded(
         encodings = jnp.stack([code.encoding for code in plan.codes])
     weights, decodable = jax.vmap(decoding_weights)(encodings, arrived)
     messages = encode_gradients(plan, gradients)
-    return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
+    return CodedGradient(
+        value, decode_gradients(plan, weights, messages, params), decodable
+    )
 
 
 def size_of(plan: CodingPlan, subsets: PyTree) -> int:
@@ -527,8 +624,8 @@ def size_of(plan: CodingPlan, subsets: PyTree) -> int:
     shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
-            f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, "
-            f"{workers})"
+            f"data of shapes {shapes} is not that of {workers} subsets: take "
+            f"split_batch(batch, {workers})"
         )
     ((_, size),) = shapes
     return int(size)
@@ -542,7 +639,9 @@ def subset_gradients(
     key: Array | None = None,
     step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and for each share of the samples in the plan the gradients, `[N, …]`."""
+    """The full loss, and for each share of the samples in the plan the gradients,
+    `[N, …]`.
+    """
     refuse_complex("params", params)
     workers = plan.num_workers
     size = size_of(plan, subsets)
@@ -553,10 +652,14 @@ def subset_gradients(
     for share in dict.fromkeys(block.share for block in plan.blocks):
         chosen, portion = plan.samples_of(share, size)
         if not portion:
-            gradients[share] = jax.tree.map(lambda x: jnp.zeros((workers, *np.shape(x))), params)
+            gradients[share] = jax.tree.map(
+                lambda x: jnp.zeros((workers, *np.shape(x))), params
+            )
             continue
         part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
-        drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(jnp.arange(workers))
+        drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(
+            jnp.arange(workers)
+        )
         value, gradient = of_subset(part, *drawn)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
@@ -572,14 +675,21 @@ def encode_gradients(
     leaves = {share: jax.tree.leaves(own) for share, own in gradients.items()}
 
     def rows(block: Block, p: Piece) -> Array:
-        return leaves[block.share][p.leaf].reshape((plan.num_workers, -1))[:, p.start : p.stop]
+        return leaves[block.share][p.leaf].reshape((plan.num_workers, -1))[
+            :, p.start : p.stop
+        ]
 
     pairs = zip(plan.codes, plan.blocks, strict=True)
-    return [[encode(code, rows(block, p)) for p in block.pieces] for code, block in pairs]
+    return [
+        [encode(code, rows(block, p)) for p in block.pieces] for code, block in pairs
+    ]
 
 
 def decode_gradients(
-    plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
+    plan: CodingPlan,
+    weights: Array,
+    messages: Sequence[Sequence[Sequence[Array]]],
+    params: PyTree,
 ) -> PyTree:
     """The full gradient from `messages[block][piece][worker]` and weights, `[B, N]`."""
     parts = []
@@ -593,9 +703,14 @@ def decode_gradients(
 
 
 def assemble(
-    blocks: Sequence[Block], parts: Sequence[Sequence[Any]], params: PyTree, xp: Any = jnp
+    blocks: Sequence[Block],
+    parts: Sequence[Sequence[Any]],
+    params: PyTree,
+    xp: Any = jnp,
 ) -> PyTree:
-    """A gradient, shaped as `params`, of all blocks' pieces; equal ones of shares are added up."""
+    """A gradient, shaped as `params`, of all blocks' pieces; equal ones of shares are
+    added up.
+    """
     leaves, tree = jax.tree.flatten(params)
     by_start: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):
@@ -604,7 +719,9 @@ def assemble(
             own[start] = own[start] + values if start in own else values
     wholes = []
     for leaf, own in zip(leaves, by_start, strict=True):
-        rows = [own[start] for start in sorted(own)] or [xp.zeros(0, jnp.result_type(leaf))]
+        rows = [own[start] for start in sorted(own)] or [
+            xp.zeros(0, jnp.result_type(leaf))
+        ]
         whole = xp.concatenate(rows) if len(rows) > 1 else rows[0]
         wholes.append(whole.reshape(np.shape(leaf)))
     return jax.tree.unflatten(tree, wholes)

@@ -1,4 +1,6 @@
-"""What a loss may do beside giving a number: draw at random with a key, and make a new state."""
+"""What a loss may do beside giving a number: draw at random with a key, and make a new
+state.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -11,8 +13,8 @@ from jax import Array
 from jax.tree_util import keystr
 
 PyTree = Any
-# (parameters, batch) to a scalar, or (parameters, batch, key). The batch is a pytree of arrays with
-# the samples along the first axis.
+# (parameters, batch) to a scalar, or (parameters, batch, key). The batch is a pytree of
+# arrays with the samples along the first axis.
 Loss = Callable[..., Array]
 # Folded into a key first: apart from what else is drawn with that key.
 _OF_LOSSES = 2**32 - 1
@@ -21,7 +23,10 @@ _OF_LOSSES = 2**32 - 1
 def takes_key(loss: Callable[..., Any]) -> bool:
     """Whether it has three arguments without a default.
 
-    >>> takes_key(lambda params, batch, key: 0.0), takes_key(lambda params, batch, power=2: 0.0)
+    >>> (
+    ...     takes_key(lambda params, batch, key: 0.0),
+    ...     takes_key(lambda params, batch, power=2: 0.0),
+    ... )
     (True, False)
     """
     return _required(loss) == 3
@@ -33,17 +38,24 @@ def _required(function: Callable[..., Any]) -> int:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # not written in Python
         return 0
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
     return sum(p.default is p.empty and p.kind in positional for p in parameters)
 
 
 @jax.jit
-def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Array = 0) -> Array:
-    """The key that a loss of (params, batch, key) gets for a chunk of a subset in a step, from 0.
+def loss_key(
+    key: Array, step: int | Array, subset: int | Array, chunk: int | Array = 0
+) -> Array:
+    """The key that a loss of (params, batch, key) gets for a chunk of a subset in a
+    step, from 0.
 
-    `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`. `chunk` is the
-    place of its first sample in the subset, 0 where that is computed as a whole; in work sharing
-    the chunk's number. Whoever computes the same samples draws the same.
+    `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`.
+    `chunk` is the place of its first sample in the subset, 0 where that is computed as
+    a whole; in work sharing the chunk's number. Whoever computes the same samples draws
+    the same.
     """
     for number in (_OF_LOSSES, step, subset, chunk):
         key = jax.random.fold_in(key, number)
@@ -51,18 +63,23 @@ def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Ar
 
 
 def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
-    """(step, subset, chunk) to what the loss gets beside parameters and batch: a key or nothing."""
+    """(step, subset, chunk) to what the loss gets beside parameters and batch: a key or
+    nothing.
+    """
     if not takes_key(loss):
         return lambda step, subset, chunk=0: ()
     if key is None:
         raise ValueError(
-            "the loss has three arguments, of which the third is a random key: give a key"
+            "the loss has three arguments, of which the third is a random key: give a "
+            "key"
         )
     return lambda step, subset, chunk=0: (loss_key(key, step, subset, chunk),)
 
 
 class Stateful(NamedTuple):
-    """Parameters, and values that a loss makes anew of its samples: running statistics, metrics."""
+    """Parameters, and values that a loss makes anew of its samples: running statistics,
+    metrics.
+    """
 
     params: PyTree
     state: PyTree
@@ -73,16 +90,18 @@ def stateful(
 ) -> tuple[Loss, optax.GradientTransformation]:
     r"""The loss and the optimiser, for both trainers, of a loss that makes a new state.
 
-    `loss` goes from (params, state, batch) to a value and a new state. What is trained then is
-    `Stateful(params, state)`. After each step `state` is the average of what was made of all chunks
-    of the batch, weighted as their samples (where `mean=False`, the sum); values that the loss does
-    not read are metrics. `loss` may take a key, as its last argument.
+    `loss` goes from (params, state, batch) to a value and a new state. What is trained
+    then is `Stateful(params, state)`. After each step `state` is the average of what
+    was made of all chunks of the batch, weighted as their samples (where `mean=False`,
+    the sum); values that the loss does not read are metrics. `loss` may take a key, as
+    its last argument.
 
-    Call it once: each call gives a new function, which is compiled anew. ValueError where a new
-    state has other leaves than the old one.
+    Call it once: each call gives a new function, which is compiled anew. ValueError
+    where a new state has other leaves than the old one.
 
-    The state is summed as a gradient, so whatever holds of gradients holds of it: codes, copies,
-    faults, checkpoints. To the loss it adds s - s = 0, of slope `new` in s.
+    The state is summed as a gradient, so whatever holds of gradients holds of it:
+    codes, copies, faults, checkpoints. To the loss it adds s - s = 0, of slope `new` in
+    s.
 
     >>> def loss(params, state, batch):
     ...     return jnp.mean((batch - params) ** 2), 0.9 * state + 0.1 * batch.mean()
@@ -100,9 +119,13 @@ def stateful(
         _check_alike(old, new)
 
         def nothing(state: Array, old: Array, new: Array) -> Array:
-            return jnp.sum((state - old) * jax.lax.stop_gradient(new)).astype(number.dtype)
+            return jnp.sum((state - old) * jax.lax.stop_gradient(new)).astype(
+                number.dtype
+            )
 
-        return number + sum(jax.tree.leaves(jax.tree.map(nothing, given.state, old, new)))
+        return number + sum(
+            jax.tree.leaves(jax.tree.map(nothing, given.state, old, new))
+        )
 
     def with_key(given: Stateful, batch: PyTree, key: Array) -> Array:
         return value(given, batch, key)
@@ -115,7 +138,9 @@ def stateful(
 
     def update(gradient: PyTree, kept: Any, given: PyTree) -> tuple[PyTree, Any]:
         updates, kept = optimizer.update(gradient.params, kept, given.params)
-        return Stateful(updates, jax.tree.map(jnp.subtract, gradient.state, given.state)), kept
+        return Stateful(
+            updates, jax.tree.map(jnp.subtract, gradient.state, given.state)
+        ), kept
 
     own = with_key if _required(loss) == 4 else without
     # checkpoints know a loss by it
@@ -124,7 +149,9 @@ def stateful(
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    return {keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _check_alike(old: PyTree, new: PyTree) -> None:
@@ -132,5 +159,6 @@ def _check_alike(old: PyTree, new: PyTree) -> None:
     after = _shapes(new)
     if before != after:
         raise ValueError(
-            f"the new state of the loss must have the leaves of the old one, {before}, got {after}"
+            f"the new state of the loss must have the leaves of the old one, {before}, "
+            f"got {after}"
         )

@@ -1,4 +1,6 @@
-"""When each worker is done with each task of one step, by its begin, its speed and its link."""
+"""When each worker is done with each task of one step, by its begin, its speed and its
+link.
+"""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +18,17 @@ class Pace(NamedTuple):
     Attributes:
       begin: when a worker begins, `[N]`.
       unit: its time for a unit of load, `[N]`; infinity if it does not answer.
-      load: until the end of each task, `[tasks]`, or `[tasks, N]` where workers do unequal work; in
-        work sharing that of a whole subset, `[1]`.
+      load: until the end of each task, `[tasks]`, or `[tasks, N]` where workers do
+        unequal work; in work sharing that of a whole subset, `[1]`.
       sent: what the link takes for all messages up to a task's, `[tasks]`.
       overlap: whether the link sends while the worker computes on.
 
-    >>> pace = Pace(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0]),
-    ...     np.array([0.5, 0.75]))
+    >>> pace = Pace(
+    ...     np.array([0.0, 1.0]),
+    ...     np.array([1.0, 2.0]),
+    ...     np.array([1.0, 3.0]),
+    ...     np.array([0.5, 0.75]),
+    ... )
     >>> pace.ends().tolist(), pace.of(1).spans().tolist()
     ([[1.5, 3.5], [3.75, 7.75]], [[1.0, 3.0, 3.5], [3.5, 7.5, 7.75]])
     """
@@ -34,7 +40,9 @@ class Pace(NamedTuple):
     overlap: bool = False
 
     def checked(self, tasks: int, workers: int) -> "Pace":
-        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, NaN and negatives."""
+        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, NaN and
+        negatives.
+        """
         shapes: dict[str, list[tuple[int, ...]]] = {
             "begin": [(workers,)],
             "unit": [(workers,)],
@@ -46,8 +54,8 @@ class Pace(NamedTuple):
             values = np.asarray(getattr(self, name), float)
             if values.shape not in allowed or not np.all(values >= 0):
                 raise ValueError(
-                    f"{name} of a pace, slowness on purpose, must be 0 or more, of shape "
-                    f"{' or '.join(map(str, allowed))}, got {values.tolist()}"
+                    f"{name} of a pace, slowness on purpose, must be 0 or more, of "
+                    f"shape {' or '.join(map(str, allowed))}, got {values.tolist()}"
                 )
             fields[name] = np.minimum(values, ENDLESS)
         return self._replace(**fields)
@@ -76,14 +84,18 @@ class Pace(NamedTuple):
         return self.begin + work + sent
 
     def spans(self) -> np.ndarray:
-        """When one worker begins each task, has computed it, and has delivered it, `[tasks, 3]`."""
+        """When one worker begins each task, has computed it, and has delivered it,
+        `[tasks, 3]`.
+        """
         ends = self.ends()
         load, sent = self._columns(np)
         computed = self.begin + self.unit * load
         if not self.overlap:
             computed = computed + np.concatenate([[0.0], sent[:-1]])
         before = computed if self.overlap else ends
-        return np.stack([np.concatenate([[self.begin], before[:-1]]), computed, ends], axis=-1)
+        return np.stack(
+            [np.concatenate([[self.begin], before[:-1]]), computed, ends], axis=-1
+        )
 
     def _columns(self, xp: Any) -> tuple[Any, Any]:
         """Load and link, beside the workers where there are many."""

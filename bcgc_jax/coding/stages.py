@@ -1,13 +1,13 @@
 r"""The backward pass of a data subset, cut into programs at the ends of the blocks.
 
-It never begins again. An equation of the gradient's program goes to the first block b that needs
-it: to `carry` b if a later block needs it too (the cotangent on its way; first of all the forward
-pass), else to `own` b. A worker that needs a block of a subset runs those of carry 0 … b that it
-has not yet run for this subset, then own b.
+It never begins again. An equation of the gradient's program goes to the first block b
+that needs it: to `carry` b if a later block needs it too (the cotangent on its way;
+first of all the forward pass), else to `own` b. A worker that needs a block of a subset
+runs those of carry 0 … b that it has not yet run for this subset, then own b.
 
-A gradient code magnifies whatever two workers' gradients of one subset differ by, and each program
-rounds in its own way. So a subset's block comes from the same programs, whoever computes it and
-whatever came before.
+A gradient code magnifies whatever two workers' gradients of one subset differ by, and
+each program rounds in its own way. So a subset's block comes from the same programs,
+whoever computes it and whatever came before.
 """
 
 import collections
@@ -23,8 +23,8 @@ from jax.extend import core
 from bcgc_jax.coding.checks import check_params, traceable
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 
-# Calls, whose equations are put in their place. All derivatives have been taken: a function with
-# one of its own is a call like others.
+# Calls, whose equations are put in their place. All derivatives have been taken: a
+# function with one of its own is a call like others.
 _CALLS = {
     *("jit", "pjit", "checkpoint", "remat2", "closed_call", "core_call"),
     *("custom_jvp_call", "custom_vjp_call"),
@@ -32,7 +32,9 @@ _CALLS = {
 
 
 class Program(NamedTuple):
-    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient's program."""
+    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient's
+    program.
+    """
 
     run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
@@ -41,7 +43,9 @@ class Program(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The backward pass of one subset: how many of `carry` are done, and the `values` so far."""
+    """The backward pass of one subset: how many of `carry` are done, and the `values`
+    so far.
+    """
 
     done: int
     values: Mapping[core.Var, Array]
@@ -52,9 +56,11 @@ class Stages:
     """The programs of the blocks, and where their gradients are found.
 
     Attributes:
-      programs: as above, ("carry", b) and ("own", b); none where there is nothing to do.
+      programs: as above, ("carry", b) and ("own", b); none where there is nothing to
+        do.
       results: for each block the variable of each of its leaves' gradients.
-      inputs, constants: variables of what the loss is given, and values that it has of its own.
+      inputs, constants: variables of what the loss is given, and values that it has of
+        its own.
     """
 
     programs: Mapping[tuple[str, int], Program]
@@ -65,7 +71,9 @@ class Stages:
     def begin(self, params: PyTree, batch: PyTree, *key: Array) -> Pass:
         """The pass before anything is computed."""
         leaves = jax.tree.leaves((params, batch, *key))
-        return Pass(0, {**self.constants, **dict(zip(self.inputs, leaves, strict=True))})
+        return Pass(
+            0, {**self.constants, **dict(zip(self.inputs, leaves, strict=True))}
+        )
 
     def due(self, done: int, block: int) -> list[Program]:
         """The programs to run for a block once `carry` 0 … `done` - 1 have run."""
@@ -75,7 +83,9 @@ class Stages:
     def gradients(
         self, at: Pass, block: int, later: Iterable[int] = ()
     ) -> tuple[list[Array], Pass]:
-        """The leaves of a block, and the pass from then on, with what blocks `later` need."""
+        """The leaves of a block, and the pass from then on, with what blocks `later`
+        need.
+        """
         values = dict(at.values)
         for program in self.due(at.done, block):
             given = program.run(*(values[v] for v in program.takes))
@@ -83,22 +93,29 @@ class Stages:
         done = max(at.done, block + 1)
         needed = set[core.Var]()
         for b in later:
-            needed.update(self.results[b], *(program.takes for program in self.due(done, b)))
+            needed.update(
+                self.results[b], *(program.takes for program in self.due(done, b))
+            )
         kept = {v: value for v, value in values.items() if v in needed}
         return [values[v] for v in self.results[block]], Pass(done, kept)
 
 
 def stages(
-    loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]], *key: Array
+    loss: Loss,
+    params: PyTree,
+    batch: PyTree,
+    blocks: Sequence[Sequence[int]],
+    *key: Array,
 ) -> Stages:
-    r"""Cut the gradient of `loss` in `params` into blocks in the order of their computation.
+    r"""Cut the gradient of `loss` in `params` into blocks in the order of their
+    computation.
 
-    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of each, as
-    numbers. A leaf that is cut across several blocks belongs to the first, and is kept for the
-    others.
+    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of
+    each, as numbers. A leaf that is cut across several blocks belongs to the first, and
+    is kept for the others.
 
-    Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and
-    what they need, count to all blocks: they happen once.
+    Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as
+    printing, and what they need, count to all blocks: they happen once.
     """
     check_params(params)
     with traceable():
@@ -115,7 +132,9 @@ def stages(
     placed = _placed(equations, results)
     made = {place: _made(own) for place, own in placed.items()}
     taken = {place: _taken(own, made[place]) for place, own in placed.items()}
-    asked = set[core.Var]().union(*results, *taken.values())  # as results, or by other programs
+    asked = set[core.Var]().union(
+        *results, *taken.values()
+    )  # as results, or by other programs
     programs = dict[tuple[str, int], Program]()
     for place, own in placed.items():
         takes = list(taken[place])
@@ -135,7 +154,9 @@ def _placed(
     equations: Sequence[Any], results: Sequence[Sequence[core.Var]]
 ) -> dict[tuple[str, int], list[Any]]:
     """The equations of each program, ("carry", b) or ("own", b), in their order."""
-    asks = collections.defaultdict[core.Var, set[int]](set)  # of a variable the blocks that need it
+    asks = collections.defaultdict[core.Var, set[int]](
+        set
+    )  # of a variable the blocks that need it
     for b, block in enumerate(results):
         for v in block:
             asks[v].add(b)
@@ -156,18 +177,24 @@ def _made(equations: Sequence[Any]) -> dict[core.Var, None]:
     return {v: None for equation in equations for v in equation.outvars}
 
 
-def _taken(equations: Sequence[Any], made: Mapping[core.Var, None]) -> dict[core.Var, None]:
+def _taken(
+    equations: Sequence[Any], made: Mapping[core.Var, None]
+) -> dict[core.Var, None]:
     """The variables that equations take from elsewhere, in their order."""
     taken = (v for equation in equations for v in _variables(equation.invars))
     return {v: None for v in taken if v not in made}
 
 
 def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
-    """The numbers of the leaves of `params` in the order in which reverse mode yields gradients.
+    """The numbers of the leaves of `params` in the order in which reverse mode yields
+    gradients.
 
     >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
-    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params,
-    ...     jnp.ones((5, 3)))
+    >>> backward_order(
+    ...     lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]),
+    ...     params,
+    ...     jnp.ones((5, 3)),
+    ... )
     (1, 0)
     """
     check_params(params)
@@ -176,8 +203,11 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     equations = list[Any]()
     leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
     made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
-    # What comes at the same time comes from the end, as the layers do; constants come first.
-    return tuple(sorted(range(len(leaves)), key=lambda k: (made.get(id(leaves[k]), -1), -k)))
+    # What comes at the same time comes from the end, as the layers do; constants come
+    # first.
+    return tuple(
+        sorted(range(len(leaves)), key=lambda k: (made.get(id(leaves[k]), -1), -k))
+    )
 
 
 def _variables(atoms: Iterable[Any]) -> list[core.Var]:
@@ -185,9 +215,14 @@ def _variables(atoms: Iterable[Any]) -> list[core.Var]:
 
 
 def _flatten(
-    closed: Any, given: Sequence[Any], equations: list[Any], constants: dict[core.Var, Any]
+    closed: Any,
+    given: Sequence[Any],
+    equations: list[Any],
+    constants: dict[core.Var, Any],
 ) -> list[Any]:
-    """Append a program's equations, those of calls in their place; return where its results are."""
+    """Append a program's equations, those of calls in their place; return where its
+    results are.
+    """
     body = getattr(closed, "jaxpr", closed)
     names: dict[core.Var, Any] = dict(zip(body.invars, given, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
@@ -203,10 +238,15 @@ def _flatten(
         if equation.primitive.name not in _CALLS:
             given_back = _append(equations, equation, taken)
         else:
-            # What is to be computed again, to save memory, must not be found to be known.
-            again, kept = (params.get(k, False) for k in ("differentiated", "prevent_cse"))
+            # What is to be computed again, to save memory, must not be found to be
+            # known.
+            again, kept = (
+                params.get(k, False) for k in ("differentiated", "prevent_cse")
+            )
             if again and (any(kept) if isinstance(kept, tuple) else kept):
-                fence = jax.make_jaxpr(jax.lax.optimization_barrier)([v.aval for v in taken])
+                fence = jax.make_jaxpr(jax.lax.optimization_barrier)(
+                    [v.aval for v in taken]
+                )
                 taken = _append(equations, fence.jaxpr.eqns[0], taken)
             inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
             given_back = _flatten(inner, taken, equations, constants)
@@ -215,7 +255,9 @@ def _flatten(
 
 
 def _append(equations: list[Any], equation: Any, taken: list[Any]) -> list[core.Var]:
-    """Append it with variables of its own: a call's program may be called several times."""
+    """Append it with variables of its own: a call's program may be called several
+    times.
+    """
     made = [core.Var(v.aval) for v in equation.outvars]
     equations.append(equation.replace(invars=taken, outvars=made))
     return made

@@ -1,9 +1,10 @@
 r"""Coded gradient descent on a simulated clock.
 
-In each iteration the workers' cycle times are drawn (or replayed from measured rows). As in the
-paper, a block at level n is complete with its (N-n)-th message and decoded from these; the
-iteration ends with the last block, and the clock advances by its runtime. A worker that has begun a
-pass by then ends it first, and is late for the next iteration.
+In each iteration the workers' cycle times are drawn (or replayed from measured rows).
+As in the paper, a block at level n is complete with its (N-n)-th message and decoded
+from these; the iteration ends with the last block, and the clock advances by its
+runtime. A worker that has begun a pass by then ends it first, and is late for the next
+iteration.
 """
 
 import functools
@@ -17,7 +18,14 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_key, check_whole, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    check,
+    check_key,
+    check_whole,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import (
@@ -32,7 +40,12 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
+from bcgc_jax.distributions import (
+    Distribution,
+    EmpiricalPairs,
+    EmpiricalRows,
+    JointDistribution,
+)
 from bcgc_jax.plans.completion import Exact
 from bcgc_jax.plans.loads import load_of_plan, passes_of
 from bcgc_jax.plans.passes import Passes, parts_of, unless_starting
@@ -45,13 +58,14 @@ from bcgc_jax.solution import Solution
 
 @pytree_dataclass
 class TrainingScheme:
-    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`.
+    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` +
+    `sent[b]`.
 
-    Both are `[B]`. Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] -
-    sent[j-1]). `start_up` is the problem's S; None: there is none, or it comes with the cycle time.
-    Of a schedule, read task for block. Where workers do unequal work, `load` is `[B, N]`. `passes`,
-    in the unit of `load`, are what a worker ends once it has begun it; None: all are free when an
-    iteration ends.
+    Both are `[B]`. Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j]
+    + sent[b] - sent[j-1]). `start_up` is the problem's S; None: there is none, or it
+    comes with the cycle time. Of a schedule, read task for block. Where workers do
+    unequal work, `load` is `[B, N]`. `passes`, in the unit of `load`, are what a worker
+    ends once it has begun it; None: all are free when an iteration ends.
     """
 
     plan: CodingPlan
@@ -68,7 +82,9 @@ class TrainingScheme:
         return self.plan
 
     def pace(self, starts: ArrayLike, times: Array | np.ndarray) -> Pace:
-        """The pace of one iteration, for start-ups and cycle times `[N]`; NumPy or JAX."""
+        """The pace of one iteration, for start-ups and cycle times `[N]`; NumPy or
+        JAX.
+        """
         xp = np if isinstance(times, np.ndarray) else jnp
         begins = xp.broadcast_to(xp.asarray(starts), times.shape)
         return Pace(
@@ -79,7 +95,9 @@ class TrainingScheme:
             overlap=self.overlap,
         )
 
-    def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
+    def messages(
+        self, starts: Array, times: Array
+    ) -> tuple[Array, Array, Array | None]:
         """Whose message of each block there is, bool `[B, N]`, and the runtime or inf.
 
         And how long workers are busy after that, where `passes` do not say it.
@@ -91,9 +109,11 @@ class TrainingScheme:
 
 @pytree_dataclass
 class SharedScheme(TrainingScheme):
-    """Work sharing: the gradient is that without redundancy, and `rule` says how long it takes.
+    """Work sharing: the gradient is that without redundancy, and `rule` says how long
+    it takes.
 
-    Its `load` is that of a subset, `[1]`, and its rule's round trip in the unit of runtimes.
+    Its `load` is that of a subset, `[1]`, and its rule's round trip in the unit of
+    runtimes.
     """
 
     rule: WorkSharing | None = None
@@ -103,7 +123,9 @@ class SharedScheme(TrainingScheme):
         assert self.rule is not None
         return SharedPlan(self.rule, self.plan.mean)
 
-    def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
+    def messages(
+        self, starts: Array, times: Array
+    ) -> tuple[Array, Array, Array | None]:
         assert self.rule is not None
         begin = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
         runtime, busy = self.rule.step(Load(self.load, self.sent), False, begin, times)
@@ -116,10 +138,10 @@ class Training:
 
     Attributes:
       params, opt_state: after the last iteration.
-      clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on processes
-        in seconds.
-      fresh: what each iteration would have taken if all workers had been free at its start, `[K]`;
-        None on processes.
+      clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on
+        processes in seconds.
+      fresh: what each iteration would have taken if all workers had been free at its
+        start, `[K]`; None on processes.
       stepped: whether the gradient was decoded; if not, the parameters stayed.
       metrics: what `evaluate` said of the parameters at the end of each iteration.
     """
@@ -144,37 +166,46 @@ class SimulatedTraining(Training):
 
 
 def collect(finish_times: ArrayLike, rule: Exact) -> tuple[Array, Array]:
-    """Whose message of each block there is when it is complete, bool `[B, N]`, and when, `[B]`.
+    """Whose message of each block there is when it is complete, bool `[B, N]`, and
+    when, `[B]`.
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
-    # Computed once: else XLA may round them otherwise in either place, and the last message, which
-    # comes as the block is complete, would not be there (seen with jaxlib 0.12).
+    # Computed once: else XLA may round them otherwise in either place, and the last
+    # message, which comes as the block is complete, would not be there (seen with
+    # jaxlib 0.12).
     times = jax.lax.optimization_barrier(jnp.asarray(finish_times))
     completed = rule.blocks(times, np.arange(len(times)))
     return (times <= completed[:, None]) & jnp.isfinite(times), completed
 
 
 def training_scheme(
-    key: Array, problem: Problem, solution: Solution | Plan, params: PyTree, **plan_options: Any
+    key: Array,
+    problem: Problem,
+    solution: Solution | Plan,
+    params: PyTree,
+    **plan_options: Any,
 ) -> TrainingScheme:
     r"""The codes and the pace of a solution of `solve`, for a model's parameters.
 
     Args:
       key: randomness of the codes.
-      problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and
-        as many samples as an iteration has.
-      solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a
-        share of each subset's samples, to the nearest sample, uncoded. Schemes without a code sum
-        the first message of each subset, and work sharing each chunk once.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`, and `chunks` of
-        `assign`.
+      problem: with as many coordinates as the parameters (or `unit_costs` from
+        `unit_sizes`), and as many samples as an iteration has.
+      solution: of this problem, what is trained is its `plan`; or a plan.
+        "tandon_partial" leaves a share of each subset's samples, to the nearest sample,
+        uncoded. Schemes without a code sum the first message of each subset, and work
+        sharing each chunk once.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`, and
+        `chunks` of `assign`.
 
-    Raises ValueError for a solution that does not exist, and where problem and parameters do not
-    match.
+    Raises ValueError for a solution that does not exist, and where problem and
+    parameters do not match.
     """
     plan, rounded, method = what_is_trained(solution)
-    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
+    sizes = unit_sizes(
+        params, plan_options.get("units", "coordinates"), plan_options.get("order")
+    )
     _check_coordinates(problem, sizes)
     workers = int(np.asarray(problem.num_workers))
     assert plan.completion is not None
@@ -189,14 +220,17 @@ def training_scheme(
         start_up=problem.start_up,
         overlap=problem.overlap and assigned.coded,
         method=method,
-        passes=jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes),
+        passes=jax.tree.map(
+            lambda a: jnp.asarray(problem.scale * a, load.dtype), passes
+        ),
     )
 
 
 def what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]:
     """The plan, its whole numbers where it is a partition, and the name of its method.
 
-    Raises ValueError where there is none, and where its gradient is not that of all samples.
+    Raises ValueError where there is none, and where its gradient is not that of all
+    samples.
     """
     plan: Plan | None
     if isinstance(solution, Plan):
@@ -211,13 +245,14 @@ def what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]
         method = solution.method
     if plan is None or plan.completion is None:
         raise ValueError(
-            f'"{method}" does not say which worker computes what, so nothing can be trained with '
-            "it: it is a bound, or the cost of a scheme"
+            f'"{method}" does not say which worker computes what, so nothing can be '
+            "trained with it: it is a bound, or the cost of a scheme"
         )
     if not plan.trainable:
         raise ValueError(
-            f'"{method}" loses samples, so its gradient is not that of all of them, and nothing is '
-            'trained with it here: take "optimal" or "sharing:2", which lose none'
+            f'"{method}" loses samples, so its gradient is not that of all of them, '
+            'and nothing is trained with it here: take "optimal" or "sharing:2", which '
+            "lose none"
         )
     return plan, rounded, method
 
@@ -229,16 +264,23 @@ def _check_coordinates(problem: Problem, sizes: np.ndarray) -> None:
         costs = np.ones(int(np.asarray(problem.num_coordinates)))
     if not np.array_equal(costs, sizes):
         raise ValueError(
-            "the problem's coordinates are not those of the parameters: take num_coordinates="
-            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, "
-            "order)"
+            "the problem's coordinates are not those of the parameters: take "
+            f"num_coordinates={sizes.sum()}, or for units of leaves or layers "
+            "unit_costs=unit_sizes(params, units, order)"
         )
 
 
 def _shared_scheme(
-    key: Array, problem: Problem, plan: Plan, params: PyTree, method: str, **plan_options: Any
+    key: Array,
+    problem: Problem,
+    plan: Plan,
+    params: PyTree,
+    method: str,
+    **plan_options: Any,
 ) -> SharedScheme:
-    """The scheme of work sharing: each chunk counts once, as for workers without redundancy."""
+    """The scheme of work sharing: each chunk counts once, as for workers without
+    redundancy.
+    """
     rule: Any = plan.completion
     workers = int(np.asarray(problem.num_workers))
     uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
@@ -259,7 +301,8 @@ _Pace = tuple[Any, Any, Passes | None]
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace:
-    """The work until each block over T, `[B]` or `[B, N]`, and the link's time for it, `[B]`.
+    """The work until each block over T, `[B]` or `[B, N]`, and the link's time for it,
+    `[B]`.
 
     And the passes, in units of κ.
     """
@@ -297,7 +340,9 @@ def _pace_of_levels(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace
 def _with_whole_sizes(
     problem: Problem, plan: Plan, used: Sequence[int], assigned: CodingPlan
 ) -> Plan:
-    """The plan with the sizes of the `assigned` blocks, which are whole, at the places `used`."""
+    """The plan with the sizes of the `assigned` blocks, which are whole, at the places
+    `used`.
+    """
     sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
     sizes[list(used)] = [block.size for block in assigned.blocks]
     return plan.with_sizes(jnp.asarray(sizes))
@@ -325,36 +370,41 @@ def train(
     unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> SimulatedTraining:
-    r"""`num_steps` (static) iterations of coded gradient descent; under `jit` and `vmap` too.
+    r"""`num_steps` (static) iterations of coded gradient descent; under `jit` and
+    `vmap` too.
 
     Args:
       key: draws of the cycle times, of the start-ups and of the mini-batches.
-      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it;
-        or (params, batch, key), with the `loss_key` of the samples. `stateful` makes one of a loss
-        with a state.
+      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's
+        plan has it; or (params, batch, key), with the `loss_key` of the samples.
+        `stateful` makes one of a loss with a state.
       scheme: of `training_scheme`.
-      cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on and over
-        again.
-      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the cycle
-        times; by default the scheme's, and with `EmpiricalPairs` for cycle times those that come
-        with them.
+      cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on
+        and over again.
+      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the
+        cycle times; by default the scheme's, and with `EmpiricalPairs` for cycle times
+        those that come with them.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
-      batch_size: samples of each subset that an iteration draws, without replacement; all by
-        default. The scheme's problem should have N times as many samples: its pace follows from
-        these.
-      unit: what a worker does in one piece (static), as in `simulate_runtime`; by default a chunk
-        of the plan's, as on processes.
+      batch_size: samples of each subset that an iteration draws, without replacement;
+        all by default. The scheme's problem should have N times as many samples: its
+        pace follows from these.
+      unit: what a worker does in one piece (static), as in `simulate_runtime`; by
+        default a chunk of the plan's, as on processes.
       evaluate: called with the parameters after each iteration.
 
-    Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a
-    worker too many not answering, leaves the clock at inf and the parameters as they are.
+    Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that
+    never ends, a worker too many not answering, leaves the clock at inf and the
+    parameters as they are.
 
-    Raises ValueError for times that are negative or NaN, and for what `check_loss` refuses.
+    Raises ValueError for times that are negative or NaN, and for what `check_loss`
+    refuses.
     """
     check_key(key)
     check_whole("num_steps", num_steps, 0)
     for name, times in (("cycle_times", cycle_times), ("start_ups", start_ups)):
-        if times is not None and not isinstance(times, Distribution | JointDistribution):
+        if times is not None and not isinstance(
+            times, Distribution | JointDistribution
+        ):
             check(name, times, ">= 0", finite=False)
     check_params(params)
     size = size_of(scheme.plan, subsets)
@@ -362,7 +412,9 @@ def train(
     if unit is None:
         unit = f"chunk:{scheme.plan.chunks_of(batch_size or size)}"
     parts_of(unit)
-    check_loss(loss, params, jax.tree.map(lambda x: x[0, :1], subsets), scheme.plan.mean)
+    check_loss(
+        loss, params, jax.tree.map(lambda x: x[0, :1], subsets), scheme.plan.mean
+    )
     training = key, loss, scheme, cycle_times, params, subsets, optimizer, num_steps
     return _train(*training, start_ups, batch_size, unit, evaluate)
 
@@ -402,7 +454,9 @@ def _train(
         starts, times = draw(index, time_key)
         batch = subsets
         if batch_size is not None:
-            batch = jax.vmap(some_of)(jax.random.split(batch_key, plan.num_workers), subsets)
+            batch = jax.vmap(some_of)(
+                jax.random.split(batch_key, plan.num_workers), subsets
+            )
         fresh = scheme.messages(starts, times)[1]
         arrived, runtime, busy = scheme.messages(late + starts, times)
         if busy is not None:
@@ -417,9 +471,13 @@ def _train(
         return (new, late), (runtime, fresh, value, good, evaluate(new[0]))
 
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
-    begin = (params, optimizer.init(params)), jnp.zeros(plan.num_workers, scheme.load.dtype)
+    begin = (
+        (params, optimizer.init(params)),
+        jnp.zeros(plan.num_workers, scheme.load.dtype),
+    )
     (end, _), (runtimes, fresh, value, good, metrics) = jax.lax.scan(step, begin, steps)
-    # XLA sums by halves: in float32 many iterations, one after the other, would fall behind.
+    # XLA sums by halves: in float32 many iterations, one after the other, would fall
+    # behind.
     params, opt_state = end
     return SimulatedTraining(
         params=params,
@@ -442,20 +500,29 @@ def draws_of(
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
-    """(iteration, key) to start-ups and cycle times, `[N]`: draws, or rows; a start-up may be 0."""
+    """(iteration, key) to start-ups and cycle times, `[N]`: draws, or rows; a start-up
+    may be 0.
+    """
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
-            raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")
+            raise ValueError(
+                "EmpiricalPairs have their own start-ups: leave start_ups out"
+            )
         return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
 
     def source(name: str, given: Any) -> Callable[[Any, Array], Any]:
-        if isinstance(given, EmpiricalRows):  # they are sorted: which worker is which is not known
-            return lambda _, key: _in_any_order(key, given.sample(key, (num_workers,), dtype))
+        if isinstance(
+            given, EmpiricalRows
+        ):  # they are sorted: which worker is which is not known
+            return lambda _, key: _in_any_order(
+                key, given.sample(key, (num_workers,), dtype)
+            )
         if isinstance(given, Distribution | JointDistribution):
             return lambda _, key: given.sample(key, (num_workers,), dtype)
         if given.ndim != 2 or given.shape[1] != num_workers or not len(given):
             raise ValueError(
-                f"measured {name} must have shape [steps, {num_workers}], got {given.shape}"
+                f"measured {name} must have shape [steps, {num_workers}], got "
+                f"{given.shape}"
             )
         return lambda index, _: given[index % len(given)].astype(dtype)
 

@@ -1,4 +1,6 @@
-"""Work sharing inside a compiled program: each data-parallel worker asks for its next chunk."""
+"""Work sharing inside a compiled program: each data-parallel worker asks for its next
+chunk.
+"""
 
 from bcgc_jax.compiled.shared_work import SharedWork as SharedWork
 

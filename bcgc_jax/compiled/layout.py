@@ -35,13 +35,17 @@ class Layout(NamedTuple):
     rows: Mapping[int, list[int]]
 
     def place(self, worker: int, chunk: Chunk) -> Place:
-        """Where a worker has a chunk; the pieces of a whole one lie one behind the other."""
+        """Where a worker has a chunk; the pieces of a whole one lie one behind the
+        other.
+        """
         begin = self.begins[worker, chunk.subset, chunk.number]
         return Place(begin, len(chunk.rows(self.num_samples, self.num_subsets)))
 
 
 def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
-    """Lay out a step's samples for workers; ValueError where chunks of a kind differ in size."""
+    """Lay out a step's samples for workers; ValueError where chunks of a kind differ in
+    size.
+    """
     first = next(iter(shares.values()))
     _check(first, num_samples)
     begins = {}
@@ -63,8 +67,8 @@ def _check(share: Share, num_samples: int) -> None:
     if num_samples % unit or num_samples < 1:
         following = unit * max(1, math.ceil(num_samples / unit))
         raise ValueError(
-            f"{num_samples} samples are not cut into chunks of whole samples, alike in all "
-            f"subsets: take a multiple of {unit}, such as {following}"
+            f"{num_samples} samples are not cut into chunks of whole samples, alike in "
+            f"all subsets: take a multiple of {unit}, such as {following}"
         )
 
 

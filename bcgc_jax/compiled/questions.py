@@ -1,4 +1,6 @@
-"""What the callback does: each worker of this process asks its share for the next chunk."""
+"""What the callback does: each worker of this process asks its share for the next
+chunk.
+"""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,14 +14,14 @@ from bcgc_jax.handout.client import Chunk, Share, StepFailed
 # Answers that are no chunk; others are 1 and more: which of `Layout.sizes`.
 OVER = 0
 FAILED = -1
-# Of a question, before the lengths of the worker's chunks: step, turn, worker, a number that
-# is known when the gradient of the turn before is.
+# Of a question, before the lengths of the worker's chunks: step, turn, worker, a number
+# that is known when the gradient of the turn before is.
 HEAD = 4
 # Of an answer: its kind, where its samples begin, its subset and its number there.
 ANSWER = 4
 _AT_ONCE = (
-    "two gradients of one SharedWork are computed at once: make one depend on the other's ok, as "
-    "by jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
+    "two gradients of one SharedWork are computed at once: make one depend on the "
+    "other's ok, as by jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
 )
 
 
@@ -34,7 +36,8 @@ class _Running(NamedTuple):
 class Questions:
     """Answers the questions of the workers of this process. `answer` never raises.
 
-    Raised in a callback, an error would end this process's program while others wait for it.
+    Raised in a callback, an error would end this process's program while others wait
+    for it.
 
     Attributes:
       count: chunks of each worker in its last step.
@@ -80,7 +83,9 @@ class Questions:
         with self._lock:
             if self._is_broken:
                 raise RuntimeError("an earlier step has failed: call reset()")
-            others = {(running.call, running.step) for running in self._running.values()}
+            others = {
+                (running.call, running.step) for running in self._running.values()
+            }
             if others - {(call, step)} or (turn == 0) == (worker in self._running):
                 raise RuntimeError(_AT_ONCE)
             if turn == 0:
@@ -94,7 +99,9 @@ class Questions:
             self._running.pop(worker, None)
 
     def _fail(self, worker: int, error: BaseException) -> None:
-        """Note the first error. All but a failed step ends the shares: `reset` makes others."""
+        """Note the first error. All but a failed step ends the shares: `reset` makes
+        others.
+        """
         with self._lock:
             self._running.pop(worker, None)
             if self._is_broken:

@@ -1,6 +1,7 @@
 """What the loop needs of JAX's types: over which axes of a mesh a value differs.
 
-All that JAX does not promise to keep stands here. It was tried with JAX 0.8.1, 0.9.0 and 0.10.2.
+All that JAX does not promise to keep stands here. It was tried with JAX 0.8.1, 0.9.0
+and 0.10.2.
 """
 
 import functools
@@ -11,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax._src import source_info_util  # JAX has no public way to the line of an equation
+from jax._src import (
+    source_info_util,
+)  # JAX has no public way to the line of an equation
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
 from jax.sharding import Mesh
@@ -66,7 +69,8 @@ def axis_size(axis: str) -> int:
 
 
 def is_first(axes: Sequence[str], places: Sequence[Array]) -> Array:
-    """Whether this device is the first one on all axes: by the axis, or by its place on it, `[1]`.
+    """Whether this device is the first one on all axes: by the axis, or by its place on
+    it, `[1]`.
 
     Within a nested `shard_map` JAX before 0.10 knows no `axis_index`.
     """
@@ -77,9 +81,11 @@ def is_first(axes: Sequence[str], places: Sequence[Array]) -> Array:
 def host_call(
     function: Callable[[np.ndarray], np.ndarray], size: int, platform: str
 ) -> Callable[[Array], Array]:
-    """Call a function on the host from a program: int32 numbers to int32 numbers, `[size]`.
+    """Call a function on the host from a program: int32 numbers to int32 numbers,
+    `[size]`.
 
-    `io_callback` makes an array of JAX of what it passes on, and takes six times as long.
+    `io_callback` makes an array of JAX of what it passes on, and takes six times as
+    long.
     """
     answer = jax.ShapeDtypeStruct((size,), jnp.int32)
     if platform != "cpu":  # elsewhere a buffer lies on the device
@@ -92,7 +98,9 @@ def host_call(
 
 
 class Traced:
-    """A function of arrays as it is traced: its program, and zeros of the types of its results."""
+    """A function of arrays as it is traced: its program, and zeros of the types of its
+    results.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
@@ -101,7 +109,9 @@ class Traced:
         self._types = closed.out_avals
 
     def zeros(self, dtype_of: Callable[[Any], Any] = lambda dtype: dtype) -> Any:
-        return jax.tree.unflatten(self._structure, [_zero(kind, dtype_of) for kind in self._types])
+        return jax.tree.unflatten(
+            self._structure, [_zero(kind, dtype_of) for kind in self._types]
+        )
 
 
 def _zero(kind: Any, dtype_of: Callable[[Any], Any]) -> Array:
@@ -111,24 +121,30 @@ def _zero(kind: Any, dtype_of: Callable[[Any], Any]) -> Array:
 
 def wide(dtype: Any) -> Any:
     """The type of a sum: float32 or more for floats."""
-    return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    return (
+        jnp.promote_types(dtype, jnp.float32)
+        if jnp.issubdtype(dtype, jnp.floating)
+        else dtype
+    )
 
 
 def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
-    """Raise ValueError for a collective over workers within a chunk: it would wait for ever."""
+    """Raise ValueError for a collective over workers within a chunk: it would wait for
+    ever.
+    """
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if workers.axis in _axes_of(equation) and name not in _HARMLESS:
             raise ValueError(
-                f"{name} over {workers.axis!r} at {_line(equation)}: a chunk is computed by one "
-                "worker, and the others are at other chunks. Return what is to be summed over "
-                "workers as an auxiliary value: all that the loss returns is summed after the "
-                "last chunk"
+                f"{name} over {workers.axis!r} at {_line(equation)}: a chunk is "
+                "computed by one worker, and the others are at other chunks. Return "
+                "what is to be summed over workers as an auxiliary value: all that the "
+                "loss returns is summed after the last chunk"
             )
         if name == "ppermute" and workers.platform == "cpu":
             raise ValueError(
-                f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not only for "
-                "those of this worker. Take all_gather or all_to_all"
+                f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not "
+                "only for those of this worker. Take all_gather or all_to_all"
             )
         for part in equation.params.values():
             for inner in _programs_in(part):
@@ -137,7 +153,9 @@ def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
 
 def _axes_of(equation: Any) -> set[Any]:
     names = ("axes", "axis_name", "axis_names")
-    return {axis for name in names for axis in np.atleast_1d(equation.params.get(name, ()))}
+    return {
+        axis for name in names for axis in np.atleast_1d(equation.params.get(name, ()))
+    }
 
 
 def _line(equation: Any) -> str:
@@ -156,13 +174,15 @@ def _programs_in(parameter: Any) -> Iterable[Any]:
 
 
 def refused(tree: Any) -> Any:
-    """The same arrays; whoever takes a derivative or `vmap` of them gets a ValueError."""
+    """The same arrays; whoever takes a derivative or `vmap` of them gets a
+    ValueError.
+    """
     return jax.tree.map(_refused, tree)
 
 
 _TRANSFORMED = (
-    "{} of a gradient with shared work is not defined: its chunks are handed out while it runs. "
-    "Take {} in place of it"
+    "{} of a gradient with shared work is not defined: its chunks are handed out while "
+    "it runs. Take {} in place of it"
 )
 
 

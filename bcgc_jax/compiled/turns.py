@@ -1,8 +1,9 @@
-"""The loop of turns on the devices: a question, a chunk's gradient, and at the end one sum.
+"""The loop of turns on the devices: a question, a chunk's gradient, and at the end one
+sum.
 
-A turn begins when the one before has ended: a question at the top of the loop's body stands in the
-order of the turns, and the gradient of the chunk before is in the sum by then. "Over" is a branch
-that adds nothing.
+A turn begins when the one before has ended: a question at the top of the loop's body
+stands in the order of the turns, and the gradient of the chunk before is in the sum by
+then. "Over" is a branch that adds nothing.
 """
 
 import functools
@@ -36,18 +37,23 @@ def sum_of_chunks(
     workers: Workers,
     has_aux: bool,
 ) -> Callable[..., Any]:
-    """(params, stored, step, key, loads) to (value, gradient, ok), sums over all chunks of a step.
+    """(params, stored, step, key, loads) to (value, gradient, ok), sums over all chunks
+    of a step.
 
-    All of it is of one worker's devices, within `shard_map`. With `has_aux` value is a pair.
+    All of it is of one worker's devices, within `shard_map`. With `has_aux` value is a
+    pair.
     """
-    # In `jit` for it is traced once for a size of chunk: for its types, and in the loop.
+    # In `jit` for it is traced once for a size of chunk: for its types, and in the
+    # loop.
     slope = jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
     call = host_call(ask, ANSWER, workers.platform)
 
     def of_worker(x: Any) -> Array:
         return varying(jnp.asarray(x), workers.axis)
 
-    def run(params: Any, stored: Any, step: Any, key: Array, loads: Array | None) -> Any:
+    def run(
+        params: Any, stored: Any, step: Any, key: Array, loads: Array | None
+    ) -> Any:
         step = of_worker(jnp.asarray(step, jnp.int32))
         params = jax.tree.map(of_worker, params)
         bits = of_worker(jax.random.key_data(key))
@@ -56,7 +62,9 @@ def sum_of_chunks(
         zero = of_worker(jnp.int32(0))
 
         def of_chunk(size: int, begin: Array, subset: Array, number: Array) -> Any:
-            take = functools.partial(lax.dynamic_slice_in_dim, start_index=begin, slice_size=size)
+            take = functools.partial(
+                lax.dynamic_slice_in_dim, start_index=begin, slice_size=size
+            )
             seed = functools.reduce(jax.random.fold_in, (step, subset, number), key)
             return slope(params, jax.tree.map(take, stored), seed)
 
@@ -74,13 +82,17 @@ def sum_of_chunks(
             known = _bits(jax.tree.leaves(total)[0].ravel()[:1])
             question = jnp.concatenate([numbers, known, of_worker(lengths)])
             answer, lost = _told(call, question, workers)
-            total = lax.switch(jnp.maximum(answer[0], OVER), branches, total, *answer[1:])
+            total = lax.switch(
+                jnp.maximum(answer[0], OVER), branches, total, *answer[1:]
+            )
             return answer, count + 1, total, lost
 
         first = of_worker(jnp.array([1, 0, 0, 0], jnp.int32))
         total = jax.tree.map(of_worker, traced.zeros(wide))
         state = first, zero, total, jnp.bool_(False)
-        answer, _, total, lost = lax.while_loop(lambda state: state[0][0] > OVER, turn, state)
+        answer, _, total, lost = lax.while_loop(
+            lambda state: state[0][0] > OVER, turn, state
+        )
         return _summed(total, answer[0] != OVER, lost, workers.axis)
 
     return run
@@ -98,11 +110,13 @@ def _add(total: Array, part: Any) -> Array:
     return total + jnp.asarray(part).astype(total.dtype)
 
 
-def _told(call: Callable[[Array], Array], question: Array, workers: Workers) -> tuple[Array, Array]:
+def _told(
+    call: Callable[[Array], Array], question: Array, workers: Workers
+) -> tuple[Array, Array]:
     """The answer, the same on all devices of a worker, and whether the step has failed.
 
-    The first device asks, and a sum over the others tells them. An answer is typed as equal on all
-    workers, which `failed` is in fact; the rest differs.
+    The first device asks, and a sum over the others tells them. An answer is typed as
+    equal on all workers, which `failed` is in fact; the rest differs.
     """
     others = workers.other_axes
 
@@ -128,7 +142,9 @@ def _told(call: Callable[[Array], Array], question: Array, workers: Workers) -> 
         return told(question)
     places = [jnp.arange(axis_size(name)) for name in automatic]
     specs = P(), *(P(name) for name in automatic)
-    whole = jax.shard_map(told, axis_names=set(automatic), in_specs=specs, out_specs=P())
+    whole = jax.shard_map(
+        told, axis_names=set(automatic), in_specs=specs, out_specs=P()
+    )
     return whole(question, *places)
 
 

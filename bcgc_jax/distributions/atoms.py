@@ -1,4 +1,6 @@
-"""Distributions of finitely many times: one, two, or measured ones, perhaps with start-ups."""
+"""Distributions of finitely many times: one, two, or measured ones, perhaps with
+start-ups.
+"""
 
 from collections.abc import Sequence
 
@@ -58,8 +60,8 @@ def law_of_number(value: Distribution | ArrayLike) -> Distribution:
 class TwoSpeed(Distribution):
     r"""T = slow with the given `probability`, else fast.
 
-    `fast` and `slow` are times; slow may be infinite, the full straggler, and then the mean is
-    infinite. Raises ValueError unless 0 < fast < slow and 0 ≤ probability ≤ 1.
+    `fast` and `slow` are times; slow may be infinite, the full straggler, and then the
+    mean is infinite. Raises ValueError unless 0 < fast < slow and 0 ≤ probability ≤ 1.
 
     >>> float(TwoSpeed(fast=1.0, slow=5.0, probability=0.25).mean())
     2.0
@@ -69,7 +71,11 @@ class TwoSpeed(Distribution):
     slow: ArrayLike
     probability: ArrayLike
 
-    conditions = (("fast", "> 0"), ("slow", "> 0 or inf"), ("probability", ">= 0, <= 1"))
+    conditions = (
+        ("fast", "> 0"),
+        ("slow", "> 0 or inf"),
+        ("probability", ">= 0, <= 1"),
+    )
     below = ("fast", "slow")
     begin = "fast"  # with probability 1 it is never seen, but stays a valid lower bound
 
@@ -80,10 +86,13 @@ class TwoSpeed(Distribution):
         return jnp.where(jnp.less(t, self.fast), 0, before_slow)
 
     def inverse_cumulative_hazard(self, a):
-        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
+        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two
+        # roundings.
         left = jnp.exp(-jnp.asarray(a))
         margin = 1 - 8 * jnp.finfo(left.dtype).eps
-        return jnp.where(left >= jnp.multiply(self.probability, margin), self.fast, self.slow)
+        return jnp.where(
+            left >= jnp.multiply(self.probability, margin), self.fast, self.slow
+        )
 
     def mean(self):
         possible = (jnp.asarray(self.probability) > 0) | jnp.isfinite(self.slow)
@@ -99,10 +108,14 @@ class TwoSpeed(Distribution):
 
 @pytree_dataclass
 class _DrawnTwoSpeed(TwoSpeed):
-    """For draws: one jumps where the probability passes it, which has no slope, and a mean does."""
+    """For draws: one jumps where the probability passes it, which has no slope, and a
+    mean does.
+    """
 
     def inverse_cumulative_hazard(self, a):
-        time = TwoSpeed(self.fast, self.slow, self.probability).inverse_cumulative_hazard(a)
+        time = TwoSpeed(
+            self.fast, self.slow, self.probability
+        ).inverse_cumulative_hazard(a)
         return time + without_derivative(jnp.zeros_like(time), self.probability)
 
 
@@ -117,8 +130,8 @@ class _Measured(Distribution):
         t = jnp.asarray(t)
         method = "sort" if t.size > 64 else "scan"
         count = jnp.searchsorted(times, t, side="right", method=method)
-        # Counts alone would give float32. log1p in the lower half, or the first times lose their
-        # digits.
+        # Counts alone would give float32. log1p in the lower half, or the first times
+        # lose their digits.
         count = count.astype(working_dtype(times))
         left = times.size - count
         lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
@@ -128,7 +141,8 @@ class _Measured(Distribution):
 
     def inverse_cumulative_hazard(self, a):
         times = self.ascending()
-        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the two roundings.
+        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the
+        # two roundings.
         share = -jnp.expm1(-jnp.asarray(a)) * times.size
         rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
         return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
@@ -154,8 +168,8 @@ class _Measured(Distribution):
 class Empirical(_Measured):
     r"""Measured cycle times: each of the `times`, `[K]`, with probability 1/K.
 
-    Built from any array of times, sorted on the way in. Raises ValueError when there is none or
-    one that is not finite and positive.
+    Built from any array of times, sorted on the way in. Raises ValueError when there is
+    none or one that is not finite and positive.
 
     >>> law = Empirical([3.0, 1.0, 2.0, 2.0])
     >>> float(law.mean()), float(law.cdf(2.0))
@@ -170,7 +184,8 @@ class Empirical(_Measured):
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:
             raise ValueError(
-                "times is empty: an empirical distribution needs at least one measured time"
+                "times is empty: an empirical distribution needs at least one measured "
+                "time"
             )
         super().__post_init__()
         (times,) = as_floats(self.times)
@@ -184,9 +199,10 @@ class Empirical(_Measured):
 class EmpiricalPairs(_Measured):
     r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
 
-    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the start-ups that go
-    with it too. Both are times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0.
-    Raises ValueError for none, for two lengths, and for numbers that are no such times.
+    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the
+    start-ups that go with it too. Both are times: the start-up in the unit of runtimes,
+    ≥ 0, the cycle time > 0. Raises ValueError for none, for two lengths, and for
+    numbers that are no such times.
 
     >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
     >>> float(law.mean()), float(law.cdf(0.5))
@@ -205,8 +221,8 @@ class EmpiricalPairs(_Measured):
         other = np.shape(self.cycle_times)
         if 0 in one or one != other:
             raise ValueError(
-                f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and "
-                f"{other}"
+                "start_ups and cycle_times must be pairs, at least one, got shapes "
+                f"{one} and {other}"
             )
         super().__post_init__()
         start_ups, cycle_times = as_floats(self.start_ups, self.cycle_times)

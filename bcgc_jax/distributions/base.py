@@ -1,8 +1,9 @@
-r"""A distribution of a worker's cycle time T: a pytree that knows its cumulative hazard.
+r"""A distribution of a worker's cycle time T: a pytree that knows its cumulative
+hazard.
 
-Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T = Λ⁻¹(A); the
-cdf is -expm1(-Λ), which keeps its digits in both tails and in float32. Leaves may be batched or
-traced: `jit`, `vmap` and `grad` go through the parameters.
+Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T =
+Λ⁻¹(A); the cdf is -expm1(-Λ), which keeps its digits in both tails and in float32.
+Leaves may be batched or traced: `jit`, `vmap` and `grad` go through the parameters.
 """
 
 import dataclasses
@@ -34,7 +35,9 @@ class Kinked(NamedTuple):
 
 
 class Atomic(NamedTuple):
-    """T takes the values `times`, `[K]`, ascending, and no other; equal ones may be repeated."""
+    """T takes the values `times`, `[K]`, ascending, and no other; equal ones may be
+    repeated.
+    """
 
     times: Array
 
@@ -42,15 +45,20 @@ class Atomic(NamedTuple):
 Pieces = Smooth | Kinked | Atomic
 
 _ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
-# Methods that a subclass may inherit, all that are compiled, and their static arguments.
+# Methods that a subclass may inherit, all that are compiled, and their static
+# arguments.
 _DERIVED = {"cdf", "survival", "log_density", "infimum", "sample"}
-_COMPILED = _ELEMENTWISE | _DERIVED | {"mean", "with_fast_inverse", "expected_order_statistics"}
+_COMPILED = (
+    _ELEMENTWISE | _DERIVED | {"mean", "with_fast_inverse", "expected_order_statistics"}
+)
 _STATIC = {"expected_order_statistics": ("max_workers",), "sample": ("shape", "dtype")}
 
 ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
 
 
-def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, ArrayLike], Array]:
+def _in_working_dtype(
+    method: Callable[[Any, Array], Array],
+) -> Callable[[Any, ArrayLike], Array]:
     @functools.wraps(method)
     def elementwise(law: Any, value: ArrayLike) -> Array:
         dtype = working_dtype(law, value)
@@ -60,17 +68,20 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
 
 
 class AnyDistribution:
-    """What a distribution of one worker's time and one of all N times together have in common.
+    """What a distribution of one worker's time and one of all N times together have in
+    common.
 
-    `conditions` are what the parameters must meet, `below` two of them in order: what a person
-    passes is refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of
-    arrays.
+    `conditions` are what the parameters must meet, `below` two of them in order: what a
+    person passes is refused otherwise, and with what is traced every runtime is NaN.
+    `ranks` are those of arrays.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
-    has_start_up: ClassVar[bool] = False  # its times come with the start-ups of their workers
+    has_start_up: ClassVar[bool] = (
+        False  # its times come with the start-ups of their workers
+    )
 
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
@@ -81,7 +92,9 @@ class AnyDistribution:
             return
         low, high = (concrete(getattr(self, name)) for name in self.below)
         if low is not None and high is not None and np.any(low >= high):
-            raise ValueError(f"{' must be below '.join(self.below)}, got {low} and {high}")
+            raise ValueError(
+                f"{' must be below '.join(self.below)}, got {low} and {high}"
+            )
 
     def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
         for name, text in self.conditions:
@@ -90,7 +103,9 @@ class AnyDistribution:
                 yield name, getattr(self, name), finite, finite == condition
 
     def valid(self) -> Array:
-        """Whether the parameters are possible, which nobody has checked where they are traced."""
+        """Whether the parameters are possible, which nobody has checked where they are
+        traced.
+        """
         valid = jnp.asarray(True)
         for _, value, condition, finite in self._conditions():
             valid &= jnp.all(meets(value, condition, finite))
@@ -100,7 +115,9 @@ class AnyDistribution:
         return valid
 
     def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
+        """Raise ValueError where shapes say that this is a batch, which only `jax.vmap`
+        takes.
+        """
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves = jax.tree.leaves(getattr(self, field.name))
@@ -112,12 +129,14 @@ class AnyDistribution:
             what = f"an array of rank {rank}" if rank else "one number"
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
             raise ValueError(
-                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: "
-                f"{ONE_BY_ONE}"
+                f"{field.name} of {type(self).__name__} must be {what}, got shape "
+                f"{shapes}: {ONE_BY_ONE}"
             )
 
     def _is_one(self) -> bool:
-        """Whether parameters that have shapes of their own give one mean and one infimum."""
+        """Whether parameters that have shapes of their own give one mean and one
+        infimum.
+        """
         try:
             shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
         except (TypeError, ValueError):
@@ -137,7 +156,9 @@ class AnyDistribution:
         raise NotImplementedError
 
     def pooled(self) -> "Distribution":
-        """The distribution of one worker's time: itself, or that of all workers' times together."""
+        """The distribution of one worker's time: itself, or that of all workers' times
+        together.
+        """
         raise NotImplementedError
 
     def members(self) -> Sequence["Distribution"]:
@@ -149,21 +170,26 @@ class AnyDistribution:
         return self
 
     def alone(self) -> "AnyDistribution":
-        """The distribution of the cycle times, without the start-ups that may come with them."""
+        """The distribution of the cycle times, without the start-ups that may come with
+        them.
+        """
         return self
 
     def summary(self) -> dict[str, Any]:
-        """What a reader wants to know: its parameters; of measured times their number and mean."""
+        """What a reader wants to know: its parameters; of measured times their number
+        and mean.
+        """
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 class Distribution(AnyDistribution):
-    """The distribution of a worker's cycle time; times carry the unit of its parameters.
+    """The distribution of a worker's cycle time; times carry the unit of its
+    parameters.
 
-    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean`
-    and `infimum`, or its parameter's name `begin`; `FromHazard` makes one of two functions. The
-    methods of a subclass are compiled as a whole, once for each shape; times and hazards come to
-    them in `working_dtype`.
+    A subclass is a `pytree_dataclass` with `cumulative_hazard`,
+    `inverse_cumulative_hazard`, `mean` and `infimum`, or its parameter's name `begin`;
+    `FromHazard` makes one of two functions. The methods of a subclass are compiled as a
+    whole, once for each shape; times and hazards come to them in `working_dtype`.
     """
 
     begin: ClassVar[str]
@@ -187,7 +213,9 @@ class Distribution(AnyDistribution):
         raise NotImplementedError
 
     def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
-        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of T."""
+        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of
+        T.
+        """
         raise NotImplementedError
 
     def infimum(self) -> Array:
@@ -224,8 +252,12 @@ class Distribution(AnyDistribution):
         pieces = self.pieces()
         return jnp.zeros(0) if isinstance(pieces, Smooth) else pieces.times
 
-    def expected_order_statistics(self, num_workers: ArrayLike, max_workers: int) -> Array | None:
-        """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there is none."""
+    def expected_order_statistics(
+        self, num_workers: ArrayLike, max_workers: int
+    ) -> Array | None:
+        """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there
+        is none.
+        """
         return None
 
     def pooled(self) -> "Distribution":
@@ -240,22 +272,32 @@ class Distribution(AnyDistribution):
         return jnp.exp(-self.cumulative_hazard(t))
 
     def log_density(self, t: ArrayLike) -> Array:
-        """log of the density of T, elementwise; -inf where there is none. Not for atoms."""
+        """log of the density of T, elementwise; -inf where there is none. Not for
+        atoms.
+        """
         t = jnp.asarray(t)
         hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
         possible = jnp.isfinite(hazard) & (rate > 0)
-        return jnp.where(possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf)
+        return jnp.where(
+            possible, jnp.log(jnp.where(possible, rate, 1)) - hazard, -jnp.inf
+        )
 
     def with_fast_inverse(self) -> "Distribution":
-        """The same; where Λ⁻¹ is slow to run and to compile, it comes from a table instead."""
+        """The same; where Λ⁻¹ is slow to run and to compile, it comes from a table
+        instead.
+        """
         return self
 
     def with_knots(self) -> "Distribution":
         """The same, which hides no knots from rules of integration."""
         return self
 
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Independent cycle times of the given `shape`; by default in the `working_dtype`."""
+    def sample(
+        self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None
+    ) -> Array:
+        """Independent cycle times of the given `shape`; by default in the
+        `working_dtype`.
+        """
         check_key(key)
         dtype = working_dtype(self) if dtype is None else dtype
         a = jax.random.exponential(key, shape, dtype)
@@ -264,22 +306,30 @@ class Distribution(AnyDistribution):
 
 def as_floats(*values: Any) -> list[Array]:
     """What a person passes as arrays, all in their `working_dtype`."""
-    arrays = [value if isinstance(value, jax.Array) else np.asarray(value) for value in values]
+    arrays = [
+        value if isinstance(value, jax.Array) else np.asarray(value) for value in values
+    ]
     return [jnp.asarray(array, working_dtype(*arrays)) for array in arrays]
 
 
 def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
-    """(t > start, t - start or 1): the second is safe to raise, divide and take the log of.
+    """(t > start, t - start or 1): the second is safe to raise, divide and take the log
+    of.
 
-    A NaN slope in the branch of an outer `where` that is not taken would still poison the gradient.
+    A NaN slope in the branch of an outer `where` that is not taken would still poison
+    the gradient.
     """
     excess = jnp.subtract(t, start)
     inside = excess > 0
     return inside, jnp.where(inside, excess, 1)
 
 
-def inverse_ranks(num_workers: ArrayLike, max_workers: int, dtype: Any) -> tuple[Array, Array]:
-    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n ≥ N."""
+def inverse_ranks(
+    num_workers: ArrayLike, max_workers: int, dtype: Any
+) -> tuple[Array, Array]:
+    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n
+    ≥ N.
+    """
     j = jnp.arange(1, max_workers + 1, dtype=dtype)
     exists = j <= num_workers
     return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)

@@ -1,4 +1,6 @@
-"""The families of distributions: parameters, the cumulative hazard and its inverse, the mean."""
+"""The families of distributions: parameters, the cumulative hazard and its inverse, the
+mean.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,7 +14,13 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field, working_dtype
-from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks
+from bcgc_jax.distributions.base import (
+    Distribution,
+    Kinked,
+    Smooth,
+    excess_above,
+    inverse_ranks,
+)
 from bcgc_jax.distributions.hazards import average, begin_of, inverse_of
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
@@ -29,9 +37,11 @@ _TABULATED = math.log(1e-20), math.log(800.0), 513
 
 @pytree_dataclass
 class ShiftedExponential(Distribution):
-    r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the paper's, with its μ and t₀).
+    r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the paper's, with its μ and
+    t₀).
 
-    `rate` is one over a time, `shift` a time. Raises ValueError for rate ≤ 0 or shift < 0.
+    `rate` is one over a time, `shift` a time. Raises ValueError for rate ≤ 0 or shift <
+    0.
 
     >>> law = ShiftedExponential(rate=1e-3, shift=50.0)
     >>> float(law.mean())
@@ -120,7 +130,9 @@ class Weibull(_Shifted):
         return self.scale * a ** (1 / jnp.asarray(self.shape))
 
     def mean(self):
-        return self.shift + self.scale * jnp.exp(special.gammaln(1 + 1 / jnp.asarray(self.shape)))
+        return self.shift + self.scale * jnp.exp(
+            special.gammaln(1 + 1 / jnp.asarray(self.shape))
+        )
 
 
 @pytree_dataclass
@@ -141,7 +153,9 @@ class Pareto(Distribution):
 
     def cumulative_hazard(self, t):
         # log1p of the excess, not log of t / scale: the excess is exact near the scale.
-        return self.shape * jnp.log1p(jnp.maximum(jnp.subtract(t, self.scale), 0) / self.scale)
+        return self.shape * jnp.log1p(
+            jnp.maximum(jnp.subtract(t, self.scale), 0) / self.scale
+        )
 
     def inverse_cumulative_hazard(self, a):
         return self.scale * jnp.exp(jnp.divide(a, self.shape))
@@ -155,7 +169,8 @@ class Pareto(Distribution):
         return jnp.multiply(jnp.minimum(level, num_workers - 1) + 1, self.shape) > 1
 
     def expected_order_statistics(self, num_workers, max_workers):
-        # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N - n means.
+        # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N
+        # - n means.
         inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
         share = inverse / self.shape
         finite = share < 1
@@ -180,7 +195,8 @@ class Uniform(Distribution):
     light_tail = True
 
     def cumulative_hazard(self, t):
-        # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
+        # log of the remaining share, not log1p of the used one: (high - t) is exact
+        # near high.
         inside, left = excess_above(self.high, t)
         share = jnp.where(inside, left / jnp.subtract(self.high, self.low), 0.5)
         started, excess = excess_above(jnp.where(inside, t, self.low), self.low)
@@ -211,8 +227,8 @@ class Uniform(Distribution):
 class Lognormal(_Shifted):
     r"""T = shift + exp(location + scale Z), Z standard normal.
 
-    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0,
-    shift < 0.
+    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale
+    ≤ 0, shift < 0.
 
     >>> round(float(Lognormal(location=0.0, scale=1.0).mean()), 4)
     1.6487
@@ -234,7 +250,9 @@ class Lognormal(_Shifted):
         inside, excess = excess_above(t, self.shift)
         z = (jnp.log(excess) - self.location) / self.scale
         constant = 0.5 * math.log(2 * math.pi)
-        return jnp.where(inside, -0.5 * z * z - jnp.log(self.scale * excess) - constant, -jnp.inf)
+        return jnp.where(
+            inside, -0.5 * z * z - jnp.log(self.scale * excess) - constant, -jnp.inf
+        )
 
     def mean(self):
         return self.shift + jnp.exp(self.location + jnp.square(self.scale) / 2)
@@ -244,8 +262,9 @@ class Lognormal(_Shifted):
 class Gamma(_Shifted):
     r"""T = shift + G / rate, G gamma distributed with the given `shape`.
 
-    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to
-    full precision; draws use a table of it. Raises ValueError for shape or rate ≤ 0, shift < 0.
+    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log
+    Λ(log t), to full precision; draws use a table of it. Raises ValueError for shape or
+    rate ≤ 0, shift < 0.
 
     >>> float(Gamma(shape=4.0, rate=2.0, shift=1.0).mean())
     3.0
@@ -260,7 +279,9 @@ class Gamma(_Shifted):
     conditions = (("shape", "> 0"), ("rate", "> 0"), ("shift", ">= 0"))
 
     def _hazard(self, excess):
-        return gamma_hazard(jnp.asarray(self.shape, excess.dtype), jnp.multiply(self.rate, excess))
+        return gamma_hazard(
+            jnp.asarray(self.shape, excess.dtype), jnp.multiply(self.rate, excess)
+        )
 
     def _inverse_hazard(self, a):
         return inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a) / self.rate
@@ -284,31 +305,36 @@ class Gamma(_Shifted):
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters, a).
+    r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters,
+    a).
 
-    Pass `parameters` by name: in the second place is `inverse_hazard`. In each function parameters
-    come first, then the time, or the hazard.
+    Pass `parameters` by name: in the second place is `inverse_hazard`. In each function
+    parameters come first, then the time, or the hazard.
 
     The functions are elementwise and static (pass the same objects again to avoid a new
-    compilation); `parameters` is any pytree, traced and differentiated like other fields. Without
-    an inverse the hazard is inverted by halving, with 64 values of it for each time, 32 in float32.
-    It may then be 0, negative or NaN at times before the first one; where rounding makes it more
-    than 0 there, slopes are NaN. If the slope of Λ jumps at some
-    times, `kinks` is a function of the parameters that returns them, `[K]`: no rule of integration
-    is exact across a kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with
-    a power law beyond the range of numbers; where the integrand does not decay, it is inf.
+    compilation); `parameters` is any pytree, traced and differentiated like other
+    fields. Without an inverse the hazard is inverted by halving, with 64 values of it
+    for each time, 32 in float32. It may then be 0, negative or NaN at times before the
+    first one; where rounding makes it more than 0 there, slopes are NaN. If the slope
+    of Λ jumps at some times, `kinks` is a function of the parameters that returns them,
+    `[K]`: no rule of integration is exact across a kink that it does not know. The mean
+    is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of numbers;
+    where the integrand does not decay, it is inf.
 
-    >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
+    >>> law = FromHazard(
+    ...     lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0
+    ... )
     >>> round(float(law.mean()), 5)  # (π/12)^½
     0.51166
 
-    Two exponential times are mixed. Their log P(T > t) at the first time is taken off, so that Λ is
-    0 there exactly, and slopes are numbers in float32 too:
+    Two exponential times are mixed. Their log P(T > t) at the first time is taken off,
+    so that Λ is 0 there exactly, and slopes are numbers in float32 too:
 
     >>> def mixture(p, t):
     ...     def log_survival(time):
     ...         often = jnp.log(p["often"]) - time / p["fast"]
     ...         return jnp.logaddexp(often, jnp.log(1 - p["often"]) - time / p["slow"])
+    ...
     ...     excess = jnp.maximum(t - p["first"], 0.0)
     ...     return log_survival(0 * excess) - log_survival(excess)
     >>> mixed = {"first": 1.0, "often": 0.9, "fast": 0.2, "slow": 2.0}
@@ -330,15 +356,17 @@ class FromHazard(Distribution):
             if callable(value) or (value is None and name != "hazard"):
                 continue
             raise TypeError(
-                f"{name} of FromHazard must be a function of ({of}), got {value!r}: pass all but "
-                "the hazard by name, as in FromHazard(hazard, parameters=3.0)"
+                f"{name} of FromHazard must be a function of ({of}), got {value!r}: "
+                "pass all but the hazard by name, as in FromHazard(hazard, "
+                "parameters=3.0)"
             )
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
         start = jax.lax.stop_gradient(self.infimum()).astype(t.dtype)
         inside = t > start
-        # Above the support's start the user's Λ is asked; below it, only at a point it knows.
+        # Above the support's start the user's Λ is asked; below it, only at a point it
+        # knows.
         safe = jnp.where(inside, t, start + jnp.maximum(jnp.abs(start), 1))
         return jnp.where(inside, self._hazard(safe), 0)
 
@@ -361,7 +389,8 @@ class FromHazard(Distribution):
         return average(self.inverse_cumulative_hazard, one, one, kinks)[0]
 
     def infimum(self):
-        # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
+        # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at
+        # 0.
         dtype = working_dtype(self)
         near = self._inverse(jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
         if self.inverse_hazard is None:
@@ -379,7 +408,9 @@ class FromHazard(Distribution):
 
 @pytree_dataclass
 class _Tabulated(_Shifted):
-    """Λ⁻¹ from a cubic Hermite table of log(t - shift) against log a, exact in slope."""
+    """Λ⁻¹ from a cubic Hermite table of log(t - shift) against log a, exact in
+    slope.
+    """
 
     law: Distribution
     shift: Array
@@ -411,14 +442,15 @@ class _Tabulated(_Shifted):
 
 @pytree_dataclass
 class HazardSpline(Distribution):
-    r"""Λ⁻¹ as a spline through (`hazards`, `times`), `[K]`, and a generalised Pareto tail above it.
+    r"""Λ⁻¹ as a spline through (`hazards`, `times`), `[K]`, and a generalised Pareto
+    tail above it.
 
-    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u
-    P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, with σ the last slope and ξ ≥ 0 the `tail_index`;
-    ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry the
-    unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for
-    many levels: panels between all knots would take long, and the maximum of many times shows no
-    knot. Built by `smooth_empirical`.
+    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u P(T > u + z | T > u) = (1
+    + ξ z/σ)^{-1/ξ}, with σ the last slope and ξ ≥ 0 the `tail_index`; ξ = 0 is
+    exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
+    the unit of time. Rules of integration go by the knots unless they are `hidden`, as
+    they may be for many levels: panels between all knots would take long, and the
+    maximum of many times shows no knot. Built by `smooth_empirical`.
     """
 
     hazards: Array
@@ -437,7 +469,8 @@ class HazardSpline(Distribution):
         y = jnp.clip((t - t0) / rise, 0, 1)
         d0 = d0 * step / rise
         d1 = d1 * step / rise
-        # θ of the way through the piece: a quadratic equation, by the root that does not cancel.
+        # θ of the way through the piece: a quadratic equation, by the root that does
+        # not cancel.
         a = 1 - d0 + y * (d0 + d1 - 2)
         b = d0 - y * (d0 + d1 - 2)
         c = -y
@@ -454,8 +487,12 @@ class HazardSpline(Distribution):
         share = jnp.clip((a - low) / step, 0, 1)
         mean = rise / step
         cross = share * (1 - share)
-        inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
-        return jnp.where(jnp.greater(a, self.hazards[-1]), self.inverse_beyond(a), inside)
+        inside = t0 + rise * (mean * share**2 + d0 * cross) / (
+            mean + (d0 + d1 - 2 * mean) * cross
+        )
+        return jnp.where(
+            jnp.greater(a, self.hazards[-1]), self.inverse_beyond(a), inside
+        )
 
     def inverse_beyond(self, a):
         beyond = jnp.maximum(a - self.hazards[-1], 0)
@@ -464,13 +501,16 @@ class HazardSpline(Distribution):
     def _bent(self, curve: Callable[[Array], Array], z: Array) -> Array:
         """`curve`(ξ z) / ξ, which is z for ξ = 0."""
         index = jnp.asarray(self.tail_index, z.dtype)
-        return jnp.where(index > 0, curve(index * z) / jnp.where(index > 0, index, 1), z)
+        return jnp.where(
+            index > 0, curve(index * z) / jnp.where(index > 0, index, 1), z
+        )
 
     def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
         """The ends, in hazard, time and slope, of the piece that each value lies in."""
         i = jnp.searchsorted(knots[1:-1], value, side="right", method="scan_unrolled")
         ends = (self.hazards, self.times, self.slopes)
-        # One row of a table, read once: XLA would read it anew in each kernel that needs a part.
+        # One row of a table, read once: XLA would read it anew in each kernel that
+        # needs a part.
         pieces = jnp.stack([part for x in ends for part in (x[:-1], x[1:])], axis=1)
         rows = jax.lax.optimization_barrier(pieces.at[i].get(mode="clip"))
         low, high, t0, t1, d0, d1 = jnp.moveaxis(rows, -1, 0)
@@ -503,7 +543,9 @@ class HazardSpline(Distribution):
     def pieces(self):
         if self.hidden:
             return Smooth()
-        # Once differentiable only; and the tail may be of another scale, of which it is cut at 1/2
-        # to 32.
-        tail = self.times[-1] + self.slopes[-1] * (2.0 ** np.arange(-1, 6)).astype(self.times.dtype)
+        # Once differentiable only; and the tail may be of another scale, of which it is
+        # cut at 1/2 to 32.
+        tail = self.times[-1] + self.slopes[-1] * (2.0 ** np.arange(-1, 6)).astype(
+            self.times.dtype
+        )
         return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

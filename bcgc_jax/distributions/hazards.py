@@ -1,4 +1,5 @@
-r"""What a distribution's hazard alone says: averages, and Λ⁻¹ where there is no formula.
+r"""What a distribution's hazard alone says: averages, and Λ⁻¹ where there is no
+formula.
 
 Of N = k + m - 1 times in order, A = Λ(T_(k)) has a density ∝ (1 - e^-a)^(k-1) e^(-m a).
 """
@@ -14,9 +15,9 @@ from bcgc_jax.distributions.special_functions import double_exponential, log_ear
 
 Elementwise = Callable[[Array], Array]
 
-# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last of which
-# leaves e^(-m a) a number. Between the last two the integrand is taken for e^-ca, as that of a
-# power law is.
+# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last
+# of which leaves e^(-m a) a number. Between the last two the integrand is taken for
+# e^-ca, as that of a power law is.
 _NEAR = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
 _FAR = {8: np.array([40.0, 80.0, 160.0, 320.0, 640.0]), 4: np.array([20.0, 40.0, 80.0])}
 # With 32 nodes means of power laws are off by 1e-10, with 48 by 1e-14.
@@ -24,7 +25,8 @@ _NUM_NODES = 64
 
 
 def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Array:
-    """E v(Λ(T_(k))), `[M]`, for ranks k and m = N - k + 1; inf where the integral diverges.
+    """E v(Λ(T_(k))), `[M]`, for ranks k and m = N - k + 1; inf where the integral
+    diverges.
 
     `kinks` are the hazards at which `values` has kinks, `[K]`.
     """
@@ -35,9 +37,11 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     def log_density(a: Array, k: Array, m: Array) -> Array:
         return (k - 1) * log_early(a) - m * a
 
-    near = jax.nn.softplus(jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype))
-    # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below
-    # anyway.
+    near = jax.nn.softplus(
+        jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype)
+    )
+    # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m =
+    # 1, is below anyway.
     typical = jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0)
     far = typical + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
     kinks = jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))
@@ -61,7 +65,9 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
 
 
 def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Array:
-    """∫ of values times density beyond the last of two a, `[M, 2]`, as if it fell like e^-ca."""
+    """∫ of values times density beyond the last of two a, `[M, 2]`, as if it fell like
+    e^-ca.
+    """
     counts = values != 0
     log_term = log_density + jnp.log(jnp.abs(jnp.where(counts, values, 1)))
     fall = (log_term[:, 0] - log_term[:, 1]) / (a[:, 1] - a[:, 0])
@@ -72,7 +78,9 @@ def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Arr
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
-    """The least time with a hazard of at least `a` > 0, elementwise; inf where there is none."""
+    """The least time with a hazard of at least `a` > 0, elementwise; inf where there is
+    none.
+    """
 
     def solve(excess: Elementwise, start: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)
@@ -93,7 +101,8 @@ def begin_of(hazard: Elementwise, dtype: np.dtype) -> Array:
 
 
 def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
-    """The two neighbouring floating numbers, from 0 on, between which `reached` becomes true.
+    """The two neighbouring floating numbers, from 0 on, between which `reached` becomes
+    true.
 
     By halves of their bits, which ascend as the numbers do.
     """

@@ -1,8 +1,9 @@
 r"""Distributions of all N cycle times of an iteration, for workers that are not alike.
 
-`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a mean over
-rows, and so exact. `Heterogeneous` is a distribution for each of N independent workers; its
-expectations have no short formula, so solvers draw from it (`solvers.sample_average`).
+`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a
+mean over rows, and so exact. `Heterogeneous` is a distribution for each of N
+independent workers; its expectations have no short formula, so solvers draw from it
+(`solvers.sample_average`).
 """
 
 import functools
@@ -31,8 +32,8 @@ NO_EXACT_ANSWER = (
 class JointDistribution(AnyDistribution):
     """The distribution of all N times of an iteration.
 
-    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and
-    `infimum`.
+    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`,
+    `mean` and `infimum`.
     """
 
     def width(self) -> int:
@@ -44,12 +45,15 @@ class JointDistribution(AnyDistribution):
         return slowest_first(self.sample(key, (num_draws, self.width())))
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
-    def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
+    def sample(
+        self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None
+    ) -> Array:
         """Cycle times, by default in the `working_dtype`; `shape` ends with N."""
         check_key(key)
         if shape[-1:] != (self.width(),):
             raise ValueError(
-                f"a sample's last axis has its {self.width()} workers, not shape {shape}"
+                f"a sample's last axis has its {self.width()} workers, not shape "
+                f"{shape}"
             )
         dtype = working_dtype(self) if dtype is None else dtype
         return self._sample(key, shape, dtype).astype(dtype)
@@ -60,11 +64,12 @@ class JointDistribution(AnyDistribution):
 
 @pytree_dataclass
 class EmpiricalRows(JointDistribution):
-    r"""Each row of `times`, `[S, N]`, is an iteration's N cycle times, with probability 1/S.
+    r"""Each row of `times`, `[S, N]`, is an iteration's N cycle times, with probability
+    1/S.
 
-    What workers of a row have in common is kept. Which worker is which is not: a row is sorted,
-    slowest first, on the way in. Raises ValueError for another shape and for times that are not
-    finite and positive.
+    What workers of a row have in common is kept. Which worker is which is not: a row is
+    sorted, slowest first, on the way in. Raises ValueError for another shape and for
+    times that are not finite and positive.
 
     >>> law = EmpiricalRows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
@@ -79,7 +84,9 @@ class EmpiricalRows(JointDistribution):
     def __post_init__(self) -> None:
         shape = np.shape(self.times)
         if len(shape) < 2 or 0 in shape:
-            raise ValueError(f"times must have a row for each iteration, not shape {shape}")
+            raise ValueError(
+                f"times must have a row for each iteration, not shape {shape}"
+            )
         super().__post_init__()
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", slowest_first(times))
@@ -94,7 +101,8 @@ class EmpiricalRows(JointDistribution):
 
     def of_workers(self, members):
         warnings.warn(
-            "Rows do not know one worker from another: planned as if independent", stacklevel=2
+            "Rows do not know one worker from another: planned as if independent",
+            stacklevel=2,
         )
         return self.pooled()
 
@@ -109,18 +117,26 @@ class EmpiricalRows(JointDistribution):
 
     def summary(self):
         steps, workers = np.shape(self.times)
-        return {"distribution": "rows", "steps": steps, "workers": workers, "mean": self.mean()}
+        return {
+            "distribution": "rows",
+            "steps": steps,
+            "workers": workers,
+            "mean": self.mean(),
+        }
 
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with its own distribution: `distributions`, one for each of the N.
+    r"""Independent workers, each with its own distribution: `distributions`, one for
+    each of the N.
 
-    Those of one class are drawn together, so that N of them compile as fast as one. Raises
-    ValueError for anything that is no distribution of a single worker.
+    Those of one class are drawn together, so that N of them compile as fast as one.
+    Raises ValueError for anything that is no distribution of a single worker.
 
     >>> from bcgc_jax.distributions import Pareto, Uniform
-    >>> law = Heterogeneous([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
+    >>> law = Heterogeneous(
+    ...     [Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)]
+    ... )
     >>> jnp.floor(law.draw_rows(jax.random.key(0), 2)).tolist()
     [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]
     """
@@ -132,7 +148,8 @@ class Heterogeneous(JointDistribution):
         alone = [isinstance(law, Distribution) for law in self.distributions]
         if not alone or not all(alone):
             raise ValueError(
-                f"each worker needs a distribution of its own, got {self.distributions!r}"
+                "each worker needs a distribution of its own, got "
+                f"{self.distributions!r}"
             )
 
     def valid(self):
@@ -174,10 +191,14 @@ class Heterogeneous(JointDistribution):
         return a
 
     def mean(self):
-        return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.distributions]))
+        return jnp.mean(
+            jnp.stack([jnp.asarray(law.mean()) for law in self.distributions])
+        )
 
     def infimum(self):
-        return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.distributions]))
+        return jnp.min(
+            jnp.stack([jnp.asarray(law.infimum()) for law in self.distributions])
+        )
 
 
 def _stacked(*leaves: Any) -> Array:

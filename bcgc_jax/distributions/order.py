@@ -1,8 +1,9 @@
-"""Which way an axis of workers or levels runs: two orders, and the step from one to the other.
+"""Which way an axis of workers or levels runs: two orders, and the step from one to the
+other.
 
-*Slowest first*, the last axis, nearly everywhere: axis n holds T_(N-n), beside redundancy level n.
-*Ascending in k*, axis 0, in the recursions of `exact.crossing`: k = N - n, the earliest threshold
-first.
+*Slowest first*, the last axis, nearly everywhere: axis n holds T_(N-n), beside
+redundancy level n. *Ascending in k*, axis 0, in the recursions of `exact.crossing`: k =
+N - n, the earliest threshold first.
 """
 
 from typing import Any

@@ -1,14 +1,14 @@
 r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses.
 
-Both are written with a Mills ratio M, the tail over the slope of its log density. With u = z or log
-x,
+Both are written with a Mills ratio M, the tail over the slope of its log density. With
+u = z or log x,
 
     left of the middle     P = p M,   Λ = -log1p(-P),   Λ' = P / (Q M)
     right of it            Q = p M,   Λ = -log Q,       Λ' = 1 / M
 
-with p the density in u. M is smooth and without cancellation, and so is log P or log Q in the far
-tails; the slopes in closed form need no second evaluation. XLA compiles each of these to a handful
-of loops, where `gammainc` and `gammaincc` take eighty.
+with p the density in u. M is smooth and without cancellation, and so is log P or log Q
+in the far tails; the slopes in closed form need no second evaluation. XLA compiles each
+of these to a handful of loops, where `gammainc` and `gammaincc` take eighty.
 """
 
 import functools
@@ -25,7 +25,9 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Tail(NamedTuple):
-    """log P where `left`, else log Q; and the Mills ratio: P or Q over the density in u."""
+    """log P where `left`, else log Q; and the Mills ratio: P or Q over the density in
+    u.
+    """
 
     left: Array
     log: Array
@@ -48,24 +50,34 @@ class _Tail(NamedTuple):
         return self.odds() / self.mills
 
     def newton(self, log_hazard: Array) -> Array:
-        """The step in u towards the root of log Λ = `log_hazard`, also where P underflows."""
+        """The step in u towards the root of log Λ = `log_hazard`, also where P
+        underflows.
+        """
         p = jnp.exp(self.log_p)
         # -log(1 - p) / p, and its limit.
-        ratio = jnp.where(p > jnp.finfo(p.dtype).tiny, _minus_log1m(p) / jnp.where(p > 0, p, 1), 1)
-        log_value = jnp.where(self.left, self.log + jnp.log(ratio), jnp.log(jnp.abs(self.log)))
+        ratio = jnp.where(
+            p > jnp.finfo(p.dtype).tiny, _minus_log1m(p) / jnp.where(p > 0, p, 1), 1
+        )
+        log_value = jnp.where(
+            self.left, self.log + jnp.log(ratio), jnp.log(jnp.abs(self.log))
+        )
         scale = jnp.where(self.left, ratio * (1 - p), -self.log)
         return (log_hazard - log_value) * scale * self.mills
 
 
 def _minus_log1m(p: Array) -> Array:
-    """-log(1 - p). XLA's log1p is off by up to 1.4e-14 at -0.5, by an ulp above -0.3."""
+    """-log(1 - p). XLA's log1p is off by up to 1.4e-14 at -0.5, by an ulp above
+    -0.3.
+    """
     small = -jnp.log1p(-jnp.minimum(p, 0.25))
     large = -jnp.log(1 - jnp.where(p < 1, p, 0))
     return jnp.where(p < 0.25, small, large)
 
 
 def log_early(hazard: Array) -> Array:
-    """log P(T ≤ t) = log(1 - e^-Λ), accurate where that is near 0: many workers multiply it."""
+    """log P(T ≤ t) = log(1 - e^-Λ), accurate where that is near 0: many workers
+    multiply it.
+    """
     tiny = jnp.finfo(hazard.dtype).tiny
     soon = jnp.log(jnp.maximum(-jnp.expm1(-hazard), tiny))
     late = -_minus_log1m(jnp.exp(-jnp.maximum(hazard, 0.7)))
@@ -95,11 +107,15 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest, `[3, num + 1]`."""
+    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest,
+    `[3, num + 1]`.
+    """
     end = 3.2  # beyond it weights are below the rounding of the sum
     v = np.linspace(-end, end, num + 1)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
-    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
+    weight = (
+        np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
+    )
     node = np.arange(num + 1)
     weights = np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)])
     return share.astype(dtype), weights.astype(dtype)
@@ -109,7 +125,8 @@ def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
 def _mills_polynomial(degree: int) -> np.ndarray:
     """Coefficients, highest first, of (z + 1.25) M(z) in (z - 4) / (z + 4), for z ≥ 0.
 
-    The map is that of Shepherd and Laframboise (1981). Degree 22: 1.5e-15; degree 10: 4e-8.
+    The map is that of Shepherd and Laframboise (1981). Degree 22: 1.5e-15; degree 10:
+    4e-8.
     """
     share = np.cos(np.pi * (np.arange(200) + 0.5) / 200)
     z = 4 * (1 + share) / (1 - share)
@@ -147,7 +164,8 @@ normal_hazard.defjvps(lambda tangent, _, z: _normal_tail(z).slope() * tangent)
 
 
 def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
-    """(right, b, z): z ≥ 0 with -log P(Z > z) ≈ b, to 4.5e-4; the z of a is z if `right`, else -z.
+    """(right, b, z): z ≥ 0 with -log P(Z > z) ≈ b, to 4.5e-4; the z of a is z if
+    `right`, else -z.
 
     Hastings' formula, Abramowitz and Stegun 26.2.23.
     """
@@ -163,7 +181,8 @@ def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
 def inverse_normal_hazard(a: Array) -> Array:
     """The z with -log P(Z > z) = a, for a > 0."""
     right, b, z = _rough_normal(jnp.minimum(a, 1e-9 * jnp.finfo(a.dtype).max))
-    # Halley's method: Λ' = 1 / M, Λ'' = Λ' (Λ' - z). The errors are 4.5e-4, 1e-10, 1e-16.
+    # Halley's method: Λ' = 1 / M, Λ'' = Λ' (Λ' - z). The errors are 4.5e-4, 1e-10,
+    # 1e-16.
     for _ in range(2):
         z = jnp.maximum(z, 0)
         mills = _mills(z)
@@ -180,24 +199,26 @@ def _gamma_tail(
 ) -> tuple[_Tail, Array]:
     r"""The tail in u = log x, and the slope of its log in the shape.
 
-    XLA leaves out what nobody asks for. M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b = shape: on
-    the right +, on the left -, where one step of the recurrence in the shape, M(b) = (1 + x M(b+1))
-    / b, spares the slow decay of small shapes. Gauss and Legendre's rule up to where the exponent
-    is -37 has all the digits of float64 with 30 nodes. `constant` is `_stirling(shape)`; `log_x` is
-    asked where x underflows.
+    XLA leaves out what nobody asks for. M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b
+    = shape: on the right +, on the left -, where one step of the recurrence in the
+    shape, M(b) = (1 + x M(b+1)) / b, spares the slow decay of small shapes. Gauss and
+    Legendre's rule up to where the exponent is -37 has all the digits of float64 with
+    30 nodes. `constant` is `_stirling(shape)`; `log_x` is asked where x underflows.
     """
     double = x.dtype == jnp.float64
     nodes, weights = legendre(30 if double else 14)
     cut = 37.0 if double else 17.5
-    # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst 1e-14 at
-    # shape 0.02).
+    # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst
+    # 1e-14 at shape 0.02).
     left = x < jnp.maximum(shape - 0.7, 0.1)
     b = jnp.where(left, shape + 1, shape)
     gap = jnp.where(left, b - x, x - b)
-    # The end of the range: on the left from e^{-v} - 1 + v ≥ v² / (2 + v); on the right by Newton
-    # from above.
+    # The end of the range: on the left from e^{-v} - 1 + v ≥ v² / (2 + v); on the right
+    # by Newton from above.
     short = (cut - 2 * gap + jnp.sqrt((cut - 2 * gap) ** 2 + 8 * b * cut)) / (2 * b)
-    end = jnp.minimum((jnp.sqrt(gap * gap + 2 * x * cut) - gap) / x, jnp.log1p(2 * cut / x) + 1)
+    end = jnp.minimum(
+        (jnp.sqrt(gap * gap + 2 * x * cut) - gap) / x, jnp.log1p(2 * cut / x) + 1
+    )
     for _ in range(3):
         grown = jnp.expm1(end)
         end = end - (x * grown - b * end - cut) / (x * grown + gap)
@@ -211,9 +232,13 @@ def _gamma_tail(
     # x^shape e^-x / Γ(shape) without the cancellation at large shapes.
     excess = (x - shape) / shape
     near = jnp.abs(excess) < 0.25
-    log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(x / shape))
+    log_ratio = jnp.where(
+        near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(x / shape)
+    )
     if log_x is not None:
-        log_ratio = jnp.where(x > 1e3 * jnp.finfo(x.dtype).tiny, log_ratio, log_x - jnp.log(shape))
+        log_ratio = jnp.where(
+            x > 1e3 * jnp.finfo(x.dtype).tiny, log_ratio, log_x - jnp.log(shape)
+        )
     log_tail = shape * log_ratio - (x - shape) - constant + jnp.log(mills)
     first = jnp.abs(end) * jnp.sum(v * value, axis=-1)
     drift = jnp.where(left, x * first / lower - 1 / shape, first / integral)
@@ -224,7 +249,9 @@ def _gamma_tail(
 
 @jax.jit  # traced once for all who ask
 def _stirling(shape: Array) -> Array:
-    """log Γ(shape) - shape log shape + shape, by Stirling's series; below 10 ten steps higher."""
+    """log Γ(shape) - shape log shape + shape, by Stirling's series; below 10 ten steps
+    higher.
+    """
     large = shape > 10
     raised = jnp.where(large, shape, shape + 10)
     product = jnp.where(large, 1, shape)
@@ -248,15 +275,20 @@ def _in_range(x: Array) -> Array:
 
 def _along(tangents: tuple, *slopes: Array) -> Array:
     """Σ slope · tangent over the tangents that are not known to be zero."""
-    return sum(s * t for s, t in zip(slopes, tangents, strict=True) if type(t) is not SymbolicZero)
+    return sum(
+        s * t
+        for s, t in zip(slopes, tangents, strict=True)
+        if type(t) is not SymbolicZero
+    )
 
 
 @jax.custom_jvp
 def gamma_hazard(shape: Array, x: Array) -> Array:
-    """-log Q(shape, x), Q the regularised upper incomplete gamma function, for x > 0; of one dtype.
+    """-log Q(shape, x), Q the regularised upper incomplete gamma function, for x > 0;
+    of one dtype.
 
-    Relative error up to 1.3e-13 for shapes 0.02 to 500, all of it the rounding of the logarithm of
-    P in the left tail, 1e-14 elsewhere.
+    Relative error up to 1.3e-13 for shapes 0.02 to 500, all of it the rounding of the
+    logarithm of P in the left tail, 1e-14 elsewhere.
     """
     tail, _ = _gamma_tail(shape, _stirling(shape), _in_range(x))
     return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf)
@@ -282,13 +314,17 @@ def log_inverse_gamma_hazard(shape: Array, a: Array) -> tuple[Array, Array, Arra
     constant = _stirling(shape)
     log_x = _log_inverse(shape, constant, a)
     tail, slope = _gamma_tail(shape, constant, _in_range(jnp.exp(log_x)), log_x)
-    return log_x, a * tail.mills / tail.odds(), jnp.where(tail.left, -1, 1) * tail.mills * slope
+    return (
+        log_x,
+        a * tail.mills / tail.odds(),
+        jnp.where(tail.left, -1, 1) * tail.mills * slope,
+    )
 
 
 def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
     log_a = jnp.log(a)
-    # Left: P ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal, or
-    # e^{-x} / Γ(shape).
+    # Left: P ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal,
+    # or e^{-x} / Γ(shape).
     rise = constant + shape * jnp.log(shape) - shape
     left = (jnp.log(-jnp.expm1(-a)) + rise + jnp.log(shape)) / shape
     right, _, z = _rough_normal(a)
@@ -302,7 +338,8 @@ def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
         tail, _ = _gamma_tail(shape, constant, _in_range(jnp.exp(u)), u)
         return u + jnp.clip(tail.newton(log_a), -reach, reach)
 
-    # Of shapes 0.005 to 10,000 and all hazards the slowest has its last digit after 5 steps.
+    # Of shapes 0.005 to 10,000 and all hazards the slowest has its last digit after 5
+    # steps.
     return jax.lax.fori_loop(0, 6, newton, start)
 
 
@@ -322,13 +359,18 @@ inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def f_quantile(share: float, above: float, below: float) -> float:
-    """A quantile of the F distribution with `above` and `below` degrees of freedom, by NumPy.
+    """A quantile of the F distribution with `above` and `below` degrees of freedom, by
+    NumPy.
 
-    With 1 and ν degrees it is that of t². It is below / above tan² of an angle with the density
-    sin^(above-1) cos^(below-1).
+    With 1 and ν degrees it is that of t². It is below / above tan² of an angle with the
+    density sin^(above-1) cos^(below-1).
     """
     angle = np.linspace(0, np.pi / 2, 100_001)
     middle = (angle[1:] + angle[:-1]) / 2
-    density = (above - 1) * np.log(np.sin(middle)) + (below - 1) * np.log(np.cos(middle))
+    density = (above - 1) * np.log(np.sin(middle)) + (below - 1) * np.log(
+        np.cos(middle)
+    )
     total = np.insert(np.cumsum(np.exp(density - density.max())), 0, 0)
-    return float(below / above * np.tan(np.interp(share * total[-1], total, angle)) ** 2)
+    return float(
+        below / above * np.tan(np.interp(share * total[-1], total, angle)) ** 2
+    )

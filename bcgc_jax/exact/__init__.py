@@ -1,1 +1,3 @@
-"""Mathematics that knows no problem: crossings, quadrature, order statistics, linear algebra."""
+"""Mathematics that knows no problem: crossings, quadrature, order statistics, linear
+algebra.
+"""

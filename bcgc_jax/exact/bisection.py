@@ -10,10 +10,11 @@ from jax import Array
 def bisect(
     holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64
 ) -> tuple[Array, Array]:
-    """The ends of where `holds` becomes true, after `steps` halvings from `low` to `high`.
+    """The ends of where `holds` becomes true, after `steps` halvings from `low` to
+    `high`.
 
-    Elementwise, for a condition that holds from some number on; at `high` it is taken for granted.
-    64 halvings exhaust float64.
+    Elementwise, for a condition that holds from some number on; at `high` it is taken
+    for granted. 64 halvings exhaust float64.
     """
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:

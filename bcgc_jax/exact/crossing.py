@@ -1,4 +1,6 @@
-r"""The probability that an order statistic is late: some T_(N-n) exceeds its threshold θ_n."""
+r"""The probability that an order statistic is late: some T_(N-n) exceeds its threshold
+θ_n.
+"""
 
 import functools
 import itertools
@@ -16,32 +18,39 @@ from bcgc_jax.distributions.order import ascending_in_k, by_level
 from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
-# From more workers on the forward recursion in windows takes the place of the triangular systems:
-# up to 425 their weights need no exponentials in double precision (`Crossing.powers`).
+# From more workers on the forward recursion in windows takes the place of the
+# triangular systems: up to 425 their weights need no exponentials in double precision
+# (`Crossing.powers`).
 MANY = 400
 
 
 @jax.custom_jvp
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
-    r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
+    r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to
+    `[...]`.
 
-    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The probabilities
-    V_k of the first failure follow by forward substitution (docs/how-it-works.md):
+    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The
+    probabilities V_k of the first failure follow by forward substitution
+    (docs/how-it-works.md):
 
-        V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
+        b_k = P(T ≤ θ_{N-k}),
+        V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
-    O(N²) time and O(N) memory for each entry of the leading axes; exact for every distribution,
-    atoms included. Of more than 400 workers in O(N^1.5), to 1e-10 (`windows`). Slopes:
-    `crossing_slopes`. Earlier ways to such probabilities: Steck, Ann. Math. Statist. 42, 1971, a
-    determinant; Noé, ibid. 43, 1972, a recursion; Khmaladze & Shinjikashvili, Adv. Appl. Probab.
-    33, 2001, and Moscovich & Nadler, Stat. Probab. Lett. 123, 2017, with a Poisson process
-    conditioned on N in all, as here. The substitution is a loop over k: a batched triangular solve
-    can lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two
+    O(N²) time and O(N) memory for each entry of the leading axes; exact for every
+    distribution, atoms included. Of more than 400 workers in O(N^1.5), to 1e-10
+    (`windows`). Slopes: `crossing_slopes`. Earlier ways to such probabilities: Steck,
+    Ann. Math. Statist. 42, 1971, a determinant; Noé, ibid. 43, 1972, a recursion;
+    Khmaladze & Shinjikashvili, Adv. Appl. Probab. 33, 2001, and Moscovich & Nadler,
+    Stat. Probab. Lett. 123, 2017, with a Poisson process conditioned on N in all, as
+    here. The substitution is a loop over k: a batched triangular solve can lock up the
+    thread pool that it shares with the code around it (seen with jaxlib 0.10, two
     cores).
 
     >>> from bcgc_jax.distributions import Uniform
-    >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
+    >>> p = crossing_probability(
+    ...     Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2
+    ... )
     >>> round(float(p), 5)  # 1 - P(T_(1) ≤ 1/2, T_(2) ≤ 3/4) = 1 - (9/16 - 1/16)
     0.5
     """
@@ -58,8 +67,8 @@ def _crossing_probability_jvp(primals, tangents):
 def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
 
-    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more
-    worker. Second derivatives are those of the substitution, step by step.
+    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one
+    more worker. Second derivatives are those of the substitution, step by step.
     """
     return _by_substitution(hazard, num_workers)
 
@@ -68,7 +77,9 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array
 def _crossing_slopes_jvp(primals, tangents):
     hazard, num_workers = primals
     probability, slope = crossing_slopes(hazard, num_workers)
-    _, change = jax.jvp(lambda h: _by_substitution(h, num_workers)[1], (hazard,), tangents[:1])
+    _, change = jax.jvp(
+        lambda h: _by_substitution(h, num_workers)[1], (hazard,), tangents[:1]
+    )
     return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), change)
 
 
@@ -82,12 +93,19 @@ def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Arra
     first = crossing.first_failures()
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
-    slope = -crossing.unit * jnp.where(paths < 0, 0, paths) * crossing.above / crossing.total
+    slope = (
+        -crossing.unit
+        * jnp.where(paths < 0, 0, paths)
+        * crossing.above
+        / crossing.total
+    )
     return crossing.probability(first), by_level(slope)
 
 
 def shares(hazard: Array) -> tuple[Array, Array]:
-    """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there, `[..., N]`."""
+    """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there,
+    `[..., N]`.
+    """
     ascending = ascending_in_k(jnp.asarray(hazard))
     # Else XLA makes exponentials of their squares: six more for a power.
     return jax.lax.optimization_barrier((-jnp.expm1(-ascending), jnp.exp(-ascending)))
@@ -96,11 +114,11 @@ def shares(hazard: Array) -> tuple[Array, Array]:
 class Crossing:
     """The sums behind `crossing_probability`, on axis 0, ascending in k.
 
-    Index i is k = N - size + 1 + i. The rates N Δb along a path add up to N, and its arrivals too,
-    so e^{-rate} and N^m multiply to e^{-N} N^N whatever the path, and cancel with those of Pois(N;
-    N). Where `size`^N / N! does not overflow, weights are (`size` Δb)^m / m!, without exp and log.
-    V, R and G then are probabilities up to factors that cancel in `unit` V R / `total` and `unit`²
-    V G R / `total`.
+    Index i is k = N - size + 1 + i. The rates N Δb along a path add up to N, and its
+    arrivals too, so e^{-rate} and N^m multiply to e^{-N} N^N whatever the path, and
+    cancel with those of Pois(N; N). Where `size`^N / N! does not overflow, weights are
+    (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities up to
+    factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
     def __init__(
@@ -111,12 +129,17 @@ class Crossing:
         dtype = self.below.dtype
         self.workers = jnp.asarray(num_workers, dtype)
         # A number that is known stays one: powers by known exponents.
-        self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
+        self.count = (
+            num_workers
+            if isinstance(num_workers, int)
+            else jnp.asarray(num_workers, int)
+        )
         self.index = np.arange(self.size)
         self.batched = batched
         log_factorial = log_factorials(self.size + 1)
         most = math.log(jnp.finfo(dtype).max)
-        # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
+        # With room for the time and the density that V and R are multiplied by: N < 53
+        # in float32.
         self.powers = self.size < 0.6 * most
         m = np.maximum(np.arange(self.size + 1), 1)
         if self.powers:
@@ -126,20 +149,27 @@ class Crossing:
         self.table = np.where(np.arange(self.size + 1), table, 1).astype(dtype)
         # The rate of arrivals.
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
-        # Squarings after e^{-rate / 2^late}, so that neither this nor what it multiplies overflows.
-        self.late = 0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
+        # Squarings after e^{-rate / 2^late}, so that neither this nor what it
+        # multiplies overflows.
+        self.late = (
+            0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
+        )
         self.levels: tuple[Array, ...] = levels
         if not self.powers:
-            # e^{-rate / 2^late} of a pair is a product of these: a third of the time in float32.
+            # e^{-rate / 2^late} of a pair is a product of these: a third of the time in
+            # float32.
             rate = self.workers * self.below / 2**self.late
             self.levels = (*levels, jnp.exp(-rate), jnp.exp(rate))
         self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
 
-    def _weight(self, m: Array | np.ndarray, share: Array, decay: Array | None = None) -> Array:
-        """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known or traced.
+    def _weight(
+        self, m: Array | np.ndarray, share: Array, decay: Array | None = None
+    ) -> Array:
+        """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known
+        or traced.
 
-        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last
-        squarings; `decay` is its factor there, where it is known.
+        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the
+        last squarings; `decay` is its factor there, where it is known.
         """
         if isinstance(m, np.ndarray):
             factor = self.table[m]
@@ -180,7 +210,8 @@ class Crossing:
         m = before.clip(0)
         if self.batched or not self.powers:
             weight = self._weight(m, self.below)
-        else:  # a call for each: a third of the kernels, and in a batch half of the time
+        # a call for each: a third of the kernels, and in a batch half of the time
+        else:
             weight = jnp.asarray(self.table)[m] * self.below**m
         return jnp.where(before >= 0, weight, 0)
 
@@ -190,20 +221,28 @@ class Crossing:
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
-        """From and to of parts of the rows: a loop for each part leaves out half of the zeros."""
+        """From and to of parts of the rows: a loop for each part leaves out half of the
+        zeros.
+        """
         if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
             parts = 1  # few levels, or one problem alone, are slower for it
-        return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
+        return list(
+            itertools.pairwise(self.size * part // parts for part in range(parts + 1))
+        )
 
     def first_failures(self) -> Array:
-        """V_k, each taken out of all later ones; zeros behind the last keep the lags the same."""
+        """V_k, each taken out of all later ones; zeros behind the last keep the lags
+        the same.
+        """
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(8 if self.batched else 4):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
-                share, decay = _between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size))
+                share, decay = _between(
+                    _rows(levels, i, 1), _rows(levels, i + 1, lag.size)
+                )
                 (left,) = _rows([first], i + 1, lag.size)
                 left = left - self._weight(lag, share, decay) * first[i]
                 return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
@@ -212,7 +251,9 @@ class Crossing:
         return first[: self.size]
 
     def successes(self) -> Array:
-        """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
+        """R_k, the probability that no later threshold fails and all N arrive, given
+        C(b_k) = k.
+        """
         later_sum = self.last  # less its renewals it becomes the adjoint of V
         success = self._end
         for begin, end in reversed(self._parts()):
@@ -223,35 +264,51 @@ class Crossing:
                 lag = i - self.index[:end]
                 earlier = self._column(lag > 0)
                 lag = self._column(jnp.maximum(lag, 1))
-                share, decay = _between([a[:end] for a in self.levels], _rows(self.levels, i, 1))
-                below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
+                share, decay = _between(
+                    [a[:end] for a in self.levels], _rows(self.levels, i, 1)
+                )
+                below = (
+                    jnp.where(earlier, self._weight(lag - 1, share, decay), 0)
+                    * later_sum[i]
+                )
                 later_sum = _less(later_sum, below * self.unit * share / lag)
                 return later_sum, _less(success, below)
 
-            later_sum, success = jax.lax.fori_loop(0, end - begin, take_out, (later_sum, success))
+            later_sum, success = jax.lax.fori_loop(
+                0, end - begin, take_out, (later_sum, success)
+            )
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
-        """V_k, R_k and G_jk = P(the first failure after C(b_j) = j is at k), `[N, N, …]`.
+        """V_k, R_k and G_jk = P(the first failure after C(b_j) = j is at k),
+        `[N, N, …]`.
 
-        With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
-        V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one
-        system, O(N³).
+        With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G
+        (I + A) = B, V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last:
+        all of it from one system, O(N³).
         """
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
         later = (lag > 0).reshape(shape)
         lag = np.maximum(lag, 1)
-        share, decay = _between([a[:, None] for a in self.levels], [a[None] for a in self.levels])
+        share, decay = _between(
+            [a[:, None] for a in self.levels], [a[None] for a in self.levels]
+        )
         share = jnp.where(later, share, 0)
         lag = lag.reshape(shape)
         decay = None if decay is None else jnp.where(later, decay, 1)
         before = jnp.where(later, self._weight(lag - 1, share, decay), 0)
         hit = before * self.unit * share / lag
-        solved = solve_unit_upper(jnp.concatenate([before, self._start[None]]), hit, self.batched)
+        solved = solve_unit_upper(
+            jnp.concatenate([before, self._start[None]]), hit, self.batched
+        )
         following = solved[:-1]
-        return solved[-1], self._end - jnp.sum(following * self.last[None], axis=1), following
+        return (
+            solved[-1],
+            self._end - jnp.sum(following * self.last[None], axis=1),
+            following,
+        )
 
     def probability(self, first: Array | None = None) -> Array:
         first = self.first_failures() if first is None else first
@@ -268,7 +325,9 @@ def _less(rows: Array, taken: Array) -> Array:
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
-    """b_high - b_low of two `Crossing.levels`, on the side without cancellation, and its decay."""
+    """b_high - b_low of two `Crossing.levels`, on the side without cancellation, and
+    its decay.
+    """
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
     # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
     return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

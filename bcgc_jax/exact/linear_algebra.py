@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 _FULL = jax.lax.Precision.HIGHEST
 einsum = functools.partial(jnp.einsum, precision=_FULL)
 
-# Above it matrix products are faster than loops over the columns of a triangular system.
+# Above it matrix products are faster than loops over the columns of a triangular
+# system.
 LARGE = 150
 
 
@@ -25,10 +26,11 @@ def dot(a: ArrayLike, b: ArrayLike, *more: ArrayLike) -> Array:
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
-    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by blocks of Gauss–Jordan.
+    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by blocks of
+    Gauss–Jordan.
 
-    In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool (see
-    `crossing_probability`).
+    In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool
+    (see `crossing_probability`).
     """
     size = matrix.shape[0]
     system = jnp.concatenate([matrix, rhs.reshape(size, -1)], axis=1)
@@ -43,7 +45,9 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
         block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
         rows = jnp.concatenate([block, rows], axis=1)
         rows = jax.lax.fori_loop(0, width, _pivot, rows)[:, width:]
-        return jax.lax.dynamic_update_slice_in_dim(system - dot(columns, rows), rows, start, 0)
+        return jax.lax.dynamic_update_slice_in_dim(
+            system - dot(columns, rows), rows, start, 0
+        )
 
     if first < size:
         system = jax.lax.fori_loop(0, size // width, eliminate, system)
@@ -58,11 +62,13 @@ def _pivot(i: Array, rows: Array) -> Array:
 
 
 def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array:
-    """X with X (I + strict) = rows, `[M, N, …]`, for a strictly upper triangular `strict`.
+    """X with X (I + strict) = rows, `[M, N, …]`, for a strictly upper triangular
+    `strict`.
 
-    The first N rows are upper triangular too, and so are those of X: halving leaves out most of the
-    zeros. A batch goes by halves down to columns that are written out, in half of the time. One
-    problem would wait for the compiler: at N = 50 1.1 s instead of 0.3.
+    The first N rows are upper triangular too, and so are those of X: halving leaves out
+    most of the zeros. A batch goes by halves down to columns that are written out, in
+    half of the time. One problem would wait for the compiler: at N = 50 1.1 s instead
+    of 0.3.
     """
     size = strict.shape[0]
     batched &= size <= LARGE
@@ -77,17 +83,23 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
     rest = size - half
     near = jnp.concatenate([rows[:half], rows[size:]])
     left = solve_unit_upper(near[:, :half], strict[:half, :half], batched)
-    product = _product if size <= LARGE else functools.partial(einsum, "ji...,ik...->jk...")
+    product = (
+        _product if size <= LARGE else functools.partial(einsum, "ji...,ik...->jk...")
+    )
     above = near[:, half:] - product(left, strict[:half, half:])
     below = jnp.concatenate([rows[half:size, half:], above])
     right = solve_unit_upper(below, strict[half:, half:], batched)
     above = jnp.concatenate([left, right[rest:]], axis=1)
-    below = jnp.concatenate([jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1)
+    below = jnp.concatenate(
+        [jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1
+    )
     return jnp.concatenate([above[:half], below, above[half:]])
 
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
-    """X, a few columns at a time: earlier ones are taken out of them, then each out of the next."""
+    """X, a few columns at a time: earlier ones are taken out of them, then each out of
+    the next.
+    """
     size = strict.shape[0]
     width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)
@@ -102,7 +114,9 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
         def take_out(i: Array, left: Array) -> Array:
             for j in range(width):
                 earlier = jax.lax.dynamic_index_in_dim(solved, i * width + j, 1)
-                left = left - earlier * jax.lax.dynamic_index_in_dim(above, i * width + j, 0)
+                left = left - earlier * jax.lax.dynamic_index_in_dim(
+                    above, i * width + j, 0
+                )
             return left
 
         left = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
@@ -110,8 +124,8 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
         own = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
 
         def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            # The column is carried beside the others, which otherwise are copied before they are
-            # written to.
+            # The column is carried beside the others, which otherwise are copied before
+            # they are written to.
             left, column = carry
             left = left - column[:, None] * own[k]
             return left, left[:, k + 1]

@@ -1,8 +1,9 @@
 r"""Order statistics of N independent cycle times, slowest first.
 
 Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
-T_(N-n) = Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no sort. The terms
-j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
+T_(N-n) = Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no
+sort. The terms j > N are zero, so N may be traced below a static `max_workers`; padded
+levels hold ess inf T.
 """
 
 import functools
@@ -27,12 +28,18 @@ from bcgc_jax.exact.windows import log_factorials
 
 
 def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    """Threefry-2x32-20 of the counters (x0, x1), uint32, as one fusible elementwise expression.
+    """Threefry-2x32-20 of the counters (x0, x1), uint32, as one fusible elementwise
+    expression.
 
-    Salmon et al. 2011; bit for bit the cipher behind `jax.random`, whose own bits take six times as
-    long here: it discards half of each output and writes every few rounds to memory.
+    Salmon et al. 2011; bit for bit the cipher behind `jax.random`, whose own bits take
+    six times as long here: it discards half of each output and writes every few rounds
+    to memory.
     """
-    keys = (key_data[0], key_data[1], key_data[0] ^ key_data[1] ^ jnp.uint32(0x1BD11BDA))
+    keys = (
+        key_data[0],
+        key_data[1],
+        key_data[0] ^ key_data[1] ^ jnp.uint32(0x1BD11BDA),
+    )
     x0 = x0 + keys[0]
     x1 = x1 + keys[1]
     for group in range(5):
@@ -44,15 +51,20 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     return x0, x1
 
 
-def _exponential_pair(seed: Array, row: Array, draw: Array, dtype: Any) -> tuple[Array, Array]:
-    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw."""
+def _exponential_pair(
+    seed: Array, row: Array, draw: Array, dtype: Any
+) -> tuple[Array, Array]:
+    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each
+    draw.
+    """
     if jnp.dtype(dtype) == jnp.float64:
         one = _uniform64(threefry(seed, draw, 2 * row), dtype)
         other = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
     else:
         # 23 bits and a half: exact in float32, inside (0, 1).
         one, other = (
-            ((word >> 9).astype(dtype) + 0.5) * 2.0**-23 for word in threefry(seed, draw, row)
+            ((word >> 9).astype(dtype) + 0.5) * 2.0**-23
+            for word in threefry(seed, draw, row)
         )
     return -jnp.log(one), -jnp.log(other)
 
@@ -73,9 +85,9 @@ def _over_levels(
 ) -> tuple[Any, Any]:
     """`step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
 
-    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the hazard,
-    E_(n+1)/(n+1), and 0 for n ≥ N, are drawn where they are used: a cumulative sum of an array of
-    them took six times as long.
+    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the
+    hazard, E_(n+1)/(n+1), and 0 for n ≥ N, are drawn where they are used: a cumulative
+    sum of an array of them took six times as long.
     """
     rows = (loads.size + 1) // 2
     seed = jax.random.bits(key, (2,), jnp.uint32)
@@ -97,8 +109,12 @@ def _over_levels(
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n) of times that are sorted, slowest first; no load costs no time."""
-    return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
+    """max_n load_n T_(N-n) of times that are sorted, slowest first; no load costs no
+    time.
+    """
+    return jnp.max(
+        jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -137,7 +153,9 @@ def simulate_max(
         return (hazard, jnp.maximum(largest, time.astype(load.dtype))), None
 
     zero = jnp.zeros(num_draws, load.dtype)
-    (_, largest), _ = _over_levels(finish, (zero, zero), key, num_workers, num_draws, load)
+    (_, largest), _ = _over_levels(
+        finish, (zero, zero), key, num_workers, num_draws, load
+    )
     return largest
 
 
@@ -150,10 +168,11 @@ def moments(
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
-    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small
-    at both ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Where
-    there are kinks, or the tail may be a power law, panels do. Atoms are summed over. Eq. (8) of
-    the paper is the same quantity as an alternating sum, without digits from N ≈ 20.
+    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and
+    exponentially small at both ends: the trapezoid rule in v, z = mode + width·sinh v,
+    converges geometrically. Where there are kinks, or the tail may be a power law,
+    panels do. Atoms are summed over. Eq. (8) of the paper is the same quantity as an
+    alternating sum, without digits from N ≈ 20.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers
@@ -167,12 +186,16 @@ def moments(
     above = jnp.asarray(num_workers, k.dtype) - k + 1
     if law.atomic:
         values = law.breaks()
-        reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
+        reached = special.betainc(
+            k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1)
+        )
         term = _weighted(jnp.diff(reached, axis=1, prepend=0.0), of(values))
         return jnp.where(exists, jnp.sum(term, axis=1), of(law.infimum()))
     if law.breaks().size > law.has_end or (function is None and not law.light_tail):
         kinks = law.cumulative_hazard(law.breaks().astype(k.dtype))
-        averages = average(lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks)
+        averages = average(
+            lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks
+        )
         return jnp.where(exists, averages, of(law.infimum()))
     mode = jnp.log(k / above)[:, None]
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
@@ -181,7 +204,9 @@ def moments(
     num_nodes = 224  # errors against mpmath are of rounding, up to N = 1000
     v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
-    log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z)
+    log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(
+        z
+    )
     weight = jax.nn.softmax(log_density + jnp.log(jnp.cosh(v)), axis=1)
     term = _weighted(weight, of(law.inverse_cumulative_hazard(jax.nn.softplus(z))))
     total = jnp.sum(term, axis=1)
@@ -203,9 +228,13 @@ def _weighted(weight: Array, value: Array) -> Array:
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n) for each σ, `[len(deviations), max_workers]`; 0 for n ≥ N."""
+    """E A_(N-n) + σ std A_(N-n) for each σ, `[len(deviations), max_workers]`; 0 for n ≥
+    N.
+    """
     j = np.arange(1, load.size + 1)
-    sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
+    sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(
+        load.dtype
+    )
     # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
     up_to_all = jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None]
     mean, variance = jnp.maximum(up_to_all - sums[:, :-1], 0)
@@ -223,15 +252,21 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     return jnp.where(rest >= 0, choices, -jnp.inf)
 
 
-def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:
-    r"""E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: the time of a cycle that all workers share."""
+def expected_shared_time(
+    law: Distribution, num_workers: ArrayLike, dtype: Any
+) -> Array:
+    r"""E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: the time of a cycle that all workers
+    share.
+    """
     if law.atomic:
         times = law.breaks()
         mass = mass_of(law, law.breaks())
     else:
         ends = (-36.0, 36.0) if dtype == jnp.float64 else (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
-        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))  # density of logit U
+        mass = jax.nn.softmax(
+            -jax.nn.softplus(z) - jax.nn.softplus(-z)
+        )  # density of logit U
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
     median = law.inverse_cumulative_hazard(math.log(2.0))
@@ -245,21 +280,27 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     counts = left >= jnp.finfo(dtype).tiny  # log 0 has no slope
     power = jnp.exp(num_workers * jnp.log(jnp.where(counts, left, 1)))
     term = jnp.where(counts, u * power, 0)
-    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that
-    # does not decay, the mean is infinite.
+    # Beyond the far end a power of u is left for a heavy tail, a geometric series here.
+    # Where that does not decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
-    rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
+    rest = jnp.where(
+        decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf
+    )
     return (jnp.sum(term) + rest) * ((high - low) / panels)
 
 
 def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
-    """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than t_n."""
+    """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than
+    t_n.
+    """
     n = np.arange(t.size)
     m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]
     some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
     log_term = (
-        log_choices(t, num_workers) - some + jnp.maximum(num_workers - m, 0) * log_early(hazard)
+        log_choices(t, num_workers)
+        - some
+        + jnp.maximum(num_workers - m, 0) * log_early(hazard)
     )
     return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)

@@ -1,8 +1,9 @@
-r"""Rules of integration over the time t ≥ 0 for probabilities P(max > t) that fall from 1 to 0.
+r"""Rules of integration over the time t ≥ 0 for probabilities P(max > t) that fall from
+1 to 0.
 
-Two kinds, which compare three rules and extrapolate their differences to the error of the finest:
-trapezoids along a line, t = start + centre · exp(width · sinh v), and the rules of Gauss in panels
-between kinks.
+Two kinds, which compare three rules and extrapolate their differences to the error of
+the finest: trapezoids along a line, t = start + centre · exp(width · sinh v), and the
+rules of Gauss in panels between kinks.
 """
 
 from collections.abc import Callable
@@ -17,15 +18,17 @@ from jax.typing import ArrayLike
 from bcgc_jax.distributions.special_functions import legendre
 from bcgc_jax.exact.linear_algebra import dot
 
-# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single
-# precision, of 4 bytes, has no room for more.
+# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05};
+# single precision, of 4 bytes, has no room for more.
 LONGEST = {8: 640.0, 4: 64.0}
 # The same for panels, which a power law follows: its weights need room too.
 _LONGEST_OF_PANELS = {8: 640.0, 4: 40.0}
 
 
 class Expectation(NamedTuple):
-    """`value` of an expectation and an estimate of the absolute `error` of its quadrature."""
+    """`value` of an expectation and an estimate of the absolute `error` of its
+    quadrature.
+    """
 
     value: Array
     error: Array
@@ -34,10 +37,10 @@ class Expectation(NamedTuple):
 class Quadrature(NamedTuple):
     """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules.
 
-    The `times`, `[K]`, are the same for all three. `weights`, `[3, K]`, are those of all, of every
-    second and of every fourth of the times; or of three of Gauss's rules in each panel, of as many
-    nodes as `panels` says. `beyond` bounds what is left out after the last of the times, or what a
-    power law in its place is off by.
+    The `times`, `[K]`, are the same for all three. `weights`, `[3, K]`, are those of
+    all, of every second and of every fourth of the times; or of three of Gauss's rules
+    in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out
+    after the last of the times, or what a power law in its place is off by.
     """
 
     start: Array
@@ -62,10 +65,11 @@ class Line(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on; nothing there if it is not `open`.
+    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on; nothing there if it is
+    not `open`.
 
-    `back` is how far before the end, in log s, the power has been looked at; `doubt` what the
-    integral beyond the end may be off by.
+    `back` is how far before the end, in log s, the power has been looked at; `doubt`
+    what the integral beyond the end may be off by.
     """
 
     end: Array
@@ -76,7 +80,9 @@ class Tail(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Panels for Gauss's rules, from `start` on: `left` ends and sizes, `[P]`; perhaps a `tail`."""
+    """Panels for Gauss's rules, from `start` on: `left` ends and sizes, `[P]`; perhaps
+    a `tail`.
+    """
 
     start: Array
     left: Array
@@ -87,8 +93,8 @@ class Panels(NamedTuple):
 def largest(values: Array) -> Array:
     """The largest along the last axis, with the slope of one of them.
 
-    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none:
-    0 / 0.
+    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be
+    none: 0 / 0.
     """
     here = np.arange(values.shape[-1]) == jnp.argmax(values, axis=-1, keepdims=True)
     return jnp.sum(jnp.where(here, values, 0), axis=-1)
@@ -102,16 +108,19 @@ def line_rule(of_line: Line, num_nodes: int) -> Quadrature:
     excess, slope = on_line(of_line, v)
     weight = slope * (length / num_nodes)
     node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(start.dtype)
+    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(
+        start.dtype
+    )
     return Quadrature(start, start + excess, weight * coarser, beyond=of_line.beyond)
 
 
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
-    """The same rule, whose nodes move with the ascending `onsets`, `[K]`, to a derivative.
+    """The same rule, whose nodes move with the ascending `onsets`, `[K]`, to a
+    derivative.
 
-    Where P(late) begins to fall it may have a slope that no rule sees all of; if the nodes move
-    too, it is not in the integral, which does not depend on them. Those of a line all move with the
-    first, the start.
+    Where P(late) begins to fall it may have a slope that no rule sees all of; if the
+    nodes move too, it is not in the integral, which does not depend on them. Those of a
+    line all move with the first, the start.
     """
     onsets = onsets if nodes.panels else onsets[:1]
     still = jax.lax.stop_gradient(onsets)
@@ -128,7 +137,8 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     gap = jnp.diff(still)
     gap = jnp.where(gap > 0, gap, jnp.inf)[:, None]
     left = nodes.times - still[:-1, None]
-    # Between two onsets as far along as the node is on its way, and all with the last after it.
+    # Between two onsets as far along as the node is on its way, and all with the last
+    # after it.
     times = times + dot(more, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
     pace = 1 + dot(more, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
     return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
@@ -143,8 +153,9 @@ def gauss_rules(
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
-    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense there, but in
-    wide panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
+    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense
+    there, but in wide panels; behind `steep` kinks, `[K]`, all may be over at once:
+    there in wide ones too.
     """
     start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
@@ -188,18 +199,23 @@ def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late, and an estimate of its error, from P(late) at the times, `[K]`."""
+    """start + Σ weight · late, and an estimate of its error, from P(late) at the times,
+    `[K]`.
+    """
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest = jnp.sum(term, axis=1)
     if nodes.panels:
         fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
-        # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and
-        # 2 n / 5 nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7
-        # would do.
+        # In each panel, for what two rules are off by may cancel between panels. For n,
+        # 4 n / 5 and 2 n / 5 nodes; 16 for splines through times decades apart, which
+        # converge like n^-0.6: 7 would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
-    # What is left out before the first and after the last time is of the size of the term there.
-    error = rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
+    # What is left out before the first and after the last time is of the size of the
+    # term there.
+    error = (
+        rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
+    )
     return Expectation(nodes.start + value, error)
 
 
@@ -243,7 +259,9 @@ def _layout(
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
     step = 1.35  # the factor from one look at the bound to the next
-    reach = np.append(0.0, longest[dtype.itemsize] * step ** np.arange(-22.0, 1.0)).astype(dtype)
+    reach = np.append(
+        0.0, longest[dtype.itemsize] * step ** np.arange(-22.0, 1.0)
+    ).astype(dtype)
 
     def log_mass_at(reach: Array) -> Array:
         hazard = hazard_at(start + centre * jnp.exp(reach))
@@ -253,17 +271,21 @@ def _layout(
     close = np.tile(np.linspace(1 / step, step, reach.size // 2), 2).astype(dtype)
 
     def look(s: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """Everywhere at first, then where the bound may be greatest among times close to that."""
+        """Everywhere at first, then where the bound may be greatest among times close
+        to that.
+        """
         looks, log_mass, heaviest = s
         first = looks == 0
         at = jnp.where(first, reach, close * heaviest)
         here = log_mass_at(at)
         return looks + 1, jnp.where(first, here, log_mass), at[jnp.argmax(here)]
 
-    # One loop, so that hazards are compiled once. Nearer by, the first look is as good, and steady
-    # while a load changes a little.
+    # One loop, so that hazards are compiled once. Nearer by, the first look is as good,
+    # and steady while a load changes a little.
     begin = jnp.asarray(0), jnp.zeros(reach.size, dtype), jnp.asarray(jnp.inf, dtype)
-    _, log_mass, heaviest = jax.lax.while_loop(lambda s: (s[0] < 2) & (s[2] > 20), look, begin)
+    _, log_mass, heaviest = jax.lax.while_loop(
+        lambda s: (s[0] < 2) & (s[2] > 20), look, begin
+    )
     far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
     open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.
@@ -284,7 +306,9 @@ def _layout(
 
 
 def _tail_of(of: _Layout) -> Tail:
-    """The tail beyond the longest reach, where the bound is P(the lowest level in use is late)."""
+    """The tail beyond the longest reach, where the bound is P(the lowest level in use
+    is late).
+    """
     late = of.log_mass[-1]
     fall_before, fall_after = -jnp.diff(of.log_mass) / jnp.diff(of.reach)
     back = of.reach[2] - of.reach[0]
@@ -292,8 +316,8 @@ def _tail_of(of: _Layout) -> Tail:
     open_ = of.beyond > 0
     falling = fall > 0
     safe = jnp.where(falling, fall, 1)
-    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much as one
-    # expects.
+    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much
+    # as one expects.
     change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
     doubt = jnp.where(falling, of.centre * jnp.exp(late) / safe * change, jnp.inf)
     end = of.centre * jnp.exp(of.reach[2])
@@ -307,7 +331,8 @@ def _tail_of(of: _Layout) -> Tail:
 
 
 def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
-    """Times before the end, and the slopes by which two nodes and more integrate beyond it.
+    """Times before the end, and the slopes by which two nodes and more integrate beyond
+    it.
 
     They are right for the power, and so is the sum's derivative in the exponent: with
     p ∝ s^-(1 + fall) and s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x)
@@ -316,20 +341,25 @@ def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
     change = -12 / (tail.back * tail.fall**2) - 6 / tail.fall  # B
     level = 1 / tail.fall - change / 2  # A
     gone = jnp.exp(-tail.back * share)
-    slope = tail.end * gone * jnp.exp(-tail.fall * tail.back * share) * (level + change * share)
+    slope = (
+        tail.end
+        * gone
+        * jnp.exp(-tail.fall * tail.back * share)
+        * (level + change * share)
+    )
     return start + tail.end * gone, jnp.where(tail.open, slope, 0)
 
 
 def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Line:
     """The line along which nearly all of the integral of P(max > t) is.
 
-    `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high
-    one. The centre is the typical maximum, unless its mean lies far beyond it, as where few workers
-    are late at all.
+    `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical
+    and a high one. The centre is the typical maximum, unless its mean lies far beyond
+    it, as where few workers are late at all.
     """
     of = _layout(peaks, hazard_at, choices)
-    # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too
-    # far by a third, for the bound was looked at in such steps.
+    # In log t. e^-reach is what is left out at the left end; where the centre moved, it
+    # may lie too far by a third, for the bound was looked at in such steps.
     left = of.moved / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(peaks.dtype)
     ends = jnp.stack([left, of.end - of.moved]) / of.width
     # The inverse of sinh, of what is not small.
@@ -346,7 +376,9 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> L
 
 
 def raised(peaks: Array, scale: Array) -> Array:
-    """The `peaks`, none so near to the start that the `scale` of the times is out of reach."""
+    """The `peaks`, none so near to the start that the `scale` of the times is out of
+    reach.
+    """
     start = peaks[0]
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
     least = start + jnp.where(np.arange(4) > 0, nearest * (scale - start), 0)
@@ -354,7 +386,8 @@ def raised(peaks: Array, scale: Array) -> Array:
 
 
 def kinked_levels(size: int) -> np.ndarray:
-    """The levels at the images of whose kinks panels end: of the first 12, then of ever fewer.
+    """The levels at the images of whose kinks panels end: of the first 12, then of ever
+    fewer.
 
     A kink of Λ at level n is one of order n+1 in P.
     """
@@ -369,7 +402,9 @@ def panels(
     hazard_at: Callable[[Array], Array],
     choices: Array,
 ) -> Panels:
-    """Panels by the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, if any."""
+    """Panels by the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time,
+    if any.
+    """
     start, low, middle, high = peaks
     dtype = peaks.dtype
     beyond = jnp.zeros(0, dtype)
@@ -378,40 +413,53 @@ def panels(
     if last is None:
         of = _layout(peaks, hazard_at, choices, _LONGEST_OF_PANELS)
         tail = jax.lax.stop_gradient(_tail_of(of))
-        beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
+        beyond = jax.lax.stop_gradient(
+            start + of.centre * jnp.exp(_tail(of.moved, of.end))
+        )
         last = beyond[-1]
         spread = spread[:5]
-    around = middle + jnp.concatenate([(low - middle) * spread[1:5], (high - middle) * spread])
+    around = middle + jnp.concatenate(
+        [(low - middle) * spread[1:5], (high - middle) * spread]
+    )
     breaks = jnp.concatenate([images, around, beyond, last[None]])
     # What only rounding sets apart from the start would make the next panel a wide one.
-    breaks = jnp.where(breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks)
+    breaks = jnp.where(
+        breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks
+    )
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
     return Panels(start, edges[:-1], jnp.diff(edges), tail)
 
 
 def _tail(moved: Array, end: Array) -> Array:
-    """Ends of 20 panels in log time, from the centre on: alike within a unit, then ever longer.
+    """Ends of 20 panels in log time, from the centre on: alike within a unit, then ever
+    longer.
 
-    If most of the mean lies far from the centre, a part of the panels comes before it. The end may
-    be e^640 away.
+    If most of the mean lies far from the centre, a part of the panels comes before it.
+    The end may be e^640 away.
     """
     share = np.linspace(0.0, 1.0, 20).astype(end.dtype)
     part = 0.4
     before = share[share < part] / part
     after = (share[share >= part] - part) / (1 - part)
-    far = jnp.concatenate([moved * before, moved + jnp.sinh(after * jnp.arcsinh(end - moved))])
+    far = jnp.concatenate(
+        [moved * before, moved + jnp.sinh(after * jnp.arcsinh(end - moved))]
+    )
     return jnp.where(moved > 0, far, jnp.sinh(share * jnp.arcsinh(end)))
 
 
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
-    """Whether a panel of a distribution without an end is longer than its way from the start."""
+    """Whether a panel of a distribution without an end is longer than its way from the
+    start.
+    """
     return (left > start) & (size > left - start) & (not ends)
 
 
 def in_panel(
     ends: bool, start: Array, left: Array, size: Array, share: Array
 ) -> tuple[Array, Array]:
-    """The time at a share of the way through a panel, and its slope; logarithmic in wide ones."""
+    """The time at a share of the way through a panel, and its slope; logarithmic in
+    wide ones.
+    """
     t = left + size * share
     slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
@@ -426,11 +474,12 @@ def in_panel(
 def rule_error(
     fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0
 ) -> Array:
-    """A bound on the error of `fine`, from three rules, each with half the step of the next.
+    """A bound on the error of `fine`, from three rules, each with half the step of the
+    next.
 
-    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is
-    small by chance, e₂² / 10, relative to `fine`, is the bound. The constants are our own: with 40
-    intervals errors came to at most 0.2 of it.
+    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `most` e₁.
+    Where e₁ is small by chance, e₂² / 10, relative to `fine`, is the bound. The
+    constants are our own: with 40 intervals errors came to at most 0.2 of it.
     """
     last = jnp.abs(fine - coarse)
     previous = jnp.abs(coarse - coarsest)

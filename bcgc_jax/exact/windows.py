@@ -1,15 +1,18 @@
 r"""Crossing probabilities of many workers, by a Poisson process between the thresholds.
 
-All terms are positive. Level n fails where fewer than N-n workers are below θ_n. From one threshold
-to the next, the slowest level last, the distribution of the count C is convolved with a Poisson one
-and what is below N-n taken out of it. At each threshold only about √N of the N possible counts have
-noticeable probability: a window follows their mean, O(N^{3/2}) in all where `crossing_probability`
-takes O(N²). What is left out, for all levels and paths together:
+All terms are positive. Level n fails where fewer than N-n workers are below θ_n. From
+one threshold to the next, the slowest level last, the distribution of the count C is
+convolved with a Poisson one and what is below N-n taken out of it. At each threshold
+only about √N of the N possible counts have noticeable probability: a window follows
+their mean, O(N^{3/2}) in all where `crossing_probability` takes O(N²). What is left
+out, for all levels and paths together:
 
-- counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below 1e-9 of the
-  paths;
-- levels that fail with probability e^-30 or less by Chernoff's bound, where no earlier one does;
-- of each convolution the terms from `_TERMS` on, below 1e-11: a long way is made in several parts.
+- counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below
+  1e-9 of the paths;
+- levels that fail with probability e^-30 or less by Chernoff's bound, where no earlier
+  one does;
+- of each convolution the terms from `_TERMS` on, below 1e-11: a long way is made in
+  several parts.
 """
 
 import functools
@@ -27,13 +30,14 @@ _DEVIATIONS = 6.5
 _MARGIN = 20
 # and the terms of a convolution from this one on.
 _TERMS = 20
-# Relative to an expected value: of eight distributions 2.3e-10 at most, against the system of all
-# counts.
+# Relative to an expected value: of eight distributions 2.3e-10 at most, against the
+# system of all counts.
 LEFT_OUT = 1e-9
 
 
 class Paths(NamedTuple):
-    """Of thresholds the probability that some level fails, and by level n those of the paths to it.
+    """Of thresholds the probability that some level fails, and by level n those of the
+    paths to it.
 
     Attributes:
       probability: P(some level fails).
@@ -47,7 +51,8 @@ class Paths(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How the count is followed from the highest level down; by level but for the last three.
+    """How the count is followed from the highest level down; by level but for the last
+    three.
 
     Attributes:
       counts: whether the level counts.
@@ -79,7 +84,9 @@ class _Way(NamedTuple):
 
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
-    """For Λ at the thresholds, `[..., N]`, slowest level first, as in `crossing_probability`."""
+    """For Λ at the thresholds, `[..., N]`, slowest level first, as in
+    `crossing_probability`.
+    """
     workers = jnp.asarray(num_workers, int)
     rows = hazard.reshape(-1, hazard.shape[-1])
     paths = jax.lax.map(lambda row: _paths(row, workers), rows)
@@ -114,13 +121,17 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     m = jnp.clip(count, 0, 2 * size)
     some = rate > 0
-    log_weight = m.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[m]
+    log_weight = (
+        m.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[m]
+    )
     weight = jnp.where(some, jnp.exp(log_weight), m == 0)
     return jnp.where(count >= 0, weight, 0).astype(rate.dtype)
 
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
-    """The way past levels that tie with a later one or hardly ever fail, in equal parts."""
+    """The way past levels that tie with a later one or hardly ever fail, in equal
+    parts.
+    """
     size = hazard.size
     dtype = hazard.dtype
     level = np.arange(size)
@@ -140,21 +151,29 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     # Of the slowest a failure is never rare beside the others.
     counts = in_use & (~rare | (level < 8))
     # So surely fewer than N-n are early that no path is left.
-    hopeless = jnp.any(in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible))))
+    hopeless = jnp.any(
+        in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible)))
+    )
     first = jnp.max(jnp.where(counts, level, 0))
     last = jnp.min(jnp.where(counts, level, first))
     low = jnp.maximum(jax.lax.cummax(jnp.where(counts, level, -1)), last)
-    high = jnp.minimum(jax.lax.cummin(jnp.where(counts, level, size), reverse=True), first)
+    high = jnp.minimum(
+        jax.lax.cummin(jnp.where(counts, level, size), reverse=True), first
+    )
     above_it = jnp.append(high[1:], first)  # the next level that counts, above level n
     on_the_way = (level < first) & (level >= last)
     passed = jnp.where(on_the_way, jnp.maximum(above_it - low, 1), 1)
-    step = jnp.where(below[low] > 0.5, above[above_it] - above[low], below[low] - below[above_it])
+    step = jnp.where(
+        below[low] > 0.5, above[above_it] - above[low], below[low] - below[above_it]
+    )
     rate = jnp.where(on_the_way, total * jnp.maximum(step, 0) / passed, 0)
     part = (level - low) / jnp.maximum(high - low, 1)
     chance = jnp.clip(below[low] + (below[high] - below[low]) * part, 0, 1)
     mean = total * chance
     deviation = jnp.sqrt(total * chance * (1 - chance))
-    window = jnp.floor(jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)).astype(int)
+    window = jnp.floor(jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)).astype(
+        int
+    )
     window = jax.lax.cummax(jnp.where(level <= first, window, 0), reverse=True)
     # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
     parts = jnp.maximum(jnp.ceil(rate / 2.5), 1).astype(int)
@@ -193,7 +212,8 @@ def _entry(row: Array, at: Array, known: Array) -> Array:
 def _forward(
     way: _Way, terms: Array, below: Array, above: Array, workers: Array
 ) -> tuple[Array, Array]:
-    """By level the paths one short of it, and all that fail, as weights of the Poisson process.
+    """By level the paths one short of it, and all that fail, as weights of the Poisson
+    process.
 
     `terms` from the last one on.
     """
@@ -202,7 +222,9 @@ def _forward(
     place = way.place()
     total = workers.astype(dtype)
 
-    def note(level: Array, row: Array, arrive: Array, failed: Array) -> tuple[Array, Array]:
+    def note(
+        level: Array, row: Array, arrive: Array, failed: Array
+    ) -> tuple[Array, Array]:
         """Failures at a level; past others more than one worker may be missing."""
         short = workers - level - 1
         one = _entry(row, short - way.window[level], way.counts[level])
@@ -217,12 +239,16 @@ def _forward(
 
         several = (way.passed[level] > 1) | (level == way.first)
         fails = jax.lax.cond(several, all_short, one_short)
-        return arrive.at[level].set(one), failed + jnp.where(way.counts[level], fails, 0)
+        return arrive.at[level].set(one), failed + jnp.where(
+            way.counts[level], fails, 0
+        )
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         row, *noted = carry
         level = way.first - 1 - i
-        kept = ~way.counts[level + 1] | (way.window[level + 1] + place >= workers - level - 1)
+        kept = ~way.counts[level + 1] | (
+            way.window[level + 1] + place >= workers - level - 1
+        )
 
         def move(part: Array, row: Array) -> Array:
             padded = jnp.pad(row, (_TERMS - 1, _TERMS))
@@ -258,6 +284,8 @@ def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
 
     rate = workers * above[way.last]
     count = way.window[way.last] + place
-    row = jnp.where(count >= workers - way.last, _poisson(workers - count, rate, size), 0)
+    row = jnp.where(
+        count >= workers - way.last, _poisson(workers - count, rate, size), 0
+    )
     leave = jnp.zeros_like(above).at[way.last].set(_poisson(way.last, rate, size))
     return jax.lax.fori_loop(0, way.length, step, (row, leave))[1]

@@ -1,4 +1,5 @@
-"""Work sharing in one's own training loop, beside any all-reduce: `serve` in one, `join` in all.
+"""Work sharing in one's own training loop, beside any all-reduce: `serve` in one,
+`join` in all.
 
 It needs no JAX: to `serve` takes NumPy, to `join` nothing.
 """
@@ -15,7 +16,16 @@ from bcgc_jax.handout.transport import Memory as Memory
 from bcgc_jax.handout.transport import Tcp as Tcp
 
 __all__ = [
-    *("Chunk", "Coordinator", "GroupShare", "Memory", "Placement", "Share", "StepFailed", "Tcp"),
+    *(
+        "Chunk",
+        "Coordinator",
+        "GroupShare",
+        "Memory",
+        "Placement",
+        "Share",
+        "StepFailed",
+        "Tcp",
+    ),
     *("follow", "join", "serve"),
 ]
 

@@ -13,7 +13,9 @@ Tell = Callable[[Answer], None]
 
 
 class Finished(NamedTuple):
-    """A chunk that is done, since when it ran, and the sum that its gradient is added to."""
+    """A chunk that is done, since when it ran, and the sum that its gradient is added
+    to.
+    """
 
     chunk: Chunk
     since: float
@@ -21,13 +23,15 @@ class Finished(NamedTuple):
 
 
 class Attempt:
-    """What training loops and processes have in common; an attempt that fails has a successor.
+    """What training loops and processes have in common; an attempt that fails has a
+    successor.
 
     Args:
       number: its own, never used twice.
       storage, sizes: who stores which chunk, and how large those of a subset are.
       ends, before: as in `Ledger`.
-      line: predicts what a chunk takes from its load; None: the first worker's mean chunk is usual.
+      line: predicts what a chunk takes from its load; None: the first worker's mean
+        chunk is usual.
 
     Attributes:
       resting: workers without a chunk, and how to tell them what is next.
@@ -47,7 +51,9 @@ class Attempt:
     ) -> None:
         workers = len(storage.holders)
         unit = TICKS_OF_UNIT
-        self.ledger = Ledger(number, storage, [sizes] * workers, ends, before, ticks_of_unit=unit)
+        self.ledger = Ledger(
+            number, storage, [sizes] * workers, ends, before, ticks_of_unit=unit
+        )
         self.paces = Paces(workers)
         self.resting: dict[int, Tell] = {}
         self.running: dict[int, tuple[Name, Chunk, float]] = {}
@@ -72,10 +78,16 @@ class Attempt:
             return None
         del self.running[worker]
         self.paces.ended(worker, now)
-        return Finished(chunk, since, self.ledger.done(self.ledger.member(worker), name))
+        return Finished(
+            chunk, since, self.ledger.done(self.ledger.member(worker), name)
+        )
 
-    def hand_out(self, free: Collection[int], now: float) -> list[tuple[int, Name, Chunk]]:
-        """Chunks for workers that rest: each worker is to be told its ticket and its chunk."""
+    def hand_out(
+        self, free: Collection[int], now: float
+    ) -> list[tuple[int, Name, Chunk]]:
+        """Chunks for workers that rest: each worker is to be told its ticket and its
+        chunk.
+        """
         handed_out = hand_out(self.ledger, self.paces, free, now)
         for worker, ticket, chunk in handed_out:
             self.running[worker] = ticket, chunk, now

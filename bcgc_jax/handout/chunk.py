@@ -22,21 +22,24 @@ class Chunk(NamedTuple):
     end: float
 
     def rows(self, num_samples: int, num_subsets: int) -> range:
-        """Which of a step's M samples: subset j of N has those from j M/N to (j + 1) M/N, rounded.
+        """Which of a step's M samples: subset j of N has those from j M/N to (j + 1)
+        M/N, rounded.
 
-        All chunks of a step have each sample once. ValueError where there are too few samples for a
-        chunk.
+        All chunks of a step have each sample once. ValueError where there are too few
+        samples for a chunk.
         """
         first = round((self.subset + self.begin) * num_samples / num_subsets)
         last = round((self.subset + self.end) * num_samples / num_subsets)
         if first == last:
             raise ValueError(
-                f"chunk {self.number} of subset {self.subset} has none of the {num_samples} "
-                "samples: take fewer chunks, or equal_chunks=True"
+                f"chunk {self.number} of subset {self.subset} has none of the "
+                f"{num_samples} samples: take fewer chunks, or equal_chunks=True"
             )
         return range(first, last)
 
     @property
     def seed(self) -> tuple[int, int, int]:
-        """For random numbers that do not depend on who computes it: after a seed of one's own."""
+        """For random numbers that do not depend on who computes it: after a seed of
+        one's own.
+        """
         return self.step, self.subset, self.number

@@ -1,4 +1,6 @@
-"""A worker's own training loop asks which chunk of a step it computes next; without JAX."""
+"""A worker's own training loop asks which chunk of a step it computes next; without
+JAX.
+"""
 
 import operator
 import os
@@ -51,9 +53,11 @@ class Share:
     Attributes:
       num_workers: how many share the steps, and how many subsets there are.
       num_chunks: C, whole ones of a subset.
-      held: the chunks that this worker may be given, those of its own subset first; their step is
-        -1. In a step that is not shared the small ones at the end of its own subset are one.
-      own: the chunks of its own subset, in order: `step` takes their lengths as `loads`.
+      held: the chunks that this worker may be given, those of its own subset first;
+        their step is -1. In a step that is not shared the small ones at the end of its
+        own subset are one.
+      own: the chunks of its own subset, in order: `step` takes their lengths as
+        `loads`.
       shares: whether the next step is shared.
     """
 
@@ -76,27 +80,31 @@ class Share:
         loads: Iterable[float] | None = None,
         present: Iterable[int] | None = None,
     ) -> Iterator[Chunk]:
-        """This worker's chunks of a step, one by one, until all workers have done all chunks.
+        """This worker's chunks of a step, one by one, until all workers have done all
+        chunks.
 
-        Where sharing would save nothing, these are the whole chunks of its own subset, and nobody
-        is asked before all are done.
+        Where sharing would save nothing, these are the whole chunks of its own subset,
+        and nobody is asked before all are done.
 
         Args:
           step: its number.
-          loads: how long the chunks of `own` are in this step, such as their tokens, in any unit
-            that is the same for all workers. Long chunks are begun early then. They travel with the
-            first question. If they are wrong the step is slower, never another sum.
-          present: the ranks that take part, the same in all of them; by default all. Those present
-            do the chunks of the others too, so the sum is that of all data; such a step is shared.
+          loads: how long the chunks of `own` are in this step, such as their tokens, in
+            any unit that is the same for all workers. Long chunks are begun early then.
+            They travel with the first question. If they are wrong the step is slower,
+            never another sum.
+          present: the ranks that take part, the same in all of them; by default all.
+            Those present do the chunks of the others too, so the sum is that of all
+            data; such a step is shared.
 
-        Who asks for the next one has done the one before: its gradient is there, and in this
-        worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
-        into the all-reduce.
+        Who asks for the next one has done the one before: its gradient is there, and in
+        this worker's sum. In JAX that takes `jax.block_until_ready`. After the last one
+        the sum can go into the all-reduce.
 
-        Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step, for loads that are none, and, before anything
-        is computed, where those `present` do not store all data; ConnectionError if the coordinator
-        is gone, TimeoutError two minutes after its machine is.
+        Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the
+        step again. ValueError if the others are at a later step, for loads that are
+        none, and, before anything is computed, where those `present` do not store all
+        data; ConnectionError if the coordinator is gone, TimeoutError two minutes after
+        its machine is.
         """
         step = operator.index(step)
         lengths = None if loads is None else [float(load) for load in loads]
@@ -109,9 +117,13 @@ class Share:
             yield from self._own(step, lengths)
 
     def covers(self, present: Iterable[int]) -> bool:
-        """Whether these ranks store all data, so that a step with them alone is possible."""
+        """Whether these ranks store all data, so that a step with them alone is
+        possible.
+        """
         line = self._line
-        answer = answer_of(line.ask(data_of(Covers(sorted({*map(operator.index, present)})))))
+        answer = answer_of(
+            line.ask(data_of(Covers(sorted({*map(operator.index, present)}))))
+        )
         return not answer.refused
 
     def _handed_out(self, begin: Begin) -> Iterator[Chunk]:
@@ -143,9 +155,9 @@ class Share:
     def for_group(self, broadcast: Callable[[Any], Any]) -> GroupShare:
         """The share of a worker that is several processes, such as a group of FSDP.
 
-        In the first process of the group; the others call `handout.follow(broadcast)` at the same
-        time, and then all the same `step`. In PyTorch `broadcast` is `broadcast_object_list` over
-        the group.
+        In the first process of the group; the others call `handout.follow(broadcast)`
+        at the same time, and then all the same `step`. In PyTorch `broadcast` is
+        `broadcast_object_list` over the group.
 
         >>> from bcgc_jax.handout import Memory, join, serve
         >>> memory = Memory()
@@ -189,14 +201,16 @@ def join(
 
     Args:
       address: host and port of the coordinator.
-      rank: which of its workers this is, from 0; one that comes again takes the place of the one
-        before.
-      key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
+      rank: which of its workers this is, from 0; one that comes again takes the place
+        of the one before.
+      key: that of the coordinator; by default the environment variable
+        BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
       transport: that of the coordinator; by default `Tcp`, with this key.
 
-    Warns after five seconds in which nobody listens there. Raises ConnectionError where no
-    coordinator answers there, or with another key; ValueError for a rank that it does not have.
+    Warns after five seconds in which nobody listens there. Raises ConnectionError where
+    no coordinator answers there, or with another key; ValueError for a rank that it
+    does not have.
     """
     line = None
     if transport is None:
@@ -210,13 +224,16 @@ def join(
         except ConnectionRefusedError as error:  # nobody listens yet
             waited = time.monotonic() - began
             nobody = (
-                f"worker {rank}: nobody has listened at {place} for {waited:.0f} s. Does the "
-                "process with serve run? Has it this port, and host= for other machines?"
+                f"worker {rank}: nobody has listened at {place} for {waited:.0f} s. "
+                "Does the process with serve run? Has it this port, and host= for "
+                "other machines?"
             )
             if waited >= wait:
                 raise ConnectionRefusedError(nobody) from error
             if waited >= _SILENCE and not warned:
-                warnings.warn(f"{nobody} This worker waits for {wait:g} s.", stacklevel=2)
+                warnings.warn(
+                    f"{nobody} This worker waits for {wait:g} s.", stacklevel=2
+                )
                 warned = True
             time.sleep(_AGAIN)
         except OSError as error:  # no such host, no way to it, another key

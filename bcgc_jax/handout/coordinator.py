@@ -1,6 +1,8 @@
-"""A coordinator: workers ask it over any transport what is next, and the steps that it serves tell.
+"""A coordinator: workers ask it over any transport what is next, and the steps that it
+serves tell.
 
-It serves training loops of others (`serve`), or one step after another of a cluster's processes.
+It serves training loops of others (`serve`), or one step after another of a cluster's
+processes.
 """
 
 import math
@@ -28,22 +30,28 @@ from bcgc_jax.steps.placement import Placement
 
 
 class Steps(Protocol):
-    """What a coordinator serves. It passes in what time it is, and whose line a question came by.
+    """What a coordinator serves. It passes in what time it is, and whose line a
+    question came by.
 
-    All methods are called one after another. A worker may be told the answer at once or later.
+    All methods are called one after another. A worker may be told the answer at once or
+    later.
     """
 
     def joined(self, who: Join, tell: Tell) -> Answer:
         """A worker's line is there."""
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
-        """A worker asks what is next. ValueError where that is nonsense: its line is closed."""
+        """A worker asks what is next. ValueError where that is nonsense: its line is
+        closed.
+        """
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
         """The line of a worker has ended."""
 
     def time_goes_on(self, now: float) -> float:
-        """Do what time and questions have brought; return when to look next, infinity for never."""
+        """Do what time and questions have brought; return when to look next, infinity
+        for never.
+        """
 
 
 class Coordinator:
@@ -66,7 +74,9 @@ class Coordinator:
         self._clock = clock
         self._joined: dict[Reply, Join] = {}  # who has, by which line
         # in one, for another thread may set it
-        self._served: tuple[Steps, float] | None = None if steps is None else (steps, 0.0)
+        self._served: tuple[Steps, float] | None = (
+            None if steps is None else (steps, 0.0)
+        )
         self._listening = transport.listen(self)
         self.address = self._listening.address
         self.touch = self._listening.touch
@@ -137,21 +147,24 @@ def serve(
     hosts: Sequence[Hashable] | None = None,
     offsets: int | None = None,
 ) -> Coordinator:
-    """Hand out the chunks of each step to the N workers that `join`, in a thread of this process.
+    """Hand out the chunks of each step to the N workers that `join`, in a thread of
+    this process.
 
-    The data of a step are N subsets of C chunks, the last one cut again into a half and two
-    quarters. Each worker stores as much as D subsets: its own, and chunks of others. Whoever is
-    free is given, of the chunks that it stores, the one with the greatest product of its length and
-    of the time until another holder would come to it (docs/how-it-works.md). A length is what the
-    chunk's worker has sent, else the chunk's size.
+    The data of a step are N subsets of C chunks, the last one cut again into a half and
+    two quarters. Each worker stores as much as D subsets: its own, and chunks of
+    others. Whoever is free is given, of the chunks that it stores, the one with the
+    greatest product of its length and of the time until another holder would come to it
+    (docs/how-it-works.md). A length is what the chunk's worker has sent, else the
+    chunk's size.
 
-    It shares the steps in which that saves time. Each step is replayed in the other mode: the first
-    ones are not shared, and where workers are equal none is. A worker asks nothing then, and sends
-    one message when its own chunks are done.
+    It shares the steps in which that saves time. Each step is replayed in the other
+    mode: the first ones are not shared, and where workers are equal none is. A worker
+    asks nothing then, and sends one message when its own chunks are done.
 
     Args:
-      plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`. The last
-        two have the numbers of subsets and chunks, and what a length takes, by the log.
+      plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`.
+        The last two have the numbers of subsets and chunks, and what a length takes, by
+        the log.
       max_subsets: D, from 1, where nothing is shared, to N; by default 2.
       chunks: C; by default 8.
       key: that workers need; by default the environment variable BCGC_HANDOUT_KEY.
@@ -159,25 +172,28 @@ def serve(
       port: by default a free one, see `address`.
       equal_chunks: whether the last chunk stays whole; it does where nothing is shared.
       whole: whether workers store whole subsets, for loaders that can do no other.
-      patience: seconds that a worker may take for a chunk, its compiling included, before it counts
-        as lost.
-      record: a CSV of who did which chunk in how many seconds, of complete steps, with the loads
-        that workers sent, and what a question took; `bcgc advise`, `bcgc solve --trace` and
-        `bcgc fit` read it.
-      transport: what carries questions; by default `Tcp(host, port, key)`. With `Memory()` workers
-        are threads of this process, and no key is needed.
+      patience: seconds that a worker may take for a chunk, its compiling included,
+        before it counts as lost.
+      record: a CSV of who did which chunk in how many seconds, of complete steps, with
+        the loads that workers sent, and what a question took; `bcgc advise`,
+        `bcgc solve --trace` and `bcgc fit` read it.
+      transport: what carries questions; by default `Tcp(host, port, key)`. With
+        `Memory()` workers are threads of this process, and no key is needed.
       adapt: whether steps are shared only where that saves time; else all are.
-      hosts: that of each worker: where workers of a host are slow together, or leave together, each
-        chunk is stored on D hosts, as far as no host has more than N / D workers.
-      offsets: how many offsets from its owner the holders of chunks have; by default another for
-        each chunk. Three to five bear more sets of absent workers.
+      hosts: that of each worker: where workers of a host are slow together, or leave
+        together, each chunk is stored on D hosts, as far as no host has more than N / D
+        workers.
+      offsets: how many offsets from its owner the holders of chunks have; by default
+        another for each chunk. Three to five bear more sets of absent workers.
 
-    Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
-    listen, or read the plan.
+    Raises ValueError for numbers that are no such plan, or without a key; OSError where
+    it cannot listen, or read the plan.
 
     >>> from bcgc_jax.handout import join
     >>> with serve(2, key="secret") as coordinator:
-    ...     (one, two) = (join(coordinator.address, rank, key="secret") for rank in range(2))
+    ...     (one, two) = (
+    ...         join(coordinator.address, rank, key="secret") for rank in range(2)
+    ...     )
     ...     len(one.held), one.held[0].subset, two.held[0].subset
     (20, 0, 1)
     """
@@ -187,13 +203,16 @@ def serve(
         place = Placement(plan, subsets, count, equal_chunks, whole)
     elif not (max_subsets is None and chunks is None) or equal_chunks or whole:
         raise ValueError(
-            "the plan has the numbers of subsets and chunks: leave out max_subsets, chunks, "
-            "equal_chunks and whole, or give the number of workers in place of the plan"
+            "the plan has the numbers of subsets and chunks: leave out max_subsets, "
+            "chunks, equal_chunks and whole, or give the number of workers in place of "
+            "the plan"
         )
     else:
         place = plan if isinstance(plan, Placement) else Placement.load(plan)
     if hosts is not None or offsets is not None:
-        place = place._replace(hosts=None if hosts is None else numbered(hosts), offsets=offsets)
+        place = place._replace(
+            hosts=None if hosts is None else numbered(hosts), offsets=offsets
+        )
     place.check()
     _warn_of_hosts(place)
     if transport is None:
@@ -208,7 +227,8 @@ def _warn_of_hosts(place: Placement) -> None:
     share = 0.0 if place.hosts is None else on_one_host(place.storage, place.hosts)
     if share:
         warnings.warn(
-            f"{100 * share:.0f} % of the chunks have two holders on one host: a host has more than "
-            f"{place.num_workers / place.max_subsets:g} of {place.num_workers} workers",
+            f"{100 * share:.0f} % of the chunks have two holders on one host: a host "
+            f"has more than {place.num_workers / place.max_subsets:g} of "
+            f"{place.num_workers} workers",
             stacklevel=3,
         )

@@ -1,4 +1,6 @@
-"""A worker that is several processes: one asks, and all of its group compute the same chunks."""
+"""A worker that is several processes: one asks, and all of its group compute the same
+chunks.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -24,18 +26,21 @@ class Share(Protocol):
 
 
 class GroupShare:
-    """A share that all processes of a worker have; made by `Share.for_group`, and by `follow`.
+    """A share that all processes of a worker have; made by `Share.for_group`, and by
+    `follow`.
 
     Args:
-      broadcast: gives all of the group the value that its first process passes; the others pass
-        None. It carries what can be pickled.
+      broadcast: gives all of the group the value that its first process passes; the
+        others pass None. It carries what can be pickled.
       share: of the first process; None in the others.
 
     Attributes:
       num_workers, num_chunks, held, own: as those of `Share`.
     """
 
-    def __init__(self, broadcast: Callable[[Any], Any], share: Share | None = None) -> None:
+    def __init__(
+        self, broadcast: Callable[[Any], Any], share: Share | None = None
+    ) -> None:
         self._broadcast = broadcast
         self._share = share
         seat = None
@@ -49,9 +54,11 @@ class GroupShare:
         loads: Iterable[float] | None = None,
         present: Iterable[int] | None = None,
     ) -> Iterator[Chunk]:
-        """The chunks of the worker, the same in all of its group; all raise what the first raises.
+        """The chunks of the worker, the same in all of its group; all raise what the
+        first raises.
 
-        A chunk is done when the first process asks for the next one: its collectives have ended.
+        A chunk is done when the first process asks for the next one: its collectives
+        have ended.
         """
         chunks = None if self._share is None else self._share.step(step, loads, present)
         while (chunk := self._next(chunks)) is not None:

@@ -1,7 +1,7 @@
 """Says whether the next step is shared, by replays of each step in the other mode.
 
-No trial by the clock: a step of either mode tells what the other would have taken. The replay is
-that of `bcgc advise`, with the costs that the run has shown.
+No trial by the clock: a step of either mode tells what the other would have taken. The
+replay is that of `bcgc advise`, with the costs that the run has shown.
 """
 
 import threading
@@ -20,8 +20,8 @@ from bcgc_jax.steps.placement import Placement, chunk_tables
 
 # Of an own step, that perfect sharing must save for it to be replayed.
 _WORTH = 0.01
-# Own steps that are replayed together: the first ones, later ones, and where nothing is to be
-# saved.
+# Own steps that are replayed together: the first ones, later ones, and where nothing is
+# to be saved.
 _AT_FIRST, _LATER, _AT_MOST = 2, 4, 16
 # Steps that have been observed when later ones begin.
 _YOUNG = 8
@@ -30,16 +30,19 @@ _SHARED, _QUESTIONS = 16, 256
 
 
 class DoneStep(NamedTuple):
-    """A complete step of N workers, of C own chunks or C' pieces a subset, in the order of subsets.
+    """A complete step of N workers, of C own chunks or C' pieces a subset, in the order
+    of subsets.
 
     Attributes:
       is_shared: its mode.
       who: the worker of each chunk, `[M]`.
       seconds: that each took, `[M]`.
       starts: when each worker has begun, seconds after the first one, `[N]`.
-      took: seconds from the first begin to the last end; of an own step they follow from the rest.
+      took: seconds from the first begin to the last end; of an own step they follow
+        from the rest.
       questions: seconds of those that were asked.
-      ticks: lengths that were known before, of all pieces, `[N C']`; None where none were.
+      ticks: lengths that were known before, of all pieces, `[N C']`; None where none
+        were.
     """
 
     is_shared: bool
@@ -57,7 +60,9 @@ class DoneStep(NamedTuple):
 
 
 def beside(work: Callable[[], None]) -> None:
-    """Work in a thread of its own: a replay takes milliseconds, and workers ask meanwhile."""
+    """Work in a thread of its own: a replay takes milliseconds, and workers ask
+    meanwhile.
+    """
     threading.Thread(target=work, name="replays steps", daemon=True).start()
 
 
@@ -94,8 +99,8 @@ class Judge:
         self._reader = Reader(np.array(place.shares), place.num_workers)
         self._waiting: list[DoneStep] = []
         self._is_busy = False
-        # What sharing has cost: seconds of questions; of a step, beside its replay; the steps that
-        # are not replayed yet.
+        # What sharing has cost: seconds of questions; of a step, beside its replay; the
+        # steps that are not replayed yet.
         self._questions: deque[float] = deque(maxlen=_QUESTIONS)
         self._rest: deque[float] = deque(maxlen=_SHARED)
         self._unreplayed: deque[tuple[DoneStep, Estimate]] = deque(maxlen=_SHARED)
@@ -153,21 +158,32 @@ class Judge:
 
     def _own(self, step: DoneStep, estimate: Estimate) -> float:
         """Seconds without sharing: the slowest worker, and the message at its end."""
-        busy = estimate.paces * self._reader.whole(estimate).sum(axis=1) + estimate.pauses
+        busy = (
+            estimate.paces * self._reader.whole(estimate).sum(axis=1) + estimate.pauses
+        )
         ends = step.starts + busy
         return float(ends.max()) + self.asking.alone
 
     def _shared(
-        self, steps: Sequence[DoneStep], estimates: Sequence[Estimate], owns: Sequence[float]
+        self,
+        steps: Sequence[DoneStep],
+        estimates: Sequence[Estimate],
+        owns: Sequence[float],
     ) -> list[float]:
-        """Seconds with sharing: measured, replayed, or where nothing can be saved as before."""
+        """Seconds with sharing: measured, replayed, or where nothing can be saved as
+        before.
+        """
         worth = [not step.is_shared and _is_worth_a_replay(step) for step in steps]
         seconds = [step.took for step in steps]
         alone = [k for k, step in enumerate(steps) if not step.is_shared]
         if alone and (any(worth) or self._loss is None):
             self._learn_rest()
             ends = self._replay([(steps[k], estimates[k]) for k in alone])
-            losses = [end / owns[k] - 1 for k, end in zip(alone, ends, strict=True) if not worth[k]]
+            losses = [
+                end / owns[k] - 1
+                for k, end in zip(alone, ends, strict=True)
+                if not worth[k]
+            ]
             if losses:
                 self._loss = float(np.mean(losses))
         else:
@@ -197,7 +213,8 @@ class Judge:
     # What sharing costs.
 
     def _learn_rest(self) -> None:
-        """What shared steps took beside their replays; these are made when they are needed.
+        """What shared steps took beside their replays; these are made when they are
+        needed.
 
         Those that the mode has forgotten say nothing of now.
         """

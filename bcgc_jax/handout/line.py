@@ -1,7 +1,8 @@
-"""A line between two programs: frames of JSON, after a greeting that shows that both have the key.
+"""A line between two programs: frames of JSON, after a greeting that shows that both
+have the key.
 
-Whoever has called says first what the other end's random number and its own one are with the key
-(HMAC of SHA-256); the other answers in kind. The key itself is never sent.
+Whoever has called says first what the other end's random number and its own one are
+with the key (HMAC of SHA-256); the other answers in kind. The key itself is never sent.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ NONCE = 32
 GREETING = NONCE + hashlib.sha256().digest_size
 _LENGTH = struct.Struct("!I")
 _JSON = json.JSONEncoder(separators=(",", ":"))
-# Seconds until a line on which nothing comes is probed, between probes, and how many are not
-# answered.
+# Seconds until a line on which nothing comes is probed, between probes, and how many
+# are not answered.
 _PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
@@ -65,7 +66,9 @@ def proof(key: bytes, side: bytes, own: bytes, other: bytes) -> bytes:
 
 
 def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
-    """What to answer to the greeting of whoever has called; ValueError if it has another key."""
+    """What to answer to the greeting of whoever has called; ValueError if it has
+    another key.
+    """
     theirs = greeting[:NONCE]
     shown = greeting[NONCE:]
     if not hmac.compare_digest(shown, proof(key, b"calls", theirs, nonce)):
@@ -74,10 +77,14 @@ def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
 
 
 def probe(line: socket.socket) -> None:
-    """So that a line ends within two minutes after the machine at its other end has vanished."""
+    """So that a line ends within two minutes after the machine at its other end has
+    vanished.
+    """
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _PROBES.items():
-        if hasattr(socket, name):  # not on all systems: there the system's own two hours
+        if hasattr(
+            socket, name
+        ):  # not on all systems: there the system's own two hours
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
@@ -91,7 +98,9 @@ class TcpLine:
     Raises ConnectionError where nobody answers there, or another program does.
     """
 
-    def __init__(self, address: tuple[str, int], key: bytes, patience: float = 10.0) -> None:
+    def __init__(
+        self, address: tuple[str, int], key: bytes, patience: float = 10.0
+    ) -> None:
         self._place = f"{address[0]}:{address[1]}"
         self._socket = socket.create_connection(address, timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,7 +110,9 @@ class TcpLine:
             self._greet(key)
         except TimeoutError:
             self.close()
-            raise ConnectionError(f"{self._place} does not answer: another program?") from None
+            raise ConnectionError(
+                f"{self._place} does not answer: another program?"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -116,7 +127,9 @@ class TcpLine:
             raise ConnectionError("another program listens there")
 
     def ask(self, message: Any) -> Any:
-        """The answer, whenever it comes; ConnectionError where the other end is gone."""
+        """The answer, whenever it comes; ConnectionError where the other end is
+        gone.
+        """
         try:
             self.send(message)
             return self.receive()

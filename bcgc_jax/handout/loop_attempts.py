@@ -1,4 +1,6 @@
-"""Attempts at a step of training loops: one that is shared, and one of own chunks alone."""
+"""Attempts at a step of training loops: one that is shared, and one of own chunks
+alone.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -38,10 +40,17 @@ class SharedAttempt(Attempt):
     """
 
     def __init__(
-        self, number: int, step: int, place: Placement, now: float, present: frozenset[int]
+        self,
+        number: int,
+        step: int,
+        place: Placement,
+        now: float,
+        present: frozenset[int],
     ) -> None:
         roster = Roster((0,) * place.num_workers, present, frozenset())
-        super().__init__(number, place.storage, place.sizes, "chunks", roster, line=place.load_line)
+        super().__init__(
+            number, place.storage, place.sizes, "chunks", roster, line=place.load_line
+        )
         self.number = number
         self.step = step
         self.present = present
@@ -53,7 +62,9 @@ class SharedAttempt(Attempt):
         self._starts: dict[int, float] = {}
         self._ended = now
 
-    def begin(self, rank: int, loads: list[float] | None, tell: Tell, now: float) -> None:
+    def begin(
+        self, rank: int, loads: list[float] | None, tell: Tell, now: float
+    ) -> None:
         """A worker begins, and is free."""
         self._starts[rank] = now
         self._rest(rank, tell, now)
@@ -61,8 +72,14 @@ class SharedAttempt(Attempt):
             self.reweigh(rank, loads)
 
     def is_at(self, rank: int, question: Done) -> bool:
-        """Whether it is not over, the worker has begun it, and the ticket is one of it."""
-        return not self.is_over and rank in self.heard and question.ticket[0] == self.number
+        """Whether it is not over, the worker has begun it, and the ticket is one of
+        it.
+        """
+        return (
+            not self.is_over
+            and rank in self.heard
+            and question.ticket[0] == self.number
+        )
 
     def note(self, rank: int, question: Done, tell: Tell, now: float) -> None:
         """A chunk is done; ValueError where the worker has no such ticket."""
@@ -73,12 +90,16 @@ class SharedAttempt(Attempt):
         share = self._shares[number]
         load = self.loads[subset][number] if subset in self.loads else ""
         asking = round(max(_QUICKEST, now - finished.since - question.seconds), 6)
-        self.rows.append((self.step, rank, subset, number, share, load, question.seconds, asking))
+        self.rows.append(
+            (self.step, rank, subset, number, share, load, question.seconds, asking)
+        )
         self._ended = now
         self._rest(rank, tell, now)
 
     def serve(self, now: float) -> bool:
-        """Hand out chunks to those that rest; whether all are done, and all workers rest."""
+        """Hand out chunks to those that rest; whether all are done, and all workers
+        rest.
+        """
         for rank, ticket, chunk in self.hand_out(self.resting, now):
             self.resting.pop(rank)(Answer(ticket, chunk))
         return self.ledger.complete and len(self.resting) == len(self.present)
@@ -87,11 +108,17 @@ class SharedAttempt(Attempt):
         self.is_over = True
         self.tell_all(answer)
 
-    def deadlines(self, present: Collection[int], patience: float) -> dict[int, Deadline]:
-        """Of the workers that have begun and do not rest. Others may write a checkpoint."""
+    def deadlines(
+        self, present: Collection[int], patience: float
+    ) -> dict[int, Deadline]:
+        """Of the workers that have begun and do not rest. Others may write a
+        checkpoint.
+        """
         heard = self.heard.items()
         late = {rank: since for rank, since in heard if rank not in self.resting}
-        return {rank: Deadline(since + patience, patience) for rank, since in late.items()}
+        return {
+            rank: Deadline(since + patience, patience) for rank, since in late.items()
+        }
 
     def as_done(self) -> DoneStep:
         """The complete step of all workers, for a judge."""
@@ -116,9 +143,11 @@ class SharedAttempt(Attempt):
 
 
 class OwnAttempt:
-    """Ends when all workers have done their own chunks, or fails. They ask nothing before.
+    """Ends when all workers have done their own chunks, or fails. They ask nothing
+    before.
 
-    Its attributes are those of `SharedAttempt`. `began` is when the first worker has ended.
+    Its attributes are those of `SharedAttempt`. `began` is when the first worker has
+    ended.
     """
 
     def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
@@ -142,7 +171,9 @@ class OwnAttempt:
         if question.loads is not None:  # the pieces of the last chunk are one
             last = self._place.chunks - 1
             loads = [*question.loads[:last], sum(question.loads[last:])]
-        for number, (load, seconds) in enumerate(zip(loads, question.seconds, strict=True)):
+        for number, (load, seconds) in enumerate(
+            zip(loads, question.seconds, strict=True)
+        ):
             self.rows.append((self.step, rank, rank, number, 1.0, load, seconds, ""))
         self.heard[rank] = now
         self.resting[rank] = tell
@@ -157,8 +188,12 @@ class OwnAttempt:
             tell(answer)
         self.resting.clear()
 
-    def deadlines(self, present: Collection[int], patience: float) -> dict[int, Deadline]:
-        """Of the workers that are there and have not ended: each has all its chunks to do."""
+    def deadlines(
+        self, present: Collection[int], patience: float
+    ) -> dict[int, Deadline]:
+        """Of the workers that are there and have not ended: each has all its chunks to
+        do.
+        """
         whole = self._place.chunks * patience
         late = set(present).difference(self.heard)
         return {rank: Deadline(self.began + whole, whole) for rank in late}
@@ -170,15 +205,21 @@ class OwnAttempt:
         return DoneStep(
             is_shared=False,
             who=np.repeat(np.arange(len(done)), self._place.chunks),
-            seconds=np.maximum(np.ravel([question.seconds for question in done]), _QUICKEST),
+            seconds=np.maximum(
+                np.ravel([question.seconds for question in done]), _QUICKEST
+            ),
             starts=since - since.min(),
             ticks=self._ticks([question.loads for question in done]),
         )
 
     @property
     def share_of_chunks(self) -> float:
-        """What the chunks took of the time since the last answer, the most of all workers."""
-        done = [(sum(question.seconds), question.since) for question in self._done.values()]
+        """What the chunks took of the time since the last answer, the most of all
+        workers.
+        """
+        done = [
+            (sum(question.seconds), question.since) for question in self._done.values()
+        ]
         return max(busy / max(busy + since, _QUICKEST) for busy, since in done)
 
     def _ticks(self, loads: Sequence[list[float] | None]) -> np.ndarray | None:

@@ -1,8 +1,9 @@
 """The steps of training loops, which add up their gradients themselves.
 
-All end their chunks, then their sums go into an all-reduce. When all chunks are done, and every
-worker waits for that, all are told at once that the step is complete, and whether the next one is
-shared. So no sum of another attempt meets the others, and all know the mode of a step.
+All end their chunks, then their sums go into an all-reduce. When all chunks are done,
+and every worker waits for that, all are told at once that the step is complete, and
+whether the next one is shared. So no sum of another attempt meets the others, and all
+know the mode of a step.
 """
 
 import csv
@@ -33,12 +34,14 @@ from bcgc_jax.steps.placement import Placement
 
 # Seconds after which it is said for whom a step waits.
 _SILENCE = 5.0
-# An attempt by which programs are compiled, and the least share of a step that is its chunks'.
+# An attempt by which programs are compiled, and the least share of a step that is its
+# chunks'.
 _SETTLED, _SHORT = 5, 0.02
 
 
 class Loops:
-    """Whoever begins a step first begins an attempt at it; others join in, or begin it anew.
+    """Whoever begins a step first begins an attempt at it; others join in, or begin it
+    anew.
 
     It warns after five seconds which workers a step waits for.
 
@@ -70,9 +73,12 @@ class Loops:
         self._lines: dict[int, Tell] = {}  # of the workers that are here
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
-        # Of workers that hear it when their own chunks are done: who was lost meanwhile, and why.
+        # Of workers that hear it when their own chunks are done: who was lost
+        # meanwhile, and why.
         self._fails: dict[int, dict[int, str]] = {}
-        self._seen: set[tuple[int, float]] = set()  # workers, and the sizes that they have computed
+        self._seen: set[tuple[int, float]] = (
+            set()
+        )  # workers, and the sizes that they have computed
         self._due = 0.0  # before that nobody is out of patience
         self._warned = 0  # the attempt of which it was said who is missing
         self._warns_of_short = True
@@ -84,7 +90,9 @@ class Loops:
         rank = who.rank
         workers = self._place.num_workers
         if not 0 <= rank < workers:
-            why = f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"
+            why = (
+                f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"
+            )
             return Answer(refused=why)
         if rank in self._lines:
             self._lose(rank, f"another process has taken the place of worker {rank}")
@@ -95,7 +103,9 @@ class Loops:
         sizes = self._place.sizes
         edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
         stored = tuple(self._place.storage.chunks()[rank])
-        return Answer(seat=Seat(workers, self._place.chunks, edges, stored), shares=self._shares)
+        return Answer(
+            seat=Seat(workers, self._place.chunks, edges, stored), shares=self._shares
+        )
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
         if self._lines.get(who.rank) != tell:
@@ -126,7 +136,9 @@ class Loops:
             return min(later, self._due)
         deadlines = attempt.deadlines(self._lines, self._patience)
         # Who has ended before it began is waited for: perhaps it comes again.
-        gone = {rank: since for rank, since in self._gone.items() if rank in attempt.present}
+        gone = {
+            rank: since for rank, since in self._gone.items() if rank in attempt.present
+        }
         for rank, since in gone.items():
             time = max(since, attempt.began) + self._patience
             deadlines[rank] = Deadline(time, self._patience)
@@ -144,7 +156,9 @@ class Loops:
 
     # What a question brings.
 
-    def _at_step(self, rank: int, question: Begin | OwnDone, tell: Tell, now: float) -> None:
+    def _at_step(
+        self, rank: int, question: Begin | OwnDone, tell: Tell, now: float
+    ) -> None:
         """A worker begins a shared step, or has ended its own chunks of another one."""
         step = question.step
         present = self._all
@@ -167,7 +181,9 @@ class Loops:
     def _not_now(
         self, rank: int, question: Begin | OwnDone, present: frozenset[int]
     ) -> Answer | None:
-        """Why a worker cannot take part. If it can, an attempt that this ends has failed."""
+        """Why a worker cannot take part. If it can, an attempt that this ends has
+        failed.
+        """
         step = question.step
         for lost, why in self._fails.pop(rank, {}).items():
             if lost in present:
@@ -182,23 +198,31 @@ class Loops:
         if why := _conflict(attempt, rank, step, present):
             return Answer(refused=why)
         if step > attempt.step:
-            self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
+            self._fail(
+                f"worker {rank} asks for step {step}, others are at {attempt.step}"
+            )
         return None
 
-    def _refusal(self, rank: int, question: Begin | OwnDone, present: frozenset[int]) -> str:
+    def _refusal(
+        self, rank: int, question: Begin | OwnDone, present: frozenset[int]
+    ) -> str:
         """Why a question has no answer; nothing if it has."""
         if why := wrong_loads(question.loads, len(self._place.sizes)):
             return f"worker {rank}, step {question.step}: {why}"
         if rank not in present or not present <= self._all:
             return (
-                f"step {question.step}: those present must be worker {rank} and others from 0 to "
-                f"{len(self._all) - 1}: got {_listed(present) or 'nobody'}"
+                f"step {question.step}: those present must be worker {rank} and others "
+                f"from 0 to {len(self._all) - 1}: got {_listed(present) or 'nobody'}"
             )
         why = self._missing_of(present)
         return f"step {question.step}: {why}" if why else ""
 
     def _missing_of(self, present: frozenset[int]) -> str:
-        return "" if present == self._all else absences.missing(self._place.storage, present)
+        return (
+            ""
+            if present == self._all
+            else absences.missing(self._place.storage, present)
+        )
 
     def _new_attempt(
         self, step: int, present: frozenset[int], *, is_shared: bool, now: float
@@ -236,10 +260,11 @@ class Loops:
         self._seen |= sizes
 
     def _lose(self, rank: int, why: str) -> None:
-        """A worker is lost: if it has begun a step that is not over, nobody's sum of it counts.
+        """A worker is lost: if it has begun a step that is not over, nobody's sum of it
+        counts.
 
-        Of a step that is not shared nobody knows who has begun it: all that are at it hear it, at
-        once or when they end.
+        Of a step that is not shared nobody knows who has begun it: all that are at it
+        hear it, at once or when they end.
         """
         if rank not in self._present:
             return
@@ -272,23 +297,30 @@ class Loops:
             return attempt.began + _SILENCE
         self._warned = attempt.number
         missing = self._missing(attempt)
-        warnings.warn(f"step {attempt.step} has waited for {waited:.0f} s{missing}", stacklevel=1)
+        warnings.warn(
+            f"step {attempt.step} has waited for {waited:.0f} s{missing}", stacklevel=1
+        )
         return math.inf
 
     def _warn_of_short(self, attempt: OwnAttempt) -> None:
-        """Say once that chunks are too short for a step: nobody waits for a device, it seems."""
+        """Say once that chunks are too short for a step: nobody waits for a device, it
+        seems.
+        """
         self._warns_of_short = attempt.number < _SETTLED
         share = attempt.share_of_chunks
         if not self._warns_of_short and share < _SHORT:
             warnings.warn(
-                f"chunks took {100 * share:.2g} % of step {attempt.step}. If a device computes in "
-                "the background, wait for it before the next chunk is asked for, as by "
-                "jax.block_until_ready: else the seconds of chunks say nothing",
+                f"chunks took {100 * share:.2g} % of step {attempt.step}. If a device "
+                "computes in the background, wait for it before the next chunk is "
+                "asked for, as by jax.block_until_ready: else the seconds of chunks "
+                "say nothing",
                 stacklevel=1,
             )
 
     def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
-        """A sentence with the workers that have not begun the step; nothing if all have."""
+        """A sentence with the workers that have not begun the step; nothing if all
+        have.
+        """
         ranks: dict[str, list[str]] = {}
         for rank in sorted(attempt.present):
             if rank not in attempt.heard and rank != besides:
@@ -299,14 +331,17 @@ class Loops:
                     state = "are gone"
                 ranks.setdefault(state, []).append(str(rank))
         return "".join(
-            f". Workers that {state}: {', '.join(names)}" for state, names in ranks.items()
+            f". Workers that {state}: {', '.join(names)}"
+            for state, names in ranks.items()
         )
 
     def _note(self, rows: Sequence[Sequence[Any]]) -> None:
         try:
             self._write(rows, "a")
         except OSError as error:
-            warnings.warn(f"the record ends here, the training goes on: {error}", stacklevel=1)
+            warnings.warn(
+                f"the record ends here, the training goes on: {error}", stacklevel=1
+            )
             self._record = None
 
     def _write(self, rows: Sequence[Sequence[Any]], mode: str) -> None:
@@ -318,13 +353,15 @@ class Loops:
 def _conflict(
     attempt: SharedAttempt | OwnAttempt, rank: int, step: int, present: frozenset[int]
 ) -> str:
-    """Why a worker can not take part in an attempt, nor begin a later step; nothing if it can."""
+    """Why a worker can not take part in an attempt, nor begin a later step; nothing if
+    it can.
+    """
     if step < attempt.step:
         return f"worker {rank} asks for step {step}, the others are at {attempt.step}"
     if step == attempt.step and present != attempt.present:
         return (
-            f"step {step}: worker {rank} says that {_listed(present)} are present, others say "
-            f"{_listed(attempt.present)}: all must say the same"
+            f"step {step}: worker {rank} says that {_listed(present)} are present, "
+            f"others say {_listed(attempt.present)}: all must say the same"
         )
     return ""
 

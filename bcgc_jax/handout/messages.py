@@ -1,14 +1,17 @@
 """What a worker and a coordinator tell each other: data, never code.
 
-A worker joins once on each line. Then it begins a step, and says of each chunk that it is done:
-both ask what is next. Tickets and sums have numbers, all different within an attempt at a step. So
-no two questions of a worker in a step are the same: one that is repeated has the same answer. In a
-step that is not shared it asks nothing, and says once that its own chunks are done.
+A worker joins once on each line. Then it begins a step, and says of each chunk that it
+is done: both ask what is next. Tickets and sums have numbers, all different within an
+attempt at a step. So no two questions of a worker in a step are the same: one that is
+repeated has the same answer. In a step that is not shared it asks nothing, and says
+once that its own chunks are done.
 """
 
 from typing import Any, NamedTuple
 
-Ticket = tuple[int, int]  # the attempt at a step, and a number there, of a chunk or of a sum
+Ticket = tuple[
+    int, int
+]  # the attempt at a step, and a number there, of a chunk or of a sum
 Chunk = tuple[int, int]  # its subset, and its number there
 
 # Seconds that no chunk takes.
@@ -27,7 +30,8 @@ class Join(NamedTuple):
 class Begin(NamedTuple):
     """What is the first chunk of a step?
 
-    `loads` say how long the worker's own chunks are, and `present` who takes part; None for all.
+    `loads` say how long the worker's own chunks are, and `present` who takes part; None
+    for all.
     """
 
     step: int
@@ -45,7 +49,8 @@ class Done(NamedTuple):
 class OwnDone(NamedTuple):
     """All own chunks of a step that is not shared are done: what is the next step?
 
-    `since` are the seconds from the last answer until they were begun, `seconds` those of each.
+    `since` are the seconds from the last answer until they were begun, `seconds` those
+    of each.
     """
 
     step: int
@@ -82,7 +87,8 @@ class Seat(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is next: a chunk, a sum to send, or the end; and what becomes of the last gradient.
+    """What is next: a chunk, a sum to send, or the end; and what becomes of the last
+    gradient.
 
     Attributes:
       ticket, chunk: what to compute.
@@ -108,7 +114,9 @@ class Answer(NamedTuple):
     shares: bool = True
 
 
-NOT_JOINED = Answer(refused="this worker has not joined, or another process has taken its place")
+NOT_JOINED = Answer(
+    refused="this worker has not joined, or another process has taken its place"
+)
 
 
 def data_of(question: Question) -> list[Any]:
@@ -134,7 +142,9 @@ def question_of(data: Any) -> Question:
             return Covers(present)
         case ["own", step, since, [*seconds], loads] if _whole(step):
             if all(map(_is_time, [since, *seconds])):
-                return OwnDone(step, float(since), [float(each) for each in seconds], loads)
+                return OwnDone(
+                    step, float(since), [float(each) for each in seconds], loads
+                )
         case ["join", rank, life] if _whole(rank, life):
             return Join(rank, life)
     raise ValueError("it is no message of a worker")
@@ -149,18 +159,23 @@ def _is_time(seconds: Any) -> bool:
 
 
 def answer_of(data: Any) -> Answer:
-    """The answer, with tuples in place of lists; an `Answer` as data is what JSON makes of it."""
+    """The answer, with tuples in place of lists; an `Answer` as data is what JSON makes
+    of it.
+    """
     ticket, chunk, over, keep, standing, send, seat, failed, refused, shares = data
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
         workers, chunks, edges, stored = seat
         seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)))
-    return Answer(ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused, shares)
+    return Answer(
+        ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused, shares
+    )
 
 
 def wrong_loads(loads: Any, count: int) -> str:
-    """Say what is wrong with the lengths of a worker's own chunks; nothing if they are right.
+    """Say what is wrong with the lengths of a worker's own chunks; nothing if they are
+    right.
 
     >>> wrong_loads([3.0, 1.5], 2), wrong_loads(None, 2)
     ('', '')
@@ -169,9 +184,13 @@ def wrong_loads(loads: Any, count: int) -> str:
     """
     if loads is None:
         return ""
-    wanted = f"loads must be {count} positive numbers, those of the chunks of `own`: got"
-    if not isinstance(loads, list) or len(loads) != count:
-        return f"{wanted} {len(loads) if isinstance(loads, list) else type(loads).__name__}"
+    wanted = (
+        f"loads must be {count} positive numbers, those of the chunks of `own`: got"
+    )
+    if not isinstance(loads, list):
+        return f"{wanted} {type(loads).__name__}"
+    if len(loads) != count:
+        return f"{wanted} {len(loads)}"
     for load in loads:
         if type(load) not in (int, float) or not 0 < load < _LARGEST_LOAD:
             return f"{wanted} {load!r:.40}"

@@ -1,4 +1,6 @@
-"""The end that is called: a thread that listens, and passes what workers ask to whoever answers."""
+"""The end that is called: a thread that listens, and passes what workers ask to whoever
+answers.
+"""
 
 import collections
 import contextlib
@@ -26,7 +28,8 @@ class Answers(Protocol):
     """Who answers. All are called one after another, never two at once."""
 
     def asked(self, message: Any, reply: Reply) -> None:
-        """A message has come. It may be replied to at once or later, within one of these calls.
+        """A message has come. It may be replied to at once or later, within one of
+        these calls.
 
         Raises ValueError where it is nonsense: the line is closed then.
         """
@@ -35,7 +38,9 @@ class Answers(Protocol):
         """The line of whoever was replied to by this has ended."""
 
     def look(self) -> float:
-        """Do what time has brought; return seconds until the next look, infinity for never."""
+        """Do what time has brought; return seconds until the next look, infinity for
+        never.
+        """
 
 
 class Server:
@@ -66,7 +71,9 @@ class Server:
         self.answers = answers
         self.key = key
         self.lines: set[_Called] = set()
-        self.ungreeted: dict[_Called, float] = {}  # until when they may be, the first one first
+        self.ungreeted: dict[
+            _Called, float
+        ] = {}  # until when they may be, the first one first
         self.selector = selectors.DefaultSelector()
         self._due = 0.0
         self._first: collections.deque[Callable[[], None]] = collections.deque()
@@ -77,11 +84,15 @@ class Server:
         for end, then in ((self._listening, self._accept), (self._woken, self._wake)):
             end.setblocking(False)
             self.selector.register(end, selectors.EVENT_READ, then)
-        self._thread = threading.Thread(target=self._run, name="hands out chunks", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="hands out chunks", daemon=True
+        )
         self._thread.start()
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
-        """From any thread: have a look, and do something in the server's thread before."""
+        """From any thread: have a look, and do something in the server's thread
+        before.
+        """
         if first is not None:
             self._first.append(first)
         # closed by another thread: nobody waits for an answer
@@ -120,7 +131,9 @@ class Server:
         try:
             called, _ = self._listening.accept()
             _Called(self, called)
-        except OSError:  # it is gone, or too many files are open: then this is tried again at once
+        except (
+            OSError
+        ):  # it is gone, or too many files are open: then this is tried again at once
             time.sleep(_AGAIN)
 
     def _wake(self) -> None:
@@ -142,7 +155,9 @@ class _Called:
         self._server = server
         self._socket = called
         self._nonce = secrets.token_bytes(NONCE)
-        self._greeting: bytes | None = b""  # as far as it is here; None once it has been answered
+        self._greeting: bytes | None = (
+            b""  # as far as it is here; None once it has been answered
+        )
         self._frames = Frames()
         self._unsent = b""
         called.setblocking(False)
@@ -221,4 +236,6 @@ class _Called:
             self.cut()
         if waited != bool(self._unsent) and self in self._server.lines:
             writes = selectors.EVENT_WRITE if self._unsent else 0
-            self._server.selector.modify(self._socket, selectors.EVENT_READ | writes, self._ready)
+            self._server.selector.modify(
+                self._socket, selectors.EVENT_READ | writes, self._ready
+            )

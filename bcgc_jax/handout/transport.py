@@ -1,6 +1,8 @@
-"""What carries questions to a coordinator and answers back: TCP, or this process's memory.
+"""What carries questions to a coordinator and answers back: TCP, or this process's
+memory.
 
-A transport carries data, whatever JSON has. To add one, write a class with `listen` and `connect`.
+A transport carries data, whatever JSON has. To add one, write a class with `listen` and
+`connect`.
 """
 
 import math
@@ -21,7 +23,9 @@ class Line(Protocol):
     """A worker's end."""
 
     def ask(self, message: Any) -> Any:
-        """The answer, whenever it comes; ConnectionError where the other end is gone."""
+        """The answer, whenever it comes; ConnectionError where the other end is
+        gone.
+        """
 
     def close(self) -> None:
         """Leave."""
@@ -47,14 +51,20 @@ class Transport(Protocol):
     """How workers reach a coordinator."""
 
     def listen(self, answers: Answers) -> Listening:
-        """Pass on what is asked; call `answers.look` after questions, and when it is due."""
+        """Pass on what is asked; call `answers.look` after questions, and when it is
+        due.
+        """
 
     def connect(self, address: tuple[str, int]) -> Line:
-        """ConnectionRefusedError where nobody listens yet; OSError where nobody will."""
+        """ConnectionRefusedError where nobody listens yet; OSError where nobody
+        will.
+        """
 
 
 class Tcp(NamedTuple):
-    """Over a network, to whoever has the key: `listen` at this host, at a free port if it is 0."""
+    """Over a network, to whoever has the key: `listen` at this host, at a free port if
+    it is 0.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -68,9 +78,11 @@ class Tcp(NamedTuple):
 
 
 class Memory:
-    """Within a process: workers are its threads or devices, and may ask from any thread.
+    """Within a process: workers are its threads or devices, and may ask from any
+    thread.
 
-    Whoever asks looks what is next, so most answers are there at once, without another thread.
+    Whoever asks looks what is next, so most answers are there at once, without another
+    thread.
 
     >>> from bcgc_jax.handout import join, serve
     >>> memory = Memory()
@@ -85,7 +97,9 @@ class Memory:
 
     def listen(self, answers: Answers) -> "_Within":
         if self._listening is not None and not self._listening.is_closed:
-            raise OSError("a coordinator listens in this memory already: take another Memory()")
+            raise OSError(
+                "a coordinator listens in this memory already: take another Memory()"
+            )
         self._listening = _Within(answers)
         return self._listening
 
@@ -96,7 +110,9 @@ class Memory:
 
 
 class _Within:
-    """Questions are answered in the threads that ask; another one looks when it is due."""
+    """Questions are answered in the threads that ask; another one looks when it is
+    due.
+    """
 
     address = ("memory", 0)
 
@@ -107,7 +123,9 @@ class _Within:
         self._lines: set[Reply] = set()
         self._due = math.inf
         self._wakes = math.inf  # when the other thread does
-        threading.Thread(target=self._watch, name="hands out chunks", daemon=True).start()
+        threading.Thread(
+            target=self._watch, name="hands out chunks", daemon=True
+        ).start()
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
         with self._turn:
@@ -128,11 +146,15 @@ class _Within:
         """ConnectionError where that is nonsense."""
         with self._turn:
             if reply not in self._lines:
-                raise ConnectionError("the coordinator has ended, or this line is closed")
+                raise ConnectionError(
+                    "the coordinator has ended, or this line is closed"
+                )
             try:
                 self._answers.asked(message, reply)
             except ValueError as error:
-                raise ConnectionError(f"the coordinator refuses the line: {error}") from error
+                raise ConnectionError(
+                    f"the coordinator refuses the line: {error}"
+                ) from error
             self._look()
 
     def enter(self, reply: Reply) -> None:
@@ -175,7 +197,9 @@ class _MemoryLine:
             self._listening.ask(message, self._reply)
             answer = self._answers.get()
             if answer is None:
-                raise ConnectionError("the coordinator has ended, or this line was closed")
+                raise ConnectionError(
+                    "the coordinator has ended, or this line was closed"
+                )
         except BaseException:
             self.close()  # else the next question gets the answer to this one
             raise

@@ -1,4 +1,6 @@
-"""From a file of measured times to a distribution: traces, their slowness, fits, resampling."""
+"""From a file of measured times to a distribution: traces, their slowness, fits,
+resampling.
+"""
 
 from bcgc_jax.measured.advice import Advice as Advice
 from bcgc_jax.measured.advice import advise as advise

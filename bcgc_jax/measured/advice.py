@@ -1,7 +1,9 @@
-"""The advice on a log: what a step loses, why, what helps, how much, and how sure that is.
+"""The advice on a log: what a step loses, why, what helps, how much, and how sure that
+is.
 
-Causes and remedies are replayed in the steps of the log, not read off shares of variance. A remedy
-is advised if it saves time in steps that its plan has not seen, by its interval of 95 % too.
+Causes and remedies are replayed in the steps of the log, not read off shares of
+variance. A remedy is advised if it saves time in steps that its plan has not seen, by
+its interval of 95 % too.
 """
 
 import math
@@ -42,15 +44,16 @@ class Remedy(NamedTuple):
 
     Attributes:
       scheme: as it was replayed.
-      saved: less time than now for a sample that is used, as a share. The interval is that of all
-        models which the log speaks for; NaN where nothing is planned.
-      range: of `saved`, by whether slowness is the workers' or the data's, where the log does not
-        say.
+      saved: less time than now for a sample that is used, as a share. The interval is
+        that of all models which the log speaks for; NaN where nothing is planned.
+      range: of `saved`, by whether slowness is the workers' or the data's, where the
+        log does not say.
       lost: share of the samples that are lost; 0 where the gradient is exact.
-      longer: how many times as long as the others the lost ones take; None where none are.
+      longer: how many times as long as the others the lost ones take; None where none
+        are.
       stored_subsets: of the data, that a worker must be able to read.
-      choice: what was planned in the two halves: how many workers are left out or replaced, the
-        threshold in seconds, or how many steps shares are made of.
+      choice: what was planned in the two halves: how many workers are left out or
+        replaced, the threshold in seconds, or how many steps shares are made of.
       needs: in words.
     """
 
@@ -79,16 +82,18 @@ class Advice(Slowness):
     """What a log says: what its steps lose, why, and what helps.
 
     Attributes, after those of `Slowness`:
-      rows: what can be done, the most saved first, and last the limit; none where `alike`.
+      rows: what can be done, the most saved first, and last the limit; none where
+        `alike`.
       costs: of work sharing, beside the passes, which the replays count.
       enough: whether there are enough steps for advice.
-      advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
-        workers, data or single chunks are slow; by the first alone where it stays with a worker in
-        the next step.
-      without_lengths: one for workers that cannot send the lengths of their chunks, or None.
+      advised: a remedy, or None where nothing is worth it; without chunks it saves by
+        three models: workers, data or single chunks are slow; by the first alone where
+        it stays with a worker in the next step.
+      without_lengths: one for workers that cannot send the lengths of their chunks, or
+        None.
       beforehand: one for workers that cannot ask within a step, or None.
-      look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
-        first, and of each the steps that cost the most.
+      look_at: workers that stay slow, if to replace them is worth it; those that cost
+        the most time first, and of each the steps that cost the most.
       as_good: exact remedies that save as much as the advised one, within the error.
     """
 
@@ -125,29 +130,31 @@ def advise(
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
-    Steps in which a worker has no time are left out. The loss is mean over steps of max_w
-    T_w - mean_w T_w.
+    Steps in which a worker has no time are left out. The loss is mean over steps of
+    max_w T_w - mean_w T_w.
 
     Args:
       trace: the log, as `measured.load_trace` reads it.
       chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
-      round_trip: seconds of a question before each chunk. By default they are what the log has,
-        or else `steps.asking.MEASURED`: a delay, and the coordinator's time, which answers one
-        question at a time.
-      chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
+      round_trip: seconds of a question before each chunk. By default they are what the
+        log has, or else `steps.asking.MEASURED`: a delay, and the coordinator's time,
+        which answers one question at a time.
+      chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on
+        its size.
       codes: schemes to replay too, such as `solvers.methods.code_of("nested:2")`.
-      forward: what a forward pass takes of a backward pass, for codes; by default what the log has,
-        or else nothing.
+      forward: what a forward pass takes of a backward pass, for codes; by default what
+        the log has, or else nothing.
       seed: of the resampling.
-      timed_apart: say that the seconds are of each worker's own computation, so that workers may
-        well be alike. Else nothing is advised where they look as if each had waited for the
-        slowest, behind a collective.
-      lock_step: say that chunk k of all workers is computed together, as with FSDP: it ends with
-        the slowest, and all have as many. Then only what keeps their numbers is replayed.
+      timed_apart: say that the seconds are of each worker's own computation, so that
+        workers may well be alike. Else nothing is advised where they look as if each
+        had waited for the slowest, behind a collective.
+      lock_step: say that chunk k of all workers is computed together, as with FSDP: it
+        ends with the slowest, and all have as many. Then only what keeps their numbers
+        is replayed.
 
-    Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
-    its own.
+    Raises ValueError for less than two whole steps or workers, and for `chunks` of a
+    trace that has its own.
 
     Here one of four workers is slow; `advise` is `bcgc_jax.advise`.
 
@@ -162,9 +169,9 @@ def advise(
     whole = whole_steps(trace)
     if whole.few:
         raise ValueError(
-            "advice needs two workers or more, and two steps with a time of each. Workers in the "
-            f"log: {trace.num_workers}. Steps with a time of each: {len(whole.times)}. "
-            + " ".join(left_out_in_words(whole))
+            "advice needs two workers or more, and two steps with a time of each. "
+            f"Workers in the log: {trace.num_workers}. Steps with a time of each: "
+            f"{len(whole.times)}. " + " ".join(left_out_in_words(whole))
         )
     log = model_of(whole, chunks, lock_step=lock_step)
     slowness = slowness_of(log, seed, timed_apart=timed_apart or trace.of_lengths)
@@ -176,7 +183,12 @@ def advise(
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
     resources = Resources(
-        trace.num_workers, stored, log.costs is not None, costs, lock_step, not trace.of_lengths
+        trace.num_workers,
+        stored,
+        log.costs is not None,
+        costs,
+        lock_step,
+        not trace.of_lengths,
     )
     if forward is None:
         forward = trace.forward_ratio or 0.0
@@ -194,7 +206,9 @@ def advise(
     steps = log.model.without_chance().parts.steps()
     rows = _rows(replays, steps, judges, models)
     replaced = next((row.saved for row in rows if row.remedy == Replaced.name), None)
-    pays = enough and replaced is not None and replaced.low > 0 and replaced.value >= WORTH
+    pays = (
+        enough and replaced is not None and replaced.low > 0 and replaced.value >= WORTH
+    )
     return Advice(
         **vars(slowness),
         rows=rows,
@@ -211,7 +225,9 @@ def advise(
 def _by_models(
     log: Log, resources: Resources, codes: Sequence[Scheme], forward: float, seed: int
 ) -> tuple[Replays, list[Savings]]:
-    """Replay all schemes by the model of a log, and what they save by that and its others."""
+    """Replay all schemes by the model of a log, and what they save by that and its
+    others.
+    """
     best, draws = best_and_drawn(log.model)
     likely, drawn = _as_steps(log, best, draws)
     likely = likely._replace(forward=forward)
@@ -227,7 +243,9 @@ def _by_models(
     return replays, models
 
 
-def _as_steps(log: Log, best: Parts, draws: Iterable[Parts]) -> tuple[Steps, list[Steps]]:
+def _as_steps(
+    log: Log, best: Parts, draws: Iterable[Parts]
+) -> tuple[Steps, list[Steps]]:
     """The best parts of a log and drawn ones, with the lengths that are predicted."""
     return log.as_steps(best), [log.as_steps(draw) for draw in draws]
 
@@ -242,14 +260,20 @@ def _asking(steps: WholeSteps) -> Asking:
 
 
 def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
-    """The best parts and a few draws; of many chunks the best, for they leave little to chance."""
+    """The best parts and a few draws; of many chunks the best, for they leave little to
+    chance.
+    """
     likely = model.without_chance()
     best = likely.parts
-    return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[:_REPLAYED_DRAWS]
+    return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[
+        :_REPLAYED_DRAWS
+    ]
 
 
 def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
-    """Those that are replaced in a half of the steps; of each the first that is listed."""
+    """Those that are replaced in a half of the steps; of each the first that is
+    listed.
+    """
     first, second = halves(len(steps.pace))
     replaced = stay_slow(steps, first) | stay_slow(steps, second)
     names = {str(name) for name in slowness.steps.trace.worker_names[replaced]}
@@ -261,7 +285,9 @@ def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
 
 
 def _stays(random: np.ndarray) -> bool:
-    """Say whether half of what workers take more, `[S, W]`, stays in the next step's data."""
+    """Say whether half of what workers take more, `[S, W]`, stays in the next step's
+    data.
+    """
     return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 
@@ -294,5 +320,8 @@ def _saved(scheme: Scheme, outcome: Outcome, judges: list[Savings]) -> Interval:
         # Another log's plan may not be none: these steps do not say what that saves.
         return Interval(judges[0].values[scheme.name], math.nan, math.nan)
     intervals = [savings.interval(scheme.name) for savings in judges]
-    low, high = min(ends.low for ends in intervals), max(ends.high for ends in intervals)
+    low, high = (
+        min(ends.low for ends in intervals),
+        max(ends.high for ends in intervals),
+    )
     return Interval(intervals[0].value, low, high)

@@ -1,4 +1,6 @@
-"""The share of each cause in the loss, with an interval of 95 %, by draws that are as likely."""
+"""The share of each cause in the loss, with an interval of 95 %, by draws that are as
+likely.
+"""
 
 from typing import NamedTuple
 
@@ -10,27 +12,33 @@ _ENDS = (0.025, 0.975)
 
 
 class Shares(NamedTuple):
-    """Shares of K causes, and as how many steps one counts that depend on each other, `[K]`."""
+    """Shares of K causes, and as how many steps one counts that depend on each other,
+    `[K]`.
+    """
 
     intervals: list[Interval]
     dependence: list[float]
 
 
 class _Resampled(NamedTuple):
-    """Shares, `[K]`, in resampled steps, `[R, K]`, and what each step adds to them, `[S, K]`."""
+    """Shares, `[K]`, in resampled steps, `[R, K]`, and what each step adds to them,
+    `[S, K]`.
+    """
 
     values: np.ndarray
     drawn: np.ndarray
     influence: np.ndarray
 
 
-def shares_of(draws: np.ndarray, without: np.ndarray | None = None, seed: int = 0) -> Shares:
+def shares_of(
+    draws: np.ndarray, without: np.ndarray | None = None, seed: int = 0
+) -> Shares:
     """Return v_k = mean added_k / Σ mean added, at least 0, and its interval.
 
     Args:
       draws: what causes add to the loss of each step, `[D, S, K]`.
-      without: the same draws without slowness at random, where that does not show. The shares are
-        those; the intervals are the union of both.
+      without: the same draws without slowness at random, where that does not show. The
+        shares are those; the intervals are the union of both.
       seed: of the resampled steps.
     """
     resampled = _resampled(draws, seed)
@@ -45,7 +53,9 @@ def shares_of(draws: np.ndarray, without: np.ndarray | None = None, seed: int = 
     intervals = []
     for k, value in enumerate(values.tolist()):
         ends = [
-            widened(middle[k], np.quantile(found.drawn[:, k], _ENDS), found.influence[:, k])
+            widened(
+                middle[k], np.quantile(found.drawn[:, k], _ENDS), found.influence[:, k]
+            )
             for middle, found in every
         ]
         low, high = np.clip([np.min(ends), np.max(ends)], 0.0, 1.0).tolist()

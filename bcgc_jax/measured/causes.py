@@ -1,16 +1,18 @@
-r"""What slows the steps of a log: a model of its times, and what each cause adds to the loss.
+r"""What slows the steps of a log: a model of its times, and what each cause adds to the
+loss.
 
-Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a worker that
-stays slow (or fast), B of one that is slow in this step alone, G of the chunk's data, P a pause.
+Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a
+worker that stays slow (or fast), B of one that is slow in this step alone, G of the
+chunk's data, P a pause.
 
-In each step B has mean 0 over the workers. So the mean worker of a step, by the mean of ln seconds,
-is not slow at random in it; how long its step takes is of its data. What is true of a log is meant
-so too: of workers of which one takes twice as long, B is ln 2 (1 - 1/W) for that one, and
--ln 2 / W for the others.
+In each step B has mean 0 over the workers. So the mean worker of a step, by the mean of
+ln seconds, is not slow at random in it; how long its step takes is of its data. What is
+true of a log is meant so too: of workers of which one takes twice as long, B is ln 2 (1
+- 1/W) for that one, and -ln 2 / W for the others.
 
-The loss of a step is the time of its slowest worker less the mean. What a cause adds to it is its
-Shapley value: what the loss grows by as the cause is put in, a mean over all orders in which the
-causes can be put in.
+The loss of a step is the time of its slowest worker less the mean. What a cause adds to
+it is its Shapley value: what the loss grows by as the cause is put in, a mean over all
+orders in which the causes can be put in.
 """
 
 import itertools
@@ -65,8 +67,12 @@ class Parts(NamedTuple):
         """The log, `[S, W, C]`."""
         return self.pace[:, :, None] * self.data + self.pauses
 
-    def steps(self, costs: np.ndarray | None = None, *, lock_step: bool = False) -> Steps:
-        """What schemes are replayed in, with the lengths of chunks as predicted, `[S, W, C]`."""
+    def steps(
+        self, costs: np.ndarray | None = None, *, lock_step: bool = False
+    ) -> Steps:
+        """What schemes are replayed in, with the lengths of chunks as predicted,
+        `[S, W, C]`.
+        """
         parts = self.pace, self.data, self.pauses, self.steady
         return Steps(*parts, costs, lock_step=lock_step)
 
@@ -74,8 +80,12 @@ class Parts(NamedTuple):
         """The seconds of workers if there were these causes only, `[S, W]`."""
         return self.until_met(causes)[:, :, 0]
 
-    def until_met(self, causes: Collection[str] = CAUSES, *, lock_step: bool = False) -> np.ndarray:
-        """The same until they meet, `[S, W, K]`: once a step, or in lock-step after each chunk."""
+    def until_met(
+        self, causes: Collection[str] = CAUSES, *, lock_step: bool = False
+    ) -> np.ndarray:
+        """The same until they meet, `[S, W, K]`: once a step, or in lock-step after
+        each chunk.
+        """
         work, pauses = self.data, self.pauses
         if not lock_step:
             work, pauses = (part.sum(axis=2, keepdims=True) for part in (work, pauses))
@@ -87,44 +97,62 @@ class Parts(NamedTuple):
 
 
 def loss(times: np.ndarray) -> np.ndarray:
-    """Return what the slowest worker takes more than the mean, `[S, W, …]` to `[S, …]`."""
+    """Return what the slowest worker takes more than the mean, `[S, W, …]` to
+    `[S, …]`.
+    """
     return times.max(axis=1) - times.mean(axis=1)
 
 
 def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
     """What each cause adds to the loss of each step, `[S]`: they add up to it.
 
-    In lock-step chunk k of all workers ends with the slowest: the loss is that of each k, summed.
+    In lock-step chunk k of all workers ends with the slowest: the loss is that of each
+    k, summed.
 
-    >>> parts = Parts(np.log([[1.0, 3.0]]), np.zeros((1, 2)), np.ones((1, 2, 1)),
-    ...     np.array([[[0.0], [2.0]]]))
+    >>> parts = Parts(
+    ...     np.log([[1.0, 3.0]]),
+    ...     np.zeros((1, 2)),
+    ...     np.ones((1, 2, 1)),
+    ...     np.array([[[0.0], [2.0]]]),
+    ... )
     >>> {cause: round(float(added[0]), 12) for cause, added in losses(parts).items()}
     {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
     """
     size = len(CAUSES)
     counts = range(size + 1)
-    sets = [frozenset(some) for k in counts for some in itertools.combinations(CAUSES, k)]
-    loss_of = {some: loss(parts.until_met(some, lock_step=lock_step)).sum(axis=1) for some in sets}
+    sets = [
+        frozenset(some) for k in counts for some in itertools.combinations(CAUSES, k)
+    ]
+    loss_of = {
+        some: loss(parts.until_met(some, lock_step=lock_step)).sum(axis=1)
+        for some in sets
+    }
     added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
     for cause in CAUSES:
         for others in sets:
             if cause not in others:
-                orders = math.factorial(len(others)) * math.factorial(size - 1 - len(others))
+                orders = math.factorial(len(others)) * math.factorial(
+                    size - 1 - len(others)
+                )
                 gain = loss_of[others | {cause}] - loss_of[others]
                 added[cause] += orders / math.factorial(size) * gain
     return added
 
 
 def slow_together(times: np.ndarray) -> np.ndarray:
-    """Return what steps take more because all workers are slow, `[S, W]` to `[S]`; it is no loss.
+    """Return what steps take more because all workers are slow, `[S, W]` to `[S]`; it
+    is no loss.
 
-    More than the lowest quarter of steps takes, and less what it would be if each worker's ratio to
-    the median one came in any other step: chance makes some means of a few workers large.
+    More than the lowest quarter of steps takes, and less what it would be if each
+    worker's ratio to the median one came in any other step: chance makes some means of
+    a few workers large.
     """
     ratios = times / np.median(times, axis=1, keepdims=True)
     ratios = ratios[:, np.argsort(np.log(times).mean(axis=0), kind="stable")]
     rng = np.random.default_rng(0)
-    by_chance = [_above_most(rng.permuted(ratios, axis=0)).mean() for _ in range(_SHUFFLES)]
+    by_chance = [
+        _above_most(rng.permuted(ratios, axis=0)).mean() for _ in range(_SHUFFLES)
+    ]
     return _above_most(times) - np.mean(by_chance) * np.median(times)
 
 
@@ -139,10 +167,12 @@ class Model(NamedTuple):
 
     Attributes:
       parts: the best one.
-      draws: D others that are as likely, to be averaged over; their B is drawn where one shows.
-      random_shows: whether B is above chance. If not, it is 0 in `parts`, and drawn up to what
-        chance may hide in `draws`.
-      slow_in_all: in a few steps, workers that are slow in all of them: how many times as slow.
+      draws: D others that are as likely, to be averaged over; their B is drawn where
+        one shows.
+      random_shows: whether B is above chance. If not, it is 0 in `parts`, and drawn up
+        to what chance may hide in `draws`.
+      slow_in_all: in a few steps, workers that are slow in all of them: how many times
+        as slow.
     """
 
     parts: Parts
@@ -159,7 +189,9 @@ class Model(NamedTuple):
         return self if self.random_shows else self.changed(without_random)
 
     def of_workers(self, order: np.ndarray, unit: float) -> "Model":
-        """Of workers in another order: place w is `order[w]`'s; and of seconds in `unit`."""
+        """Of workers in another order: place w is `order[w]`'s; and of seconds in
+        `unit`.
+        """
         place = np.argsort(order)
 
         def change(parts: Parts) -> Parts:
@@ -173,8 +205,8 @@ class Model(NamedTuple):
 def model_of_chunks(parts: Microbatches) -> Model:
     """Model whole steps of C ≥ 2 chunks.
 
-    Pauses are told from long chunks by loads or forward passes; without both there are none, and
-    the data has them. No time is missing.
+    Pauses are told from long chunks by loads or forward passes; without both there are
+    none, and the data has them. No time is missing.
     """
     length = np.ones_like(parts.seconds)
     if parts.load is not None:
@@ -223,10 +255,14 @@ def _levels_drawn(
     return [levels_drawn(steady, scores, apart, rng) for _ in range(count)]
 
 
-def model_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None = None) -> Model:
-    """Model whole steps without chunks, `[S, W]`: what is not steady is of workers, at random.
+def model_of_steps(
+    times: np.ndarray, chunks: int, expected: np.ndarray | None = None
+) -> Model:
+    """Model whole steps without chunks, `[S, W]`: what is not steady is of workers, at
+    random.
 
-    But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of the data.
+    But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of
+    the data.
     """
     if expected is not None:
         of_workers = model_of_steps(times / expected, chunks)
@@ -236,7 +272,10 @@ def model_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None =
     ranks = ranks_of(times)
     steady = levels(ranks, times)
     usual = np.exp(np.log(times) - steady).mean(axis=1, keepdims=True)
-    data = np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2) / chunks
+    data = (
+        np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2)
+        / chunks
+    )
     without = ranks_of(times / np.exp(steady))
     rng = np.random.default_rng(0)
 
@@ -249,10 +288,11 @@ def model_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None =
 
 
 def as_data(parts: Parts) -> Parts:
-    """Return other parts of the same seconds: workers slow at random have long chunks instead.
+    """Return other parts of the same seconds: workers slow at random have long chunks
+    instead.
 
-    Lengths within a worker's step are drawn: as uneven as independent ones are whose sums differ so
-    much.
+    Lengths within a worker's step are drawn: as uneven as independent ones are whose
+    sums differ so much.
     """
     uneven = math.sqrt(parts.data.shape[2]) * parts.random.std()
     drawn = np.empty(parts.data.shape)
@@ -260,12 +300,19 @@ def as_data(parts: Parts) -> Parts:
     by_speed = np.argsort(np.log(parts.times()).mean(axis=0), kind="stable")
     drawn[:, by_speed] = np.random.default_rng(0).standard_normal(drawn.shape)
     drawn = np.exp(uneven * drawn)
-    data = np.exp(parts.random)[:, :, None] * parts.data * drawn / drawn.mean(axis=2, keepdims=True)
+    data = (
+        np.exp(parts.random)[:, :, None]
+        * parts.data
+        * drawn
+        / drawn.mean(axis=2, keepdims=True)
+    )
     return parts._replace(random=np.zeros_like(parts.random), data=data)
 
 
 def as_one_chunk(parts: Parts) -> Parts:
-    """Return other parts of the same seconds: one chunk takes what is above the median worker."""
+    """Return other parts of the same seconds: one chunk takes what is above the median
+    worker.
+    """
     pace = np.exp(parts.random)
     usual = np.minimum(pace, np.median(pace, axis=1, keepdims=True))
     data = usual[:, :, None] * parts.data
@@ -281,6 +328,8 @@ def as_pauses(parts: Parts) -> Parts:
 
 
 def without_random(parts: Parts) -> Parts:
-    """Return other parts of the same seconds: no worker is slow at random, the data are instead."""
+    """Return other parts of the same seconds: no worker is slow at random, the data are
+    instead.
+    """
     data = parts.data * np.exp(parts.random)[:, :, None]
     return parts._replace(random=np.zeros_like(parts.random), data=data)

@@ -1,12 +1,14 @@
-r"""The distribution that stands for measured times: an atom for each if that is quick, or smooth.
+r"""The distribution that stands for measured times: an atom for each if that is quick,
+or smooth.
 
-`Empirical` never exceeds the largest time that was seen, and its expected runtime is polyhedral.
-The smooth one is a monotone curve through the times, and a tail beyond the last: T = Λ⁻¹(A), A ~
-Exp(1), with Λ⁻¹ a rational quadratic spline (Gregory & Delbourgo 1982: monotone, once
-differentiable, inverted in closed form) through the means of groups of neighbouring times. The mean
-hazard of the i-th of K sorted times is Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of
-Nelson and Aalen). N workers see order statistics, each known to a standard deviation of 1/√N in the
-variable 2 arcsin √F: groups are equally wide in it, and so finer at both ends.
+`Empirical` never exceeds the largest time that was seen, and its expected runtime is
+polyhedral. The smooth one is a monotone curve through the times, and a tail beyond the
+last: T = Λ⁻¹(A), A ~ Exp(1), with Λ⁻¹ a rational quadratic spline (Gregory & Delbourgo
+1982: monotone, once differentiable, inverted in closed form) through the means of
+groups of neighbouring times. The mean hazard of the i-th of K sorted times is Σ_{j≤i}
+1/(K-j+1) (Rényi; for censored times the estimate of Nelson and Aalen). N workers see
+order statistics, each known to a standard deviation of 1/√N in the variable 2 arcsin
+√F: groups are equally wide in it, and so finer at both ends.
 """
 
 from typing import NamedTuple
@@ -22,27 +24,38 @@ from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_
 from bcgc_jax.measured.words import counted
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
-# Of more workers rules of integration overlook the knots: the maximum of so many times shows none.
+# Of more workers rules of integration overlook the knots: the maximum of so many times
+# shows none.
 _MANY = 20
 
 
 def distribution_of(
-    times: ArrayLike, num_workers: int, censored: ArrayLike | None = None, *, kind: str = "auto"
+    times: ArrayLike,
+    num_workers: int,
+    censored: ArrayLike | None = None,
+    *,
+    kind: str = "auto",
 ) -> Distribution:
-    """Return the distribution of all measured `times` together, for N workers taken as alike.
+    """Return the distribution of all measured `times` together, for N workers taken as
+    alike.
 
     Args:
       times: K of them in any shape, positive.
-      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, else no more for a
-        larger K.
-      censored: in the shape of `times`, True where one is a lower bound, of which there is no atom.
-      kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted tail. "auto"
-        takes atoms where an optimum is quick or nothing smooth is near the times, else "smooth".
+      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, else no
+        more for a larger K.
+      censored: in the shape of `times`, True where one is a lower bound, of which there
+        is no atom.
+      kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted
+        tail. "auto" takes atoms where an optimum is quick or nothing smooth is near the
+        times, else "smooth".
 
     Raises ValueError where there is no such distribution.
 
     >>> times = np.random.default_rng(0).gamma(3.0, 2.0, 400)
-    >>> type(distribution_of(times, 4)).__name__, type(distribution_of(times, 100)).__name__
+    >>> (
+    ...     type(distribution_of(times, 4)).__name__,
+    ...     type(distribution_of(times, 100)).__name__,
+    ... )
     ('Empirical', 'HazardSpline')
     """
     if kind not in KINDS:
@@ -50,15 +63,21 @@ def distribution_of(
     size = np.size(times)
     cut = 0 if censored is None else np.sum(np.asarray(censored))
     # An optimum of 1e7 operations takes some ten seconds.
-    if kind == "auto" and (cut or size * num_workers * (num_workers**2 + size / 6) > 1e7):
+    if kind == "auto" and (
+        cut or size * num_workers * (num_workers**2 + size / 6) > 1e7
+    ):
         return smooth_or_atoms(times, censored, num_workers)
     if kind in ("smooth", "pareto-tail"):
         heavy = kind == "pareto-tail"
-        return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
+        return smooth_empirical(
+            times, censored, pareto_tail=heavy, large_n=num_workers > _MANY
+        )
     instead = "take a smooth distribution"
     if cut:
         are = "is" if cut == 1 else "are"
-        raise ValueError(f"{cut} of {counted(size, 'time')} {are} censored, no atoms: {instead}")
+        raise ValueError(
+            f"{cut} of {counted(size, 'time')} {are} censored, no atoms: {instead}"
+        )
     if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
         raise ValueError(f"for {size:,} atoms it would take more than a day: {instead}")
     return Empirical(np.ravel(np.asarray(times)))
@@ -80,7 +99,9 @@ def smooth_or_atoms(
 
 
 class Tail(NamedTuple):
-    """A tail: where it begins, scale, index with a standard error, how many times it has."""
+    """A tail: where it begins, scale, index with a standard error, how many times it
+    has.
+    """
 
     threshold: float
     scale: float
@@ -96,16 +117,18 @@ def smooth_empirical(
     pareto_tail: bool = False,
     large_n: bool = False,
 ) -> HazardSpline:
-    r"""Return the smooth distribution of `times`, `[K]`, K ≥ 20; `censored` marks lower bounds.
+    r"""Return the smooth distribution of `times`, `[K]`, K ≥ 20; `censored` marks lower
+    bounds.
 
-    √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20
-    times, or the largest tenth if that is fewer, are exponential with their own mean. With
-    `pareto_tail` the largest tenth are a generalised Pareto tail fitted to it (index ξ ≥ 0), for
-    short samples, which larger times will exceed. For `large_n`, a hundred say, rules of
-    integration overlook the knots: faster, and exact to 1e-6.
+    √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the
+    largest 20 times, or the largest tenth if that is fewer, are exponential with their
+    own mean. With `pareto_tail` the largest tenth are a generalised Pareto tail fitted
+    to it (index ξ ≥ 0), for short samples, which larger times will exceed. For
+    `large_n`, a hundred say, rules of integration overlook the knots: faster, and exact
+    to 1e-6.
 
-    Raises ValueError for fewer than 20 whole times, times that are not positive, or too few
-    different ones.
+    Raises ValueError for fewer than 20 whole times, times that are not positive, or too
+    few different ones.
 
     >>> law = smooth_empirical(np.random.default_rng(0).gamma(3.0, 2.0, 400))
     >>> abs(float(law.mean()) - 6.0) < 0.3
@@ -116,8 +139,8 @@ def smooth_empirical(
     different = np.unique(t).size
     if whole < 20 or different < 8:
         raise ValueError(
-            "a smooth distribution needs at least 20 times that are not cut off and 8 different "
-            f"ones, got {whole} and {different}: use Empirical"
+            "a smooth distribution needs at least 20 times that are not cut off and 8 "
+            f"different ones, got {whole} and {different}: use Empirical"
         )
     t = spread_ties(t)
     tail = tail_of(t, cut, heavy=pareto_tail)
@@ -130,18 +153,24 @@ def smooth_empirical(
     a = a[apart]
     y = y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
-        raise ValueError("the times are too close to each other for a smooth curve: use Empirical")
-    # The curve through the lowest groups goes on to hazard 0, not below half of the smallest time.
+        raise ValueError(
+            "the times are too close to each other for a smooth curve: use Empirical"
+        )
+    # The curve through the lowest groups goes on to hazard 0, not below half of the
+    # smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])
     a = np.r_[0.0, a]
     y = np.r_[min(begin, y[0] * (1 - least)), y]
-    hazards, values, rates = (jnp.asarray(v, dtype) for v in (a, y, _slopes(a, y, tail)))
+    hazards, values, rates = (
+        jnp.asarray(v, dtype) for v in (a, y, _slopes(a, y, tail))
+    )
     return HazardSpline(hazards, values, rates, tail.tail_index, large_n)
 
 
 def _slopes(hazards: np.ndarray, times: np.ndarray, tail: Tail) -> np.ndarray:
-    """Average the slopes of both sides, the nearer one counting more; the tail has its own.
+    """Average the slopes of both sides, the nearer one counting more; the tail has its
+    own.
 
     The averages are geometric.
     """
@@ -152,13 +181,19 @@ def _slopes(hazards: np.ndarray, times: np.ndarray, tail: Tail) -> np.ndarray:
     return np.r_[mean[0] ** 2 / inner[0], inner, tail.scale]
 
 
-def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
-    """Means of groups of neighbours below the tail, where the last knot is: hazards and times."""
+def _knots(
+    hazard: np.ndarray, times: np.ndarray, tail: Tail
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of groups of neighbours below the tail, where the last knot is: hazards and
+    times.
+    """
     size = times.size
     body = times.size - tail.num_times
     count = int(np.clip(size**0.5, 5, 64))
     angle = np.linspace(0, np.arcsin(np.sqrt(body / size)), count + 1)
-    first = np.unique(np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2))
+    first = np.unique(
+        np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2)
+    )
     counts = np.diff(np.r_[first, body - 1])
     mean_hazard = np.add.reduceat(hazard[: body - 1], first) / counts
     mean_time = np.add.reduceat(times[: body - 1], first) / counts
@@ -166,10 +201,14 @@ def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarra
 
 
 def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
-    """The tail of times in ascending order, of which some may be cut off; fitted in 64 bit."""
+    """The tail of times in ascending order, of which some may be cut off; fitted in 64
+    bit.
+    """
     whole = t[~cut]
     count = max(whole.size // 10, 5)
-    count = count if heavy else min(count, 20)  # a mean needs no more, a fit takes what there is
+    count = (
+        count if heavy else min(count, 20)
+    )  # a mean needs no more, a fit takes what there is
     threshold = float(whole[-count - 1])
     excess = t[t > threshold] - threshold
     open_ = cut[t > threshold]
@@ -181,10 +220,12 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
             tail_index_error=0.0,
             num_times=count,
         )
-    # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of
-    # two.
+    # Zeros that are lower bounds add nothing: one program for all lengths up to the
+    # next power of two.
     padding = 2 ** (excess.size - 1).bit_length() - excess.size
-    sample = Sample(np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True))
+    sample = Sample(
+        np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True)
+    )
     with jax.enable_x64(True):
         scale, index, error = map(float, fit_tail(sample))
     return Tail(

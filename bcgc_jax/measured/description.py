@@ -1,7 +1,8 @@
-"""What a trace looks like, and how far it is from the paper's independent, alike workers.
+"""What a trace looks like, and how far it is from the paper's independent, alike
+workers.
 
-What slows its steps is found as `advise` finds it. Besides: does a worker's time depend on that of
-its last step, and how heavy is the tail?
+What slows its steps is found as `advise` finds it. Besides: does a worker's time depend
+on that of its last step, and how heavy is the tail?
 """
 
 import math
@@ -29,10 +30,11 @@ class Description(NamedTuple):
 
     Attributes:
       mean, deviation, median, high, largest: of the times, `high` the 99 % quantile.
-      tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential,
-        moments of order 1/ξ and more are infinite.
+      tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is
+        exponential, moments of order 1/ξ and more are infinite.
       autocorrelation: of a worker's time with its next one.
-      slowness: what whole steps lose, and why; None for less than two of them, or of workers.
+      slowness: what whole steps lose, and why; None for less than two of them, or of
+        workers.
       forward_ratio: forward to backward passes; None where they are not known apart.
     """
 
@@ -52,22 +54,24 @@ class Description(NamedTuple):
     forward_ratio: float | None = None
 
     def remarks(self) -> list[str]:
-        """Say where the trace is not what the paper assumes, and what that means for a plan."""
+        """Say where the trace is not what the paper assumes, and what that means for a
+        plan.
+        """
         said = [] if self.slowness is None else self.slowness.remarks()
         onward = self.autocorrelation
         if onward.low * onward.high > 0 and abs(onward.value) > _SMALL:
             said.append(
                 "A worker's time depends on that of its last step: the correlation is "
-                f"{onward.value:.2f}. The expected runtime does not depend on it; how far the mean "
-                "of a run may be from it does."
+                f"{onward.value:.2f}. The expected runtime does not depend on it; how "
+                "far the mean of a run may be from it does."
             )
         tail = self.tail_index
         if tail.low > 0.5:
             moment = "mean" if tail.high > 1 else "variance"
             said.append(
-                f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): the {moment} "
-                "may be infinite, and a sample says little about the slowest steps to come; "
-                "compare with a Pareto tail."
+                f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): "
+                f"the {moment} may be infinite, and a sample says little about the "
+                "slowest steps to come; compare with a Pareto tail."
             )
         if self.num_censored > 0:
             cut = f"{self.num_censored} of {counted(self.num_times, 'time')}"
@@ -75,27 +79,36 @@ class Description(NamedTuple):
             said.append(f"{cut} {are} cut off. Fits take such a time as a lower bound.")
         if self.slowness is None or self.slowness.num_steps < FEWEST_STEPS:
             said.append(
-                "There are too few steps with a time of each worker, or too few workers, to say "
-                "how alike or how independent workers are."
+                "There are too few steps with a time of each worker, or too few "
+                "workers, to say how alike or how independent workers are."
             )
         return said or [NOTHING]
 
 
 def describe(trace: Trace, *, with_tail: bool = True) -> Description:
-    """`trace` in numbers, times that are cut off left out of all but the tail, which is fitted.
+    """`trace` in numbers, times that are cut off left out of all but the tail, which is
+    fitted.
 
     >>> times = np.random.default_rng(0).gamma(2.0, 1.0, (50, 4))
     >>> step, worker = np.indices(times.shape).reshape(2, -1)
     >>> whole = np.zeros(200, bool)
-    >>> trace = Trace(np.arange(50).astype(str), np.array(list("abcd")), step, worker,
-    ...     times.ravel(), whole)
+    >>> trace = Trace(
+    ...     np.arange(50).astype(str),
+    ...     np.array(list("abcd")),
+    ...     step,
+    ...     worker,
+    ...     times.ravel(),
+    ...     whole,
+    ... )
     >>> describe(trace).remarks()
     ['Nothing here speaks against independent workers of one distribution.']
     """
     table = trace.table()
     whole = table[np.isfinite(table)]
     tail = _UNKNOWN
-    if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:  # ten times in the tail
+    if (
+        with_tail and whole.size >= 100 and np.unique(whole).size >= 50
+    ):  # ten times in the tail
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
         index = fit.tail_index
@@ -120,10 +133,11 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
 
 
 def autocorrelation(table: np.ndarray) -> Interval:
-    """Correlate workers' times, `[S, W]`, around their means, with those of their next steps.
+    """Correlate workers' times, `[S, W]`, around their means, with those of their next
+    steps.
 
-    The interval lets workers of a step depend on each other. Corrected for the mean that was
-    estimated.
+    The interval lets workers of a step depend on each other. Corrected for the mean
+    that was estimated.
     """
     counts = np.isfinite(table).sum(axis=0)
     centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)

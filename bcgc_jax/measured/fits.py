@@ -1,10 +1,12 @@
-r"""Fits: the distribution that measured times follow, its parameters, and how sure they are.
+r"""Fits: the distribution that measured times follow, its parameters, and how sure they
+are.
 
-Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a parametric
-bootstrap). Their spread is the standard error; their mean shows the bias (a shift is estimated too
-late by about one spacing); and the distance of the data is compared with their distances to their
-own fits, for a distance to a fit is smaller than the tables say. Where times are cut off, so are
-those of the samples, by the estimated distribution of the cuts.
+Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a
+parametric bootstrap). Their spread is the standard error; their mean shows the bias (a
+shift is estimated too late by about one spacing); and the distance of the data is
+compared with their distances to their own fits, for a distance to a fit is smaller than
+the tables say. Where times are cut off, so are those of the samples, by the estimated
+distribution of the cuts.
 """
 
 import functools
@@ -29,8 +31,8 @@ from bcgc_jax.measured.likelihood import (
     spread_ties,
 )
 
-# More times than this say no more about which distribution to plan with: a random part of them is
-# taken.
+# More times than this say no more about which distribution to plan with: a random part
+# of them is taken.
 MAX_TIMES = 20_000
 
 
@@ -39,14 +41,15 @@ class Fit(NamedTuple):
 
     Attributes:
       name: as on the command line.
-      distribution: with the parameters of largest likelihood, its ends corrected for their bias.
+      distribution: with the parameters of largest likelihood, its ends corrected for
+        their bias.
       standard_errors: of each parameter, by name.
       log_likelihood: at its maximum, before that correction.
       aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
-      kolmogorov_smirnov: sup |F_K - F|; its `_pvalue`: how often a sample of `law` is farther from
-        its fit.
-      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest
-        one.
+      kolmogorov_smirnov: sup |F_K - F|; its `_pvalue`: how often a sample of `law` is
+        farther from its fit.
+      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to
+        the largest one.
       num_times: K.
     """
 
@@ -63,7 +66,10 @@ class Fit(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, float]:
-        return {name: float(getattr(self.distribution, name)) for name in self.standard_errors}
+        return {
+            name: float(getattr(self.distribution, name))
+            for name in self.standard_errors
+        }
 
 
 def fit_distributions(
@@ -80,20 +86,24 @@ def fit_distributions(
     Args:
       key: randomness of the samples that the standard errors and p-values come from.
       times: positive, at least 10; of more than 20,000 a random part is taken.
-      censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
-      distributions: names of families as on the command line, such as "weibull"; by default all,
-        without "uniform" where times are cut off.
-      num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one
-        more.
+      censored: bool `[K]`, True where a worker was cut off and the time is only a lower
+        bound.
+      distributions: names of families as on the command line, such as "weibull"; by
+        default all, without "uniform" where times are cut off.
+      num_replicates: samples, rounded up to whole batches; the smallest p-value is one
+        over one more.
       progress: called with each name before it is fitted.
 
-    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of Akaike's
-    criterion: fits within 2 of the best are as good. Raises ValueError for an unknown name, for
-    times that are not positive, too few of them, too few that are whole, or two values.
+    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of
+    Akaike's criterion: fits within 2 of the best are as good. Raises ValueError for an
+    unknown name, for times that are not positive, too few of them, too few that are
+    whole, or two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
     >>> two = ["gamma", "pareto"]
-    >>> fits = fit_distributions(jax.random.key(0), times, distributions=two, num_replicates=60)
+    >>> fits = fit_distributions(
+    ...     jax.random.key(0), times, distributions=two, num_replicates=60
+    ... )
     >>> fits[0].name, round(fits[0].parameters["shape"], 1)
     ('gamma', 2.6)
     """
@@ -114,7 +124,9 @@ def fit_distributions(
 
 
 def _check_values(whole: np.ndarray) -> None:
-    """Raise ValueError for too few times that are not cut off, or too few different ones."""
+    """Raise ValueError for too few times that are not cut off, or too few different
+    ones.
+    """
     check_enough(whole.size)
     values = np.unique(whole)
     if values.size < 3:
@@ -135,14 +147,19 @@ def _known_names(distributions: Sequence[str] | None, cut: np.ndarray) -> list[s
 def _sample(key: Array, times: np.ndarray, cut: np.ndarray) -> Sample:
     """Return what is fitted to: of many times a random part."""
     if times.size > MAX_TIMES:
-        chosen = np.sort(jax.random.choice(key, times.size, (MAX_TIMES,), replace=False))
+        chosen = np.sort(
+            jax.random.choice(key, times.size, (MAX_TIMES,), replace=False)
+        )
         times = times[chosen]
         cut = cut[chosen]
     return Sample(spread_ties(times), cut if cut.any() else None)
 
 
-def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
-    # All work is done in batches of one size, at most 2^17 times: each function is compiled once.
+def _fit(
+    key: Array, name: str, family: Family, sample: Sample, num_replicates: int
+) -> Fit:
+    # All work is done in batches of one size, at most 2^17 times: each function is
+    # compiled once.
     most = max(3, 2**17 // len(sample.times))
     batches = math.ceil(num_replicates / most)
     batch = max(3, math.ceil(num_replicates / batches))
@@ -177,7 +194,9 @@ def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: 
 
 
 def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, float]:
-    """Return the best parameters, repeated for a batch, `[B, P]`, and their log likelihood."""
+    """Return the best parameters, repeated for a batch, `[B, P]`, and their log
+    likelihood.
+    """
     guesses = np.asarray(family.guesses(sample))
     copies = math.ceil(len(data.times) / len(guesses))
     starts = np.tile(guesses, (copies, 1))[: len(data.times)]
@@ -189,9 +208,13 @@ def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, 
 def _corrected(
     family: Family, samples: Sample, parameters: ArrayLike, bias: np.ndarray
 ) -> list[np.ndarray]:
-    """Return the parameters less their bias, and the two distances to that distribution."""
+    """Return the parameters less their bias, and the two distances to that
+    distribution.
+    """
     less_biased, hazards = _hazards(family, samples, parameters, bias)
-    return [np.asarray(values) for values in (less_biased, *_distances(hazards, samples))]
+    return [
+        np.asarray(values) for values in (less_biased, *_distances(hazards, samples))
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -215,20 +238,26 @@ def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
         hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
         if sample.censored is None:
             return hazard, None
-        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times
-        # exchanged.
+        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and
+        # whole times exchanged.
         open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
         drawn = jax.random.uniform(cut_key, (size,))
         place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
-        return hazard, jnp.where(place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf)
+        return hazard, jnp.where(
+            place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf
+        )
 
     return jax.vmap(draw)(jax.random.split(key, len(data.times)), data)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None) -> Sample:
+def _drawn(
+    family: Family, parameters: Array, hazards: Array, cuts: Array | None
+) -> Sample:
     """The samples that have these hazards, cut off where the cuts come first."""
-    times = family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    times = (
+        family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
+    )
     if cuts is None:
         return Sample(times)
     seen = jnp.minimum(times, cuts)
@@ -241,8 +270,12 @@ def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None
 def _hazards(
     family: Family, samples: Sample, parameters: Array, bias: Array
 ) -> tuple[Array, Array]:
-    """Return each sample's parameters less their bias, and the hazards of its times by these."""
-    corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
+    """Return each sample's parameters less their bias, and the hazards of its times by
+    these.
+    """
+    corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(
+        parameters, -bias, samples
+    )
 
     def hazards(parameters: Array, sample: Sample) -> Array:
         return family.law(*parameters).cumulative_hazard(sample.times)
@@ -251,12 +284,13 @@ def _hazards(
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
-    """Return the Kolmogorov–Smirnov and the Anderson–Darling distance, from hazards of times.
+    """Return the Kolmogorov–Smirnov and the Anderson–Darling distance, from hazards of
+    times.
 
     The second goes up to the largest time.
 
-    ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for
-    times that are cut off, Kaplan and Meier's.
+    ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so
+    far: for times that are cut off, Kaplan and Meier's.
     """
     size = len(sample.times)
     u = -jnp.expm1(-hazard)

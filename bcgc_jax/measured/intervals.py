@@ -1,8 +1,10 @@
-r"""Confidence intervals of 95 % over measured steps, which may be few and depend on each other.
+r"""Confidence intervals of 95 % over measured steps, which may be few and depend on
+each other.
 
-Single steps are resampled. The ends are then moved away from the value: by √f, where f steps that
-depend on each other are worth one; and by `stretch`, for the percentiles of a few are too narrow.
-Resampled blocks of steps, in which the dependence is kept, held the true value less often.
+Single steps are resampled. The ends are then moved away from the value: by √f, where f
+steps that depend on each other are worth one; and by `stretch`, for the percentiles of
+a few are too narrow. Resampled blocks of steps, in which the dependence is kept, held
+the true value less often.
 """
 
 import math
@@ -50,7 +52,8 @@ class Interval(NamedTuple):
 
 
 def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.ndarray:
-    """Resample the steps of `[S, K]`, all series in the same steps: means, `[count, K]`.
+    """Resample the steps of `[S, K]`, all series in the same steps: means,
+    `[count, K]`.
 
     >>> resample(np.full((8, 1), 3.5), count=2).tolist()
     [[3.5], [3.5]]
@@ -60,25 +63,31 @@ def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.
     # Of ten thousand steps all at once would take gigabytes.
     groups = math.ceil(count * size * width / _AT_ONCE)
     counts = [len(group) for group in np.array_split(np.arange(count), groups)]
-    means = [series[rng.integers(size, size=(few, size))].mean(axis=1) for few in counts]
+    means = [
+        series[rng.integers(size, size=(few, size))].mean(axis=1) for few in counts
+    ]
     return np.concatenate(means)
 
 
 def resample_draws(draws: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Resample `[D, S, K]`, of which D draws are as likely, each in its part of the replicates.
+    """Resample `[D, S, K]`, of which D draws are as likely, each in its part of the
+    replicates.
 
-    So an interval has in it what draws differ by, as it must (multiple imputation: Rubin 1987).
+    So an interval has in it what draws differ by, as it must (multiple imputation:
+    Rubin 1987).
     """
     count = math.ceil(_REPLICATES / len(draws))
-    return np.concatenate([resample(draw, seed + d, count) for d, draw in enumerate(draws)])
+    return np.concatenate(
+        [resample(draw, seed + d, count) for d, draw in enumerate(draws)]
+    )
 
 
 def dependence(influence: np.ndarray) -> float:
     """As how many steps one counts that depend on each other: f = (1 + ρ) / (1 - ρ).
 
     Args:
-      influence: what each step adds to the estimate, `[S]`. ρ is its correlation with the next
-        step's, (1 + 3ρ) / S added for its bias (Kendall 1954), from 0 to 0.95.
+      influence: what each step adds to the estimate, `[S]`. ρ is its correlation with
+        the next step's, (1 + 3ρ) / S added for its bias (Kendall 1954), from 0 to 0.95.
 
     >>> dependence(np.arange(8.0) % 3)
     1.0
@@ -95,8 +104,8 @@ def dependence(influence: np.ndarray) -> float:
 def stretch(steps: float) -> float:
     """By how much percentiles of so few resampled steps are too narrow.
 
-    t_{0.975, n-1} / 1.96 · √(n / (n-1)) for n steps (Hesterberg 2014), t by its expansion in
-    1 / (n - 1).
+    t_{0.975, n-1} / 1.96 · √(n / (n-1)) for n steps (Hesterberg 2014), t by its
+    expansion in 1 / (n - 1).
 
     >>> [round(stretch(steps), 4) for steps in (4, 8, 20, 40, 100)]
     [1.8054, 1.2853, 1.0954, 1.0451, 1.0175]
@@ -109,20 +118,26 @@ def stretch(steps: float) -> float:
 
 
 def widened(value: float, ends: np.ndarray, influence: np.ndarray) -> np.ndarray:
-    """Move percentiles of resampled steps away from the value, √f · stretch(S / f) as far."""
+    """Move percentiles of resampled steps away from the value, √f · stretch(S / f) as
+    far.
+    """
     f = dependence(influence)
     independent = max(len(influence) / f, _FEWEST)
     return value + (ends - value) * math.sqrt(f) * stretch(independent)
 
 
 def interval_of(value: float, resampled: np.ndarray, influence: np.ndarray) -> Interval:
-    """The interval of 95 % of an estimate: `resampled`, `[R]`, and the `influence` of steps."""
+    """The interval of 95 % of an estimate: `resampled`, `[R]`, and the `influence` of
+    steps.
+    """
     low, high = widened(value, np.quantile(resampled, [0.025, 0.975]), influence)
     return Interval(value, float(low), float(high))
 
 
 def ratio_of_means(part: np.ndarray, whole: np.ndarray, seed: int = 0) -> Interval:
-    """The interval of mean part / mean whole, `[S]` each; the influence is part - ratio · whole."""
+    """The interval of mean part / mean whole, `[S]` each; the influence is part - ratio
+    · whole.
+    """
     means = resample(np.stack([part, whole], axis=1), seed)
     value = float(part.mean() / whole.mean())
     influence = (part - value * whole) / whole.mean()

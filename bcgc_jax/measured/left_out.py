@@ -1,4 +1,6 @@
-"""Steps of a log that are left out, because a worker has no time of all of its step, and why."""
+"""Steps of a log that are left out, because a worker has no time of all of its step,
+and why.
+"""
 
 import numpy as np
 
@@ -15,13 +17,20 @@ def left_out_in_words(steps: WholeSteps) -> list[str]:
         counts = timed.sum(axis=0)
         worker = int(counts.argmin())
         name = steps.trace.worker_names[worker]
-        said.append(f"Left out: {counted(rest, 'step')} in which a worker has no whole time.")
-        said.append(f"Worker {name} has one in {counts[worker]} of {counted(len(timed), 'step')}.")
+        said.append(
+            f"Left out: {counted(rest, 'step')} in which a worker has no whole time."
+        )
+        said.append(
+            f"Worker {name} has one in {counts[worker]} of "
+            f"{counted(len(timed), 'step')}."
+        )
     return said
 
 
 def fewer_chunks_in_words(steps: WholeSteps) -> list[str]:
-    """Say which steps are left out because they have fewer chunks than others, and what to do."""
+    """Say which steps are left out because they have fewer chunks than others, and what
+    to do.
+    """
     counts = _with_fewer_chunks(steps)
     if not counts.size:
         return []
@@ -35,12 +44,17 @@ def fewer_chunks_in_words(steps: WholeSteps) -> list[str]:
     said = f"{left} a worker has fewer than {most} chunks, {counts.min()} at least."
     if len(counts) == 1:  # where a log breaks off
         return [said]
-    sums = "give a row for each step and worker, with the sum of its seconds, and no column chunk"
+    sums = (
+        "give a row for each step and worker, with the sum of its seconds, and no "
+        "column chunk"
+    )
     return [f"{said} To use them, {sums}."]
 
 
 def _with_fewer_chunks(steps: WholeSteps) -> np.ndarray:
-    """How many chunks are timed where all workers are there, but a chunk is not, `[K, W]`."""
+    """How many chunks are timed where all workers are there, but a chunk is not,
+    `[K, W]`.
+    """
     parts = steps.trace.microbatches
     if parts is None:
         return np.zeros((0, 1), int)

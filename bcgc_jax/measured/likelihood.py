@@ -1,10 +1,12 @@
-r"""Maximum likelihood of families of distributions from measured times, of which some are cut off.
+r"""Maximum likelihood of families of distributions from measured times, of which some
+are cut off.
 
-A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density.
-Where the support begins at an unknown time, the density there may be infinite and the likelihood
-with it; so the smallest time counts the probability of an interval of the length of the lowest
-spacings (Cheng & Iles 1987). The rest is the textbook's: closed forms where there are some, else
-Newton's method with Levenberg's damping. Parameters come in the order of the distribution's fields.
+A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one
+its density. Where the support begins at an unknown time, the density there may be
+infinite and the likelihood with it; so the smallest time counts the probability of an
+interval of the length of the lowest spacings (Cheng & Iles 1987). The rest is the
+textbook's: closed forms where there are some, else Newton's method with Levenberg's
+damping. Parameters come in the order of the distribution's fields.
 """
 
 import dataclasses
@@ -28,7 +30,9 @@ _MOST_STEPS = 60
 
 
 class Sample(NamedTuple):
-    """Times in ascending order, `[K]`, and which are lower bounds, bool `[K]`; None for none."""
+    """Times in ascending order, `[K]`, and which are lower bounds, bool `[K]`; None for
+    none.
+    """
 
     times: Array | np.ndarray
     censored: Array | np.ndarray | None = None
@@ -57,34 +61,53 @@ class Sample(NamedTuple):
     def spacing(self) -> Array:
         """The mean distance of the smallest √K times."""
         few = int(len(self.times) ** 0.5) + 1
-        lowest = self.times if self.censored is None else jnp.sort(self.whole(self.times, jnp.inf))
+        lowest = (
+            self.times
+            if self.censored is None
+            else jnp.sort(self.whole(self.times, jnp.inf))
+        )
         reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
         return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
 
 
-def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Measured times in ascending order, `[K]`, and which of them are lower bounds, bool `[K]`."""
+def sorted_times(
+    times: ArrayLike, censored: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measured times in ascending order, `[K]`, and which of them are lower bounds,
+    bool `[K]`.
+    """
     t = np.asarray(times, float).ravel()
-    cut = np.zeros(t.size, bool) if censored is None else np.asarray(censored, bool).ravel()
+    cut = (
+        np.zeros(t.size, bool)
+        if censored is None
+        else np.asarray(censored, bool).ravel()
+    )
     if t.shape != cut.shape:
-        raise ValueError(f"censored must have one entry for each time, got {cut.size} for {t.size}")
+        raise ValueError(
+            f"censored must have one entry for each time, got {cut.size} for {t.size}"
+        )
     if not (np.isfinite(t).all() and (t > 0).all()):
         raise ValueError("times must be finite and positive")
-    order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
+    order = np.lexsort(
+        (cut, t)
+    )  # at a tie the whole time comes first: the cut-off one is larger
     return t[order], cut[order]
 
 
 def check_enough(whole: int) -> None:
     """Raise ValueError for fewer `whole` times than a fit needs."""
     if whole < FEWEST:
-        raise ValueError(f"a fit needs at least {FEWEST} times that are not cut off, got {whole}")
+        raise ValueError(
+            f"a fit needs at least {FEWEST} times that are not cut off, got {whole}"
+        )
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:
-    """Spread ties of ascending times, `[K]`, evenly over a tick: there a density is infinite.
+    """Spread ties of ascending times, `[K]`, evenly over a tick: there a density is
+    infinite.
 
-    Where more than a tenth of the times are tied the clock is coarse, and its tick the median
-    distance of different values; else it is the least one.
+    Where more than a tenth of the times are tied the clock is coarse, and its tick the
+    median distance of different values; else it is the least one.
     """
     values, place, counts = np.unique(times, return_inverse=True, return_counts=True)
     if values.size in (1, times.size):
@@ -99,14 +122,16 @@ def spread_ties(times: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Distributions of one class, with free parameters in the order of its fields; static in `jit`.
+    """Distributions of one class, with free parameters in the order of its fields;
+    static in `jit`.
 
     Attributes:
       law: the class.
       end: which parameter is the supremum of the times, if one is.
-      closed: sample to the parameters of the largest likelihood, where there is a closed form.
-      moments: mean and variance of log(T - shift) to guesses of the two parameters before a last
-        one, the shift, where there is none.
+      closed: sample to the parameters of the largest likelihood, where there is a
+        closed form.
+      moments: mean and variance of log(T - shift) to guesses of the two parameters
+        before a last one, the shift, where there is none.
     """
 
     law: type[Distribution]
@@ -120,7 +145,9 @@ class Family:
 
     @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
-        """Return starts, `[G, P]`: the likelihood may have several tops along the shift."""
+        """Return starts, `[G, P]`: the likelihood may have several tops along the
+        shift.
+        """
         if self.closed is not None:
             return jnp.array(self.closed(sample))[None]
         assert self.moments is not None
@@ -128,12 +155,16 @@ class Family:
         moments = self.moments
 
         def from_share(share: Array) -> Array:
-            excess = jnp.log(jnp.maximum(sample.times - first * (1 - share), 1e-9 * first))
+            excess = jnp.log(
+                jnp.maximum(sample.times - first * (1 - share), 1e-9 * first)
+            )
             begin = moments(jnp.mean(excess), jnp.maximum(jnp.var(excess), 1e-12))
             return jnp.array([*begin, first * (1 - share)])
 
         near = jnp.log(sample.spacing / first)
-        return jax.vmap(from_share)(jax.nn.sigmoid(jnp.array([4.0, (4 + near) / 2, near])))
+        return jax.vmap(from_share)(
+            jax.nn.sigmoid(jnp.array([4.0, (4 + near) / 2, near]))
+        )
 
     @functools.partial(jax.jit, static_argnums=0)
     def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:
@@ -142,17 +173,23 @@ class Family:
             parameters = jnp.array(self.closed(sample))
             return parameters, log_likelihood(self.law(*parameters), sample)
         first = sample.first
-        positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
+        positive = jnp.array(
+            [condition == "> 0" for _, condition in self.law.conditions]
+        )
 
         def natural(point: Array) -> Array:
-            """Take logarithms of what is positive, and for the shift the logit of its distance."""
+            """Take logarithms of what is positive, and for the shift the logit of its
+            distance.
+            """
             # a billionth to all of it
             away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
             return values.at[-1].set(first - away)
 
         def objective(point: Array) -> Array:
-            value = -log_likelihood(self.law(*natural(point)), sample) / sample.times.size
+            value = (
+                -log_likelihood(self.law(*natural(point)), sample) / sample.times.size
+            )
             return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
         away = jnp.clip(1 - guess[-1] / first, 1e-9, 1 - 1e-6)
@@ -162,9 +199,11 @@ class Family:
         return natural(best), -value * sample.times.size
 
     def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
-        """`parameters` with their ends, alone, moved by `by`; the sample stays possible.
+        """`parameters` with their ends, alone, moved by `by`; the sample stays
+        possible.
 
-        Extremes of a sample are off by about a spacing, so no end moves by more than two.
+        Extremes of a sample are off by about a spacing, so no end moves by more than
+        two.
         """
         moved = parameters + jnp.clip(by, -2 * sample.spacing, 2 * sample.spacing)
         if self.law.begin in self.names:
@@ -173,12 +212,16 @@ class Family:
             parameters = parameters.at[start].set(jnp.clip(moved[start], 0, latest))
         if self.end is not None:
             earliest = sample.times[-1] * (1 + 1e-9)
-            parameters = parameters.at[self.end].set(jnp.maximum(moved[self.end], earliest))
+            parameters = parameters.at[self.end].set(
+                jnp.maximum(moved[self.end], earliest)
+            )
         return parameters
 
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
-    """Return the log likelihood, the smallest whole time counted as an interval of `spacing`."""
+    """Return the log likelihood, the smallest whole time counted as an interval of
+    `spacing`.
+    """
     times = sample.times
     spacing = sample.spacing
     smallest = sample.first
@@ -201,7 +244,9 @@ class _Point(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The best point so far, the next one to try, the damping, the last decrement, the steps."""
+    """The best point so far, the next one to try, the damping, the last decrement, the
+    steps.
+    """
 
     best: _Point
     trial: Array
@@ -211,16 +256,19 @@ class _Search(NamedTuple):
 
 
 def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
-    """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
+    """A local minimum of a smooth function of a few variables, and its value; for
+    `jax.vmap`.
 
-    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the
-    incomplete gamma function has no second derivatives in its shape. The function is compiled once,
-    for all that an iteration evaluates.
+    Newton's method with Levenberg's damping. The Hessian comes from differences of
+    gradients: the incomplete gamma function has no second derivatives in its shape. The
+    function is compiled once, for all that an iteration evaluates.
     """
     size = start.size
     dtype = start.dtype
     step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
-    moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
+    moves = step * jnp.concatenate(
+        [jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)]
+    )
 
     def goes_on(state: _Search) -> Array:
         return (state.decrement > 1e-13) & (state.steps < _MOST_STEPS)
@@ -232,7 +280,9 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
         tried = _Point(state.trial, values[0], slopes[0], (rows + rows.T) / 2)
         better = tried.value <= state.best.value
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), tried, state.best)
-        damping = jnp.where(better, state.damping / 10, jnp.maximum(10 * state.damping, 1e-3))
+        damping = jnp.where(
+            better, state.damping / 10, jnp.maximum(10 * state.damping, 1e-3)
+        )
         # Convex whatever the curvature, and no step longer than 2 in any direction.
         curvature, axes = jnp.linalg.eigh(best.hessian)
         along = dot(axes.T, best.slope)
@@ -241,7 +291,9 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
         move = jnp.clip(move, -2.0, 2.0)
         # Where no damping helps, rounding is all that is left.
         decrement = jnp.where(damping > 1e8, 0, jnp.abs(dot(along, move)))
-        return _Search(best, best.x + dot(axes, move), damping, decrement, state.steps + 1)
+        return _Search(
+            best, best.x + dot(axes, move), damping, decrement, state.steps + 1
+        )
 
     nowhere = _Point(
         x=start,
@@ -261,7 +313,9 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
 
 
 def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
-    """The log of a Weibull variable has the mean log scale - γ/c and the variance π²/6c²."""
+    """The log of a Weibull variable has the mean log scale - γ/c and the variance
+    π²/6c².
+    """
     inverse = jnp.sqrt(6 * variance) / jnp.pi
     return jnp.exp(mean + np.euler_gamma * inverse), 1 / inverse
 
@@ -286,23 +340,30 @@ FAMILIES = {
     "weibull": Family(distributions.Weibull, moments=_weibull_moments),
     "pareto": Family(
         distributions.Pareto,
-        closed=lambda s: (s.first, s.num_whole / jnp.sum(jnp.log1p(s.excess / s.first))),
+        closed=lambda s: (
+            s.first,
+            s.num_whole / jnp.sum(jnp.log1p(s.excess / s.first)),
+        ),
     ),
     "lognormal": Family(
-        distributions.Lognormal, moments=lambda mean, variance: (mean, jnp.sqrt(variance))
+        distributions.Lognormal,
+        moments=lambda mean, variance: (mean, jnp.sqrt(variance)),
     ),
     "gamma": Family(distributions.Gamma, moments=_gamma_moments),
-    "uniform": Family(distributions.Uniform, end=1, closed=lambda s: (s.first, s.times[-1])),
+    "uniform": Family(
+        distributions.Uniform, end=1, closed=lambda s: (s.first, s.times[-1])
+    ),
 }
 
 
 @jax.jit
 def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
-    r"""Fit P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0: scale σ, index ξ, standard error of ξ.
+    r"""Fit P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0: scale σ, index ξ, standard
+    error of ξ.
 
-    `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u
-    (Pickands 1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential
-    one, to be safe.
+    `tail` holds the z. The generalised Pareto distribution of what lies above a high
+    threshold u (Pickands 1975), by maximum likelihood with ξ ≥ 0: a tail that ends is
+    taken for an exponential one, to be safe.
     """
     excess = tail.times
     count = jnp.maximum(tail.num_whole, 1)
@@ -312,7 +373,10 @@ def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
         scale = jnp.exp(point[0])
         index = jnp.exp(point[1])
         stretched = jnp.log1p(index * excess / scale)
-        return jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0)) / count
+        return (
+            jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0))
+            / count
+        )
 
     def minimum(log_index: Array) -> tuple[Array, Array]:
         return minimise(objective, jnp.array([jnp.log(mean), log_index]))

@@ -13,10 +13,14 @@ class Microbatches(NamedTuple):
     Args:
       seconds: `[S, W, C]`, of the forward and the backward pass.
       forward: `[S, W, C]`, the part of the forward pass; None where it is not known.
-      load: `[S, W, C]`, the lengths, such as tokens, in any unit; None where they are not known.
-      asking: the median seconds of a question before a chunk; None where it is not known.
+      load: `[S, W, C]`, the lengths, such as tokens, in any unit; None where they are
+        not known.
+      asking: the median seconds of a question before a chunk; None where it is not
+        known.
 
-    >>> Microbatches(np.array([[[3.0, 6.0]]]), forward=np.array([[[1.0, 2.0]]])).forward_ratio
+    >>> Microbatches(
+    ...     np.array([[[3.0, 6.0]]]), forward=np.array([[[1.0, 2.0]]])
+    ... ).forward_ratio
     0.5
     """
 
@@ -27,7 +31,9 @@ class Microbatches(NamedTuple):
 
     @property
     def forward_ratio(self) -> float | None:
-        """The forward passes' time over the backward passes'; None if not timed apart."""
+        """The forward passes' time over the backward passes'; None if not timed
+        apart.
+        """
         if self.forward is None:
             return None
         forward = np.nansum(self.forward)
@@ -47,7 +53,7 @@ class Microbatches(NamedTuple):
 def predicted_seconds(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
     """Seconds by a line through the loads, of least squares, `[S, W, C]` all three."""
     line = LoadLine.fitted(load, seconds)
-    # In binary fractions sums are exact: what is equal is so on every machine, whatever its
-    # rounding of the line.
+    # In binary fractions sums are exact: what is equal is so on every machine, whatever
+    # its rounding of the line.
     unit = 2.0 ** (np.floor(np.log2(line.usual)) - 40)
     return np.round(line.costs(load) / unit) * unit

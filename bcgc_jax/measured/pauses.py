@@ -25,7 +25,8 @@ LONG = 3.0
 
 
 def beyond_usual(seconds: np.ndarray) -> np.ndarray:
-    """Return what long chunks take more than their worker's usual, `[S, W, C]`; of others 0.
+    """Return what long chunks take more than their worker's usual, `[S, W, C]`; of
+    others 0.
 
     They may have paused, or have long data: seconds alone do not tell.
     """
@@ -41,10 +42,12 @@ def _usual(seconds: np.ndarray) -> np.ndarray:
 
 
 def pauses_for_length(seconds: np.ndarray) -> np.ndarray:
-    """Return seconds above the worker's usual of chunks so long that most such have paused.
+    """Return seconds above the worker's usual of chunks so long that most such have
+    paused.
 
-    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for
-    tails that are heavier. So a body that many long chunks have made wide is not taken for pauses.
+    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution
+    and k ≥ 1 for tails that are heavier. So a body that many long chunks have made wide
+    is not taken for pauses.
     """
     usual = _usual(seconds)
     excess = np.log(seconds / usual)
@@ -70,7 +73,9 @@ def pauses_for_length(seconds: np.ndarray) -> np.ndarray:
 
 
 def pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Return seconds of one pass that the other does not explain: long chunks are long in both."""
+    """Return seconds of one pass that the other does not explain: long chunks are long
+    in both.
+    """
     backward = seconds - forward
     ratio = np.log(forward / backward)
     # The length by the pass that did not pause.
@@ -81,12 +86,16 @@ def pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
     for some in np.array_split(order, max(1, ratio.size // _BIN)):
         own = ratio.ravel()[some]
         usual[some] = np.median(own)
-        deviation[some] = max(1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION)
+        deviation[some] = max(
+            1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION
+        )
     usual = usual.reshape(ratio.shape)
     deviation = deviation.reshape(ratio.shape)
     shift = ratio - usual
     expected = np.exp(usual)
-    excess = np.where(shift > 0, forward - expected * backward, backward - forward / expected)
+    excess = np.where(
+        shift > 0, forward - expected * backward, backward - forward / expected
+    )
     large = excess > np.median(seconds, axis=2, keepdims=True) / 2
     odd = np.abs(shift) > np.maximum(_LEAST_SHIFT, _DEVIATIONS * deviation)
     return np.where(odd & large, excess, 0.0)

@@ -1,4 +1,5 @@
-"""A log from a training loop, for `bcgc advise FOLDER`: each process writes a file of its own.
+"""A log from a training loop, for `bcgc advise FOLDER`: each process writes a file of
+its own.
 
 Nothing is imported but what the loop has imported already: JAX, or PyTorch.
 """
@@ -24,7 +25,8 @@ def _ready(value: T) -> T:
 
 
 class Recorder:
-    """Writes `FOLDER/worker-NUMBER.csv`: a row for each chunk, or for each step and its wait.
+    """Writes `FOLDER/worker-NUMBER.csv`: a row for each chunk, or for each step and its
+    wait.
 
     Args:
       folder: of the files, on a disk of the worker's own or of all; it is made.
@@ -78,10 +80,11 @@ class Recorder:
         return value
 
     def collective(self, step: int, reduce: Callable[..., T], *arguments: Any) -> T:
-        """Reduce what is computed, `reduce(*arguments)`, and write what the step took and waited.
+        """Reduce what is computed, `reduce(*arguments)`, and write what the step took
+        and waited.
 
-        Seconds are those since the last collective. The first one writes nothing, for it begins the
-        clock.
+        Seconds are those since the last collective. The first one writes nothing, for
+        it begins the clock.
         """
         self._ready(arguments)
         entered = time.perf_counter()
@@ -98,7 +101,9 @@ class Recorder:
             self._rows.writerow(columns)
             self._columns = columns
         if columns != self._columns:
-            raise ValueError(f"{self.path} has chunks or whole steps, not both: take two folders")
+            raise ValueError(
+                f"{self.path} has chunks or whole steps, not both: take two folders"
+            )
         self._rows.writerow([step, self.worker, socket.gethostname(), *numbers])
         self._file.flush()
 
@@ -140,9 +145,10 @@ class _Cuda:
 def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
     """Record the steps of a PyTorch model in `DistributedDataParallel`, from now on.
 
-    A communication hook notes when the last bucket of gradients is ready, and when it is reduced:
-    the backward pass is over, so what is between is the wait. It reduces as DDP itself does. On a
-    GPU these are events of its streams, and nothing is synchronised.
+    A communication hook notes when the last bucket of gradients is ready, and when it
+    is reduced: the backward pass is over, so what is between is the wait. It reduces as
+    DDP itself does. On a GPU these are events of its streams, and nothing is
+    synchronised.
 
     Raises RuntimeError of PyTorch where the model has a communication hook already.
     """
@@ -151,7 +157,9 @@ def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     on_gpu = next(model.parameters()).is_cuda
-    steps = _Steps(Recorder(folder, dist.get_rank()), _Cuda(torch) if on_gpu else _Host())
+    steps = _Steps(
+        Recorder(folder, dist.get_rank()), _Cuda(torch) if on_gpu else _Host()
+    )
 
     # PyTorch refuses a hook with annotations that are not its own.
     def hook(group, bucket):  # type: ignore[no-untyped-def]

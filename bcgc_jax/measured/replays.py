@@ -1,4 +1,6 @@
-"""Schemes replayed in the steps of a log: planned on one half of them, and judged in the other."""
+"""Schemes replayed in the steps of a log: planned on one half of them, and judged in
+the other.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -45,10 +47,11 @@ def judged(scheme: Scheme, steps: Steps) -> Outcome:
 
 
 def _planning(scheme: Scheme, steps: Steps) -> np.ndarray:
-    """What each step changes in the mean step by the plan of the other half, times S, `[S]`.
+    """What each step changes in the mean step by the plan of the other half, times S,
+    `[S]`.
 
-    S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan of m steps
-    (the jackknife).
+    S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan
+    of m steps (the jackknife).
     """
     every = len(steps.pace)
     planning = np.zeros(every)
@@ -66,7 +69,11 @@ def _planning(scheme: Scheme, steps: Steps) -> np.ndarray:
 
 
 def replayed(
-    schemes: Iterable[Scheme], best: Steps, draws: Sequence[Steps], *, chosen: bool = False
+    schemes: Iterable[Scheme],
+    best: Steps,
+    draws: Sequence[Steps],
+    *,
+    chosen: bool = False,
 ) -> Replays:
     """Replay all schemes, for each of several draws of the chunks of a log.
 
@@ -74,10 +81,13 @@ def replayed(
       schemes: what is replayed.
       best: the steps for what needs the seconds of workers, and who stays slow, alone.
       draws: others of the same seconds, for all else.
-      chosen: whether the schemes are those of another replay, with nothing in their place.
+      chosen: whether the schemes are those of another replay, with nothing in their
+        place.
     """
     seats = seats_of(draws[0], len(draws))
-    every = Steps.joined([draw.seated(seat) for draw, seat in zip(draws, seats, strict=True)])
+    every = Steps.joined(
+        [draw.seated(seat) for draw, seat in zip(draws, seats, strict=True)]
+    )
     done: dict[str, Scheme] = {}
     outcomes: list[list[Outcome]] = []
     for scheme in schemes:
@@ -94,18 +104,23 @@ def replayed(
                 if _takes_less(other, outcome, len(draws)):
                     done[scheme.name], outcome = scheme.instead, other
             outcomes.append(outcome.split(len(draws)))
-    by_draw = [dict(zip(done, drawn, strict=True)) for drawn in zip(*outcomes, strict=True)]
+    by_draw = [
+        dict(zip(done, drawn, strict=True)) for drawn in zip(*outcomes, strict=True)
+    ]
     return Replays(done, by_draw)
 
 
 def _takes_less(other: Outcome, outcome: Outcome, draws: int) -> bool:
-    """Whether the other one takes less time in both halves; draws are one behind the other."""
+    """Whether the other one takes less time in both halves; draws are one behind the
+    other.
+    """
     less = (outcome.seconds - other.seconds).reshape(draws, -1).mean(axis=0)
     return all(less[half].mean() > 0 for half in halves(len(less)))
 
 
 def seats_of(steps: Steps, count: int) -> list[np.ndarray]:
-    """Number workers anew for each draw: who shares data with whom is not known beforehand.
+    """Number workers anew for each draw: who shares data with whom is not known
+    beforehand.
 
     The numbers do not depend on those in the log.
     """

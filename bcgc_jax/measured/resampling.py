@@ -12,13 +12,16 @@ from bcgc_jax.plans.loads import check_partition, problem_tasks
 from bcgc_jax.problem import Problem
 
 
-def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tuple[Array, Array]:
-    r"""Return a 95 % interval of E τ̂(x,T) for a given x under `EmpiricalRows`, as `advise` does.
+def bootstrap_interval(
+    key: Array, problem: Problem, partition: Numbers
+) -> tuple[Array, Array]:
+    r"""Return a 95 % interval of E τ̂(x,T) for a given x under `EmpiricalRows`, as
+    `advise` does.
 
-    Rows are resampled 2000 times. The ends are then moved away from the mean, the more so the more
-    a step is like the next one and the fewer steps there are. An x planned on the same rows looks
-    better than it is, the more so the fewer they are. Raises ValueError for a `cycle_time` that is
-    not `EmpiricalRows`.
+    Rows are resampled 2000 times. The ends are then moved away from the mean, the more
+    so the more a step is like the next one and the fewer steps there are. An x planned
+    on the same rows looks better than it is, the more so the fewer they are. Raises
+    ValueError for a `cycle_time` that is not `EmpiricalRows`.
 
     >>> from bcgc_jax.distributions import EmpiricalRows
     >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
@@ -29,7 +32,8 @@ def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tupl
     """
     if iteration_of(problem).rows is None:
         raise ValueError(
-            "only measured rows are resampled: the problem's cycle_time must be EmpiricalRows"
+            "only measured rows are resampled: the problem's cycle_time must be "
+            "EmpiricalRows"
         )
     check_key(key)
     check_partition(problem, partition)

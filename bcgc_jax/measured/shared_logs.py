@@ -1,7 +1,9 @@
-"""Logs of `handout.serve(record=)`: of shared steps what they would have taken without sharing.
+"""Logs of `handout.serve(record=)`: of shared steps what they would have taken without
+sharing.
 
-A log of chunks is of workers' own chunks. Where chunks were handed out, each tells of the pace of
-who did it and of the length of its data, so own chunks follow (`steps/estimates.py`).
+A log of chunks is of workers' own chunks. Where chunks were handed out, each tells of
+the pace of who did it and of the length of its data, so own chunks follow
+(`steps/estimates.py`).
 """
 
 import itertools
@@ -41,12 +43,15 @@ class _Group(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        own = np.repeat(np.arange(len(self.workers)), self.who.size // len(self.workers))
+        own = np.repeat(
+            np.arange(len(self.workers)), self.who.size // len(self.workers)
+        )
         return bool(np.any(self.shares < 1) or np.any(self.who != own))
 
 
 def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
-    """The rows of a log with `COLUMNS`, of own whole chunks alone; `names` are those of columns.
+    """The rows of a log with `COLUMNS`, of own whole chunks alone; `names` are those of
+    columns.
 
     Shared steps that lack a chunk are left out.
 
@@ -57,13 +62,16 @@ def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
     [['1', 'b', 'b', '0', '1', '6.0'], ['1', 'b', 'b', '1', '1', '6.0']]
     """
     at = {name: header.index(names.get(name, name)) for name in _Places._fields[:-1]}
-    places = _Places(**at, load=header.index(names["load"]) if "load" in names else None)
+    places = _Places(
+        **at, load=header.index(names["load"]) if "load" in names else None
+    )
     reader: Reader | None = None
     for _, of_step in itertools.groupby(rows, lambda row: row[1][places.step]):
         known = list(of_step)
         group = _group(known, places)
         if group is None:
-            # Own steps as they are, also broken ones: who reads them says what is wrong.
+            # Own steps as they are, also broken ones: who reads them says what is
+            # wrong.
             if all(row[places.worker] == row[places.subset] for _, row in known):
                 yield from known
             continue
@@ -73,7 +81,9 @@ def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
         if group.is_shared:
             reader.shares = group.shares[: group.who.size // size]
         estimate = reader.read(group.is_shared, group.who, group.seconds)
-        yield from _as_own(reader, estimate, group, places) if group.is_shared else known
+        yield from (
+            _as_own(reader, estimate, group, places) if group.is_shared else known
+        )
 
 
 def _group(rows: list[tuple[int, list[str]]], places: _Places) -> _Group | None:

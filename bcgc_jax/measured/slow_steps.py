@@ -1,17 +1,18 @@
 r"""Workers that are slow in single steps: B of z = a + B + g, drawn given the chunks.
 
-z[t,w,c] is ln of a chunk's seconds, without what is steady. a[t] is of the step, and free; B[t,w]
-is of the worker in this step, from any distribution H; g[t,w,c] is of the chunk, from any f. B has
-mean 0 over the workers of a step.
+z[t,w,c] is ln of a chunk's seconds, without what is steady. a[t] is of the step, and
+free; B[t,w] is of the worker in this step, from any distribution H; g[t,w,c] is of the
+chunk, from any f. B has mean 0 over the workers of a step.
 
-The loss of a step is a maximum over workers: what B adds to it depends on how B is distributed.
-Best guesses of B vary too little, for they are drawn towards 0; means of chunks vary too much, for
-they have chance in them. So H and f are learnt from the log (stochastic EM: Celeux & Diebolt 1985),
-and B is drawn given the chunks. The variance of B is known without H and f (analysis of variance).
-H is scaled to it in each draw, and to its error (multiple imputation: Rubin 1987).
+The loss of a step is a maximum over workers: what B adds to it depends on how B is
+distributed. Best guesses of B vary too little, for they are drawn towards 0; means of
+chunks vary too much, for they have chance in them. So H and f are learnt from the log
+(stochastic EM: Celeux & Diebolt 1985), and B is drawn given the chunks. The variance of
+B is known without H and f (analysis of variance). H is scaled to it in each draw, and
+to its error (multiple imputation: Rubin 1987).
 
-With few chunks the tail of f is not told from that of H. Of two chunks with very skewed lengths
-(exponential ones) .76 of the loss is called the data's where .59 is.
+With few chunks the tail of f is not told from that of H. Of two chunks with very skewed
+lengths (exponential ones) .76 of the loss is called the data's where .59 is.
 """
 
 import math
@@ -55,14 +56,17 @@ class Variance(NamedTuple):
     shape: tuple[int, ...]
 
     def error(self, between: float) -> float:
-        """The standard error of V, by chance alone, where the variance of B is `between`.
+        """The standard error of V, by chance alone, where the variance of B is
+        `between`.
 
         error² = [(2s² + 4sV)/(W-1) + κ₄/(C³W) + 2s²/(W(C-1))] / S with s = σ²/C.
         """
         steps, workers, chunks = self.shape
         s = self.within / chunks
         of_means = (2 * s**2 + 4 * s * between) / (workers - 1)
-        of_chunks = self.fourth / (chunks**3 * workers) + 2 * s**2 / (workers * (chunks - 1))
+        of_chunks = self.fourth / (chunks**3 * workers) + 2 * s**2 / (
+            workers * (chunks - 1)
+        )
         return math.sqrt((of_means + of_chunks) / steps)
 
     @property
@@ -107,7 +111,9 @@ class Laws(NamedTuple):
         mean = self.chances @ self.points
         apart = self.points - mean
         scale = math.sqrt(between / (self.chances @ apart**2))
-        return self._replace(points=mean + scale * apart, span=self.span * max(scale, 1.0))
+        return self._replace(
+            points=mean + scale * apart, span=self.span * max(scale, 1.0)
+        )
 
 
 class Density(NamedTuple):
@@ -125,7 +131,8 @@ class Density(NamedTuple):
         return self.log[self.place(residuals)]
 
     def of_points(self, residuals: np.ndarray, count: int) -> np.ndarray:
-        """Σ_c ln f(residual - k · spacing) for k below `count`, `[S, W, C]` to `[S, W, count]`.
+        """Σ_c ln f(residual - k · spacing) for k below `count`, `[S, W, C]` to
+        `[S, W, count]`.
 
         A row of a table has ln f at all these k, next to each other in memory.
         """
@@ -140,7 +147,9 @@ class Density(NamedTuple):
         return summed
 
 
-def _first_laws(z: np.ndarray, common: np.ndarray, between: float, deviation: float) -> Laws:
+def _first_laws(
+    z: np.ndarray, common: np.ndarray, between: float, deviation: float
+) -> Laws:
     """Begin with means of chunks, drawn in to the variance of B."""
     chunks = z.shape[2]
     means = z.mean(axis=2)
@@ -177,7 +186,11 @@ def _density(laws: Laws) -> Density:
 
 
 def _random_drawn(
-    z: np.ndarray, common: np.ndarray, laws: Laws, density: Density, rng: np.random.Generator
+    z: np.ndarray,
+    common: np.ndarray,
+    laws: Laws,
+    density: Density,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw B given z, a, H and f, `[S, W]`; and the mean chances of the points, `[K]`.
 
@@ -185,7 +198,9 @@ def _random_drawn(
     """
     points, spacing = laws.points, laws.spacing
     logs = density.of_points(z - common[:, :, None] - points[0], len(points))
-    likely = np.exp(logs - logs.max(axis=2, keepdims=True)) * laws.chances.astype(np.float32)
+    likely = np.exp(logs - logs.max(axis=2, keepdims=True)) * laws.chances.astype(
+        np.float32
+    )
     summed = np.cumsum(likely, axis=2)
     total = summed[:, :, -1:]
     uniform = rng.random((*total.shape[:2], 1)).astype(np.float32)
@@ -195,11 +210,17 @@ def _random_drawn(
     middle = points[found]
     apart = z.mean(axis=2) - common - middle
     within = math.sqrt(kept * of_mean) * rng.standard_normal(middle.shape)
-    return middle + kept * apart + within, np.mean(likely / total, axis=(0, 1), dtype=float)
+    return middle + kept * apart + within, np.mean(
+        likely / total, axis=(0, 1), dtype=float
+    )
 
 
 def _common_moved(
-    rest: np.ndarray, common: np.ndarray, laws: Laws, density: Density, rng: np.random.Generator
+    rest: np.ndarray,
+    common: np.ndarray,
+    laws: Laws,
+    density: Density,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Move a given z - B, by a step of Metropolis, `[S, 1]`."""
     steps, workers, chunks = rest.shape
@@ -244,15 +265,16 @@ def _drawn(
 def random_of(
     z: np.ndarray, redrawn: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[np.ndarray], bool]:
-    """Draw B, `[S, W]`: once with its variance as estimated, and for D draws with its error.
+    """Draw B, `[S, W]`: once with its variance as estimated, and for D draws with its
+    error.
 
     Args:
       z: ln seconds of chunks less what is steady, `[S, W, C]`, C ≥ 2 and W ≥ 2.
       redrawn: D of these, each less another draw of what is steady.
       rng: of the draws.
 
-    Returns B for `z`, which is 0 where none shows; B for each of `redrawn`, also where none shows;
-    and whether one shows, V > 1.96 error(0).
+    Returns B for `z`, which is 0 where none shows; B for each of `redrawn`, also where
+    none shows; and whether one shows, V > 1.96 error(0).
     """
     variance = variance_of(z)
     if max(variance.between, variance.within) < _ROUNDING**2:

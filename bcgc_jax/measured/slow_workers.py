@@ -1,24 +1,27 @@
-r"""Workers that were slow for a while, from ranks within a step, which others' pauses hardly move.
+r"""Workers that were slow for a while, from ranks within a step, which others' pauses
+hardly move.
 
-A worker that is as fast as the others has ranks around the middle. The ranks of a slow one are high
-for as long as it is slow. Where that begins and ends is where two means of ranks differ most
-(circular binary segmentation: Olshen, Venkatraman, Lucito, Wigler, Biostatistics 2004).
+A worker that is as fast as the others has ranks around the middle. The ranks of a slow
+one are high for as long as it is slow. Where that begins and ends is where two means of
+ranks differ most (circular binary segmentation: Olshen, Venkatraman, Lucito, Wigler,
+Biostatistics 2004).
 
-Measured on synthetic logs of 200 steps and 8 or 32 workers, 200 of each kind, with seeds from
-500,000 on; the constants were chosen on seeds below 3,000. Each worker takes 5 times as long in 2 %
-of its steps. One is slow in steps 70 to 129. Found in so many of 200 logs, and the largest error of
-the ratio:
+Measured on synthetic logs of 200 steps and 8 or 32 workers, 200 of each kind, with
+seeds from 500,000 on; the constants were chosen on seeds below 3,000. Each worker takes
+5 times as long in 2 % of its steps. One is slow in steps 70 to 129. Found in so many of
+200 logs, and the largest error of the ratio:
 
-    deviation of the times        1.1 times as slow   1.2 times        1.5 times     nobody is slow
-    5 %                           200, 3 %            200, 3 %         200, 3 %      0
-    10 %                          148 to 171, 6 %     200, 5 %         200, 6 %      0 to 1
-    20 %                          13                  146 to 159       200, 11 %     0 to 1
-    30 %, gamma                   1 to 4              32 to 38         199           0 to 1
-    10 %, correlated (ρ = 0.5)    65 to 75, 9 %       197, 12 %        200, 14 %     1 to 3
+    deviation of the times      1.1 times as slow  1.2 times   1.5 times  nobody is slow
+    5 %                         200, 3 %           200, 3 %    200, 3 %   0
+    10 %                        148 to 171, 6 %    200, 5 %    200, 6 %   0 to 1
+    20 %                        13                 146 to 159  200, 11 %  0 to 1
+    30 %, gamma                 1 to 4             32 to 38    199        0 to 1
+    10 %, correlated (ρ = 0.5)  65 to 75, 9 %      197, 12 %   200, 14 %  1 to 3
 
-Where 15 % of all steps are up to 4 times as slow at random, a slow worker is claimed falsely in 1
-to 4 % of logs (6 to 300 workers, chunks known). One that is slow for a fifth of a short log may
-then be missed: 2.5 times as slow, it was found in 42 of 60 logs of 40 steps and 6 workers.
+Where 15 % of all steps are up to 4 times as slow at random, a slow worker is claimed
+falsely in 1 to 4 % of logs (6 to 300 workers, chunks known). One that is slow for a
+fifth of a short log may then be missed: 2.5 times as slow, it was found in 42 of 60
+logs of 40 steps and 6 workers.
 """
 
 import math
@@ -30,14 +33,17 @@ import numpy as np
 _SHORTEST = 4
 # In fewer steps stretches are not looked for.
 FEWEST_STEPS = 2 * _SHORTEST
-# A squared mean, in squares of its standard error, counts above 2 log(steps · workers) + this.
+# A squared mean, in squares of its standard error, counts above 2 log(steps · workers)
+# + this.
 _ABOVE_CHANCE = 6.0
-# Less of the variance of all workers' scores, or of the 1 that ranks by chance have, is not
-# believed: in short logs it is chance.
+# Less of the variance of all workers' scores, or of the 1 that ranks by chance have, is
+# not believed: in short logs it is chance.
 _LEAST_VARIANCE = 0.5
-# θ of the bound of chance below: so many deviations are tried, none more than 12 % from the best.
+# θ of the bound of chance below: so many deviations are tried, none more than 12 % from
+# the best.
 _TILTS = np.geomspace(0.02, 16, 30)
-# A worker is slow in all of a few steps where that is chance in less than so many of logs.
+# A worker is slow in all of a few steps where that is chance in less than so many of
+# logs.
 _BY_CHANCE = 0.01
 _PERMUTATIONS = 2000
 
@@ -46,7 +52,8 @@ Stretch = tuple[int, int, int]
 
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return ln of a worker's time over others' while it stays slow, or fast; else 0, `[S, W]`.
+    """Return ln of a worker's time over others' while it stays slow, or fast; else 0,
+    `[S, W]`.
 
     Args:
       scores: ranks within the step, or means of them, `[S, W]`.
@@ -69,10 +76,11 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
 def levels_drawn(
     steady: np.ndarray, scores: np.ndarray, apart: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw levels, `[S, W]`, that are as likely: each stretch has the standard error of its mean.
+    """Draw levels, `[S, W]`, that are as likely: each stretch has the standard error of
+    its mean.
 
-    A worker without a stretch may stay slow, or fast, by too little to be found: it does with the
-    probability that its ranks give it.
+    A worker without a stretch may stay slow, or fast, by too little to be found: it
+    does with the probability that its ranks give it.
 
     Args:
       steady: as `levels` returns them.
@@ -86,7 +94,9 @@ def levels_drawn(
         ends = np.flatnonzero(np.diff(level)) + 1
         for stretch in np.split(np.arange(len(level)), ends):
             if level[stretch[0]] != 0:
-                drawn[stretch, worker] += _error(apart[stretch, worker]) * rng.standard_normal()
+                drawn[stretch, worker] += (
+                    _error(apart[stretch, worker]) * rng.standard_normal()
+                )
     free = np.all(steady == 0, axis=0)
     if len(scores) < FEWEST_STEPS or not free.any():
         return drawn
@@ -105,8 +115,8 @@ def _error(values: np.ndarray) -> float:
 def _chances_to_stay(scores: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Return P(worker stays slow or fast | scores) = 1 / (1 + W √S e^{-z²/2}), `[W]`.
 
-    z is its mean score in standard errors, so this is the Bayesian information criterion, with a
-    chance of one in W beforehand.
+    z is its mean score in standard errors, so this is the Bayesian information
+    criterion, with a chance of one in W beforehand.
     """
     steps, workers = scores.shape
     deviation, dependence = _noise(scores)
@@ -118,10 +128,11 @@ def _chances_to_stay(scores: np.ndarray, free: np.ndarray) -> np.ndarray:
 
 
 def slow_in_all_steps(scores: np.ndarray, times: np.ndarray) -> dict[int, float]:
-    """Return workers that are slow in all of a few steps, and how many times as slow as others.
+    """Return workers that are slow in all of a few steps, and how many times as slow as
+    others.
 
-    Their ranks add up to more than workers' do in 99 % of permutations within each step. Nobody is
-    found where even the least of these chances, W^(1-S), is above 1 %.
+    Their ranks add up to more than workers' do in 99 % of permutations within each
+    step. Nobody is found where even the least of these chances, W^(1-S), is above 1 %.
 
     Args:
       scores: ranks within the step, or means of them, `[S, W]`.
@@ -132,7 +143,9 @@ def slow_in_all_steps(scores: np.ndarray, times: np.ndarray) -> dict[int, float]
         return {}
     sums = scores.sum(axis=0)
     # In this order the permutations do not depend on the workers' names.
-    ordered = np.broadcast_to(scores[:, np.argsort(sums)], (_PERMUTATIONS, steps, workers))
+    ordered = np.broadcast_to(
+        scores[:, np.argsort(sums)], (_PERMUTATIONS, steps, workers)
+    )
     permuted = np.random.default_rng(0).permuted(ordered, axis=2).sum(axis=1)
     largest = np.abs(permuted).max(axis=1)
     odd = np.abs(sums) > np.quantile(largest, 1 - _BY_CHANCE, method="higher")
@@ -157,7 +170,9 @@ def _mean_in(stretch: Stretch, scores: np.ndarray) -> float:
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    """Average known values without the lowest and the highest fifth; 0 if there are none."""
+    """Average known values without the lowest and the highest fifth; 0 if there are
+    none.
+    """
     ordered = np.sort(values[np.isfinite(values)])
     cut = len(ordered) // 5
     return float(ordered[cut : len(ordered) - cut].mean()) if ordered.size else 0.0
@@ -178,12 +193,15 @@ def _unlike(scores: np.ndarray) -> list[Stretch]:
     return _no_chance(scores / np.minimum(deviation, 1), unlike, threshold * dependence)
 
 
-def _no_chance(scores: np.ndarray, stretches: list[Stretch], threshold: float) -> list[Stretch]:
-    """Keep stretches that are no chance where few scores, but very high ones, make the means.
+def _no_chance(
+    scores: np.ndarray, stretches: list[Stretch], threshold: float
+) -> list[Stretch]:
+    """Keep stretches that are no chance where few scores, but very high ones, make the
+    means.
 
-    The mean of n independent scores is m or more with a chance of at most e^{-n sup_θ (θ m - K(θ))}
-    where K(θ) = ln E e^{θ score} (Chernoff). For normal scores the exponent is -n m² / 2. E is the
-    mean over all scores outside the stretches.
+    The mean of n independent scores is m or more with a chance of at most e^{-n sup_θ
+    (θ m - K(θ))} where K(θ) = ln E e^{θ score} (Chernoff). For normal scores the
+    exponent is -n m² / 2. E is the mean over all scores outside the stretches.
     """
     others = scores[_outside(stretches, scores.shape)]
     if not stretches or not others.size:
@@ -203,7 +221,9 @@ def _no_chance(scores: np.ndarray, stretches: list[Stretch], threshold: float) -
 def _cumulants(scores: np.ndarray) -> np.ndarray:
     """Return ln of the mean of e^{θ score} for each θ of `_TILTS`."""
     largest = scores.max()
-    return np.array([t * largest + np.log(np.exp(t * (scores - largest)).mean()) for t in _TILTS])
+    return np.array(
+        [t * largest + np.log(np.exp(t * (scores - largest)).mean()) for t in _TILTS]
+    )
 
 
 def ranks_of(times: np.ndarray) -> np.ndarray:
@@ -216,41 +236,54 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
         measured = np.isfinite(row)
         own = row[measured]
         ordered = np.sort(own)
-        both = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+        both = np.searchsorted(ordered, own, "left") + np.searchsorted(
+            ordered, own, "right"
+        )
         ranks[step, measured] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
     return ranks
 
 
 def scores_of(seconds: np.ndarray) -> np.ndarray:
-    """The mean rank of a worker's chunks among all of the step, in standard errors, `[S, W]`."""
+    """The mean rank of a worker's chunks among all of the step, in standard errors,
+    `[S, W]`.
+    """
     steps, workers, chunks = seconds.shape
     ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
     return math.sqrt(chunks) * ranks.mean(axis=2)
 
 
 def _noise(scores: np.ndarray) -> tuple[np.ndarray, float]:
-    """The deviation of each worker's scores, and as how many steps one counts that depend.
+    """The deviation of each worker's scores, and as how many steps one counts that
+    depend.
 
-    From differences of neighbours, to which the ends of a stretch add little. Those of the next but
-    one tell how far a step depends on the last one: they are 1 + ρ times as large for an
-    autocorrelation of ρ.
+    From differences of neighbours, to which the ends of a stretch add little. Those of
+    the next but one tell how far a step depends on the last one: they are 1 + ρ times
+    as large for an autocorrelation of ρ.
     """
-    near, far = (np.mean((scores[lag:] - scores[:-lag]) ** 2, axis=0) / 2 for lag in (1, 2))
+    near, far = (
+        np.mean((scores[lag:] - scores[:-lag]) ** 2, axis=0) / 2 for lag in (1, 2)
+    )
     kept = float(np.clip(far.sum() / max(near.sum(), 1e-300) - 1, 0, 0.9))
     least = _LEAST_VARIANCE * max(1.0, near.mean())
     return np.sqrt(np.maximum(near, least) / (1 - kept)), (1 + kept) / (1 - kept)
 
 
 def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Cut steps into stretches, first and end, in none of which a part differs from the rest."""
+    """Cut steps into stretches, first and end, in none of which a part differs from the
+    rest.
+    """
     size = len(scores)
     # Lengths in ratios of 1.2, then those around the best.
-    rough = np.unique(np.geomspace(_SHORTEST, size, 1 + int(5.5 * math.log(size))).astype(int))
+    rough = np.unique(
+        np.geomspace(_SHORTEST, size, 1 + int(5.5 * math.log(size))).astype(int)
+    )
     gain, first, stop = _most_unlike(scores, rough)
     if gain <= threshold:
         return [(0, size)]
     length = stop - first
-    _, first, stop = _most_unlike(scores, range(int(length / 1.2), int(length * 1.2) + 2))
+    _, first, stop = _most_unlike(
+        scores, range(int(length / 1.2), int(length * 1.2) + 2)
+    )
     stretches = []
     for begin, end in ((0, first), (first, stop), (stop, size)):
         if begin < end:
@@ -260,7 +293,9 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:
-    """Return the stretch that differs most from the rest: its squared z, first and end."""
+    """Return the stretch that differs most from the rest: its squared z, first and
+    end.
+    """
     size = len(scores)
     sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size

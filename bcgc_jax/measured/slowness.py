@@ -1,4 +1,5 @@
-"""What slows the steps of a trace: a model of its times, each cause's share, and who stays slow.
+"""What slows the steps of a trace: a model of its times, each cause's share, and who
+stays slow.
 
 `bcgc advise`, `bcgc fit` and `bcgc solve` say it in the same words.
 """
@@ -11,7 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.alike import NOT_TIMED_APART, WAITED_ELSEWHERE, equal, workers_alike
+from bcgc_jax.measured.alike import (
+    NOT_TIMED_APART,
+    WAITED_ELSEWHERE,
+    equal,
+    workers_alike,
+)
 from bcgc_jax.measured.cause_shares import shares_of
 from bcgc_jax.measured.causes import (
     Model,
@@ -43,10 +49,12 @@ MOST_TOLD = 3
 _COMPILED = 5.0
 # A smaller share of the time is of no consequence for a plan: own choice.
 _SMALL = 0.05
-# Without chunks a log does not say whether what is not steady is of workers, data or pauses.
+# Without chunks a log does not say whether what is not steady is of workers, data or
+# pauses.
 STEADY = "steady"
 REST = "rest"
-# Without loads and forward passes chunks do not say whether a long one is long or has paused.
+# Without loads and forward passes chunks do not say whether a long one is long or has
+# paused.
 DATA_OR_PAUSES = "data or pauses"
 # A few steps do not say whether a slow worker stays slow.
 WORKERS = "workers"
@@ -64,7 +72,9 @@ _ALIKE_STEPS = 3.0
 
 
 class SlowWorker(NamedTuple):
-    """A worker that took `ratio` times as long as the others in some steps, by their names."""
+    """A worker that took `ratio` times as long as the others in some steps, by their
+    names.
+    """
 
     worker: str
     first_step: str
@@ -80,7 +90,9 @@ class SlowWorker(NamedTuple):
 
 
 class LongChunks(NamedTuple):
-    """Chunks above three times their worker's median: how many, and their share of a cause."""
+    """Chunks above three times their worker's median: how many, and their share of a
+    cause.
+    """
 
     chunks: int
     share: float
@@ -97,25 +109,27 @@ class Slowness:
       left_out: steps in which a worker has no time.
       num_chunks: C, of a worker's step.
       recorded: whether the log has the chunks; else they are taken to be equal.
-      lengths: what the lengths of chunks are predicted from, "load"; None for nothing. A forward
-        pass is no length: it is timed when its chunk has been handed out.
+      lengths: what the lengths of chunks are predicted from, "load"; None for nothing.
+        A forward pass is no length: it is timed when its chunk has been handed out.
       load_line: predicts a chunk's seconds from its load; None without loads.
-      block: so many neighbouring steps are alike, and count as one; 1 where they are independent.
+      block: so many neighbouring steps are alike, and count as one; 1 where they are
+        independent.
       lock_step: whether chunk k of all workers ends with the slowest.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
-      collective: mean seconds of a step's collective itself, no part of `step`; None where the log
-        has no waits.
-      alike: whether the workers of a step look as if each had waited for the slowest. Then there
-        are no causes.
-      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses".
-        Where the log does not tell them apart "data or pauses" is one, and in fewer than eight
-        steps "workers" (steady or random). Without chunks "rest" is all but "steady", and with
-        loads "data".
-      together: what steps take more in which all workers are slow, as a share of `step`; no part of
-        the loss.
+      collective: mean seconds of a step's collective itself, no part of `step`; None
+        where the log has no waits.
+      alike: whether the workers of a step look as if each had waited for the slowest.
+        Then there are no causes.
+      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and
+        "pauses". Where the log does not tell them apart "data or pauses" is one, and in
+        fewer than eight steps "workers" (steady or random). Without chunks "rest" is
+        all but "steady", and with loads "data".
+      together: what steps take more in which all workers are slow, as a share of
+        `step`; no part of the loss.
       slow_workers: that stay slow, first those that take the most time more.
-      changing: whether a worker has become slow or fast in the last quarter of the steps.
+      changing: whether a worker has become slow or fast in the last quarter of the
+        steps.
       long_chunks: that may have paused, where "data or pauses" is a cause; else None.
     """
 
@@ -157,11 +171,19 @@ class Slowness:
 
     @property
     def of_data(self) -> bool:
-        """Whether most of the loss is of long chunks, which are long on each worker, or pause."""
-        return any(self.causes[k].value > 0.5 for k in ("data", DATA_OR_PAUSES) if k in self.causes)
+        """Whether most of the loss is of long chunks, which are long on each worker, or
+        pause.
+        """
+        return any(
+            self.causes[k].value > 0.5
+            for k in ("data", DATA_OR_PAUSES)
+            if k in self.causes
+        )
 
     def cause_shows(self, name: str) -> bool:
-        """Whether a cause is above chance: by its interval, or by a worker that stays slow."""
+        """Whether a cause is above chance: by its interval, or by a worker that stays
+        slow.
+        """
         named = name in (STEADY, WORKERS) and bool(self.slow_workers)
         return self.causes[name].shows or named
 
@@ -174,49 +196,66 @@ class Slowness:
         """The shares of the causes; nothing where only one could be found, or none."""
         if not self.causes:
             return []
-        if REST in self.causes and not (STEADY in self.causes and self.cause_shows(STEADY)):
+        if REST in self.causes and not (
+            STEADY in self.causes and self.cause_shows(STEADY)
+        ):
             return []
         shown = [
-            (share.value, name) for name, share in self.causes.items() if self.cause_shows(name)
+            (share.value, name)
+            for name, share in self.causes.items()
+            if self.cause_shows(name)
         ]
         shown.sort(key=lambda each: -each[0])
-        shares = [f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in shown]
-        said = [f"Workers do not end together. Of the time that this costs, {'; '.join(shares)}."]
+        shares = [
+            f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in shown
+        ]
+        said = [
+            "Workers do not end together. Of the time that this costs, "
+            f"{'; '.join(shares)}."
+        ]
         if self.of_data:
             what = (
-                "data are" if "data" in self.causes else "chunks, by their data or by pauses, are"
+                "data are"
+                if "data" in self.causes
+                else "chunks, by their data or by pauses, are"
             )
             said.append(
-                f"The {what} slow more than the workers. Plans here suppose slow workers: what "
-                "they promise does not hold for this trace. bcgc advise replays what helps."
+                f"The {what} slow more than the workers. Plans here suppose slow "
+                "workers: what they promise does not hold for this trace. bcgc advise "
+                "replays what helps."
             )
         return said + self.doubts()
 
     def doubts(self) -> list[str]:
-        """Say what the log does not tell of its causes, and where an estimate may be off."""
+        """Say what the log does not tell of its causes, and where an estimate may be
+        off.
+        """
         said = []
         if DATA_OR_PAUSES in self.causes and self.cause_shows(DATA_OR_PAUSES):
             said.append(self._long_chunks_in_words())
         if WORKERS in self.causes or (self.too_few and REST in self.causes):
             said.append(
-                f"{counted(self.num_steps, 'step')} do not tell whether slow workers stay slow: "
-                f"record {FEWEST_STEPS} steps or more."
+                f"{counted(self.num_steps, 'step')} do not tell whether slow workers "
+                f"stay slow: record {FEWEST_STEPS} steps or more."
             )
         if self.recorded and self.num_chunks == 2:
             said.append(
-                "Of two chunks the data's share is too high where lengths are very skewed: 76 % "
-                "in place of 59 % for exponential ones."
+                "Of two chunks the data's share is too high where lengths are very "
+                "skewed: 76 % in place of 59 % for exponential ones."
             )
         if self.block > _ALIKE_STEPS:
             worth = max(round(self.num_steps / self.block), 1)
             said.append(
-                f"Neighbouring steps are alike: {self.num_steps} are worth about {worth} "
-                "independent ones."
+                f"Neighbouring steps are alike: {self.num_steps} are worth about "
+                f"{worth} independent ones."
             )
         return said
 
     def _long_chunks_in_words(self) -> str:
-        said = "Data and pauses are not told apart without a column `load` or `forward_seconds`."
+        said = (
+            "Data and pauses are not told apart without a column `load` or "
+            "`forward_seconds`."
+        )
         long = self.long_chunks
         if long is None or long.chunks == 0:
             return f"{said} No chunk takes more than three times its worker's median."
@@ -229,31 +268,41 @@ class Slowness:
     def slow_workers_in_words(self) -> list[str]:
         every = f"all {counted(self.num_steps, 'step')}" if self.too_few else None
         said = [
-            slow.in_words(f"Worker {slow.worker}", every) for slow in self.slow_workers[:MOST_TOLD]
+            slow.in_words(f"Worker {slow.worker}", every)
+            for slow in self.slow_workers[:MOST_TOLD]
         ]
         if (more := len(self.slow_workers) - MOST_TOLD) > 0:
             said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
         return said
 
     def together_in_words(self) -> str:
-        share = f"{percent(self.together.value)} % of the time ({self.together.in_percent()})"
+        share = (
+            f"{percent(self.together.value)} % of the time "
+            f"({self.together.in_percent()})"
+        )
         return f"All workers are slow at once: {share}."
 
     def alike_in_words(self) -> list[str]:
-        """Say that nothing can be learnt, and what else it may be that workers are alike."""
+        """Say that nothing can be learnt, and what else it may be that workers are
+        alike.
+        """
         said = NOT_TIMED_APART if self.collective is None else WAITED_ELSEWHERE
         if not self.slow_together:
             return [
                 said,
-                f"If the log has these already, {percent(self.loss)} % of the time is lost because "
-                "workers do not end together.",
+                f"If the log has these already, {percent(self.loss)} % of the time is "
+                "lost because workers do not end together.",
             ]
-        share = f": {percent(self.together.value)} % of the time ({self.together.in_percent()})"
+        share = (
+            f": {percent(self.together.value)} % of the time "
+            f"({self.together.in_percent()})"
+        )
         return [
             said,
-            "If the log has these already, all workers are slow in the same steps"
-            f"{share if self.together.shows else ''}. No scheme helps against that. Look at what "
-            "they share: storage, network, cooling, or the length of a step's data.",
+            "If the log has these already, all workers are slow in the same "
+            f"steps{share if self.together.shows else ''}. No scheme helps against "
+            "that. Look at what they share: storage, network, cooling, or the length "
+            "of a step's data.",
         ]
 
     def collective_in_words(self) -> list[str]:
@@ -262,39 +311,46 @@ class Slowness:
             return []
         share = percent(self.collective / (self.step + self.collective))
         return [
-            f"The collective itself takes {self.collective:.4g} s more, {share} % of all. Nothing "
-            "here shortens it, and no other number has it."
+            f"The collective itself takes {self.collective:.4g} s more, {share} % of "
+            "all. Nothing here shortens it, and no other number has it."
         ]
 
     def remarks(self) -> list[str]:
-        """Say where workers are not what the paper assumes, and what that means for a plan."""
+        """Say where workers are not what the paper assumes, and what that means for a
+        plan.
+        """
         if self.alike:
             return self.alike_in_words()
         said = [*self.collective_in_words(), *self.causes_in_words()]
         if self.unlike_workers:
-            named = " ".join(["The workers are not alike.", *self.slow_workers_in_words()])
+            named = " ".join(
+                ["The workers are not alike.", *self.slow_workers_in_words()]
+            )
             said.append(
-                f"{named} Look for the cause. A plan for one distribution takes workers for alike, "
-                "and slow ones to change: keep them apart (`EmpiricalRows`), or leave the slowest "
-                "out."
+                f"{named} Look for the cause. A plan for one distribution takes "
+                "workers for alike, and slow ones to change: keep them apart "
+                "(`EmpiricalRows`), or leave the slowest out."
             )
         if self.slow_together:
             said.append(
-                f"{self.together_in_words()} Redundancy helps against single slow workers only, so "
-                "it gains less than a plan for independent workers says: plan on whole steps "
-                "(`EmpiricalRows`)."
+                f"{self.together_in_words()} Redundancy helps against single slow "
+                "workers only, so it gains less than a plan for independent workers "
+                "says: plan on whole steps (`EmpiricalRows`)."
             )
         return said
 
 
 class Log(NamedTuple):
-    """The whole steps of a trace: a model of them, and others that they speak for as much.
+    """The whole steps of a trace: a model of them, and others that they speak for as
+    much.
 
     Attributes:
       steps: that it is of.
       model: of the seconds.
-      others: what makes other parts of the same seconds, by which other causes are slow.
-      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      others: what makes other parts of the same seconds, by which other causes are
+        slow.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not
+        known.
       line: predicts a chunk's seconds from its load, by which the costs are.
       recorded: whether the log has the chunks.
       told_apart: whether loads or forward passes tell long chunks from pauses.
@@ -315,33 +371,46 @@ class Log(NamedTuple):
         return parts.steps(self.costs, lock_step=self.lock_step)
 
     def causes(self) -> list[tuple[str, str]]:
-        """The causes that the log tells apart, each after its name among those of `losses`."""
+        """The causes that the log tells apart, each after its name among those of
+        `losses`.
+        """
         few = len(self.model.parts.data) < FEWEST_STEPS
         if not self.recorded:
             lengths = [] if self.line is None else [("data", "data")]
             return [*lengths, *([] if few else [("steady", STEADY)]), ("random", REST)]
-        workers = [("random", WORKERS)] if few else [("steady", STEADY), ("random", "random")]
+        workers = (
+            [("random", WORKERS)] if few else [("steady", STEADY), ("random", "random")]
+        )
         if self.told_apart:
             return [("data", "data"), *workers, ("pauses", "pauses")]
         return [("data", DATA_OR_PAUSES), *workers]
 
     def losses(self) -> dict[str, np.ndarray]:
-        """What each cause adds to the loss of each step in each of D draws, `[D, S]`."""
+        """What each cause adds to the loss of each step in each of D draws,
+        `[D, S]`.
+        """
         return self._added(self.model.without_chance().draws)
 
     def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
         each = [losses(parts, lock_step=self.lock_step) for parts in draws]
-        return {name: np.stack([added[cause] for added in each]) for cause, name in self.causes()}
+        return {
+            name: np.stack([added[cause] for added in each])
+            for cause, name in self.causes()
+        }
 
     def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
-        """The shares of the causes, and as how many steps one counts that depend on each other."""
+        """The shares of the causes, and as how many steps one counts that depend on
+        each other.
+        """
         every, without = self._added(self.model.draws), None
         if not self.model.random_shows:
             without = self._stacked(self.losses())
         found = shares_of(self._stacked(every), without, seed)
         causes = dict(zip(every, found.intervals, strict=True))
         shown = [
-            f for f, share in zip(found.dependence, found.intervals, strict=True) if share.shows
+            f
+            for f, share in zip(found.dependence, found.intervals, strict=True)
+            if share.shows
         ]
         return causes, max(shown, default=1.0)
 
@@ -349,7 +418,11 @@ class Log(NamedTuple):
         """`[D, S, K]`; where all take one time, rounding is no cause."""
         rounding = 1e-9 * self.model.parts.times().max(axis=1)
         return np.stack(
-            [np.where(np.abs(values) > rounding, values, 0.0) for values in added.values()], axis=-1
+            [
+                np.where(np.abs(values) > rounding, values, 0.0)
+                for values in added.values()
+            ],
+            axis=-1,
         )
 
     def long_chunks(self) -> LongChunks | None:
@@ -364,14 +437,16 @@ class Log(NamedTuple):
 
 
 def long_start_in_words(steps: WholeSteps) -> list[str]:
-    """Say that the first step counts as much as many others; nothing where it does not."""
+    """Say that the first step counts as much as many others; nothing where it does
+    not.
+    """
     means = steps.times.mean(axis=1)
     ratio = means[0] / np.median(means)
     if ratio < _COMPILED:
         return []
     return [
-        f"The first step took {ratio:.3g} times as long as the median one, and counts as much as "
-        "so many others. Did it compile? Then leave it out."
+        f"The first step took {ratio:.3g} times as long as the median one, and counts "
+        "as much as so many others. Did it compile? Then leave it out."
     ]
 
 
@@ -382,7 +457,8 @@ def slowness_in(trace: Trace) -> Slowness | None:
 
 
 def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowness:
-    """Return what slows the steps by a `log` of whole ones; `seed` is of the resampling.
+    """Return what slows the steps by a `log` of whole ones; `seed` is of the
+    resampling.
 
     `timed_apart`: the seconds are known to be of each worker's own computation.
     """
@@ -430,11 +506,14 @@ def _matters(share: Interval) -> bool:
     return share.low > 0 and share.value > _SMALL
 
 
-def model_of(steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = False) -> Log:
+def model_of(
+    steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = False
+) -> Log:
     """Model whole steps; of `chunks` in a worker's step, where the trace has none.
 
-    Slowness is drawn for workers in the order of their speeds, in seconds over their median: what
-    the log calls its workers and in which unit it counts makes no difference.
+    Slowness is drawn for workers in the order of their speeds, in seconds over their
+    median: what the log calls its workers and in which unit it counts makes no
+    difference.
     """
     order = np.argsort(np.log(steps.times).mean(axis=0), kind="stable")
     unit = float(np.median(steps.times))
@@ -451,8 +530,8 @@ def model_of(steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = 
         log = _model_of_parts(steps, parts.whole_steps(), order, unit)
     if lock_step and not log.recorded:
         raise ValueError(
-            "lock-step is of chunks, and the log has none: give a row for each, with its number in "
-            "a column chunk"
+            "lock-step is of chunks, and the log has none: give a row for each, with "
+            "its number in a column chunk"
         )
     return log._replace(model=log.model.of_workers(order, unit), lock_step=lock_step)
 
@@ -467,15 +546,21 @@ def _without_chunks(
     return Log(steps, model, others, costs, line, recorded=False, told_apart=False)
 
 
-def _model_of_parts(steps: WholeSteps, parts: Microbatches, order: np.ndarray, unit: float) -> Log:
+def _model_of_parts(
+    steps: WholeSteps, parts: Microbatches, order: np.ndarray, unit: float
+) -> Log:
     if parts.load is not None and np.ptp(parts.load) == 0:
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
     ordered = parts.take(np.s_[:, order])
     forward = None if ordered.forward is None else ordered.forward / unit
-    model = model_of_chunks(ordered._replace(seconds=ordered.seconds / unit, forward=forward))
+    model = model_of_chunks(
+        ordered._replace(seconds=ordered.seconds / unit, forward=forward)
+    )
     told_apart = parts.load is not None or parts.forward is not None
-    others = [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
+    others = (
+        [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
+    )
     costs, line = None, None
     if parts.load is not None:
         costs, line = _costs(parts.seconds, parts.load)
@@ -485,17 +570,22 @@ def _model_of_parts(steps: WholeSteps, parts: Microbatches, order: np.ndarray, u
 def _model_of_loads(
     steps: WholeSteps, load: np.ndarray, chunks: int, order: np.ndarray, unit: float
 ) -> Log:
-    """Model a log that has the load of each worker's step: equal chunks are supposed."""
+    """Model a log that has the load of each worker's step: equal chunks are
+    supposed.
+    """
     expected = predicted_seconds(steps.times, load)
     costs, line = _costs(steps.times, load)
-    model = model_of_steps(steps.times[:, order] / unit, chunks, expected[:, order] / unit)
+    model = model_of_steps(
+        steps.times[:, order] / unit, chunks, expected[:, order] / unit
+    )
     costs = np.repeat(costs[:, :, None], chunks, axis=2) / chunks
     line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
     return _without_chunks(steps, model, costs, line)
 
 
 def _costs(seconds: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, LoadLine]:
-    """Predict chunks by their loads, from the other half of the steps; and the line of all steps.
+    """Predict chunks by their loads, from the other half of the steps; and the line of
+    all steps.
 
     Forward passes predict nothing: a chunk's own is timed after it has been handed out.
     """
@@ -520,7 +610,9 @@ def _levels(log: Log) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slow_workers(log: Log) -> list[SlowWorker]:
-    """The stretches in which a worker stays slow, those that cost the most time first."""
+    """The stretches in which a worker stays slow, those that cost the most time
+    first.
+    """
     known, steady = _levels(log)
     trace = log.steps.trace
     slow: list[tuple[float, SlowWorker]] = []
@@ -538,6 +630,8 @@ def _slow_workers(log: Log) -> list[SlowWorker]:
     return [worker for _, worker in sorted(slow, key=lambda cost: -cost[0])]
 
 
-def _slow_worker(trace: Trace, worker: int, ends: np.ndarray, ratio: float) -> SlowWorker:
+def _slow_worker(
+    trace: Trace, worker: int, ends: np.ndarray, ratio: float
+) -> SlowWorker:
     first, last = map(str, trace.step_names[ends])
     return SlowWorker(str(trace.worker_names[worker]), first, last, ratio)

@@ -1,9 +1,9 @@
 r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y.
 
-With one load in each iteration S and T are not both seen, but the mean E S + y E T and the variance
-Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load. With several loads in an
-iteration of a worker each iteration has a line of its own, which gives its S and its T up to the
-noise around it.
+With one load in each iteration S and T are not both seen, but the mean E S + y E T and
+the variance Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load.
+With several loads in an iteration of a worker each iteration has a line of its own,
+which gives its S and its T up to the noise around it.
 """
 
 import math
@@ -39,15 +39,15 @@ class StartUpFit(NamedTuple):
     """A start-up S and a cycle time T, seconds = S + T · load.
 
     Attributes:
-      apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant `start_up`; or
-        `EmpiricalPairs`, both.
-      per_cycle: the distribution of seconds over load: the cycle time, did all time grow with the
-        load.
+      apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant
+        `start_up`; or `EmpiricalPairs`, both.
+      per_cycle: the distribution of seconds over load: the cycle time, did all time
+        grow with the load.
       means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates.
       loads: the smallest, the mean and the largest.
       start_up_variance: Var S.
-      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less
-        their noise.
+      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several
+        loads, less their noise.
       num_times: how many were fitted to; of `num_left_out` nothing could be learnt.
     """
 
@@ -71,43 +71,56 @@ class StartUpFit(NamedTuple):
 
     @property
     def separable(self) -> bool:
-        """Whether a plan for S and T is better than one for all time as if it grew with the load.
+        """Whether a plan for S and T is better than one for all time as if it grew with
+        the load.
 
-        It is where both are seen, or S is known to deviate by less than 0.3 of its mean. A T that
-        has the spread of S too costs 3 to 4 % in simulated traces, to leave the start-up out 0.1 to
-        1.4 %.
+        It is where both are seen, or S is known to deviate by less than 0.3 of its
+        mean. A T that has the spread of S too costs 3 to 4 % in simulated traces, to
+        leave the start-up out 0.1 to 1.4 %.
         """
         most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
         return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
 
     def share(self, load: float) -> Estimate:
-        """Return the share of the time that does not grow with the load: E S / (E S + load E T)."""
+        """Return the share of the time that does not grow with the load: E S / (E S +
+        load E T).
+        """
         start, cycle = self.means
         total = start + load * cycle
         slope = np.array([load * cycle, -load * start]) / total**2
-        return Estimate(float(start / total), math.sqrt(slope @ self.covariance @ slope))
+        return Estimate(
+            float(start / total), math.sqrt(slope @ self.covariance @ slope)
+        )
 
     def remarks(self) -> list[str]:
-        """Say what share does not grow with the load, and whether S and T depend on each other."""
+        """Say what share does not grow with the load, and whether S and T depend on
+        each other.
+        """
         low, _, high = self.loads
         said = [
-            f"{self.share(low).in_percent} of the time does not grow with the load at a load of "
-            f"{low:g}, {self.share(high).in_percent} at {high:g}: redundancy multiplies the rest "
-            "only, and waits for fewer starts."
+            f"{self.share(low).in_percent} of the time does not grow with the load at "
+            f"a load of {low:g}, {self.share(high).in_percent} at {high:g}: redundancy "
+            "multiplies the rest only, and waits for fewer starts."
         ]
-        unseen = "With one load in each iteration the distribution of the start-up is not seen: "
+        unseen = (
+            "With one load in each iteration the distribution of the start-up is not "
+            "seen: "
+        )
         if self.pairs is not None:
             said.append("Start-up and cycle time of an iteration are kept as pairs.")
         elif self.separable:
             said.append(f"{unseen}it varies little, so plans take it as constant.")
         else:
             said.append(
-                f"{unseen}it may vary, so a plan is made as if all time grew with the load, which "
-                "costs less than to take a start-up that varies as constant. Record several loads "
-                "within an iteration, block by block, to see it."
+                f"{unseen}it may vary, so a plan is made as if all time grew with the "
+                "load, which costs less than to take a start-up that varies as "
+                "constant. Record several loads within an iteration, block by block, "
+                "to see it."
             )
         if self.num_left_out:
-            said.append(f"This takes no account of {counted(self.num_left_out, 'time')}.")
+            said.append(
+                f"This takes no account of {counted(self.num_left_out, 'time')}."
+            )
         return said
 
 
@@ -123,23 +136,26 @@ class _Means(NamedTuple):
 
 
 def fit_start_up(trace: Trace) -> StartUpFit:
-    r"""Means and distributions of S and T from a trace of several loads, seconds = S + T · load.
+    r"""Means and distributions of S and T from a trace of several loads, seconds = S +
+    T · load.
 
-    With one load in each iteration of a worker a weighted line through all times gives the means. S
-    is taken as constant. T is the mean times what each time is of the mean at its load, with the
-    distribution that `distribution_of` has for it. With several loads in most iterations a line
-    through each gives both.
+    With one load in each iteration of a worker a weighted line through all times gives
+    the means. S is taken as constant. T is the mean times what each time is of the mean
+    at its load, with the distribution that `distribution_of` has for it. With several
+    loads in most iterations a line through each gives both.
 
-    The means leave times that are cut off out, and T's distribution counts them as lower bounds.
-    Raises ValueError for loads that are alike to 1 %, for less than 10 whole times, and for times
-    all on one line.
+    The means leave times that are cut off out, and T's distribution counts them as
+    lower bounds. Raises ValueError for loads that are alike to 1 %, for less than 10
+    whole times, and for times all on one line.
 
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
     >>> seconds = rng.gamma(4.0, 0.5, 300) + load * (0.01 + rng.exponential(0.01, 300))
     >>> step, worker = np.divmod(np.arange(300), 5)
     >>> names = np.arange(60).astype(str), np.arange(5).astype(str)
-    >>> fit = fit_start_up(Trace(*names, step, worker, seconds, np.zeros(300, bool), load))
+    >>> fit = fit_start_up(
+    ...     Trace(*names, step, worker, seconds, np.zeros(300, bool), load)
+    ... )
     >>> abs(fit.mean_start_up.value - 2) < 2 * fit.mean_start_up.error
     True
     """
@@ -166,7 +182,9 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     )
 
 
-def _from_pairs(pairs: np.ndarray, step: np.ndarray, noise: np.ndarray, num_cells: int) -> _Means:
+def _from_pairs(
+    pairs: np.ndarray, step: np.ndarray, noise: np.ndarray, num_cells: int
+) -> _Means:
     """Take the means of S and T of iterations, and the pairs less their noise."""
     means, covariance = _mean(pairs, step)
     own = np.cov(pairs, rowvar=False) - noise
@@ -202,7 +220,9 @@ def _apart(trace: Trace, estimates: _Means) -> dict[str, Distribution]:
     start = max(estimates.means[0], 0.0)  # a time less E S may be below 0
     cycle = estimates.means[1]
     times = cycle * trace.seconds / (start + cycle * np.asarray(trace.load))
-    apart: dict[str, Distribution] = {"cycle_time": smooth_or_atoms(times, trace.censored)}
+    apart: dict[str, Distribution] = {
+        "cycle_time": smooth_or_atoms(times, trace.censored)
+    }
     if start > 0:
         apart["start_up"] = Deterministic(start)
     return apart
@@ -210,7 +230,9 @@ def _apart(trace: Trace, estimates: _Means) -> dict[str, Distribution]:
 
 def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
     """The seconds, the loads, and others, of times that are not cut off."""
-    return [getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *others)]
+    return [
+        getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *others)
+    ]
 
 
 def one_load(trace: Trace) -> bool:
@@ -223,8 +245,8 @@ def _check_loads(trace: Trace) -> None:
     """Raise ValueError for a trace that cannot tell S and T apart."""
     if one_load(trace):
         raise ValueError(
-            "the time before the work cannot be told from that of the work: time at least two "
-            "loads, better three, far apart, and say which in a column `load`"
+            "the time before the work cannot be told from that of the work: time at "
+            "least two loads, better three, far apart, and say which in a column `load`"
         )
     check("seconds", trace.seconds, "> 0")
     check("load", trace.load, "> 0")
@@ -232,16 +254,19 @@ def _check_loads(trace: Trace) -> None:
     check_enough(seconds.size)
     cycle, start = np.polyfit(load, seconds, 1)
     if np.abs(seconds - start - cycle * load).max() < 1e-9 * seconds.max():
-        raise ValueError(f"all times are {start:g} + {cycle:g} · load: nothing is random")
+        raise ValueError(
+            f"all times are {start:g} + {cycle:g} · load: nothing is random"
+        )
 
 
 def line(
     seconds: np.ndarray, load: np.ndarray, step: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, Estimate]:
-    """Estimate E S and E T, `[2]`, their covariance, and Var S, from times of one load each, `[K]`.
+    """Estimate E S and E T, `[2]`, their covariance, and Var S, from times of one load
+    each, `[K]`.
 
-    Errors come from a jackknife over 40 groups of steps, for workers of a step may depend on each
-    other.
+    Errors come from a jackknife over 40 groups of steps, for workers of a step may
+    depend on each other.
     """
     place = _places(step)
     group = place * min(40, place.max() + 1) // (place.max() + 1)
@@ -254,15 +279,19 @@ def line(
 
 
 def _places(step: np.ndarray) -> np.ndarray:
-    """Number each row's step; rows themselves where steps are too few to tell errors from."""
+    """Number each row's step; rows themselves where steps are too few to tell errors
+    from.
+    """
     _, place = np.unique(step, return_inverse=True)
     return place if place.max() >= 4 else np.arange(step.size)
 
 
 def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
-    """E S, E T, Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three loads.
+    """E S, E T, Var S, Cov(S, T), Var T; the covariance is 0, and unknown, below three
+    loads.
 
-    Weighted least squares of the seconds, and of their squared distances to the line, in turn.
+    Weighted least squares of the seconds, and of their squared distances to the line,
+    in turn.
     """
     unit = load.mean()
     y = load / unit
@@ -279,13 +308,17 @@ def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
     return np.r_[means / [1, unit], variances / [1, unit, unit**2]]
 
 
-def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def _least_squares(
+    columns: np.ndarray, values: np.ndarray, variance: np.ndarray
+) -> np.ndarray:
     weight = 1 / np.sqrt(variance)
     return np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)[0]
 
 
 def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return E S and E T of pairs, `[C, 2]`, and their covariance, with dependent workers."""
+    """Return E S and E T of pairs, `[C, 2]`, and their covariance, with dependent
+    workers.
+    """
     mean = pairs.mean(axis=0)
     place = _places(step)
     steps = place.max() + 1
@@ -295,7 +328,9 @@ def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Draw the pairs, `[C, 2]`, towards their mean until they have the `wanted` covariance."""
+    """Draw the pairs, `[C, 2]`, towards their mean until they have the `wanted`
+    covariance.
+    """
     mean = pairs.mean(axis=0)
     scale = pairs.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
@@ -305,7 +340,9 @@ def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """Return a power of a symmetric matrix without its negative part, which is noise."""
+    """Return a power of a symmetric matrix without its negative part, which is
+    noise.
+    """
     values, axes = np.linalg.eigh(matrix)
     return axes * np.maximum(values, 0) ** exponent @ axes.T
 
@@ -313,10 +350,11 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 def lines_of_cells(
     seconds: np.ndarray, load: np.ndarray, cell: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit S and T, `[C, 2]`, to each cell of several loads, from `[R]`; return which cells, `[C]`.
+    """Fit S and T, `[C, 2]`, to each cell of several loads, from `[R]`; return which
+    cells, `[C]`.
 
-    With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads to tell it
-    from.
+    With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads
+    to tell it from.
     """
     cells, place, count = np.unique(cell, return_inverse=True, return_counts=True)
 

@@ -18,12 +18,14 @@ from bcgc_jax.measured.words import counted
 Rows = Iterator[tuple[int, list[str]]]
 _ENDS = re.compile(r"(\.(csv|tsv|jsonl?|trace|xplane|pb|gz))+$")
 _NO_TEXT = (
-    "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
+    "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', "
+    "index=False)"
 )
 
 
 class Source(NamedTuple):
-    """The files of a log, read as one: the lines of each are counted on from the one before.
+    """The files of a log, read as one: the lines of each are counted on from the one
+    before.
 
     Attributes:
       names: what a person calls each file.
@@ -58,13 +60,16 @@ class Source(NamedTuple):
 
 
 def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
-    """Yield the rows of files that are one log, as one; `source` learns where each begins.
+    """Yield the rows of files that are one log, as one; `source` learns where each
+    begins.
 
     Where several have no column `worker`, that is the file's name.
     """
     header: list[str] = []
     line = 0
-    for file, name, short in zip(files, source.names, short_names(source.names), strict=True):
+    for file, name, short in zip(
+        files, source.names, short_names(source.names), strict=True
+    ):
         rows = read_table(file, name)
         source.before.append(line)
         at, columns = next(rows)
@@ -75,8 +80,9 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
             yield at, header
         if set(columns) != set(header):
             raise ValueError(
-                f"{name} has the columns {', '.join(columns)}, and {source.names[0]} has "
-                f"{', '.join(header)}: files of one log have the same columns, in a header each"
+                f"{name} has the columns {', '.join(columns)}, and {source.names[0]} "
+                f"has {', '.join(header)}: files of one log have the same columns, in "
+                "a header each"
             )
         order = [columns.index(column) for column in header]
         for at, row in rows:
@@ -86,7 +92,8 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """What tells files apart: their names without endings, or with the folders where these do.
+    """What tells files apart: their names without endings, or with the folders where
+    these do.
 
     >>> short_names(["log/worker-1.csv", "log/worker-2.csv.gz"])
     ['worker-1', 'worker-2']
@@ -106,8 +113,12 @@ def read_table(file: BinaryIO, path: str) -> Rows:
 
     The separator is found out.
     """
-    buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
-    content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
+    buffer: Any = (
+        file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
+    )  # type: ignore[type-var]
+    content = (
+        gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
+    )
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
     head = "\n"
     blank = -1
@@ -117,13 +128,15 @@ def read_table(file: BinaryIO, path: str) -> Rows:
             head = text.readline(longest)
             blank = blank + 1
         if not head:
-            raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
+            raise ValueError(
+                f"{path} is empty: a trace has a header and rows of measured times"
+            )
         if len(head) == longest or "\0" in head:
             raise ValueError(f"{path} {_NO_TEXT}")
         if head.strip() == "{":
             raise ValueError(
-                f"{path} is one JSON object over many lines, such as a plan: JSON lines have an "
-                "object for each time, on a line of its own"
+                f"{path} is one JSON object over many lines, such as a plan: JSON "
+                "lines have an object for each time, on a line of its own"
             )
         lines = itertools.chain([head], text)
         if head.lstrip().startswith("{"):
@@ -149,8 +162,8 @@ def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Ro
                 fields = counted(len(row), "field")
                 raise ValueError(
                     f"{path}, line {line}: {fields}, the header has {len(header)} "
-                    f"(separated by {separator!r}): is the line cut off, or has it another "
-                    "separator or a decimal comma?"
+                    f"(separated by {separator!r}): is the line cut off, or has it "
+                    "another separator or a decimal comma?"
                 )
             if row:
                 yield line, row
@@ -160,7 +173,9 @@ def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Ro
 
 
 def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
-    """Yield rows of JSON lines, an object a line: the first one's names, then values as in CSV."""
+    """Yield rows of JSON lines, an object a line: the first one's names, then values as
+    in CSV.
+    """
     header: list[str] = []
     for number, line in enumerate(lines, blank + 1):
         if not line.strip():
@@ -171,7 +186,9 @@ def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
             why = f"not JSON: {error.msg}: is the line cut off?"
             raise ValueError(f"{path}, line {number}: {why}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
+            raise ValueError(
+                f"{path}, line {number}: not an object, such as {{'step': …}}"
+            )
         if not header:
             header = list(row)
             yield number, header

@@ -1,4 +1,6 @@
-"""Measured cycle times: the seconds of each step and worker, read from CSV or JSON lines."""
+"""Measured cycle times: the seconds of each step and worker, read from CSV or JSON
+lines.
+"""
 
 import contextlib
 import math
@@ -27,27 +29,34 @@ class ColumnError(ValueError):
 
 
 class Trace(NamedTuple):
-    """R times of S steps and W workers: one of each cell, or with loads one of each load of a cell.
+    """R times of S steps and W workers: one of each cell, or with loads one of each
+    load of a cell.
 
     Args:
-      step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no
-        number.
+      step_names: `[S]`, str, in the order of their numbers, or of first mention where
+        one is no number.
       worker_names: `[W]`, str, sorted, numbers in them by value: "w2" before "w10".
       step, worker: `[R]`, int, places in the two.
       seconds: `[R]`, float64, positive; from the beginning of the iteration.
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
-      load: `[R]`, float64, positive: the work done by then, in any unit; None where it is always
-        the same.
-      of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an
-        iteration.
+      load: `[R]`, float64, positive: the work done by then, in any unit; None where it
+        is always the same.
+      of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them,
+        not of an iteration.
       microbatches: what the seconds are sums of, where each chunk was timed; else None.
       of_lengths: whether the seconds are what lengths alone are said to cost.
-      collective: `[S]`, seconds of the collective itself, the least wait of a step's workers, NaN
-        without times; None where the file has no waits.
+      collective: `[S]`, seconds of the collective itself, the least wait of a step's
+        workers, NaN without times; None where the file has no waits.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
-    >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]),
-    ...     twice > 0)
+    >>> trace = Trace(
+    ...     names,
+    ...     names,
+    ...     twice,
+    ...     np.array([0, 1, 0]),
+    ...     np.array([3.0, 1.0, 2.0]),
+    ...     twice > 0,
+    ... )
     >>> trace.num_missing, trace.table().tolist()
     (1, [[3.0, 1.0], [nan, nan]])
     """
@@ -74,7 +83,9 @@ class Trace(NamedTuple):
 
     @property
     def forward_ratio(self) -> float | None:
-        """The forward passes' time over the backward passes'; None if not timed apart."""
+        """The forward passes' time over the backward passes'; None if not timed
+        apart.
+        """
         return None if self.microbatches is None else self.microbatches.forward_ratio
 
     @property
@@ -88,7 +99,9 @@ class Trace(NamedTuple):
         return self.step.astype(np.int64) * self.num_workers + self.worker
 
     def largest_loads(self) -> "Trace":
-        """Keep the time of each cell's largest load alone; a trace without loads stays as it is."""
+        """Keep the time of each cell's largest load alone; a trace without loads stays
+        as it is.
+        """
         if self.load is None:
             return self
         order = np.lexsort((self.load, self.cell))
@@ -97,11 +110,15 @@ class Trace(NamedTuple):
         return self._replace(**{name: getattr(self, name)[last] for name in columns})
 
     def per_cycle(self) -> "Trace":
-        """Return cycle times as if all time grew with the load: seconds over the largest load."""
+        """Return cycle times as if all time grew with the load: seconds over the
+        largest load.
+        """
         if self.load is None:
             return self
         last = self.largest_loads()
-        return last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
+        return last._replace(
+            seconds=last.seconds / last.load, load=None, of_cycles=True
+        )
 
     def table(self) -> np.ndarray:
         """Return the times as `[S, W]`, NaN where there is none or only a censored one.
@@ -110,7 +127,8 @@ class Trace(NamedTuple):
         """
         if self.load is not None:
             raise ValueError(
-                "these are times of loads, no cycle times: take fit_start_up or per_cycle()"
+                "these are times of loads, no cycle times: take fit_start_up or "
+                "per_cycle()"
             )
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
@@ -127,8 +145,8 @@ class Trace(NamedTuple):
             step = self.step_names[missing[0, 0]]
             worker = self.worker_names[missing[0, 1]]
             raise ValueError(
-                f"step {step} has no whole time of worker {worker}: a replay needs all. Leave out "
-                "the steps in which a worker has none"
+                f"step {step} has no whole time of worker {worker}: a replay needs "
+                "all. Leave out the steps in which a worker has none"
             )
         return times
 
@@ -148,39 +166,49 @@ def load_trace(
     layout: str = "auto",
     unit: str = "s",
 ) -> Trace:
-    r"""Read measured times from CSV or JSON lines, also gzipped; empty and null are not measured.
+    r"""Read measured times from CSV or JSON lines, also gzipped; empty and null are not
+    measured.
 
     Args:
       path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as
-        `sys.stdin.buffer`; or several paths, of files with the same columns, such as one of each
-        worker. Where these have no column of the worker it is the file's name.
-      step, worker, seconds: the names of the columns; others are ignored in the long layout.
-      censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
-      load: the column of the work done when the seconds were over, in any unit; by default `load`,
-        where there is one. An empty column counts for none. A step and worker may then have
-        several rows, one for each load.
-      chunk, forward: the columns of a chunk's number and of its forward pass, see below.
-      wait: the column of the seconds within `seconds` that the worker was in collectives, where it
-        waits for others; by default `wait`, where there is one. An empty cell is 0. The trace has
-        what is left, the worker's own seconds. All leave a collective together, so the least wait
-        of a step is what the collective itself takes.
-      cost: a and b, of a log of lengths alone, with the columns `chunk` and `load` and no seconds:
-        a chunk of length L is taken to cost a L + b L².
-      layout: "long", a row for each step and worker; "wide", a row for each step and a column named
-        after each worker, the step column optional; "auto", wide only where there is neither a
-        worker nor a seconds column and the columns are numbered alike, like w0, w1.
-      unit: of the file's times: "s", "ms", "us" or "ns". Those of the trace are seconds.
+        `sys.stdin.buffer`; or several paths, of files with the same columns, such as
+        one of each worker. Where these have no column of the worker it is the file's
+        name.
+      step, worker, seconds: the names of the columns; others are ignored in the long
+        layout.
+      censored: the column that says, by 0/1, false/true or no/yes, whether the worker
+        was cut off.
+      load: the column of the work done when the seconds were over, in any unit; by
+        default `load`, where there is one. An empty column counts for none. A step and
+        worker may then have several rows, one for each load.
+      chunk, forward: the columns of a chunk's number and of its forward pass, see
+        below.
+      wait: the column of the seconds within `seconds` that the worker was in
+        collectives, where it waits for others; by default `wait`, where there is one.
+        An empty cell is 0. The trace has what is left, the worker's own seconds. All
+        leave a collective together, so the least wait of a step is what the collective
+        itself takes.
+      cost: a and b, of a log of lengths alone, with the columns `chunk` and `load` and
+        no seconds: a chunk of length L is taken to cost a L + b L².
+      layout: "long", a row for each step and worker; "wide", a row for each step and a
+        column named after each worker, the step column optional; "auto", wide only
+        where there is neither a worker nor a seconds column and the columns are
+        numbered alike, like w0, w1.
+      unit: of the file's times: "s", "ms", "us" or "ns". Those of the trace are
+        seconds.
 
-    A file with a column `chunk` has a row for each chunk (microbatch) of a worker's step: its
-    number there, its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other
-    names may be given. `load` is then its length, and `asking` the seconds of the question before
-    it, which `handout.serve` writes. Of a shared step of such a log, with columns `subset` and
-    `share`, these are the seconds that workers would have taken for their own chunks. The seconds
-    of the trace are the sums, and `Trace.microbatches` has the parts. A worker's step that lacks
-    some of them has no time.
+    A file with a column `chunk` has a row for each chunk (microbatch) of a worker's
+    step: its number there, its seconds, and perhaps `forward_seconds`, its forward
+    pass's part of them; other names may be given. `load` is then its length, and
+    `asking` the seconds of the question before it, which `handout.serve` writes. Of a
+    shared step of such a log, with columns `subset` and `share`, these are the seconds
+    that workers would have taken for their own chunks. The seconds of the trace are the
+    sums, and `Trace.microbatches` has the parts. A worker's step that lacks some of
+    them has no time.
 
-    Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
-    or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
+    Raises ValueError, with the line, for what is no trace, such as two times of one
+    cell and load, or times of a cell that fall while its load grows; OSError for a file
+    that cannot be opened.
 
     >>> import io
     >>> trace = load_trace(io.BytesIO(b"step,w0,w1\n10,1.5,2.5\n9,,1.25\n"))
@@ -195,11 +223,19 @@ def load_trace(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
-    asked = {"step": step, "worker": worker, "seconds": seconds, "censored": censored, "load": load}
+    asked = {
+        "step": step,
+        "worker": worker,
+        "seconds": seconds,
+        "censored": censored,
+        "load": load,
+    }
     asked |= {"chunk": chunk, "forward": forward, "wait": wait}
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
-        raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
+        raise ValueError(
+            f"{', '.join(asked)} must be different columns, got {[*columns.values()]}"
+        )
     paths = [path] if isinstance(path, str | os.PathLike) else path
     if not isinstance(paths, Sequence):
         stream = getattr(paths, "name", 0)
@@ -240,7 +276,9 @@ def _read(
     if cost is not None:
         _check_lengths(name, header, names)
         # Each length is read as if it were seconds, and then priced.
-        names = {column: names[column] for column in ("step", "worker", "chunk", "load")}
+        names = {
+            column: names[column] for column in ("step", "worker", "chunk", "load")
+        }
         names["seconds"] = names["load"]
     elif _is_wide(name, header, names, layout):
         rows = _long_rows(rows, header, names["step"])
@@ -255,12 +293,18 @@ def _check_lengths(path: str, header: Sequence[str], names: dict[str, str]) -> N
     if names["seconds"] in header:
         raise ValueError(f"{path} has seconds: a cost is for a log of lengths alone")
     if not {"chunk", "load"} <= names.keys():
-        raise ValueError(f"{path}: a log of lengths has the columns step, worker, chunk and load")
-    _check_columns(path, header, [names[name] for name in ("step", "worker", "chunk", "load")])
+        raise ValueError(
+            f"{path}: a log of lengths has the columns step, worker, chunk and load"
+        )
+    _check_columns(
+        path, header, [names[name] for name in ("step", "worker", "chunk", "load")]
+    )
 
 
 def _priced(trace: Trace, cost: tuple[float, float]) -> Trace:
-    """The trace with what lengths cost in place of their seconds, which are the lengths."""
+    """The trace with what lengths cost in place of their seconds, which are the
+    lengths.
+    """
     assert trace.microbatches is not None
     lengths = trace.microbatches.load
     assert lengths is not None
@@ -272,18 +316,24 @@ def _priced(trace: Trace, cost: tuple[float, float]) -> Trace:
     )
 
 
-def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:
+def _is_wide(
+    path: str, header: Sequence[str], columns: dict[str, str], layout: str
+) -> bool:
     """Whether the layout is wide; ValueError where it lacks columns, or has others."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
-        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one, or put a header first")
+        raise ValueError(
+            f"{path} has two columns {twice[0]!r}: rename one, or put a header first"
+        )
     step, *names = needed = list(columns.values())
     workers = [name for name in header if name != step]
-    # Neither must a long file with other names pass for a wide one, nor a row of numbers for a
-    # header.
+    # Neither must a long file with other names pass for a wide one, nor a row of
+    # numbers for a header.
     with_header = step in header or not _is_number(workers[0])
     numbered = _alike(workers) and with_header and len(workers) > 1
-    wide = layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"])
+    wide = layout == "wide" or (
+        layout == "auto" and numbered and names == ["worker", "seconds"]
+    )
     if wide:
         _check_wide(path, header, names, workers)
         # A step's column of another name must not pass for a worker.
@@ -297,15 +347,20 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
 def _check_wide(
     path: str, header: Sequence[str], names: Sequence[str], workers: Sequence[str]
 ) -> None:
-    """Raise ValueError for columns of the long layout, and for names that no worker has."""
+    """Raise ValueError for columns of the long layout, and for names that no worker
+    has.
+    """
     if len(names) > 2 or set(names) <= set(header):
         too_many = ", ".join(names[2:] or names)
-        raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
+        raise ValueError(
+            f"{path}: the wide layout has no place for {too_many}, use the long one"
+        )
     for name in workers:
         if not name or (_is_number(name) and not name.isdigit()):
             raise ColumnError(
-                f"{path}: the first line has {name!r} where the name of a worker should be: put a "
-                "header before the first step, with a name for each column (pandas: index=False)"
+                f"{path}: the first line has {name!r} where the name of a worker "
+                "should be: put a header before the first step, with a name for each "
+                "column (pandas: index=False)"
             )
 
 
@@ -315,21 +370,25 @@ def _check_columns(path: str, header: Sequence[str], needed: Sequence[str]) -> N
         return
     if missing == ["seconds"] and {"chunk", "load"} <= {*header}:
         raise ColumnError(
-            f"{path} has no column seconds. If it has lengths alone, say what they cost: cost="
+            f"{path} has no column seconds. If it has lengths alone, say what they "
+            "cost: cost="
         )
     shown = [name[:40] or "''" for name in header[:12]]
     if len(header) > 12:
         shown.append("…")
     raise ColumnError(
-        f"{path} has no column {', '.join(missing)}: it has {', '.join(shown)}. A long trace has a "
-        "row for each step and worker and the columns step, worker, seconds: give other names by "
-        "step=, worker=, seconds=. A wide one has a row for each step and a column for each "
+        f"{path} has no column {', '.join(missing)}: it has {', '.join(shown)}. A long "
+        "trace has a row for each step and worker and the columns step, worker, "
+        "seconds: give other names by step=, worker=, seconds=. A wide one has a row "
+        "for each step and a column for each "
         'worker, named after it, beside the step\'s: ask for it by layout="wide"'
     )
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
-    """Yield step, worker and seconds of each cell of a wide table; unnamed steps are counted."""
+    """Yield step, worker and seconds of each cell of a wide table; unnamed steps are
+    counted.
+    """
     at = header.index(step) if step in header else None
     for number, (line, row) in enumerate(rows, 1):
         for k, worker in enumerate(header):
@@ -379,7 +438,8 @@ class _Columns(NamedTuple):
 def _read_columns(
     rows: Rows, source: Source, at: dict[str, int], names: dict[str, str]
 ) -> _Columns:
-    """Read long rows; `at` has the place of each column, and `names` what the file calls it.
+    """Read long rows; `at` has the place of each column, and `names` what the file
+    calls it.
 
     Seconds are a worker's own: without the wait.
     """
@@ -409,7 +469,9 @@ def _read_columns(
             j = _number_of(row[at["worker"]], workers)
             if not (time := _positive(row[at["seconds"]], names["seconds"])):
                 continue
-            wait_there = 0.0 if waited is None else _wait(row[waited], names["wait"], time)
+            wait_there = (
+                0.0 if waited is None else _wait(row[waited], names["wait"], time)
+            )
             time -= wait_there
             done = 0.0 if work is None else _positive(row[work], names["load"])
             chunk.append(0 if part is None else _number_of(row[part], chunks))
@@ -424,16 +486,21 @@ def _read_columns(
             line_of.append(line)
         except ValueError as error:
             worker_name = row[at["worker"]]
-            raise ValueError(f"{source.line(line)}: {error} (worker {worker_name})") from None
+            raise ValueError(
+                f"{source.line(line)}: {error} (worker {worker_name})"
+            ) from None
     if not seconds:
-        raise ValueError(f"{source} has no measured time: there are no rows, or empty ones")
+        raise ValueError(
+            f"{source} has no measured time: there are no rows, or empty ones"
+        )
     unknown = np.flatnonzero(np.isnan(np.frombuffer(load)))
     if work is not None and 0 < unknown.size < len(load):
         first = unknown[0]
         name = list(workers)[worker[first]]
         raise ValueError(
-            f"{source.line(line_of[first])}: {names['load']} is empty, and the time is not: how "
-            f"much was done by then? Give it in all rows, or in none (worker {name})"
+            f"{source.line(line_of[first])}: {names['load']} is empty, and the time is "
+            "not: how much was done by then? Give it in all rows, or in none (worker "
+            f"{name})"
         )
     return _Columns(
         steps=list(steps),
@@ -458,9 +525,13 @@ def _trace_of(
     """Make a trace of long rows, as `_read_columns` reads them."""
     if "censored" in at and "chunk" in at:
         instead = "leave their steps out"
-        raise ValueError(f"{source}: chunks that were cut off are not supported: {instead}")
+        raise ValueError(
+            f"{source}: chunks that were cut off are not supported: {instead}"
+        )
     columns = _read_columns(rows, source, at, names)
-    columns = columns._replace(seconds=unit * columns.seconds, forward=unit * columns.forward)
+    columns = columns._replace(
+        seconds=unit * columns.seconds, forward=unit * columns.forward
+    )
     step_names = np.array(columns.steps)
     order = _time_order(step_names)
     workers = sorted(columns.workers, key=_with_numbers)
@@ -477,7 +548,9 @@ def _trace_of(
     if "wait" in at:
         # Several loads of a cell count from its beginning, chunks do not.
         added = np.add if "chunk" in at else np.maximum
-        trace = trace._replace(collective=unit * _least_wait(trace, columns.wait, added))
+        trace = trace._replace(
+            collective=unit * _least_wait(trace, columns.wait, added)
+        )
     if "chunk" in at:
         number = _numbers_of_chunks(trace, source, columns)
         forward = columns.forward if "forward" in at else None
@@ -499,7 +572,8 @@ def _least_wait(trace: Trace, wait: np.ndarray, added: np.ufunc) -> np.ndarray:
 def _numbers_of_chunks(trace: Trace, source: Source, columns: _Columns) -> np.ndarray:
     """Number the chunk of each row, `[R]`.
 
-    Raises ValueError where a worker's step has two of a number, or no step has all of all workers.
+    Raises ValueError where a worker's step has two of a number, or no step has all of
+    all workers.
     """
     names = np.array(columns.chunks)
     order = _time_order(names)
@@ -512,12 +586,16 @@ def _numbers_of_chunks(trace: Trace, source: Source, columns: _Columns) -> np.nd
         step = trace.step_names[trace.step[a]]
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
-            f"{source.lines(columns.line[a], columns.line[b])}: step {step} has two times of chunk "
-            f"{names[columns.chunk[a]]} of worker {worker}: leave out what the log has "
-            "twice, or give each chunk of a worker's step a number of its own"
+            f"{source.lines(columns.line[a], columns.line[b])}: step {step} has two "
+            f"times of chunk {names[columns.chunk[a]]} of worker {worker}: leave out "
+            "what the log has twice, or give each chunk of a worker's step a number of "
+            "its own"
         )
     cells = np.unique(trace.cell)
-    whole = np.bincount(trace.cell, minlength=trace.num_steps * trace.num_workers) == names.size
+    whole = (
+        np.bincount(trace.cell, minlength=trace.num_steps * trace.num_workers)
+        == names.size
+    )
     if whole.reshape(trace.num_steps, trace.num_workers).all(axis=1).any():
         return number
     all_of_them = np.add.outer(cells * names.size, np.arange(names.size)).ravel()
@@ -526,10 +604,11 @@ def _numbers_of_chunks(trace: Trace, source: Source, columns: _Columns) -> np.nd
         cell, which = divmod(int(absent[0]), names.size)
         i, j = divmod(cell, trace.num_workers)
         raise ValueError(
-            f"{source}: no step has all chunks of all workers. Step {trace.step_names[i]} has no "
-            f"time of chunk {names[order][which]} of worker {trace.worker_names[j]}. If workers "
-            "have unequal numbers of chunks, give one row for each step and worker, with the sum "
-            "of the seconds, and leave the column chunk out"
+            f"{source}: no step has all chunks of all workers. Step "
+            f"{trace.step_names[i]} has no time of chunk {names[order][which]} of "
+            f"worker {trace.worker_names[j]}. If workers have unequal numbers of "
+            "chunks, give one row for each step and worker, with the sum of the "
+            "seconds, and leave the column chunk out"
         )
     return number
 
@@ -574,21 +653,26 @@ def _check_cells(trace: Trace, source: Source, lines: np.ndarray) -> None:
     """Raise ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
-    cell, more, later = (np.diff(column[rows]) for column in (trace.cell, load, trace.seconds))
+    cell, more, later = (
+        np.diff(column[rows]) for column in (trace.cell, load, trace.seconds)
+    )
     wrong = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
     if not wrong.size:
         return
-    a, b = min((sorted(rows[i : i + 2]) for i in wrong), key=max)  # the first to be noticed
+    a, b = min(
+        (sorted(rows[i : i + 2]) for i in wrong), key=max
+    )  # the first to be noticed
     step = trace.step_names[trace.step[a]]
     worker = trace.worker_names[trace.worker[a]]
     why = " that do not grow with the load, or are of one load"
     if trace.load is None:
         why = (
-            ": leave out what the log has twice, or number the chunks of a worker's step in a "
-            "column chunk"
+            ": leave out what the log has twice, or number the chunks of a worker's "
+            "step in a column chunk"
         )
     raise ValueError(
-        f"{source.lines(lines[a], lines[b])}: step {step} has two times of worker {worker}{why}"
+        f"{source.lines(lines[a], lines[b])}: step {step} has two times of worker "
+        f"{worker}{why}"
     )
 
 
@@ -599,8 +683,8 @@ def _positive(text: str, name: str) -> float:
     if _is_number(text) and "_" not in text and (value := float(text)) > 0:
         return value
     raise ValueError(
-        f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing "
-        "was measured, and write a decimal comma as a point"
+        f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty "
+        "where nothing was measured, and write a decimal comma as a point"
     )
 
 
@@ -611,8 +695,9 @@ def _wait(text: str, name: str, seconds: float) -> float:
     if _is_number(text) and "_" not in text and 0 <= (wait := float(text)) < seconds:
         return wait
     raise ValueError(
-        f"{name} must be a part of seconds, from 0 to less than {seconds:g}, got {text[:40]!r}: "
-        "seconds are from the end of one collective to the end of the next, wait is the time in it"
+        f"{name} must be a part of seconds, from 0 to less than {seconds:g}, got "
+        f"{text[:40]!r}: seconds are from the end of one collective to the end of the "
+        "next, wait is the time in it"
     )
 
 
@@ -621,8 +706,8 @@ def _forward(text: str, seconds: float) -> float:
     if 0 < (forward := _positive(text, "forward_seconds")) < seconds:
         return forward
     raise ValueError(
-        f"forward_seconds must be a part of seconds, which are of both passes, got {text!r} of "
-        f"{seconds:g}: give it for all chunks, or leave the column out"
+        "forward_seconds must be a part of seconds, which are of both passes, got "
+        f"{text!r} of {seconds:g}: give it for all chunks, or leave the column out"
     )
 
 
@@ -643,5 +728,7 @@ def _with_numbers(name: str) -> list[tuple[int, str]]:
 def _flag(text: str, name: str) -> bool:
     flag = _FLAGS.get(text.strip().lower())
     if flag is None:
-        raise ValueError(f"{name} must be one of {', '.join(_FLAGS)}, got {text[:40]!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(_FLAGS)}, got {text[:40]!r}"
+        )
     return flag

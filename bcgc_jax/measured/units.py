@@ -9,7 +9,8 @@ _SHORTEST, _LONGEST = 1e-3, 3600.0
 
 
 def unusual_in_words(step: np.ndarray, seconds: np.ndarray) -> list[str]:
-    """Say that times were taken for seconds, where a step would take very long or a moment.
+    """Say that times were taken for seconds, where a step would take very long or a
+    moment.
 
     Args:
       step: `[R]`, int, of each time.
@@ -28,6 +29,12 @@ def unusual_in_words(step: np.ndarray, seconds: np.ndarray) -> list[str]:
         return [said, "Convert the times, if that is not so."]
     likely = {name: usual * of for name, of in UNITS.items()}
     others = [
-        f"{name} ({time:.3g} s)" for name, time in likely.items() if _SHORTEST <= time <= _LONGEST
+        f"{name} ({time:.3g} s)"
+        for name, time in likely.items()
+        if _SHORTEST <= time <= _LONGEST
     ]
-    return [said, f"If that is not so, give their unit: {', '.join(others)}."] if others else [said]
+    return (
+        [said, f"If that is not so, give their unit: {', '.join(others)}."]
+        if others
+        else [said]
+    )

@@ -1,4 +1,6 @@
-"""The remedy that is advised: the cheapest of those that save nearly as much as the best."""
+"""The remedy that is advised: the cheapest of those that save nearly as much as the
+best.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +22,8 @@ class Savings(NamedTuple):
     """What each remedy saves of a used sample's time, as a share.
 
     Attributes:
-      values: v = 1 - mean r / mean n, r and n the seconds of a step with the remedy and without.
+      values: v = 1 - mean r / mean n, r and n the seconds of a step with the remedy and
+        without.
       drawn: v in resampled steps, `[R]`, the same for all remedies.
       influence: what each step adds to v, ((1 - v) n - r) / mean n, `[S]`.
     """
@@ -42,12 +45,16 @@ class Savings(NamedTuple):
 
 
 def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings:
-    """Return what all remedies save, in the same resampled steps; draws are as likely."""
+    """Return what all remedies save, in the same resampled steps; draws are as
+    likely.
+    """
     names = list(draws[0])
 
     def series(outcomes: Mapping[str, Outcome]) -> np.ndarray:
         every = outcomes.values()
-        return np.stack([(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1)
+        return np.stack(
+            [(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1
+        )
 
     every = np.stack([series(outcomes) for outcomes in draws])
     now = names.index(Nothing.name)
@@ -69,20 +76,30 @@ def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings
 def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | None:
     """One of these remedies, or None where none saves anything that is worth it.
 
-    Those count that save 2 % or more, and something by their interval of 95 % too. The best has the
-    highest lower end. The first is advised that saves, by the interval, at most one point less than
-    the best. A log may speak for several models alike. Then a remedy has to save by all of them,
-    and what it saves less than the best is a mean over them.
+    Those count that save 2 % or more, and something by their interval of 95 % too. The
+    best has the highest lower end. The first is advised that saves, by the interval, at
+    most one point less than the best. A log may speak for several models alike. Then a
+    remedy has to save by all of them, and what it saves less than the best is a mean
+    over them.
 
-    >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]),
-    ...     "c": np.array([-0.1, 0.9])}
+    >>> drawn = {
+    ...     "a": np.array([0.04, 0.06]),
+    ...     "b": np.array([0.045, 0.065]),
+    ...     "c": np.array([-0.1, 0.9]),
+    ... }
     >>> values = {name: float(saved.mean()) for name, saved in drawn.items()}
     >>> savings = Savings(values, drawn, dict.fromkeys(drawn, np.zeros(1000)))
     >>> advised([savings], ["a", "b", "c"]), advised([savings], ["c"])
     ('a', None)
     """
-    lows = [{name: savings.interval(name).low for name in cheapest_first} for savings in models]
-    mean = {name: np.mean([savings.values[name] for savings in models]) for name in cheapest_first}
+    lows = [
+        {name: savings.interval(name).low for name in cheapest_first}
+        for savings in models
+    ]
+    mean = {
+        name: np.mean([savings.values[name] for savings in models])
+        for name in cheapest_first
+    }
     worth = [name for name in cheapest_first if mean[name] >= WORTH]
     candidates = [name for name in worth if min(low[name] for low in lows) > 0]
     if not candidates:
@@ -97,7 +114,9 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
 
 
 def as_good(models: Sequence[Savings], remedy: str, others: Sequence[str]) -> list[str]:
-    """Return those of the others that save as much as a remedy, within the error, by all models."""
+    """Return those of the others that save as much as a remedy, within the error, by
+    all models.
+    """
     found = []
     for name in others:
         less = [savings.less(name, remedy) for savings in models]

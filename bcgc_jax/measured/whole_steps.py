@@ -1,4 +1,6 @@
-"""The steps of a trace in which each worker has a time: what is modelled and replayed."""
+"""The steps of a trace in which each worker has a time: what is modelled and
+replayed.
+"""
 
 from typing import NamedTuple
 
@@ -12,8 +14,8 @@ class WholeSteps(NamedTuple):
 
     Attributes:
       trace: all that was read.
-      table: the times of all steps, NaN where a worker has none; where it has several loads that of
-        the largest.
+      table: the times of all steps, NaN where a worker has none; where it has several
+        loads that of the largest.
       places: of the whole steps in `table`, `[S]`.
       times: of these, `[S, W]`.
       load: of these, `[S, W]`; None where the trace has none.
@@ -27,7 +29,9 @@ class WholeSteps(NamedTuple):
 
     @property
     def collective(self) -> float | None:
-        """The mean seconds of the collective itself; None where the trace has no waits."""
+        """The mean seconds of the collective itself; None where the trace has no
+        waits.
+        """
         seconds = self.trace.collective
         return None if seconds is None else float(seconds[self.places].mean())
 
@@ -41,7 +45,9 @@ def whole_steps(trace: Trace) -> WholeSteps:
     """Take the steps with a time of each worker.
 
     >>> names, row = np.array(["a", "b"]), np.array([0, 0, 1])
-    >>> trace = Trace(names, names, row, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), row > 1)
+    >>> trace = Trace(
+    ...     names, names, row, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), row > 1
+    ... )
     >>> whole_steps(trace).times.tolist(), whole_steps(trace).few
     ([[3.0, 1.0]], True)
     """
@@ -49,5 +55,7 @@ def whole_steps(trace: Trace) -> WholeSteps:
     alone = last._replace(load=None)
     table = alone.table()
     places = np.flatnonzero(np.isfinite(table).all(axis=1))
-    load = None if last.load is None else alone._replace(seconds=last.load).table()[places]
+    load = (
+        None if last.load is None else alone._replace(seconds=last.load).table()[places]
+    )
     return WholeSteps(trace, table, places, table[places], load)

@@ -1,7 +1,7 @@
 r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1.
 
-The first who has done a subset counts: when the last one is there, who sends it, and the chance
-that one is missed.
+The first who has done a subset counts: when the last one is there, who sends it, and
+the chance that one is missed.
 """
 
 from typing import Any
@@ -14,41 +14,60 @@ from jax.typing import ArrayLike
 
 
 def circle_runtime(
-    work: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
+    work: Array,
+    times: Array,
+    starts: Array | None = None,
+    num_workers: ArrayLike | None = None,
 ) -> Array:
     """τ, `[...]`, from cycle times and start-ups around the circle, `[..., N]`.
 
-    τ and start-ups are in units of κ. `work` is what a worker has spent when each of its subsets is
-    done, `[D]`. Differentiable where no workers tie. Workers from `num_workers` on do not count.
+    τ and start-ups are in units of κ. `work` is what a worker has spent when each of
+    its subsets is done, `[D]`. Differentiable where no workers tie. Workers from
+    `num_workers` on do not count.
 
-    >>> circle_runtime(jnp.array([10.0, 20.0]),
-    ...     jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
+    >>> circle_runtime(
+    ...     jnp.array([10.0, 20.0]), jnp.array([[1.0, 5.0]])
+    ... ).tolist()  # the fast one does both
     [20.0]
     """
     size = times.shape[-1]
     workers = size if num_workers is None else num_workers
-    best, _ = _soonest(work, times, jnp.zeros_like(times) if starts is None else starts, workers)
+    best, _ = _soonest(
+        work, times, jnp.zeros_like(times) if starts is None else starts, workers
+    )
     exists = np.arange(size) < jnp.asarray(workers)
     return jnp.max(jnp.where(exists, best, -jnp.inf), axis=-1)
 
 
-def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
-    """What a worker sends on average, `[K]`, in L: the subsets that it was the first to finish."""
+def sent_on_circle(
+    work: Array, times: Array, starts: Array, num_workers: ArrayLike
+) -> Array:
+    """What a worker sends on average, `[K]`, in L: the subsets that it was the first to
+    finish.
+    """
     workers = jnp.asarray(num_workers)
     draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
     first = jnp.where(np.arange(size) < workers, first, size)
-    asked = jnp.zeros(times.shape, bool).at[np.arange(draws)[:, None], first].set(True, mode="drop")
+    asked = (
+        jnp.zeros(times.shape, bool)
+        .at[np.arange(draws)[:, None], first]
+        .set(True, mode="drop")
+    )
     return jnp.sum(asked, axis=1, dtype=times.dtype) / workers.astype(times.dtype)
 
 
 def _soonest(
     work: Array, times: Array, starts: Array, num_workers: ArrayLike
 ) -> tuple[Array, Array]:
-    """When each subset has first been finished, in units of κ, and by whom, `[..., N]` each."""
+    """When each subset has first been finished, in units of κ, and by whom, `[..., N]`
+    each.
+    """
     place = np.arange(times.shape[-1])
 
-    def sooner(so_far: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
+    def sooner(
+        so_far: tuple[Array, Array], turn: Array
+    ) -> tuple[tuple[Array, Array], None]:
         best, first = so_far
         worker = (place - turn) % jnp.asarray(num_workers)
         done = starts[..., worker] + times[..., worker] * work[turn]
@@ -59,19 +78,29 @@ def _soonest(
 
 
 def soonest_of(finish: Any) -> Any:
-    """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`."""
+    """When each subset is there, `[..., N]`, from when tasks are done,
+    `[..., D, N]`.
+    """
     xp = np if isinstance(finish, np.ndarray) else jnp
-    of_subset = [xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]
+    of_subset = [
+        xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])
+    ]
     return xp.stack(of_subset).min(axis=0)
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤ `size`."""
+    """P(some subset is done by nobody), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤
+    `size`.
+    """
     workers = jnp.asarray(num_workers, int)
-    missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
+    missed = jnp.concatenate(
+        [jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1
+    )
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, a cover of at most 0…D-1) after one more worker, and P(first miss now)."""
+        """P(no miss yet, a cover of at most 0…D-1) after one more worker, and P(first
+        miss now).
+        """
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
@@ -82,4 +111,6 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
     rest = jnp.clip(workers - length, 0, late.shape[-1])
     again = jnp.moveaxis(jnp.take(missed, rest, axis=-1), -1, 0)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
-    return jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)
+    return jnp.sum(
+        weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0
+    )

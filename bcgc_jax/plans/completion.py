@@ -1,31 +1,35 @@
 r"""When the gradient is there: the rules of completion.
 
-A rule answers for itself: what a worker has spent after each task, when all is there for times that
-are known, who stores what. An `Exact` one also has P(τ > t) in closed form. Workers do their tasks
-in one order, so at any time a worker's state is how many it has finished, and these numbers are
-independent. The probability needs only their hazards, h_k = -log P(task k is not finished by t).
+A rule answers for itself: what a worker has spent after each task, when all is there
+for times that are known, who stores what. An `Exact` one also has P(τ > t) in closed
+form. Workers do their tasks in one order, so at any time a worker's state is how many
+it has finished, and these numbers are independent. The probability needs only their
+hazards, h_k = -log P(task k is not finished by t).
 
-- `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient codes have it.
-- `FirstHolder`: each of N subsets is there with the first worker that has done it; worker w does
-  subsets w, w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that it has done is e^-h_(δ+1).
-  Around the circle the number s of subsets ahead that are covered is a Markov chain: a worker makes
-  it max(s, r) - 1, and a subset is missed where both are 0. A miss leaves the chain at 0, so with
-  f_l = P(the first miss after one is l workers on), u_m = P(a miss m workers
-  on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers between two misses around the circle's
-  cut, P(τ > t) = Σ_l l f_l u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of the chain's matrix
-  A loses a late τ to rounding.
-- `OneOfEach`: each block is there with one worker of each group of its partition of the workers,
-  which refines that of the next block. For a group v of block j and k > j let
+- `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient
+  codes have it.
+- `FirstHolder`: each of N subsets is there with the first worker that has done it;
+  worker w does subsets w, w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that
+  it has done is e^-h_(δ+1). Around the circle the number s of subsets ahead that are
+  covered is a Markov chain: a worker makes it max(s, r) - 1, and a subset is missed
+  where both are 0. A miss leaves the chain at 0, so with f_l = P(the first miss after
+  one is l workers on), u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the
+  arc of l workers between two misses around the circle's cut, P(τ > t) = Σ_l l f_l
+  u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of the chain's matrix A loses a late
+  τ to rounding.
+- `OneOfEach`: each block is there with one worker of each group of its partition of the
+  workers, which refines that of the next block. For a group v of block j and k > j let
 
-      C_v(k) = P(all blocks up to j are there in v, and none of its workers has done block k).
+      C_v(k) = P(all blocks up to j are in v, and none of its workers has done block k).
 
-  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c of block
-  j-1,
+  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c
+  of block j-1,
 
       C_v(k) = Π_{c in v} C_c(k) - Π_{c in v} C_c(j):
 
-  the second product is the case that nobody in v has done block j. At the root nobody is asked for
-  a further block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing adds up in positive terms.
+  the second product is the case that nobody in v has done block j. At the root nobody
+  is asked for a further block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing
+  adds up in positive terms.
 """
 
 import itertools
@@ -58,10 +62,13 @@ class Completion(Rule, ABC):
 
     Attributes:
       num_workers: N; None until a problem says it.
-      groups: of each task the groups of workers that compute the same; empty where there are none.
+      groups: of each task the groups of workers that compute the same; empty where
+        there are none.
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
-      interchangeable: whether any worker does as well as another, so that sorted times are enough.
-      handed_out: whether a step itself decides who does which chunk, so that no task is planned.
+      interchangeable: whether any worker does as well as another, so that sorted times
+        are enough.
+      handed_out: whether a step itself decides who does which chunk, so that no task is
+        planned.
       carries: whether `step` itself says for how long workers are busy after it.
     """
 
@@ -78,61 +85,84 @@ class Completion(Rule, ABC):
 
     @abstractmethod
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """When the last block is there, `[...]`, from start-ups and cycle times, `[..., N]`.
+        """When the last block is there, `[...]`, from start-ups and cycle times,
+        `[..., N]`.
 
-        Those are of all workers. In the unit of `times` and `load`. `overlap`: whether sending
-        overlaps computing.
+        Those are of all workers. In the unit of `times` and `load`. `overlap`: whether
+        sending overlaps computing.
         """
 
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """`runtimes`, and how long workers are busy then, `[..., N]`; None if `passes` say it."""
+        """`runtimes`, and how long workers are busy then, `[..., N]`; None if `passes`
+        say it.
+        """
         return self.runtimes(load, overlap, starts, times), None
 
     @abstractmethod
     def ended(
-        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+        self,
+        subset: float,
+        passes: Passes | None,
+        block: np.ndarray,
+        starts: Any,
+        times: Any,
     ) -> np.ndarray:
         """The same by NumPy, of numbers that are known and workers that all exist.
 
-        `subset` is the load of one; `passes` are those of `passes`, of tasks of each `block`.
+        `subset` is the load of one; `passes` are those of `passes`, of tasks of each
+        `block`.
         """
 
-    def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
+    def passes(
+        self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool
+    ) -> Passes | None:
         """What a worker ends once it has begun it, for what `load` is given.
 
-        None where everyone is free when a step ends, or the rule itself says who is busy for how
-        long.
+        None where everyone is free when a step ends, or the rule itself says who is
+        busy for how long.
         """
         return None
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        """Who stores what for tasks on so many subsets, `[K]`, 0 for those that do nothing."""
+        """Who stores what for tasks on so many subsets, `[K]`, 0 for those that do
+        nothing.
+        """
 
     @abstractmethod
     def least_workers(self, data: np.ndarray) -> int:
         """With fewer workers there is no such plan; `data` as for `storage`."""
 
     def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
-        """Whether workers can do tasks of this size, on so many subsets, `[K]`; may be traced."""
+        """Whether workers can do tasks of this size, on so many subsets, `[K]`; may be
+        traced.
+        """
         return True
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
-        """The rule for a load of `load` and so many workers, traced perhaps, up to the maximum."""
+        """The rule for a load of `load` and so many workers, traced perhaps, up to the
+        maximum.
+        """
         return self
 
     def awaited(self, data: Any) -> Any:
-        """How many messages complete each task, `[K]`, of tasks on `data`; None if it varies."""
+        """How many messages complete each task, `[K]`, of tasks on `data`; None if it
+        varies.
+        """
         return None
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        """Who does what, for a file, beside the blocks' sizes; empty if these say it all."""
+        """Who does what, for a file, beside the blocks' sizes; empty if these say it
+        all.
+        """
         return {}
 
     def per_worker(self, values: np.ndarray) -> np.ndarray:
-        """Each worker's own values, `[N, K]`, from those of all kinds; `[1, K]` if alike."""
+        """Each worker's own values, `[N, K]`, from those of all kinds; `[1, K]` if
+        alike.
+        """
         return values.reshape(1, -1)
 
     def columns(self, scale: Any) -> dict[str, Any]:
@@ -147,8 +177,8 @@ class Completion(Rule, ABC):
 class Bounds(NamedTuple):
     """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`, for j = 1 … J.
 
-    `choices` is `[J + 1]`. `hazards`, `[4, J]`: those g before which no τ is possible, and at a
-    low, a typical and a high one.
+    `choices` is `[J + 1]`. `hazards`, `[4, J]`: those g before which no τ is possible,
+    and at a low, a typical and a high one.
     """
 
     choices: Array
@@ -159,8 +189,8 @@ class Exact(Completion):
     """A rule whose P(τ > t) is known from the hazards of the tasks.
 
     Attributes:
-      rekindled: whether P(τ > t) has kinks where more tasks than those of the start become
-        possible.
+      rekindled: whether P(τ > t) has kinks where more tasks than those of the start
+        become possible.
       by_task: whether the hazards of `bounding` are those of the tasks.
     """
 
@@ -171,16 +201,21 @@ class Exact(Completion):
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
         """When each block is there, `[..., B]`, inf for never.
 
-        From when each worker has done each task, `[..., K, N]`, and the block of each task, `[K]`.
+        From when each worker has done each task, `[..., K, N]`, and the block of each
+        task, `[K]`.
         """
 
     @abstractmethod
     def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`, from the hazards, `[..., K]`; that of a task for nobody is inf."""
+        """P(τ > t), `[...]`, from the hazards, `[..., K]`; that of a task for nobody is
+        inf.
+        """
 
     @abstractmethod
     def first(self, times: Array) -> Array:
-        """When all may be there, from when each task may be finished, `[K]`, ascending."""
+        """When all may be there, from when each task may be finished, `[K]`,
+        ascending.
+        """
 
     @abstractmethod
     def bounding(self, hazard: Array) -> Array:
@@ -188,10 +223,17 @@ class Exact(Completion):
 
     @abstractmethod
     def tolerated(self, work: Array) -> Array:
-        """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any."""
+        """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0
+        before any.
+        """
 
     def ended(
-        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+        self,
+        subset: float,
+        passes: Passes | None,
+        block: np.ndarray,
+        starts: Any,
+        times: Any,
     ) -> np.ndarray:
         assert passes is not None
         return self.blocks(passes.finish(starts, times), block).max(axis=-1)
@@ -199,19 +241,26 @@ class Exact(Completion):
     def bounds(self, work: Array) -> Bounds:
         """P(τ > t) ≤ N e^-g.
 
-        At a low, a typical and a high τ 8, 0.7 and 0.02 subsets or groups are missed on average.
+        At a low, a typical and a high τ 8, 0.7 and 0.02 subsets or groups are missed on
+        average.
         """
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
-        wanted = jnp.maximum(log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02)
+        wanted = jnp.maximum(
+            log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02
+        )
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
-        return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
+        return Bounds(
+            choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None]
+        )
 
 
 @pytree_dataclass
 class AnyOf(Exact):
-    """A task is there when any N - n workers have done it, n as it `survives`; N may be traced.
+    """A task is there when any N - n workers have done it, n as it `survives`; N may be
+    traced.
 
-    By default task n survives n. Workers whose data are left out make the gradient inexact.
+    By default task n survives n. Workers whose data are left out make the gradient
+    inexact.
     """
 
     num_workers: ArrayLike
@@ -266,7 +315,9 @@ class AnyOf(Exact):
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
         """Each task is a block of its own."""
         task = np.arange(finish.shape[-2])
-        last: Any = self.num_workers - 1 - (task if self.survives is None else self.survives)
+        last: Any = (
+            self.num_workers - 1 - (task if self.survives is None else self.survives)
+        )
         sort = np.sort if isinstance(finish, np.ndarray) else jnp.sort
         return sort(finish, axis=-1)[..., task, last]
 
@@ -281,10 +332,15 @@ class AnyOf(Exact):
     def bounds(self, work: Array) -> Bounds:
         typical = typical_hazards(work, self.num_workers)
         choices = log_choices(work, self.num_workers)
-        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly
-        # deterministic distributions whose infimum is far below their typical times need it.
-        below = jnp.asarray(self.num_workers, work.dtype) - np.arange(work.size, dtype=work.dtype)
-        log_cdf = (np.log(jnp.finfo(work.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
+        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n:
+        # nearly deterministic distributions whose infimum is far below their typical
+        # times need it.
+        below = jnp.asarray(self.num_workers, work.dtype) - np.arange(
+            work.size, dtype=work.dtype
+        )
+        log_cdf = (np.log(jnp.finfo(work.dtype).eps / 8) - choices[:-1]) / jnp.maximum(
+            below, 1
+        )
         earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)
         return Bounds(choices, jnp.concatenate([earliest[None], typical]))
 
@@ -294,10 +350,11 @@ class AnyOf(Exact):
 
 @pytree_dataclass
 class FirstHolder(Exact):
-    """Task k of worker w is subset w + k of a circle; it is there with the first who has done it.
+    """Task k of worker w is subset w + k of a circle; it is there with the first who
+    has done it.
 
-    There is one block. `num_workers` may be traced, up to the static `max_workers`, and is None
-    until a problem says it.
+    There is one block. `num_workers` may be traced, up to the static `max_workers`, and
+    is None until a problem says it.
     """
 
     num_workers: ArrayLike | None
@@ -313,7 +370,9 @@ class FirstHolder(Exact):
         return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """What is sent takes no time here, and workers from their number on do not count."""
+        """What is sent takes no time here, and workers from their number on do not
+        count.
+        """
         return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -362,9 +421,10 @@ class OneOfEach(Exact):
 
     Each partition is within the next.
 
-    Workers of different `kinds` have loads of their own: hazards are then those of the first kind's
-    tasks, of the second's, …, `[..., W K]`. Probabilities need the types of groups alone: a `tree`
-    is enough for them, and one program serves several of them.
+    Workers of different `kinds` have loads of their own: hazards are then those of the
+    first kind's tasks, of the second's, …, `[..., W K]`. Probabilities need the types
+    of groups alone: a `tree` is enough for them, and one program serves several of
+    them.
     """
 
     groups: Groups = static_field(default=())
@@ -385,7 +445,9 @@ class OneOfEach(Exact):
         of_kind = ready.reshape(*times.shape, load.kinds, -1)
         ready = of_kind[..., np.arange(times.shape[-1]), self.kind_of, :]
         used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
-        return jnp.max(jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)
+        return jnp.max(
+            jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1
+        )
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
         passes = passes_in_order(sizes, tasks, cost, overlap)
@@ -402,16 +464,23 @@ class OneOfEach(Exact):
                     stored[worker].update(subsets)
         return Storage.of_subsets(stored)
 
-    def data_of(self, level: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """The subsets of each group: its workers' own, or as many for each if sizes are unlike."""
+    def data_of(
+        self, level: tuple[tuple[int, ...], ...]
+    ) -> tuple[tuple[int, ...], ...]:
+        """The subsets of each group: its workers' own, or as many for each if sizes are
+        unlike.
+        """
         if self.kinds is not None or len(set(map(len, level))) == 1:
             return level
         if self.num_workers % len(level):
             raise ValueError(
-                f"{len(level)} groups cannot share {self.num_workers} subsets of the data equally: "
+                f"{len(level)} groups cannot share {self.num_workers} subsets of the "
+                "data equally: "
                 'take data="by_size"'
             )
-        return tuple(map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist()))
+        return tuple(
+            map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist())
+        )
 
     def least_workers(self, data: np.ndarray) -> int:
         return self.num_workers
@@ -426,8 +495,8 @@ class OneOfEach(Exact):
         return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
-        # Two probabilities of each type: something within is missing; nothing is, but nobody has
-        # done task k, of those to come.
+        # Two probabilities of each type: something within is missing; nothing is, but
+        # nobody has done task k, of those to come.
         nobody = jnp.exp(-self._by_kind(hazard))
         missing = jnp.zeros_like(nobody[:, 0])
         *levels, all_of_them = self._tree.held
@@ -439,18 +508,28 @@ class OneOfEach(Exact):
 
     def first(self, times: Array) -> Array:
         tree = self._tree
-        own = jnp.where(tree.members > 0, self._by_kind(times)[:, tree.level].T, jnp.inf)
+        own = jnp.where(
+            tree.members > 0, self._by_kind(times)[:, tree.level].T, jnp.inf
+        )
         return largest(jnp.where(tree.number > 0, jnp.min(own, axis=-1), 0))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
         """Each task is a block of its own."""
         xp = np if isinstance(finish, np.ndarray) else jnp
-        finish = xp.concatenate([finish, xp.full_like(finish[..., :1], np.inf)], axis=-1)
+        finish = xp.concatenate(
+            [finish, xp.full_like(finish[..., :1], np.inf)], axis=-1
+        )
         complete = []
         for task, groups in enumerate(self.known_groups):
-            width = max(map(len, groups))  # beyond the members of a group nobody ever finishes
-            members = np.array([(*group, *[-1] * (width - len(group))) for group in groups])
-            complete.append(finish[..., task, :][..., members].min(axis=-1).max(axis=-1))
+            width = max(
+                map(len, groups)
+            )  # beyond the members of a group nobody ever finishes
+            members = np.array(
+                [(*group, *[-1] * (width - len(group))) for group in groups]
+            )
+            complete.append(
+                finish[..., task, :][..., members].min(axis=-1).max(axis=-1)
+            )
         return xp.stack(complete, axis=-1)
 
     def awaited(self, data: Any) -> Any:
@@ -462,7 +541,9 @@ class OneOfEach(Exact):
         own = jnp.moveaxis(self._by_kind(hazard)[:, tree.level], (0, 1), (-1, -2))
         of_group = jnp.sum(jnp.where(tree.members > 0, tree.members * own, 0), axis=-1)
         log_share = jnp.log(tree.number) - jnp.log(tree.num_workers)
-        return jnp.min(of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True)
+        return jnp.min(
+            of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True
+        )
 
     def tolerated(self, work: Array) -> Array:
         tree = self._tree
@@ -483,8 +564,8 @@ class OneOfEach(Exact):
         """The same; ValueError where there is a tree alone."""
         if not self.groups:
             raise ValueError(
-                "the number of workers was traced, so this plan does not say who is in which "
-                "group: solve again with a number that is known"
+                "the number of workers was traced, so this plan does not say who is in "
+                "which group: solve again with a number that is known"
             )
         return self.groups
 
@@ -503,13 +584,17 @@ class OneOfEach(Exact):
         return tree_of(self.groups, self.kinds) if self.tree is None else self.tree
 
     def _by_kind(self, values: Array) -> Array:
-        """Values of the tasks of each kind of workers, `[..., W K]` to `[W, K, ...]`."""
+        """Values of the tasks of each kind of workers, `[..., W K]` to
+        `[W, K, ...]`.
+        """
         own = values.reshape(*values.shape[:-1], -1, self.num_tasks)
         return jnp.moveaxis(own, (-2, -1), (0, 1))
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-    """Of tasks, each of a block of its own, whose data are all of the one before, `[..., K]`."""
+    """Of tasks, each of a block of its own, whose data are all of the one before,
+    `[..., K]`.
+    """
     data = jnp.asarray(tasks.data)
     size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
     work = jnp.cumsum(data * size * tasks.share, axis=-1)
@@ -520,10 +605,12 @@ def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
 
 
 def _joined(missing: Array, nobody: Array, held: Any) -> tuple[Array, Array]:
-    """Both probabilities of groups, from those of the groups within, which each has `held`.
+    """Both probabilities of groups, from those of the groups within, which each has
+    `held`.
 
-    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite. What is held comes
-    by a product with zeros and ones: indices, and their slopes, are compiled four times as long.
+    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite. What is
+    held comes by a product with zeros and ones: indices, and their slopes, are compiled
+    four times as long.
     """
     both = jnp.concatenate([missing[:, None], nobody], axis=1)
     if held.shape[1] == 1:  # those within, of one kind or one by one

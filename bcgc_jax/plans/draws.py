@@ -15,7 +15,9 @@ from bcgc_jax.problem import Problem
 
 
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
-    """Start-ups (units of κ) and cycle times, `[K, max_workers]` each, workers in random order."""
+    """Start-ups (units of κ) and cycle times, `[K, max_workers]` each, workers in
+    random order.
+    """
     one, other = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype
@@ -24,8 +26,12 @@ def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, A
         return worker.draw(one, shape, dtype)
     times = iteration_of(problem).sorted_draws(one, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
-    order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
-    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
+    order = jnp.argsort(
+        jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1
+    )
+    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(
+        times, order, axis=1
+    )
 
 
 def over_draws(
@@ -35,7 +41,8 @@ def over_draws(
     num_draws: int,
     width: int,
 ) -> Any:
-    """`function` of start-ups and cycle times, `[K, N]` each to `[K]`, of draws, some at a time.
+    """`function` of start-ups and cycle times, `[K, N]` each to `[K]`, of draws, some
+    at a time.
 
     It has `width` numbers for each draw and worker, of start-ups and of times.
     """
@@ -64,6 +71,6 @@ def _parts(num_draws: int, workers: int, width: int) -> tuple[int, int]:
     """Return the number of parts, and that of the draws of each."""
     most = max(AT_A_TIME // (2 * workers * width), 1)
     count = math.ceil(num_draws / most)
-    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a
-    # cache.
+    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few
+    # places of a cache.
     return count, math.ceil(num_draws / count) | 1

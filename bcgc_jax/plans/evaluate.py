@@ -1,4 +1,6 @@
-"""The expected time until all is there, and P(it is late), by any exact rule of completion."""
+"""The expected time until all is there, and P(it is late), by any exact rule of
+completion.
+"""
 
 import math
 from collections.abc import Callable
@@ -29,10 +31,11 @@ from bcgc_jax.plans.worker import (
     late_hazard,
 )
 
-# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
+# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error
+# estimate.
 NUM_NODES = 128
-# The most tasks whose times show every knot: without them a slope of nested groups was off by its
-# own size.
+# The most tasks whose times show every knot: without them a slope of nested groups was
+# off by its own size.
 _FEW = 64
 
 # The images of kinks, `[K]`, and when all is delivered for sure, or None.
@@ -44,9 +47,9 @@ def expected_completion(
 ) -> Expectation:
     r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
 
-    Exact sums where start-up and cycle time are both atomic; else the rules of `quadrature`. The
-    error counts that of the probabilities: Σ weight Σ_k |∂P/∂h_k| (error of
-    P(F_k > t)) / P(F_k > t).
+    Exact sums where start-up and cycle time are both atomic; else the rules of
+    `quadrature`. The error counts that of the probabilities: Σ weight Σ_k |∂P/∂h_k|
+    (error of P(F_k > t)) / P(F_k > t).
     """
     if worker.stepwise:
         return with_rounding(load.work, _over_steps(worker, load, rule))
@@ -62,13 +65,19 @@ def expected_completion(
         integral = _integrated(nodes, rule, hazard, unsure)
     value, error = with_rounding(load.work, integral, sum(law.rounding for law in laws))
     tolerated = rule.tolerated(load.work)
-    finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
+    finite = jnp.all(
+        jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws])
+    )
     value = jnp.where(finite, value, jnp.inf)
     return Expectation(value, jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
 
-def _integrated(nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array) -> Expectation:
-    """The integral, with an error that counts that of P(F_k > t), `unsure`, `[K, N]`."""
+def _integrated(
+    nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array
+) -> Expectation:
+    """The integral, with an error that counts that of P(F_k > t), `unsure`,
+    `[K, N]`.
+    """
     late, pull_back = jax.vjp(rule.late, hazard)
     (slope,) = pull_back(jnp.ones_like(late))
     doubts = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
@@ -77,11 +86,14 @@ def _integrated(nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array) ->
     return Expectation(value, error + jnp.sum(nodes.weights[0] * doubt))
 
 
-def with_rounding(load: Array, exact: Expectation, rounding: float = 0.0) -> Expectation:
-    """The same with an error that counts rounding, and what the windows of many workers leave out.
+def with_rounding(
+    load: Array, exact: Expectation, rounding: float = 0.0
+) -> Expectation:
+    """The same with an error that counts rounding, and what the windows of many workers
+    leave out.
 
-    `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at most: the
-    worst of all distributions up to N = 50.
+    `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at
+    most: the worst of all distributions up to N = 50.
     """
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
@@ -94,8 +106,12 @@ def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
     return rule.late(hazard).reshape(t.shape)
 
 
-def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
-    """`late_hazard` at many times, `[K]` to `[K, N]`, some at a time where memory is short."""
+def _late_hazards(
+    worker: Worker, load: Load, t: Array, num_inner: int
+) -> tuple[Array, Array]:
+    """`late_hazard` at many times, `[K]` to `[K, N]`, some at a time where memory is
+    short.
+    """
     size = load.work.size
     laws = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in laws if law.atomic)])
@@ -113,9 +129,13 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
-    """A rule of integration whose nodes move with the times at which P(τ > t) begins to fall."""
+    """A rule of integration whose nodes move with the times at which P(τ > t) begins to
+    fall.
+    """
     still = jax.lax.stop_gradient((worker, load))
-    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
+    first = worker.infimum() + delivered(
+        load, worker.cycle_time.infimum()[None], worker.overlap
+    )
     start = rule.first(first.astype(load.work.dtype))
     bounds = rule.bounds(load.work)
     if rule.by_task and worker.plain and load.sent is None:
@@ -144,13 +164,17 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
 def _nodes_by_work(
     worker: Worker, load: Load, rule: Exact, bounds: Bounds, num_nodes: int
 ) -> Quadrature:
-    """For workers that begin at once and have no link: times are cycle times times the work."""
+    """For workers that begin at once and have no link: times are cycle times times the
+    work.
+    """
     law = worker.cycle_time
     times = law.inverse_cumulative_hazard(bounds.hazards).astype(load.work.dtype)
     peaks = peaks_of(times, load.work)
     hazard_at = _bounding(worker, load, rule)
     if law.smooth:
-        return quadrature.line_rule(quadrature.line(peaks, hazard_at, bounds.choices), num_nodes)
+        return quadrature.line_rule(
+            quadrature.line(peaks, hazard_at, bounds.choices), num_nodes
+        )
     images, last = images_of(law, load.work)
     panels = quadrature.panels(peaks, images, last, hazard_at, bounds.choices)
     orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
@@ -169,15 +193,21 @@ def _nodes_by_search(
     """Along a line, or between kinks, for `peaks` that were searched for."""
     hazard_at = _bounding(worker, load, rule)
     if kinks is None:
-        return quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
+        return quadrature.line_rule(
+            quadrature.line(peaks, hazard_at, choices), num_nodes
+        )
     images, last = kinks
     panels = quadrature.panels(peaks, images, last, hazard_at, choices)
     # Densities of start-ups and links may be powers; of very many panels each is small.
     few = panels.left.size <= 4000
-    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    orders = (
+        (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    )
     # With start-ups of a density all may be over soon behind a kink.
     steep = None if worker.start.atomic else images
-    return quadrature.gauss_rules(panels, orders, last is not None, powers=True, steep=steep)
+    return quadrature.gauss_rules(
+        panels, orders, last is not None, powers=True, steep=steep
+    )
 
 
 def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Array]:
@@ -191,7 +221,8 @@ def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Arra
 
 
 def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
-    """The kinks, or the onsets if there are none, and a few times before the typical one.
+    """The kinks, or the onsets if there are none, and a few times before the typical
+    one.
 
     Before it all of τ is smooth, but far wider than what is between the kinks.
     """
@@ -201,7 +232,9 @@ def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """The `start`, and where P(F_n > t) begins to fall after it, `[K]`, by `turns` for subsets."""
+    """The `start`, and where P(F_n > t) begins to fall after it, `[K]`, by `turns` for
+    subsets.
+    """
     law = worker.cycle_time
     starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
     times = law.breaks() if law.atomic else law.infimum()[None]
@@ -219,23 +252,30 @@ def _marked(load: Load) -> np.ndarray | slice:
     return quadrature.kinked_levels(size) if load.kinds == 1 else slice(None)
 
 
-def _peaks(worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array) -> Array:
-    """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
+def _peaks(
+    worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array
+) -> Array:
+    """The `start`, when τ begins to be possible, and a low, a typical and a high time
+    of it, `[4]`.
 
-    Where the rule's bounding hazards are these `hazards`, in the logarithm of the time from the
-    start on.
+    Where the rule's bounding hazards are these `hazards`, in the logarithm of the time
+    from the start on.
     """
     dtype = load.work.dtype
     beyond = hazards + np.log(2.0).astype(dtype)
     longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
     last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
     scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
-    highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
+    highest = jnp.max(
+        last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True
+    )
     room = highest - start
     furthest = quadrature.LONGEST[dtype.itemsize]
 
     def reached(log_share: Array) -> Array:
-        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4)
+        hazard, _ = late_hazard(
+            worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4
+        )
         return rule.bounding(hazard) >= hazards
 
     nowhere = jnp.full_like(hazards, -furthest)
@@ -245,7 +285,9 @@ def _peaks(worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array
 
 
 def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
-    """Where P(F_n > t) may have kinks, and when all is delivered for sure; None if it is smooth."""
+    """Where P(F_n > t) may have kinks, and when all is delivered for sure; None if it
+    is smooth.
+    """
     dtype = load.work.dtype
     starts = worker.start
     law = worker.cycle_time
@@ -275,7 +317,9 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
 
 
 def _overtaking(load: Load) -> Array:
-    """The cycle time from which on work, not the link, decides when a level is delivered, `[N]`."""
+    """The cycle time from which on work, not the link, decides when a level is
+    delivered, `[N]`.
+    """
     more = load.work[:, None] - load.work
     earlier = load.earlier & (more > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
@@ -290,12 +334,14 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     used = (load.work > 0)[:, None]
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     edges = jnp.where(used, ready.T, 0)
-    # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level
-    # came later, and the slope is a true one there.
+    # A stable order, and hazards by how many steps are past: ties then resolve as if a
+    # higher level came later, and the slope is a true one there.
     gained = mass[jnp.argsort(edges, axis=1, stable=True)]
     early = jnp.cumsum(gained, axis=1)
     left = jax.lax.cumsum(gained, axis=1, reverse=True)
-    hazards = hazard_of(jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)]))
+    hazards = hazard_of(
+        jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)])
+    )
     hazards = jnp.where(used, hazards, jnp.inf)
     order = jnp.argsort(edges.ravel(), stable=True)
     edges = edges.ravel()[order]
@@ -306,7 +352,9 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
 
     @jax.checkpoint
-    def add(so_far: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[Any, None]:
+    def add(
+        so_far: tuple[Array, Array], piece: tuple[Array, Array]
+    ) -> tuple[Any, None]:
         passed, total = so_far
         level, gap = piece
         steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
@@ -318,8 +366,12 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     return Expectation(total, jnp.zeros_like(total))
 
 
-def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, spread: Array) -> Array:
-    """`exceedance` for one t; steps of a `stepwise` worker are spread by a factor e^±`spread`."""
+def smoothed_exceedance(
+    worker: Worker, load: Load, rule: Exact, t: Array, spread: Array
+) -> Array:
+    """`exceedance` for one t; steps of a `stepwise` worker are spread by a factor
+    e^±`spread`.
+    """
     dtype = load.work.dtype
     used = load.work > 0
     starts, times, mass = (a.astype(dtype) for a in steps(worker))
@@ -330,7 +382,9 @@ def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, sprea
 
 
 def steps(worker: Worker) -> tuple[Array, Array, Array]:
-    """Start-ups in units of κ, cycle times and probabilities of all pairs of them, `[K]`."""
+    """Start-ups in units of κ, cycle times and probabilities of all pairs of them,
+    `[K]`.
+    """
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()
         return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)

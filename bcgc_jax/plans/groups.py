@@ -1,7 +1,7 @@
 """Groups of workers, each partition within the next, for `OneOfEach`, and who is alike.
 
-Groups are static, and worked out once, by NumPy. The `Tree` of their types is arrays, so that one
-program serves several numbers of workers, also traced ones.
+Groups are static, and worked out once, by NumPy. The `Tree` of their types is arrays,
+so that one program serves several numbers of workers, also traced ones.
 """
 
 import functools
@@ -14,40 +14,55 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced
 
-# The groups of each level, from the finest to the coarsest, and the workers of each group.
+# The groups of each level, from the finest to the coarsest, and the workers of each
+# group.
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @functools.cache
 def halving(num_workers: int) -> Groups:
-    """All workers, halves of them, halves of these, until each is alone: from singles to all.
+    """All workers, halves of them, halves of these, until each is alone: from singles
+    to all.
 
     >>> [[len(group) for group in level] for level in halving(5)]
     [[1, 1, 1, 1, 1], [1, 1, 1, 2], [2, 3], [5]]
     """
     levels: list[tuple[tuple[int, ...], ...]] = [(tuple(range(num_workers)),)]
     while any(len(group) > 1 for group in levels[-1]):
-        cut = [(group[: len(group) // 2], group[len(group) // 2 :]) for group in levels[-1]]
+        cut = [
+            (group[: len(group) // 2], group[len(group) // 2 :]) for group in levels[-1]
+        ]
         levels.append(tuple(half for halves in cut for half in halves if half))
     return tuple(levels[::-1])
 
 
 def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless each level has each worker once, in groups within the next level's."""
-    for level, next_level in zip(groups, (*groups[1:], (range(num_workers),)), strict=True):
-        if sorted(worker for group in level for worker in group) != list(range(num_workers)):
+    """ValueError unless each level has each worker once, in groups within the next
+    level's.
+    """
+    for level, next_level in zip(
+        groups, (*groups[1:], (range(num_workers),)), strict=True
+    ):
+        if sorted(worker for group in level for worker in group) != list(
+            range(num_workers)
+        ):
             raise ValueError(
                 f"each level must have the workers 0 to {num_workers - 1}, got {level}"
             )
-        if not all(any(set(group) <= set(other) for other in next_level) for group in level):
+        if not all(
+            any(set(group) <= set(other) for other in next_level) for group in level
+        ):
             raise ValueError(
-                f"groups must lie within those of the next level, got {level} and {next_level}"
+                f"groups must lie within those of the next level, got {level} and "
+                f"{next_level}"
             )
 
 
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
-    """The kind of each worker, alike in groups of the same sizes, and these sizes, `[W, K]`."""
+    """The kind of each worker, alike in groups of the same sizes, and these sizes,
+    `[W, K]`.
+    """
     sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:
@@ -57,15 +72,18 @@ def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 class Tree(NamedTuple):
-    """Groups by their types: groups of one type hold as many of each type of the level below.
+    """Groups by their types: groups of one type hold as many of each type of the level
+    below.
 
     Attributes:
       num_workers: N.
-      held: of each level and type what a group holds, types of the level below, int `[P, C]`,
-        `NOBODY` in empty places. Below the first level are the kinds of workers, and above the last
-        one all of the workers. Where no group holds more than one, types are those of below.
-      members, number: of each type of all levels its workers of each kind, `[J, W]`, and how many
-        groups there are of it, `[J]`; 0 of a type that only fills up an array.
+      held: of each level and type what a group holds, types of the level below, int
+        `[P, C]`, `NOBODY` in empty places. Below the first level are the kinds of
+        workers, and above the last one all of the workers. Where no group holds more
+        than one, types are those of below.
+      members, number: of each type of all levels its workers of each kind, `[J, W]`,
+        and how many groups there are of it, `[J]`; 0 of a type that only fills up an
+        array.
     """
 
     num_workers: Any
@@ -76,7 +94,9 @@ class Tree(NamedTuple):
     @property
     def level(self) -> np.ndarray:
         """Of each type, `[J]`."""
-        return np.repeat(np.arange(len(self.held) - 1), [held.shape[-2] for held in self.held[:-1]])
+        return np.repeat(
+            np.arange(len(self.held) - 1), [held.shape[-2] for held in self.held[:-1]]
+        )
 
     @property
     def num_groups(self) -> Any:
@@ -97,12 +117,16 @@ class Tree(NamedTuple):
 NOBODY = -1
 
 
-def _tree_of(num_workers: Any, held: Sequence[Any], number: Sequence[Any], kinds: int) -> Tree:
+def _tree_of(
+    num_workers: Any, held: Sequence[Any], number: Sequence[Any], kinds: int
+) -> Tree:
     xp = jnp if is_traced(number) else np
     of_level = np.eye(kinds, dtype=np.int32)
     members = []
     for types in held[:-1]:
-        counts = (types[..., None] == np.arange(len(of_level))).sum(axis=1, dtype=np.int32)
+        counts = (types[..., None] == np.arange(len(of_level))).sum(
+            axis=1, dtype=np.int32
+        )
         of_level = counts @ of_level
         members.append(of_level)
     # One dtype, whether JAX has 64 bits or not.
@@ -122,7 +146,10 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
         # The first worker of each group within.
         own = [tuple(sorted(below[w] for w in group if w in below)) for group in level]
         types = sorted(set(own))
-        below = {min(group): types.index(each) for group, each in zip(level, own, strict=True)}
+        below = {
+            min(group): types.index(each)
+            for group, each in zip(level, own, strict=True)
+        }
         width = 2 ** (max(map(len, types)) - 1).bit_length()
         full = [(*one, *[NOBODY] * (width - len(one))) for one in types]
         held.append(np.array(full, np.int32))
@@ -131,14 +158,17 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
 
 
 def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
-    """The tree of `halving`, and the size of each group of each kind of workers, `[W, K]`.
+    """The tree of `halving`, and the size of each group of each kind of workers,
+    `[W, K]`.
 
-    The number of workers may be traced: shapes are those of all numbers up to `max_workers`. So the
-    finest levels may all be of single workers, and a kind without workers has sizes of 0.
+    The number of workers may be traced: shapes are those of all numbers up to
+    `max_workers`. So the finest levels may all be of single workers, and a kind without
+    workers has sizes of 0.
 
-    A type is a path of sizes from all workers on. Its larger half comes in its place, and the
-    smaller one, where it is another size, behind all of these: one of two neighbouring sizes is
-    even, so that a level has at most as many types as the two before it.
+    A type is a path of sizes from all workers on. Its larger half comes in its place,
+    and the smaller one, where it is another size, behind all of these: one of two
+    neighbouring sizes is even, so that a level has at most as many types as the two
+    before it.
     """
     xp = jnp if is_traced(num_workers) else np
     size = xp.asarray(num_workers, np.int32)[None]
@@ -154,7 +184,9 @@ def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
         unlike = (size % 2 > 0) & (smaller > 0)
         here = np.arange(width)
         there = xp.where(unlike, width + xp.cumsum(unlike) - 1, here)
-        held.append(xp.stack([here, xp.where(smaller > 0, there, NOBODY)], 1).astype(np.int32))
+        held.append(
+            xp.stack([here, xp.where(smaller > 0, there, NOBODY)], 1).astype(np.int32)
+        )
         # Both halves of a pair are alike.
         new = xp.argsort(~unlike, stable=True)[: 0 if level == depth - 1 else added]
         added = width

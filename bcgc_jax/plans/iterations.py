@@ -1,7 +1,8 @@
 """All N cycle times of an iteration, slowest first, and what is asked about them.
 
-Independent times of one kind, a sample of iterations, or draws alone: axis n holds T_(N-n). What is
-done by when is asked with a `Load` and a rule of completion, in units of κ.
+Independent times of one kind, a sample of iterations, or draws alone: axis n holds
+T_(N-n). What is done by when is asked with a `Load` and a rule of completion, in units
+of κ.
 """
 
 import math
@@ -23,7 +24,12 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import Distribution, Empirical, EmpiricalRows, JointDistribution
+from bcgc_jax.distributions import (
+    Distribution,
+    Empirical,
+    EmpiricalRows,
+    JointDistribution,
+)
 from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
 from bcgc_jax.exact import order_statistics
 from bcgc_jax.exact.quadrature import Expectation
@@ -36,13 +42,15 @@ from bcgc_jax.problem import Problem
 
 @pytree_dataclass
 class Iteration:
-    """Answers about an iteration's times, and about tasks of a `load` in them: here by draws alone.
+    """Answers about an iteration's times, and about tasks of a `load` in them: here by
+    draws alone.
 
-    A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent
-    ones of one distribution; a joint one is the cycle time of `worker`. `polyhedral`: whether E τ
-    is so in the load; `smooth`, whether times have one density without kinks, and all begin at
-    once; `stepped`, whether P(τ > t) is a step function. N may be traced; of other numbers than a
-    joint distribution is of all is NaN.
+    A kind with `exact` answers has all that `Independent` has, and `alike` workers are
+    independent ones of one distribution; a joint one is the cycle time of `worker`.
+    `polyhedral`: whether E τ is so in the load; `smooth`, whether times have one
+    density without kinks, and all begin at once; `stepped`, whether P(τ > t) is a step
+    function. N may be traced; of other numbers than a joint distribution is of all is
+    NaN.
     """
 
     worker: Worker
@@ -89,19 +97,24 @@ class Iteration:
             laws.append(start)
             names.append(f"the start-up, {type(start).__name__}")
         for law, name in zip(laws, names, strict=True):
-            batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
+            batched = (
+                any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
+            )
             mean = concrete(law.mean())  # traced within a caller's jit
             if batched or mean is None or np.all(np.isfinite(mean)):
                 continue
             raise ValueError(
                 f"the mean of {name} is infinite, or above the largest number, "
-                f"{jnp.finfo(working_dtype(law)).max:.1e}, and so is the expected runtime of a "
-                "scheme that ever waits for the slowest worker: take a distribution with a lighter "
-                "tail, or plan for a deadline (Deadline; in a shell --method deadline)"
+                f"{jnp.finfo(working_dtype(law)).max:.1e}, and so is the expected "
+                "runtime of a scheme that ever waits for the slowest worker: take a "
+                "distribution with a lighter tail, or plan for a deadline (Deadline; "
+                "in a shell --method deadline)"
             )
 
     def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
+        """The mean start-up, in the unit of runtimes; the median where that is
+        infinite.
+        """
         start = self.worker.start
         if self.worker.pairs is not None:
             return jnp.mean(self.worker.pairs.arrays()[0])
@@ -110,17 +123,23 @@ class Iteration:
         return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self) -> Array:
-        """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
+        """E S_(1), of the shortest start-up of the N workers, in the unit of
+        runtimes.
+        """
         if self.worker.constant:
             return self.worker.infimum() * self.worker.unit
-        return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
+        return jnp.take(
+            self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1
+        )
 
     def expected_start_ups(self) -> Array:
         """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
         law = self.worker.start
         if self.worker.pairs is not None:
             starts = self.worker.pairs.arrays()[0]
-            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
+            law = Empirical(
+                jnp.maximum(starts, jnp.finfo(starts.dtype).tiny)
+            )  # 0 is no time
         return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
@@ -128,17 +147,27 @@ class Iteration:
         return self._if_all(self.law.draw_rows(key, num_draws)).astype(dtype)
 
     def _if_all(self, times: Array) -> Array:
-        return jnp.where(jnp.asarray(self.num_workers) == times.shape[-1], times, jnp.nan)
+        return jnp.where(
+            jnp.asarray(self.num_workers) == times.shape[-1], times, jnp.nan
+        )
 
     def simulate_max(self, key: Array, load: Load, num_draws: int) -> Array:
         """Draws of when all levels are there, `[num_draws]`."""
-        return self.max_of_sorted(load, self.sorted_draws(key, num_draws, load.work.dtype))
+        return self.max_of_sorted(
+            load, self.sorted_draws(key, num_draws, load.work.dtype)
+        )
 
     def max_of_sorted(self, load: Load, times: Array) -> Array:
-        """When all levels are there, `[...]`: one start-up of all, sorted times, `[..., N]`."""
+        """When all levels are there, `[...]`: one start-up of all, sorted times,
+        `[..., N]`.
+        """
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
-        return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
+        return (
+            last
+            if self.worker.plain
+            else self.worker.infimum().astype(last.dtype) + last
+        )
 
 
 @pytree_dataclass
@@ -160,18 +189,24 @@ class Independent(Iteration):
         return self.worker.stepwise
 
     def evaluation_cost(self):
-        """Operations of one expectation, roughly, as far as it grows with measured times."""
+        """Operations of one expectation, roughly, as far as it grows with measured
+        times.
+        """
         worker = self.worker
         size = self.max_workers
         if worker.plain and not worker.stepwise:
             return 0.0
-        pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
+        pieces = [
+            max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)
+        ]
         both = math.prod(pieces)
         inner = max(pieces)
         if worker.stepwise:
             return float(both * size**3)
         nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
-        return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
+        return (
+            20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
+        )
 
     def sorted_draws(self, key, num_draws, dtype):
         return order_statistics.sorted_draws(
@@ -186,19 +221,27 @@ class Independent(Iteration):
         return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
-        """Typical times, and so many deviations from them, `[len(deviations), max_workers]`."""
+        """Typical times, and so many deviations from them,
+        `[len(deviations), max_workers]`.
+        """
         one = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, one.dtype)[:, None]
-        mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
+        mean, above = order_statistics.typical_hazards(
+            one, self.num_workers, (0.0, 1.0)
+        )
         spread = above - mean
         # Times below the mean go by logarithms: a time is positive.
-        below = mean * jnp.exp(np.minimum(sigma, 0) * spread / jnp.where(mean > 0, mean, 1))
+        below = mean * jnp.exp(
+            np.minimum(sigma, 0) * spread / jnp.where(mean > 0, mean, 1)
+        )
         hazard = below + np.maximum(sigma, 0) * spread
         return self.law.inverse_cumulative_hazard(hazard.astype(one.dtype))
 
     def expected_order_statistics(self, function=None):
         """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
-        return order_statistics.moments(self.law, self.num_workers, function, self.max_workers)
+        return order_statistics.moments(
+            self.law, self.num_workers, function, self.max_workers
+        )
 
     def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
         """E of when all tasks are there by a rule; by default all levels."""
@@ -212,7 +255,9 @@ class Independent(Iteration):
         return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
-        """P(not all is there by t); steps of a `stepped` iteration are spread by e^±`spread`."""
+        """P(not all is there by t); steps of a `stepped` iteration are spread by
+        e^±`spread`.
+        """
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
@@ -242,21 +287,28 @@ class Sampled(Iteration):
 
     def typical_times(self, deviations):
         log_times = jnp.log(self.rows)
-        spread = jnp.std(log_times, axis=0) * np.asarray(deviations, log_times.dtype)[:, None]
+        spread = (
+            jnp.std(log_times, axis=0)
+            * np.asarray(deviations, log_times.dtype)[:, None]
+        )
         return jnp.exp(jnp.mean(log_times, axis=0) + spread)
 
     def expected_order_statistics(self, function=None):
         return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
     def _finish(self, load: Load, rule: Exact | None = None) -> Array:
-        """When all is there in each iteration, `[S]`; rows do not say which worker is which."""
+        """When all is there in each iteration, `[S]`; rows do not say which worker is
+        which.
+        """
         if rule is not None and not rule.interchangeable:
             self.no_answer()
         return self.max_of_sorted(load, self.rows)
 
     def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
         value = jnp.mean(self._finish(load, rule))
-        return evaluate.with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
+        return evaluate.with_rounding(
+            load.work, Expectation(value, jnp.zeros_like(value))
+        )
 
     def exceedance(self, load, t, rule=None):
         finish = jnp.sort(self._finish(load, rule))
@@ -264,7 +316,9 @@ class Sampled(Iteration):
         return 1 - by_then / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
-        return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))
+        return jnp.mean(
+            jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread)
+        )
 
     def order_survival(self, t):
         return jnp.mean(self.rows > t, axis=0, dtype=t.dtype)
@@ -274,12 +328,16 @@ class Sampled(Iteration):
 
 
 def just_after(t: Array) -> Array:
-    """A deadline behind all times that are equal to `t` but for rounding: they are in time."""
+    """A deadline behind all times that are equal to `t` but for rounding: they are in
+    time.
+    """
     return t * (1 + 64 * jnp.finfo(t.dtype).eps)
 
 
 def iteration_of(problem: Problem) -> Iteration:
-    """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
+    """All N start-ups and cycle times of an iteration, for whatever is asked about
+    them.
+    """
     problem.check_single()
     law: Any = problem.cycle_time
     start = problem.start_up
@@ -303,8 +361,9 @@ def sorted_cycle_times(
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
 
-    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
-    hold the distribution's infimum. `dtype` is that of the distribution's parameters by default.
+    `num_workers` may be traced where the static `max_workers` is given; columns from
+    num_workers on hold the distribution's infimum. `dtype` is that of the
+    distribution's parameters by default.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -325,9 +384,11 @@ def expected_order_statistics(
     *,
     max_workers: int | None = None,
 ) -> Array:
-    r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a `function`.
+    r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a
+    `function`.
 
-    Where the expectation diverges the result is inf. Columns from num_workers on hold g(ess inf T).
+    Where the expectation diverges the result is inf. Columns from num_workers on hold
+    g(ess inf T).
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
@@ -338,6 +399,10 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where traced numbers make no distribution or no number of workers up to the maximum."""
+    """NaN where traced numbers make no distribution or no number of workers up to the
+    maximum.
+    """
     # A product: where the value is NaN its derivatives are.
-    return value * jnp.where(problem.valid, 1.0, jnp.nan) if is_traced(problem) else value
+    return (
+        value * jnp.where(problem.valid, 1.0, jnp.nan) if is_traced(problem) else value
+    )

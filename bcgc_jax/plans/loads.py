@@ -1,9 +1,10 @@
-r"""From a problem and a partition, or a plan, to the load of a worker: what every runtime is of.
+r"""From a problem and a partition, or a plan, to the load of a worker: what every
+runtime is of.
 
-A known partition is checked: one entry for each level, none negative, none beyond N, and a sum of
-`problem.total` to a part in a thousand, which leaves room for numbers typed by hand. Where x is
-traced the sum is free: E τ̂ is homogeneous in x. Traced numbers that make no problem, or negative
-entries, give NaN.
+A known partition is checked: one entry for each level, none negative, none beyond N,
+and a sum of `problem.total` to a part in a thousand, which leaves room for numbers
+typed by hand. Where x is traced the sum is free: E τ̂ is homogeneous in x. Traced
+numbers that make no problem, or negative entries, give NaN.
 """
 
 import jax
@@ -22,16 +23,18 @@ from bcgc_jax.problem import Problem
 
 # How far the sum of a known partition may be from the total, in shares of it.
 _SUM_SLACK = 1e-3
-# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind, and
-# differences of sums in single precision some of -1e-6.
+# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind,
+# and differences of sums in single precision some of -1e-6.
 _ZERO = 1e-5
 
 
-def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
+def problem_tasks(
+    problem: Problem, plan: Numbers | Plan
+) -> tuple[Load, Completion, Array]:
     """The load and the rule of a plan or a partition, and the time of a cycle.
 
-    The time is NaN for traced numbers that are no problem and no partition or plan of these
-    workers.
+    The time is NaN for traced numbers that are no problem and no partition or plan of
+    these workers.
     """
     slack = _ZERO * problem.total.astype(problem.dtype)
     if not isinstance(plan, Plan):
@@ -57,14 +60,16 @@ def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Ar
     load, rule, scale = problem_tasks(problem, plan)
     if not isinstance(rule, Exact):
         raise ValueError(
-            f"no exact runtime is known of a plan by the rule {type(rule).__name__}, under which a "
-            "step decides what is computed: take simulate_runtime"
+            f"no exact runtime is known of a plan by the rule {type(rule).__name__}, "
+            "under which a step decides what is computed: take simulate_runtime"
         )
     return load, rule, scale
 
 
 def load_of(problem: Problem, x: Array) -> Load:
-    """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
+    """What a worker has spent when each level is finished, in units of a coordinate's
+    cycles.
+    """
     if problem.bare:  # less to compile
         return Load(cumulative_load(x), sent_load(problem, x))
     setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
@@ -79,7 +84,9 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
 
 
 def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
-    """The passes of a worker, in units of κ; None where nobody is busy when a step ends."""
+    """The passes of a worker, in units of κ; None where nobody is busy when a step
+    ends.
+    """
     plan = partition
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
@@ -96,7 +103,9 @@ def _rule_of(problem: Problem, plan: Plan) -> Completion:
 
 def _cost_of(problem: Problem) -> Cost:
     """What a worker spends besides the cycles of coordinates."""
-    setup, chain = (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
+    setup, chain = (
+        (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
+    )
     return Cost(setup, chain, _sent_cost(problem), problem.max_workers)
 
 
@@ -117,7 +126,9 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, where each costs something by itself; else all: slopes at 0 exist too."""
+    """The levels in use, where each costs something by itself; else all: slopes at 0
+    exist too.
+    """
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
@@ -138,7 +149,9 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
-    """Raise ValueError for known numbers that are no partition; `as_partition` checks the shape."""
+    """Raise ValueError for known numbers that are no partition; `as_partition` checks
+    the shape.
+    """
     workers = problem.num_workers
     count = problem.num_coordinates
     costs = problem.unit_costs
@@ -161,17 +174,19 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         summed = x.sum()
     if x.min() < -rounding:
         raise ValueError(
-            f"partition must be >= 0, for it says how much is at each level, got {x.min()}"
+            "partition must be >= 0, for it says how much is at each level, got "
+            f"{x.min()}"
         )
     if x[workers:].max(initial=0) > rounding:
         raise ValueError(
-            f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}"
+            f"partition must be 0 from level {workers} on, which {workers} workers "
+            f"lack: {x}"
         )
     if not abs(summed - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {summed:g}: multiply shares by "
-            "problem.total, whole units by their costs"
+            f"partition must sum to {total:g}, {what}, got {summed:g}: multiply shares "
+            "by problem.total, whole units by their costs"
         )
 
 
@@ -182,12 +197,18 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
         return
     block = np.asarray(plan.block)
     share = np.ones(sizes.size)
-    share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]  # of a block's samples
+    share[block[block >= 0]] = np.asarray(plan.share)[
+        block >= 0
+    ]  # of a block's samples
     summed = np.sum(sizes * share)
-    subsets = 0 if rule is None else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
+    subsets = (
+        0
+        if rule is None
+        else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
+    )
     if subsets > workers or not abs(summed - total) <= _SUM_SLACK * total:
         raise ValueError(
-            f"the plan is for {summed:g} coordinates on up to {subsets} subsets of the data, the "
-            f"problem has {total:g} and {workers} subsets, one for each worker: take a plan for "
-            "this problem"
+            f"the plan is for {summed:g} coordinates on up to {subsets} subsets of the "
+            f"data, the problem has {total:g} and {workers} subsets, one for each "
+            "worker: take a plan for this problem"
         )

@@ -1,4 +1,6 @@
-r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the load y."""
+r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the
+load y.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,9 +22,9 @@ from bcgc_jax.plans.worker import unreached
 class Marks(NamedTuple):
     """What every rule for a distribution and N workers goes by, whatever the load.
 
-    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E A_(N-n) + σ
-    std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for n = 0 …
-    max_workers.
+    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E
+    A_(N-n) + σ std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log
+    C(N, n) for n = 0 … max_workers.
     """
 
     times: Array
@@ -39,7 +41,9 @@ def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
 
 
 def peaks_of(times: Array, load: Array) -> Array:
-    """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where it lies."""
+    """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where
+    it lies.
+    """
     peaks = jnp.max(jnp.where(load > 0, load * times, 0), axis=-1)
     return quadrature.raised(peaks, load[-1] * times[-1, 0])
 
@@ -47,7 +51,9 @@ def peaks_of(times: Array, load: Array) -> Array:
 def threshold_hazard(
     law: Distribution, load: Array, t: Array, largest: Array
 ) -> tuple[Array, Array]:
-    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`, up to `largest` of `Marks`."""
+    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`, up to `largest` of
+    `Marks`.
+    """
     used = load > 0  # no worker can delay a level without a load
     threshold = t[..., None] / jnp.where(used, load, 1)
     # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
@@ -59,11 +65,12 @@ def threshold_hazard(
 
 
 class SearchRule(NamedTuple):
-    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without atoms.
+    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without
+    atoms.
 
-    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0
-    beyond; only `size` is static. A larger `refine` gives a finer rule; `beyond` bounds what none
-    reaches.
+    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and
+    weights of 0 beyond; only `size` is static. A larger `refine` gives a finer rule;
+    `beyond` bounds what none reaches.
     """
 
     start: Array
@@ -72,8 +79,12 @@ class SearchRule(NamedTuple):
     nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
 
 
-def search_rule(law: Distribution, marks: Marks, load: Array, num_nodes: int) -> SearchRule:
-    """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
+def search_rule(
+    law: Distribution, marks: Marks, load: Array, num_nodes: int
+) -> SearchRule:
+    """The rule of `num_nodes` intervals, or with a number of nodes in each panel to
+    match.
+    """
     assert not law.atomic
     # The nodes need not follow the load: the integral does not depend on them.
     law, marks, load = jax.lax.stop_gradient((law, marks, load))
@@ -93,8 +104,8 @@ def _along(of_line: Line, num_nodes: int) -> SearchRule:
     """Trapezoids along a line."""
 
     def nodes(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-        # Half a step from either end, where there is nothing to add: a node more would spoil the
-        # size.
+        # Half a step from either end, where there is nothing to add: a node more would
+        # spoil the size.
         step = (of_line.high - of_line.low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         v = of_line.low + step * (jnp.where(inside, index, 0) + 0.5)
@@ -133,8 +144,12 @@ def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
     return images, load[-1] * kinks[-1] if law.has_end else None
 
 
-def homogeneous_slope(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:
-    """`slope` with that in the last load from the others: Σ_n load_n slope_n = value."""
+def homogeneous_slope(
+    value: Array, slope: Array, load: Array, num_workers: ArrayLike
+) -> Array:
+    """`slope` with that in the last load from the others: Σ_n load_n slope_n =
+    value.
+    """
     last = np.arange(load.size) == jnp.asarray(num_workers) - 1
     others = jnp.where(last, 0, slope)
     return jnp.where(last, (value - jnp.sum(others * load)) / load[-1], others)

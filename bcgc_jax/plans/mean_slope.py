@@ -1,14 +1,16 @@
 r"""The slope of a mean of runtimes that jump, as those of work sharing do.
 
-Where two workers become free at the same time, chunks change hands, and a draw's runtime jumps. Its
-own derivative does not see the jump. The mean over draws has a slope all the same: it moves as more
-draws jump. So each draw's times are moved at random, forth and back, and the difference of its two
-runtimes tells of the slope in all times at once (simultaneous perturbation, Spall 1992). Two things
-are exact in each draw: a runtime scales with all times, and is as much later as all workers begin.
+Where two workers become free at the same time, chunks change hands, and a draw's
+runtime jumps. Its own derivative does not see the jump. The mean over draws has a slope
+all the same: it moves as more draws jump. So each draw's times are moved at random,
+forth and back, and the difference of its two runtimes tells of the slope in all times
+at once (simultaneous perturbation, Spall 1992). Two things are exact in each draw: a
+runtime scales with all times, and is as much later as all workers begin.
 
-What comes out is the slope of the mean of times that are spread a little more. Moves are a share of
-the spread that the times have, so where they have a density this hardly matters. Of atoms it is the
-slope over such a move, not that of a single step of a staircase.
+What comes out is the slope of the mean of times that are spread a little more. Moves
+are a share of the spread that the times have, so where they have a density this hardly
+matters. Of atoms it is the slope over such a move, not that of a single step of a
+staircase.
 """
 
 import functools
@@ -22,16 +24,17 @@ from jax import Array
 
 from bcgc_jax._derivatives import without_derivative
 
-# Of the mean deviation of the workers' times: how far they are moved. A larger share has less noise
-# and more bias: 0.1 and 0.3 are as good.
+# Of the mean deviation of the workers' times: how far they are moved. A larger share
+# has less noise and more bias: 0.1 and 0.3 are as good.
 _SHARE = 0.2
 # The least move, in shares of a time. Single precision resolves it.
 _LEAST = 1e-3
-# What is added to each time before that share is taken, in typical times: or else the slope in a
-# time near 0 is all noise.
+# What is added to each time before that share is taken, in typical times: or else the
+# slope in a time near 0 is all noise.
 _ADDED = 0.3
 
-# From starts and seconds, `[..., N]`, and a round trip to when each step ends, `[...]`, and more.
+# From starts and seconds, `[..., N]`, and a round trip to when each step ends, `[...]`,
+# and more.
 Steps = Callable[[Array, Array, Array], tuple[Array, Any]]
 
 
@@ -61,11 +64,15 @@ def _with_mean_slope_jvp(steps, primals, tangents):
     slopes = jax.tree.map(lambda a: a * _undifferentiable_one(primals), slopes)
     of_starts, of_seconds, of_round_trip = tangents
     slope = jnp.sum(slopes.starts * of_starts + slopes.seconds * of_seconds, axis=-1)
-    unknown = jax.jvp(lambda *given: without_derivative(more, given), primals, tangents)[1]
+    unknown = jax.jvp(
+        lambda *given: without_derivative(more, given), primals, tangents
+    )[1]
     return (end, more), (slope + slopes.round_trip * of_round_trip, unknown)
 
 
-def _slopes(steps: Steps, end: Array, starts: Array, seconds: Array, round_trip: Array) -> _Slopes:
+def _slopes(
+    steps: Steps, end: Array, starts: Array, seconds: Array, round_trip: Array
+) -> _Slopes:
     """From two more runtimes of each draw."""
     workers = seconds.shape[-1]
     typical = jnp.mean(workers / jnp.sum(1 / seconds, axis=-1))
@@ -100,20 +107,24 @@ def _slopes(steps: Steps, end: Array, starts: Array, seconds: Array, round_trip:
     rest = end - jnp.sum(of_starts * starts + raw.seconds * seconds, axis=-1)
     rest = (rest - raw.round_trip * round_trip)[..., None]
     weight = 1 / size
-    of_seconds = raw.seconds + rest * weight / jnp.sum(weight * seconds, axis=-1, keepdims=True)
+    of_seconds = raw.seconds + rest * weight / jnp.sum(
+        weight * seconds, axis=-1, keepdims=True
+    )
     return _Slopes(of_starts, of_seconds, raw.round_trip)
 
 
 def _undifferentiable_one(primals: tuple[Array, ...]) -> Array:
     """1, with NaN for a derivative.
 
-    Loops within a program forget the rule of `without_derivative` in second derivatives.
+    Loops within a program forget the rule of `without_derivative` in second
+    derivatives.
     """
     return 1 + jnp.sqrt(sum(jnp.sum(0 * a) for a in primals))
 
 
 def _balanced(count: int, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Half up, half down, in random order, `[count, ..., N]`; their sum is 0, their squares' N - 1.
+    """Half up, half down, in random order, `[count, ..., N]`; their sum is 0, their
+    squares' N - 1.
 
     They are the same always, as signs that no draw knows.
     """

@@ -1,4 +1,6 @@
-r"""Partitions x of L coordinates over redundancy levels, and the levels s of the coordinates."""
+r"""Partitions x of L coordinates over redundancy levels, and the levels s of the
+coordinates.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,11 +15,14 @@ from bcgc_jax._pytree import Numbers, check, is_traced
 from bcgc_jax.exact.crossing import MANY
 
 
-def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
-    r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
+def levels_from_partition(
+    partition: Numbers, num_coordinates: int | None = None
+) -> Array:
+    r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the
+    paper).
 
-    `num_coordinates` is static, by default the sum, which must be known. Of a traced x that is no
-    partition all levels are -1.
+    `num_coordinates` is static, by default the sum, which must be known. Of a traced x
+    that is no partition all levels are -1.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
     [0, 2, 2]
@@ -35,15 +40,17 @@ def _levels(x: Array, num_coordinates: int) -> Array:
     rank = jnp.arange(1, num_coordinates + 1)
     reached = jnp.cumsum(x)
     # A sum that rounding left below L ends on the last level in use.
-    levels = jnp.minimum(jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached))
+    levels = jnp.minimum(
+        jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached)
+    )
     return jnp.where(jnp.all(x >= 0), levels, -1)
 
 
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
-    `num_workers` is static, by default one more than the highest level, which must be known. Of a
-    traced s with levels that these workers do not have all entries are -1.
+    `num_workers` is static, by default one more than the highest level, which must be
+    known. Of a traced s with levels that these workers do not have all entries are -1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
@@ -61,7 +68,8 @@ def check_levels(levels: Numbers, num_workers: int) -> None:
     s = np.asarray(levels)
     if s.size and not 0 <= s.min() <= s.max() < num_workers:
         raise ValueError(
-            f"levels must be from 0 to {num_workers - 1}, below N, got {s.min()} to {s.max()}"
+            f"levels must be from 0 to {num_workers - 1}, below N, got {s.min()} to "
+            f"{s.max()}"
         )
 
 
@@ -73,21 +81,28 @@ def _counts(levels: Array, num_workers: int) -> Array:
 
 @jax.jit
 def cumulative_load(partition: ArrayLike) -> Array:
-    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished."""
+    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is
+    finished.
+    """
     x = jnp.asarray(partition)
     return _up_to(jnp.sum, x * jnp.arange(1, x.shape[-1] + 1))
 
 
 @jax.jit
-def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
-    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at levels not in use that of the last one before."""
+def finish_load(
+    partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0
+) -> Array:
+    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at levels not in use that of the last
+    one before.
+    """
     subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
     x = jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))
 
 
 def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
-    """The sum of the first n along the last axis, for each n, or the maximum of numbers ≥ 0.
+    """The sum of the first n along the last axis, for each n, or the maximum of numbers
+    ≥ 0.
 
     Of few levels by O(N²) terms: one kernel to compile, where a running sum takes five.
     """
@@ -106,8 +121,11 @@ def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
     """
     values = jnp.asarray(values)
     values = values.astype(jnp.result_type(values, jnp.float32))
-    # A shift changes no projection; far from the simplex the sum would be lost in rounding.
-    values = jnp.where(exists, values - jnp.max(jnp.where(exists, values, -jnp.inf)), -jnp.inf)
+    # A shift changes no projection; far from the simplex the sum would be lost in
+    # rounding.
+    values = jnp.where(
+        exists, values - jnp.max(jnp.where(exists, values, -jnp.inf)), -jnp.inf
+    )
     highest_first = jnp.sort(values)[::-1]
     # λ of the first k alone, (Σ - total) / k, is largest for those that stay above it.
     excess = jnp.cumsum(highest_first) - jnp.asarray(total, values.dtype)
@@ -116,7 +134,8 @@ def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
 
 
 def round_partition(partition: Array, total: ArrayLike) -> Array:
-    r"""Integers next to `partition` that sum to `total` exactly, by the largest remainder.
+    r"""Integers next to `partition` that sum to `total` exactly, by the largest
+    remainder.
 
     Levels at exactly 0 stay empty. For units of unequal cost see `round_to_units`.
 
@@ -133,8 +152,8 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     missing = xp.asarray(total, counts.dtype) - xp.sum(counts)
     rank = xp.argsort(xp.argsort(-remainder, stable=True), stable=True)
     counts = counts + ((rank < missing) & (partition > 0))
-    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the
-    # largest.
+    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes
+    # to the largest.
     rest = xp.asarray(total, counts.dtype) - xp.sum(counts)
     largest = xp.arange(counts.size) == xp.argmax(partition)
     return jnp.asarray(counts + xp.where(largest, rest, 0))
@@ -142,7 +161,8 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
 
 @jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
-    r"""Whole units at each level: their row is cut where it is nearest to the sum of `partition`.
+    r"""Whole units at each level: their row is cut where it is nearest to the sum of
+    `partition`.
 
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]
@@ -157,6 +177,8 @@ def round_to_units(partition: Array, unit_costs: Array) -> Array:
 
 @jax.jit
 def cost_of_units(counts: Array, unit_costs: Array) -> Array:
-    """The partition of the costs that `counts` units at each level, in their order, make."""
+    """The partition of the costs that `counts` units at each level, in their order,
+    make.
+    """
     ends = jnp.concatenate([jnp.zeros(1, unit_costs.dtype), jnp.cumsum(unit_costs)])
     return jnp.diff(ends[jnp.cumsum(counts)], prepend=0)

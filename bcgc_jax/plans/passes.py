@@ -1,12 +1,13 @@
 r"""What a worker ends before its next step begins: nobody can interrupt a computation.
 
-A worker that hears of a step's end ends the pass that it has begun, over a subset of the data for
-one block, and is late for the next step by its *overrun*. Who is done with a pass just as the step
-ends has begun the next one. A worker that has done all its tasks is free; so is one that still
-starts up, and one that would never end its pass, which does not answer but computes nothing.
+A worker that hears of a step's end ends the pass that it has begun, over a subset of
+the data for one block, and is late for the next step by its *overrun*. Who is done with
+a pass just as the step ends has begun the next one. A worker that has done all its
+tasks is free; so is one that still starts up, and one that would never end its pass,
+which does not answer but computes nothing.
 
-A worker's step is runs of equally long passes. Run r of worker w, of cycles C_r at its end, is
-there at S_w + T_w C_r + c X_r, with c X_r what the link has sent by then.
+A worker's step is runs of equally long passes. Run r of worker w, of cycles C_r at its
+end, is there at S_w + T_w C_r + c X_r, with c X_r what the link has sent by then.
 """
 
 from collections.abc import Callable
@@ -18,28 +19,30 @@ import numpy as np
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.worker import Cost, Tasks
 
-# What the engine on processes does not interrupt, where samples are few: of microbatches, subsets
-# and blocks.
+# What the engine on processes does not interrupt, where samples are few: of
+# microbatches, subsets and blocks.
 UNIT = "subset"
-# A further chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`, of dense networks
-# and small convolutional ones. It saves a part of half a pass, which is lost when a step ends: in
-# all least at some 256 samples a chunk. From 8 chunks on that part is small.
+# A further chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`, of
+# dense networks and small convolutional ones. It saves a part of half a pass, which is
+# lost when a step ends: in all least at some 256 samples a chunk. From 8 chunks on that
+# part is small.
 _SAMPLES_OF_A_CHUNK = 256
 _MOST_CHUNKS = 8
 
 
 @pytree_dataclass
 class Passes:
-    """Runs of equally long passes, in order, `[R, N]` each, or `[R, 1]` of workers that are alike.
+    """Runs of equally long passes, in order, `[R, N]` each, or `[R, 1]` of workers that
+    are alike.
 
     Attributes:
       end: cycles at the end of each run.
       length: cycles of a pass in it; 0 of what is one piece, such as sending a message.
-      sent: what the link has sent at the end of each run, `[R]`, in cycle times; None without a
-        link.
+      sent: what the link has sent at the end of each run, `[R]`, in cycle times; None
+        without a link.
       runs: of each task.
-      overlap: whether the link sends while the worker computes on. Then it keeps nobody from the
-        next step.
+      overlap: whether the link sends while the worker computes on. Then it keeps nobody
+        from the next step.
     """
 
     end: Any
@@ -54,7 +57,10 @@ class Passes:
         "chunk:C" is 1/C of a subset, "block" a task with its message.
 
         >>> tasks = Passes(np.array([[2.0], [8.0]]), np.array([[2.0], [3.0]]))
-        >>> tasks.of("block").length.ravel().tolist(), tasks.of("chunk:2").length.ravel().tolist()
+        >>> (
+        ...     tasks.of("block").length.ravel().tolist(),
+        ...     tasks.of("chunk:2").length.ravel().tolist(),
+        ... )
         ([0.0, 0.0], [1.0, 1.5])
         """
         parts = parts_of(unit)
@@ -65,10 +71,15 @@ class Passes:
         return Passes(self.end[last], 0 * self.end[last], sent, overlap=self.overlap)
 
     def finish(self, begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """When each task is delivered, `[..., K, N]`, by who begins and works so, `[..., N]`.
+        """When each task is delivered, `[..., K, N]`, by who begins and works so,
+        `[..., N]`.
 
-        >>> one = Passes(np.array([[1.0], [3.0]]), np.zeros((2, 1)), np.array([2.0, 4.0]),
-        ...     overlap=True)
+        >>> one = Passes(
+        ...     np.array([[1.0], [3.0]]),
+        ...     np.zeros((2, 1)),
+        ...     np.array([2.0, 4.0]),
+        ...     overlap=True,
+        ... )
         >>> one.finish(np.zeros(2), np.array([1.0, 3.0])).tolist()
         [[3.0, 5.0], [5.0, 11.0]]
         """
@@ -78,17 +89,21 @@ class Passes:
             return begin[..., None, :] + done
         sent = tasks.sent[:, None]
         if self.overlap:
-            done = np.maximum.accumulate(done - np.concatenate([0 * sent[:1], sent[:-1]]), axis=-2)
+            done = np.maximum.accumulate(
+                done - np.concatenate([0 * sent[:1], sent[:-1]]), axis=-2
+            )
         return begin[..., None, :] + done + sent
 
     def overrun(self, late: Any, starts: Any, times: Any, end: Any) -> Any:
-        """How long each worker is busy after the `end` of a step, `[...]`, which it began `late`.
+        """How long each worker is busy after the `end` of a step, `[...]`, which it
+        began `late`.
 
         `late`, start-ups and cycle times are `[..., N]`, in one unit. NumPy or JAX.
 
         >>> one = Passes(np.ones((1, 1)), np.ones((1, 1)))
-        >>> one.overrun(np.array([0.5, 0.0, 0.0]), 0.0, np.array([3.0, 4.0, 2.0]),
-        ...     np.array(2.0)).tolist()
+        >>> one.overrun(
+        ...     np.array([0.5, 0.0, 0.0]), 0.0, np.array([3.0, 4.0, 2.0]), np.array(2.0)
+        ... ).tolist()
         [1.5, 2.0, 0.0]
         """
         xp = jnp if is_traced((self, late, starts, times)) else np
@@ -104,7 +119,9 @@ class Passes:
         eps = max(np.finfo(a.dtype).eps for a in (self.end, done))
         now = (end * (1 + 64 * eps))[..., None]
         passes = xp.floor((now[..., None] - before) / xp.where(one > 0, one, 1)) + 1
-        until = xp.where(one > 0, xp.minimum(before + one * xp.maximum(passes, 1), done), done)
+        until = xp.where(
+            one > 0, xp.minimum(before + one * xp.maximum(passes, 1), done), done
+        )
         free = xp.min(xp.where(done > now[..., None], until, np.inf), axis=-2)
         free = xp.where(begin > now, late, free)
         # Inf: of who has done all, of who never answers, and of a step that never ends.
@@ -112,8 +129,12 @@ class Passes:
 
 
 def unless_starting(busy: Any, late: Any, starts: Any, end: Any) -> Any:
-    """How long workers are `busy` after the `end`, `[..., N]`; who still starts up begins anew."""
-    return jnp.where(late + starts > end[..., None], jnp.maximum(late - end[..., None], 0), busy)
+    """How long workers are `busy` after the `end`, `[..., N]`; who still starts up
+    begins anew.
+    """
+    return jnp.where(
+        late + starts > end[..., None], jnp.maximum(late - end[..., None], 0), busy
+    )
 
 
 def in_a_row(
@@ -122,17 +143,22 @@ def in_a_row(
     starts: np.ndarray,
     times: np.ndarray,
 ) -> np.ndarray:
-    """τ of steps in a row, the first fresh, `[S, ...]`, from starts and times, `[S, ..., N]`.
+    """τ of steps in a row, the first fresh, `[S, ...]`, from starts and times,
+    `[S, ..., N]`.
 
-    `last` is τ of workers that begin and work so. In NumPy: a few thousand steps without compiling
-    anything.
+    `last` is τ of workers that begin and work so. In NumPy: a few thousand steps
+    without compiling anything.
 
-    Two workers who do both halves of the work begin the second one as the step ends, and are busy
-    with it for as long again.
+    Two workers who do both halves of the work begin the second one as the step ends,
+    and are busy with it for as long again.
 
     >>> both = Passes(np.array([[1.0], [2.0]]), np.array([[1.0], [1.0]]))
-    >>> in_a_row(lambda begin, times: (begin + times).max(-1), both, np.zeros((4, 2)),
-    ...     np.ones((4, 2)))
+    >>> in_a_row(
+    ...     lambda begin, times: (begin + times).max(-1),
+    ...     both,
+    ...     np.zeros((4, 2)),
+    ...     np.ones((4, 2)),
+    ... )
     array([1., 2., 2., 2.])
     """
     late = np.zeros(times.shape[1:])
@@ -156,8 +182,8 @@ def parts_of(unit: str) -> int:
     if name == "chunk" and count.isdecimal() and int(count):
         return int(count)
     raise ValueError(
-        'unit must be "subset", "block" or "chunk:C" for C microbatches of a subset, got '
-        f'"{unit}": it is what a worker does in one piece'
+        'unit must be "subset", "block" or "chunk:C" for C microbatches of a subset, '
+        f'got "{unit}": it is what a worker does in one piece'
     )
 
 
@@ -171,10 +197,11 @@ def chunks_that_pay(num_samples: float) -> int:
 
 
 def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
-    """Of tasks, each of a block of its own, whose data are all of the one before, `[R, W]`.
+    """Of tasks, each of a block of its own, whose data are all of the one before,
+    `[R, W]`.
 
-    The subsets that the worker knows come first. A pass over a new one begins with the setup, and
-    goes through the blocks before it.
+    The subsets that the worker knows come first. A pass over a new one begins with the
+    setup, and goes through the blocks before it.
     """
     xp = jnp if is_traced((sizes, tasks, cost)) else np
     data, share = (xp.asarray(a) for a in (tasks.data, tasks.share))

@@ -1,4 +1,6 @@
-"""What every worker does, task after task, and when that is enough: `Plan`, and what it needs."""
+"""What every worker does, task after task, and when that is enough: `Plan`, and what it
+needs.
+"""
 
 from typing import Any, NamedTuple
 
@@ -36,10 +38,11 @@ class Plan:
     """What each worker does; every array gains the leading axes of a batch.
 
     Attributes:
-      sizes: coordinates, or their cost, of each block, `[B]`, those next to the output first.
+      sizes: coordinates, or their cost, of each block, `[B]`, those next to the output
+        first.
       block: int, `[K]`: the block that task k computes; beyond the last task -1.
-      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the share of
-        their samples.
+      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the
+        share of their samples.
       completion: when the gradient is there; None where nobody plans who does what.
       known_needs: what it needs, where that takes draws.
     """
@@ -68,7 +71,9 @@ class Plan:
 
     @property
     def trainable(self) -> bool:
-        """Whether it is known who does what, and the gradient of all data comes of it."""
+        """Whether it is known who does what, and the gradient of all data comes of
+        it.
+        """
         return self.completion is not None and self.completion.exact_gradient
 
     @property
@@ -78,7 +83,9 @@ class Plan:
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
-    """The paper's: block n of x_n coordinates on n + 1 subsets, complete with any N - n workers."""
+    """The paper's: block n of x_n coordinates on n + 1 subsets, complete with any N - n
+    workers.
+    """
     level = np.arange(partition.shape[-1])
     return Plan(
         sizes=partition,
@@ -107,7 +114,9 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
     )
 
 
-def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requirements | None:
+def needs_of(
+    plan: Plan, counts: Array | None, num_workers: ArrayLike
+) -> Requirements | None:
     """What a plan needs; of one in which nobody is asked. `counts` are whole units."""
     rule = plan.completion
     # Some ten operations: not worth as many compilations where the numbers are known.

@@ -64,31 +64,56 @@ def block_runtime(
 ) -> Array:
     r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5), `[...]`.
 
-    `partition` is x, `[..., N]`; `cycle_times`, `[..., N]`, come in any order; leading axes
-    broadcast. The other numbers are those of `Problem`, and `start_ups`, a number or `[..., N]`,
-    are those of the workers in the order of `cycle_times`; `overlap` is static.
+    `partition` is x, `[..., N]`; `cycle_times`, `[..., N]`, come in any order; leading
+    axes broadcast. The other numbers are those of `Problem`, and `start_ups`, a number
+    or `[..., N]`, are those of the workers in the order of `cycle_times`; `overlap` is
+    static.
 
-    Raises ValueError for a partition with another number of levels than there are workers, and for
-    numbers that make no sense, such as negative entries and times; NaN where these are traced.
+    Raises ValueError for a partition with another number of levels than there are
+    workers, and for numbers that make no sense, such as negative entries and times; NaN
+    where these are traced.
 
-    >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
+    >>> float(
+    ...     block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0)
+    ... )
     1.0
-    >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0],
-    ...     send_time=0.5))
+    >>> float(
+    ...     block_runtime(
+    ...         [1.0, 1.0],
+    ...         [1.0, 2.0],
+    ...         num_samples=2.0,
+    ...         start_ups=[4.0, 0.0],
+    ...         send_time=0.5,
+    ...     )
+    ... )
     7.0
     """
-    others = {"setup_cycles": setup_cycles, "chain_cycles": chain_cycles, "send_time": send_time}
+    others = {
+        "setup_cycles": setup_cycles,
+        "chain_cycles": chain_cycles,
+        "send_time": send_time,
+    }
     scale, times = _scale_and_times(
-        cycle_times, num_samples, cycles, **others, start_ups=start_ups, partition=partition
+        cycle_times,
+        num_samples,
+        cycles,
+        **others,
+        start_ups=start_ups,
+        partition=partition,
     )
     dtype = times.dtype
     workers = times.shape[-1]
     x = jnp.asarray(partition, dtype)
     advice = f"one level for each of the {workers} workers in cycle_times"
     check_shape("partition", x, (..., workers), advice)
-    setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
+    setup, chain = (
+        jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles)
+    )
     load = finish_load(x, x > 0, setup, chain)
-    zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
+    zero = [
+        isinstance(value, int | float) and value == 0
+        for value in (start_ups, send_time)
+    ]
     if all(zero) and not overlap:  # N log N operations, not N²
         return scale * max_finish_time(load, slowest_first(times))
     starts = jnp.asarray(start_ups, dtype)
@@ -96,14 +121,18 @@ def block_runtime(
     advice = "one for each of cycle_times, or a number for all"
     check_shape("start_ups", starts, (..., workers), advice)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
-    runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
+    runtime = _last_delivery(
+        load, sent, starts, scale[..., None] * times, bool(overlap)
+    )
     # A product: where the runtime is NaN its derivatives are.
     return runtime * jnp.where(jnp.isnan(scale), jnp.nan, 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=4)
 @functools.partial(jnp.vectorize, signature="(n),(n),(n),(n)->()", excluded={4})
-def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
+def _last_delivery(
+    work: Array, sent: Array, starts: Array, times: Array, overlap: bool
+) -> Array:
     return AnyOf(work.size).runtimes(Load(work, sent), overlap, starts, times)
 
 
@@ -117,17 +146,19 @@ def coordinate_runtime(
 ) -> Array:
     r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2), `[...]`.
 
-    `levels` are s, `[..., L]`; they and `cycle_times`, `[..., N]`, come in any order (Lemma 1:
-    ascending levels are best). Units of unequal cost, `[L]`, count (s_i+1) times theirs (footnotes
-    2-4).
+    `levels` are s, `[..., L]`; they and `cycle_times`, `[..., N]`, come in any order
+    (Lemma 1: ascending levels are best). Units of unequal cost, `[L]`, count (s_i+1)
+    times theirs (footnotes 2-4).
 
-    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers
-    that make no sense; NaN where these are traced.
+    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other
+    numbers that make no sense; NaN where these are traced.
 
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
-    scale, times = _scale_and_times(cycle_times, num_samples, cycles, unit_costs=unit_costs)
+    scale, times = _scale_and_times(
+        cycle_times, num_samples, cycles, unit_costs=unit_costs
+    )
     s = jnp.asarray(levels)
     costs = jnp.asarray(unit_costs, times.dtype)
     workers = times.shape[-1]
@@ -137,7 +168,9 @@ def coordinate_runtime(
         )
     check_levels(levels, workers)
     if costs.ndim:
-        check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
+        check_shape(
+            "unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels"
+        )
 
     @functools.partial(jnp.vectorize, signature="(l),(l),(n)->()")
     def last(s: Array, spent: Array, times: Array) -> Array:
@@ -155,7 +188,12 @@ def _scale_and_times(
 
     ValueError for known numbers that make no sense, NaN for traced ones.
     """
-    numbers = {"cycle_times": cycle_times, "num_samples": num_samples, "cycles": cycles, **others}
+    numbers = {
+        "cycle_times": cycle_times,
+        "num_samples": num_samples,
+        "cycles": cycles,
+        **others,
+    }
     sense: Array | bool = True
     for name, value in numbers.items():
         # A worker may never answer: inf.
@@ -172,7 +210,9 @@ def _scale_and_times(
     return jnp.where(sense, scale, jnp.nan), times
 
 
-def draw_runtimes(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> Array:
+def draw_runtimes(
+    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int
+) -> Array:
     """Draws of τ, in the unit of the cycle time, `[num_draws]`."""
     load, rule, scale = problem_tasks(problem, partition)
     iteration = iteration_of(problem)
@@ -186,11 +226,16 @@ def draw_runtimes(key: Array, problem: Problem, partition: Numbers | Plan, num_d
 def integrate_runtime(
     problem: Problem, partition: Numbers | Plan, *, num_nodes: int = NUM_NODES
 ) -> Expectation:
-    r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
+    r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both
+    absolute.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
-    ...     num_samples=3.0)
+    >>> problem = Problem(
+    ...     ShiftedExponential(rate=1.0),
+    ...     num_workers=3,
+    ...     num_coordinates=1,
+    ...     num_samples=3.0,
+    ... )
     >>> x = jnp.array([1.0, 0.0, 0.0])
     >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
     1.8333
@@ -203,7 +248,9 @@ def integrate_runtime(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> Expectation:
+def _integrate(
+    problem: Problem, partition: Numbers | Plan, num_nodes: int
+) -> Expectation:
     load, rule, scale = exact_tasks(problem, partition)
     result = iteration_of(problem).expected_completion(load, rule, num_nodes=num_nodes)
     return Expectation(scale * result.value, scale * result.error)
@@ -212,26 +259,44 @@ def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> E
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
     r"""Exact E τ̂(x,T), eq. (5), a scalar.
 
-    It is differentiable in `partition` and in the problem's leaves, twice. The distribution's
-    moments must exist: an infinite expectation comes out as inf where its mean says so.
+    It is differentiable in `partition` and in the problem's leaves, twice. The
+    distribution's moments must exist: an infinite expectation comes out as inf where
+    its mean says so.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
-    ...     num_samples=3.0)
-    >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0, 0.0]))[0]), 4)
+    >>> problem = Problem(
+    ...     ShiftedExponential(rate=1.0),
+    ...     num_workers=3,
+    ...     num_coordinates=1,
+    ...     num_samples=3.0,
+    ... )
+    >>> round(
+    ...     float(
+    ...         jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0, 0.0]))[0]
+    ...     ),
+    ...     4,
+    ... )
     1.8333
     """
     return integrate_runtime(problem, partition).value
 
 
-def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
+def completion_probability(
+    problem: Problem, partition: Numbers | Plan, deadline: Numbers
+) -> Array:
     r"""P(τ̂(x,T) ≤ deadline), exact, in the shape of `deadline`; differentiable, twice.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
-    ...     num_samples=3.0)
+    >>> problem = Problem(
+    ...     ShiftedExponential(rate=1.0),
+    ...     num_workers=3,
+    ...     num_coordinates=1,
+    ...     num_samples=3.0,
+    ... )
     >>> x, deadline = jnp.array([1.0, 0.0, 0.0]), float(jnp.log(2.0))
-    >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
+    >>> round(
+    ...     float(completion_probability(problem, x, deadline)), 5
+    ... )  # all three below the median
     0.125
     """
     check_partition(problem, partition)
@@ -253,14 +318,15 @@ def certificate(
 ) -> Certificate:
     r"""f(x) = E τ̂(x,T), and a lower bound on f(z) for every partition z.
 
-    f is convex, so f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n, at every x; without
-    setup ∇f·x = f. `levels`, bool `[max_workers]`, are those that z may use: by default all, with
-    setup cycles those that x uses, for f is affine only as long as these stay the same. Of its
-    numbers only f has derivatives, others' are NaN.
+    f is convex, so f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n, at every
+    x; without setup ∇f·x = f. `levels`, bool `[max_workers]`, are those that z may use:
+    by default all, with setup cycles those that x uses, for f is affine only as long as
+    these stay the same. Of its numbers only f has derivatives, others' are NaN.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3,
-    ...     num_coordinates=10)
+    >>> problem = Problem(
+    ...     ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10
+    ... )
     >>> c = certificate(problem, jnp.array([10.0, 0.0, 0.0]))
     >>> bool(c.lower_bound <= c.expected_runtime)
     True
@@ -273,23 +339,35 @@ def certificate(
 
 
 @jax.jit
-def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None) -> Certificate:
+def _certify(
+    problem: Problem, partition: Numbers, levels: ArrayLike | None
+) -> Certificate:
     x = as_partition(problem, partition)
-    # Finer than usual: where nearly everything sits at one level, the slopes of the others need it.
+    # Finer than usual: where nearly everything sits at one level, the slopes of the
+    # others need it.
     num_nodes = NUM_NODES * 3 // 2
     if problem.convex:
         value, error, slope = value_and_slope(problem, x, num_nodes)
         at_x = value
-    else:  # the bound is that of start-ups that are all as short as the shortest of them
+    # the bound is that of start-ups that are all as short as the shortest of them
+    else:
         value, more = _integrate(problem, x, num_nodes)
         at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
         error = error + more
-    allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
+    allowed = levels_of_bound(problem, x) & (
+        True if levels is None else jnp.asarray(levels)
+    )
     # 0 where nothing is paid for setup, up to rounding.
     constant = 0 if problem.bare else at_x - jnp.sum(slope * x)
-    lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
-    lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
-    return Certificate(value, *without_derivative((error, lower, 1 - lower / value), (problem, x)))
+    lower = constant + problem.total.astype(x.dtype) * jnp.min(
+        jnp.where(allowed, slope, jnp.inf)
+    )
+    lower = lower_bound_of(
+        lower - error, value
+    )  # the slopes share the error of the value
+    return Certificate(
+        value, *without_derivative((error, lower, 1 - lower / value), (problem, x))
+    )
 
 
 def value_and_slope(

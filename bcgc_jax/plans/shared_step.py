@@ -1,12 +1,14 @@
-r"""Work sharing: a step's chunks are handed out to free workers that store them, neediest first.
+r"""Work sharing: a step's chunks are handed out to free workers that store them,
+neediest first.
 
-A chunk is one whole forward and backward pass of a microbatch. When a worker is free it takes, of
-the chunks c that it stores and nobody has begun, the one whose other holders b would come to it
-last, for its size: the one with the greatest size_c min_b r_b e_b. r_b is the size of what b stores
-and nobody has begun, e_b the seconds that b takes for a unit of size: by its last chunk, or by what
-the running one has taken so far, if that is more; before its first chunk the mean of the others.
-Before anybody has done a chunk all are taken to be alike. Of equal ones it takes the largest, then
-its own, then in order.
+A chunk is one whole forward and backward pass of a microbatch. When a worker is free it
+takes, of the chunks c that it stores and nobody has begun, the one whose other holders
+b would come to it last, for its size: the one with the greatest size_c min_b r_b e_b.
+r_b is the size of what b stores and nobody has begun, e_b the seconds that b takes for
+a unit of size: by its last chunk, or by what the running one has taken so far, if that
+is more; before its first chunk the mean of the others. Before anybody has done a chunk
+all are taken to be alike. Of equal ones it takes the largest, then its own, then in
+order.
 """
 
 from typing import NamedTuple
@@ -20,7 +22,9 @@ from bcgc_jax.steps.placement import ChunkTables
 
 
 class _State(NamedTuple):
-    """A step: the open chunks, `[M + 1]`, and what each worker has done and does, `[N]`."""
+    """A step: the open chunks, `[M + 1]`, and what each worker has done and does,
+    `[N]`.
+    """
 
     open: Array
     left: Array
@@ -37,9 +41,11 @@ def shared_runtime(
     times: Array,
     round_trip: Array | float = 0.0,
 ) -> Array:
-    """When everyone has ended its last chunk; start-ups and seconds for a unit of size are `[N]`.
+    """When everyone has ended its last chunk; start-ups and seconds for a unit of size
+    are `[N]`.
 
-    Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
+    Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a
+    `round_trip`.
 
     Args:
       tables: what each worker may be given.
@@ -71,7 +77,9 @@ def shared_runtime(
         until = now + round_trip + tables.size[chunk] * times[worker]
         return _State(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[tables.holders[chunk]].add(-tables.size[chunk], mode="drop"),
+            left=at.left.at[tables.holders[chunk]].add(
+                -tables.size[chunk], mode="drop"
+            ),
             pace=at.pace.at[worker].set(last[worker]),
             running=at.running.at[worker].set(tables.size[chunk]),
             begun=at.begun.at[worker].set(now),
@@ -86,13 +94,16 @@ def shared_runtime(
 def all_data_runtime(
     sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
 ) -> Array:
-    """`shared_runtime` where all store all data: who is free takes the largest chunk that is left.
+    """`shared_runtime` where all store all data: who is free takes the largest chunk
+    that is left.
 
     No tables are needed: `sizes` are those of a subset's chunks.
     """
     in_order = jnp.asarray(sorted(sizes * len(times), reverse=True))
 
-    def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:
+    def give(
+        until_and_last: tuple[Array, Array], size: Array
+    ) -> tuple[tuple[Array, Array], None]:
         until, last = until_and_last
         worker = _first_of(until == jnp.min(until))
         end = until[worker] + round_trip + size * times[worker]
@@ -103,12 +114,18 @@ def all_data_runtime(
 
 
 def _first_of(some: Array) -> Array:
-    """The first that is true; `argmax` makes a step of 256 workers half as long again on a CPU."""
-    return jnp.min(jnp.where(some, jnp.arange(len(some), dtype=np.int32), len(some) - 1))
+    """The first that is true; `argmax` makes a step of 256 workers half as long again
+    on a CPU.
+    """
+    return jnp.min(
+        jnp.where(some, jnp.arange(len(some), dtype=np.int32), len(some) - 1)
+    )
 
 
 def _paces(at: _State, now: Array) -> tuple[Array, Array]:
-    """Of each worker's last chunk, 0 before there is one, and as expected now, `[N]`."""
+    """Of each worker's last chunk, 0 before there is one, and as expected now,
+    `[N]`.
+    """
     ended = at.until == now
     taken = (now - at.begun) / jnp.where(at.running > 0, at.running, 1)
     last = jnp.where(ended & (at.running > 0), taken, at.pace)
@@ -121,7 +138,8 @@ def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) ->
     Args:
       tables: what each worker may be given.
       is_open: the chunks that nobody has begun, `[M + 1]`.
-      need: r e, when each worker would have done all that is left of what it stores, `[N]`.
+      need: r e, when each worker would have done all that is left of what it stores,
+        `[N]`.
       worker: who is free.
     """
     mine = tables.stored[worker]

@@ -30,20 +30,24 @@ _IN_LOCKSTEP = 2**10
 
 @pytree_dataclass
 class WorkSharing(Completion):
-    """A chunk is there with the worker that it was handed to; the step ends with the last chunk.
+    """A chunk is there with the worker that it was handed to; the step ends with the
+    last chunk.
 
-    Its plan has one block, all coordinates: each chunk is a whole forward and backward pass.
+    Its plan has one block, all coordinates: each chunk is a whole forward and backward
+    pass.
 
     Attributes:
       max_subsets: D, what a worker stores, in subsets.
-      chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one
-        cut again.
+      chunks: C of a subset, each as large as the others, or with `equal_chunks` False
+        the last one cut again.
       whole_subsets: whether workers store whole subsets, not chunks of many.
-      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums", with the
-        last chunk: slow ones are copied, and who is busy then joins the next step late.
+      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums",
+        with the last chunk: slow ones are copied, and who is busy then joins the next
+        step late.
       round_trip: before each chunk, in the unit of `Worker`.
-      load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk of this
-        load takes a + b load seconds; for `handout.serve`, which hands out by it.
+      load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk
+        of this load takes a + b load seconds; for `handout.serve`, which hands out by
+        it.
     """
 
     num_workers: int = static_field()
@@ -79,19 +83,26 @@ class WorkSharing(Completion):
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum after its last chunk. Those that do not exist do not count."""
+        """Every worker sends its sum after its last chunk. Those that do not exist do
+        not count.
+        """
         return self.step(load, overlap, starts, times)[0]
 
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """With copies a worker may be busy when the last chunk has ended; else everyone is free."""
+        """With copies a worker may be busy when the last chunk has ended; else everyone
+        is free.
+        """
         workers = self.num_workers
         unit = load.work[-1] / (UNITS * self.chunks)
         seconds = times[..., :workers] * unit
         round_trip = jnp.asarray(self.round_trip, seconds.dtype)
         end, until = with_mean_slope(
-            self._engine(), starts[..., :workers].astype(seconds.dtype), seconds, round_trip
+            self._engine(),
+            starts[..., :workers].astype(seconds.dtype),
+            seconds,
+            round_trip,
         )
         sent = 0 if load.sent is None else load.sent[-1]
         if until is None:
@@ -100,14 +111,23 @@ class WorkSharing(Completion):
         return end + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
 
     def ended(
-        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+        self,
+        subset: float,
+        passes: Passes | None,
+        block: np.ndarray,
+        starts: Any,
+        times: Any,
     ) -> np.ndarray:
         return self.in_lockstep(times * subset, starts)
 
-    def in_lockstep(self, times: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
-        """Return when all have ended, `[K]`, in draws of the seconds for a subset, `[K, N]`.
+    def in_lockstep(
+        self, times: np.ndarray, starts: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return when all have ended, `[K]`, in draws of the seconds for a subset,
+        `[K, N]`.
 
-        By NumPy, of plans without copies. Workers begin at their `starts`, `[K, N]`, or at once.
+        By NumPy, of plans without copies. Workers begin at their `starts`, `[K, N]`, or
+        at once.
         """
         sizes = np.tile(self.sizes, self.num_workers)
         share = sizes / (UNITS * self.chunks)
@@ -115,7 +135,9 @@ class WorkSharing(Completion):
         round_trip = float(np.asarray(self.round_trip))
         ends = []
         # So many that they stay in a processor's cache.
-        for drawn in np.array_split(np.arange(len(times)), math.ceil(len(times) / _IN_LOCKSTEP)):
+        for drawn in np.array_split(
+            np.arange(len(times)), math.ceil(len(times) / _IN_LOCKSTEP)
+        ):
             shape = len(drawn), len(share)
             pauses = np.zeros((len(drawn), self.num_workers, 0))
             begins = None if starts is None else starts[drawn]
@@ -130,16 +152,24 @@ class WorkSharing(Completion):
         return np.concatenate(ends)
 
     def _engine(self) -> Steps:
-        """By start-ups, seconds for a unit of size, and the round trip; and until when all work."""
+        """By start-ups, seconds for a unit of size, and the round trip; and until when
+        all work.
+        """
         step: Callable[[Array, Array, Array], Any]
         if self.ends == "sums":
-            step = functools.partial(step_with_copies, chunk_tables(self.stored, self.sizes))
+            step = functools.partial(
+                step_with_copies, chunk_tables(self.stored, self.sizes)
+            )
         elif self.max_subsets == self.num_workers:
             step = functools.partial(all_data_runtime, self.sizes)
         else:
-            step = functools.partial(shared_runtime, chunk_tables(self.stored, self.sizes))
+            step = functools.partial(
+                shared_runtime, chunk_tables(self.stored, self.sizes)
+            )
 
-        def steps(starts: Array, seconds: Array, round_trip: Array) -> tuple[Array, Array | None]:
+        def steps(
+            starts: Array, seconds: Array, round_trip: Array
+        ) -> tuple[Array, Array | None]:
             every = step
             of_draw = 0 if round_trip.ndim else None
             for _ in range(seconds.ndim - 1):
@@ -159,7 +189,9 @@ class WorkSharing(Completion):
         return jnp.all(num_workers == self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
-        """Of each chunk that is open, and of the holders of those that one worker stores."""
+        """Of each chunk that is open, and of the holders of those that one worker
+        stores.
+        """
         return len(self.sizes) * (1 + self.max_subsets**2 // self.num_workers)
 
 
@@ -167,7 +199,11 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     """One block of all `total` coordinates, of which each worker does chunks.
 
     >>> plan = sharing_plan(5.0, WorkSharing(num_workers=4, max_subsets=2, chunks=8))
-    >>> plan.sizes.tolist(), int(plan.known_needs.stored_subsets), int(plan.known_needs.round_trips)
+    >>> (
+    ...     plan.sizes.tolist(),
+    ...     int(plan.known_needs.stored_subsets),
+    ...     int(plan.known_needs.round_trips),
+    ... )
     ([5.0], 2, 10)
     """
     sizes = jnp.asarray(total)[None]
@@ -175,7 +211,9 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     stored = jnp.asarray(rule.max_subsets)
     questions = jnp.asarray(len(rule.sizes))
     sent = jnp.ones((), sizes.dtype)
-    needs = Requirements(stored, sent, questions, jnp.asarray(True), lost=jnp.zeros_like(sent))
+    needs = Requirements(
+        stored, sent, questions, jnp.asarray(True), lost=jnp.zeros_like(sent)
+    )
     return Plan(
         sizes=sizes,
         block=0 * one,

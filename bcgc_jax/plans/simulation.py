@@ -1,8 +1,9 @@
 """Runtimes by draws: of a step that begins fresh, and of steps one after the other.
 
-In a chain each worker first ends the pass that it has begun (`passes`). Chains are independent, and
-the steps of one are not, so the standard error is that of the chains' means. A chain begins fresh,
-and forgets 32 steps: with the paper's times two would do, with heavy tails it takes tens.
+In a chain each worker first ends the pass that it has begun (`passes`). Chains are
+independent, and the steps of one are not, so the standard error is that of the chains'
+means. A chain begins fresh, and forgets 32 steps: with the paper's times two would do,
+with heavy tails it takes tens.
 """
 
 import functools
@@ -39,7 +40,8 @@ from bcgc_jax.problem import Problem
 _FORGOTTEN = 32
 # Chains: of many draws each has many steps, and few are forgotten.
 _CHAINS = 256
-# Numbers in a row of a table, of all its steps, workers and tasks: two tenths of a second.
+# Numbers in a row of a table, of all its steps, workers and tasks: two tenths of a
+# second.
 _ROW = 2**22
 # The most chains of a row.
 _ROW_CHAINS = 32
@@ -48,8 +50,9 @@ _ROW_CHAINS = 32
 class RuntimeEstimate(NamedTuple):
     """Monte Carlo means and their standard errors.
 
-    `mean` is of a step in which all workers begin fresh; `chained` of steps one after the other,
-    where each worker first ends the pass that it has begun; None if nobody asked for it.
+    `mean` is of a step in which all workers begin fresh; `chained` of steps one after
+    the other, where each worker first ends the pass that it has begun; None if nobody
+    asked for it.
     """
 
     mean: Array
@@ -66,22 +69,30 @@ def simulate_runtime(
     *,
     unit: str | None = UNIT,
 ) -> RuntimeEstimate:
-    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with standard errors.
+    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with
+    standard errors.
 
-    `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a
-    pass over a "subset"; over a microbatch, "chunk:C" for C a subset, as on processes; or a whole
-    "block". None for the mean of fresh steps alone, which is faster. Workers that are unlike keep
-    their places in a chain.
+    `unit` (static) is what a worker does in one piece, for the mean of steps one after
+    the other: a pass over a "subset"; over a microbatch, "chunk:C" for C a subset, as
+    on processes; or a whole "block". None for the mean of fresh steps alone, which is
+    faster. Workers that are unlike keep their places in a chain.
 
     >>> from bcgc_jax.distributions import Uniform
-    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
+    >>> problem = Problem(
+    ...     Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0
+    ... )
     >>> estimate = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
-    >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
+    >>> bool(
+    ...     abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error
+    ... )  # E max of two uniforms
     True
-    >>> bool(estimate.chained == estimate.mean)  # nobody has more to do when the last one ends
+    >>> bool(
+    ...     estimate.chained == estimate.mean
+    ... )  # nobody has more to do when the last one ends
     True
 
-    Of these `mean` alone has derivatives: of work sharing estimates (`plans.mean_slope`).
+    Of these `mean` alone has derivatives: of work sharing estimates
+    (`plans.mean_slope`).
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
@@ -93,7 +104,11 @@ def simulate_runtime(
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _simulate(
-    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str | None
+    key: Array,
+    problem: Problem,
+    partition: Numbers | Plan,
+    num_draws: int,
+    unit: str | None,
 ) -> RuntimeEstimate:
     of = problem, partition
     if unit is None:
@@ -108,15 +123,23 @@ def _simulate(
 
 
 def simulate_completion(
-    key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
+    key: Array,
+    problem: Problem,
+    partition: Numbers | Plan,
+    deadline: ArrayLike,
+    num_draws: int,
 ) -> RuntimeEstimate:
     r"""P(τ ≤ deadline), for every plan, as a share of `num_draws` (static) draws.
 
     Its standard error is given beside it. Neither has derivatives.
 
     >>> from bcgc_jax.distributions import Uniform
-    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> estimate = simulate_completion(jax.random.key(0), problem, [1.0, 0.0], 1.5, 10_000)
+    >>> problem = Problem(
+    ...     Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0
+    ... )
+    >>> estimate = simulate_completion(
+    ...     jax.random.key(0), problem, [1.0, 0.0], 1.5, 10_000
+    ... )
     >>> bool(abs(estimate.mean - 0.25) < 4 * estimate.standard_error)
     True
     """
@@ -128,7 +151,11 @@ def simulate_completion(
 
 @functools.partial(jax.jit, static_argnums=4)
 def _simulate_completion(
-    key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
+    key: Array,
+    problem: Problem,
+    partition: Numbers | Plan,
+    deadline: ArrayLike,
+    num_draws: int,
 ) -> RuntimeEstimate:
     tau = draw_runtimes(key, problem, partition, num_draws)
     in_time = _mean(tau <= just_after(jnp.asarray(deadline, tau.dtype)))
@@ -144,7 +171,9 @@ def _mean(draws: Array) -> tuple[Array, Array]:
 def _chains(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
 ) -> tuple[Array, Array]:
-    """Runtimes, `[steps, chains]`, of steps that begin fresh, and of the same draws in chains."""
+    """Runtimes, `[steps, chains]`, of steps that begin fresh, and of the same draws in
+    chains.
+    """
     load, rule, scale = problem_tasks(problem, partition)
     passes = passes_of(problem, partition)
     overlap = bool(problem.overlap)
@@ -170,11 +199,14 @@ def _chains(
     return scale * fresh[_FORGOTTEN:], scale * chained[_FORGOTTEN:]
 
 
-def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, float] | None:
-    """What a step takes longer in a chain, and its standard error; None if that is too much work.
+def added_in_a_row(
+    problem: Problem, partition: Numbers | Plan
+) -> tuple[float, float] | None:
+    """What a step takes longer in a chain, and its standard error; None if that is too
+    much work.
 
-    Of numbers that are known, by NumPy: the plans of a table have many shapes, and nothing is
-    compiled for them. The draws are the same for all plans.
+    Of numbers that are known, by NumPy: the plans of a table have many shapes, and
+    nothing is compiled for them. The draws are the same for all plans.
     """
     workers = int(np.asarray(problem.num_workers))
     plan = partition
@@ -213,16 +245,19 @@ def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:
 def steps_in_a_row(
     problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """τ of fresh steps and of a chain, `[S, ...]` each, from start-ups and times, `[S, ..., N]`.
+    """τ of fresh steps and of a chain, `[S, ...]` each, from start-ups and times,
+    `[S, ..., N]`.
 
-    In units of κ, of all N workers of the problem, by NumPy. Each worker ends a chunk first, as on
-    processes. None where nobody is busy when a step ends.
+    In units of κ, of all N workers of the problem, by NumPy. Each worker ends a chunk
+    first, as on processes. None where nobody is busy when a step ends.
     """
     last, passes = _known_passes(problem, plan, times.shape[-1])
     if passes is None:
         return None
     chunks = chunks_that_pay(float(np.asarray(problem.num_samples)) / times.shape[-1])
-    return last(starts, times), in_a_row(last, passes.of(f"chunk:{chunks}"), starts, times)
+    return last(starts, times), in_a_row(
+        last, passes.of(f"chunk:{chunks}"), starts, times
+    )
 
 
 def _known_passes(
@@ -255,20 +290,27 @@ def _used_levels(sizes: np.ndarray) -> Plan:
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "chains"))
-def _steps_in_places(key: Array, problem: Problem, steps: int, chains: int) -> tuple[Array, Array]:
+def _steps_in_places(
+    key: Array, problem: Problem, steps: int, chains: int
+) -> tuple[Array, Array]:
     placing, drawing = jax.random.split(key)
     return draw_in_places(drawing, problem, places_of(placing, problem, chains), steps)
 
 
 def places_of(key: Array, problem: Problem, chains: int) -> Array:
-    """Who stands where in each chain, `[chains, max_workers]`; who does not exist stands last."""
+    """Who stands where in each chain, `[chains, max_workers]`; who does not exist
+    stands last.
+    """
     shape = chains, problem.max_workers
     exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
     return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)
 
 
-def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> tuple[Array, Array]:
-    """Start-ups (units of κ) and cycle times of steps, `[steps, chains, max_workers]` each.
+def draw_in_places(
+    key: Array, problem: Problem, places: Array, steps: int
+) -> tuple[Array, Array]:
+    """Start-ups (units of κ) and cycle times of steps, `[steps, chains, max_workers]`
+    each.
 
     Of workers that are known one by one; others are alike, and drawn in any order.
     """

@@ -1,7 +1,9 @@
-"""Work sharing where a step ends with its last chunk, by the rules of `Ledger` and `Paces`.
+"""Work sharing where a step ends with its last chunk, by the rules of `Ledger` and
+`Paces`.
 
-A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to
-compute a second copy of what a slow worker has begun, and of what a worker keeps that is overdue.
+A master adds the workers' sums. Whoever is busy then joins the next step late. So it
+pays to compute a second copy of what a slow worker has begun, and of what a worker
+keeps that is overdue.
 """
 
 from typing import NamedTuple
@@ -14,8 +16,8 @@ from bcgc_jax.plans.shared_step import expected_pace, neediest
 from bcgc_jax.steps.paces import PATIENCE, WORTH
 from bcgc_jax.steps.placement import ChunkTables
 
-# Times that differ by so many roundings are the same: compilers round a product and a sum once or
-# twice.
+# Times that differ by so many roundings are the same: compilers round a product and a
+# sum once or twice.
 _ROUNDINGS = 64
 
 
@@ -34,7 +36,9 @@ class StepEnd(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A step: chunks `[M + 1]`, workers `[N]`; no chunk is number M, nobody is number N."""
+    """A step: chunks `[M + 1]`, workers `[N]`; no chunk is number M, nobody is number
+    N.
+    """
 
     now: Array
     open: Array  # nobody has begun it
@@ -61,9 +65,10 @@ def step_with_copies(
 ) -> StepEnd:
     """One step of `shared_runtime`'s arguments.
 
-    What a chunk takes is its length times its worker's time: `lengths` are `[M]`, or `[N, M]` where
-    they are not the same for each worker; the sizes by default. `overdue` since the step before are
-    `[N]`. Of workers that are free at the same time the first by number is served first.
+    What a chunk takes is its length times its worker's time: `lengths` are `[M]`, or
+    `[N, M]` where they are not the same for each worker; the sizes by default.
+    `overdue` since the step before are `[N]`. Of workers that are free at the same time
+    the first by number is served first.
     """
     tables = ChunkTables(*map(jnp.asarray, tables))
     lengths = jnp.asarray(tables.size if lengths is None else lengths)
@@ -116,9 +121,13 @@ def _any_ends(at: _State) -> Array:
 
 
 def _later(tables: ChunkTables, at: _State) -> _State:
-    """Time goes on to the next end, or until a copy is worth it or a worker is overdue."""
+    """Time goes on to the next end, or until a copy is worth it or a worker is
+    overdue.
+    """
     own = jnp.where(at.free, _pace_of_copies(tables, at), jnp.inf)
-    looks = jnp.append(_worth_from(tables, at, own[:, None]), _deadlines(tables, at)[None], axis=0)
+    looks = jnp.append(
+        _worth_from(tables, at, own[:, None]), _deadlines(tables, at)[None], axis=0
+    )
     look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
     end = jnp.min(at.until)
     rounding = _ROUNDINGS * jnp.finfo(end.dtype).eps
@@ -130,7 +139,9 @@ def _later(tables: ChunkTables, at: _State) -> _State:
 
 
 def _ended(tables: ChunkTables, at: _State) -> _State:
-    """The first worker that ends its chunk now is heard of; those that begin the step are free."""
+    """The first worker that ends its chunk now is heard of; those that begin the step
+    are free.
+    """
     chunks = len(tables.size) - 1
     now = _reached(at, at.until)
     worker, ends = _first_of(now & (at.running < chunks))
@@ -160,7 +171,11 @@ def _kept(tables: ChunkTables, at: _State, worker: Array, chunk: Array) -> _Stat
     before = at.keeper[chunk]
     late = (chunk < chunks) & jnp.append(at.overdue, False)[before]
     void = late & (at.keeper == before)
-    keeps = (jnp.arange(chunks + 1) == chunk) & (chunk < chunks) & ((before == workers) | late)
+    keeps = (
+        (jnp.arange(chunks + 1) == chunk)
+        & (chunk < chunks)
+        & ((before == workers) | late)
+    )
     running = jnp.zeros(chunks + 1, bool).at[at.running].set(True)
     return at._replace(
         open=at.open | (void & ~running),
@@ -170,18 +185,26 @@ def _kept(tables: ChunkTables, at: _State, worker: Array, chunk: Array) -> _Stat
 
 
 def _served(tables: ChunkTables, at: _State) -> tuple[_State, Array, Array]:
-    """Once all ends of this time are known, the next free worker and its chunk, M for none."""
+    """Once all ends of this time are known, the next free worker and its chunk, M for
+    none.
+    """
     workers = len(tables.stored)
     chunks = len(tables.size) - 1
     can = ~_any_ends(at) & ~_complete(at)
     at = at._replace(overdue=at.overdue | (can & _reached(at, _deadlines(tables, at))))
     copies = _copies(tables, at)
-    worker, comes = _first_of(can & at.asks & (_may_be_given(tables, at, copies) | at.overdue))
+    worker, comes = _first_of(
+        can & at.asks & (_may_be_given(tables, at, copies) | at.overdue)
+    )
     # One that was overdue is heard of before it is served.
     served = comes & ~at.overdue
     chunk = jnp.where(jnp.any(served), _choice(tables, at, copies, worker), chunks)
     waits = jnp.any(comes) & (jnp.arange(workers) >= worker) & ~served
-    return at._replace(asks=at.asks & (waits | ~can), overdue=at.overdue & ~comes), worker, chunk
+    return (
+        at._replace(asks=at.asks & (waits | ~can), overdue=at.overdue & ~comes),
+        worker,
+        chunk,
+    )
 
 
 def _begun(at: _State, worker: Array, chunk: Array, seconds: Array) -> _State:
@@ -196,7 +219,9 @@ def _begun(at: _State, worker: Array, chunk: Array, seconds: Array) -> _State:
 
 
 def _first_of(workers: Array) -> tuple[Array, Array]:
-    """Of some workers the first by number, and where it is, `[N]`; nowhere if there are none."""
+    """Of some workers the first by number, and where it is, `[N]`; nowhere if there are
+    none.
+    """
     first = jnp.argmax(workers)
     return first, workers & (jnp.arange(len(workers)) == first)
 
@@ -205,7 +230,9 @@ def _first_of(workers: Array) -> tuple[Array, Array]:
 
 
 class _Copies(NamedTuple):
-    """What can be copied: chunks that run, that only overdue workers run, and kept ones."""
+    """What can be copied: chunks that run, that only overdue workers run, and kept
+    ones.
+    """
 
     running: Array
     given_up: Array
@@ -221,11 +248,15 @@ def _copies(tables: ChunkTables, at: _State) -> _Copies:
     others = jnp.any(answer[tables.holders], axis=1)
     whole = jnp.ones(workers + 1, bool).at[at.keeper].min(others)
     late = jnp.append(at.overdue, False)
-    return _Copies(running, running & ~answering, (late & whole)[at.keeper] & ~answering)
+    return _Copies(
+        running, running & ~answering, (late & whole)[at.keeper] & ~answering
+    )
 
 
 def _may_be_given(tables: ChunkTables, at: _State, copies: _Copies) -> Array:
-    """Of each free worker whether there is something; False only where there is nothing, `[N]`."""
+    """Of each free worker whether there is something; False only where there is
+    nothing, `[N]`.
+    """
     # worth it for the fastest, or for nobody
     own = jnp.min(jnp.where(at.asks, _pace_of_copies(tables, at), jnp.inf))
     worth = copies.running & ~_hopeful(tables, at, own)
@@ -273,20 +304,26 @@ def _pace_of_copies(tables: ChunkTables, at: _State) -> Array:
 
 
 def _expected_end(tables: ChunkTables, at: _State) -> Array:
-    """Of running chunks, `[N]`: if one is unknown or late, as much is to come as has passed."""
+    """Of running chunks, `[N]`: if one is unknown or late, as much is to come as has
+    passed.
+    """
     by_pace = at.begun + at.pace * tables.size[at.running]
     passed = at.now - at.begun
     return jnp.where((at.pace > 0) & (by_pace > at.now), by_pace, at.now + passed)
 
 
 def _hopeful(tables: ChunkTables, at: _State, own: Array) -> Array:
-    """The chunks of which a copy, by who takes `own` for a unit, would not end before the first."""
+    """The chunks of which a copy, by who takes `own` for a unit, would not end before
+    the first.
+    """
     hopeful = ~_reached(at, _worth_from(tables, at, own))
     return jnp.zeros_like(at.open).at[at.running].max(hopeful)
 
 
 def _worth_from(tables: ChunkTables, at: _State, own: Array) -> Array:
-    """From when on a copy of what each runs is worth it, by who takes `own` for a unit."""
+    """From when on a copy of what each runs is worth it, by who takes `own` for a
+    unit.
+    """
     size = tables.size[at.running]
     needed = WORTH * own * jnp.maximum(size, 1)
     expected = at.pace * size

@@ -1,4 +1,6 @@
-"""`Stopped`: the rule where workers stop at a threshold, and chunks not ended are lost."""
+"""`Stopped`: the rule where workers stop at a threshold, and chunks not ended are
+lost.
+"""
 
 from typing import Any
 
@@ -17,7 +19,8 @@ from bcgc_jax.steps.placement import Storage, on_circle
 
 @pytree_dataclass
 class Stopped(Completion):
-    """All that workers have ended by a `threshold`, or when all are done: τ = min(θ, max_n F_n).
+    """All that workers have ended by a `threshold`, or when all are done: τ = min(θ,
+    max_n F_n).
 
     Attributes:
       threshold: θ, in the unit of `Worker`.
@@ -35,14 +38,21 @@ class Stopped(Completion):
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum when the step ends. Those that do not exist do not count."""
+        """Every worker sends its sum when the step ends. Those that do not exist do not
+        count.
+        """
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         last = jnp.max(jnp.where(exists, starts + times * load.work[-1], 0), axis=-1)
         sent = 0 if load.sent is None else load.sent[-1]
         return jnp.minimum(self.threshold, last) + sent
 
     def ended(
-        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+        self,
+        subset: float,
+        passes: Passes | None,
+        block: np.ndarray,
+        starts: Any,
+        times: Any,
     ) -> np.ndarray:
         starts, times = np.asarray(starts)[..., None], np.asarray(times)[..., None]
         ended = np.arange(self.chunks + 1) / self.chunks

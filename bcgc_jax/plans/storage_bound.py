@@ -12,25 +12,28 @@ from bcgc_jax.distributions.order import slowest_first
 
 
 def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
-    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over such sets."""
+    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over
+    such sets.
+    """
     all_sets = math.comb(num_workers, max_subsets)
     sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
     return np.array([num_workers * some / all_sets for some in sets])
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
-    r"""max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, of one draw.
+    r"""max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)},
+    of one draw.
 
-    No exact scheme with D subsets stored has a mean below that of these. S, `[N]`, are the
-    start-ups, None if there are none; T, `[N]`, the seconds for a subset, forward and backward
-    pass; `alone` is `least_alone`. Without start-ups `times` may be those of many draws, `[...,
-    N]`, also of NumPy.
+    No exact scheme with D subsets stored has a mean below that of these. S, `[N]`, are
+    the start-ups, None if there are none; T, `[N]`, the seconds for a subset, forward
+    and backward pass; `alone` is `least_alone`. Without start-ups `times` may be those
+    of many draws, `[..., N]`, also of NumPy.
 
-    Data that only k workers store can only be computed by these. However the data are placed, k
-    workers that are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else
-    has, on average: with r holders of a datum this is C(k, r) / C(N, r), which is convex in r.
-    Workers are exchangeable, so the k slowest are as good as k random ones. A mean of maxima is at
-    least the maximum of means.
+    Data that only k workers store can only be computed by these. However the data are
+    placed, k workers that are picked at random store at least N C(k, D) / C(N, D)
+    subsets that nobody else has, on average: with r holders of a datum this is C(k, r)
+    / C(N, r), which is convex in r. Workers are exchangeable, so the k slowest are as
+    good as k random ones. A mean of maxima is at least the maximum of means.
     """
     if starts is None:
         xp = np if isinstance(times, np.ndarray) else jnp

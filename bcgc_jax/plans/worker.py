@@ -1,10 +1,11 @@
-r"""When blocks are delivered by workers that start up, compute and send, and when the last one is.
+r"""When blocks are delivered by workers that start up, compute and send, and when the
+last one is.
 
-Worker w delivers block n at F_n = S_w + T_w κ y_n + c X_n, or, where sending overlaps computing, at
-max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n the time its link takes.
-At any t each worker has delivered its blocks up to some level, so their levels are independent and
-only P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact
-(docs/how-it-works.md).
+Worker w delivers block n at F_n = S_w + T_w κ y_n + c X_n, or, where sending overlaps
+computing, at max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n
+the time its link takes. At any t each worker has delivered its blocks up to some level,
+so their levels are independent and only P(F_n > t) = E exp(-Λ(latest T)) counts: the
+crossing probability stays exact (docs/how-it-works.md).
 
 All times here are in units of κ = M b / N, so that a load is one of cycles.
 """
@@ -27,7 +28,8 @@ from bcgc_jax.exact.quadrature import largest, rule_error
 # Intervals of the rule for the start-up, half as many as of that for the time
 # (`evaluate.NUM_NODES`).
 NUM_INNER = 64
-# Numbers held at a time, of times or draws, workers and levels: 16 MB in double precision.
+# Numbers held at a time, of times or draws, workers and levels: 16 MB in double
+# precision.
 AT_A_TIME = 2**21
 
 
@@ -36,8 +38,8 @@ class Tasks(NamedTuple):
 
     Attributes:
       block: of the gradient that a task computes; beyond the last task -1.
-      data, share: how many subsets of the data it goes over (`[W, K]` of unlike workers), and the
-        share of their samples.
+      data, share: how many subsets of the data it goes over (`[W, K]` of unlike
+        workers), and the share of their samples.
     """
 
     block: ArrayLike
@@ -49,8 +51,8 @@ class Cost(NamedTuple):
     """What a worker spends besides the cycles of coordinates.
 
     Attributes:
-      setup, chain: on each subset, and there for each coordinate that is passed, in coordinates; or
-        None.
+      setup, chain: on each subset, and there for each coordinate that is passed, in
+        coordinates; or None.
       sent: for sending a coordinate, in cycle times; None without a link.
       num_levels: as many redundancy levels there may be.
     """
@@ -65,8 +67,8 @@ class Cost(NamedTuple):
 class Load:
     """What a worker has done when each task is finished, `[K]` each, ascending.
 
-    `work` is y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
-    Of several `kinds` of workers, one kind's tasks after the other's.
+    `work` is y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None
+    without a link. Of several `kinds` of workers, one kind's tasks after the other's.
     """
 
     work: Array
@@ -75,7 +77,9 @@ class Load:
 
     @property
     def earlier(self) -> Array:
-        """Whether task j of the same worker is task n or before it and has work, `[n, j]`."""
+        """Whether task j of the same worker is task n or before it and has work,
+        `[n, j]`.
+        """
         before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds))
         return jnp.logical_and(before, self.work > 0)
 
@@ -87,12 +91,16 @@ class Load:
         """
         assert self.sent is not None
         sent = self.sent.reshape(self.kinds, -1)
-        return jnp.concatenate([jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1).ravel()
+        return jnp.concatenate(
+            [jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1
+        ).ravel()
 
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time; its start-up, in the unit of runtimes (if there is one); `unit`, κ."""
+    """A worker's cycle time; its start-up, in the unit of runtimes (if there is one);
+    `unit`, κ.
+    """
 
     cycle_time: Distribution
     start_up: Distribution | ArrayLike | None = None
@@ -126,13 +134,17 @@ class Worker:
 
     def with_fast_inverses(self) -> "Worker":
         start = None if self.start_up is None else self.start.with_fast_inverse()
-        return replace(self, cycle_time=self.cycle_time.with_fast_inverse(), start_up=start)
+        return replace(
+            self, cycle_time=self.cycle_time.with_fast_inverse(), start_up=start
+        )
 
     def with_knots(self) -> "Worker":
         start = None if self.start_up is None else self.start.with_knots()
         return replace(self, cycle_time=self.cycle_time.with_knots(), start_up=start)
 
-    def draw(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+    def draw(
+        self, key: Array, shape: tuple[int, ...], dtype: DTypeLike
+    ) -> tuple[Array, Array]:
         """Start-ups, in units of κ, and cycle times."""
         if self.pairs is not None:
             starts, times = self.pairs.sample_pairs(key, shape, dtype)
@@ -144,7 +156,11 @@ class Worker:
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
         # A number of no dtype of its own.
-        return jnp.asarray(0.0) if self.start_up is None else self.start.infimum() / self.unit
+        return (
+            jnp.asarray(0.0)
+            if self.start_up is None
+            else self.start.infimum() / self.unit
+        )
 
     def atoms(self) -> tuple[Array, Array]:
         """Of a start-up that has them: times, in units of κ, and probabilities."""
@@ -156,7 +172,9 @@ class Worker:
 
 
 def delivered(load: Load, time: Array, overlap: bool) -> Array:
-    """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels without."""
+    """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels
+    without.
+    """
     used = load.work > 0
     if load.sent is None or not overlap:
         sent = 0 if load.sent is None else load.sent
@@ -167,10 +185,14 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none."""
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is
+    none.
+    """
     used = load.work > 0
     if load.sent is None or not overlap:
-        return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
+        return (room if load.sent is None else room - load.sent) / jnp.where(
+            used, load.work, 1
+        )
     left = room[..., None] - (load.sent[:, None] - load.began)
     latest = jnp.where(load.earlier, left / jnp.where(used, load.work, 1), jnp.inf)
     return jnp.where(used, -largest(-latest), 0)
@@ -179,18 +201,24 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 def late_hazard(
     worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 ) -> tuple[Array, Array]:
-    """-log P(F_n > t) and the error of P, `[..., N]` each, for t `[..., N]` or `[..., 1]`."""
+    """-log P(F_n > t) and the error of P, `[..., N]` each, for t `[..., N]` or
+    `[..., 1]`.
+    """
     used = load.work > 0
     dtype = load.work.dtype
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()
-        ready = starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
+        ready = starts[:, None] / worker.unit + delivered(
+            load, times[:, None], worker.overlap
+        )
         share = jnp.mean((ready <= t[..., None, :]).astype(dtype), axis=-2)
         hazard = hazard_of(share, 1 - share)
     elif worker.start.atomic:
         starts, mass = worker.atoms()
         room = t[..., None, :] - starts[:, None].astype(dtype)
-        each = _law_hazard(worker.cycle_time, latest_cycle_time(load, room, worker.overlap))
+        each = _law_hazard(
+            worker.cycle_time, latest_cycle_time(load, room, worker.overlap)
+        )
         hazard = _mixture(mass.astype(dtype)[:, None], each)
     elif worker.cycle_time.atomic:
         times = worker.cycle_time.breaks()
@@ -209,9 +237,12 @@ def _law_hazard(law: Distribution, t: Array) -> Array:
     possible = t > 0
     beyond = jnp.zeros((), bool)
     if not law.atomic:
-        # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be NaN.
+        # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be
+        # NaN.
         beyond = t > jax.lax.stop_gradient(law.inverse_beyond(unreached(t.dtype)))
-    hazard = law.cumulative_hazard(jnp.where(possible & ~beyond, t, law.infimum())).astype(t.dtype)
+    hazard = law.cumulative_hazard(
+        jnp.where(possible & ~beyond, t, law.infimum())
+    ).astype(t.dtype)
     return jnp.where(beyond, jnp.inf, jnp.where(possible, hazard, 0))
 
 
@@ -239,22 +270,31 @@ def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
     return jnp.where(early < 0.5, low, jnp.where(rest > 0, high, jnp.inf))
 
 
-def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
-    r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both without atoms.
+def _integrated(
+    worker: Worker, load: Load, t: Array, num_inner: int
+) -> tuple[Array, Array]:
+    r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both
+    without atoms.
 
-    a is the hazard of the start-up, a* that of the latest one with which the block is delivered by
-    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope
-    of a power at a*, of which no rule sees all, then never enters.
+    a is the hazard of the start-up, a* that of the latest one with which the block is
+    delivered by t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers.
+    They follow a*: the slope of a power at a*, of which no rule sees all, then never
+    enters.
     """
     law = worker.cycle_time
     start = worker.start
     dtype = load.work.dtype
-    # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
+    # Beyond this hazard, and before its inverse, a start-up has no probability to speak
+    # of.
     longest = 40.0 if dtype == jnp.float64 else 18.0
 
     def hazard_left(cycle_time: Array) -> Array:
-        """Of the latest start-up with which a worker of this cycle time delivers by t."""
-        return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
+        """Of the latest start-up with which a worker of this cycle time delivers by
+        t.
+        """
+        return _law_hazard(
+            start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit
+        )
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
     lowest = jnp.zeros_like(highest)
@@ -266,13 +306,17 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     share, weight = double_exponential(num_inner, dtype)
     size = (highest - lowest)[..., None, :]
     a = lowest[..., None, :] + size * share[:, None]
-    room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
+    room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(
+        dtype
+    )
     hazard = _law_hazard(law, latest_cycle_time(load, room, worker.overlap))
     density = jnp.exp(-a) * size
     late = einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
     early = einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
-    error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)
+    error = rule_error(
+        fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0
+    )
     error = jax.lax.stop_gradient(jnp.minimum(error, fine))
     return hazard_of(early - jnp.expm1(-lowest), fine), error

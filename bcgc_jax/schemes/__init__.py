@@ -1,1 +1,3 @@
-"""Ways to spread a step's work: what each is called, needs and plans on a log; without JAX."""
+"""Ways to spread a step's work: what each is called, needs and plans on a log; without
+JAX.
+"""

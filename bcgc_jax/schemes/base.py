@@ -1,4 +1,6 @@
-"""What a scheme is, and what it must know of a log to say whether it is possible there."""
+"""What a scheme is, and what it must know of a log to say whether it is possible
+there.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -17,8 +19,8 @@ class Costs(NamedTuple):
 
     Attributes:
       asking: of a question for each chunk.
-      of_chunk: seconds of a chunk, in its recorded seconds, that do not depend on its size: each of
-        the pieces into which the last chunk is cut takes them anew.
+      of_chunk: seconds of a chunk, in its recorded seconds, that do not depend on its
+        size: each of the pieces into which the last chunk is cut takes them anew.
     """
 
     asking: Asking = Asking()
@@ -36,7 +38,8 @@ class Resources(NamedTuple):
       stored_subsets: the most that a worker stores; None for all.
       know_lengths: whether the lengths of chunks are predicted before the step.
       costs: of work sharing.
-      lock_step: whether chunk k of all workers is computed together: then all have as many.
+      lock_step: whether chunk k of all workers is computed together: then all have as
+        many.
       know_speeds: whether the log has seconds, and not lengths alone.
     """
 
@@ -60,7 +63,8 @@ class Resources(NamedTuple):
 
 
 class Scheme:
-    """A way to spread a step's work, which plans on a log; those of `solvers` plan for a law too.
+    """A way to spread a step's work, which plans on a log; those of `solvers` plan for
+    a law too.
 
     Attributes:
       name: what `bcgc_jax.advise` and `bcgc_jax.solve` call it.
@@ -73,9 +77,10 @@ class Scheme:
       by_length: whether lengths of chunks must be known before the step.
       by_speed: whether it supposes that workers keep their speed.
       stores_all: whether any worker may be given any data, so that each stores all.
-      equal_chunks: whether all chunks of a subset are of one size, where chunks are handed out.
-      in_lock_step: whether each worker keeps its number of chunks, so that nobody waits for ever
-        where they are computed together.
+      equal_chunks: whether all chunks of a subset are of one size, where chunks are
+        handed out.
+      in_lock_step: whether each worker keeps its number of chunks, so that nobody waits
+        for ever where they are computed together.
       of_lengths: whether lengths alone say what it saves, of workers of one speed.
     """
 
@@ -95,11 +100,15 @@ class Scheme:
 
     @classmethod
     def rows(cls, resources: Resources) -> "Iterable[Scheme]":
-        """The schemes of this kind, the cheapest first; `possible` says which of them are."""
+        """The schemes of this kind, the cheapest first; `possible` says which of them
+        are.
+        """
         return (cls(),)
 
     def possible(self, resources: Resources) -> bool:
-        """Whether its workers end at all and store enough, and the log says when they end."""
+        """Whether its workers end at all and store enough, and the log says when they
+        end.
+        """
         ends = self.in_lock_step or not resources.lock_step
         stored = resources.store_all or not self.stores_all
         lengths = resources.know_lengths or not self.by_length
@@ -108,7 +117,9 @@ class Scheme:
 
     @property
     def instead(self) -> "Scheme | None":
-        """What is done in its place, under the same name, where that takes less time."""
+        """What is done in its place, under the same name, where that takes less
+        time.
+        """
         return None
 
     def needs(self, choice: Sequence[float]) -> str:
@@ -120,7 +131,9 @@ class Scheme:
         return num_workers if self.stores_all else 1
 
     def plan_on(self, steps: "Steps", which: "np.ndarray") -> "LogRule":
-        """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no others."""
+        """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no
+        others.
+        """
         raise NotImplementedError(f'"{self.name}" plans on no log')
 
     def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[LogRule]":

@@ -1,4 +1,6 @@
-"""What can be done before a step: chunks dealt by length, shares by speed, other machines."""
+"""What can be done before a step: chunks dealt by length, shares by speed, other
+machines.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -100,14 +102,17 @@ class LastShares(LogRule):
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
-    """Average the steps before each one, `[S, N]`, on a circle: before the first come the last."""
+    """Average the steps before each one, `[S, N]`, on a circle: before the first come
+    the last.
+    """
     circle = np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times])
     sums = np.cumsum(circle, axis=0)
     return (sums[window:-1] - sums[: len(times)]) / window
 
 
 def _with_shares(steps: Steps, means: np.ndarray, which: np.ndarray | None) -> Outcome:
-    """A worker gives away a part of its own data, or gets a part of what all others give away.
+    """A worker gives away a part of its own data, or gets a part of what all others
+    give away.
 
     By what workers took, `[S, N]`.
     """
@@ -152,5 +157,7 @@ class OtherMachines(LogRule):
 
 
 def stay_slow(steps: Steps, which: np.ndarray) -> np.ndarray:
-    """Whether workers are slow in most of the steps of `which`, `[N]`: they are replaced."""
+    """Whether workers are slow in most of the steps of `which`, `[N]`: they are
+    replaced.
+    """
     return np.mean(steps.stays[which] > _SLOW, axis=0) > 0.5

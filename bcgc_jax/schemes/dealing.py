@@ -1,7 +1,7 @@
 """Chunks dealt before a step by predicted lengths, to each worker as many as before.
 
-So nobody waits for ever where the chunks of all workers are computed together (`lock_step`). Each
-worker computes its longest chunk first.
+So nobody waits for ever where the chunks of all workers are computed together
+(`lock_step`). Each worker computes its longest chunk first.
 """
 
 from abc import abstractmethod
@@ -24,7 +24,9 @@ class _Dealing(Unplanned):
 
     @abstractmethod
     def chunks(self, costs: np.ndarray) -> np.ndarray:
-        """The chunks of each worker, `[S, N, C]`, numbers of all N C; by their `costs` alike."""
+        """The chunks of each worker, `[S, N, C]`, numbers of all N C; by their `costs`
+        alike.
+        """
 
 
 class Sorted(_Dealing):
@@ -50,7 +52,9 @@ class Sorted(_Dealing):
 
 
 class AlikeRows(_Dealing):
-    """The N longest chunks are computed together, then the next N: one of each row a worker."""
+    """The N longest chunks are computed together, then the next N: one of each row a
+    worker.
+    """
 
     name = "rows of alike chunks"
     need = "lengths of chunks before the step"

@@ -1,4 +1,6 @@
-"""Schemes that lose samples: the slowest are not waited for, or all stop at a threshold."""
+"""Schemes that lose samples: the slowest are not waited for, or all stop at a
+threshold.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +17,9 @@ _THRESHOLDS = np.linspace(0.3, 1.0, 57)
 
 @dataclasses.dataclass(frozen=True)
 class Backup(Scheme):
-    """The slowest B workers of each step are not waited for; B has the least time for a sample."""
+    """The slowest B workers of each step are not waited for; B has the least time for a
+    sample.
+    """
 
     name = "backup"
 
@@ -51,8 +55,9 @@ def _slowest_first(times: np.ndarray) -> np.ndarray:
 class Drop(Scheme):
     """Workers stop at a threshold that has the least time for a sample which is used.
 
-    It is one of the quantiles of workers' times. Workers first end their chunk; those of
-    `solvers.Drop`, for which there is a formula, stop at once. DropCompute, arXiv 2306.10598.
+    It is one of the quantiles of workers' times. Workers first end their chunk; those
+    of `solvers.Drop`, for which there is a formula, stop at once. DropCompute, arXiv
+    2306.10598.
     """
 
     name = "drop"
@@ -72,7 +77,9 @@ class Drop(Scheme):
 
 @dataclasses.dataclass(frozen=True)
 class StopAfter(LogRule):
-    """Workers stop after the chunk in which the `threshold` is passed; what is left is lost."""
+    """Workers stop after the chunk in which the `threshold` is passed; what is left is
+    lost.
+    """
 
     threshold: float
     exact_gradient = False
@@ -87,13 +94,20 @@ class StopAfter(LogRule):
 def stopped(
     threshold: float, begins: np.ndarray, ends: np.ndarray, *, at_once: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """When steps end, `[...]`, and which chunks are used, `[..., N, C]`, if they begin and end so.
+    """When steps end, `[...]`, and which chunks are used, `[..., N, C]`, if they begin
+    and end so.
 
-    By default a worker first ends the chunk in which the threshold is passed. If all stop `at_once`
-    such a chunk is lost.
+    By default a worker first ends the chunk in which the threshold is passed. If all
+    stop `at_once` such a chunk is lost.
 
-    >>> begins, ends = np.array([[0.0, 2.0], [0.0, 3.0]]), np.array([[2.0, 4.0], [3.0, 6.0]])
-    >>> [stopped(2.5, begins, ends, at_once=at_once)[0].item() for at_once in (False, True)]
+    >>> begins, ends = (
+    ...     np.array([[0.0, 2.0], [0.0, 3.0]]),
+    ...     np.array([[2.0, 4.0], [3.0, 6.0]]),
+    ... )
+    >>> [
+    ...     stopped(2.5, begins, ends, at_once=at_once)[0].item()
+    ...     for at_once in (False, True)
+    ... ]
     [4.0, 2.5]
     """
     if at_once:

@@ -26,8 +26,8 @@ class About(NamedTuple):
     Attributes:
       works: behind it, their keys in `citations`.
       look: in figures; None: plain grey.
-      solver: file and class in `bcgc_jax.solvers` that plan it, imported when they are used; "" for
-        closed forms.
+      solver: file and class in `bcgc_jax.solvers` that plan it, imported when they are
+        used; "" for closed forms.
       alone: whether its word alone is a name that `solve` knows.
     """
 
@@ -38,23 +38,28 @@ class About(NamedTuple):
 
 
 _DOTTED = (0, (1.5, 1.5))
-# The paper's comparison has its own schemes and those of Tandon et al. and of Ferdinand and Draper.
+# The paper's comparison has its own schemes and those of Tandon et al. and of Ferdinand
+# and Draper.
 _PAPER = ("wang2021",)
 _TANDON = (*_PAPER, "tandon2017")
 _FERDINAND = (*_PAPER, "ferdinand2018")
-# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers
-# tell the schemes apart without any colour. The proposed schemes are solid, the baselines are not.
-# Two are wide, so that they show under a curve that often coincides: the subgradients', full
-# replication's.
+# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the
+# markers tell the schemes apart without any colour. The proposed schemes are solid, the
+# baselines are not. Two are wide, so that they show under a curve that often coincides:
+# the subgradients', full replication's.
 ABOUT: Mapping[str, About] = {
-    "optimal": About(_PAPER, Style("optimal", "#000000", "o", "-", 2.6), solver="optimum.Optimal"),
+    "optimal": About(
+        _PAPER, Style("optimal", "#000000", "o", "-", 2.6), solver="optimum.Optimal"
+    ),
     "subgradient": About(
         (*_PAPER, "shamir2013"),
         Style("stochastic subgradient", "#0072B2", "*"),
         solver="subgradient.Subgradient",
     ),
     "time": About(_PAPER, Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s")),
-    "frequency": About(_PAPER, Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^")),
+    "frequency": About(
+        _PAPER, Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^")
+    ),
     "deadline": About(
         (*_PAPER, "wang2023", "birgin2000"),
         Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
@@ -74,7 +79,9 @@ ABOUT: Mapping[str, About] = {
         solver="sharing.Sharing",
     ),
     "uncoded": About(_TANDON, Style("uncoded", "#999933", "h", (0, (8, 3)))),
-    "single_block": About(_TANDON, Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0)),
+    "single_block": About(
+        _TANDON, Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0)
+    ),
     "tandon_partial": About(
         _TANDON,
         Style("Tandon et al., partial", "#E69F00", "v", "-."),
@@ -112,20 +119,39 @@ ABOUT: Mapping[str, About] = {
     ),
     # Closed forms of studies.
     "equal_risk": About(
-        look=Style("equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))),
+        look=Style(
+            "equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))
+        ),
         alone=False,
     ),
     "large_deadline": About(
-        look=Style("large deadline (journal)", "#0099AA", (5, 1, 36), (0, (4, 2))), alone=False
+        look=Style("large deadline (journal)", "#0099AA", (5, 1, 36), (0, (4, 2))),
+        alone=False,
     ),
 }
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
-BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
+BASELINES = (
+    "uncoded",
+    "single_block",
+    "tandon_partial",
+    "ferdinand_full",
+    "ferdinand_half",
+)
 # Workers that store two subsets, or all data.
 SHARED = ("sharing:2", "sharing:all")
 # Names that may have a number.
-NUMBERED = ("tandon", "ferdinand", "cyclic", "backup", "drop", "sharing", "nested", "limit")
-# Names of old, schedules of several blocks: work sharing with as much data stored replaces them.
+NUMBERED = (
+    "tandon",
+    "ferdinand",
+    "cyclic",
+    "backup",
+    "drop",
+    "sharing",
+    "nested",
+    "limit",
+)
+# Names of old, schedules of several blocks: work sharing with as much data stored
+# replaces them.
 REPLACED = ("alternating", "multi_message")
 ALONE = tuple(word for word, about in ABOUT.items() if about.alone)
 METHODS = ", ".join([*ALONE, *(f"{word}:NUMBER" for word in NUMBERED)])
@@ -140,8 +166,8 @@ def about(name: str) -> About:
     return ABOUT.get(name.partition(":")[0], About())
 
 
-# What `advise` replays, the cheapest of those that may be advised first: files in this folder, and
-# classes, imported when they are used.
+# What `advise` replays, the cheapest of those that may be advised first: files in this
+# folder, and classes, imported when they are used.
 ADVISED = (
     "unplanned.Limit",
     "dealing.Sorted",
@@ -161,7 +187,11 @@ ADVISED = (
 def possible(resources: Resources) -> dict[str, Scheme]:
     """The schemes that are possible in a log, by name, the cheapest first.
 
-    >>> [name for name in possible(Resources(3, stored_subsets=2)) if name.startswith("sharing")]
+    >>> [
+    ...     name
+    ...     for name in possible(Resources(3, stored_subsets=2))
+    ...     if name.startswith("sharing")
+    ... ]
     ['sharing:2']
     """
     rows: list[Scheme] = []

@@ -1,4 +1,6 @@
-"""Work sharing in the steps of a log: chunks are handed out to workers that store more data."""
+"""Work sharing in the steps of a log: chunks are handed out to workers that store more
+data.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,11 @@ from bcgc_jax.steps.placement import chunk_tables, spread
 from bcgc_jax.steps.steps import Outcome, Steps
 
 QUESTION = "a question for each chunk"
-_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}  # else the number
+_STORED = {
+    "2": "two subsets",
+    "3": "three subsets",
+    "all": "all data",
+}  # else the number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,12 @@ class Sharing(Unplanned):
     def rows(cls, resources: Resources) -> Iterator["Sharing"]:
         """With two subsets, three and all, by sizes and by lengths.
 
-        >>> [row.name for row in Sharing.rows(Resources(3, stored_subsets=2, know_lengths=True))]
+        >>> [
+        ...     row.name
+        ...     for row in Sharing.rows(
+        ...         Resources(3, stored_subsets=2, know_lengths=True)
+        ...     )
+        ... ]
         ['sharing:2', 'sharing:2, lengths']
         """
         workers = resources.num_workers
@@ -60,7 +71,9 @@ class Sharing(Unplanned):
     @property
     def instead(self) -> "Sharing | None":
         """In equal chunks."""
-        return None if self.equal_chunks else dataclasses.replace(self, equal_chunks=True)
+        return (
+            None if self.equal_chunks else dataclasses.replace(self, equal_chunks=True)
+        )
 
     @property
     def advice(self) -> str:  # type: ignore[override]
@@ -80,7 +93,9 @@ class Sharing(Unplanned):
         """Lengths are sent as a worker begins: all are known, for all begin at once."""
         count, workers, chunks = steps.lengths.shape
         sizes = chunk_sizes(chunks, self.equal_chunks)
-        lengths = lengths_of_pieces(steps.lengths, sizes, self.costs.of_chunk).reshape(count, -1)
+        lengths = lengths_of_pieces(steps.lengths, sizes, self.costs.of_chunk).reshape(
+            count, -1
+        )
         ticks = None
         if self.by_length:
             assert steps.costs is not None

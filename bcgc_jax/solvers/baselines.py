@@ -1,4 +1,6 @@
-r"""The schemes that block coordinate coding is compared with, each as its authors define it."""
+r"""The schemes that block coordinate coding is compared with, each as its authors
+define it.
+"""
 
 import dataclasses
 import functools
@@ -32,10 +34,15 @@ from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes import inexact
 from bcgc_jax.solution import Solution, assess, solution_of_value
-from bcgc_jax.solvers.closed_form import expected_times, frequency_partition, time_partition
+from bcgc_jax.solvers.closed_form import (
+    expected_times,
+    frequency_partition,
+    time_partition,
+)
 from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
-# Levels of partial stragglers that a round tries; up to so many workers have all of them tried.
+# Levels of partial stragglers that a round tries; up to so many workers have all of
+# them tried.
 _LEVELS = 64
 # Levels that are evaluated together.
 _AT_A_TIME = 16
@@ -44,7 +51,9 @@ _AT_A_TIME = 16
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Method):
-    """A partition that follows from the problem without a search; NaN where there is none."""
+    """A partition that follows from the problem without a search; NaN where there is
+    none.
+    """
 
     name: str
     partition: Callable[[Problem], Array] = dataclasses.field(repr=False)
@@ -59,8 +68,9 @@ class ClosedForm(Method):
 class Backup(Numbered):
     r"""The fastest N - B workers, uncoded: the gradient of a random part of the data.
 
-    `spare` is B; by default the one with the least time for a sample that is used: of the least
-    E T_(N-B) / (1 - B/N). Chen et al., Revisiting distributed synchronous SGD, 2016.
+    `spare` is B; by default the one with the least time for a sample that is used: of
+    the least E T_(N-B) / (1 - B/N). Chen et al., Revisiting distributed synchronous
+    SGD, 2016.
     """
 
     spare: int | None = static_field(default=None)
@@ -78,7 +88,8 @@ class Backup(Numbered):
         super().check(problem)
         if self.spare is None and not iteration_of(problem).worker.constant:
             raise ValueError(
-                'with random start-ups "backup" needs its number of workers, as in "backup:1"'
+                'with random start-ups "backup" needs its number of workers, as in '
+                '"backup:1"'
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -96,7 +107,9 @@ class Backup(Numbered):
         )
         runtime = integrate_runtime(problem, plan)
         exists = jnp.asarray(problem.num_workers) > spare
-        runtime = Expectation(*(jnp.where(exists, number, jnp.nan) for number in runtime))
+        runtime = Expectation(
+            *(jnp.where(exists, number, jnp.nan) for number in runtime)
+        )
         return replace(solution_of_value(problem, runtime), plan=plan)
 
 
@@ -120,7 +133,9 @@ class Tandon(Numbered):
 
 @pytree_dataclass
 class Ferdinand(Numbered):
-    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers` layers."""
+    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers`
+    layers.
+    """
 
     num_layers: int = static_field()
 
@@ -141,7 +156,9 @@ class Ferdinand(Numbered):
 
 @pytree_dataclass
 class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; by default `alpha` is the `straggler_ratio`."""
+    r"""Partial stragglers of Tandon et al. 2017; by default `alpha` is the
+    `straggler_ratio`.
+    """
 
     alpha: ArrayLike | None = None
 
@@ -154,9 +171,17 @@ class TandonPartial(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         iteration = iteration_of(problem)
         workers = problem.num_workers
-        alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
-        few = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
-        cheap = few and iteration.evaluation_cost() <= 1e7  # less than a compilation takes
+        alpha = (
+            straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
+        )
+        few = (
+            problem.plain
+            and at_hand((problem, alpha))
+            and 1 < np.max(workers) <= _LEVELS
+        )
+        cheap = (
+            few and iteration.evaluation_cost() <= 1e7
+        )  # less than a compilation takes
         best = _best_partition if cheap else tandon_partial_runtime
         runtime, level = best(problem, alpha)
         plan = partial_plan(problem, level, alpha)
@@ -165,7 +190,9 @@ class TandonPartial(Method):
 
 @jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
-    """All coordinates at one redundancy `level` (Tandon et al. 2017); level 0 is uncoded."""
+    """All coordinates at one redundancy `level` (Tandon et al. 2017); level 0 is
+    uncoded.
+    """
     here = jnp.arange(problem.max_workers) == level
     exists = level < jnp.asarray(problem.num_workers)
     return jnp.where(exists, jnp.where(here, problem.total, 0), jnp.nan)
@@ -179,33 +206,43 @@ def single_block_partition(problem: Problem) -> Array:
 @jax.jit
 def single_block_for_times(problem: Problem, times: Array) -> Array:
     r"""The best single level, argmin_s (s+1) t_(N-s), for `times`, slowest first."""
-    cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
+    cost = jnp.where(
+        problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf
+    )
     return single_level_partition(problem, jnp.argmin(cost))
 
 
 @jax.jit
 def _best_spare(problem: Problem) -> Array:
-    """The number of workers to leave out, for the least time of a sample that is used."""
+    """The number of workers to leave out, for the least time of a sample that is
+    used.
+    """
     iteration = iteration_of(problem)
     besides = iteration.least_start_up() + problem.send_load * problem.total
-    step = besides + problem.scale * problem.pass_load * iteration.expected_order_statistics()
+    step = (
+        besides
+        + problem.scale * problem.pass_load * iteration.expected_order_statistics()
+    )
     workers = jnp.asarray(problem.num_workers, step.dtype)
     used = 1 - jnp.arange(problem.max_workers, dtype=step.dtype) / workers
     used = jnp.where(problem.exists, used, 1)
     cost = jnp.where(problem.exists, step / used, jnp.inf)
-    # The one that loses the fewest samples, of numbers that are as good but for rounding.
+    # The one that loses the fewest samples, of numbers that are as good but for
+    # rounding.
     return jnp.argmax(cost <= jnp.min(cost) * (1 + 64 * jnp.finfo(cost.dtype).eps))
 
 
 @jax.jit
 def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
-    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN if none exists.
+    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN if
+    none exists.
 
-    maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each
-    layer holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum
-    caps it lower, where Σ max(1, uj - 1) uses it up. Every s with s_j ≥ uj - 1 and the right sum
-    reaches u. Of these many optima this takes the one with the most equal levels (least Σ s_j²):
-    s_j = max(c, uj - 1), with c from the sum. With r = L every s_j is N-1.
+    maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1
+    ascending; each layer holds L/r coordinates at level round(s_j). Layer r caps u at
+    N/r; with few layers the sum caps it lower, where Σ max(1, uj - 1) uses it up. Every
+    s with s_j ≥ uj - 1 and the right sum reaches u. Of these many optima this takes the
+    one with the most equal levels (least Σ s_j²): s_j = max(c, uj - 1), with c from the
+    sum. With r = L every s_j is N-1.
     """
     dtype = problem.dtype
     workers = jnp.asarray(problem.num_workers, dtype)
@@ -214,7 +251,9 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
 
     def level_sum(c: Array, slope: Array) -> Array:
         flat = jnp.floor(jnp.clip((c + 1) / slope, 0, layers))
-        rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (layers - flat)
+        rising = slope * (layers * (layers + 1) - flat * (flat + 1)) / 2 - (
+            layers - flat
+        )
         return c * flat + rising
 
     one = jnp.ones((), dtype)
@@ -225,10 +264,14 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
     in_range = (target >= layers) & (target <= layers * (workers - 1))
     feasible = (layers >= 1) & (workers > 1) & in_range
     level = jnp.arange(problem.max_workers, dtype=dtype)
-    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A
-    # half goes up, also where the last bisection step misses it.
-    reached = jnp.ceil((level + 0.5) / slope) - 1  # layers on the rising part below n - 1/2
-    at_least = jnp.where(c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers))
+    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising
+    # part. A half goes up, also where the last bisection step misses it.
+    reached = (
+        jnp.ceil((level + 0.5) / slope) - 1
+    )  # layers on the rising part below n - 1/2
+    at_least = jnp.where(
+        c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers)
+    )
     count = jnp.where(problem.exists, at_least, 0)
     count = count - jnp.concatenate([count[1:], jnp.zeros(1, dtype)])
     return jnp.where(feasible, count * problem.total / layers, jnp.nan)
@@ -236,10 +279,11 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
 
 @jax.jit
 def straggler_ratio(law: Distribution | JointDistribution) -> Array:
-    r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
+    r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et
+    al. 2017.
 
-    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
-    NaN for traced numbers that make no distribution.
+    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in
+    both halves. NaN for traced numbers that make no distribution.
     """
     law = law.pooled()
     if law.atomic:
@@ -248,8 +292,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
     else:
-        # ∫ Λ⁻¹(-log(1-u)) over u = e^-w / 2, w = exp(v - e^-v): both ends are exponentially
-        # resolved.
+        # ∫ Λ⁻¹(-log(1-u)) over u = e^-w / 2, w = exp(v - e^-v): both ends are
+        # exponentially resolved.
         v, step = jnp.linspace(-4, 6, 401, dtype=working_dtype(law), retstep=True)
         w = jnp.exp(v - jnp.exp(-v))
         share = 0.5 * jnp.exp(-w)
@@ -260,7 +304,9 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
 
 
 def alpha_of(solution: Solution) -> float:
-    """The α of a solution for partial stragglers: (s+1)/(s+α) of the samples are uncoded."""
+    """The α of a solution for partial stragglers: (s+1)/(s+α) of the samples are
+    uncoded.
+    """
     assert solution.plan is not None
     level = np.asarray(solution.plan.data)[1] - 1
     uncoded = np.asarray(solution.plan.share)[0]
@@ -268,34 +314,47 @@ def alpha_of(solution: Solution) -> float:
 
 
 def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
-    """As `tandon_partial_runtime`, by the program that assesses partitions: nothing is compiled.
+    """As `tandon_partial_runtime`, by the program that assesses partitions: nothing is
+    compiled.
 
-    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the
-    partition with that share of the coordinates at level 0 and the others at level s.
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as
+    the partition with that share of the coordinates at level 0 and the others at level
+    s.
     """
     levels = np.arange(1, int(np.max(problem.num_workers)))
     uncoded = ((levels + 1) / (levels + np.asarray(alpha)))[:, None]
     single = np.eye(problem.max_workers)
-    partitions = float(problem.total) * (uncoded * single[0] + (1 - uncoded) * single[levels])
-    solutions = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    partitions = float(problem.total) * (
+        uncoded * single[0] + (1 - uncoded) * single[levels]
+    )
+    solutions = [
+        assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions
+    ]
     best = int(np.argmin([float(one.expected_runtime) for one in solutions]))
-    runtime = Expectation(solutions[best].expected_runtime, solutions[best].runtime_error)
+    runtime = Expectation(
+        solutions[best].expected_runtime, solutions[best].runtime_error
+    )
     return runtime, jnp.asarray(levels[best])
 
 
 @jax.jit
-def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
-    r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
+def tandon_partial_runtime(
+    problem: Problem, alpha: ArrayLike
+) -> tuple[Expectation, Array]:
+    r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and
+    that s.
 
-    τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part
-    coded at level s. The best s is that without start-ups and links, which are then waited for too.
-    NaN for one worker, which has no level to code at.
+    τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and
+    a part coded at level s. The best s is that without start-ups and links, which are
+    then waited for too. NaN for one worker, which has no level to code at.
     """
     alpha = jnp.asarray(alpha, problem.dtype)
     best = _best_level(*jax.lax.stop_gradient((problem.without_delivery, alpha)))
     value, error = integrate_runtime(problem, partial_plan(problem, best, alpha))
     # T_(N) is waited for at every s, also where α is infinite.
-    value = jnp.where(jnp.isfinite(iteration_of(problem).pooled().mean()), value, jnp.inf)
+    value = jnp.where(
+        jnp.isfinite(iteration_of(problem).pooled().mean()), value, jnp.inf
+    )
     value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
     return Expectation(value, error), best
 
@@ -303,15 +362,19 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectat
 def _best_level(problem: Problem, alpha: Array) -> Array:
     """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}.
 
-    Of many workers, where it hardly changes from level to level: the best of some, closer together
-    near either end, then of as many between its neighbours, until they are all.
+    Of many workers, where it hardly changes from level to level: the best of some,
+    closer together near either end, then of as many between its neighbours, until they
+    are all.
     """
 
     def value_of(level: Array) -> Array:
         load = load_of_plan(problem, partial_plan(problem, level, alpha))
         rule = _TwoMessages(problem.num_workers, level=level)
-        # Half of the nodes are enough to rank levels: the best one's runtime is that of all nodes.
-        runtime = iteration_of(problem).expected_completion(load, rule, num_nodes=NUM_NODES // 2)
+        # Half of the nodes are enough to rank levels: the best one's runtime is that of
+        # all nodes.
+        runtime = iteration_of(problem).expected_completion(
+            load, rule, num_nodes=NUM_NODES // 2
+        )
         return jnp.where(level < problem.num_workers, runtime.value, jnp.inf)
 
     size = max(problem.max_workers, 2)
@@ -335,10 +398,11 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
 
 @pytree_dataclass
 class _TwoMessages(AnyOf):
-    r"""All workers' first messages and any N - s second ones: O(1) a time in place of O(N²).
+    r"""All workers' first messages and any N - s second ones: O(1) a time in place of
+    O(N²).
 
-    P(τ ≤ t) = p^N P(B ≤ s), with p = P(a worker has sent its first message by t), and B ~ Bin(N, q)
-    those without a second one, q = P(no second one | a first one).
+    P(τ ≤ t) = p^N P(B ≤ s), with p = P(a worker has sent its first message by t), and B
+    ~ Bin(N, q) those without a second one, q = P(no second one | a first one).
     """
 
     level: ArrayLike = 0
@@ -346,7 +410,9 @@ class _TwoMessages(AnyOf):
     def late(self, hazard: Array) -> Array:
         first = jnp.exp(-hazard[..., 0])
         second = jnp.exp(-jnp.take(hazard, self.level, axis=-1))
-        workers, level = (jnp.asarray(n, hazard.dtype) for n in (self.num_workers, self.level))
+        workers, level = (
+            jnp.asarray(n, hazard.dtype) for n in (self.num_workers, self.level)
+        )
         missing = -jnp.expm1(workers * jnp.log1p(-first))
         share = jnp.clip((second - first) / jnp.where(first < 1, 1 - first, 1), 0, 1)
         too_few = jax.scipy.special.betainc(level + 1, workers - level, share)
@@ -355,7 +421,9 @@ class _TwoMessages(AnyOf):
 
 @jax.jit
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
-    """Two messages of all coordinates: of the uncoded samples, then of the rest at `level`."""
+    """Two messages of all coordinates: of the uncoded samples, then of the rest at
+    `level`.
+    """
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     late = jnp.stack([0 * level, level])
     share = jnp.stack([uncoded, 1 - uncoded])
@@ -371,7 +439,9 @@ def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
 
 @jax.jit
 def _layers(problem: Problem, share: float) -> Array:
-    return ferdinand_partition(problem, jnp.maximum(jnp.floor(problem.total * share), 1))
+    return ferdinand_partition(
+        problem, jnp.maximum(jnp.floor(problem.total * share), 1)
+    )
 
 
 _full = functools.partial(_layers, share=1.0)

@@ -11,10 +11,12 @@ from bcgc_jax.problem import Problem
 
 @jax.jit
 def partition_for_times(problem: Problem, times: Array) -> Array:
-    r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]` (Theorem 2).
+    r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]`
+    (Theorem 2).
 
-    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the limit t → 0:
-    all coordinates at the highest level. Where some t is inf, its level stays empty.
+    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the
+    limit t → 0: all coordinates at the highest level. Where some t is inf, its level
+    stays empty.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=3)
@@ -26,7 +28,9 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     inverse = 1 / jnp.where(times > 0, times, 1)
     rise = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype))
     share = rise / (level + 1).astype(inverse.dtype)
-    share = jnp.where(zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0))
+    share = jnp.where(
+        zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0)
+    )
     share = jnp.where(problem.exists, share, 0)
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
 
@@ -41,7 +45,9 @@ def time_partition(problem: Problem) -> Array:
     r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000
+    ... )
     >>> time_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5696, 1076, 609
     [5697.0, 1076.0, 609.0]
     """

@@ -1,4 +1,6 @@
-"""Every method for one problem, side by side, and the setup with which a plan is worth nothing."""
+"""Every method for one problem, side by side, and the setup with which a plan is worth
+nothing.
+"""
 
 import functools
 import itertools
@@ -37,13 +39,16 @@ class Comparison(dict[str, Solution]):
     """Solutions by the name of their method, the fastest first; its `repr` is a table.
 
     Attributes:
-      baseline: the fastest scheme older than the paper that queries no worker, listed or not; or
-        None.
+      baseline: the fastest scheme older than the paper that queries no worker, listed
+        or not; or None.
       uncoded: the scheme that what is saved is of, listed or not; or None.
     """
 
     def __init__(
-        self, solutions: Iterable[Solution], baseline: Solution | None, uncoded: Solution | None
+        self,
+        solutions: Iterable[Solution],
+        baseline: Solution | None,
+        uncoded: Solution | None,
     ) -> None:
         # NaN, of what does not exist, is last.
         super().__init__((one.method, one) for one in sorted(solutions, key=_runtime))
@@ -51,10 +56,22 @@ class Comparison(dict[str, Solution]):
         self.uncoded = uncoded
 
     def __repr__(self) -> str:
-        head = ("runtime", "saved", "vs baseline", "above opt. ≤", "share of coordinates", "status")
-        rows = [_LINE.format("scheme", *head), *itertools.starmap(self._line, self.items())]
+        head = (
+            "runtime",
+            "saved",
+            "vs baseline",
+            "above opt. ≤",
+            "share of coordinates",
+            "status",
+        )
+        rows = [
+            _LINE.format("scheme", *head),
+            *itertools.starmap(self._line, self.items()),
+        ]
         best = "none" if self.baseline is None else self.baseline.method
-        return "\n".join([*rows, f"Best baseline: {best}.", *self._inexact, *self._chained])
+        return "\n".join(
+            [*rows, f"Best baseline: {best}.", *self._inexact, *self._chained]
+        )
 
     def _line(self, name: str, solution: Solution) -> str:
         value = _for_used(solution)
@@ -64,7 +81,9 @@ class Comparison(dict[str, Solution]):
             f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name,
             f"{value:.5g}",
             _known(1 - value / _finite(self.uncoded)),
-            "" if is_limit(name) else _known(value / _finite(self.baseline) - 1, "+z.1f"),
+            ""
+            if is_limit(name)
+            else _known(value / _finite(self.baseline) - 1, "+z.1f"),
             _known(value / bound - 1, ".3g"),
             _plan(solution),
             Status(int(solution.status)).name.lower(),
@@ -77,7 +96,10 @@ class Comparison(dict[str, Solution]):
             needs = solution.needs
             if needs is not None and not needs.exact_gradient:
                 lost.append(f"{name} {percent(float(needs.lost))} %")
-        said = "Samples that are lost, with runtimes for as many that are used as a step has"
+        said = (
+            "Samples that are lost, with runtimes for as many that are used as a step "
+            "has"
+        )
         return [f"{said}: {', '.join(lost)}."] if lost else []
 
     @functools.cached_property
@@ -95,7 +117,8 @@ class Comparison(dict[str, Solution]):
 def in_a_row(
     times: Iterable[tuple[str, float, Expectation | None]], unit: float = 1.0
 ) -> list[str]:
-    """A sentence on those that take 2 % longer one step after the other, the fastest first.
+    """A sentence on those that take 2 % longer one step after the other, the fastest
+    first.
 
     From their names, the means of fresh steps and those of `chained_runtime`.
     """
@@ -106,28 +129,41 @@ def in_a_row(
     if not longer:
         return []
     longer.sort(key=lambda row: row[0])
-    each = [f"{name} {value / unit:.4g} (×{value / fresh:.2f})" for value, _, name, fresh in longer]
+    each = [
+        f"{name} {value / unit:.4g} (×{value / fresh:.2f})"
+        for value, _, name, fresh in longer
+    ]
     most = max(100 * error / value for value, error, _, _ in longer)
     return [
-        "One step after the other, each worker first ends the pass that it has begun. Then these "
-        f"take longer, by draws with a standard error up to {most:.1g} %: {', '.join(each)}."
+        "One step after the other, each worker first ends the pass that it has begun. "
+        f"Then these take longer, by draws with a standard error up to {most:.1g} %: "
+        f"{', '.join(each)}."
     ]
 
 
 def chained_runtime(
     solution: Solution, fresh: float, problem: Problem | None = None
 ) -> Expectation | None:
-    """E τ of steps one after the other, and its standard error; `fresh` is E τ of a single step.
+    """E τ of steps one after the other, and its standard error; `fresh` is E τ of a
+    single step.
 
-    Each worker first ends the pass that it has begun. By draws of the `problem`, by default the
-    solution's. None where it is not known who does what, or there is too much to draw.
+    Each worker first ends the pass that it has begun. By draws of the `problem`, by
+    default the solution's. None where it is not known who does what, or there is too
+    much to draw.
     """
     problem = problem or solution.problem
     plan = solution.plan
-    if problem is None or plan is None or plan.completion is None or not np.isfinite(fresh):
+    if (
+        problem is None
+        or plan is None
+        or plan.completion is None
+        or not np.isfinite(fresh)
+    ):
         return None
     rounded = solution.rounded
-    scheme = plan if rounded is None else partition_of_units(problem, jnp.asarray(rounded))
+    scheme = (
+        plan if rounded is None else partition_of_units(problem, jnp.asarray(rounded))
+    )
     more = added_in_a_row(problem, scheme)
     if more is None:
         return None
@@ -190,28 +226,38 @@ def draw(counts: Sequence[int] | None) -> str:
     share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
     # The square root keeps the small blocks visible; an empty group is a dot.
     bars = " ▁▂▃▄▅▆▇█"
-    return "".join("·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share)
+    return "".join(
+        "·" if s == 0 else bars[max(1, round(8 * float(np.sqrt(s))))] for s in share
+    )
 
 
-def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = None) -> Comparison:
+def compare(
+    problem: Problem, methods: Methods = EVERY, *, key: Array | None = None
+) -> Comparison:
     r"""Solutions of one problem by several methods, the fastest first.
 
-    Without a key, methods that draw are left out unless they are asked for by `methods`. The
-    baselines are solved too where they are not asked for: the best of all is what others are
-    compared with. Raises ValueError as `solve` does, but for methods of the default list that this
-    problem has no use for.
+    Without a key, methods that draw are left out unless they are asked for by
+    `methods`. The baselines are solved too where they are not asked for: the best of
+    all is what others are compared with. Raises ValueError as `solve` does, but for
+    methods of the default list that this problem has no use for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000
+    ... )
     >>> found = compare(problem, ["uncoded", "time", "optimal"])
-    >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
+    >>> (
+    ...     list(found),
+    ...     bool(found["time"].expected_runtime < found["uncoded"].expected_runtime),
+    ... )
     (['optimal', 'time', 'uncoded'], True)
     """
     tasks: dict[str, Method] = {}
     for method in map(method_of, each_method(methods)):
         if method.name in tasks:
             raise ValueError(
-                f'two methods are named "{method.name}": compare their solutions one by one'
+                f'two methods are named "{method.name}": compare their solutions one '
+                "by one"
             )
         tasks[method.name] = method
     required = {"optimal"} if methods is EVERY else set(tasks)
@@ -230,24 +276,31 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
             solutions.append(solution)
         if name == "uncoded":
             uncoded = solution
-        if method.baseline and _asks_nobody(solution) and np.isfinite(_runtime(solution)):
+        if (
+            method.baseline
+            and _asks_nobody(solution)
+            and np.isfinite(_runtime(solution))
+        ):
             earlier.append(solution)
     return Comparison(solutions, min(earlier, key=_runtime, default=None), uncoded)
 
 
 def largest_setup(problem: Problem, partition: Numbers) -> float:
-    r"""φ = f / (b L), the setup per backward pass at which x is as slow as the best single block.
+    r"""φ = f / (b L), the setup per backward pass at which x is as slow as the best
+    single block.
 
-    0 where the block is faster without any, inf for a single block itself. `problem` is without
-    setup; L is the sum of the units' costs.
+    0 where the block is faster without any, inf for a single block itself. `problem` is
+    without setup; L is the sum of the units' costs.
 
-    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its
-    runtime stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the
-    levels in use: convex in u, so they meet once. Such a load is that of another partition, which
-    `solve` has a program for.
+    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1
+    + φ), its runtime stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u
+    (n+1) L) over the levels in use: convex in u, so they meet once. Such a load is that
+    of another partition, which `solve` has a program for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000
+    ... )
     >>> round(largest_setup(problem, [900.0, 300.0, 800.0]), 2)
     0.05
     """

@@ -1,16 +1,18 @@
-r"""How probable can completion be at most? A proof, where the search for a deadline is a local one.
+r"""How probable can completion be at most? A proof, where the search for a deadline is
+a local one.
 
-With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with probability
-exp(-u(r_n)), u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is the probability that
-the order statistics of N independent Exp(1) variables lie above the u(r_n), whatever the
-distribution. Their density is log-concave, hence (Prékopa 1971) log P is concave in the u(r_n), and
-it falls in each of them.
+With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with
+probability exp(-u(r_n)), u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is
+the probability that the order statistics of N independent Exp(1) variables lie above
+the u(r_n), whatever the distribution. Their density is log-concave, hence (Prékopa
+1971) log P is concave in the u(r_n), and it falls in each of them.
 
-Where u is convex, log P is concave in x, and every local maximum is the greatest: a shifted
-exponential is such a distribution from rate · shift = 1 - log 2 on. Elsewhere a convex function
-below u takes its place. That makes the workers faster and the problem concave; its maximum is a
-bound. It need lie below u only between the limits that r_n has in a plan no worse than a known one:
-alone each level must be in time as often. Bounds of log P ± λ r_n draw these limits closer.
+Where u is convex, log P is concave in x, and every local maximum is the greatest: a
+shifted exponential is such a distribution from rate · shift = 1 - log 2 on. Elsewhere a
+convex function below u takes its place. That makes the workers faster and the problem
+concave; its maximum is a bound. It need lie below u only between the limits that r_n
+has in a plan no worse than a known one: alone each level must be in time as often.
+Bounds of log P ± λ r_n draw these limits closer.
 """
 
 import functools
@@ -33,7 +35,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.descent import projected_descent
 
-# Cells between the limits of each r_n: of the convex functions, and of the suprema of a cut.
+# Cells between the limits of each r_n: of the convex functions, and of the suprema of a
+# cut.
 _CELLS = 2**10
 _FINE_CELLS = 2**15
 
@@ -46,7 +49,8 @@ class CompletionBound(NamedTuple):
 
 
 class _Minorant(NamedTuple):
-    """A convex function below u for each level: u itself but in `straight` cells, `[N, cells]`.
+    """A convex function below u for each level: u itself but in `straight` cells,
+    `[N, cells]`.
 
     The cells are between `low` and `high`, the limits of each r_n, `[N]`.
     """
@@ -58,7 +62,9 @@ class _Minorant(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n r) - Σ_n slopes_n r_n(x)."""
+    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n r) - Σ_n slopes_n
+    r_n(x).
+    """
 
     constant: Array
     fall: Array
@@ -66,19 +72,27 @@ class _Cut(NamedTuple):
     share: Array
 
 
-def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> CompletionBound:
-    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition found, from above by a proof.
+def completion_bound(
+    problem: Problem, deadline: float, *, rounds: int = 3
+) -> CompletionBound:
+    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition found, from above
+    by a proof.
 
-    Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In
-    float64, whatever the caller's precision. For independent workers of one distribution without
-    start-up, link and setup; of atoms too, though their bound is not tight.
+    Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N
+    searches. In float64, whatever the caller's precision. For independent workers of
+    one distribution without start-up, link and setup; of atoms too, though their bound
+    is not tight.
 
     Raises ValueError for other problems. Not under `jit`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100)
+    >>> problem = Problem(
+    ...     ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100
+    ... )
     >>> found = completion_bound(problem, 900.0, rounds=0)
-    >>> bool(found.reached <= found.upper_bound < found.reached + 1e-4)  # 0.4 ≥ 1 - log 2
+    >>> bool(
+    ...     found.reached <= found.upper_bound < found.reached + 1e-4
+    ... )  # 0.4 ≥ 1 - log 2
     True
     """
     check_whole("rounds", rounds, 0)
@@ -89,7 +103,9 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         )
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
-        problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
+        problem = replace(
+            wide, max_workers=int(np.asarray(problem.num_workers))
+        )  # without padding
         best = completion_partition(problem, deadline)
         reached = float(best.value)
         share = best.point / problem.total
@@ -97,13 +113,17 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
             return CompletionBound(reached, 1.0)
         law = iteration_of(problem).pooled()
         size = problem.max_workers
-        total = problem.total * problem.scale / deadline  # r_n of all coordinates at level 0
+        total = (
+            problem.total * problem.scale / deadline
+        )  # r_n of all coordinates at level 0
         low = jnp.zeros(size)
         high = _first_limits(law, size, reached)
         upper = 1.0
         for left in reversed(range(rounds + 1)):
             minorant = _minorant(law, low, high)
-            bound, cut = _bounds(law, minorant, total, reached, share, jnp.zeros((1, size)))
+            bound, cut = _bounds(
+                law, minorant, total, reached, share, jnp.zeros((1, size))
+            )
             upper = min(upper, float(jnp.nan_to_num(jnp.exp(bound[0]), nan=1.0)))
             share = cut.share[0]
             if left:
@@ -115,7 +135,11 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
 
 
 def _double(leaf: Any) -> Any:
-    return jnp.asarray(leaf, float) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+    return (
+        jnp.asarray(leaf, float)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        else leaf
+    )
 
 
 def _lateness(law: Distribution, r: Array) -> Array:
@@ -134,7 +158,9 @@ def _log_in_time(lateness: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
-    """The largest r_n with which each level alone is in time as often as `reached`, `[N]`."""
+    """The largest r_n with which each level alone is in time as often as `reached`,
+    `[N]`.
+    """
     level = jnp.arange(workers, dtype=float)
 
     def too_large(exponent: Array) -> Array:
@@ -149,9 +175,15 @@ def _closer(
 ) -> tuple[Array, Array]:
     """Limits where P ≥ `reached`, by λ r_n ≤ max (log P + λ r_n) - log reached."""
     limit = (most - np.log(reached)).reshape(tilts.shape) / tilts
-    closer_low = jnp.nanmax(jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0)
-    closer_high = jnp.nanmin(jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0)
-    good = closer_low < closer_high  # all but for rounding, where there is hardly any room
+    closer_low = jnp.nanmax(
+        jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0
+    )
+    closer_high = jnp.nanmin(
+        jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0
+    )
+    good = (
+        closer_low < closer_high
+    )  # all but for rounding, where there is hardly any room
     return jnp.where(good, closer_low, low), jnp.where(good, closer_high, high)
 
 
@@ -163,7 +195,9 @@ def _minorant(law: Distribution, low: Array, high: Array) -> _Minorant:
     values = np.empty_like(u)
     straight = np.empty((len(u), _CELLS), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
-        corners = [0]  # that the convex hull rests on: next is the one of the least slope
+        corners = [
+            0
+        ]  # that the convex hull rests on: next is the one of the least slope
         while corners[-1] < _CELLS:
             i = corners[-1]
             slopes = (y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i])
@@ -178,7 +212,9 @@ def _nodes(low: Array, high: Array, cells: int) -> Array:
 
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
-    """The convex functions at r, `[N]`; beyond their limits they go on straight, but never < 0."""
+    """The convex functions at r, `[N]`; beyond their limits they go on straight, but
+    never < 0.
+    """
     low = minorant.low
     high = minorant.high
     cells = minorant.straight.shape[1]
@@ -193,9 +229,16 @@ def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
 
 @jax.jit
 def _bounds(
-    law: Distribution, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
+    law: Distribution,
+    minorant: _Minorant,
+    total: Array,
+    reached: float,
+    share: Array,
+    tilts: Array,
 ) -> tuple[Array, _Cut]:
-    """Bounds of log P + Σ tilt_n r_n, `[K]`, and cuts that touch where faster workers have it."""
+    """Bounds of log P + Σ tilt_n r_n, `[K]`, and cuts that touch where faster workers
+    have it.
+    """
     size = share.size
 
     def touching(tilt: Array) -> _Cut:
@@ -207,30 +250,41 @@ def _bounds(
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
         every = jnp.ones(size, bool)
-        touched = projected_descent(value, every, share, tolerance=1e-7, max_steps=400).point
+        touched = projected_descent(
+            value, every, share, tolerance=1e-7, max_steps=400
+        ).point
         r = total * cumulative_load(touched)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
         # The cut holds for any numbers of these signs.
         fall = jnp.minimum(fall, 0)
         slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
-        return _Cut(constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=touched)
+        return _Cut(
+            constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=touched
+        )
 
     cut = jax.vmap(touching)(tilts)
     most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
     # Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a.
     rest = jax.lax.cumsum(cut.slopes - tilts, axis=1, reverse=True)
     most = most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1)
-    return most + 1e-11, cut  # more than rounding does to a sum of logarithms of probabilities
+    return (
+        most + 1e-11,
+        cut,
+    )  # more than rounding does to a sum of logarithms of probabilities
 
 
 def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
-    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in a cell."""
+    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in
+    a cell.
+    """
     nodes = _nodes(low, high, _FINE_CELLS)
     u = _lateness(law, nodes)
 
     def one(of: tuple[Array, Array]) -> Array:
         fall, slopes = of
-        return jnp.sum(jnp.max(fall[:, None] * u[:, :-1] + slopes[:, None] * nodes[:, 1:], axis=1))
+        return jnp.sum(
+            jnp.max(fall[:, None] * u[:, :-1] + slopes[:, None] * nodes[:, 1:], axis=1)
+        )
 
     return jax.lax.map(one, (cut.fall, cut.slopes))

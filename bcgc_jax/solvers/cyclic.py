@@ -1,6 +1,7 @@
 """`Cyclic`: workers go through neighbouring subsets, and every finished subset counts.
 
-Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a mean of draws.
+Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a
+mean of draws.
 """
 
 import jax
@@ -23,10 +24,11 @@ from bcgc_jax.solvers.method import NUM_DRAWS, Numbered
 
 @pytree_dataclass
 class Cyclic(Numbered):
-    """Workers store `stored` subsets each and go through them one by one, around the circle.
+    """Workers store `stored` subsets each and go through them one by one, around the
+    circle.
 
-    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers,
-    2019.
+    Amiri & Gündüz, Computation scheduling for distributed machine learning with
+    straggling workers, 2019.
     """
 
     stored: int = static_field()
@@ -57,16 +59,25 @@ class Cyclic(Numbered):
 
 
 @jax.jit
-def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and what the plan needs; NaN for too few workers."""
-    runtime = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
+def _evaluate(
+    problem: Problem, plan: Plan, key: Array | None
+) -> tuple[Expectation, Requirements]:
+    """Expected runtime, by draws with a key, and what the plan needs; NaN for too few
+    workers.
+    """
+    runtime = (
+        integrate_runtime(problem, plan)
+        if key is None
+        else _by_draws(problem, plan, key)
+    )
     work = load_of_plan(problem, plan).work
     workers = jnp.asarray(problem.num_workers)
 
     def sent(starts: Array, times: Array) -> Array:
         return sent_on_circle(work, times, starts, workers)
 
-    # The same draws always: of a figure with two digits. Of many workers each draw has many.
+    # The same draws always: of a figure with two digits. Of many workers each draw has
+    # many.
     draws = min(2**12, max(2**22 // problem.max_workers, 32))
     each = over_draws(jax.random.key(0), problem, sent, draws, 2)
     one = jnp.ones((), int)
@@ -79,7 +90,9 @@ def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectat
         lost=jnp.zeros((), each.dtype),
     )
     exists = workers >= work.size
-    return Expectation(*(jnp.where(exists, number, jnp.nan) for number in runtime)), needs
+    return Expectation(
+        *(jnp.where(exists, number, jnp.nan) for number in runtime)
+    ), needs
 
 
 def _by_draws(problem: Problem, plan: Plan, key: Array) -> Expectation:

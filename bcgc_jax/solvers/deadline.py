@@ -1,15 +1,15 @@
 r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ t).
 
-This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the log-odds of
-being late begin at several starts at once. For distributions of atoms P is a step function of x:
-there the atoms (of rows, the runtimes) are spread by a factor e^±h, h → 0, and the answers are
-judged by the true P. Of atoms they are where a search of `thresholds` begins, which few atoms need
-not have.
+This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the
+log-odds of being late begin at several starts at once. For distributions of atoms P is
+a step function of x: there the atoms (of rows, the runtimes) are spread by a factor
+e^±h, h → 0, and the answers are judged by the true P. Of atoms they are where a search
+of `thresholds` begins, which few atoms need not have.
 
-The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is that of an
-augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The search begins between the
-plan of least E τ̂ and the one of most P, where P = p; its answer is moved towards the latter until
-P ≥ p.
+The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is
+that of an augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The
+search begins between the plan of least E τ̂ and the one of most P, where P = p; its
+answer is moved towards the latter until P ≥ p.
 """
 
 import functools
@@ -39,22 +39,28 @@ from bcgc_jax.solvers.optimum import Optimal, optimum
 from bcgc_jax.solvers.search import Optimum, local_optimum, status_of
 from bcgc_jax.solvers.thresholds import MOST_WORKERS, thresholds_of
 
-# Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach
-# the best of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place
-# of the first five, two seconds more to compile, it is 98 % and 3e-3.
+# Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes)
+# these reach the best of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f)
+# and the optimum in place of the first five, two seconds more to compile, it is 98 %
+# and 3e-3.
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
-STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
+STARTS = (
+    *(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS),
+    "harmonic",
+    "single level",
+)
 
-# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or its own, is
-# infinite. Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none
-# more than 2e-6 below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
+# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or
+# its own, is infinite. Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends
+# at the step limit, none more than 2e-6 below the best found; with 1e-8 it is five and
+# 1e-4, without it 39 and 2e-3.
 _BESIDE = 1e-4
-# A projected step that moves no share by more ends a search, by the bytes of a number: in single
-# precision 1e-6 was missed in 2000 steps, and 3e-6 met in 11.
+# A projected step that moves no share by more ends a search, by the bytes of a number:
+# in single precision 1e-6 was missed in 2000 steps, and 3e-6 met in 11.
 _TOLERANCE = {8: 1e-6, 4: 1e-5}
-# Slopes in single precision do not resolve even that from N = 20 on: 4e-5 is left at the optimum.
-# There a search also ends where so many steps gain nothing: P of 16 problems was then 2e-8 to 4e-6
-# off (N = 20, 50).
+# Slopes in single precision do not resolve even that from N = 20 on: 4e-5 is left at
+# the optimum. There a search also ends where so many steps gain nothing: P of 16
+# problems was then 2e-8 to 4e-6 off (N = 20, 50).
 _PATIENCE = 50
 
 
@@ -67,25 +73,27 @@ def _search(
 
 @pytree_dataclass
 class Deadline(Method):
-    r"""The partition, a local optimum from several starts, that most probably ends by `deadline`.
+    r"""The partition, a local optimum from several starts, that most probably ends by
+    `deadline`.
 
-    Of few atoms it is the best of all: of two with N ≤ 400, of five with N ≤ 32, of nine with
-    N ≤ 13. Where a link sends while a worker computes that holds of two with N ≤ 75, of five with
-    N ≤ 15, of nine with N ≤ 8. With a link and several start-ups it is not known.
-    Of more, with N ≤ 64, the search goes on over the atom up to which each level is in time. Then
-    CONVERGED means that none of its moves is better, not that no plan is: of 148 problems (N = 6
-    and 8, 9 to 17 atoms) it missed the best in 3, by 0.042 at most. Slopes alone missed 56 of 60,
-    by 0.23 at most. With whole rows, and with a larger N, the answer is that of slopes.
+    Of few atoms it is the best of all: of two with N ≤ 400, of five with N ≤ 32, of
+    nine with N ≤ 13. Where a link sends while a worker computes that holds of two with
+    N ≤ 75, of five with N ≤ 15, of nine with N ≤ 8. With a link and several start-ups
+    it is not known. Of more, with N ≤ 64, the search goes on over the atom up to which
+    each level is in time. Then CONVERGED means that none of its moves is better, not
+    that no plan is: of 148 problems (N = 6 and 8, 9 to 17 atoms) it missed the best in
+    3, by 0.042 at most. Slopes alone missed 56 of 60, by 0.23 at most. With whole rows,
+    and with a larger N, the answer is that of slopes.
 
     With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over
-    P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no partition that is
-    found does.
+    P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no
+    partition that is found does.
 
     Args:
       deadline: a time; in a `Sweep` None, and then that of the cell.
       max_steps: from each start; static.
-      min_completion: a probability; the distribution's mean must be finite, and it must not be one
-        of atoms.
+      min_completion: a probability; the distribution's mean must be finite, and it must
+        not be one of atoms.
 
     >>> Deadline(8e7, min_completion=0.99).name
     'deadline'
@@ -96,7 +104,11 @@ class Deadline(Method):
     min_completion: ArrayLike | None = None
 
     name = "deadline"
-    conditions = (("deadline", "> 0"), ("min_completion", "> 0"), ("min_completion", "< 1"))
+    conditions = (
+        ("deadline", "> 0"),
+        ("min_completion", "> 0"),
+        ("min_completion", "< 1"),
+    )
     counts = (("max_steps", 1),)
     refuses = SETUP
     on_steps = False
@@ -109,7 +121,8 @@ class Deadline(Method):
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
             raise ValueError(
-                "min_completion needs no atoms: of measured times take a smooth distribution"
+                "min_completion needs no atoms: of measured times take a smooth "
+                "distribution"
             )
 
     def needs_mean(self, problem: Problem) -> bool:
@@ -129,10 +142,14 @@ class Deadline(Method):
             solution = assess(problem, surest.point, surest.status, surest.num_steps)
             probability = with_slopes(_in_time, surest.value, problem, *at)
             return replace(solution, completion_probability=probability)
-        fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
+        fastest = optimum(
+            still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps
+        )
         assert fastest.partition is not None
         ends = fastest.partition, surest
-        best = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
+        best = chance_constrained(
+            still, deadline, least, *ends, max_steps=self.max_steps
+        )
         best = without_derivative(best, numbers)
         solution = assess(problem, best.point, best.status, best.num_steps)
         # No plan is faster than one that need not end in time.
@@ -156,13 +173,16 @@ def completion_partition(
 ) -> Optimum:
     r"""argmax P(τ̂(x,T) ≤ deadline) over partitions.
 
-    Of few atoms the best of all, else the best local one from each of `STARTS`. Such a search
-    counts as converged once a projected gradient step of the log-odds moves hardly any share.
-    `max_steps` is static. `point` is the partition, `[max_workers]`, `value` its probability, and
-    `aux` are those from each of `STARTS`; of thresholds there is but one.
+    Of few atoms the best of all, else the best local one from each of `STARTS`. Such a
+    search counts as converged once a projected gradient step of the log-odds moves
+    hardly any share. `max_steps` is static. `point` is the partition, `[max_workers]`,
+    `value` its probability, and `aux` are those from each of `STARTS`; of thresholds
+    there is but one.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
+    >>> problem = Problem(
+    ...     ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100
+    ... )
     >>> found = completion_partition(problem, 600.0)
     >>> bool(found.value >= found.aux.max()), int(found.status)
     (True, 0)
@@ -170,7 +190,9 @@ def completion_partition(
     iteration = iteration_of(problem)
     deadline = jnp.asarray(deadline, problem.dtype)
     t = deadline / problem.scale
-    thresholds = thresholds_of(problem, t) if iteration.stepped and iteration.alike else None
+    thresholds = (
+        thresholds_of(problem, t) if iteration.stepped and iteration.alike else None
+    )
     if thresholds is not None and thresholds.few:
         return _of_thresholds(problem, thresholds.best())
     shares, searches = _from_starts(problem, deadline, max_steps)
@@ -178,7 +200,9 @@ def completion_partition(
     if thresholds is not None and problem.max_workers <= MOST_WORKERS:
         best_first = shares[jnp.argsort(searches.value[:, -1])]
         found = thresholds.better(best_first, max_steps)
-        return _of_thresholds(problem, found._replace(num_steps=steps + found.num_steps))
+        return _of_thresholds(
+            problem, found._replace(num_steps=steps + found.num_steps)
+        )
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
     else:
@@ -192,7 +216,9 @@ def completion_partition(
 
 
 def _of_thresholds(problem: Problem, found: Optimum) -> Optimum:
-    """The same of P(late). A bound says that there is no better one, also if none is in time."""
+    """The same of P(late). A bound says that there is no better one, also if none is in
+    time.
+    """
     probability = jnp.clip(1 - found.value, 0, 1)
     never = (probability <= 1) & ~resolved(probability)
     proven = ~jnp.isnan(found.bound)
@@ -207,37 +233,52 @@ def _of_thresholds(problem: Problem, found: Optimum) -> Optimum:
     )
 
 
-def _from_starts(problem: Problem, deadline: Array, max_steps: int) -> tuple[Array, Optimum]:
-    """The shares to which searches from each of `STARTS` lead, `[S, max_workers]`, and these."""
+def _from_starts(
+    problem: Problem, deadline: Array, max_steps: int
+) -> tuple[Array, Optimum]:
+    """The shares to which searches from each of `STARTS` lead, `[S, max_workers]`, and
+    these.
+    """
     iteration = iteration_of(problem)
     total = problem.total
     still = jax.lax.stop_gradient
     t = deadline / problem.scale
     tiny = float(jnp.finfo(t.dtype).tiny)
-    least = _BESIDE * total * np.cumsum(np.arange(1, problem.max_workers + 1)).astype(t.dtype)
+    least = (
+        _BESIDE
+        * total
+        * np.cumsum(np.arange(1, problem.max_workers + 1)).astype(t.dtype)
+    )
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
-        # 1 - q is rounded where completion is improbable, but then it is the larger that counts.
+        # 1 - q is rounded where completion is improbable, but then it is the larger
+        # that counts.
         return jnp.log(jnp.maximum(q, tiny)) - jnp.log(jnp.maximum(1 - q, tiny))
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
         at = load_of(problem, share * total)
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
-        unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
+        unused = jax.tree.map(
+            lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at
+        )
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), used, unused)
         here, beside = jax.vmap(log_odds_of, (0, None))(both, spread)
         return here + beside - still(beside)
 
     def stage(share: Array, spread: Array) -> tuple[Array, Optimum]:
         function = functools.partial(log_odds, spread=spread)
-        found = _search(function, problem.exists, share, max_steps=max_steps, **rounding)
+        found = _search(
+            function, problem.exists, share, max_steps=max_steps, **rounding
+        )
         return found.point, found
 
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
     rounding = single if t.dtype.itemsize == 4 else {}
-    spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
+    spreads = jnp.asarray(
+        [0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype
+    )
     starts = _starts(problem, deadline)
     return jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
 
@@ -247,7 +288,9 @@ def _in_time(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
 
 
 def resolved(probability: Array) -> Array:
-    """Whether it is more than rounding: from plans that are never in time a search sees no way."""
+    """Whether it is more than rounding: from plans that are never in time a search sees
+    no way.
+    """
     return probability > 64 * jnp.finfo(probability.dtype).eps
 
 
@@ -268,11 +311,16 @@ def _starts(problem: Problem, deadline: Array) -> Array:
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
     # What the start-up and the link leave, per cycle of all coordinates' load.
     start = iteration.typical_start_up().astype(deadline.dtype)
-    left = jnp.maximum(deadline - start - problem.send_load * problem.total, 1e-3 * deadline)
-    # The best single level too: with workers that never answer P is flat until a level is empty.
+    left = jnp.maximum(
+        deadline - start - problem.send_load * problem.total, 1e-3 * deadline
+    )
+    # The best single level too: with workers that never answer P is flat until a level
+    # is empty.
     late = iteration.order_survival(left / (problem.scale * problem.total) / subsets)
     single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, late, jnp.inf))
-    return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
+    return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(
+        problem.dtype
+    )
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -285,19 +333,22 @@ def chance_constrained(
     *,
     max_steps: int = 2000,
 ) -> Optimum:
-    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion, and its P.
+    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion,
+    and its P.
 
-    `fastest` is the partition of least E τ̂, `surest` the one of most P. INFEASIBLE where that
-    is too low. `value` is P.
+    `fastest` is the partition of least E τ̂, `surest` the one of most P. INFEASIBLE
+    where that is too low. `value` is P.
     """
     total = problem.total
     dtype = problem.dtype
-    late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
+    late = functools.partial(
+        _late, problem, jnp.asarray(deadline, dtype) / problem.scale
+    )
     most = 1 - jnp.asarray(min_completion, dtype)
     tiny = float(jnp.finfo(dtype).tiny)
-    # Minima of the Lagrangian, one after the other, and the weight of the square in it, in shares
-    # of E τ̂ for a unit of log P(τ̂ > t): with 2 and a multiplier that is too large at first, 7e-5
-    # of E τ̂ were lost.
+    # Minima of the Lagrangian, one after the other, and the weight of the square in it,
+    # in shares of E τ̂ for a unit of log P(τ̂ > t): with 2 and a multiplier that is too
+    # large at first, 7e-5 of E τ̂ were lost.
     rounds = 8
     weight = 20.0
     most_steps = max(max_steps // rounds, 1)
@@ -314,7 +365,9 @@ def chance_constrained(
     first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
-    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Optimum]:
+    def round_(
+        state: tuple[Array, Array], _: None
+    ) -> tuple[tuple[Array, Array], Optimum]:
         share, multiplier = state
 
         def lagrangian(share: Array) -> Array:
@@ -341,7 +394,9 @@ def chance_constrained(
 
 
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
-    """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none is."""
+    """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none
+    is.
+    """
     one = jnp.ones((), begin.dtype)
     _, way = bisect(lambda way: good(begin + way * (end - begin)), 0 * one, one)
     return begin + way * (end - begin)

@@ -1,13 +1,16 @@
-r"""Local minima over shares u ≥ 0, Σu = 1, by descents that take one evaluation a round.
+r"""Local minima over shares u ≥ 0, Σu = 1, by descents that take one evaluation a
+round.
 
-`projected_descent` goes by spectral projected gradients (Birgin, Martínez & Raydan 2000).
-`quasi_newton_descent`, of a positive function of a few shares, goes by BFGS on the logarithms of
-both. With u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j ∂f/∂u_j) / f. The best shares for
-times that hardly differ lie between 0.99 and 10⁻⁴. Projected gradients do not get there: after 300
-steps they were 82 % above the minimum. Its line search asks for a lower value and a smaller slope
-(weak Wolfe conditions), so that BFGS gets past kinks (Lewis & Overton 2013).
+`projected_descent` goes by spectral projected gradients (Birgin, Martínez & Raydan
+2000). `quasi_newton_descent`, of a positive function of a few shares, goes by BFGS on
+the logarithms of both. With u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j
+∂f/∂u_j) / f. The best shares for times that hardly differ lie between 0.99 and 10⁻⁴.
+Projected gradients do not get there: after 300 steps they were 82 % above the minimum.
+Its line search asks for a lower value and a smaller slope (weak Wolfe conditions), so
+that BFGS gets past kinks (Lewis & Overton 2013).
 
-After an evaluation a step is taken or cut: under `vmap` no search waits for another's line search.
+After an evaluation a step is taken or cut: under `vmap` no search waits for another's
+line search.
 """
 
 from collections.abc import Callable
@@ -23,13 +26,14 @@ from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.plans.partitions import project_partition
 from bcgc_jax.solvers.search import Optimum, choose, local_optimum
 
-# Values remembered by the projected line search, which may rise for a while (Birgin, Martínez &
-# Raydan's 10).
+# Values remembered by the projected line search, which may rise for a while (Birgin,
+# Martínez & Raydan's 10).
 _MEMORY = 10
-# The most steps of a local search: of nested groups, and from each start with random start-ups.
+# The most steps of a local search: of nested groups, and from each start with random
+# start-ups.
 MAX_STEPS = 300
-# Armijo's: the share of what a slope promises that a step must bring. As customary, of all line
-# searches.
+# Armijo's: the share of what a slope promises that a step must bring. As customary, of
+# all line searches.
 SUFFICIENT = 1e-4
 # The share of a slope that may be left after a step (Lewis & Overton 2013).
 _LEFT = 0.9
@@ -42,7 +46,8 @@ _CLOSED = 1e-10
 class Evaluation(NamedTuple):
     """A function at a point, its slope there, and what else it says, `aux`.
 
-    `residual` says how far the search is from a minimum, after so many evaluations, `num_steps`.
+    `residual` says how far the search is from a minimum, after so many evaluations,
+    `num_steps`.
     """
 
     point: Array
@@ -54,7 +59,8 @@ class Evaluation(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The best point so far, its value some steps ago, and the line to the next evaluation.
+    """The best point so far, its value some steps ago, and the line to the next
+    evaluation.
 
     Values may rise for a while, and at a cliff of the function for good.
     """
@@ -65,7 +71,9 @@ class _Search(NamedTuple):
 
 
 class _Projected(NamedTuple):
-    """Before an evaluation at point + scale · direction; all else is that of the point."""
+    """Before an evaluation at point + scale · direction; all else is that of the
+    point.
+    """
 
     point: Array
     direction: Array
@@ -76,9 +84,11 @@ class _Projected(NamedTuple):
 
 
 class _Logarithms(NamedTuple):
-    """Before an evaluation at point + length · direction; `value` and `slope` are of log f.
+    """Before an evaluation at point + length · direction; `value` and `slope` are of
+    log f.
 
-    The next length lies between `low` and `high`. `inverse` is that of the Hessian, 0 at first.
+    The next length lies between `low` and `high`. `inverse` is that of the Hessian, 0
+    at first.
     """
 
     point: Array
@@ -103,8 +113,9 @@ def projected_descent(
 ) -> Optimum:
     """A local minimum of `function` over shares that are 0 but on `levels`, bool.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the
-    best value fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`.
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and
+    where the best value fell by no more than `least_gain`, if it is not 0, in as many
+    steps as `patience`.
     """
     dtype = start.dtype
     tiny = float(jnp.finfo(start.dtype).tiny)
@@ -123,7 +134,9 @@ def projected_descent(
         curvature = jnp.maximum(jnp.sum(moved * change), tiny)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), tiny)
         # The longest step, where f is concave.
-        length = jnp.clip(jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4)
+        length = jnp.clip(
+            jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4
+        )
         lengths = jnp.stack([length, jnp.ones((), dtype)])
 
         def projected_step(length: Array) -> Array:
@@ -169,12 +182,13 @@ def quasi_newton_descent(
     least: ArrayLike = jnp.inf,
     patience: int = MAX_STEPS,
 ) -> Optimum:
-    """A local minimum of `function`, which gives a positive value and what else it has to say.
+    """A local minimum of `function`, which gives a positive value and what else it has
+    to say.
 
-    Over the shares of those `used`, bool. Stops where no slope lies below their mean by more than
-    `tolerance` of the value, which bounds the gap of a convex function; at a kink it may never:
-    also where the best value fell by no more than `tolerance` in as many steps as `patience`. Stops
-    early where that bound reaches `least`.
+    Over the shares of those `used`, bool. Stops where no slope lies below their mean by
+    more than `tolerance` of the value, which bounds the gap of a convex function; at a
+    kink it may never: also where the best value fell by no more than `tolerance` in as
+    many steps as `patience`. Stops early where that bound reaches `least`.
     """
     eps = float(jnp.finfo(start.dtype).eps)
     evaluate = jax.value_and_grad(function, has_aux=True)
@@ -192,13 +206,16 @@ def quasi_newton_descent(
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
         here = Evaluation(share, value, slope, residual, steps + 1, aux)
         first = steps == 0
-        # NaN from the start on is the answer; a point that is flat, but higher, is none.
+        # NaN from the start on is the answer; a point that is flat, but higher, is
+        # none.
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.best.value)
         better = first | (value < s.best.value) | ended
         best = choose(better, here, s.best._replace(num_steps=steps + 1))
         of_log = share * (slope - mean) / value
         cut, again = _weak_wolfe(line, value, of_log)
-        inverse = _updated(line.inverse, line.length * line.direction, of_log - line.slope)
+        inverse = _updated(
+            line.inverse, line.length * line.direction, of_log - line.slope
+        )
         onward = _along(point, value, of_log, inverse)
         return _Search(best, _before(s, patience), choose(~first & cut, again, onward))
 
@@ -234,7 +251,9 @@ def _descend(
     patience: int,
     goes_on: Callable[[_Search], ArrayLike] = lambda _: True,
 ) -> Optimum:
-    """Rounds until the residual meets the tolerance, or the best value no more `falls`."""
+    """Rounds until the residual meets the tolerance, or the best value no more
+    `falls`.
+    """
 
     def open_(s: _Search) -> Array:
         steps = s.best.num_steps
@@ -253,23 +272,35 @@ def _before(s: _Search, patience: int) -> Array:
 
 
 def _begin(start: Array, line: Any, aux: Any = None) -> _Search:
-    """Before the first evaluation, at `start`; `aux` has the shapes of the function's."""
+    """Before the first evaluation, at `start`; `aux` has the shapes of the
+    function's.
+    """
     endless = jnp.full((), jnp.inf, start.dtype)
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
     nowhere = Evaluation(start, endless, start, endless, jnp.asarray(0), aux)
     return _Search(nowhere, endless, line)
 
 
-def _weak_wolfe(line: _Logarithms, value: Array, slope: Array) -> tuple[Array, _Logarithms]:
-    """Whether an evaluation leaves the line to be searched on, and then between which lengths."""
+def _weak_wolfe(
+    line: _Logarithms, value: Array, slope: Array
+) -> tuple[Array, _Logarithms]:
+    """Whether an evaluation leaves the line to be searched on, and then between which
+    lengths.
+    """
     descent = jnp.sum(line.slope * line.direction)
     far = _FURTHEST / jnp.max(jnp.abs(line.direction))
     rounding = 4 * float(jnp.finfo(slope.dtype).eps)
     falls = jnp.log(value / line.value) <= SUFFICIENT * line.length * descent + rounding
-    steep = falls & (jnp.sum(slope * line.direction) < _LEFT * descent) & (line.length < far)
+    steep = (
+        falls
+        & (jnp.sum(slope * line.direction) < _LEFT * descent)
+        & (line.length < far)
+    )
     low = jnp.where(steep, line.length, line.low)
     high = jnp.where(falls, line.high, line.length)
-    length = jnp.where(high < jnp.inf, (low + high) / 2, jnp.minimum(2 * line.length, far))
+    length = jnp.where(
+        high < jnp.inf, (low + high) / 2, jnp.minimum(2 * line.length, far)
+    )
     return steep | ~falls, line._replace(length=length, low=low, high=high)
 
 
@@ -292,13 +323,17 @@ def _along(point: Array, value: Array, slope: Array, inverse: Array) -> _Logarit
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
-    """The inverse Hessian after a step and a change of slopes; the first has their scale."""
+    """The inverse Hessian after a step and a change of slopes; the first has their
+    scale.
+    """
     product = jnp.sum(step * change)
     squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares
     size = jnp.where(curved, product, 1)
     unit = jnp.eye(step.size, dtype=step.dtype)
-    before = jnp.where(_known(inverse), inverse, unit * (size / jnp.where(curved, squares, 1)))
+    before = jnp.where(
+        _known(inverse), inverse, unit * (size / jnp.where(curved, squares, 1))
+    )
     turn = unit - jnp.outer(step, change) / size
     new = dot(turn, before, turn.T) + jnp.outer(step, step) / size
     return jnp.where(curved & jnp.all(jnp.isfinite(new)), new, inverse)

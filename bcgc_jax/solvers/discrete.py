@@ -1,11 +1,12 @@
 r"""Searches over what is whole: which levels to use, and how many units each gets.
 
-Both go from a start to the best of its neighbours, as long as that is better. Where each level in
-use costs setup cycles, the problem is convex for a given set of levels (`optimal_partition`); from
-several starts sets change by adding, dropping or moving a level by one. At N ≤ 8 this equals the
-best of all 2^N - 1 sets in every case tried (tests). Whole units move from the rounded partition
-on, under the exact expected runtime: of up to 64 levels by all moves of one and of two, of more by
-the moves of one that the slope ranks first.
+Both go from a start to the best of its neighbours, as long as that is better. Where
+each level in use costs setup cycles, the problem is convex for a given set of levels
+(`optimal_partition`); from several starts sets change by adding, dropping or moving a
+level by one. At N ≤ 8 this equals the best of all 2^N - 1 sets in every case tried
+(tests). Whole units move from the rounded partition on, under the exact expected
+runtime: of up to 64 levels by all moves of one and of two, of more by the moves of one
+that the slope ranks first.
 """
 
 import functools
@@ -28,7 +29,8 @@ from bcgc_jax.solvers.search import Optimum, choose, local_optimum
 
 # Moves of units that are evaluated together; the levels up to which all moves are.
 _MOVES = 64
-# The gap to which the optima of sets are compared, and the least gain for which a set is changed.
+# The gap to which the optima of sets are compared, and the least gain for which a set
+# is changed.
 _ROUGH = 1e-5
 _GAIN = 1e-6
 
@@ -40,7 +42,9 @@ def _descend(
     values_of: Callable[[Array], Array],
     gain: float,
 ) -> Array:
-    """Where no neighbour is better by more than a share `gain`; the first is the point itself."""
+    """Where no neighbour is better by more than a share `gain`; the first is the point
+    itself.
+    """
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         at, best, _ = carry
@@ -56,8 +60,12 @@ def _descend(
 
 
 def _in_batches(candidates: Array, size: int) -> Array:
-    """Whole batches, filled up with the first: the rest of a map would be compiled once more."""
-    return jnp.concatenate([candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))])
+    """Whole batches, filled up with the first: the rest of a map would be compiled once
+    more.
+    """
+    return jnp.concatenate(
+        [candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))]
+    )
 
 
 class _Search(NamedTuple):
@@ -83,24 +91,33 @@ def best_levels(
 ) -> Optimum:
     """A set of levels, bool `[max_workers]`, that no single change improves.
 
-    `aux` is the optimum over partitions of these levels, and `num_steps` counts rounds. `times` are
-    E T_(N-n), `[max_workers]`, by which the search begins.
-    Optima of sets are compared at a rough tolerance. The last search, from the best set, is for its
+    `aux` is the optimum over partitions of these levels, and `num_steps` counts rounds.
+    `times` are E T_(N-n), `[max_workers]`, by which the search begins. Optima of sets
+    are compared at a rough tolerance. The last search, from the best set, is for its
     own optimum: Newton's method is compiled once.
     """
     allowed = problem.exists & allowed
     tolerance = jnp.asarray(tolerance, problem.dtype)
 
     def solve(levels: Array, enough: Array, least: ArrayLike) -> Optimum:
-        options: dict[str, Any] = {"tolerance": enough, "max_steps": max_steps, "least": least}
+        options: dict[str, Any] = {
+            "tolerance": enough,
+            "max_steps": max_steps,
+            "least": least,
+        }
         return optimal_partition(problem, levels, **options)
 
     def round_(last: Array, state: _Search) -> _Search:
-        """Solve for the set itself at first, later for its neighbours, and take the best."""
+        """Solve for the set itself at first, later for its neighbours, and take the
+        best.
+        """
         sets = _neighbours(state.levels, allowed)
         first = jnp.isinf(state.best.value)
-        wanted = jnp.where(first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1))
-        # Two of three changes are none where few levels are in use: they come last, and are left.
+        wanted = jnp.where(
+            first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1)
+        )
+        # Two of three changes are none where few levels are in use: they come last, and
+        # are left.
         wanted_first = jnp.argsort(~wanted)
         enough = jnp.where(last, tolerance, jnp.maximum(tolerance, _ROUGH))
 
@@ -119,7 +136,9 @@ def best_levels(
         levels, last = start
         levels = jnp.where(last, best.levels, levels)
         begin = _Search(levels, nothing, best.rounds, jnp.asarray(True))
-        end = jax.lax.while_loop(lambda s: s.improved, functools.partial(round_, last), begin)
+        end = jax.lax.while_loop(
+            lambda s: s.improved, functools.partial(round_, last), begin
+        )
         better = last | (end.best.value < best.best.value)
         return choose(better, end, best)._replace(rounds=end.rounds), None
 
@@ -136,16 +155,24 @@ def best_levels(
 
 
 def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
-    """Sets to begin with: the best single level, both ends, and what the closed form uses most."""
+    """Sets to begin with: the best single level, both ends, and what the closed form
+    uses most.
+    """
     level = jnp.arange(allowed.size)
-    single = level == jnp.argmax(jnp.where(allowed, single_block_for_times(problem, times), -1))
-    ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
+    single = level == jnp.argmax(
+        jnp.where(allowed, single_block_for_times(problem, times), -1)
+    )
+    ends = (level == jnp.argmax(allowed)) | (
+        level == jnp.max(jnp.where(allowed, level, -1))
+    )
     large = allowed & (partition_for_times(problem, times) >= 0.03 * problem.total)
     return jnp.stack([single, ends, large | single])
 
 
 def _neighbours(levels: Array, allowed: Array) -> Array:
-    """The set itself and all that differ by one change: a level more, less, or moved by one."""
+    """The set itself and all that differ by one change: a level more, less, or moved by
+    one.
+    """
     level = jnp.arange(levels.size)
     here = level[:, None] == level
     flipped = (levels ^ here) & allowed
@@ -161,7 +188,9 @@ def _neighbours(levels: Array, allowed: Array) -> Array:
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
-    """Move one or two units at a time between `levels` while the runtime falls, `[max_workers]`."""
+    """Move one or two units at a time between `levels` while the runtime falls,
+    `[max_workers]`.
+    """
     size = counts.size
     few = counts.size <= _MOVES
     one = jnp.eye(size, dtype=counts.dtype)
@@ -175,7 +204,9 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
         possible = (counts > 0)[:, None] & levels & (one == 0)
         gain = jnp.where(possible, slope[:, None] - slope, -jnp.inf)
         best, chosen = jax.lax.top_k(gain.ravel(), _MOVES)
-        move = jnp.where(jnp.isfinite(best)[:, None], one[chosen % size] - one[chosen // size], 0)
+        move = jnp.where(
+            jnp.isfinite(best)[:, None], one[chosen % size] - one[chosen // size], 0
+        )
         return jnp.concatenate([0 * move[:1], move])
 
     def value_of(candidate: Array) -> Array:
@@ -187,4 +218,6 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
         return jax.lax.map(value_of, candidates, batch_size=_MOVES if few else None)
 
     gain = 64 * float(jnp.finfo(problem.dtype).eps)
-    return _descend(problem, counts, lambda counts: counts + moves(counts), values_of, gain)
+    return _descend(
+        problem, counts, lambda counts: counts + moves(counts), values_of, gain
+    )

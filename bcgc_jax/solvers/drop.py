@@ -1,9 +1,9 @@
 r"""`Drop`: each worker stops at a threshold θ, and what it has not ended is lost.
 
-With F_k the time at which a worker has ended k of C chunks, and f_k its distribution function, a
-step takes E min(θ, max F_C) = ∫_0^θ (1 - f_C^N) dt, and the share of samples that is used is the
-mean of f_k(θ) over k. Both are known at the ends of panels; between these the rules of Gauss and
-Legendre integrate.
+With F_k the time at which a worker has ended k of C chunks, and f_k its distribution
+function, a step takes E min(θ, max F_C) = ∫_0^θ (1 - f_C^N) dt, and the share of
+samples that is used is the mean of f_k(θ) over k. Both are known at the ends of panels;
+between these the rules of Gauss and Legendre integrate.
 """
 
 import functools
@@ -27,12 +27,13 @@ from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
 
 _CHUNKS = 8
-# Panels between quantiles of a worker's time, those that one of them is cut into, and how often.
+# Panels between quantiles of a worker's time, those that one of them is cut into, and
+# how often.
 _PANELS = 64
 _CUT = 32
 _ROUNDS = 3
-# So many workers at least end all they have. Without a cost of its own the shortest step would be
-# the best.
+# So many workers at least end all they have. Without a cost of its own the shortest
+# step would be the best.
 _WHOLE = 0.3
 # Nodes of the two rules in a panel; their difference is the error.
 _ORDERS = (8, 6)
@@ -40,18 +41,22 @@ _ORDERS = (8, 6)
 
 @pytree_dataclass
 class Drop(Numbered):
-    """The threshold with the least time for a sample that is used, of `chunks` in a subset (8).
+    """The threshold with the least time for a sample that is used, of `chunks` in a
+    subset (8).
 
-    Workers stop at once, within a chunk too. A real worker ends its chunk. So of all samples
-    (P(F_0 < θ) - P(F_C < θ)) / C more are used, and a step is up to a chunk of its slowest worker
-    longer. Its mean is no integral of the f_k, for whoever is slower is at an earlier chunk.
+    Workers stop at once, within a chunk too. A real worker ends its chunk. So of all
+    samples (P(F_0 < θ) - P(F_C < θ)) / C more are used, and a step is up to a chunk of
+    its slowest worker longer. Its mean is no integral of the f_k, for whoever is slower
+    is at an earlier chunk.
 
-    On average at least 30 % of the workers end all their chunks: where steps cost nothing besides,
-    ever shorter ones would be better. Giladi et al., DropCompute, 2023. Raises ValueError for
-    workers that are not alike.
+    On average at least 30 % of the workers end all their chunks: where steps cost
+    nothing besides, ever shorter ones would be better. Giladi et al., DropCompute,
+    2023. Raises ValueError for workers that are not alike.
 
     >>> from bcgc_jax import Exponential, Problem, solve
-    >>> found = solve(Problem(Exponential(1e-3), num_workers=6, num_coordinates=2_000), "drop")
+    >>> found = solve(
+    ...     Problem(Exponential(1e-3), num_workers=6, num_coordinates=2_000), "drop"
+    ... )
     >>> bool(found.needs.exact_gradient), bool(0 < found.needs.lost < 0.5)
     (False, True)
     """
@@ -76,8 +81,9 @@ class Drop(Numbered):
         iteration = iteration_of(problem)
         if not iteration.alike or iteration.worker.pairs is not None:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike, with start-ups '
-                "that do not depend on their times: see what bcgc advise says of their log"
+                f'method="{self.name}" is for independent workers that are alike, with '
+                "start-ups that do not depend on their times: see what bcgc advise "
+                "says of their log"
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -108,7 +114,9 @@ class Drop(Numbered):
 
 
 class _Best(NamedTuple):
-    """The best threshold, its neighbours to the `left` and `right`, E τ, and the share used."""
+    """The best threshold, its neighbours to the `left` and `right`, E τ, and the share
+    used.
+    """
 
     threshold: Array
     left: Array
@@ -119,12 +127,16 @@ class _Best(NamedTuple):
 
 def _load(problem: Problem, chunks: int) -> Load:
     """The load of a worker after each chunk."""
-    return Load(problem.pass_load * (np.arange(1, chunks + 1) / chunks).astype(problem.dtype))
+    return Load(
+        problem.pass_load * (np.arange(1, chunks + 1) / chunks).astype(problem.dtype)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _ends(problem: Problem, chunks: int) -> Array:
-    """The ends of panels, in units of κ: quantiles of a worker's time, and kinks or atoms."""
+    """The ends of panels, in units of κ: quantiles of a worker's time, and kinks or
+    atoms.
+    """
     worker = iteration_of(problem).worker
     load = _load(problem, chunks).work
     start, law = worker.start, worker.cycle_time
@@ -165,7 +177,9 @@ def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
     sent = problem.send_load * problem.total / problem.scale
     # That share of the atoms is enough, whatever rounding says.
     possible = ended[:, -1] >= _WHOLE * (1 - 64 * jnp.finfo(ended.dtype).eps)
-    best = jnp.argmin(jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf))
+    best = jnp.argmin(
+        jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf)
+    )
     error = jnp.cumsum(jnp.abs(fine - coarse))[best]
     return _Best(
         threshold=ends[best],

@@ -1,4 +1,5 @@
-r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian, as sums over the nodes of a rule.
+r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian, as sums over the nodes of a
+rule.
 
 The Hessian takes O(N³) a node, value and slopes O(N²).
 """
@@ -17,7 +18,13 @@ from bcgc_jax.distributions.order import ascending_in_k, by_level
 from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, dot
 from bcgc_jax.exact.quadrature import rule_error
-from bcgc_jax.plans.marks import Marks, homogeneous_slope, peaks_of, search_rule, threshold_hazard
+from bcgc_jax.plans.marks import (
+    Marks,
+    homogeneous_slope,
+    peaks_of,
+    search_rule,
+    threshold_hazard,
+)
 
 # Intervals of the first rule.
 NUM_NODES = 32
@@ -25,9 +32,9 @@ NUM_NODES = 32
 _ENTRIES = 2**18
 # Nodes at a time of the sums without a Hessian, from `LARGE` levels on.
 _NODES_AT_A_TIME = 32
-# There nodes at which hardly any level may be the last are left out of the Hessian: those that add
-# less than such a share of the value to load · slope, which is the value. At N = 1000 15 of 64
-# count.
+# There nodes at which hardly any level may be the last are left out of the Hessian:
+# those that add less than such a share of the value to load · slope, which is the
+# value. At N = 1000 15 of 64 count.
 _NO_SHARE = 1e-5
 
 
@@ -40,10 +47,12 @@ class Workers(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of values, slopes and the upper half of the Hessian in the load, over the nodes so far.
+    """Of values, slopes and the upper half of the Hessian in the load, over the nodes
+    so far.
 
-    The values are those of the rule, of its every second and fourth node, and of what is left out,
-    `[4]`; the slopes are those of the first, `[1, N]`, of many levels of the first three.
+    The values are those of the rule, of its every second and fourth node, and of what
+    is left out, `[4]`; the slopes are those of the first, `[1, N]`, of many levels of
+    the first three.
     """
 
     value: Array
@@ -54,24 +63,32 @@ class Sums(NamedTuple):
 def no_sums(load: Array) -> Sums:
     zero = jnp.zeros((load.size, load.size), load.dtype)
     rules = 3 if load.size > LARGE else 1
-    return Sums(jnp.zeros(4, load.dtype), jnp.zeros((rules, load.size), load.dtype), zero)
+    return Sums(
+        jnp.zeros(4, load.dtype), jnp.zeros((rules, load.size), load.dtype), zero
+    )
 
 
 def sums_over_nodes(
     workers: Workers, load: Array, refine: Array, *, with_hessian: bool = True
 ) -> tuple[Array, Sums]:
-    """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
+    """The start of the rule that is `refine` times as fine, and the sums over its
+    nodes.
+    """
     start, count, add = rule_in_pieces(workers, load, refine, with_hessian=with_hessian)
     return start, jax.lax.fori_loop(0, count, add, no_sums(load))
 
 
 def first_fineness(size: int) -> int:
-    """The fineness of the first rule: what a level adds is in a range of times as long as 1/√N."""
+    """The fineness of the first rule: what a level adds is in a range of times as long
+    as 1/√N.
+    """
     return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
-    """Weights of nodes in the rule, in that of each second and fourth, at the ends, `[4, K]`."""
+    """Weights of nodes in the rule, in that of each second and fourth, at the ends,
+    `[4, K]`.
+    """
     ends = (index == 0) | (index == count - 1)
     return jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
 
@@ -84,18 +101,21 @@ def rule_in_pieces(
     batched: bool = False,
     with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
-    r"""The rule for F(y), `refine` times as fine: its start, its pieces, and how to add one.
+    r"""The rule for F(y), `refine` times as fine: its start, its pieces, and how to add
+    one.
 
-    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in
-    time,
+    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j
+    before k in time,
 
         ∂F/∂y_n = ∫ N V_n R_n c_n dt / Pois(N; N),
         ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
 
-    where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are
-    positive.
+    where G_jk is the probability that the first failure after C(b_j) = j is at k. All
+    terms are positive.
     """
-    start, beyond, size, nodes = search_rule(workers.law, workers.marks, load, NUM_NODES)
+    start, beyond, size, nodes = search_rule(
+        workers.law, workers.marks, load, NUM_NODES
+    )
     many = load.size > LARGE
     length = min(size, _NODES_AT_A_TIME)
     if with_hessian:
@@ -115,7 +135,9 @@ def rule_in_pieces(
             success = crossing.successes()
         rules = nested_rules(index, size * refine)
         value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
-        value = value + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
+        value = value + jnp.where(piece == 0, beyond, 0) * np.array(
+            [0, 0, 0, 1], load.dtype
+        )
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
@@ -126,12 +148,17 @@ def rule_in_pieces(
             both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
             return sums.upper - crossing.unit * both
 
-        so_far = Sums(value=sums.value + value, slope=sums.slope + slope, upper=sums.upper)
+        so_far = Sums(
+            value=sums.value + value, slope=sums.slope + slope, upper=sums.upper
+        )
         if not with_hessian:
             return so_far
         if not many:
             return so_far._replace(upper=upper())
-        part = jnp.sum(dot(ascending_in_k(load), leaving)) / peaks_of(workers.marks.times, load)[2]
+        part = (
+            jnp.sum(dot(ascending_in_k(load), leaving))
+            / peaks_of(workers.marks.times, load)[2]
+        )
         counts = part > _NO_SHARE
         return so_far._replace(upper=jax.lax.cond(counts, upper, lambda: sums.upper))
 
@@ -142,7 +169,8 @@ def rule_in_pieces(
 def first_derivatives(
     workers: Workers, loads: Array, load: Array, start: Array, sums: Sums
 ) -> tuple[Array, Array, Array]:
-    """Value, error and slopes in x of F(y), y = loads @ x, from the sums over all nodes.
+    """Value, error and slopes in x of F(y), y = loads @ x, from the sums over all
+    nodes.
 
     Slopes are `[1, N]`, of many levels by three rules, `[3, N]`.
     """
@@ -153,12 +181,15 @@ def first_derivatives(
         error = jnp.zeros_like(error)
     slopes = []
     for of_rule, slope in zip(start + sums.value, sums.slope, strict=False):
-        slopes.append(homogeneous_slope(of_rule, by_level(slope), load, workers.num_workers))
+        slopes.append(
+            homogeneous_slope(of_rule, by_level(slope), load, workers.num_workers)
+        )
     return value, error, dot(jnp.stack(slopes), loads)
 
 
 def second_derivatives(loads: Array, load: Array, upper: Array) -> Array:
-    r"""The Hessian in x of F(y), y = loads @ x, `[N, N]`, from the `upper` half of that in y.
+    r"""The Hessian in x of F(y), y = loads @ x, `[N, N]`, from the `upper` half of that
+    in y.
 
     F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """

@@ -1,4 +1,6 @@
-"""A loop whose problems take up each other's lanes: `jax.lax.while_loop`, but for `jax.vmap`."""
+"""A loop whose problems take up each other's lanes: `jax.lax.while_loop`, but for
+`jax.vmap`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -22,10 +24,10 @@ def loop(
 ) -> Any:
     """`answer` of the state after steps for as long as `go_on`.
 
-    All three are functions of constants and state, and of traced values only by these. A
-    `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them
-    run at a time, on a CPU and elsewhere, and a lane whose problem is done takes up the next one.
-    The step of a batch is `step_of` its size.
+    All three are functions of constants and state, and of traced values only by these.
+    A `while_loop` under `vmap` runs all problems as long as the slowest of them. Here
+    `lanes` of them run at a time, on a CPU and elsewhere, and a lane whose problem is
+    done takes up the next one. The step of a batch is `step_of` its size.
     """
     step = step_of(1)
 
@@ -36,9 +38,15 @@ def loop(
         return answer(constants, last)
 
     @run.def_vmap
-    def run_many(size: int, batched: Any, constants: Any, state: Any) -> tuple[Any, Any]:
+    def run_many(
+        size: int, batched: Any, constants: Any, state: Any
+    ) -> tuple[Any, Any]:
         def each(a: ArrayLike, is_batched: bool) -> Array:
-            return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+            return (
+                jnp.asarray(a)
+                if is_batched
+                else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+            )
 
         cells = jax.tree.map(each, (constants, state), tuple(batched))
         functions = go_on, step_of(size), answer
@@ -47,8 +55,8 @@ def loop(
         if size <= min(lanes):
             answers = on_cpu(*cells)
         else:
-            # The platform is known where it is compiled, not where it is traced: programs are
-            # exported for other platforms.
+            # The platform is known where it is compiled, not where it is traced:
+            # programs are exported for other platforms.
             answers = jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
         return answers, jax.tree.map(lambda _: True, answers)
 
@@ -56,11 +64,18 @@ def loop(
 
 
 def _run_lanes(
-    functions: tuple[Callable[..., Any], ...], size: int, lanes: int, constants: Any, state: Any
+    functions: tuple[Callable[..., Any], ...],
+    size: int,
+    lanes: int,
+    constants: Any,
+    state: Any,
 ) -> Any:
-    """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
+    """The answers of all cells, `constants` and `state` with a leading axis of
+    `size`.
+    """
     go_on, step, answer = functions
-    # A state is a row of numbers: with an array for each field there is a tenth more to compile.
+    # A state is a row of numbers: with an array for each field there is a tenth more to
+    # compile.
     _, fields = ravel_pytree(jax.tree.map(lambda a: a[0], state))
     state = jax.vmap(lambda s: ravel_pytree(s)[0])(state)
 
@@ -73,7 +88,9 @@ def _run_lanes(
     def one(constants: Any, row: Array) -> tuple[Array, Array]:
         # A cell that needs no step takes none.
         state = fields(row)
-        row = jnp.where(go_on(constants, state), ravel_pytree(step(constants, state))[0], row)
+        row = jnp.where(
+            go_on(constants, state), ravel_pytree(step(constants, state))[0], row
+        )
         return row, go_on(constants, fields(row))
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -88,13 +105,20 @@ def _run_lanes(
     ) -> tuple[Any, ...]:
         new_answers = jax.vmap(answered)(*running)
         place = jnp.where(done, at, size)
-        answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, new_answers)
+        answers = jax.tree.map(
+            lambda a, b: a.at[place].set(b, mode="drop"), answers, new_answers
+        )
         at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-        return at, following + jnp.sum(done), jax.tree.map(choose, take(at), running), answers
+        return (
+            at,
+            following + jnp.sum(done),
+            jax.tree.map(choose, take(at), running),
+            answers,
+        )
 
     at = jnp.arange(lanes)
     running = jax.tree.map(lambda a: a[:lanes], (constants, state))

@@ -1,25 +1,27 @@
 r"""The optimal partition of many workers, by Newton's method over smooth changes.
 
-With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A
-step thus multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic
-from either end, and a column for each level there: some two hundred unknowns for any N. Value,
-slopes and certificate, over all levels, are exact (`windows`).
+With many workers all levels are in use, and the optimal x_n is smooth in n but for both
+ends. A step thus multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate
+that is logarithmic from either end, and a column for each level there: some two hundred
+unknowns for any N. Value, slopes and certificate, over all levels, are exact
+(`windows`).
 
-Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk
-(v_j - v_k)², where K_jk has the probability G_jk that a path on level j first fails at level k; the
-larger of two answers:
+Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k}
+K_jk (v_j - v_k)², where K_jk has the probability G_jk that a path on level j first
+fails at level k; the larger of two answers:
 
-- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's, Pois(k-j-1;
-  λ_jk) / (k-j); for the curvature of the boundary c, of a Brownian motion in time τ = N b, the
-  excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much
-  (Girsanov);
-- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level fails), with V_k
-  that level k is the first to fail and R_j that none does after level j. Of the highest level
-  nearly all paths are such.
+- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's,
+  Pois(k-j-1; λ_jk) / (k-j); for the curvature of the boundary c, of a Brownian motion
+  in time τ = N b, the excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E
+  e dτ + …) times as much (Girsanov);
+- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level
+  fails), with V_k that level k is the first to fail and R_j that none does after level
+  j. Of the highest level nearly all paths are such.
 
-Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff, come out
-exact, and a step leaves a tenth to a third of the error. Distributions with density at or near 0,
-or with far lumps, need steps that are cut, and may end with a gap that says so.
+Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff,
+come out exact, and a step leaves a tenth to a third of the error. Distributions with
+density at or near 0, or with far lumps, need steps that are cut, and may end with a gap
+that says so.
 """
 
 import concurrent.futures
@@ -42,7 +44,13 @@ from bcgc_jax.exact.order_statistics import typical_hazards
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.marks import Marks, homogeneous_slope, marks_of, search_rule, threshold_hazard
+from bcgc_jax.plans.marks import (
+    Marks,
+    homogeneous_slope,
+    marks_of,
+    search_rule,
+    threshold_hazard,
+)
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.descent import SUFFICIENT
 from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
@@ -52,11 +60,12 @@ from bcgc_jax.solvers.search import Optimum
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
-# The second cumulant of an excursion's area over the first, squared. For a parabola it is 0.03; of
-# 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N = 10,000 ends 8 % above the
-# optimum.
+# The second cumulant of an excursion's area over the first, squared. For a parabola it
+# is 0.03; of 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N =
+# 10,000 ends 8 % above the optimum.
 _SECOND_CUMULANT = 0.02
-# Levels at either end with a column of their own, and the way between two knots of the splines.
+# Levels at either end with a column of their own, and the way between two knots of the
+# splines.
 _ENDS, _SPACING = 20, 0.06
 
 # One program each: out of `jit` every operation would be compiled by itself.
@@ -85,16 +94,22 @@ class _Point(NamedTuple):
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether many workers, known before tracing, have one distribution without atoms."""
+    """Whether many workers, known before tracing, have one distribution without
+    atoms.
+    """
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration = iteration_of(problem)
     workers = concrete(problem.num_workers)
-    return iteration.alike and not iteration.polyhedral and workers == problem.max_workers
+    return (
+        iteration.alike and not iteration.polyhedral and workers == problem.max_workers
+    )
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: with density near 0, or of a trace's knots."""
+    """Whether smooth steps end above a gap of 1e-5: with density near 0, or of a
+    trace's knots.
+    """
     if isinstance(law, HazardSpline):
         return True
     early = jnp.asarray(1e-3 * float(law.mean()))
@@ -104,8 +119,8 @@ def is_rough(law: Distribution) -> bool:
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Optimum:
     """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
 
-    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which
-    with its halves and quarters tells its error.
+    Newton's steps as in `newton`, by one rule until they help no more, then by a finer
+    one, which with its halves and quarters tells its error.
     """
     law = iteration_of(problem).pooled().with_fast_inverse()
     one = jnp.ones(problem.max_workers, problem.dtype)
@@ -118,7 +133,12 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
         search.begin(search.best.x, 2 * search.refine)
         gap = search.at.certified_gap
         stuck = stalled and gap <= 2 * coarse_gap
-        if gap <= tolerance or search.steps >= max_steps or stuck or search.refine > FINEST:
+        if (
+            gap <= tolerance
+            or search.steps >= max_steps
+            or stuck
+            or search.refine > FINEST
+        ):
             break
     at = search.at
     if gap <= tolerance:
@@ -151,7 +171,9 @@ class _Direction(NamedTuple):
 
 
 class _Search:
-    """Newton's steps along the central path, in multiples of the columns, by the rule `refine`."""
+    """Newton's steps along the central path, in multiples of the columns, by the rule
+    `refine`.
+    """
 
     def __init__(self, law: Distribution, one: Array, refine: int) -> None:
         self.columns, samples = _basis(one.size)
@@ -163,7 +185,9 @@ class _Search:
         self.begin(np.asarray(_first(law, one), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
-        """Go on from x by this rule, with the multipliers of the barrier and f(x) as the unit."""
+        """Go on from x by this rule, with the multipliers of the barrier and f(x) as
+        the unit.
+        """
         self.refine = refine
         self.at = self._evaluate(x, refine)
         self.best = self.at
@@ -173,10 +197,13 @@ class _Search:
         self.since = 0
 
     def run(self, tolerance: float, max_steps: int) -> bool:
-        """Step until the gap is small, or steps help no more; return whether they do not."""
+        """Step until the gap is small, or steps help no more; return whether they do
+        not.
+        """
         while True:
             best = self.best
-            # Close to the optimum what three steps leave is what the splines cannot tell.
+            # Close to the optimum what three steps leave is what the splines cannot
+            # tell.
             patience = 3 if best.gap < 1e-4 else 12
             stalled = self.since >= patience
             enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
@@ -189,7 +216,8 @@ class _Search:
         if self.direction is None:
             self.direction = self._newton()
         newton, descent, length = self.direction
-        # Smooth in its logarithm: products of 1 + splines leave what no spline can take back.
+        # Smooth in its logarithm: products of 1 + splines leave what no spline can take
+        # back.
         step = length * newton
         factor = np.exp(self.columns @ (np.sign(step) * np.log1p(np.abs(step))))
         at = self.at
@@ -224,7 +252,13 @@ class _Search:
         at = self.at
         slope = at.slope / self.unit
         step, descent = _direction(
-            *self._on_device, at.x, slope, self.multipliers, self.barrier, self.unit, at.rows
+            *self._on_device,
+            at.x,
+            slope,
+            self.multipliers,
+            self.barrier,
+            self.unit,
+            at.rows,
         )
         step = np.asarray(step)
         # No column becomes more than about ten times as large.
@@ -243,8 +277,8 @@ class _Search:
 def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
 
-    Each level near both ends has a column; between them are cubic splines. The model has two levels
-    between knots, and all levels up to three times as far in.
+    Each level near both ends has a column; between them are cubic splines. The model
+    has two levels between knots, and all levels up to three times as far in.
     """
     ends = _ENDS
     level = np.arange(size)
@@ -252,7 +286,9 @@ def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
     inside = place[ends:-ends]
     length = inside[-1] - inside[0]
     cells = int(np.ceil(length / _SPACING))
-    away = np.abs((inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2))
+    away = np.abs(
+        (inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2)
+    )
     columns = np.zeros((size, 2 * ends + cells + 3))
     near = 2 / 3 - away**2 + away**3 / 2
     far = np.maximum(2 - away, 0) ** 3 / 6
@@ -260,12 +296,16 @@ def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
     columns[ends:-ends, ends:-ends] = splines
     columns[:ends, :ends] = columns[-ends:, -ends:] = np.eye(ends)
     sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / (_SPACING / 2)))) + 1
-    return columns, np.unique(np.r_[level[: 3 * ends], sampled, level[size - 3 * ends :]])
+    return columns, np.unique(
+        np.r_[level[: 3 * ends], sampled, level[size - 3 * ends :]]
+    )
 
 
 @jax.jit
 def _first(law: Distribution, one: Array) -> Array:
-    """Shares at which all levels end at about one time, at 1.5 deviations above the mean."""
+    """Shares at which all levels end at about one time, at 1.5 deviations above the
+    mean.
+    """
     (hazard,) = typical_hazards(one, one.size, (1.5,))
     return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
@@ -294,7 +334,9 @@ def _evaluate(
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
     every = slice(0, nodes, refine)
-    hazard, arrive, leave, apart = (np.concatenate(a)[every] for a in zip(*rows, strict=True))
+    hazard, arrive, leave, apart = (
+        np.concatenate(a)[every] for a in zip(*rows, strict=True)
+    )
     least = [float(s.min()) for s in slopes_in_x]
     *by_rule, left_out = value.tolist()
     error = LEFT_OUT * by_rule[0]
@@ -318,30 +360,40 @@ def _evaluate(
 
 def _rule_size(law: Distribution, marks: Marks, load: Array) -> int:
     """The number of nodes of the rule that is not refined; nothing is computed."""
-    nodes = jax.eval_shape(lambda y: jnp.zeros(search_rule(law, marks, y, NUM_NODES).size), load)
+    nodes = jax.eval_shape(
+        lambda y: jnp.zeros(search_rule(law, marks, y, NUM_NODES).size), load
+    )
     return nodes.size
 
 
 def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
     """What is computed of 0, …, count - 1, side by side; arrays of NumPy's."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The first one compiles, before the threads that would all do so. It is computed beside
-        # the others.
+        # The first one compiles, before the threads that would all do so. It is
+        # computed beside the others.
         first = compute(0)
-        others = pool.map(lambda number: jax.block_until_ready(compute(number)), range(1, count))
+        others = pool.map(
+            lambda number: jax.block_until_ready(compute(number)), range(1, count)
+        )
         return jax.tree.map(np.asarray, [first, *others])
 
 
 @jax.jit
 def _sums(
-    law: Distribution, marks: Marks, load: Array, samples: Array, refine: Array, piece: Array
+    law: Distribution,
+    marks: Marks,
+    load: Array,
+    samples: Array,
+    refine: Array,
+    piece: Array,
 ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """The start of the rule, the sums over one piece of its nodes, and the model's rows of them.
+    """The start of the rule, the sums over one piece of its nodes, and the model's rows
+    of them.
 
-    The sums are values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`. The
-    rows are of each node Λ at the model's levels, what arrives at them and leaves, with the density
-    in the logarithm of the load, and what does both, over the root of the probability that none
-    fails.
+    The sums are values of three rules and of what is left out, `[4]`, and slopes,
+    `[3, N]`. The rows are of each node Λ at the model's levels, what arrives at them
+    and leaves, with the density in the logarithm of the load, and what does both, over
+    the root of the probability that none fails.
     """
     size = load.size
     start, beyond, count, nodes = search_rule(law, marks, load, NUM_NODES)
@@ -368,7 +420,12 @@ def _sums(
     sampled = both[:, samples]
     apart = jnp.where(some & (sampled > 0), sampled * local, 0)
     apart = apart * jnp.sqrt(weight[:, None] / jnp.where(some, none, 1))
-    return start, value, slope, (hazard[:, samples], arrive * weight[:, None], leave, apart)
+    return (
+        start,
+        value,
+        slope,
+        (hazard[:, samples], arrive * weight[:, None], leave, apart),
+    )
 
 
 @jax.jit
@@ -382,7 +439,9 @@ def _direction(
     unit: Array,
     rows: Any,
 ) -> tuple[Array, Array]:
-    """Newton's step ρ in the columns' logarithms, and the slope of the merit along it."""
+    """Newton's step ρ in the columns' logarithms, and the slope of the merit along
+    it.
+    """
     size = x.size
     level = np.arange(1, size + 1)
     moved = columns * x[:, None]
@@ -392,19 +451,28 @@ def _direction(
     mass = jnp.sum(moved, axis=0)
     total = jnp.sum(x)
     gradient = dot(moved.T, slope) - mass / total - barrier
-    hessian = dot(response.T, laplacian, response) + mass[:, None] * mass[None, :] / total**2
+    hessian = (
+        dot(response.T, laplacian, response) + mass[:, None] * mass[None, :] / total**2
+    )
     hessian = hessian + jnp.diag(z * mass)
     scale = jnp.sqrt(jnp.diag(hessian))
-    step = -solve_positive(hessian / (scale[:, None] * scale[None, :]), gradient / scale) / scale
+    step = (
+        -solve_positive(hessian / (scale[:, None] * scale[None, :]), gradient / scale)
+        / scale
+    )
     return step, jnp.sum(gradient * step)
 
 
 def _laplacian(
     samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array
 ) -> Array:
-    """The Laplacian of Σ K_jk (v_j - v_k)² over pairs, each level for the levels next to it."""
+    """The Laplacian of Σ K_jk (v_j - v_k)² over pairs, each level for the levels next
+    to it.
+    """
     middles = (samples[1:] + samples[:-1]) / 2
-    cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
+    cells = jnp.diff(
+        jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])])
+    )
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
     later = lag > 0
     lag = jnp.maximum(lag, 1)
@@ -432,7 +500,9 @@ def _laplacian(
 
 
 def _curved(samples: Array, time: Array) -> Array:
-    """log of the first failure over that of a straight boundary, `[j, k]`, at `samples`' levels."""
+    """log of the first failure over that of a straight boundary, `[j, k]`, at
+    `samples`' levels.
+    """
     count = -samples[::-1].astype(time.dtype)
     time = time[::-1]
     step = jnp.maximum(jnp.diff(time), 1e-12)
@@ -441,7 +511,9 @@ def _curved(samples: Array, time: Array) -> Array:
     energy = jnp.concatenate([jnp.zeros(1, time.dtype), jnp.cumsum(pace * rise)])
     span = time[None] - time[:, None]
     safe = jnp.where(span > 0, span, 1)
-    bent = -0.5 * (energy[None] - energy[:, None] - (count[None] - count[:, None]) ** 2 / safe)
+    bent = -0.5 * (
+        energy[None] - energy[:, None] - (count[None] - count[:, None]) ** 2 / safe
+    )
     turn = jnp.pad(jnp.diff(pace), 1)
     root = jnp.sqrt(jnp.maximum(span, 0))
     # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.

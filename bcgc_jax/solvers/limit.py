@@ -1,8 +1,9 @@
-r"""What no scheme beats: perfectly divisible work, and the bound for workers that store little.
+r"""What no scheme beats: perfectly divisible work, and the bound for workers that store
+little.
 
-`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a pass over a
-subset. `limit:D` is the mean of `plans.storage_bound` over draws, of workers that store D subsets
-each on average.
+`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a
+pass over a subset. `limit:D` is the mean of `plans.storage_bound` over draws, of
+workers that store D subsets each on average.
 """
 
 import bisect
@@ -34,12 +35,14 @@ _FEWEST = 2**8
 
 @pytree_dataclass
 class Limit(Numbered):
-    """What no scheme beats whose workers store `max_subsets` subsets each; by default all.
+    """What no scheme beats whose workers store `max_subsets` subsets each; by default
+    all.
 
-    Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed` where `solve` is
-    given no key, for exact schemes that do not know who will be slow when the data are placed
-    (`storage_bound`). Where one may know that, for workers that are not alike and for whole rows,
-    it is the limit of all data: no bound of less is known there.
+    Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed`
+    where `solve` is given no key, for exact schemes that do not know who will be slow
+    when the data are placed (`storage_bound`). Where one may know that, for workers
+    that are not alike and for whole rows, it is the limit of all data: no bound of less
+    is known there.
     """
 
     max_subsets: int | None = static_field(default=None)
@@ -68,12 +71,13 @@ class Limit(Numbered):
 
 @jax.jit
 def runtime_limit(problem: Problem) -> Array:
-    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts.
+    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle
+    counts.
 
-    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be
-    computed, b L in all, and whoever computes the last of them goes through all layers, f + h L.
-    With start-ups E S_(1) comes before it, which no scheme beats either; with a link no scheme
-    comes near.
+    No scheme that gives the whole gradient beats it. Of each sample all coordinates
+    must be computed, b L in all, and whoever computes the last of them goes through all
+    layers, f + h L. With start-ups E S_(1) comes before it, which no scheme beats
+    either; with a link no scheme comes near.
     """
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
@@ -82,11 +86,13 @@ def runtime_limit(problem: Problem) -> Array:
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
-    """What `storage_bound` takes as `alone`, `[N]`, where the number of workers is known.
+    """What `storage_bound` takes as `alone`, `[N]`, where the number of workers is
+    known.
 
-    Of workers that are not alike it is that of all data. That of less holds where any set of
-    workers is as likely to be slow as another. Rows forget who is who, but those who place the data
-    may know it: the data of a worker that is always slow are stored elsewhere too.
+    Of workers that are not alike it is that of all data. That of less holds where any
+    set of workers is as likely to be slow as another. Rows forget who is who, but those
+    who place the data may know it: the data of a worker that is always slow are stored
+    elsewhere too.
     """
     workers = _known_workers(problem)
     return least_alone(workers, max_subsets if iteration_of(problem).alike else workers)
@@ -123,17 +129,25 @@ def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
     return starts.T, times.T
 
 
-def mean_bound(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Expectation:
-    """The mean of the storage bound of draws, in the unit of runtimes, and its standard error."""
+def mean_bound(
+    problem: Problem, drawn: tuple[Any, Any], max_subsets: int
+) -> Expectation:
+    """The mean of the storage bound of draws, in the unit of runtimes, and its standard
+    error.
+    """
     bounds = bound_of_draws(problem, drawn, max_subsets)
     xp = np if isinstance(bounds, np.ndarray) else jnp
     mean = xp.mean(bounds)
     error = xp.std(bounds) / len(bounds) ** 0.5
-    return Expectation(jnp.asarray(mean, problem.dtype), jnp.asarray(error, problem.dtype))
+    return Expectation(
+        jnp.asarray(mean, problem.dtype), jnp.asarray(error, problem.dtype)
+    )
 
 
 def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Any:
-    """The storage bound of each draw, `[K]`, as a runtime; of NumPy where it is known."""
+    """The storage bound of each draw, `[K]`, as a runtime; of NumPy where it is
+    known.
+    """
     starts, times = drawn
     alone = alone_in(problem, max_subsets)
     if not at_hand((problem, times)):
@@ -146,7 +160,9 @@ def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -
 
 
 @jax.jit
-def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array) -> Array:
+def _compiled_bounds(
+    problem: Problem, starts: Array, times: Array, alone: Array
+) -> Array:
     """The bound of each draw, by one program for all numbers of stored subsets."""
     whole = times * problem.pass_load.astype(times.dtype)
     alone = alone.astype(times.dtype)
@@ -157,9 +173,11 @@ def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array
 
 
 def enough_subsets(problem: Problem) -> int:
-    """The fewest stored subsets whose limit is within 5 % of that of all data, by one set of draws.
+    """The fewest stored subsets whose limit is within 5 % of that of all data, by one
+    set of draws.
 
-    Of workers that are alike: of others the limit is that of all data, whatever they store.
+    Of workers that are alike: of others the limit is that of all data, whatever they
+    store.
     """
     workers = _known_workers(problem)
     drawn = drawn_workers(jax.random.key(0), problem)
@@ -168,7 +186,9 @@ def enough_subsets(problem: Problem) -> int:
         return float(mean_bound(problem, drawn, stored).value)
 
     most = 1.05 * limit(workers)
-    return 1 + bisect.bisect_left(range(1, workers), True, key=lambda stored: limit(stored) <= most)
+    return 1 + bisect.bisect_left(
+        range(1, workers), True, key=lambda stored: limit(stored) <= most
+    )
 
 
 def number_of_draws(draws: int, workers: int) -> int:

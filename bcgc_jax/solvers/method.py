@@ -1,8 +1,10 @@
-r"""What a method is: a frozen dataclass that plans, and says what it can do and what it needs.
+r"""What a method is: a frozen dataclass that plans, and says what it can do and what it
+needs.
 
-A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
-program is static. On a log it plans for the times of the steps, unless it says another way. A new
-scheme is one file with a subclass, and an entry in `schemes.names`.
+A method's numbers are leaves, traced and batched like those of a problem; what decides
+a shape or a program is static. On a log it plans for the times of the steps, unless it
+says another way. A new scheme is one file with a subclass, and an entry in
+`schemes.names`.
 """
 
 import contextlib
@@ -30,14 +32,16 @@ SETUP = "setup_cycles", "chain_cycles"
 class Method(Scheme):
     """A scheme that plans for a problem; `name` is that of `Solution.method` too.
 
-    `conditions` are what its numbers must meet, where they are given: what a person passes is
-    refused otherwise, and with what is traced the solution is INVALID. `counts` are static whole
-    numbers, and what they begin with. `refuses`: numbers of a problem that it has no use for, and a
-    `hint` what to do. `baseline`: whether it counts as a scheme known before the paper;
-    `is_partition`: whether it plans a partition; `on_steps`: whether its tasks can be replayed in
-    the steps of a log; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether
-    its search draws; `lacks_deadline`: whether it is to be given one, in a sweep that of each cell;
-    `seed`: of a method that is judged by draws and can be so without a key from outside.
+    `conditions` are what its numbers must meet, where they are given: what a person
+    passes is refused otherwise, and with what is traced the solution is INVALID.
+    `counts` are static whole numbers, and what they begin with. `refuses`: numbers of a
+    problem that it has no use for, and a `hint` what to do. `baseline`: whether it
+    counts as a scheme known before the paper; `is_partition`: whether it plans a
+    partition; `on_steps`: whether its tasks can be replayed in the steps of a log;
+    `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its
+    search draws; `lacks_deadline`: whether it is to be given one, in a sweep that of
+    each cell; `seed`: of a method that is judged by draws and can be so without a key
+    from outside.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -84,13 +88,15 @@ class Method(Scheme):
             return InARow.of(problem, self.plan(problem, jax.random.key(0)), times)
 
     def check(self, problem: Problem) -> None:
-        """Raise ValueError for what it cannot do for this problem, if that is known before tracing.
+        """Raise ValueError for what it cannot do for this problem, if that is known
+        before tracing.
 
         Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
         """
         if self.fixed_workers and concrete(problem.num_workers) is None:
             raise ValueError(
-                f'method="{self.name}" needs to know the number of workers, and it is traced'
+                f'method="{self.name}" needs to know the number of workers, and it is '
+                "traced"
             )
         for name in self.refuses:
             if getattr(problem, name) is not None:
@@ -100,7 +106,9 @@ class Method(Scheme):
 
     def valid(self) -> Array:
         """Whether its numbers make sense, also where they are traced."""
-        good = [jnp.all(meets(value, condition)) for _, value, condition in self._numbers()]
+        good = [
+            jnp.all(meets(value, condition)) for _, value, condition in self._numbers()
+        ]
         return jnp.all(jnp.asarray([True, *good]))
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -115,8 +123,8 @@ class Method(Scheme):
 class Numbered(Method):
     """A method whose name has numbers, as "tandon:3": a `word`, and then its `counts`.
 
-    `what` says what the first number counts. That one is None, where it may be left out, for the
-    highest.
+    `what` says what the first number counts. That one is None, where it may be left
+    out, for the highest.
     """
 
     word: ClassVar[str]
@@ -125,11 +133,15 @@ class Numbered(Method):
     @property
     def name(self) -> str:  # type: ignore[override]
         numbers = [getattr(self, field) for field, _ in self.counts]
-        return ":".join([self.word, *(str(number) for number in numbers if number is not None)])
+        return ":".join(
+            [self.word, *(str(number) for number in numbers if number is not None)]
+        )
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
-        """The largest first number that makes sense, as far as it is known before tracing."""
+        """The largest first number that makes sense, as far as it is known before
+        tracing.
+        """
         workers = concrete(problem.num_workers)
         return None if workers is None else int(workers.min()) + cls.counts[0][1] - 1
 
@@ -137,7 +149,9 @@ class Numbered(Method):
     def read(cls, method: str, problem: Problem | None) -> "Method":
         """The method of this name."""
         numbers = method.split(":")[1:]
-        if 1 <= len(numbers) <= len(cls.counts) and all(text.isdecimal() for text in numbers):
+        if 1 <= len(numbers) <= len(cls.counts) and all(
+            text.isdecimal() for text in numbers
+        ):
             with contextlib.suppress(ValueError):
                 return cls(*map(int, numbers))
         raise cls._wrong_number(method, problem)
@@ -149,7 +163,8 @@ class Numbered(Method):
         until = "" if high is None else f" to {high}"
         example = f'"{cls.word}:{max(low, 1)}"'
         return ValueError(
-            f'method "{method}": "{cls.word}" takes {cls.what} from {low}{until}, as in {example}'
+            f'method "{method}": "{cls.word}" takes {cls.what} from {low}{until}, as '
+            f"in {example}"
         )
 
     def check(self, problem: Problem) -> None:

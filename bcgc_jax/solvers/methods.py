@@ -20,8 +20,8 @@ NAMES = frozenset([*ALONE, *NUMBERED])
 def method_of(method: str | Method, *, problem: Problem | None = None) -> Method:
     """The object that a short name stands for.
 
-    Raises ValueError for a name that is none, with the nearest that is one; what is possible for a
-    `problem` is then said too.
+    Raises ValueError for a name that is none, with the nearest that is one; what is
+    possible for a `problem` is then said too.
 
     >>> method_of("tandon:3").level, method_of("optimal").tolerance
     (3, 1e-07)
@@ -30,7 +30,8 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
         return method
     if not isinstance(method, str):
         raise TypeError(
-            f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}"
+            "a method is a name, an object such as Optimal() or a Scheme, got "
+            f"{method!r}"
         )
     if method in CLOSED_FORMS:
         return CLOSED_FORMS[method]
@@ -40,7 +41,9 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     if word in NUMBERED:
         return kind_of(word).read(method, problem)
     if word in REPLACED:
-        raise ValueError(f'there is no method "{word}" any more: take "sharing:D" in its place')
+        raise ValueError(
+            f'there is no method "{word}" any more: take "sharing:D" in its place'
+        )
     near = difflib.get_close_matches(method, ALONE, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
@@ -53,12 +56,15 @@ def kind_of(word: str) -> Any:
 
 
 def code_of(name: str) -> Method:
-    """The method of this name, which is planned on measured steps; ValueError for another one.
+    """The method of this name, which is planned on measured steps; ValueError for
+    another one.
 
     >>> import numpy as np
     >>> from bcgc_jax.steps.steps import Steps
     >>> times = np.random.default_rng(0).exponential(1.0, (40, 4)) + 0.1
-    >>> steps = Steps(times, np.ones((40, 4, 1)), np.zeros((40, 4, 0)), np.zeros((40, 4)))
+    >>> steps = Steps(
+    ...     times, np.ones((40, 4, 1)), np.zeros((40, 4, 0)), np.zeros((40, 4))
+    ... )
     >>> first = np.arange(40) < 20
     >>> replayed = code_of("cyclic:2").plan_on(steps, first).replay(steps, ~first)
     >>> bool(replayed.seconds.mean() < steps.last()[~first].mean()), replayed.choice
@@ -67,13 +73,16 @@ def code_of(name: str) -> Method:
     method = method_of(name)
     if not method.on_steps:
         raise ValueError(
-            f'"{name}" is not planned on measured steps: take nested, nested:2 or optimal'
+            f'"{name}" is not planned on measured steps: take nested, nested:2 or '
+            "optimal"
         )
     return method
 
 
 def each_method(methods: Methods) -> Iterable[str | Method]:
-    """The methods; a single one, or what is none and `method_of` refuses, as a row of one."""
+    """The methods; a single one, or what is none and `method_of` refuses, as a row of
+    one.
+    """
     if isinstance(methods, Iterable) and not isinstance(methods, str):
         return methods
     return (methods,)

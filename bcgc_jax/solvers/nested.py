@@ -1,24 +1,25 @@
 r"""`Nested`: plain sums of nested groups of workers, with the best size of each block.
 
-Workers are cut into groups, and all of a group compute the same sum. Block k is there when one
-worker of each group of its partition π_k has sent it. Each partition refines the next one, from
-singles to all workers, and all do the blocks in this order. Nobody asks. `OneOfEach` of
-`plans.completion` has P(τ ≤ t) as a product over the tree of groups, so E τ is one integral and its
-slope exact.
+Workers are cut into groups, and all of a group compute the same sum. Block k is there
+when one worker of each group of its partition π_k has sent it. Each partition refines
+the next one, from singles to all workers, and all do the blocks in this order. Nobody
+asks. `OneOfEach` of `plans.completion` has P(τ ≤ t) as a product over the tree of
+groups, so E τ is one integral and its slope exact.
 
-Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups of a level
-has 1/m of it. All workers have the same load, E τ is convex and homogeneous, and the certificate of
-the paper's scheme holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L.
-"by_size": a group of g workers has g of the N subsets, so workers of larger groups do more, and the
-optimum is local. If every worker had the least group of its level, all would be there earlier: the
-certificate of these loads is a bound. With random start-ups E τ is not convex, and the bound is
-that of workers which all begin with the first. Atoms make kinks, at which the local search stops:
-what is convex is then solved by cuts.
+Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups
+of a level has 1/m of it. All workers have the same load, E τ is convex and homogeneous,
+and the certificate of the paper's scheme holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for
+all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has g of the N subsets, so
+workers of larger groups do more, and the optimum is local. If every worker had the
+least group of its level, all would be there earlier: the certificate of these loads is
+a bound. With random start-ups E τ is not convex, and the bound is that of workers which
+all begin with the first. Atoms make kinks, at which the local search stops: what is
+convex is then solved by cuts.
 
-Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered
-codes (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022.
-What is new here is a level of its own for each block, with groups of any size, optimised for the
-exact expected runtime.
+Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of
+clustered codes (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are
+in Maßny et al. 2022. What is new here is a level of its own for each block, with groups
+of any size, optimised for the exact expected runtime.
 """
 
 import functools
@@ -32,7 +33,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import with_slopes, without_derivative
-from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import NUM_NODES
@@ -64,13 +71,14 @@ from bcgc_jax.solvers.pattern import moves, pattern_search, without_least
 from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.search import Optimum, choose, local_optimum, status_of
 
-# The gap of a convex runtime at which the search ends, by the bytes of a number: in single
-# precision slopes are known to some 1e-5.
+# The gap of a convex runtime at which the search ends, by the bytes of a number: in
+# single precision slopes are known to some 1e-5.
 _TOLERANCE = {8: 1e-7, 4: 1e-4}
 # The same for a bound by size, which is some per cent below anyway.
 _OF_BOUND = 2e-4
-# At kinks the search ends where so many evaluations bring no more than the tolerance. Of twelve
-# problems with atoms eleven end so, at most 7e-8 above what 300 evaluations bring.
+# At kinks the search ends where so many evaluations bring no more than the tolerance.
+# Of twelve problems with atoms eleven end so, at most 7e-8 above what 300 evaluations
+# bring.
 _PATIENCE = 40
 # Rounds of a search without slopes, before one with slopes.
 _ROUNDS = 4
@@ -80,26 +88,30 @@ _ROUNDS = 4
 class Nested(Numbered):
     r"""Blocks that are there with one worker of each of nested groups, without a code.
 
-    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of
-    blocks, Σ z = L. π_k are the groups of block k, d_wi how many subsets of the data the group of
-    worker w has for block i.
+    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥
+    0 of blocks, Σ z = L. π_k are the groups of block k, d_wi how many subsets of the
+    data the group of worker w has for block i.
 
     Args:
-      max_subsets: how many of the N subsets of the data a worker stores at most; all by default.
-      data: "by_size" or "equal", how groups of unlike sizes share the data; the first is faster,
-        and the second has a certificate.
-      tree: the groups of each level, from the finest to the coarsest; by default workers are halved
-        again and again.
-      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the
-        fastest: the best local maximum of P(τ ≤ deadline) that a search from many sizes finds, with
-        no bound. STEP_LIMIT where no sizes that it tries are ever in time.
+      max_subsets: how many of the N subsets of the data a worker stores at most; all by
+        default.
+      data: "by_size" or "equal", how groups of unlike sizes share the data; the first
+        is faster, and the second has a certificate.
+      tree: the groups of each level, from the finest to the coarsest; by default
+        workers are halved again and again.
+      deadline: the plan that most probably ends by then, in the unit of runtimes, in
+        place of the fastest: the best local maximum of P(τ ≤ deadline) that a search
+        from many sizes finds, with no bound. STEP_LIMIT where no sizes that it tries
+        are ever in time.
 
-    `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups.
-    Raises ValueError for workers that are not alike, for a tree that is none, and for a tree or a
-    deadline where the number of workers is traced.
+    `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the
+    same groups. Raises ValueError for workers that are not alike, for a tree that is
+    none, and for a tree or a deadline where the number of workers is traced.
 
     >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000
+    ... )
     >>> solve(problem, Nested()).plan.completion.groups
     (((0,), (1,), (2,)), ((0,), (1, 2)), ((0, 1, 2),))
     """
@@ -135,8 +147,8 @@ class Nested(Numbered):
         super().check(problem)
         if not iteration_of(problem).alike:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike: pool the times '
-                "(on the command line, leave out --keep-workers)"
+                f'method="{self.name}" is for independent workers that are alike: pool '
+                "the times (on the command line, leave out --keep-workers)"
             )
 
     def needs_mean(self, problem: Problem) -> bool:
@@ -149,7 +161,9 @@ class Nested(Numbered):
         check_groups(levels, num_workers)
         small = tuple(level for level in levels if max(map(len, level)) <= most)
         if not small:
-            raise ValueError(f"no level of the tree has groups of at most {most} workers")
+            raise ValueError(
+                f"no level of the tree has groups of at most {most} workers"
+            )
         return small
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -167,21 +181,29 @@ class Nested(Numbered):
         solution, share = _optimum(problem, rule, data, levels)
         if self.deadline is not None:
             directions = moves(np.mean(data[0].reshape(-1, len(levels)), axis=0))
-            solution = _most_probable(problem, rule, data[0], directions, self.deadline, share)
+            solution = _most_probable(
+                problem, rule, data[0], directions, self.deadline, share
+            )
         if workers is not None:
-            solution = replace(solution, plan=self._placed(solution.plan, int(workers), levels))
+            solution = replace(
+                solution, plan=self._placed(solution.plan, int(workers), levels)
+            )
         certified = self.data == "equal" and problem.convex and self.deadline is None
         return replace(solution, kind="exact" if certified else "local")
 
     def _levels(self, sizes: Any) -> Any:
-        """Whether there is each level of a padded tree, and it stores little enough, `[K]`."""
+        """Whether there is each level of a padded tree, and it stores little enough,
+        `[K]`.
+        """
         xp = jnp if is_traced(sizes) else np
         largest = sizes.max(axis=0)
         few = True if self.max_subsets is None else largest <= self.max_subsets
         return xp.append(largest[1:] > 1, True) & few
 
     def _data(self, tree: Tree, sizes: Any, dtype: Any) -> Any:
-        """Subsets of each kind of workers at each level, and those of the bound, or of all."""
+        """Subsets of each kind of workers at each level, and those of the bound, or of
+        all.
+        """
         xp = jnp if is_traced(sizes) else np
         if self.data == "equal":
             return (tree.num_workers / tree.num_groups)[None].astype(dtype)
@@ -189,7 +211,9 @@ class Nested(Numbered):
         return xp.stack([sizes, xp.broadcast_to(least, sizes.shape)]).astype(dtype)
 
     def _placed(self, plan: Plan, workers: int, levels: np.ndarray) -> Plan:
-        """The same without the levels that there are not, and with who is in which group."""
+        """The same without the levels that there are not, and with who is in which
+        group.
+        """
         groups = self.groups(workers)
         kinds, sizes = kinds_by_size(groups)
         dtype = plan.sizes.dtype
@@ -208,9 +232,11 @@ class Nested(Numbered):
 def _optimum(
     problem: Problem, rule: OneOfEach, data: Array, levels: Array
 ) -> tuple[Solution, Array]:
-    """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
+    """The best shares of the blocks for `data[0]`, as a solution with a bound, and as
+    they are.
 
-    The bound is the optimum for the last data; with random start-ups, if all began with the first.
+    The bound is the optimum for the last data; with random start-ups, if all began with
+    the first.
     """
     still = jax.lax.stop_gradient(problem)
     equal = len(data) == 1
@@ -223,7 +249,9 @@ def _optimum(
         if with_kinks:
             of_bound = _cut(still, rule, used, data[-1])
         elif not problem.convex:
-            job = _Job(used, data[-1], jnp.asarray(_OF_BOUND, problem.dtype), best.point)
+            job = _Job(
+                used, data[-1], jnp.asarray(_OF_BOUND, problem.dtype), best.point
+            )
             of_bound = _search(with_least_start_up(still), rule, job)
     best = without_derivative(best, problem)
     plan = _plan_of(problem, rule, best.point, data[0])
@@ -231,7 +259,9 @@ def _optimum(
     if not with_kinks:  # where pieces meet each has slopes of its own
         runtime = with_slopes(_expected, runtime, problem, best.point, rule, data[0])
     solution = _solution(problem, plan, best.status, best.num_steps, runtime)
-    return replace(solution, lower_bound=lower_bound_of(of_bound.bound, best.value)), best.point
+    return replace(
+        solution, lower_bound=lower_bound_of(of_bound.bound, best.value)
+    ), best.point
 
 
 class _Job(NamedTuple):
@@ -248,10 +278,11 @@ class _Job(NamedTuple):
 
 
 class _Queue(NamedTuple):
-    """Sets of levels `around` one, `[J, K]`, and which of them are `due` to be searched.
+    """Sets of levels `around` one, `[J, K]`, and which of them are `due` to be
+    searched.
 
-    The job for the bound comes after them. `used` is the best set so far, `best` its optimum, and
-    `latest` that of the last job.
+    The job for the bound comes after them. `used` is the best set so far, `best` its
+    optimum, and `latest` that of the last job.
     """
 
     around: Array
@@ -266,27 +297,31 @@ class _Queue(NamedTuple):
 def _by_jobs(
     problem: Problem, rule: OneOfEach, data: Array, levels: Array, bound_too: bool
 ) -> tuple[Array, Optimum, Optimum]:
-    """Return the levels that a bound is for, the best shares, and with `bound_too` their bound.
+    """Return the levels that a bound is for, the best shares, and with `bound_too`
+    their bound.
 
     The bound is the optimum for the last data. With setup it is for the levels in use.
 
-    Where a level costs by being there at all, setup or the start-ups of those that it waits for,
-    there is a job for each level alone, for all, and for each set that has a level more or less
-    than the best one, as long as that helps. All jobs are one program.
+    Where a level costs by being there at all, setup or the start-ups of those that it
+    waits for, there is a job for each level alone, for all, and for each set that has a
+    level more or less than the best one, as long as that helps. All jobs are one
+    program.
     """
     dtype = problem.dtype
     levels = jnp.asarray(levels)
 
     def job_of(queue: _Queue, number: Array) -> _Job:
         last = queue.bound_is_due
-        # Sets that by their slopes cannot get below the best one are searched no further. That is
-        # sure where groups are of one size, for E τ is convex then. By size it is nearly so: of
-        # 1,040 problems none lost anything.
+        # Sets that by their slopes cannot get below the best one are searched no
+        # further. That is sure where groups are of one size, for E τ is convex then. By
+        # size it is nearly so: of 1,040 problems none lost anything.
         unknown = last | jnp.isnan(queue.best.value)
         return _Job(
             levels=jnp.where(last, queue.used, queue.sets[number]),
             data=jnp.where(last, data[-1], data[0]),
-            tolerance=jnp.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
+            tolerance=jnp.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(
+                dtype
+            ),
             start=jnp.where(last, queue.best.point, 1),
             least=jnp.where(unknown | (not problem.convex), jnp.inf, queue.best.value),
         )
@@ -297,7 +332,9 @@ def _by_jobs(
         job = job_of(queue, number)
         found = _search(problem, rule, job)
         # Anything is better than NaN: else it would be the best in each round.
-        better = ~last & ((found.value < queue.best.value) | jnp.isnan(queue.best.value))
+        better = ~last & (
+            (found.value < queue.best.value) | jnp.isnan(queue.best.value)
+        )
         used, best = choose(better, (job.levels, found), (queue.used, queue.best))
         due = queue.due & (np.arange(queue.due.size) != number)
         ended = ~last & ~jnp.any(due)
@@ -305,7 +342,9 @@ def _by_jobs(
         following = (used, *_sets(problem, used, levels))
         same = queue.around, queue.sets, due
         bound_is_due = ended & ~improved & bound_too
-        return _Queue(*choose(ended & improved, following, same), bound_is_due, used, best, found)
+        return _Queue(
+            *choose(ended & improved, following, same), bound_is_due, used, best, found
+        )
 
     start = jnp.ones(levels.size, dtype)
     nothing = local_optimum(start, jnp.asarray(jnp.nan, dtype), False, 0)
@@ -319,7 +358,9 @@ def _by_jobs(
 def _sets(
     problem: Problem, around: Array, levels: Array, first: bool = False
 ) -> tuple[Array, Array]:
-    """Sets of levels, `[J, K]`, and which are due: the neighbours of `around`, at `first` all."""
+    """Sets of levels, `[J, K]`, and which are due: the neighbours of `around`, at
+    `first` all.
+    """
     if not _by_levels(problem):
         return around[None], jnp.full(1, first)
     alone = np.eye(around.size, dtype=bool)
@@ -362,10 +403,14 @@ def _enough(problem: Problem) -> float:
 
 
 def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Optimum:
-    """Do the same for atoms, where E τ is convex and has kinks, by cuts and with their bound."""
+    """Do the same for atoms, where E τ is convex and has kinks, by cuts and with their
+    bound.
+    """
 
     def evaluate(share: Array) -> tuple[Array, Array]:
-        """Value and slope of E τ Σ share, which is homogeneous whatever a level costs itself."""
+        """Value and slope of E τ Σ share, which is homogeneous whatever a level costs
+        itself.
+        """
         of_share = functools.partial(_runtime, problem, rule, used, data)
         (value, _), slope = jax.value_and_grad(of_share, has_aux=True)(share)
         return value, slope + (value - jnp.sum(slope * share))
@@ -379,13 +424,20 @@ def _runtime(
     problem: Problem, rule: OneOfEach, used: Array, data: Array, share: Array
 ) -> tuple[Array, Array]:
     """E τ and its error."""
-    # A level in use is paid for, however small it is: else values would jump where it ends.
+    # A level in use is paid for, however small it is: else values would jump where it
+    # ends.
     paid = jnp.finfo(problem.dtype).tiny * (problem.setup_load + problem.chain_load > 0)
-    # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was
-    # 7e-8 off.
-    nodes = 96 if problem.dtype.itemsize == 4 and np.size(data) > np.size(share) else NUM_NODES
+    # For workers of several kinds 96 are enough in single precision: the worst of 27
+    # runtimes was 7e-8 off.
+    nodes = (
+        96
+        if problem.dtype.itemsize == 4 and np.size(data) > np.size(share)
+        else NUM_NODES
+    )
     share = jnp.where(used, share + paid, 0)
-    return integrate_runtime(problem, _plan_of(problem, rule, share, data), num_nodes=nodes)
+    return integrate_runtime(
+        problem, _plan_of(problem, rule, share, data), num_nodes=nodes
+    )
 
 
 @jax.jit
@@ -397,7 +449,8 @@ def _most_probable(
     deadline: ArrayLike,
     start: Array,
 ) -> Solution:
-    """Return the shares that are most probably in time, by a search from many points and `start`.
+    """Return the shares that are most probably in time, by a search from many points
+    and `start`.
 
     Where P has slopes, BFGS goes on from the best point.
     """
@@ -408,7 +461,9 @@ def _most_probable(
 
     def late(share: Array) -> Array:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
-        return iteration.exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
+        return iteration.exceedance(
+            load, jnp.asarray(deadline, share.dtype) / scale, rule
+        )
 
     def odds(share: Array) -> tuple[Array, None]:
         chance = jnp.clip(late(share), precision.tiny, 1 - precision.epsneg)
@@ -433,7 +488,8 @@ def _most_probable(
     probability = with_slopes(_in_time, None, problem, share, rule, data, of[1])
     chance = jax.lax.stop_gradient(probability)
     if not iteration.stepped:
-        # A slope of less than the root of the rounding of log P promises less than that rounding.
+        # A slope of less than the root of the rounding of log P promises less than that
+        # rounding.
         flat = missed**2 * chance <= 8 * precision.eps
         ended = flat | (missed <= _enough(problem))
     status = status_of(ended & resolved(chance))
@@ -441,14 +497,18 @@ def _most_probable(
     return replace(solution, completion_probability=probability)
 
 
-def _expected(problem: Problem, share: Array, rule: OneOfEach, data: Array) -> Expectation:
+def _expected(
+    problem: Problem, share: Array, rule: OneOfEach, data: Array
+) -> Expectation:
     return integrate_runtime(problem, _plan_of(problem, rule, share, data))
 
 
 def _in_time(
     problem: Problem, share: Array, rule: OneOfEach, data: Array, deadline: ArrayLike
 ) -> Array:
-    return completion_probability(problem, _plan_of(problem, rule, share, data), deadline)
+    return completion_probability(
+        problem, _plan_of(problem, rule, share, data), deadline
+    )
 
 
 def _solution(

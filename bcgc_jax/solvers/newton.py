@@ -1,14 +1,14 @@
 r"""Newton's method with an interior point for the least E max_n y_n T_(N-n).
 
-f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind: the minimum over
-x ≥ 0 of
+f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind: the
+minimum over x ≥ 0 of
 
     h(x) = f(x) / f₀ - log Σ x
 
-is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier: slopes g,
-multipliers z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed form
-(`expected_maximum`): five to fifteen of Newton's steps do. They end by the certificate,
-1 - Σx min_n g_n / f. Batches go by `lanes`.
+is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier:
+slopes g, multipliers z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed
+form (`expected_maximum`): five to fifteen of Newton's steps do. They end by the
+certificate, 1 - Σx min_n g_n / f. Batches go by `lanes`.
 """
 
 import functools
@@ -39,11 +39,12 @@ from bcgc_jax.solvers.expected_maximum import (
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.search import Optimum
 
-# From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step:
-# it only says where to go. Value and slope, O(N²), are those of a fine rule.
+# From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an
+# earlier step: it only says where to go. Value and slope, O(N²), are those of a fine
+# rule.
 #
-# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as
-# fine, it also tells its own error;
+# An answer counts once a rule so many times as fine agrees; else that one goes on. Four
+# times as fine, it also tells its own error;
 _FINER = 4
 # Gauss's rules between kinks do not nest, and cannot.
 _FINER_WITH_KINKS = 2
@@ -53,8 +54,8 @@ FINEST = 64
 _ROUGH = 1e-3
 # A rule that is off by more is refined at once: steps by it find nothing but its error.
 _BLIND = 1e-2
-# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a
-# time, takes 6.3 s of CPU in place of 10.6.
+# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24
+# problems at a time, takes 6.3 s of CPU in place of 10.6.
 _MANY_LANES = 20
 # Entries, in problems · N², that a batch works on at a time on a CPU.
 _CACHED = 2**13
@@ -115,8 +116,12 @@ class _Iterate(NamedTuple):
     sums: Sums  # over the pieces before
 
 
-def search(given: Given, start: Array, finite_mean: Array, max_steps: int, unit: Array) -> Optimum:
-    """The shares of least f, from `start`, and its value in a `unit`; CONVERGED at the gap."""
+def search(
+    given: Given, start: Array, finite_mean: Array, max_steps: int, unit: Array
+) -> Optimum:
+    """The shares of least f, from `start`, and its value in a `unit`; CONVERGED at the
+    gap.
+    """
 
     def go_on(_: Given, s: _Iterate) -> Array:
         may_step = (s.steps < max_steps) | (s.round != _STEP)
@@ -125,14 +130,16 @@ def search(given: Given, start: Array, finite_mean: Array, max_steps: int, unit:
     def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
         return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
-    # As many as fit into a CPU's cache; into 4 GB of an accelerator, with six arrays over levels²
-    # and nodes.
+    # As many as fit into a CPU's cache; into 4 GB of an accelerator, with six arrays
+    # over levels² and nodes.
     room = 2**32 // (6 * 8 * NUM_NODES)
     entries = start.size**2
     on_cpu = min(max(_CACHED // entries, 1), 32)
     elsewhere = min(max(room // entries, 1), 2**13)
     first = _first(given, start, finite_mean)
-    done, steps, x, numbers = loop(go_on, step, _answer, given, first, lanes=(on_cpu, elsewhere))
+    done, steps, x, numbers = loop(
+        go_on, step, _answer, given, first, lanes=(on_cpu, elsewhere)
+    )
     missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
     status = jnp.where(done, int(Status.CONVERGED), missed)
     value, error, bound = unit * numbers
@@ -169,7 +176,9 @@ def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
 
 
 def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, the shares, and (value, error, bound) of these."""
+    """Whether the gap was met, the steps, the shares, and (value, error, bound) of
+    these.
+    """
     total = jnp.sum(s.x)
     numbers = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers
@@ -178,14 +187,15 @@ def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
 def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
-    Of many levels all nodes are one piece. Each lane of a batch does as many pieces as it needs: a
-    finer rule holds up no other.
+    Of many levels all nodes are one piece. Each lane of a batch does as many pieces as
+    it needs: a finer rule holds up no other.
     """
     workers = given.workers
     load = dot(given.loads, _trial(given, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        # Where steps have to be cut or leave most of the gap, the Hessian is none of here.
+        # Where steps have to be cut or leave most of the gap, the Hessian is none of
+        # here.
         coarse = jnp.asarray(first_fineness(load.size))
         by_coarse_rule = (s.refine == first_fineness(load.size)) | (s.round == _CHECK)
         fresh = by_coarse_rule | (s.length < 1) | s.stalled
@@ -213,15 +223,24 @@ def _trial(given: Given, s: _Iterate) -> Array:
 
 
 def _decide(
-    given: Given, s: _Iterate, load: Array, start: Array, sums: Sums, upper: Callable[[], Array]
+    given: Given,
+    s: _Iterate,
+    load: Array,
+    start: Array,
+    sums: Sums,
+    upper: Callable[[], Array],
 ) -> _Iterate:
-    """The next evaluation, after that of f at x + length · dx, by the sums over its nodes.
+    """The next evaluation, after that of f at x + length · dx, by the sums over its
+    nodes.
 
-    Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once. The
-    `upper` half of the Hessian, most of the work, is asked for where a step begins.
+    Rounds that only evaluate are steps of length 0, so that the evaluation is compiled
+    once. The `upper` half of the Hessian, most of the work, is asked for where a step
+    begins.
     """
     x = _trial(given, s)
-    value, error, slopes = first_derivatives(given.workers, given.loads, load, start, sums)
+    value, error, slopes = first_derivatives(
+        given.workers, given.loads, load, start, sums
+    )
     stepped = s.round == _STEP
     # f₀ is the value at the start, known after the first round.
     unit = jnp.where(s.round == _START, value, s.unit)
@@ -237,13 +256,16 @@ def _decide(
     off_before = s.error / jnp.sum(s.x)
     unsure = jnp.maximum(doubt, off)
     bound = least - unsure
-    # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
+    # Each point bounds f from below, and where f nearly has kinks the last one does not
+    # do so best.
     bound = jnp.maximum(bound, jnp.where(stepped, s.least - off_before, -jnp.inf))
     at_x = s._replace(x=x, value=value, error=error, least=bound + off, unit=unit)
     after, again = _verdict(given, s, at_x, least, bound, unsure)
 
     def shorter() -> _Iterate:
-        return s._replace(tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before)
+        return s._replace(
+            tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before
+        )
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
@@ -255,7 +277,9 @@ def _decide(
             return *_direction(given, x, z, barrier, slopes[0], hessian), half
 
         still = (0 * x, 0 * total, 1 + 0 * total, s.sums.upper)
-        dx, descent, length, half = jax.lax.cond(after == _STEP, direction, lambda: still)
+        dx, descent, length, half = jax.lax.cond(
+            after == _STEP, direction, lambda: still
+        )
         return at_x._replace(
             round=after,
             steps=s.steps + stepped,
@@ -279,8 +303,8 @@ def _verdict(
 ) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
-    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so far, less
-    its error.
+    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so
+    far, less its error.
     """
     value = at_x.value
     total = jnp.sum(at_x.x)
@@ -296,8 +320,8 @@ def _verdict(
     else:  # a rule that only confirms another
         sure = met & (s.round == _CHECK)
     sure |= bound * at_x.unit >= given.least
-    # All that steps by this rule can do: its bound is met, or a merit that does not fall
-    # contradicts its slope. The certificate is then that of the next rule.
+    # All that steps by this rule can do: its bound is met, or a merit that does not
+    # fall contradicts its slope. The certificate is then that of the next rule.
     ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
     blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= FINEST)
     after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
@@ -306,13 +330,20 @@ def _verdict(
         logs = jnp.sum(jnp.log(given.among(at.x, 1)))
         return at.value - jnp.log(jnp.sum(at.x)) - s.barrier * logs
 
-    highest = merit(s) + s.length * SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
-    # Below the error of a coarse rule the merit may rise on the way to its very optimum.
+    highest = (
+        merit(s) + s.length * SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
+    )
+    # Below the error of a coarse rule the merit may rise on the way to its very
+    # optimum.
     return after, stepped & ~ended & ~(merit(at_x) <= highest)
 
 
-def step_length(u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True) -> Array:
-    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary."""
+def step_length(
+    u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True
+) -> Array:
+    """The share of a step that keeps u positive: at most 99.5 % of the way to the
+    boundary.
+    """
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
     return 0.995 / jnp.maximum(fastest, 0.995)
 
@@ -322,7 +353,9 @@ def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     stepped = s.round == _STEP
     safe = given.among(s.x, 1)
     dz = given.among(s.barrier / safe - s.z - s.z / safe * s.dx)
-    moved = jnp.maximum(s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe)
+    moved = jnp.maximum(
+        s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe
+    )
     z = jnp.where(stepped & given.levels, moved, s.z)
     product = jnp.sum(x * z) / given.num_levels
     least = 0.05 * given.tolerance / given.num_levels
@@ -330,7 +363,9 @@ def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     return z, jnp.where(whole, next_barrier(s.barrier, product, least), s.barrier)
 
 
-def next_barrier(barrier: ArrayLike, product: Array | np.floating, least: ArrayLike) -> Array:
+def next_barrier(
+    barrier: ArrayLike, product: Array | np.floating, least: ArrayLike
+) -> Array:
     """Superlinear once the products x z are small, linear before."""
     smaller = jnp.minimum(0.1 * product, 5 * product * jnp.sqrt(product))
     return jnp.minimum(barrier, jnp.maximum(smaller, least))
@@ -339,12 +374,16 @@ def next_barrier(barrier: ArrayLike, product: Array | np.floating, least: ArrayL
 def _direction(
     given: Given, x: Array, z: Array, barrier: Array, slope: Array, hessian: Array
 ) -> tuple[Array, Array, Array]:
-    """Newton's step from x, the slope along it, and the length that keeps x positive."""
+    """Newton's step from x, the slope along it, and the length that keeps x
+    positive.
+    """
     safe = given.among(x, 1)
     total = jnp.sum(x)
     eye = np.eye(x.size, dtype=bool)
     slope = given.among(slope - 1 / total - barrier / safe)
     hessian = hessian + 1 / total**2 + jnp.where(eye, z / safe, 0)
-    scaled = jnp.where(given.levels[:, None] & given.levels, hessian * safe[:, None] * safe, eye)
+    scaled = jnp.where(
+        given.levels[:, None] & given.levels, hessian * safe[:, None] * safe, eye
+    )
     dx = given.among(solve_positive(scaled, -slope * safe) * safe)
     return dx, jnp.sum(slope * dx), step_length(x, dx, given.levels)

@@ -1,4 +1,6 @@
-"""Plans for a law on the steps of a log: their tasks are done one step after the other."""
+"""Plans for a law on the steps of a log: their tasks are done one step after the
+other.
+"""
 
 import dataclasses
 
@@ -19,10 +21,11 @@ _COORDINATES = 1_000_000
 
 
 def problem_of_times(times: np.ndarray, forward: float) -> Problem:
-    """The problem of workers that take these times for a subset, with both passes, `[S, N]`.
+    """The problem of workers that take these times for a subset, with both passes,
+    `[S, N]`.
 
-    A forward pass takes `forward` of a backward pass. All slowness is taken for that of workers,
-    not of their data.
+    A forward pass takes `forward` of a backward pass. All slowness is taken for that of
+    workers, not of their data.
     """
     workers = times.shape[1]
     # So many samples that passes go over eight chunks.
@@ -42,7 +45,8 @@ def problem_of_times(times: np.ndarray, forward: float) -> Problem:
 class InARow(LogRule):
     """The steps of a plan one after the other, by workers that store so many subsets.
 
-    All passes that it adds are counted, and a worker first ends the chunk that it has begun.
+    All passes that it adds are counted, and a worker first ends the chunk that it has
+    begun.
     """
 
     problem: Problem
@@ -51,7 +55,8 @@ class InARow(LogRule):
 
     @classmethod
     def of(cls, problem: Problem, solution: Solution, times: np.ndarray) -> "InARow":
-        """By a solution, with workers in places that suit the `times` it was planned for.
+        """By a solution, with workers in places that suit the `times` it was planned
+        for.
 
         Raises ValueError for one without a plan, as of a function that gives runtimes.
         """
@@ -61,7 +66,8 @@ class InARow(LogRule):
             needs = needs_of(plan, solution.rounded, problem.num_workers)
         if plan is None or needs is None:
             raise ValueError(
-                "only what says who does what can be replayed in a log: take a method with a plan"
+                "only what says who does what can be replayed in a log: take a method "
+                "with a plan"
             )
         if plan.completion is not None and plan.completion.groups:
             plan = place_workers(problem, plan, times)

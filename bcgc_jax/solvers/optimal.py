@@ -1,4 +1,6 @@
-"""The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or not."""
+"""The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or
+not.
+"""
 
 import functools
 
@@ -32,21 +34,26 @@ def optimal_partition(
     max_steps: int = 60,
     least: ArrayLike = jnp.inf,
 ) -> Optimum:
-    r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
+    r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower
+    bound.
 
-    `levels`, bool `[max_workers]`, are those that may be used, and for which setup cycles are paid:
-    as a load that is linear in x, for Σx = L and (n+1) f/b = (n+1) f/(b L) Σx. With atoms or rows f
-    is polyhedral, and the gap no smaller than 1e-6. Newton's method ends early once no partition
-    can be faster than `least`.
+    `levels`, bool `[max_workers]`, are those that may be used, and for which setup
+    cycles are paid: as a load that is linear in x, for Σx = L and (n+1) f/b = (n+1)
+    f/(b L) Σx. With atoms or rows f is polyhedral, and the gap no smaller than 1e-6.
+    Newton's method ends early once no partition can be faster than `least`.
 
-    `point` is the partition, `[max_workers]`, `error` with kinks that of rounding, and `aux`, of
-    atoms and rows, the multipliers of `polyhedral`.
+    `point` is the partition, `[max_workers]`, `error` with kinks that of rounding, and
+    `aux`, of atoms and rows, the multipliers of `polyhedral`.
     """
     levels = problem.exists & jnp.asarray(levels)
     if problem.start_up is not None:  # the same for all, and for every partition
         start = jnp.asarray(problem.start_up, problem.dtype)
         plain = replace(problem, start_up=None)
-        limits = {"tolerance": tolerance, "max_steps": max_steps, "least": least - start}
+        limits = {
+            "tolerance": tolerance,
+            "max_steps": max_steps,
+            "least": least - start,
+        }
         fresh = optimal_partition(plain, levels, **limits)
         return fresh._replace(value=fresh.value + start, bound=fresh.bound + start)
     iteration = iteration_of(problem)
@@ -82,11 +89,15 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
     iteration = iteration_of(problem)
     loads = _loads(problem, levels)
     total = problem.total
-    start = first_shares(levels, iteration.typical_times((0.0,))[0].astype(problem.dtype))
+    start = first_shares(
+        levels, iteration.typical_times((0.0,))[0].astype(problem.dtype)
+    )
 
     def value_of(u: Array) -> Array:
         # In coordinates, as the link takes them.
-        load = Load(total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0)))
+        load = Load(
+            total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0))
+        )
         return iteration.expected_completion(load).value / total
 
     if iteration.rows is not None and problem.plain:
@@ -94,7 +105,9 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
     else:
         found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
     unit = problem.scale * total
-    rounded = with_rounding(found.point, Expectation(unit * found.value, 0 * found.value))
+    rounded = with_rounding(
+        found.point, Expectation(unit * found.value, 0 * found.value)
+    )
     return found._replace(
         point=found.point * total,
         value=rounded.value,
@@ -109,11 +122,17 @@ def least_gap(problem: Problem) -> float:
     eps = float(jnp.finfo(problem.dtype).eps)
     rounding = (64 + 8 * problem.max_workers) * eps
     # What the normal equations of `polyhedral` resolve: 3e-4 in float32.
-    return max(rounding, 1e-6, 2500 * eps) if iteration_of(problem).polyhedral else rounding
+    return (
+        max(rounding, 1e-6, 2500 * eps)
+        if iteration_of(problem).polyhedral
+        else rounding
+    )
 
 
 def _loads(problem: Problem, levels: Array) -> Array:
-    """The matrix of the load, loads @ u, with setup and chain for the highest level so far."""
+    """The matrix of the load, loads @ u, with setup and chain for the highest level so
+    far.
+    """
     below = np.tri(levels.size)
     subsets = jnp.where(levels, np.arange(1, levels.size + 1), 0)
     highest = jax.lax.cummax(subsets)[:, None]
@@ -123,7 +142,8 @@ def _loads(problem: Problem, levels: Array) -> Array:
 
 
 def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
-    """The closed form for `times` (Theorem 2, without its limits), moved into the simplex.
+    """The closed form for `times` (Theorem 2, without its limits), moved into the
+    simplex.
 
     `moved` is the share of a point inside it.
     """

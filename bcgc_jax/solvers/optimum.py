@@ -1,4 +1,6 @@
-"""`Optimal`: the partition of least expected runtime, by whichever search its objective takes."""
+"""`Optimal`: the partition of least expected runtime, by whichever search its objective
+takes.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +13,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import with_slopes, without_derivative
-from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.runtime import (
@@ -34,7 +42,8 @@ from bcgc_jax.solvers.polyhedral import Cuts
 from bcgc_jax.solvers.search import Optimum
 from bcgc_jax.solvers.start_ups import best_found
 
-# Up to here the loss of rounding may show, and the search over whole units is worth its time.
+# Up to here the loss of rounding may show, and the search over whole units is worth its
+# time.
 FEW_UNITS = 1000
 # Cuts for each level whose slopes count, of those that bound an optimum.
 _CUTS = 8
@@ -42,15 +51,17 @@ _CUTS = 8
 
 @pytree_dataclass
 class Optimal(Method):
-    r"""The partition of least expected runtime, to a proven relative gap of `tolerance`.
+    r"""The partition of least expected runtime, to a proven relative gap of
+    `tolerance`.
 
     Args:
-      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32
-        at N = 20; for distributions of atoms and for `EmpiricalRows` not below 1e-6, in float32
-        3e-4.
-      levels: the redundancy levels that may be used, all by default; static. With setup cycles it
-        is also searched which of them to use, and the bound is for those in `Solution.levels`.
-        Where the number of workers is traced and lacks one of them, the solution is INFEASIBLE.
+      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5
+        in float32 at N = 20; for distributions of atoms and for `EmpiricalRows` not
+        below 1e-6, in float32 3e-4.
+      levels: the redundancy levels that may be used, all by default; static. With setup
+        cycles it is also searched which of them to use, and the bound is for those in
+        `Solution.levels`. Where the number of workers is traced and lacks one of them,
+        the solution is INFEASIBLE.
       max_steps: of Newton's method; static.
 
     >>> Optimal(levels=[0, 2]).levels
@@ -85,11 +96,13 @@ class Optimal(Method):
         solution = with_whole_numbers(problem, self._real_partition(problem))
         if not _few_units(problem):
             return solution
-        return replace(solution, rounded=improve_units(problem, solution.rounded, solution.levels))
+        return replace(
+            solution, rounded=improve_units(problem, solution.rounded, solution.levels)
+        )
 
     def _real_partition(self, problem: Problem) -> Solution:
-        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap
-        # of 1e-5.
+        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go
+        # below a gap of 1e-5.
         dense = problem.max_workers <= 1024
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
@@ -105,9 +118,13 @@ class Optimal(Method):
 
 @sample_average.judged.register
 def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """The fields that fresh draws say, with a limit also by the optima of parts of the draws."""
+    """The fields that fresh draws say, with a limit also by the optima of parts of the
+    draws.
+    """
     by_optima = functools.partial(sample_average.judge, by_optima=True)
-    return with_slopes(by_optima, None, fresh, solution.partition, solution.levels)._asdict()
+    return with_slopes(
+        by_optima, None, fresh, solution.partition, solution.levels
+    )._asdict()
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
@@ -129,12 +146,15 @@ def _few_units(problem: Problem) -> bool:
 
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
-    """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
+    """The optimum, but for the whole numbers; converged if its certificate meets the
+    tolerance.
+    """
     # The schemes that go by expected times have compiled this.
     times = expected_times(problem) if problem.has_setup else None
     found, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
-        # All partitions are assessed with this program; plain problems have no other bound.
+        # All partitions are assessed with this program; plain problems have no other
+        # bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
         bound = None if problem.plain else found.bound
@@ -148,10 +168,11 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
 
 
 def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
-    """The runtime of a partition where pieces of a polyhedral one meet, each with its multiplier.
+    """The runtime of a partition where pieces of a polyhedral one meet, each with its
+    multiplier.
 
-    So the slopes of their sum in the partition are alike at all levels in use, and those in the
-    problem are a subgradient of the optimum.
+    So the slopes of their sum in the partition are alike at all levels in use, and
+    those in the problem are a subgradient of the optimum.
     """
     partition, multipliers = plan
     x = with_total(problem, partition)
@@ -159,7 +180,9 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
     if not isinstance(multipliers, Cuts):
         work = load_of(problem, x).work
         times = jnp.where(work > 0, iteration.rows, 0)  # type: ignore[arg-type]
-        return problem.scale * (iteration.worker.infimum() + jnp.sum(multipliers * times * work))
+        return problem.scale * (
+            iteration.worker.infimum() + jnp.sum(multipliers * times * work)
+        )
 
     def add(value: Array, cut: Cuts) -> tuple[Array, None]:
         point = cut.points * problem.total
@@ -167,7 +190,8 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
         at_point, slope = jax.jvp(runtime, (point,), (x - point,))
         return value + cut.weights * (at_point + slope), None
 
-    # All that have a weight to speak of: at most as many as there are levels, but for ties.
+    # All that have a weight to speak of: at most as many as there are levels, but for
+    # ties.
     count = min(_CUTS * x.size, multipliers.weights.size)
     weights, index = jax.lax.top_k(multipliers.weights, count)
     cuts = Cuts(multipliers.points[index], weights / jnp.sum(weights))
@@ -186,7 +210,9 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 def _searched(
     problem: Problem, allowed: Array, times: Array | None, **options: Any
 ) -> tuple[Optimum, tuple[Array, ...], Solution | None]:
-    """The optimum, what of it is to be assessed, and the solution if the search certifies it."""
+    """The optimum, what of it is to be assessed, and the solution if the search
+    certifies it.
+    """
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
@@ -208,7 +234,9 @@ def _searched(
     iteration = iteration_of(problem)
     if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
         return found, answer, None
-    certified = with_slopes(_certified, _certificate_of(found), problem, found.point, used)
+    certified = with_slopes(
+        _certified, _certificate_of(found), problem, found.point, used
+    )
     solution = solution_of(problem, *answer, certified)
     return found, answer, _judged(problem, solution, None, options["tolerance"])
 
@@ -217,7 +245,9 @@ def _searched(
 def _judged(
     problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike
 ) -> Solution:
-    """The solution with the better one of the two bounds, and the status that the gap gives."""
+    """The solution with the better one of the two bounds, and the status that the gap
+    gives.
+    """
     value = solution.expected_runtime
     error = solution.runtime_error
     lower = solution.lower_bound
@@ -228,11 +258,15 @@ def _judged(
     if not problem.convex:
         return replace(solution, kind="local")
     least = least_gap(problem)
-    # The rounding of both rules counts, where another one judged the answer than the last of the
-    # search.
+    # The rounding of both rules counts, where another one judged the answer than the
+    # last of the search.
     resolved = jnp.maximum(tolerance, least) + least + error / value
-    loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
-    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+    loose = (solution.status == int(Status.CONVERGED)) & (
+        solution.relative_gap > resolved
+    )
+    return replace(
+        solution, status=jnp.where(loose, int(Status.PRECISION), solution.status)
+    )
 
 
 def _certificate_of(found: Optimum) -> Certificate:

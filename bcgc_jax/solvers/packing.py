@@ -1,7 +1,9 @@
-r"""The most that sizes sum to where sums of them, with weights ≥ 0, have limits: a linear program.
+r"""The most that sizes sum to where sums of them, with weights ≥ 0, have limits: a
+linear program.
 
-max Σ_n x_n over x ≥ 0 with A x ≤ b, where A and b are ≥ 0, so that x = 0 is a corner to begin at.
-The simplex method, with the rule of Bland (1977): no corner comes twice, so it ends.
+max Σ_n x_n over x ≥ 0 with A x ≤ b, where A and b are ≥ 0, so that x = 0 is a corner to
+begin at. The simplex method, with the rule of Bland (1977): no corner comes twice, so
+it ends.
 """
 
 from typing import NamedTuple
@@ -11,16 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Corners, for each unknown and row. The rule sees to the end; this does where rounding decides. Of
-# 1,720 programs of `thresholds` with N = 6 to 64 the longest took one step for each.
+# Corners, for each unknown and row. The rule sees to the end; this does where rounding
+# decides. Of 1,720 programs of `thresholds` with N = 6 to 64 the longest took one step
+# for each.
 _MOST_STEPS = 4
 
 
 class _Corner(NamedTuple):
-    """A row for each unknown that is not 0, a column for each that is 0 but could be more.
+    """A row for each unknown that is not 0, a column for each that is 0 but could be
+    more.
 
-    Limits count as unknowns, their rest. The last row of `table`, `[R + 1, N + 1]`, says what the
-    sum loses, the last column how much the unknowns are. `rows` and `columns` say which these are.
+    Limits count as unknowns, their rest. The last row of `table`, `[R + 1, N + 1]`,
+    says what the sum loses, the last column how much the unknowns are. `rows` and
+    `columns` say which these are.
     """
 
     table: Array
@@ -35,13 +40,18 @@ def largest_sum(weights: Array, limits: Array, exists: Array) -> Array:
     An x that does not exist is 0. All others need a weight above 0 in some row.
     """
     num_rows, size = weights.shape
-    # In units of the most that each could be alone: then all weights and limits are up to 1.
+    # In units of the most that each could be alone: then all weights and limits are up
+    # to 1.
     most = jnp.min(jnp.where(weights > 0, limits[:, None] / weights, jnp.inf), axis=0)
     most = jnp.where(exists & jnp.isfinite(most), most, 0)
     gain = most / jnp.maximum(jnp.max(most), jnp.finfo(most.dtype).tiny)
     scaled = weights * most / jnp.where(limits > 0, limits, 1)[:, None]
-    table = jnp.block([[scaled, jnp.ones((num_rows, 1), most.dtype)], [-gain, jnp.zeros(1)]])
-    begin = _Corner(table, size + jnp.arange(num_rows), jnp.arange(size), jnp.asarray(0))
+    table = jnp.block(
+        [[scaled, jnp.ones((num_rows, 1), most.dtype)], [-gain, jnp.zeros(1)]]
+    )
+    begin = _Corner(
+        table, size + jnp.arange(num_rows), jnp.arange(size), jnp.asarray(0)
+    )
     rounding = 16 * size * float(jnp.finfo(most.dtype).eps)
     last = size + num_rows
 
@@ -71,7 +81,8 @@ def largest_sum(weights: Array, limits: Array, exists: Array) -> Array:
 
 
 def _exchanged(table: Array, row: Array, column: Array) -> Array:
-    """The table once the unknowns of a row and of a column, each marked, have changed places.
+    """The table once the unknowns of a row and of a column, each marked, have changed
+    places.
 
     Marks, not indices: gathers are slow for a batch.
     """

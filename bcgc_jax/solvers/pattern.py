@@ -1,9 +1,10 @@
-r"""A local minimum of a function of a few shares that has steps or is flat: no slope is asked for.
+r"""A local minimum of a function of a few shares that has steps or is flat: no slope is
+asked for.
 
-A pattern search (Torczon 1997) from many points at once. A round tries moves of a share from one
-level to another, and of the work at the end of one level to that of another, by 1, 1/2, 1/4, … of
-what is possible. The best points go on to the next round. Of points with one value only one does:
-they lie on one step.
+A pattern search (Torczon 1997) from many points at once. A round tries moves of a share
+from one level to another, and of the work at the end of one level to that of another,
+by 1, 1/2, 1/4, … of what is possible. The best points go on to the next round. Of
+points with one value only one does: they lie on one step.
 """
 
 import functools
@@ -34,9 +35,14 @@ _State = tuple[Array, Array, Array, Array]
 
 
 def pattern_search(
-    function: Callable[[Array], Array], start: Array, directions: ArrayLike, *, max_steps: int
+    function: Callable[[Array], Array],
+    start: Array,
+    directions: ArrayLike,
+    *,
+    max_steps: int,
 ) -> Optimum:
-    """A local minimum of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at `start`.
+    """A local minimum of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that
+    at `start`.
 
     `directions`, `[D, K]`, are those of `moves`.
     """
@@ -64,10 +70,11 @@ def best_by_moves(
     *,
     max_steps: int,
 ) -> Optimum:
-    """The best of `points`, `[P, K]`, and of all that are `moved` from the P best in each round.
+    """The best of `points`, `[P, K]`, and of all that are `moved` from the P best in
+    each round.
 
-    `values` are those at the points, `[P]`; inf where they are to be asked for among the moved.
-    CONVERGED: no move is better from any of the points kept.
+    `values` are those at the points, `[P]`; inf where they are to be asked for among
+    the moved. CONVERGED: no move is better from any of the points kept.
     """
 
     def round_(state: _State) -> _State:
@@ -94,7 +101,9 @@ def values_at(function: Callable[[Array], Array], points: Array) -> Array:
 
 
 def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
-    """The best points, of those with one value one, and their values, in ascending order."""
+    """The best points, of those with one value one, and their values, in ascending
+    order.
+    """
     order = jnp.argsort(values)
     values = values[order]
     again = jnp.append(False, values[1:] == values[:-1])
@@ -102,8 +111,12 @@ def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
     return points[order[chosen]], -values
 
 
-def without_least(function: Callable[[Array], Array], point: Array, largest: ArrayLike) -> Array:
-    """The point, `[K]`, without small shares of which none alone lifts values above the largest."""
+def without_least(
+    function: Callable[[Array], Array], point: Array, largest: ArrayLike
+) -> Array:
+    """The point, `[K]`, without small shares of which none alone lifts values above the
+    largest.
+    """
     alone = np.eye(point.size, dtype=bool)
     values = jax.lax.map(function, jnp.where(alone, 0, point) / (1 - point)[:, None])
     needed = (point > _LEAST) | (values > largest)
@@ -117,10 +130,13 @@ def _shares(points: Array) -> Array:
 
 
 def moves(work: np.ndarray) -> np.ndarray:
-    """The directions of a search, `[D, K]`, for levels with `work` in a unit of their shares."""
+    """The directions of a search, `[D, K]`, for levels with `work` in a unit of their
+    shares.
+    """
     size = len(work)
     share = np.eye(size)
-    # What more a level gets the next one loses, so that the work at the end of the one alone rises.
+    # What more a level gets the next one loses, so that the work at the end of the one
+    # alone rises.
     end = (share - np.eye(size, k=1)) / work
     total = np.sum(end, axis=1, keepdims=True)
     end = end / np.where(total > 0, total, 1)
@@ -130,9 +146,13 @@ def moves(work: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _points(size: int) -> np.ndarray:
-    """Each level alone, and draws of the shares of some of them, `[_POINTS - 1, size]`."""
+    """Each level alone, and draws of the shares of some of them,
+    `[_POINTS - 1, size]`.
+    """
     rng = np.random.default_rng(0)
     shape = (4 * _POINTS, size)
     draws = rng.exponential(size=shape) * (rng.random(shape) < 0.7)
-    points = np.concatenate([np.eye(size), draws[np.any(draws > 0, axis=1)]])[: _POINTS - 1]
+    points = np.concatenate([np.eye(size), draws[np.any(draws > 0, axis=1)]])[
+        : _POINTS - 1
+    ]
     return points / points.sum(axis=1, keepdims=True)

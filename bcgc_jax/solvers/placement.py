@@ -1,4 +1,6 @@
-"""Places of the workers in nested groups: those slow in the same measured steps are kept apart."""
+"""Places of the workers in nested groups: those slow in the same measured steps are
+kept apart.
+"""
 
 from typing import Any
 
@@ -20,26 +22,30 @@ _MOST = 4e9
 def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     r"""The same plan of nested groups, with the workers in other places.
 
-    minimise Σ_s τ̂(plan, T_s(π_1), …, T_s(π_N)) over permutations π of the workers, for cycle times
-    T of S measured steps. Random exchanges of three workers are kept where they help: a local
-    minimum.
+    minimise Σ_s τ̂(plan, T_s(π_1), …, T_s(π_N)) over permutations π of the workers, for
+    cycle times T of S measured steps. Random exchanges of three workers are kept where
+    they help: a local minimum.
 
-    Groups need one worker each, so workers which are often slow in the same step belong to
-    different groups. The plan's expected runtime supposes independent workers that are alike, and
-    is the same in all places.
+    Groups need one worker each, so workers which are often slow in the same step belong
+    to different groups. The plan's expected runtime supposes independent workers that
+    are alike, and is the same in all places.
 
     Args:
       problem: whose plan it is; start-ups and links do not count here.
       plan: of `Nested`.
-      times: `[S, N]`, of the same workers: `measured.Trace.rows()`, or draws of `Heterogeneous`
-        ones.
+      times: `[S, N]`, of the same workers: `measured.Trace.rows()`, or draws of
+        `Heterogeneous` ones.
 
     Raises ValueError for another plan, and for times of other workers.
 
     >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000
+    ... )
     >>> plan = solve(problem, "nested").plan  # 0 alone, 1 and 2 in a group
-    >>> times = np.array([[1.0, 9.0, 9.0], [9.0, 1.0, 1.0]])  # but 1 and 2 are slow together
+    >>> times = np.array(
+    ...     [[1.0, 9.0, 9.0], [9.0, 1.0, 1.0]]
+    ... )  # but 1 and 2 are slow together
     >>> place_workers(problem, plan, times).completion.groups[1]
     ((2,), (0, 1))
     """
@@ -47,10 +53,13 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     rows = np.asarray(times, float)
     if rule is None or not rule.groups:
         raise ValueError(
-            "only plans of nested groups have places: elsewhere one worker is as good as another"
+            "only plans of nested groups have places: elsewhere one worker is as good "
+            "as another"
         )
     size = rule.num_workers
-    check_shape("times", rows, (None, size), "a row for each step, a column for each worker")
+    check_shape(
+        "times", rows, (None, size), "a row for each step, a column for each worker"
+    )
     check("times", rows, "> 0")
     passes = passes_of(problem, plan)
     assert passes is not None
@@ -81,8 +90,12 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
         if (value := total(other)) < least:
             place = other
             least = value
-    groups = tuple(tuple(_placed(group, place) for group in level) for level in rule.groups)
-    kinds = None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
+    groups = tuple(
+        tuple(_placed(group, place) for group in level) for level in rule.groups
+    )
+    kinds = (
+        None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
+    )
     return replace(plan, completion=OneOfEach(groups, kinds))
 
 

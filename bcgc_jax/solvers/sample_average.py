@@ -1,15 +1,19 @@
-r"""Workers that are not alike: sample averages for expectations, and how far they can be trusted.
+r"""Workers that are not alike: sample averages for expectations, and how far they can
+be trusted.
 
 The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and
-`EmpiricalRows` makes it a problem like any other. K S fresh draws judge its optimum: they estimate
-E τ̂ without bias, and bound the best from below, with 97.5 % confidence, in one of two ways:
+`EmpiricalRows` makes it a problem like any other. K S fresh draws judge its optimum:
+they estimate E τ̂ without bias, and bound the best from below, with 97.5 % confidence,
+in one of two ways:
 
-- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true
-  optimum (Mak, Morton & Wood 1999); Student's t gives the limit;
-- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level n is a
-  bound (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit.
+- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean
+  below the true optimum (Mak, Morton & Wood 1999); Student's t gives the limit;
+- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level
+  n is a bound (`runtime.certificate`); the least of the N means less 1.96 standard
+  errors is a limit.
 
-Both rest on the central limit theorem: infinite variances need more draws than anyone has.
+Both rest on the central limit theorem: infinite variances need more draws than anyone
+has.
 """
 
 import functools
@@ -41,7 +45,9 @@ _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 def draw_problems(
     key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS
 ) -> tuple[Problem, Problem]:
-    """`problem` under S draws of its times, to plan with, and under K S fresh ones, to judge by."""
+    """`problem` under S draws of its times, to plan with, and under K S fresh ones, to
+    judge by.
+    """
     plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -50,17 +56,21 @@ def draw_problems(
 def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[EmpiricalRows]:
     keys = jax.random.split(key, len(sizes))
     shapes = [(size, problem.max_workers) for size in sizes]
-    return [EmpiricalRows(problem.cycle_time.sample(*of)) for of in zip(keys, shapes, strict=True)]
+    return [
+        EmpiricalRows(problem.cycle_time.sample(*of))
+        for of in zip(keys, shapes, strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames="by_optima")
 def judge(
     fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False
 ) -> Certificate:
-    r"""E τ̂(x,T), its standard error, and a 97.5 % limit of the best over `levels`, bool `[N]`.
+    r"""E τ̂(x,T), its standard error, and a 97.5 % limit of the best over `levels`,
+    bool `[N]`.
 
-    The limit is `by_optima` of K parts of the draws, which must be independent of x, or by
-    subgradients.
+    The limit is `by_optima` of K parts of the draws, which must be independent of x, or
+    by subgradients.
     """
     x = as_partition(fresh, partition)
     iteration = iteration_of(fresh)
@@ -95,8 +105,12 @@ def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
     return judge(fresh, solution.partition, solution.levels)._asdict()
 
 
-def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Array, Array]:
-    """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
+def mean_of_parts(
+    fresh: Problem, value: Callable[[Problem], Array]
+) -> tuple[Array, Array]:
+    """The mean of `value` over K equal parts of the fresh draws, and its standard
+    error.
+    """
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
 
@@ -108,4 +122,6 @@ def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Ar
 
 def _mean(values: Array) -> tuple[Array, Array]:
     """Mean over the last axis and its standard error."""
-    return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(values.shape[-1] - 1)
+    return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(
+        values.shape[-1] - 1
+    )

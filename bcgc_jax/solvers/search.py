@@ -1,4 +1,6 @@
-"""What every search gives: the best point that it has found, and what it proves of it."""
+"""What every search gives: the best point that it has found, and what it proves of
+it.
+"""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,11 +15,12 @@ Tree = TypeVar("Tree")
 
 
 class Optimum(NamedTuple):
-    """The best point of a search, in the unit of what is searched, and what is proven of it.
+    """The best point of a search, in the unit of what is searched, and what is proven
+    of it.
 
-    No point is better than `bound`; NaN where nothing is proven, as by local searches. `error` is
-    that of `value` and `bound`, as far as the search knows it. `status` is the integer of a
-    `Status`, and `aux` what else the search says.
+    No point is better than `bound`; NaN where nothing is proven, as by local searches.
+    `error` is that of `value` and `bound`, as far as the search knows it. `status` is
+    the integer of a `Status`, and `aux` what else the search says.
     """
 
     point: Array

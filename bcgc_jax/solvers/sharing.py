@@ -1,9 +1,11 @@
-r"""`Sharing`: a step's chunks are handed out to free workers, which store more than their own data.
+r"""`Sharing`: a step's chunks are handed out to free workers, which store more than
+their own data.
 
-Its runtime is a mean of draws: no formula is known. The storage bound of the same draws is a
-control variate: its own mean is known better, from many more draws, which cost little. That mean,
-less two standard errors, is the lower bound: no exact scheme of any kind whose workers store as
-much has a shorter expected runtime. What this assumes stands in `bcgc_jax.plans.storage_bound`.
+Its runtime is a mean of draws: no formula is known. The storage bound of the same draws
+is a control variate: its own mean is known better, from many more draws, which cost
+little. That mean, less two standard errors, is the lower bound: no exact scheme of any
+kind whose workers store as much has a shorter expected runtime. What this assumes
+stands in `bcgc_jax.plans.storage_bound`.
 """
 
 import functools
@@ -57,31 +59,40 @@ _DRAWS = 2**12
 
 @pytree_dataclass
 class Sharing(Method):
-    """Work sharing: chunks (microbatches) are handed out to free workers, most left first.
+    """Work sharing: chunks (microbatches) are handed out to free workers, most left
+    first.
 
-    τ = the time at which every worker has ended its last chunk; see `bcgc_jax.plans.shared_step`.
+    τ = the time at which every worker has ended its last chunk; see
+    `bcgc_jax.plans.shared_step`.
 
     Args:
-      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of others; None:
-        all data.
-      chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the fastest.
-      equal_chunks: whether all chunks are of one size. By default the last one of a subset is cut
-        again, in 1/2, 1/4, 1/4: small chunks level out the end of a step.
-      whole_subsets: for data loaders that can serve nothing less: workers store whole subsets, not
-        chunks of many.
-      ends: "chunks": everyone ends its chunk, and none is done twice, as with an all-reduce;
-        "sums": a step ends with its last chunk, as where a master adds, and slow chunks are copied.
-      round_trip: the time of a question and its answer, before each chunk, in the unit of runtimes.
+      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of
+        others; None: all data.
+      chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the
+        fastest.
+      equal_chunks: whether all chunks are of one size. By default the last one of a
+        subset is cut again, in 1/2, 1/4, 1/4: small chunks level out the end of a step.
+      whole_subsets: for data loaders that can serve nothing less: workers store whole
+        subsets, not chunks of many.
+      ends: "chunks": everyone ends its chunk, and none is done twice, as with an
+        all-reduce; "sums": a step ends with its last chunk, as where a master adds, and
+        slow chunks are copied.
+      round_trip: the time of a question and its answer, before each chunk, in the unit
+        of runtimes.
       seed: of the draws, where `solve` is given no key.
 
-    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"):
-    the mean of the storage bound less two standard errors. Where workers are not alike, or whole
-    rows, it is that of all data: one may know who is slow before one places the data.
+    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is
+    "storage"): the mean of the storage bound less two standard errors. Where workers
+    are not alike, or whole rows, it is that of all data: one may know who is slow
+    before one places the data.
 
-    Raises ValueError for a number of workers that is traced, and for more subsets than workers.
+    Raises ValueError for a number of workers that is traced, and for more subsets than
+    workers.
 
     >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=6, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=6, num_coordinates=2_000
+    ... )
     >>> shared, uncoded = solve(problem, Sharing(2)), solve(problem, "uncoded")
     >>> bool(shared.expected_runtime < 0.5 * uncoded.expected_runtime)
     True
@@ -119,12 +130,15 @@ class Sharing(Method):
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
-        """The method of a name as "sharing", "sharing:3", "sharing:all:16" or "sharing:2:best"."""
+        """The method of a name as "sharing", "sharing:3", "sharing:all:16" or
+        "sharing:2:best".
+        """
         fields = (("max_subsets", "all"), ("chunks", "best"))
         texts = method.split(":")[1:]
         wrong = ValueError(
-            f'method "{method}": "sharing" takes the number of subsets that a worker stores, or '
-            '"all", and that of chunks in a subset, or "best", as in "sharing:2" and "sharing:2:16"'
+            f'method "{method}": "sharing" takes the number of subsets that a worker '
+            'stores, or "all", and that of chunks in a subset, or "best", as in '
+            '"sharing:2" and "sharing:2:16"'
         )
         if len(texts) > len(fields):
             raise wrong
@@ -139,16 +153,16 @@ class Sharing(Method):
         super().check(problem)
         if problem.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, '
-                f"and {problem.max_workers:,} are too many"
+                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} '
+                f"workers, and {problem.max_workers:,} are too many"
             )
         workers = concrete(problem.num_workers)
         most = self.max_subsets or 0
         if workers is not None and most > workers.min():
             raise ValueError(
-                f'method="{self.name}": there are as many subsets as workers, {workers.min()}; no '
-                f"worker can store {most}; the number of chunks comes second, as in "
-                f'"{self.word}:2:{most}"'
+                f'method="{self.name}": there are as many subsets as workers, '
+                f"{workers.min()}; no worker can store {most}; the number of chunks "
+                f'comes second, as in "{self.word}:2:{most}"'
             )
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -159,19 +173,26 @@ class Sharing(Method):
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
         drawn = drawn_workers(key, problem)
         if workers > 1:
-            known = mean_bound(problem, drawn, min(self.max_subsets or workers, workers))
+            known = mean_bound(
+                problem, drawn, min(self.max_subsets or workers, workers)
+            )
         else:
             # The bound is the time of the only worker, and needs no draws.
             value = runtime_limit(problem)
             known = Expectation(value, jnp.zeros_like(value))
         chunks = self.chunks or self._best_chunks(problem, drawn)
-        return _judged(problem, _rule(problem, replace(self, chunks=chunks)), drawn, known)
+        return _judged(
+            problem, _rule(problem, replace(self, chunks=chunks)), drawn, known
+        )
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
-        """Double the number of chunks while that is clearly faster, by the same draws for all."""
+        """Double the number of chunks while that is clearly faster, by the same draws
+        for all.
+        """
         if is_traced((problem, self.round_trip)):
             raise ValueError(
-                f'method="{self.name}" cannot choose the number of chunks from what is traced'
+                f'method="{self.name}" cannot choose the number of chunks from what is '
+                "traced"
             )
         few = tuple(a[: number_of_draws(_FEW, drawn[1].shape[1])] for a in drawn)
         chunks = 1
@@ -203,7 +224,9 @@ def _rule(problem: Problem, method: Sharing) -> WorkSharing:
 def _judged(
     problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any], known: Expectation
 ) -> Solution:
-    """The solution by draws; the storage bound, `known` from more of them, is a control variate."""
+    """The solution by draws; the storage bound, `known` from more of them, is a control
+    variate.
+    """
     draws = number_of_draws(_DRAWS, rule.num_workers)
     first = tuple(a[:draws] for a in drawn)
     tau = _runtimes(problem, rule, first)
@@ -230,18 +253,25 @@ def _judged(
 def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> Any:
     """The runtime of each draw, `[K]`; of NumPy where it is known.
 
-    Where NumPy can compute it, no program is compiled for a number of workers or of chunks.
+    Where NumPy can compute it, no program is compiled for a number of workers or of
+    chunks.
     """
     if not at_hand((problem, rule, drawn)):
         return _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
     if problem.send_time is not None or rule.carries:
-        return np.asarray(_compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn))
+        return np.asarray(
+            _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
+        )
     starts, times = drawn
-    return float(problem.scale) * rule.in_lockstep(times * float(problem.pass_load), starts)
+    return float(problem.scale) * rule.in_lockstep(
+        times * float(problem.pass_load), starts
+    )
 
 
 @jax.jit
-def _compiled_runtimes(problem: Problem, plan: Plan, drawn: tuple[Array, Array]) -> Array:
+def _compiled_runtimes(
+    problem: Problem, plan: Plan, drawn: tuple[Array, Array]
+) -> Array:
     # Draws of workers that do not exist take as long.
     problem = replace(problem, max_workers=drawn[1].shape[1])
     load, rule, scale = problem_tasks(problem, plan)

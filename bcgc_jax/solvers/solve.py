@@ -1,4 +1,6 @@
-"""`solve`: the entry point of all schemes, with the exact runtime and the certificate of each."""
+"""`solve`: the entry point of all schemes, with the exact runtime and the certificate
+of each.
+"""
 
 from typing import Any
 
@@ -26,38 +28,45 @@ def solve(
     key: Array | None = None,
     num_draws: int = sample_average.NUM_DRAWS,
 ) -> Solution:
-    r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
+    r"""A scheme for `problem`, with its exact expected runtime and its distance from
+    the best.
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: an object with options, or the short name of its defaults: "optimal" (`Optimal`),
-        "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`);
-        `Deadline(t)`; baselines such as "uncoded", "single_block" (the best single level),
-        "tandon:3" (`Tandon`), "tandon_partial", "ferdinand_full", "cyclic:3" (`Cyclic`);
-        "sharing:2" (`Sharing`); "limit" and "limit:2" (`Limit`), which no scheme beats; or a
-        `Scheme` of one's own.
-      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers. Methods
-        with a `seed`, such as `Sharing`, have a key of their own.
-      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on; 16 S
-        fresh draws judge the plan.
+      method: an object with options, or the short name of its defaults: "optimal"
+        (`Optimal`), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f));
+        "nested" (`Nested`); `Deadline(t)`; baselines such as "uncoded", "single_block"
+        (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
+        "ferdinand_full", "cyclic:3" (`Cyclic`); "sharing:2" (`Sharing`); "limit" and
+        "limit:2" (`Limit`), which no scheme beats; or a `Scheme` of one's own.
+      key: randomness of methods that draw, and of all methods for `Heterogeneous`
+        workers. Methods with a `seed`, such as `Sharing`, have a key of their own.
+      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2
+        on; 16 S fresh draws judge the plan.
 
-    "optimal" ends with a search over whole units where these are few (at most 1000, known before
-    tracing, and not too many atoms); the other plans are rounded. Closed forms and baselines ignore
-    setup when planning; their runtime includes it.
+    "optimal" ends with a search over whole units where these are few (at most 1000,
+    known before tracing, and not too many atoms); the other plans are rounded. Closed
+    forms and baselines ignore setup when planning; their runtime includes it.
 
-    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous` workers
-    `expected_runtime` is a mean, of the same draws for all methods that get the same key,
-    `runtime_error` its standard error, and `lower_bound` a 97.5 % confidence limit
-    (`solvers.sample_average`).
+    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous`
+    workers `expected_runtime` is a mean, of the same draws for all methods that get the
+    same key, `runtime_error` its standard error, and `lower_bound` a 97.5 % confidence
+    limit (`solvers.sample_average`).
 
-    Raises ValueError for an unknown method, a missing key, what a method cannot do, and for a
-    distribution whose mean is known to be infinite. What shows only in traced values is a `Status`:
-    INVALID, with NaN for the runtime, or INFEASIBLE for a scheme that does not exist.
+    Raises ValueError for an unknown method, a missing key, what a method cannot do, and
+    for a distribution whose mean is known to be infinite. What shows only in traced
+    values is a `Status`: INVALID, with NaN for the runtime, or INFEASIBLE for a scheme
+    that does not exist.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> problem = Problem(
+    ...     ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000
+    ... )
     >>> solution = solve(problem, "time")
-    >>> solution.rounded.tolist(), bool(solution.lower_bound < solution.expected_runtime)
+    >>> (
+    ...     solution.rounded.tolist(),
+    ...     bool(solution.lower_bound < solution.expected_runtime),
+    ... )
     ([802, 454, 744], True)
     """
     if not isinstance(problem, Problem):
@@ -73,7 +82,8 @@ def solve(
     drawn = method.is_drawn(problem)
     if key is None and (drawn or method.draws or not iteration.exact):
         raise ValueError(
-            f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)'
+            f'method="{method.name}" here draws cycle times: pass '
+            "key=jax.random.key(seed)"
         )
     if not iteration.exact or method.needs_mean(problem):
         iteration.check_finite_means()
@@ -83,10 +93,14 @@ def solve(
         assert key is not None
         solution = _judged(problem, method, key, num_draws)
     if is_traced((problem, method)):  # what could not be checked when it was made
-        solution = _invalid_without(problem.valid & method.valid(), solution, (problem, method))
+        solution = _invalid_without(
+            problem.valid & method.valid(), solution, (problem, method)
+        )
         judgement = solution.runtime_error, solution.lower_bound, solution.history
         error, lower, history = without_derivative(judgement, (problem, method))
-        solution = replace(solution, runtime_error=error, lower_bound=lower, history=history)
+        solution = replace(
+            solution, runtime_error=error, lower_bound=lower, history=history
+        )
     kind = solution.kind if iteration.exact and not drawn else "confidence"
     return replace(solution, method=method.name, problem=problem, kind=kind)
 
@@ -94,22 +108,32 @@ def solve(
 def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
     """`solution`, or, where the problem makes no sense, INVALID and NaN.
 
-    What is NaN, also for a scheme that does not exist, has NaN for its derivatives in `of`.
+    What is NaN, also for a scheme that does not exist, has NaN for its derivatives in
+    `of`.
     """
 
     def checked(value: Array) -> Array:
         nothing = without_derivative(jnp.full_like(value, jnp.nan), of)
         return jnp.where(sense & ~jnp.isnan(value), value, nothing)
 
-    names = ("expected_runtime", "runtime_error", "completion_probability", "rounded_value")
+    names = (
+        "expected_runtime",
+        "runtime_error",
+        "completion_probability",
+        "rounded_value",
+    )
     values = {name: getattr(solution, name) for name in names}
-    known = {name: checked(value) for name, value in values.items() if value is not None}
+    known = {
+        name: checked(value) for name, value in values.items() if value is not None
+    }
     status = jnp.where(sense, solution.status, int(Status.INVALID))
     return replace(solution, status=status, **known)
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:
-    """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh ones."""
+    """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh
+    ones.
+    """
     plan, fresh = sample_average.draw_problems(key, problem, num_draws=num_draws)
     if not method.is_partition:
         solution = method.plan(fresh, key)
@@ -121,17 +145,23 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
     counts = partition_of_units(problem, solution.rounded)
     numbers = sample_average.judged(method, fresh, solution)
     del numbers["relative_gap"]
-    numbers["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
+    numbers["rounded_value"] = sample_average.judge(
+        fresh, counts, solution.levels
+    ).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)
-    numbers = {name: jnp.where(exists, value, jnp.nan) for name, value in numbers.items()}
+    numbers = {
+        name: jnp.where(exists, value, jnp.nan) for name, value in numbers.items()
+    }
     return replace(solution, **numbers)
 
 
 @jax.jit
 def _error_of_parts(fresh: Problem, method: Method, plan: Plan | None) -> Array:
-    """The standard error of a value, by K parts of the fresh draws; the method is no partition.
+    """The standard error of a value, by K parts of the fresh draws; the method is no
+    partition.
 
-    All parts have the plan that is judged: where two are as good, each part may prefer another.
+    All parts have the plan that is judged: where two are as good, each part may prefer
+    another.
     """
 
     def value(part: Problem) -> Array:

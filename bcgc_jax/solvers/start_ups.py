@@ -1,9 +1,9 @@
 r"""The best partition that is found for random start-ups, where E τ̂ is not convex.
 
-It jumps where a level comes into use below all others: from then on N - n workers are waited for,
-however little is at that level. So each lowest level has two starts: all at this level, and the
-optimum of the convex relaxation (`with_least_start_up`) with what lies below moved up. Local
-searches go on from the fastest ones.
+It jumps where a level comes into use below all others: from then on N - n workers are
+waited for, however little is at that level. So each lowest level has two starts: all at
+this level, and the optimum of the convex relaxation (`with_least_start_up`) with what
+lies below moved up. Local searches go on from the fastest ones.
 """
 
 import functools
@@ -25,28 +25,36 @@ from bcgc_jax.solvers.descent import projected_descent
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.search import Optimum
 
-# Starts that are evaluated together, and local searches that go on from the fastest ones.
+# Starts that are evaluated together, and local searches that go on from the fastest
+# ones.
 _NUM_SEARCHES = 10
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
 def best_found(
-    problem: Problem, levels: ArrayLike = True, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+    problem: Problem,
+    levels: ArrayLike = True,
+    *,
+    tolerance: ArrayLike = 1e-7,
+    max_steps: int = 60,
 ) -> Optimum:
-    r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
+    r"""The least E τ̂(x,T) of several local searches over `levels`, bool
+    `[max_workers]`.
 
     `bound` is the larger of `ordered_bound` and the certified optimum of the convex
-    relaxation, whose search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a
-    local optimum.
+    relaxation, whose search has `tolerance` and `max_steps`. CONVERGED: the best search
+    ended at a local optimum.
     """
     levels = problem.exists & jnp.asarray(levels)
     total = problem.total
     bounding = with_least_start_up(problem)
-    relaxed = optimal_partition(bounding, levels, tolerance=tolerance, max_steps=max_steps)
+    relaxed = optimal_partition(
+        bounding, levels, tolerance=tolerance, max_steps=max_steps
+    )
 
     def value_of(share: Array) -> Array:
-        # A quarter of the time for a uniform start-up; with half of the nodes 2 of 200 plans were
-        # slower.
+        # A quarter of the time for a uniform start-up; with half of the nodes 2 of 200
+        # plans were slower.
         load = load_of(problem, share * total)
         nodes = NUM_NODES * 3 // 4
         runtime = iteration_of(problem).expected_completion(load, num_nodes=nodes)
@@ -54,7 +62,9 @@ def best_found(
 
     starts = _starts(levels, relaxed.point / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
-    values = jnp.where(jnp.tile(levels, 2), values, jnp.inf)  # a start for each level that there is
+    values = jnp.where(
+        jnp.tile(levels, 2), values, jnp.inf
+    )  # a start for each level that there is
     unit = jnp.nanmin(values)
 
     def search(share: Array) -> Optimum:
@@ -76,12 +86,14 @@ def best_found(
 
 
 def ordered_bound(problem: Problem, levels: Array) -> Array:
-    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics.
+    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order
+    statistics.
 
-    Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is
-    m takes E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no
-    further than y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t
-    by which, from the best m, these are L coordinates.
+    Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose
+    lowest level is m takes E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N
+    - n. By a time t it gets no further than y_n = min_i (t - E S_(i)) / (κ E
+    T_(N-n+1-i)), ascending; the bound is the least t by which, from the best m, these
+    are L coordinates.
     """
     iteration = iteration_of(problem)
     size = problem.max_workers
@@ -111,7 +123,9 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 
 def _starts(levels: Array, relaxed: Array) -> Array:
-    """Shares to begin with, `[2 max_workers, max_workers]`: `relaxed` if there is no such level."""
+    """Shares to begin with, `[2 max_workers, max_workers]`: `relaxed` if there is no
+    such level.
+    """
     open_ = levels & np.tri(levels.size, dtype=bool).T
     lowest = jax.nn.one_hot(jnp.argmax(open_, axis=1), levels.size, dtype=relaxed.dtype)
     above = jnp.where(open_, relaxed, 0)

@@ -1,13 +1,15 @@
-r"""The stochastic projected subgradient method (section V-A of the paper), made scale-free.
+r"""The stochastic projected subgradient method (section V-A of the paper), made
+scale-free.
 
 On the unit simplex u = x/L, with the objective in a unit near its value:
 
     u ← Π(u - η_i g_i),   g_i = ∇_u mean_b max_n T_(N-n) y_n(u) over a fresh mini-batch,
     η_i = D / (Σ_{j≤i} ‖g_j - mean g_j‖²)^½,
 
-the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019) instead of the
-paper's fixed schedule: it needs no knowledge of the distribution's scale, slope or tail. The answer
-is an average of the iterates, weighted towards the last ones (Shamir & Zhang 2013).
+the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019)
+instead of the paper's fixed schedule: it needs no knowledge of the distribution's
+scale, slope or tail. The answer is an average of the iterates, weighted towards the
+last ones (Shamir & Zhang 2013).
 """
 
 import math
@@ -30,9 +32,9 @@ from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.search import Optimum
 
-# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine
-# distributions, from nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps;
-# others are 1 % off.
+# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best
+# for nine distributions, from nearly deterministic ones to Pareto 1.2, at N = 5 and 20
+# after 1000 steps; others are 1 % off.
 _STEP = 0.1
 
 
@@ -41,8 +43,8 @@ class Subgradient(Method):
     r"""The paper's stochastic projected subgradient method; needs a key.
 
     Args:
-      tolerance: stops when the best value has improved by less, relatively, since the check before
-        last; a negative one never stops.
+      tolerance: stops when the best value has improved by less, relatively, since the
+        check before last; a negative one never stops.
       batch_size: draws a step; static, as are the next two.
       check_every: steps between exact evaluations.
       max_steps: in all.
@@ -69,8 +71,8 @@ class Subgradient(Method):
 class _Search(NamedTuple):
     """The best averaged iterate so far, and what the next check begins with.
 
-    That is the iterate, its average and the sum of squares so far, of shares; how many checks there
-    were, and whether another one follows.
+    That is the iterate, its average and the sum of squares so far, of shares; how many
+    checks there were, and whether another one follows.
     """
 
     best: Optimum
@@ -82,17 +84,22 @@ class _Search(NamedTuple):
 
 
 def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
-    r"""-D g / (Σ ‖g‖²)^½ and the sum with this `slope`, from that of the `squares` before."""
+    r"""-D g / (Σ ‖g‖²)^½ and the sum with this `slope`, from that of the `squares`
+    before.
+    """
     squares = squares + jnp.sum(slope**2)
-    return -_STEP * slope / jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)), squares
+    return -_STEP * slope / jnp.sqrt(
+        jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)
+    ), squares
 
 
 def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> Optimum:
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
-    The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one
-    checked, and `aux` has the best value at each check. Where nothing is traced all of it goes by
-    programs that other methods have too, and constants by NumPy.
+    The averaged iterate is evaluated exactly every `check_every` steps; the answer is
+    the best one checked, and `aux` has the best value at each check. Where nothing is
+    traced all of it goes by programs that other methods have too, and constants by
+    NumPy.
     """
     traced = not at_hand((problem, key, method))
     xp: Any = jnp if traced else np
@@ -130,13 +137,17 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
 
 
 @jax.jit
-def _go_on(problem: Problem, key: Array, at: _Search, value: Array, method: Subgradient) -> _Search:
-    """Check the average, of this value, and take the steps to the next check, if there is one."""
+def _go_on(
+    problem: Problem, key: Array, at: _Search, value: Array, method: Subgradient
+) -> _Search:
+    """Check the average, of this value, and take the steps to the next check, if there
+    is one.
+    """
     iteration = iteration_of(problem)
     levels = problem.exists
     workers = problem.num_workers
-    # Any unit near the objective will do: steps do not depend on it, but squares of slopes may
-    # underflow.
+    # Any unit near the objective will do: steps do not depend on it, but squares of
+    # slopes may underflow.
     law = iteration.pooled().with_fast_inverse()
     half = jnp.log(2.0).astype(problem.dtype)
     median = law.inverse_cumulative_hazard(half)
@@ -144,12 +155,17 @@ def _go_on(problem: Problem, key: Array, at: _Search, value: Array, method: Subg
     def batch_loss(share: Array, times: Array) -> Array:
         return jnp.mean(max_finish_time(cumulative_load(share), times)) / median
 
-    def step(i: Array, iterate: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(
+        i: Array, iterate: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
         share, average, squares = iterate
-        times = iteration.sorted_draws(jax.random.fold_in(key, i), method.batch_size, problem.dtype)
+        times = iteration.sorted_draws(
+            jax.random.fold_in(key, i), method.batch_size, problem.dtype
+        )
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
-        # The mean of a slope moves no point of a simplex: it is left out of the norm too.
+        # The mean of a slope moves no point of a simplex: it is left out of the norm
+        # too.
         move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
         share = project_partition(share + move, 1.0, levels)
         eta = 3.0  # Shamir & Zhang's
@@ -162,14 +178,18 @@ def _go_on(problem: Problem, key: Array, at: _Search, value: Array, method: Subg
     met = (check >= 2) & ~(improvement > method.tolerance)
     more = (check < history.size - 1) & ~met
     first = check * method.check_every
-    last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
+    last = jnp.where(
+        more, jnp.minimum(first + method.check_every, method.max_steps), first
+    )
     iterate = (at.share, at.average, at.squares)
     share, average, squares = jax.lax.fori_loop(first, last, step, iterate)
     converged = met & (improvement <= method.tolerance)
     status = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
     best = at.best._replace(
-        point=jnp.where(value < at.best.value, at.average * problem.total, at.best.point),
+        point=jnp.where(
+            value < at.best.value, at.average * problem.total, at.best.point
+        ),
         value=least,
         status=status.astype(int),
         num_steps=jnp.minimum(first, method.max_steps),

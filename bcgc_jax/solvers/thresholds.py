@@ -1,25 +1,27 @@
 r"""The partition that meets a deadline most probably, where times are atoms.
 
-Workers are alike, and each has one of K pairs of a start-up and a cycle time. Take these in the
-order of the load that they manage by t. Level n is in time for the first i_n + 1 of them, i_0 ≥ i_1
-≥ …, and P(τ ≤ t) depends on this path of thresholds alone: a level that is not in use has the
-threshold of the one before. So for each path the question is how many coordinates are in time.
-Scaled to L, the partitions that have the most, one for each path, have an optimum among them.
+Workers are alike, and each has one of K pairs of a start-up and a cycle time. Take
+these in the order of the load that they manage by t. Level n is in time for the first
+i_n + 1 of them, i_0 ≥ i_1 ≥ …, and P(τ ≤ t) depends on this path of thresholds alone: a
+level that is not in use has the threshold of the one before. So for each path the
+question is how many coordinates are in time. Scaled to L, the partitions that have the
+most, one for each path, have an optimum among them.
 
-Proven: most coordinates are in time if each level in turn takes all that pair i_n leaves it, for a
-coordinate costs less at a lower level. Where a link sends while a worker computes that is not so: a
-small first level lets the link begin early. There the most is that of a linear program, for pair k
-and each level j up to the last level m that is in time for it,
+Proven: most coordinates are in time if each level in turn takes all that pair i_n
+leaves it, for a coordinate costs less at a lower level. Where a link sends while a
+worker computes that is not so: a small first level lets the link begin early. There the
+most is that of a linear program, for pair k and each level j up to the last level m
+that is in time for it,
 
     S_k + T_k y_j + c (X_m - X_{j-1}) ≤ t.
 
-Both need a link to have one start-up: with several, other pairs may be in time at a high level than
-at a low one, and no path says which.
+Both need a link to have one start-up: with several, other pairs may be in time at a
+high level than at a low one, and no path says which.
 
-Few paths are all tried, which finds the optimum. Else a local search moves the threshold of one
-level up and that of another down, and the levels between follow; it may miss the optimum. With the
-link of above it fills each level in turn first, and goes on by linear programs where these are
-small enough.
+Few paths are all tried, which finds the optimum. Else a local search moves the
+threshold of one level up and that of another down, and the levels between follow; it
+may miss the optimum. With the link of above it fills each level in turn first, and goes
+on by linear programs where these are small enough.
 """
 
 import functools
@@ -51,15 +53,16 @@ _MOST_PIVOTS = 2**26
 MOST_WORKERS = 64
 # Moves of a round, times pairs of levels.
 _MOST_MOVES = 2**21
-# The most points that a round goes on with: of 100 problems with N = 8 and K = 9 four were missed
-# with 16, by 0.14 at most, and none with 64.
+# The most points that a round goes on with: of 100 problems with N = 8 and K = 9 four
+# were missed with 16, by 0.14 at most, and none with 64.
 _KEPT = 64
 # What a threshold moves by.
 _STEPS = np.array([1, 2])
 
 
 class Thresholds(NamedTuple):
-    """A deadline t and start-ups, `[K]`, in units of κ, with the cycle times that go with them.
+    """A deadline t and start-ups, `[K]`, in units of κ, with the cycle times that go
+    with them.
 
     The pairs that do most by t come first.
     """
@@ -94,7 +97,9 @@ class Thresholds(NamedTuple):
         return _MOST_PIVOTS // (self.times.size * self.problem.max_workers**3)
 
     def best(self) -> Optimum:
-        """The shares of the best of all paths, and P(late), which no others are below."""
+        """The shares of the best of all paths, and P(late), which no others are
+        below.
+        """
         size = self.problem.max_workers
         rising = itertools.combinations_with_replacement(range(self.times.size), size)
         paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
@@ -105,7 +110,9 @@ class Thresholds(NamedTuple):
         return found._replace(bound=found.value)
 
     def better(self, shares: Array, max_steps: int) -> Optimum:
-        """The best shares that a local search finds from the first of `shares`, and P(late)."""
+        """The best shares that a local search finds from the first of `shares`, and
+        P(late).
+        """
         size = self.problem.max_workers
         kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
         found = self._searched(shares, kept, max_steps, self.shares)
@@ -116,7 +123,11 @@ class Thresholds(NamedTuple):
         return again._replace(num_steps=found.num_steps + again.num_steps)
 
     def _searched(
-        self, shares: Array, kept: int, max_steps: int, shares_of: Callable[[Array], Array]
+        self,
+        shares: Array,
+        kept: int,
+        max_steps: int,
+        shares_of: Callable[[Array], Array],
     ) -> Optimum:
         begin = jnp.resize(shares, (kept, shares.shape[1]))
         nowhere = jnp.full(kept, jnp.inf, shares.dtype)
@@ -133,7 +144,11 @@ class Thresholds(NamedTuple):
 
         Uncoded, where nothing is in time for these.
         """
-        return self._as_shares(self._programmed(path)) if self.overlaps else self.shares(path)
+        return (
+            self._as_shares(self._programmed(path))
+            if self.overlaps
+            else self.shares(path)
+        )
 
     def shares(self, path: Array) -> Array:
         """The same, each level in turn as large as it can be."""
@@ -153,7 +168,9 @@ class Thresholds(NamedTuple):
         return jnp.where(total > 0, sizes / jnp.where(total > 0, total, 1), uncoded)
 
     def _programmed(self, path: Array) -> Array:
-        """The sizes of the largest sum, with a link that sends while a worker computes."""
+        """The sizes of the largest sum, with a link that sends while a worker
+        computes.
+        """
         link = self.problem.send_load / self.problem.scale
         level = np.arange(path.size)
         pair = np.arange(self.times.size)
@@ -205,16 +222,22 @@ class Thresholds(NamedTuple):
         return jnp.maximum(in_time, 1) - 1
 
     def moved(self, shares: Array, shares_of: Callable[[Array], Array]) -> Array:
-        """The shares, and those of their paths with a threshold up or not, and one down or not."""
+        """The shares, and those of their paths with a threshold up or not, and one down
+        or not.
+        """
         paths = jax.vmap(self.path)(shares)
         n = np.arange(paths.shape[1])
         level, step = (a.ravel() for a in np.meshgrid(n, _STEPS))
         level = np.append(0, level)
         step = np.append(0, step)
         highest = jnp.minimum(paths[:, level] + step, self.times.size - 1)[..., None]
-        up = jnp.where(n <= level[:, None], jnp.maximum(paths[:, None], highest), paths[:, None])
+        up = jnp.where(
+            n <= level[:, None], jnp.maximum(paths[:, None], highest), paths[:, None]
+        )
         lowest = jnp.maximum(up[:, :, level] - step, 0)[..., None]
-        down = jnp.where(n >= level[:, None], jnp.minimum(up[:, :, None], lowest), up[:, :, None])
+        down = jnp.where(
+            n >= level[:, None], jnp.minimum(up[:, :, None], lowest), up[:, :, None]
+        )
         others = jax.vmap(shares_of)(down.reshape(-1, n.size))
         return jnp.concatenate([shares, others])
 

@@ -1,4 +1,6 @@
-"""Which workers may be absent from a step, so that those present store all of its data."""
+"""Which workers may be absent from a step, so that those present store all of its
+data.
+"""
 
 from collections.abc import Collection
 
@@ -26,8 +28,9 @@ def missing(storage: Storage, present: Collection[int]) -> str:
             same = [chunk for chunk in lost if sorted(row[chunk]) == holders]
             absent = len(storage.holders) - len(there)
             return (
-                f"{_named('chunk', same)} of subset {subset} {'is' if len(same) == 1 else 'are'} "
-                f"stored by {_named('worker', holders)} alone, and {_are_absent(len(holders))}; "
+                f"{_named('chunk', same)} of subset {subset} "
+                f"{'is' if len(same) == 1 else 'are'} stored by "
+                f"{_named('worker', holders)} alone, and {_are_absent(len(holders))}; "
                 f"store {_count(absent + 1)} subsets to bear any {_count(absent)}"
             )
     return ""

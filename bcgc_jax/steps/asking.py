@@ -1,13 +1,17 @@
-"""What it costs to ask for a chunk: the way to the coordinator and back, and its own time."""
+"""What it costs to ask for a chunk: the way to the coordinator and back, and its own
+time.
+"""
 
 from typing import NamedTuple
 
 
 class Asking(NamedTuple):
-    """A question takes `delay`, and the coordinator answers one at a time, in `service` seconds.
+    """A question takes `delay`, and the coordinator answers one at a time, in `service`
+    seconds.
 
     Attributes:
-      delay: seconds from the coordinator to a worker and back, with what both do for it.
+      delay: seconds from the coordinator to a worker and back, with what both do for
+        it.
       service: seconds of the coordinator for a question; another one waits for so long.
     """
 
@@ -20,7 +24,8 @@ class Asking(NamedTuple):
         return self.delay + self.service
 
 
-# By `python -m benchmarks --only questions` on two cores, a worker that computes for 5 ms before it
-# asks has its answer after 0.7 ms, the median; who asks at once after 0.15 ms, for nothing has gone
-# to sleep. `python -m experiments.promised` shows how far promises with these numbers are off.
+# By `python -m benchmarks --only questions` on two cores, a worker that computes for 5
+# ms before it asks has its answer after 0.7 ms, the median; who asks at once after 0.15
+# ms, for nothing has gone to sleep. `python -m experiments.promised` shows how far
+# promises with these numbers are off.
 MEASURED = Asking(delay=5e-4, service=2e-4)

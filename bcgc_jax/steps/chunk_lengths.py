@@ -1,4 +1,6 @@
-"""How long chunks are: their sizes, lengths that are predicted before a step, and whole ticks."""
+"""How long chunks are: their sizes, lengths that are predicted before a step, and whole
+ticks.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,8 +10,8 @@ import numpy as np
 # The parts of the last chunk of a subset: small ones level out the end of a step.
 _LAST = (2, 1, 1)
 UNITS = sum(_LAST)
-# A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths enough to
-# move what is saved by a tenth of a point.
+# A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths
+# enough to move what is saved by a tenth of a point.
 TICKS = 2**16
 # No chunk weighs more: sums stay whole in floating point.
 _MOST = 2**36
@@ -20,7 +22,8 @@ _LEAST = 0.01
 
 
 def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
-    """The sizes of a subset's chunks: `UNITS` each, of which the last is cut again if not `equal`.
+    """The sizes of a subset's chunks: `UNITS` each, of which the last is cut again if
+    not `equal`.
 
     >>> chunk_sizes(3), chunk_sizes(3, equal=True)
     ((4, 4, 2, 1, 1), (4, 4, 4))
@@ -28,10 +31,13 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
     return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
 
 
-def lengths_of_pieces(lengths: np.ndarray, sizes: Sequence[int], fixed: Any = 0.0) -> np.ndarray:
+def lengths_of_pieces(
+    lengths: np.ndarray, sizes: Sequence[int], fixed: Any = 0.0
+) -> np.ndarray:
     """Cut whole chunks, `[..., C]`, into pieces of these sizes, `[..., C']`.
 
-    A piece takes so many `fixed` seconds whatever its size, where its chunk takes as many.
+    A piece takes so many `fixed` seconds whatever its size, where its chunk takes as
+    many.
 
     >>> lengths_of_pieces(np.array([1.0, 2.0]), chunk_sizes(2), fixed=1.0).tolist()
     [1.0, 1.5, 1.25, 1.25]
@@ -43,12 +49,15 @@ def lengths_of_pieces(lengths: np.ndarray, sizes: Sequence[int], fixed: Any = 0.
 
 
 def ticks_of(costs: Any, usual: float) -> np.ndarray:
-    """Return the ticks of predicted seconds, whole numbers >= 1; a `usual` chunk has `TICKS`.
+    """Return the ticks of predicted seconds, whole numbers >= 1; a `usual` chunk has
+    `TICKS`.
 
     >>> ticks_of([0.5, 1.0, 1e-9], usual=0.5).tolist()
     [65536, 131072, 1]
     """
-    return np.clip(np.rint(np.asarray(costs) / usual * TICKS), 1, _MOST).astype(np.int64)
+    return np.clip(np.rint(np.asarray(costs) / usual * TICKS), 1, _MOST).astype(
+        np.int64
+    )
 
 
 class LoadLine(NamedTuple):
@@ -66,7 +75,8 @@ class LoadLine(NamedTuple):
 
     @classmethod
     def proportional(cls, loads: Any, shares: Sequence[float]) -> "LoadLine":
-        """Lengths as the loads say, of pieces with these `shares` of a chunk, `[..., C']`.
+        """Lengths as the loads say, of pieces with these `shares` of a chunk,
+        `[..., C']`.
 
         >>> LoadLine.proportional([4.0, 1.0, 1.0], [1.0, 0.25, 0.25])
         LoadLine(base=0.0, slope=1.0, usual=4.0)
@@ -85,7 +95,9 @@ class LoadLine(NamedTuple):
         measured = np.isfinite(seconds)
         x = loads[measured]
         y = seconds[measured]
-        (base, slope), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
+        (base, slope), *_ = np.linalg.lstsq(
+            np.stack([np.ones(x.size), x], axis=1), y, rcond=None
+        )
         return cls(float(base), float(slope), float(y.mean()))
 
     def costs(self, loads: Any, shares: Any = 1.0) -> np.ndarray:

@@ -10,8 +10,9 @@ from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.ledger import Ledger, Name
 from bcgc_jax.steps.paces import Paces, hand_out
 
-# Where chunks are copied, times that differ by rounding alone are the same: who ends just then
-# needs no look. Elsewhere nobody looks, and `lockstep` compares times as they are.
+# Where chunks are copied, times that differ by rounding alone are the same: who ends
+# just then needs no look. Elsewhere nobody looks, and `lockstep` compares times as they
+# are.
 _ROUNDING = 1e-14
 
 
@@ -37,22 +38,26 @@ def driven(
 ) -> StepEnd:
     """Play all workers, and the coordinator, of a step that nobody has begun.
 
-    A worker asks at its start, and again when it has ended a chunk. The coordinator hears one
-    question at a time, and knows then of all chunks that have ended by now. `lockstep` computes
-    many such steps at once.
+    A worker asks at its start, and again when it has ended a chunk. The coordinator
+    hears one question at a time, and knows then of all chunks that have ended by now.
+    `lockstep` computes many such steps at once.
 
     Args:
       ledger: of the step.
       paces: of the step.
-      seconds: of each chunk with each worker, `[N, M]`, in the order of `Ledger.holders`.
+      seconds: of each chunk with each worker, `[N, M]`, in the order of
+        `Ledger.holders`.
       starts: when each worker begins, `[N]`; None: all at 0.
-      pauses: seconds by which the first chunk of each worker takes longer, its second, …, `[N, K]`.
+      pauses: seconds by which the first chunk of each worker takes longer, its second,
+        …, `[N, K]`.
       asking: what a question costs; nothing by default.
 
     Raises ValueError where nobody is left who could compute a chunk.
 
     >>> from bcgc_jax.steps.placement import Storage
-    >>> ledger = Ledger(0, Storage((((0, 1),) * 2, ((1, 0),) * 2)), [[4, 4], [4, 4]], "chunks")
+    >>> ledger = Ledger(
+    ...     0, Storage((((0, 1),) * 2, ((1, 0),) * 2)), [[4, 4], [4, 4]], "chunks"
+    ... )
     >>> driven(ledger, Paces(2), np.array([[1.0] * 4, [3.0] * 4]))
     StepEnd(time=3.0, busy=array([3., 3.]))
     """
@@ -60,7 +65,9 @@ def driven(
     workers = len(seconds)
     number = {chunk: k for k, chunk in enumerate(ledger.holders)}
     asks = np.zeros(workers) if starts is None else np.array(starts, float)
-    to_come = [[] if pauses is None else list(pauses[worker]) for worker in range(workers)]
+    to_come = [
+        [] if pauses is None else list(pauses[worker]) for worker in range(workers)
+    ]
     tickets: dict[int, Name] = {}
     resting: set[int] = set()
     now = hears = end = 0.0  # the coordinator hears no question before `hears`
@@ -92,13 +99,21 @@ def driven(
     return StepEnd(end, np.maximum(busy, end))
 
 
-def _next_event(ledger: Ledger, paces: Paces, resting: set[int], now: float, asked: float) -> float:
-    """When a question is heard, or before that a copy is worth it or a worker is overdue."""
+def _next_event(
+    ledger: Ledger, paces: Paces, resting: set[int], now: float, asked: float
+) -> float:
+    """When a question is heard, or before that a copy is worth it or a worker is
+    overdue.
+    """
     look = math.inf
     if ledger.ends == "sums":
-        copies = {worker: ledger.begun(worker) for worker in ledger.may_be_given(resting)}
+        copies = {
+            worker: ledger.begun(worker) for worker in ledger.may_be_given(resting)
+        }
         look = paces.next_look(now, ledger.voided, copies)
     following = look if look < (1 - _ROUNDING) * asked else asked
     if following == math.inf:
-        raise ValueError("nobody is left who stores the chunks that are missing, and answers")
+        raise ValueError(
+            "nobody is left who stores the chunks that are missing, and answers"
+        )
     return following

@@ -1,4 +1,6 @@
-"""What a step tells of its workers and its data: paces, lengths and pauses, whoever did what."""
+"""What a step tells of its workers and its data: paces, lengths and pauses, whoever did
+what.
+"""
 
 import math
 from collections import deque
@@ -21,8 +23,8 @@ class Timed(NamedTuple):
       who: the worker of each, `[M]`.
       seconds: that each took, `[M]`.
       sizes: what each takes as a share of a whole chunk, `[M]`.
-      is_shared: whether chunks were handed out: then a long one is its worker's pause. Else who did
-        it had no choice, and its data may be long.
+      is_shared: whether chunks were handed out: then a long one is its worker's pause.
+        Else who did it had no choice, and its data may be long.
     """
 
     who: np.ndarray
@@ -48,15 +50,21 @@ class Estimate(NamedTuple):
 class Known(NamedTuple):
     """What earlier steps have shown of N workers.
 
-    ln pace = (z_w - mean z) B / (B + V / C_w), where z_w is the mean of ln seconds of the C_w whole
-    chunks that worker w did, V is the variance of chunks around it, and B that between workers. So
-    what chance explains is no pace. Who did no chunk keeps its last z_w.
+    ln pace = (z_w - mean z) B / (B + V / C_w), where z_w is the mean of ln seconds of
+    the C_w whole chunks that worker w did, V is the variance of chunks around it, and B
+    that between workers. So what chance explains is no pace. Who did no chunk keeps its
+    last z_w.
 
     Attributes:
       usual: z_w of the last step, `[N]`; NaN before there is one.
       between, within: sums of B and of V over steps, in which old steps fade alike.
 
-    >>> step = Timed(np.array([0, 0, 1, 1]), np.array([1.0, 1, 4, 4]), np.ones(4), is_shared=False)
+    >>> step = Timed(
+    ...     np.array([0, 0, 1, 1]),
+    ...     np.array([1.0, 1, 4, 4]),
+    ...     np.ones(4),
+    ...     is_shared=False,
+    ... )
     >>> _, estimate = Known.of(2).after(step)
     >>> estimate.paces.tolist(), estimate.lengths.tolist()
     ([0.5, 2.0], [2.0, 2.0, 2.0, 2.0])
@@ -101,7 +109,8 @@ class Reader:
     """Reads one step after the other: whole own chunks, or pieces that were handed out.
 
     Args:
-      shares: of the pieces of a subset, 1 for a whole chunk, `[C']`; own steps do not need them.
+      shares: of the pieces of a subset, 1 for a whole chunk, `[C']`; own steps do not
+        need them.
       num_workers: N.
 
     >>> reader = Reader(np.array([1.0, 0.5, 0.5]), num_workers=2)
@@ -146,7 +155,9 @@ class Reader:
         return self.shares + self.fixed * (1 - self.shares)
 
     def _note_fixed(self, who: np.ndarray, seconds: np.ndarray) -> None:
-        """Hold the pieces that a worker did against its whole chunks in the same step."""
+        """Hold the pieces that a worker did against its whole chunks in the same
+        step.
+        """
         shares = np.tile(self.shares, self.num_workers)
         whole = shares == 1
         count = np.bincount(who[whole], minlength=self.num_workers)
@@ -159,11 +170,13 @@ class Reader:
             self._fixed.append(float(np.clip(np.median(fixed), 0.0, 1.0)))
 
 
-def _without_pauses(step: Timed, z: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _without_pauses(
+    step: Timed, z: np.ndarray, usual: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """ln seconds of chunks as if nobody had paused, `[M]`, and the pauses, `[N]`.
 
-    A pause lies in the longest chunk of a worker, and is what exceeds the mean of its others, or
-    what is `usual` with it, where there are none.
+    A pause lies in the longest chunk of a worker, and is what exceeds the mean of its
+    others, or what is `usual` with it, where there are none.
     """
     z = z.copy()
     pauses = np.zeros(len(usual))
@@ -173,6 +186,8 @@ def _without_pauses(step: Timed, z: np.ndarray, usual: np.ndarray) -> tuple[np.n
         others = done[done != longest]
         rest = z[others].mean() if others.size else usual[worker]
         if z[longest] - rest > _LONG:
-            pauses[worker] = step.seconds[longest] - math.exp(rest) * step.sizes[longest]
+            pauses[worker] = (
+                step.seconds[longest] - math.exp(rest) * step.sizes[longest]
+            )
             z[longest] = rest
     return z, pauses

@@ -1,4 +1,6 @@
-"""Who stores what where workers of a host are slow or leave together: holders on other hosts."""
+"""Who stores what where workers of a host are slow or leave together: holders on other
+hosts.
+"""
 
 import functools
 from collections import Counter
@@ -19,11 +21,13 @@ def numbered(hosts: Sequence[Hashable]) -> tuple[int, ...]:
 
 @functools.cache
 def by_hosts(hosts: tuple[int, ...], max_subsets: int, num_chunks: int) -> Storage:
-    """As much as `max_subsets` subsets each, and the holders of a chunk on different hosts.
+    """As much as `max_subsets` subsets each, and the holders of a chunk on different
+    hosts.
 
-    Workers stand on a circle, those of a host side by side. With n the most workers of a host an
-    offset from n to N - n leads to another host, for each worker. So D holders that are n apart are
-    on D hosts, wherever n <= N / D; the rest of the circle is spread over the chunks of a subset.
+    Workers stand on a circle, those of a host side by side. With n the most workers of
+    a host an offset from n to N - n leads to another host, for each worker. So D
+    holders that are n apart are on D hosts, wherever n <= N / D; the rest of the circle
+    is spread over the chunks of a subset.
 
     >>> by_hosts((0, 0, 1, 1), 2, 3).holders[0]
     ((0, 2), (0, 3), (0, 2))
@@ -32,7 +36,9 @@ def by_hosts(hosts: tuple[int, ...], max_subsets: int, num_chunks: int) -> Stora
     circle = sorted(range(workers), key=lambda worker: (hosts[worker], worker))
     place = {worker: number for number, worker in enumerate(circle)}
     size = Counter(hosts)
-    first = {host: min(place[w] for w in range(workers) if hosts[w] == host) for host in size}
+    first = {
+        host: min(place[w] for w in range(workers) if hosts[w] == host) for host in size
+    }
     apart = max(min(max(size.values()), workers // max_subsets), 1)
     free = workers - max_subsets * apart
 

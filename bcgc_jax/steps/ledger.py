@@ -1,10 +1,11 @@
 """Hands out the chunks of one step, so that each is in exactly one sum that is added.
 
-That holds whatever is late, lost, repeated or reordered. There is no I/O here and no clock: callers
-pass in what needs them.
+That holds whatever is late, lost, repeated or reordered. There is no I/O here and no
+clock: callers pass in what needs them.
 
-A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or
-added (that sum has arrived). `State.keeper` has one sum for a kept chunk. So no two sums overlap.
+A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's
+sum), or added (that sum has arrived). `State.keeper` has one sum for a kept chunk. So
+no two sums overlap.
 """
 
 import itertools
@@ -21,7 +22,9 @@ Label = frozenset[Chunk]  # what a sum consists of
 
 
 class Name(NamedTuple):
-    """The name, never used twice, of a ticket (one handing-out of a chunk) or of a sum."""
+    """The name, never used twice, of a ticket (one handing-out of a chunk) or of a
+    sum.
+    """
 
     step: int
     number: int
@@ -84,17 +87,18 @@ class State(NamedTuple):
 class Ledger:
     """Who computes which chunk of a step, and whose gradient counts.
 
-    A worker makes one exchange at a time and repeats it until it is answered: `done` with its last
-    ticket, `wanted`, `next`, and `stands` for each of its sums and the one that `done` names. With
-    the answer it forgets the sums that do not stand. Then it adds or drops its gradient. Only then
-    it begins the next chunk. So it has two vectors at most: a sum and the current gradient, or a
-    sum on its way and the next one. It never changes a sum that it was asked for. Another thread
-    sends this sum while a chunk computes.
+    A worker makes one exchange at a time and repeats it until it is answered: `done`
+    with its last ticket, `wanted`, `next`, and `stands` for each of its sums and the
+    one that `done` names. With the answer it forgets the sums that do not stand. Then
+    it adds or drops its gradient. Only then it begins the next chunk. So it has two
+    vectors at most: a sum and the current gradient, or a sum on its way and the next
+    one. It never changes a sum that it was asked for. Another thread sends this sum
+    while a chunk computes.
 
-    If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and adds the
-    vector if told so. The step ends when it is `settled`. If it ends with `"chunks"`, the sums go
-    into an all-reduce when the step is `complete` and every worker was told. Then nothing is
-    copied, and a lost worker makes the step fail.
+    If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and
+    adds the vector if told so. The step ends when it is `settled`. If it ends with
+    `"chunks"`, the sums go into an all-reduce when the step is `complete` and every
+    worker was told. Then nothing is copied, and a lost worker makes the step fail.
 
     Args:
       step: its number; a step that is tried again needs a new one.
@@ -119,8 +123,11 @@ class Ledger:
     False
     >>> ledger.complete, ledger.wanted(first) == (name, {(0, 0)})
     (True, True)
-    >>> ledger.arrived(first, name, {(0, 0)}), ledger.arrived(first, name,
-    ...     {(0, 0)}), ledger.settled
+    >>> (
+    ...     ledger.arrived(first, name, {(0, 0)}),
+    ...     ledger.arrived(first, name, {(0, 0)}),
+    ...     ledger.settled,
+    ... )
     (True, False, False)
     """
 
@@ -140,7 +147,9 @@ class Ledger:
         self.ends = ends
         self.queue = Queue(storage, sizes, ticks_of_unit)
         self.holders = self.queue.holders
-        self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
+        self._running: dict[
+            int, tuple[Name, Chunk]
+        ] = {}  # the ticket of each worker that has one
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
         self._decided: dict[tuple[Member, Name], Name | None] = {}
@@ -159,7 +168,9 @@ class Ledger:
     # What a worker asks.
 
     def done(self, who: Member, ticket: Name) -> Name | None:
-        """The sum to add this gradient to, the same if asked again; None: drop the gradient."""
+        """The sum to add this gradient to, the same if asked again; None: drop the
+        gradient.
+        """
         if not self._hears(who):
             return None
         held, chunk = self._running.get(who.worker, (None, None))
@@ -169,13 +180,18 @@ class Ledger:
         return self._decided.get((who, ticket))
 
     def next(
-        self, who: Member, seconds: Sequence[float] | np.ndarray, worth: Iterable[Chunk] = ()
+        self,
+        who: Member,
+        seconds: Sequence[float] | np.ndarray,
+        worth: Iterable[Chunk] = (),
     ) -> tuple[Name, Chunk] | None:
-        """A ticket and the chunk to compute, the same until it is done; None: rest, and ask again.
+        """A ticket and the chunk to compute, the same until it is done; None: rest, and
+        ask again.
 
         Args:
           seconds: what each worker takes for a tick, `[N]`, as expected now.
-          worth: the begun chunks of which a copy by this worker is worth its time, the best first.
+          worth: the begun chunks of which a copy by this worker is worth its time, the
+            best first.
         """
         if not self._hears(who) or self.failed:
             return None
@@ -206,14 +222,20 @@ class Ledger:
             # what it computes from now on is another sum
             self._closed[worker] = self._filling.pop(worker)
         closed = self._closed.get(worker)
-        return None if closed is None else (closed.name, frozenset(self._contents[closed]))
+        return (
+            None if closed is None else (closed.name, frozenset(self._contents[closed]))
+        )
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
-        """Whether to add this vector, now: True at most once. The worker can forget it then."""
+        """Whether to add this vector, now: True at most once. The worker can forget it
+        then.
+        """
         if not self._hears(who) or not self.stands(who, name):
             return False
         this = Sum(who.worker, name)
-        if self._closed.get(who.worker) != this or self._contents[this] != frozenset(label):
+        if self._closed.get(who.worker) != this or self._contents[this] != frozenset(
+            label
+        ):
             self._void(this)
             return False
         del self._closed[who.worker], self._contents[this]
@@ -223,17 +245,23 @@ class Ledger:
         return True
 
     def seconds_anew(self, worker: int, seconds: Sequence[float] | np.ndarray) -> float:
-        """Seconds in which others compute the closed sum of a worker anew, one chunk after another.
+        """Seconds in which others compute the closed sum of a worker anew, one chunk
+        after another.
 
-        Infinity where a chunk has no other holder that answers. `seconds` are those of `next`.
+        Infinity where a chunk has no other holder that answers. `seconds` are those of
+        `next`.
         """
         closed = self._closed.get(worker)
         if closed is None:
             return math.inf
         total = 0.0
         for chunk in self._contents[closed]:
-            others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
-            total += self.queue.weight(chunk) * min((seconds[b] for b in others), default=math.inf)
+            others = [
+                b for b in self.holders[chunk] if b != worker and self._answers(b)
+            ]
+            total += self.queue.weight(chunk) * min(
+                (seconds[b] for b in others), default=math.inf
+            )
         return total
 
     # What is heard of a worker.
@@ -245,7 +273,9 @@ class Ledger:
     def present(self, who: Member) -> bool:
         """Whether this is a living worker's present process, in this step."""
         step, worker, life = who
-        return worker in self._alive and step == self.step and life == self._lives[worker]
+        return (
+            worker in self._alive and step == self.step and life == self._lives[worker]
+        )
 
     def late(self, worker: int) -> None:
         """Marks a worker until it is heard of. By that alone it loses nothing."""
@@ -253,7 +283,9 @@ class Ledger:
             self._overdue.add(worker)
 
     def lost(self, worker: int) -> None:
-        """The worker's process is given up: what it keeps and computes is open again."""
+        """The worker's process is given up: what it keeps and computes is open
+        again.
+        """
         if worker not in self._alive:
             return
         self._alive.remove(worker)
@@ -275,7 +307,8 @@ class Ledger:
     # How the step stands.
 
     def may_be_given(self, free: Collection[int]) -> list[int]:
-        """Of workers that ask, those to ask `next` for, by number; it gives the others nothing.
+        """Of workers that ask, those to ask `next` for, by number; it gives the others
+        nothing.
 
         Who was overdue is among them, for it is heard of now.
         """
@@ -290,7 +323,9 @@ class Ledger:
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
-        """The chunks that a worker may copy: others compute them, and it stores no open one."""
+        """The chunks that a worker may copy: others compute them, and it stores no open
+        one.
+        """
         if self.queue.num_open(worker):
             return []
         return [chunk for chunk in self.queue.stored[worker] if chunk in self._begun]
@@ -310,12 +345,16 @@ class Ledger:
     @property
     def roster(self) -> Roster:
         """The workers, for the next step."""
-        return Roster(tuple(self._lives), frozenset(self._alive), frozenset(self._overdue))
+        return Roster(
+            tuple(self._lives), frozenset(self._alive), frozenset(self._overdue)
+        )
 
     @property
     def complete(self) -> bool:
         """Whether every chunk is kept or added."""
-        return not self.failed and len(self._keeper) + len(self._added) == len(self.holders)
+        return not self.failed and len(self._keeper) + len(self._added) == len(
+            self.holders
+        )
 
     @property
     def settled(self) -> bool:
@@ -323,7 +362,9 @@ class Ledger:
         return len(self._added) == len(self.holders)
 
     def possible(self, coming: Collection[int] = ()) -> bool:
-        """Whether the step can end with the living workers and those that are coming."""
+        """Whether the step can end with the living workers and those that are
+        coming.
+        """
         if self.failed:
             return False
         able = self._alive.union(coming)
@@ -358,22 +399,31 @@ class Ledger:
         return lost | self._overdue
 
     def _given_up(self, worker: int) -> Chunk | None:
-        """One that only overdue workers compute, or else one that such a worker keeps."""
+        """One that only overdue workers compute, or else one that such a worker
+        keeps.
+        """
         if not self._overdue:
             return None
         stored = self.queue.stored[worker]
-        begun = (c for c in stored if c in self._begun and self._runners[c] <= self._overdue)
+        begun = (
+            c for c in stored if c in self._begun and self._runners[c] <= self._overdue
+        )
         kept = (c for c in stored if self._replaceable(c))
         return next(itertools.chain(begun, kept), None)
 
     def _replaceable(self, chunk: Chunk) -> bool:
-        """Whether an overdue worker keeps it, nobody copies it, and others can do its whole sum."""
+        """Whether an overdue worker keeps it, nobody copies it, and others can do its
+        whole sum.
+        """
         kept = self._keeper.get(chunk)
         if kept is None or kept.worker not in self._overdue:
             return False
         if not self._runners[chunk] <= self._overdue:
             return False
-        return all(any(map(self._answers, self.holders[other])) for other in self._contents[kept])
+        return all(
+            any(map(self._answers, self.holders[other]))
+            for other in self._contents[kept]
+        )
 
     def _answers(self, worker: int) -> bool:
         return worker in self._alive and worker not in self._overdue
@@ -405,9 +455,13 @@ class Ledger:
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
-        """Keeps it if it is the first, or if the first one's worker is overdue and not heard of."""
+        """Keeps it if it is the first, or if the first one's worker is overdue and not
+        heard of.
+        """
         kept = self._keeper.get(chunk)
-        if chunk in self._added or (kept is not None and kept.worker not in self._overdue):
+        if chunk in self._added or (
+            kept is not None and kept.worker not in self._overdue
+        ):
             return None
         if kept is not None:
             self._void(kept)

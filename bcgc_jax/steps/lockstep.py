@@ -1,7 +1,8 @@
-"""Work sharing in many steps at once, an event at a time in all; no program is compiled for it.
+"""Work sharing in many steps at once, an event at a time in all; no program is compiled
+for it.
 
-The rule is that of `Ledger` and `Paces`, to the last bit: what `serve` hands out is what is
-replayed here (tests/handout/test_promise.py).
+The rule is that of `Ledger` and `Paces`, to the last bit: what `serve` hands out is
+what is replayed here (tests/handout/test_promise.py).
 """
 
 from typing import NamedTuple
@@ -21,8 +22,10 @@ class Chunks(NamedTuple):
     Attributes:
       paces: by which a worker multiplies a chunk's length, `[S, N]`.
       lengths: seconds at pace 1, `[S, M]`.
-      pauses: seconds that a worker pauses in its first chunk, its second, …, `[S, N, K]`.
-      ticks: predicted lengths, `[S, M]`, whole; None where nothing is known but the sizes.
+      pauses: seconds that a worker pauses in its first chunk, its second, …,
+        `[S, N, K]`.
+      ticks: predicted lengths, `[S, M]`, whole; None where nothing is known but the
+        sizes.
       starts: when a worker begins, `[S, N]`; None: all at 0.
     """
 
@@ -34,7 +37,9 @@ class Chunks(NamedTuple):
 
 
 class _Clock:
-    """When each worker of each step asks again, `[S, N]`, and how many chunks it has begun."""
+    """When each worker of each step asks again, `[S, N]`, and how many chunks it has
+    begun.
+    """
 
     def __init__(self, chunks: Chunks, asking: Asking) -> None:
         steps, workers = chunks.paces.shape
@@ -47,7 +52,9 @@ class _Clock:
         self.begun = np.zeros((steps, workers), int)
         # After its last recorded chunk a worker pauses no more.
         self.pauses = np.append(chunks.pauses, np.zeros((steps, workers, 1)), axis=2)
-        self.free = np.zeros(steps)  # from then on the coordinator hears the next question
+        self.free = np.zeros(
+            steps
+        )  # from then on the coordinator hears the next question
         self.end = np.zeros(steps)
 
     def hear(self, worker: np.ndarray) -> np.ndarray:
@@ -57,22 +64,36 @@ class _Clock:
         return heard
 
     def begin(
-        self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray, heard: np.ndarray
+        self,
+        worker: np.ndarray,
+        chunk: np.ndarray,
+        begins: np.ndarray,
+        heard: np.ndarray,
     ) -> None:
-        """A worker in each step, `[S]`, begins a chunk where it `begins`, else it rests."""
+        """A worker in each step, `[S]`, begins a chunk where it `begins`, else it
+        rests.
+        """
         at = self.steps, worker
         number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
-        until = heard + self.asking.alone + seconds + self.pauses[self.steps, worker, number]
+        until = (
+            heard
+            + self.asking.alone
+            + seconds
+            + self.pauses[self.steps, worker, number]
+        )
         self.end = np.where(begins, np.maximum(self.end, until), self.end)
         self.until[at] = np.where(begins, until, np.inf)
         self.begun[at] += 1
 
 
 def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.ndarray:
-    """Return when all is done, `[S]`, if all store all and take chunks in this order, `[S, M]`.
+    """Return when all is done, `[S]`, if all store all and take chunks in this order,
+    `[S, M]`.
 
-    >>> chunks = Chunks(np.ones((1, 2)), np.array([[2.0, 3.0, 1.0]]), np.zeros((1, 2, 0)))
+    >>> chunks = Chunks(
+    ...     np.ones((1, 2)), np.array([[2.0, 3.0, 1.0]]), np.zeros((1, 2, 0))
+    ... )
     >>> in_turn(chunks, np.array([[0, 2, 1]])).tolist()
     [4.0]
     """
@@ -84,7 +105,9 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     return clock.end
 
 
-def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None) -> np.ndarray:
+def handed_out(
+    tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
+) -> np.ndarray:
     """Return when all have ended their last chunks, `[S]`, handed out neediest first.
 
     Workers' paces are learnt from their chunks. By default questions cost nothing.
@@ -105,7 +128,9 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
     every = clock.steps
     # The weight of what nobody has begun, and less than nothing for the rest.
     fresh = np.where(np.arange(count + 1) < count, weight, weight.dtype.type(_BEGUN))
-    needs = None if stored.shape[1] == count else _Needs(weight, stored, holders, workers)
+    needs = (
+        None if stored.shape[1] == count else _Needs(weight, stored, holders, workers)
+    )
     for _ in range(count + workers):
         worker = clock.until.argmin(axis=1)
         heard = clock.hear(worker)
@@ -128,8 +153,8 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
 def _neediest(first: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the places, `[S]`, of the greatest needs times weights, `[S, K]`.
 
-    Of equal products the greatest weight is taken. The weight of a chunk that is not open is
-    below 0, so its key is below those of open ones.
+    Of equal products the greatest weight is taken. The weight of a chunk that is not
+    open is below 0, so its key is below those of open ones.
     """
     key = first * weight
     greatest = key == key.max(axis=1, keepdims=True)
@@ -137,7 +162,9 @@ def _neediest(first: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 class _Needs:
-    """When the other holders of a chunk would come to it, by what is left and by their paces."""
+    """When the other holders of a chunk would come to it, by what is left and by their
+    paces.
+    """
 
     def __init__(
         self, weight: np.ndarray, stored: np.ndarray, holders: np.ndarray, workers: int
@@ -149,15 +176,23 @@ class _Needs:
         self.others = _others(stored, holders, workers)
         # Nobody, who holds what is no chunk, comes last.
         nobody = np.zeros((steps, 1))
-        self.left = np.append(weight[:, stored].sum(axis=2, dtype=float), nobody, axis=1)
+        self.left = np.append(
+            weight[:, stored].sum(axis=2, dtype=float), nobody, axis=1
+        )
         self.need = np.full((steps, workers + 1), np.inf)
         self.learnt = _Learnt(steps, workers)
 
-    def first(self, worker: np.ndarray, until: np.ndarray, heard: np.ndarray) -> np.ndarray:
-        """Return when the first other holder would come to each chunk of a worker, `[S, K]`."""
+    def first(
+        self, worker: np.ndarray, until: np.ndarray, heard: np.ndarray
+    ) -> np.ndarray:
+        """Return when the first other holder would come to each chunk of a worker,
+        `[S, K]`.
+        """
         expected = self.learnt.expected(until, heard)
         np.multiply(self.left[:, :-1], expected, out=self.need[:, :-1])
-        return np.min([_entries(self.need, other[worker]) for other in self.others], axis=0)
+        return np.min(
+            [_entries(self.need, other[worker]) for other in self.others], axis=0
+        )
 
     def begin(
         self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray, now: np.ndarray
@@ -178,15 +213,23 @@ class _Learnt:
         self.began = np.full((steps, workers), np.inf)
 
     def begin(
-        self, worker: np.ndarray, weight: np.ndarray, begins: np.ndarray, now: np.ndarray
+        self,
+        worker: np.ndarray,
+        weight: np.ndarray,
+        begins: np.ndarray,
+        now: np.ndarray,
     ) -> None:
-        """A worker in each step, `[S]`, begins a chunk of this weight where it `begins`."""
+        """A worker in each step, `[S]`, begins a chunk of this weight where it
+        `begins`.
+        """
         at = self.steps, worker
         self.running[at] = np.where(begins, weight, 1)
         self.began[at] = np.where(begins, now, np.inf)
 
     def expected(self, until: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is known."""
+        """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is
+        known.
+        """
         so_far = now[:, None] - self.began
         so_far /= self.running
         ended = until <= now[:, None]
@@ -202,13 +245,17 @@ class _Learnt:
 
 
 def _entries(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the entries of each row of a table, `[S, M]`, at its `columns`, `[S, K]`."""
+    """Return the entries of each row of a table, `[S, M]`, at its `columns`,
+    `[S, K]`.
+    """
     first = np.arange(0, table.size, table.shape[1])
     return table.ravel().take(first[:, None] + columns)
 
 
 def _others(stored: np.ndarray, holders: np.ndarray, workers: int) -> list[np.ndarray]:
-    """Return the first other holders of each worker's chunks, `[N, S]`, second, …; N for none."""
+    """Return the first other holders of each worker's chunks, `[N, S]`, second, …; N
+    for none.
+    """
     found = holders[stored]
     found = np.where(found == np.arange(workers)[:, None, None], workers, found)
     found = np.sort(found, axis=2)[:, :, : max(found.shape[2] - 1, 1)]

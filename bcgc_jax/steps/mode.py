@@ -1,4 +1,6 @@
-"""Is the next step shared? What sharing would have saved in the last steps decides; no clock."""
+"""Is the next step shared? What sharing would have saved in the last steps decides; no
+clock.
+"""
 
 import math
 from typing import NamedTuple
@@ -7,14 +9,16 @@ import numpy as np
 
 # Steps before the first decision, and that are averaged at most.
 _FIRST, _MOST = 2, 128
-# So many of the newest steps may contradict those before, and by so many standard errors: then
-# those before are forgotten. At least `_BEFORE` are needed to be contradicted.
+# So many of the newest steps may contradict those before, and by so many standard
+# errors: then those before are forgotten. At least `_BEFORE` are needed to be
+# contradicted.
 _NEWEST = (2, 3, 4, 6, 8, 12, 16, 32)
 _CONTRADICTED = 12.0
 _BEFORE = 4
 # Of an own step, that sharing must save.
 _MARGIN = 0.005
-# Standard errors that the saving must be above 0 to begin sharing, or below 0 to end it.
+# Standard errors that the saving must be above 0 to begin sharing, or below 0 to end
+# it.
 _BEGIN, _END = 1.0, 0.5
 
 
@@ -38,7 +42,9 @@ class Mode(NamedTuple):
     own: tuple[float, ...] = ()
 
     def after(self, own: float, shared: float) -> "Mode":
-        """The mode after a step that takes so many seconds in either mode, one of them replayed."""
+        """The mode after a step that takes so many seconds in either mode, one of them
+        replayed.
+        """
         saved = (*self.saved, own - shared)[-_MOST:]
         owns = (*self.own, own)[-_MOST:]
         new = _contradicting(saved, float(np.mean(owns)))
@@ -62,7 +68,9 @@ class Mode(NamedTuple):
 
 
 def _contradicting(saved: tuple[float, ...], own: float) -> int:
-    """How many of the newest steps contradict those before most clearly; 0 where none do."""
+    """How many of the newest steps contradict those before most clearly; 0 where none
+    do.
+    """
     clearest = _CONTRADICTED
     contradicting = 0
     for new in _NEWEST:
@@ -71,7 +79,9 @@ def _contradicting(saved: tuple[float, ...], own: float) -> int:
         newest = np.array(saved[-new:])
         before = np.array(saved[:-new])
         within = new * newest.var() + before.size * before.var()
-        error = math.sqrt(within / (new + before.size - 2) * (1 / new + 1 / before.size))
+        error = math.sqrt(
+            within / (new + before.size - 2) * (1 / new + 1 / before.size)
+        )
         gap = abs(newest.mean() - before.mean()) - _MARGIN * own
         clear = gap / max(error, 1e-30)
         if clear > clearest:

@@ -7,21 +7,22 @@ import numpy as np
 
 from bcgc_jax.steps.ledger import Chunk, Ledger, Name
 
-# A copy is worth it if this many times its own time is less than the expected rest of the running
-# chunk.
+# A copy is worth it if this many times its own time is less than the expected rest of
+# the running chunk.
 WORTH = 1.5
-# A worker is overdue after this many times the mean. With less there are false alarms where times
-# vary.
+# A worker is overdue after this many times the mean. With less there are false alarms
+# where times vary.
 PATIENCE = 2.0
 
 
 class Paces:
-    """The times of one step, for `Ledger`: `seconds` and `worth` for `next`, `overdue` for `late`.
+    """The times of one step, for `Ledger`: `seconds` and `worth` for `next`, `overdue`
+    for `late`.
 
-    A worker is expected to take as long for a tick as for its last chunk, or as its running chunk
-    has taken by now if that is more. Before its first one it is expected to take the mean of the
-    others. Before anybody has done a chunk all are taken to be alike. `Queue.weight` says how
-    many ticks a chunk has.
+    A worker is expected to take as long for a tick as for its last chunk, or as its
+    running chunk has taken by now if that is more. Before its first one it is expected
+    to take the mean of the others. Before anybody has done a chunk all are taken to be
+    alike. `Queue.weight` says how many ticks a chunk has.
 
     >>> paces = Paces(2)
     >>> for worker in (0, 1):
@@ -38,13 +39,17 @@ class Paces:
         self._taken = np.zeros(num_workers)  # for all chunks that are done
         self._done = np.zeros(num_workers)  # their ticks
         self._taken_by_all = self._done_by_all = 0.0
-        self._mean = math.inf  # of all workers, for a tick; infinity before anything is known
+        self._mean = (
+            math.inf
+        )  # of all workers, for a tick; infinity before anything is known
         self._own_mean = np.zeros(num_workers)
         self._expected = np.full(num_workers, np.inf)  # for a tick, whatever runs
         self._unknown = set(
             range(num_workers)
         )  # workers whose last chunk took no time, or none yet
-        self._began = np.full(num_workers, np.inf)  # the running chunk; infinity for none
+        self._began = np.full(
+            num_workers, np.inf
+        )  # the running chunk; infinity for none
         self._ticks = np.ones(num_workers)  # of the running chunk
         self._running: dict[int, Chunk] = {}
         self._runners: dict[Chunk, set[int]] = {}
@@ -74,27 +79,38 @@ class Paces:
         if 0 < len(self._unknown) < len(self._last):
             # `lockstep` adds up the same numbers in the same order.
             unknown = list(self._unknown)
-            self._expected[unknown] = self._last.sum() / (len(self._last) - len(unknown))
+            self._expected[unknown] = self._last.sum() / (
+                len(self._last) - len(unknown)
+            )
 
     def lost(self, worker: int) -> None:
-        """A worker's process is given up; what is known of its speed stays, for the next one."""
+        """A worker's process is given up; what is known of its speed stays, for the
+        next one.
+        """
         chunk = self._running.pop(worker, None)
         if chunk is not None:
             self._runners[chunk].remove(worker)
             self._began[worker] = np.inf
 
     def seconds(self, now: float) -> np.ndarray:
-        """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing is known."""
+        """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing
+        is known.
+        """
         if len(self._unknown) == len(self._last):
             return np.ones(len(self._last))
         return np.maximum(self._expected, (now - self._began) / self._ticks)
 
-    def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
-        """The running chunks that are worth a copy by a free worker, the latest expected end first.
+    def worth(
+        self, worker: int, now: float, among: Iterable[Chunk] | None = None
+    ) -> list[Chunk]:
+        """The running chunks that are worth a copy by a free worker, the latest
+        expected end first.
 
         Chunks are looked for `among` these, by default all that run.
         """
-        own = max(self._expected[worker], (now - self._began[worker]) / self._ticks[worker])
+        own = max(
+            self._expected[worker], (now - self._began[worker]) / self._ticks[worker]
+        )
         ends: dict[Chunk, float] = {}
         for chunk in self._runners if among is None else among:
             runs = sorted(self._runners.get(chunk, ()))
@@ -103,30 +119,47 @@ class Paces:
         return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
     def overdue(self, now: float, voided: int = 0) -> list[int]:
-        """The workers that run a chunk for too long; each of `voided` sums doubles the patience."""
+        """The workers that run a chunk for too long; each of `voided` sums doubles the
+        patience.
+        """
         return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
     def patience(self, worker: int, ticks: int, voided: int = 0) -> float:
         """Seconds in which a worker has done a chunk; infinity if nothing is known."""
-        return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * ticks
+        return (
+            PATIENCE
+            * 2**voided
+            * max(float(self._own_mean[worker]), self._mean)
+            * ticks
+        )
 
     def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
-        """Seconds until a sum is computed `anew`: others came within `usual` seconds."""
+        """Seconds until a sum is computed `anew`: others came within `usual`
+        seconds.
+        """
         return 2**voided * max(usual, WORTH * anew)
 
     def next_look(
-        self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
+        self,
+        now: float,
+        voided: int = 0,
+        copies: Mapping[int, Collection[Chunk]] | None = None,
     ) -> float:
-        """When a worker is overdue or a copy worth it next, if nothing else happens; inf for never.
+        """When a worker is overdue or a copy worth it next, if nothing else happens;
+        inf for never.
 
         `copies` are the running chunks that each free worker may copy; by default all.
         """
         if copies is None:
-            copies = dict.fromkeys(np.flatnonzero(self._began == np.inf).tolist(), self._runners)
+            copies = dict.fromkeys(
+                np.flatnonzero(self._began == np.inf).tolist(), self._runners
+            )
         times = self._deadlines(voided)
         for worker, chunks in copies.items():
             runs = [run for chunk in chunks for run in self._runners.get(chunk, ())]
-            times = np.append(times, self._worth_from(runs, self._expected[worker], now))
+            times = np.append(
+                times, self._worth_from(runs, self._expected[worker], now)
+            )
         return float(np.min(times, where=times > now, initial=np.inf))
 
     def _deadlines(self, voided: int) -> np.ndarray:
@@ -135,24 +168,32 @@ class Paces:
         return self._began + PATIENCE * 2**voided * expected
 
     def _ends(self, workers: list[int], now: float) -> np.ndarray:
-        """A chunk that is unknown or late is expected to take twice what it has taken by now."""
+        """A chunk that is unknown or late is expected to take twice what it has taken
+        by now.
+        """
         began = self._began[workers]
         expected = began + self._last[workers] * self._ticks[workers]
         return np.where(expected > now, expected, now + (now - began))
 
     def _worth_from(self, workers: list[int], own: float, now: float) -> np.ndarray:
-        """When a copy begins to be worth it for a worker that takes `own` for a tick."""
+        """When a copy begins to be worth it for a worker that takes `own` for a
+        tick.
+        """
         began = self._began[workers]
         ticks = self._ticks[workers]
         needed = WORTH * own * ticks
         expected = self._last[workers] * ticks
-        return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))
+        return np.where(
+            began + expected - now > needed, now, began + np.maximum(expected, needed)
+        )
 
 
 def hand_out(
     ledger: Ledger, paces: Paces, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
-    """Gives free workers chunks that run from now on: the worker, its ticket, and the chunk."""
+    """Gives free workers chunks that run from now on: the worker, its ticket, and the
+    chunk.
+    """
     handed_out = []
     seconds = paces.seconds(now)
     for worker in ledger.may_be_given(free):

@@ -1,4 +1,6 @@
-"""Who stores which data, and what a coordinator of work sharing must know: a `Placement`."""
+"""Who stores which data, and what a coordinator of work sharing must know: a
+`Placement`.
+"""
 
 import functools
 import json
@@ -23,18 +25,22 @@ _TRIES = 400
 def on_circle(num_workers: int, stored: int) -> Storage:
     """Worker w stores the subsets w, w+1, …, w + `stored` - 1 of a circle."""
     turns = range(stored)
-    return Storage.of_subsets([[(w + k) % num_workers for k in turns] for w in range(num_workers)])
+    return Storage.of_subsets(
+        [[(w + k) % num_workers for k in turns] for w in range(num_workers)]
+    )
 
 
 @functools.cache
 def spread(
     num_workers: int, max_subsets: int, num_chunks: int, num_offsets: int | None = None
 ) -> Storage:
-    """Worker w stores its own subset, and single chunks of others: `max_subsets` subsets in all.
+    """Worker w stores its own subset, and single chunks of others: `max_subsets`
+    subsets in all.
 
-    Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for
-    each: so help comes from nearly everywhere, not from neighbours alone. With a few `num_offsets`
-    chunks have them in turn: then more sets of absent workers are borne.
+    Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk,
+    others for each: so help comes from nearly everywhere, not from neighbours alone.
+    With a few `num_offsets` chunks have them in turn: then more sets of absent workers
+    are borne.
 
     >>> spread(5, 2, 3).holders[0]
     ((0, 2), (0, 1), (0, 3))
@@ -46,20 +52,26 @@ def spread(
         return tuple((subset + offset) % num_workers for offset in of_chunk)
 
     subsets = range(num_workers)
-    return Storage(tuple(tuple(holders(j, of_chunk) for of_chunk in offsets) for j in subsets))
+    return Storage(
+        tuple(tuple(holders(j, of_chunk) for of_chunk in offsets) for j in subsets)
+    )
 
 
 @functools.cache
 def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
-    """All chunks of a subset have the same holders, for data loaders that serve whole subsets.
+    """All chunks of a subset have the same holders, for data loaders that serve whole
+    subsets.
 
-    Subset j is stored by j and by j + o for `max_subsets` - 1 offsets o, the same for all subsets.
+    Subset j is stored by j and by j + o for `max_subsets` - 1 offsets o, the same for
+    all subsets.
 
     >>> whole_subsets(20, 3, 1).holders[0]
     ((0, 1, 5),)
     """
     offsets = _uneven_offsets(num_workers, max_subsets)
-    of_subset = [tuple((j + o) % num_workers for o in offsets) for j in range(num_workers)]
+    of_subset = [
+        tuple((j + o) % num_workers for o in offsets) for j in range(num_workers)
+    ]
     return Storage(tuple((holders,) * num_chunks for holders in of_subset))
 
 
@@ -70,11 +82,13 @@ class Placement(NamedTuple):
       num_workers: N.
       max_subsets: D, from 1, where nothing is shared, to N.
       chunks: C.
-      equal_chunks: whether the last chunk of a subset stays whole; it does where nothing is shared.
+      equal_chunks: whether the last chunk of a subset stays whole; it does where
+        nothing is shared.
       whole_subsets: whether workers store whole subsets, not chunks of many.
-      load_line: predicts a chunk's seconds from its load; None: lengths are proportional to loads.
-      hosts: that of each worker, by number: holders of a chunk are on different ones, as far as
-        hosts are small enough; None: all alike.
+      load_line: predicts a chunk's seconds from its load; None: lengths are
+        proportional to loads.
+      hosts: that of each worker, by number: holders of a chunk are on different ones,
+        as far as hosts are small enough; None: all alike.
       offsets: how many offsets chunks have, in turn; None: each its own.
 
     >>> place = Placement(num_workers=5, max_subsets=2, chunks=3)
@@ -117,26 +131,32 @@ class Placement(NamedTuple):
         """Raise ValueError for numbers that are no such placement."""
         if not 1 <= self.max_subsets <= self.num_workers or self.chunks < 1:
             raise ValueError(
-                f"{self.num_workers} workers store from 1 to {self.num_workers} subsets each, in 1 "
-                f"chunk or more: got {self.max_subsets} subsets in {self.chunks} chunks"
+                f"{self.num_workers} workers store from 1 to {self.num_workers} "
+                f"subsets each, in 1 chunk or more: got {self.max_subsets} subsets in "
+                f"{self.chunks} chunks"
             )
         if self.hosts is not None and len(self.hosts) != self.num_workers:
             raise ValueError(
-                f"hosts must name that of each of {self.num_workers} workers: got {len(self.hosts)}"
+                f"hosts must name that of each of {self.num_workers} workers: got "
+                f"{len(self.hosts)}"
             )
-        if self.offsets is not None and not 1 <= self.offsets < max(self.num_workers, 2):
+        if self.offsets is not None and not 1 <= self.offsets < max(
+            self.num_workers, 2
+        ):
             raise ValueError(
                 f"offsets must be from 1 to {self.num_workers - 1}: got {self.offsets}"
             )
         if self.offsets is not None and (self.hosts is not None or self.whole_subsets):
-            raise ValueError("offsets are of chunks: leave out hosts and whole subsets, or offsets")
+            raise ValueError(
+                "offsets are of chunks: leave out hosts and whole subsets, or offsets"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Placement":
         """Read the plan that `bcgc advise --out` or `bcgc solve --out` wrote.
 
-        Raises ValueError for a file that is no plan of work sharing, OSError where it cannot be
-        read.
+        Raises ValueError for a file that is no plan of work sharing, OSError where it
+        cannot be read.
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -147,13 +167,15 @@ class Placement(NamedTuple):
             place.check()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no plan of work sharing, as `bcgc advise --out` writes it: {error}"
+                f"{path} is no plan of work sharing, as `bcgc advise --out` writes it: "
+                f"{error}"
             ) from error
         return place
 
 
 class ChunkTables(NamedTuple):
-    """Which chunks a worker may be given, in NumPy. There are M; a worker stores at most S.
+    """Which chunks a worker may be given, in NumPy. There are M; a worker stores at
+    most S.
 
     Attributes:
       size: of each chunk, and 0 for none, `[M + 1]`.
@@ -172,7 +194,9 @@ def chunk_tables(storage: Storage, sizes: tuple[int, ...]) -> ChunkTables:
     chunks = [some for subset in storage.holders for some in subset]
     stored = [[j * len(sizes) + c for j, c in mine] for mine in storage.chunks()]
     size = np.array([*(sizes * len(stored)), 0], np.int32)
-    return ChunkTables(size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored)))
+    return ChunkTables(
+        size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored))
+    )
 
 
 def _placement_of(rule: dict[str, Any]) -> Placement:
@@ -180,7 +204,9 @@ def _placement_of(rule: dict[str, Any]) -> Placement:
     for name in names:
         kind = type(Placement._field_defaults.get(name, 1))
         if type(rule[name]) is not kind:
-            raise ValueError(f"{name} must be of type {kind.__name__}, got {rule[name]!r}")
+            raise ValueError(
+                f"{name} must be of type {kind.__name__}, got {rule[name]!r}"
+            )
     line = None
     if rule.get("load_line") is not None:
         base, slope = rule["load_line"]
@@ -199,7 +225,9 @@ def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
 
 
 def _uneven_offsets(workers: int, stored: int) -> list[int]:
-    """Offsets one by one, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: help comes from far."""
+    """Offsets one by one, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: help comes
+    from far.
+    """
     turns = np.outer(np.arange(workers), np.arange(1, workers)) / workers
     waves = np.exp(2j * np.pi * turns.T)  # of each offset, [N - 1, N]
     offsets = [0]
@@ -228,19 +256,26 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
 
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
-    """Chunk by chunk the offsets whose differences occurred least: no two workers share much."""
+    """Chunk by chunk the offsets whose differences occurred least: no two workers share
+    much.
+    """
     rng = np.random.default_rng(0)
     apart = ~np.eye(stored, dtype=bool)
     met = np.zeros(workers, int)
 
     def met_with(offsets: np.ndarray) -> np.ndarray:
-        """How often each difference has occurred, with those of a chunk of these offsets."""
+        """How often each difference has occurred, with those of a chunk of these
+        offsets.
+        """
         differences = (offsets[:, None] - offsets)[apart] % workers
         return met + np.bincount(differences, minlength=workers)
 
     of_chunks = []
     for _ in range(chunks):
-        others = [rng.choice(workers - 1, stored - 1, replace=False) + 1 for _ in range(_TRIES)]
+        others = [
+            rng.choice(workers - 1, stored - 1, replace=False) + 1
+            for _ in range(_TRIES)
+        ]
         counts = [met_with(np.append(0, some)) for some in others]
         best = min(range(_TRIES), key=lambda k: int(np.sum(counts[k] ** 2)))
         met = counts[best]

@@ -1,4 +1,6 @@
-"""Which of the chunks that nobody has begun a free worker computes next: the neediest one."""
+"""Which of the chunks that nobody has begun a free worker computes next: the neediest
+one.
+"""
 
 import functools
 from collections.abc import Sequence, Set
@@ -10,26 +12,30 @@ from bcgc_jax.steps.placement import Storage
 
 Chunk = tuple[int, int]  # its subset, and its number there
 
-# In place of the weight of a chunk that is not open: its key is below those of open ones.
+# In place of the weight of a chunk that is not open: its key is below those of open
+# ones.
 _BEGUN = -1
 
 
 class Queue:
-    """The open chunks of a step, those that nobody has begun, and what they leave to each worker.
+    """The open chunks of a step, those that nobody has begun, and what they leave to
+    each worker.
 
     A free worker takes, of the open chunks c that it stores, the one with the greatest
 
         weight(c) min_b left(b) seconds(b),    b: the other holders of c that answer,
 
-    where left(b) is the weight of all open chunks that b stores, in ticks. So left(b) seconds(b) is
-    when b would have done all of these. Of equal products the greatest weight decides. Of equal
-    weights a worker takes its own chunk, then the first by number.
+    where left(b) is the weight of all open chunks that b stores, in ticks. So left(b)
+    seconds(b) is when b would have done all of these. Of equal products the greatest
+    weight decides. Of equal weights a worker takes its own chunk, then the first by
+    number.
 
     Args:
       storage: who stores which chunk.
-      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that ties are
-        exact.
-      ticks_of_unit: what a unit of size weighs until lengths of chunks are known, see `reweigh`.
+      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that
+        ties are exact.
+      ticks_of_unit: what a unit of size weighs until lengths of chunks are known, see
+        `reweigh`.
 
     Attributes:
       holders: of each chunk the workers that store it.
@@ -44,9 +50,13 @@ class Queue:
     ((1, 0), 4)
     """
 
-    def __init__(self, storage: Storage, sizes: Sequence[Sequence[int]], ticks_of_unit: int = 1):
+    def __init__(
+        self, storage: Storage, sizes: Sequence[Sequence[int]], ticks_of_unit: int = 1
+    ):
         if [len(row) for row in sizes] != [len(row) for row in storage.holders]:
-            raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
+            raise ValueError(
+                f"sizes must be of the subsets and chunks of the storage, got {sizes}"
+            )
         self._tables = _tables(storage)
         self.holders = self._tables.holders
         self.stored = storage.chunks()
@@ -56,9 +66,12 @@ class Queue:
         self._sizes = np.array([size for row in sizes for size in row])
         self._is_known = np.zeros(len(self._sizes), bool)
         self._weights = self._sizes * ticks_of_unit
-        self._open_weights = self._weights.copy()  # `_BEGUN` for those that are not open
+        self._open_weights = (
+            self._weights.copy()
+        )  # `_BEGUN` for those that are not open
         self._left = self._weights_stored()
-        # When each worker would have done all that is left to it; the last entry is for none.
+        # When each worker would have done all that is left to it; the last entry is for
+        # none.
         self._comes = np.full(len(self.stored) + 1, np.inf)
 
     def num_open(self, worker: int) -> int:
@@ -118,7 +131,8 @@ class Queue:
     def reweigh(self, subset: int, ticks: Sequence[int]) -> None:
         """The lengths of a subset's chunks are known: whole ticks >= 1, `[C]`.
 
-        Chunks of unknown length weigh by their size, as much as the known ones do on average.
+        Chunks of unknown length weigh by their size, as much as the known ones do on
+        average.
         """
         numbers = [self._tables.number[subset, place] for place in range(len(ticks))]
         self._is_known[numbers] = True
@@ -153,8 +167,10 @@ class _Tables(NamedTuple):
       holders: of each chunk the workers that store it.
       who: the same, by the chunk's number.
       pairs: the same, a chunk's number and a worker in each column, `[2, P]`.
-      stored: of each worker the numbers of its chunks, in the order of `Storage.chunks`, `[K]`.
-      groups: of each worker the other holders of its chunks, each set once, then N, `[G, D]`.
+      stored: of each worker the numbers of its chunks, in the order of
+        `Storage.chunks`, `[K]`.
+      groups: of each worker the other holders of its chunks, each set once, then N,
+        `[G, D]`.
       group: of each worker the row in `groups` of each of its chunks, `[K]`.
     """
 
@@ -169,7 +185,11 @@ class _Tables(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _tables(storage: Storage) -> _Tables:
-    holders = {(j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)}
+    holders = {
+        (j, c): who
+        for j, row in enumerate(storage.holders)
+        for c, who in enumerate(row)
+    }
     number = {chunk: place for place, chunk in enumerate(holders)}
     nobody = len(storage.holders)
     stored, groups, group = [], [], []
@@ -182,5 +202,7 @@ def _tables(storage: Storage) -> _Tables:
         groups.append(np.array(rows, int))
         group.append(np.array([row_of[who] for who in others], int))
     who = list(map(np.array, holders.values()))
-    pairs = np.array([np.repeat(np.arange(len(who)), list(map(len, who))), np.concatenate(who)])
+    pairs = np.array(
+        [np.repeat(np.arange(len(who)), list(map(len, who))), np.concatenate(who)]
+    )
     return _Tables(number, holders, who, pairs, stored, groups, group)

@@ -11,14 +11,15 @@ from bcgc_jax.steps.steps import Outcome, Steps
 class Rule:
     """Says when a step has ended, for workers that go by a plan.
 
-    Those of `plans` answer for a law, by what workers have spent after each task; a `LogRule` for
-    the steps of a log.
+    Those of `plans` answer for a law, by what workers have spent after each task; a
+    `LogRule` for the steps of a log.
 
     Attributes:
       exact_gradient: whether what comes of it is the gradient of all data.
-      bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the
-        levels in question; "groups", all sizes of blocks of these groups; "storage", every exact
-        scheme of workers that store as much; "" if there is none.
+      bound_of: which plans a lower bound of such a plan is for: "levels", all
+        partitions of the levels in question; "groups", all sizes of blocks of these
+        groups; "storage", every exact scheme of workers that store as much; "" if there
+        is none.
     """
 
     exact_gradient: bool = True

@@ -10,15 +10,17 @@ class Steps(NamedTuple):
     """S steps of N workers, each of which has a subset of the data in C chunks.
 
     Attributes:
-      pace: factor by which a worker multiplies the length of a chunk in a step, `[S, N]`.
+      pace: factor by which a worker multiplies the length of a chunk in a step,
+        `[S, N]`.
       lengths: seconds of chunk c of subset j at pace 1, both passes, `[S, N, C]`.
-      pauses: seconds that a worker pauses in its first chunk, its second, …, `[S, N, K]`.
+      pauses: seconds that a worker pauses in its first chunk, its second, …,
+        `[S, N, K]`.
       stays: ln of the part of the pace that stays with a worker, `[S, N]`.
-      costs: lengths as predicted before the step, from other steps, `[S, N, C]`; None where nothing
-        is known but the sizes.
+      costs: lengths as predicted before the step, from other steps, `[S, N, C]`; None
+        where nothing is known but the sizes.
       forward: what a forward pass takes of a backward pass; 0 where that is not known.
-      lock_step: whether chunk k of all workers is computed together, as with FSDP: the next one
-        begins when the slowest has ended it.
+      lock_step: whether chunk k of all workers is computed together, as with FSDP: the
+        next one begins when the slowest has ended it.
 
     >>> nothing, chunks = np.zeros((1, 2)), np.ones((1, 2, 4))
     >>> steps = Steps(np.array([[1.0, 3.0]]), chunks, 0 * chunks, stays=nothing)
@@ -28,8 +30,13 @@ class Steps(NamedTuple):
     Of two chunks of 3 and 1 s, and of 1 and 3 s, each pair takes 3 s in lock-step:
 
     >>> chunks = np.array([[[3.0, 1.0], [1.0, 3.0]]])
-    >>> together = Steps(np.ones((1, 2)), chunks, 0 * chunks, nothing, chunks, lock_step=True)
-    >>> together.last().tolist(), together.dealt(np.array([[[0, 1], [3, 2]]])).last().tolist()
+    >>> together = Steps(
+    ...     np.ones((1, 2)), chunks, 0 * chunks, nothing, chunks, lock_step=True
+    ... )
+    >>> (
+    ...     together.last().tolist(),
+    ...     together.dealt(np.array([[[0, 1], [3, 2]]])).last().tolist(),
+    ... )
     ([6.0], [4.0])
     """
 
@@ -51,13 +58,17 @@ class Steps(NamedTuple):
         return self.pace * self.lengths.sum(axis=2) + self.pauses.sum(axis=2)
 
     def last(self) -> np.ndarray:
-        """When the slowest worker has ended, `[S]`; in lock-step Σ_k max_n of the k-th chunks."""
+        """When the slowest worker has ended, `[S]`; in lock-step Σ_k max_n of the k-th
+        chunks.
+        """
         if self.lock_step:
             return self.seconds.max(axis=1).sum(axis=1)
         return self.times().max(axis=1)
 
     def dealt(self, chunks: np.ndarray) -> "Steps":
-        """The same steps with other chunks: worker n's k-th is number `chunks[s, n, k]` of N C."""
+        """The same steps with other chunks: worker n's k-th is number `chunks[s, n, k]`
+        of N C.
+        """
 
         def dealt(values: np.ndarray) -> np.ndarray:
             return np.take_along_axis(values.reshape(len(values), -1), flat, 1).reshape(
@@ -80,7 +91,9 @@ class Steps(NamedTuple):
     def joined(cls, steps: Sequence["Steps"]) -> "Steps":
         """All steps, one after the other."""
         every = [each._arrays() for each in steps]
-        parts: Any = {name: np.concatenate([each[name] for each in every]) for name in every[0]}
+        parts: Any = {
+            name: np.concatenate([each[name] for each in every]) for name in every[0]
+        }
         return steps[0]._replace(**parts)
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Steps":
@@ -88,7 +101,11 @@ class Steps(NamedTuple):
         return self._replace(**parts)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {k: part for k, part in self._asdict().items() if isinstance(part, np.ndarray)}
+        return {
+            k: part
+            for k, part in self._asdict().items()
+            if isinstance(part, np.ndarray)
+        }
 
 
 class Outcome(NamedTuple):
@@ -96,11 +113,11 @@ class Outcome(NamedTuple):
 
     Attributes:
       seconds: of each step, `[S]`.
-      used: the chunks that are in the gradient, bool, `[S, N, C]`, with 1 in place of what does not
-        matter; None for all.
+      used: the chunks that are in the gradient, bool, `[S, N, C]`, with 1 in place of
+        what does not matter; None for all.
       choice: what was planned, in numbers: one for each plan.
-      planning: what each step changes as one that is planned on, `[S]`, with mean 0: its seconds
-        and this together vary as the mean does from log to log.
+      planning: what each step changes as one that is planned on, `[S]`, with mean 0:
+        its seconds and this together vary as the mean does from log to log.
     """
 
     seconds: np.ndarray
@@ -114,7 +131,9 @@ class Outcome(NamedTuple):
         return 0.0 if self.used is None else float(np.mean(~self.used))
 
     def longer(self, steps: Steps) -> float | None:
-        """Return how many times as long as all others the lost chunks took; None without any."""
+        """Return how many times as long as all others the lost chunks took; None
+        without any.
+        """
         if self.used is None or self.used.all() or not self.used.any():
             return None
         used = np.broadcast_to(self.used, steps.lengths.shape)
@@ -122,7 +141,9 @@ class Outcome(NamedTuple):
         return float(seconds[~used].mean() / seconds[used].mean())
 
     @classmethod
-    def joined(cls, which: np.ndarray, there: "Outcome", elsewhere: "Outcome") -> "Outcome":
+    def joined(
+        cls, which: np.ndarray, there: "Outcome", elsewhere: "Outcome"
+    ) -> "Outcome":
         """Outcomes of the steps `which`, `[S]` bool, and of all others."""
         return cls(
             _merged(which, there.seconds, elsewhere.seconds),
@@ -132,10 +153,14 @@ class Outcome(NamedTuple):
 
     def split(self, count: int) -> list["Outcome"]:
         """Outcomes of so many equal runs of the steps."""
-        return [self._replace(seconds=seconds) for seconds in np.split(self.seconds, count)]
+        return [
+            self._replace(seconds=seconds) for seconds in np.split(self.seconds, count)
+        ]
 
 
-def _merged(which: np.ndarray, there: np.ndarray, elsewhere: np.ndarray | None) -> np.ndarray:
+def _merged(
+    which: np.ndarray, there: np.ndarray, elsewhere: np.ndarray | None
+) -> np.ndarray:
     assert elsewhere is not None
     merged = np.empty((len(which), *there.shape[1:]), there.dtype)
     merged[which] = there

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 
 class Storage(NamedTuple):
-    """The data of a step are N subsets, one for each worker, and subset w is worker w's own.
+    """The data of a step are N subsets, one for each worker, and subset w is worker w's
+    own.
 
     Attributes:
-      holders: of each subset and each of its chunks the workers that store it, its owner first if
-        it does; whole subsets have one chunk.
+      holders: of each subset and each of its chunks the workers that store it, its
+        owner first if it does; whole subsets have one chunk.
     """
 
     holders: tuple[tuple[tuple[int, ...], ...], ...]
@@ -33,7 +34,8 @@ class Storage(NamedTuple):
 
     @functools.lru_cache(maxsize=8)  # noqa: B019, of a tuple: nothing is kept alive but its key
     def chunks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """What each worker stores: chunks, each a subset and a number there, its own subset first.
+        """What each worker stores: chunks, each a subset and a number there, its own
+        subset first.
 
         >>> Storage((((0, 1),), ((1, 0),))).chunks()
         (((0, 0), (1, 0)), ((1, 0), (0, 0)))

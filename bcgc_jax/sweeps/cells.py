@@ -1,7 +1,7 @@
 r"""The cells of a sweep, and the chunks that they are solved in.
 
-Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all to the
-largest N wastes work, and every size costs a compilation.
+Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all
+to the largest N wastes work, and every size costs a compilation.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ Table = dict[str, np.ndarray]
 
 
 class Number(NamedTuple):
-    """A number that a sweep says of each solution: its attribute `name`; times have a `unit`."""
+    """A number that a sweep says of each solution: its attribute `name`; times have a
+    `unit`.
+    """
 
     name: str
     unit: str
@@ -41,27 +43,33 @@ NUMBERS = (
         "time",
         "No partition has an expected runtime below it; null without a certificate.",
     ),
-    Number("relative_gap", "1", "1 - lower_bound / expected_runtime; null without a certificate."),
+    Number(
+        "relative_gap",
+        "1",
+        "1 - lower_bound / expected_runtime; null without a certificate.",
+    ),
 )
-# Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that are not in
-# every sweep.
+# Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that
+# are not in every sweep.
 NEEDS = Requirements._fields
 ANSWERED = (
     *("method", "status", *(number.name for number in NUMBERS), "num_steps"),
     *(*NEEDS, "saved", "completion_probability", "partition"),
 )
 
-# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9
-# µs · N^2.5.
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell
+# takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6
-# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its caches, fewer
-# would leave lanes of the optimum idle. An accelerator takes as many as half its memory holds.
+# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its
+# caches, fewer would leave lanes of the optimum idle. An accelerator takes as many as
+# half its memory holds.
 _CACHED = 2**16
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cells:
-    """Named numbers of C problems: `columns` with an entry for each cell, or each value of an axis.
+    """Named numbers of C problems: `columns` with an entry for each cell, or each value
+    of an axis.
 
     With `product` the cells are all combinations of the axes.
     """
@@ -78,13 +86,16 @@ class Cells:
         """The numbers of some cells, a column each."""
         if not self.product:
             return {name: values[index] for name, values in self.columns.items()}
-        places = np.unravel_index(index, [len(values) for values in self.columns.values()])
+        places = np.unravel_index(
+            index, [len(values) for values in self.columns.values()]
+        )
         at = dict(zip(self.columns, places, strict=True))
         return {name: values[at[name]] for name, values in self.columns.items()}
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
-    r"""Return all combinations of numbers, `num_workers` slowest, then in the order given.
+    r"""Return all combinations of numbers, `num_workers` slowest, then in the order
+    given.
 
     >>> cells = grid(rate=[1e-3, 1e-2], num_workers=[4, 8], shift=50.0)
     >>> len(cells), cells.take(np.array([1]))
@@ -97,12 +108,16 @@ def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
 
 
 def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
-    """Return the cells of `grid` as they are, and columns `[C]` as cells, one after another."""
+    """Return the cells of `grid` as they are, and columns `[C]` as cells, one after
+    another.
+    """
     if isinstance(cells, Cells):
         return cells
     columns = _checked({name: np.asarray(values) for name, values in cells.items()})
     if len({values.size for values in columns.values()}) > 1:
-        raise ValueError(f"the columns of the cells must have one length, got {columns}")
+        raise ValueError(
+            f"the columns of the cells must have one length, got {columns}"
+        )
     return Cells(columns, False)
 
 
@@ -116,7 +131,9 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
             wanted = "numbers, at least one of them, in a row"
             raise ValueError(f"{name} must be {wanted}, got {values!r}")
-        if values.dtype.kind in "iu" and np.any(values > jnp.iinfo(jnp.result_type(int)).max):
+        if values.dtype.kind in "iu" and np.any(
+            values > jnp.iinfo(jnp.result_type(int)).max
+        ):
             enable = "call jax.config.update('jax_enable_x64', True) first"
             raise ValueError(f"{name} needs 64 bits: {enable}")
     workers = columns["num_workers"]
@@ -126,7 +143,9 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class CellGroup(NamedTuple):
-    """Cells, by index, that are padded to `max_workers`; a `chunk` of them is solved together."""
+    """Cells, by index, that are padded to `max_workers`; a `chunk` of them is solved
+    together.
+    """
 
     max_workers: int
     cells: range | np.ndarray
@@ -136,16 +155,19 @@ class CellGroup(NamedTuple):
 def groups_of(
     cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False
 ) -> list[CellGroup]:
-    """The cells by padded size: as many sizes as cost least, compilations and padding together.
+    """The cells by padded size: as many sizes as cost least, compilations and padding
+    together.
 
     With `apart`, each number of workers is a size of its own.
     """
     workers = cells.columns["num_workers"]
-    repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
+    repeats = len(cells) // len(
+        workers
+    )  # 1 unless a grid, where num_workers varies slowest
     sizes, counts = np.unique(workers, return_counts=True)
     ends = np.r_[0, np.cumsum(counts) * repeats]
-    # The best padding of the cells up to each size: that up to an earlier one, and one size for the
-    # rest.
+    # The best padding of the cells up to each size: that up to an earlier one, and one
+    # size for the rest.
     costs = np.zeros(1)
     before = []
     compilation = 0 if apart else _COMPILATION
@@ -165,13 +187,21 @@ def groups_of(
         (int(sizes[end - 1]), order[ends[start] : ends[end]])
         for start, end in itertools.pairwise(bounds)
     ]
-    return [CellGroup(size, own, _chunk(size, len(own), devices)) for size, own in groups]
+    return [
+        CellGroup(size, own, _chunk(size, len(own), devices)) for size, own in groups
+    ]
 
 
 def _chunk(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
-    """Cells that are solved together, as many on each device; chunks of nearly the same size."""
+    """Cells that are solved together, as many on each device; chunks of nearly the same
+    size.
+    """
     at_once = _CACHED
-    if devices[0].platform != "cpu":  # 4 kB a cell and pair of levels, all arrays together
-        at_once = (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
+    if (
+        devices[0].platform != "cpu"
+    ):  # 4 kB a cell and pair of levels, all arrays together
+        at_once = (
+            (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
+        )
     largest = int(np.clip(at_once // max_workers**2, 1, 512)) * len(devices)
     return math.ceil(cells / math.ceil(cells / largest) / len(devices)) * len(devices)

@@ -1,7 +1,7 @@
 r"""Sweeps on disk: chunk by chunk, and on again where one was cut off.
 
-Each solved chunk is a file in the folder FILE.parts, put there whole or not at all. When all are
-there they are joined in order: an interruption does not show in FILE.
+Each solved chunk is a file in the folder FILE.parts, put there whole or not at all.
+When all are there they are joined in order: an interruption does not show in FILE.
 """
 
 import csv
@@ -29,23 +29,30 @@ def write_sweep(
 ) -> Path:
     r"""Solve a sweep and write its rows to a CSV file, which is returned.
 
-    NaN is an empty field, a partition numbers with blanks between. `progress` gets the number of
-    cells that are done, those found on disk included, and of all cells. With `resume` it goes on
-    with the parts of an earlier call, and returns at once where the file is complete.
+    NaN is an empty field, a partition numbers with blanks between. `progress` gets the
+    number of cells that are done, those found on disk included, and of all cells. With
+    `resume` it goes on with the parts of an earlier call, and returns at once where the
+    file is complete.
 
-    FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name, and
-    `Sweep.problem` by the first and the last problem of each size: other edits are not noticed.
+    FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name,
+    and `Sweep.problem` by the first and the last problem of each size: other edits are
+    not noticed.
 
-    Raises ValueError for a name that does not end in .csv, and where `resume` meets another sweep
-    (other cells, methods, problem, precision or devices); FileExistsError where it is False and
-    there are parts, or a file.
+    Raises ValueError for a name that does not end in .csv, and where `resume` meets
+    another sweep (other cells, methods, problem, precision or devices); FileExistsError
+    where it is False and there are parts, or a file.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
-    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50,
-    ...         max_workers=max_workers)
+    ...     return Problem(
+    ...         ShiftedExponential(rate, 50.0),
+    ...         num_workers,
+    ...         20_000,
+    ...         50,
+    ...         max_workers=max_workers,
+    ...     )
     >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = write_sweep(Sweep(problem, cells, "uncoded"), f"{folder}/sweep.csv")
@@ -87,18 +94,24 @@ def parts_of(path: Path) -> Path:
 
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
-    """Note which sweep it is, or accept what there is of it; return whether that is complete."""
+    """Note which sweep it is, or accept what there is of it; return whether that is
+    complete.
+    """
     parts = parts_of(path)
     done = path.exists()
     begun = parts.exists() and any(parts.iterdir())
     if (done or begun) and not resume:
         finished = "a finished sweep is not overwritten: remove it or name another"
-        cut_off = "parts of a sweep that was cut off: go on with resume, or remove the folder"
-        raise FileExistsError(17, finished if done else cut_off, str(path if done else parts))
+        cut_off = (
+            "parts of a sweep that was cut off: go on with resume, or remove the folder"
+        )
+        raise FileExistsError(
+            17, finished if done else cut_off, str(path if done else parts)
+        )
     if (done or begun) and not (note.exists() and note.read_text() == mark):
         raise ValueError(
-            f"{path if done else parts} is of another sweep (cells, methods, problem, precision or "
-            "devices differ): name another file, or remove it"
+            f"{path if done else parts} is of another sweep (cells, methods, problem, "
+            "precision or devices differ): name another file, or remove it"
         )
     if not done:
         parts.mkdir(exist_ok=True)
@@ -125,7 +138,14 @@ def fingerprint(sweep: Sweep) -> str:
     trees = (key, dict(sweep.cells.columns), dict(sweep.methods), problems)
     leaves, structure = jax.tree.flatten(trees)
     values = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
-    facts = [sweep.names, sweep.labels, len(sweep), sweep.cells.product, str(structure), values]
+    facts = [
+        sweep.names,
+        sweep.labels,
+        len(sweep),
+        sweep.cells.product,
+        str(structure),
+        values,
+    ]
     facts += [jax.numpy.result_type(float).name, devices.size, devices.flat[0].platform]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

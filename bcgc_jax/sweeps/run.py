@@ -1,7 +1,7 @@
 r"""Sweeps: thousands of problems solved together, and the answers as they come.
 
-Each group of cells has one compiled function, which solves a chunk of them with every method,
-spread over the local devices. Memory does not grow with the number of chunks.
+Each group of cells has one compiled function, which solves a chunk of them with every
+method, spread over the local devices. Memory does not grow with the number of chunks.
 """
 
 import functools
@@ -33,8 +33,8 @@ from bcgc_jax.sweeps.cells import (
     groups_of,
 )
 
-# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same
-# for all.
+# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is
+# the same for all.
 _CELLS = PartitionSpec("cells")
 _SAME = PartitionSpec()
 
@@ -43,21 +43,24 @@ class Sweep:
     r"""What a sweep computes: rows of (cell, method), chunk by chunk.
 
     Args:
-      problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers` is static.
-      cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe `deadline`,
-        which is not passed to `problem`.
+      problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers`
+        is static.
+      cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe
+        `deadline`, which is not passed to `problem`.
       methods: for `solve`, by name or with options; "deadline" takes the cells' own.
       key: for methods that draw; cell i draws with `fold_in(key, i)`.
       partitions: also give the rounded partitions.
-      labels: columns of one text, first in every row, such as the name of the distribution.
+      labels: columns of one text, first in every row, such as the name of the
+        distribution.
 
-    Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the
-    cell, `method`, `status` and what `solve` says of the continuous partition, which
-    `completion_probability` is of too; `lower_bound` and `relative_gap` are NaN where there is no
-    certificate. `stored_subsets`, `sent`, `round_trips`, `exact_gradient` and `lost` are what the
-    scheme `needs`, NaN and None where that is not known. With "uncoded" among the methods `saved`
-    is how much less time than that a scheme takes for a sample that is used, as a share of it. A
-    cell whose numbers make no problem has the status "invalid".
+    Chunks come by size, and within a size in the order of the cells. Rows have the
+    numbers of the cell, `method`, `status` and what `solve` says of the continuous
+    partition, which `completion_probability` is of too; `lower_bound` and
+    `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
+    `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None
+    where that is not known. With "uncoded" among the methods `saved` is how much less
+    time than that a scheme takes for a sample that is used, as a share of it. A cell
+    whose numbers make no problem has the status "invalid".
 
     Raises ValueError for an unknown method and for bad cells.
     """
@@ -126,13 +129,19 @@ class Sweep:
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: CellGroup) -> Table:
-        """Return the rows of a chunk, a column each; `partition` has lists of integers, or None."""
+        """Return the rows of a chunk, a column each; `partition` has lists of integers,
+        or None.
+        """
         answers = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)
         size = len(chunk.cells) * len(methods)
-        rows: Table = {name: np.full(size, text, object) for name, text in self.labels.items()}
-        rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
+        rows: Table = {
+            name: np.full(size, text, object) for name, text in self.labels.items()
+        }
+        rows |= {
+            name: np.repeat(values, len(methods)) for name, values in cells.items()
+        }
         rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
         # The methods of a cell after each other.
         for name, values in answers.items():
@@ -141,36 +150,52 @@ class Sweep:
             rows["saved"] = self._saved(rows)
         names = np.array([status.name.lower() for status in Status], object)
         rows["status"] = names[rows["status"]]
-        exact = [None if np.isnan(one) else bool(one) for one in rows["exact_gradient"].tolist()]
+        exact = [
+            None if np.isnan(one) else bool(one)
+            for one in rows["exact_gradient"].tolist()
+        ]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
             counts = rows["partition"]
             rows["partition"] = np.full(size, None, object)
-            for row in np.flatnonzero((counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])):
-                rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
+            for row in np.flatnonzero(
+                (counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])
+            ):
+                rows["partition"][row] = counts[
+                    row, : rows["num_workers"][row]
+                ].tolist()
         return {name: rows[name] for name in self.names}
 
     def _saved(self, rows: Table) -> np.ndarray:
-        """Return the share of the uncoded time that is saved, for samples that are used."""
+        """Return the share of the uncoded time that is saved, for samples that are
+        used.
+        """
         methods = list(self.methods)
         runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
-        uncoded = np.repeat(runtime[methods.index("uncoded") :: len(methods)], len(methods))
+        uncoded = np.repeat(
+            runtime[methods.index("uncoded") :: len(methods)], len(methods)
+        )
         known = np.isfinite(runtime) & np.isfinite(uncoded)
         return np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
 
     def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
-        """Return the inputs of a group's program: a whole chunk, the key and the methods.
+        """Return the inputs of a group's program: a whole chunk, the key and the
+        methods.
 
         The last cell fills the chunk up.
         """
         cells = np.pad(group.cells, (0, group.chunk - len(group.cells)), mode="edge")
-        # In their order, which a dictionary would lose; their numbers are no part of the program.
+        # In their order, which a dictionary would lose; their numbers are no part of
+        # the program.
         given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
-        spread = jax.device_put((self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS))
+        spread = jax.device_put(
+            (self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS)
+        )
         return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
 
     def _program(self, max_workers: int) -> Callable[..., Table]:
-        """Return the compiled program of this size; the next one is compiled in a thread.
+        """Return the compiled program of this size; the next one is compiled in a
+        thread.
 
         What another sweep has compiled JAX knows by its arguments.
         """
@@ -183,17 +208,29 @@ class Sweep:
         place = [group.max_workers for group in self.groups].index(max_workers)
         for soon in self.groups[place : place + 2]:
             if soon.max_workers not in self._programs:
-                options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers
+                options = (
+                    self.problem,
+                    self.mesh,
+                    self.apart,
+                    self.partitions,
+                    soon.max_workers,
+                )
                 inputs = self._inputs(soon._replace(cells=soon.cells[:1]))
                 thread = ThreadPoolExecutor(1)
-                self._programs[soon.max_workers] = thread.submit(compile_, *inputs, options)
+                self._programs[soon.max_workers] = thread.submit(
+                    compile_, *inputs, options
+                )
                 thread.shutdown(wait=False)  # it ends with its work
         return self._programs[max_workers].result()
 
 
 @functools.partial(jax.jit, static_argnums=4)
 def _solved(
-    columns: Table, index: Array, key: Array | None, methods: list[Method], options: tuple[Any, ...]
+    columns: Table,
+    index: Array,
+    key: Array | None,
+    methods: list[Method],
+    options: tuple[Any, ...],
 ) -> Table:
     """Return the answers for the cells of a chunk, `[cells, methods]` each.
 
@@ -209,17 +246,25 @@ def _solved(
             numbers["num_workers"] = max_workers
         problem = problem_of(max_workers=max_workers, **numbers)
         own = None if key is None else jax.random.fold_in(key, index)
-        answers = [_answer(problem, method, own, deadline, partitions) for method in methods]
+        answers = [
+            _answer(problem, method, own, deadline, partitions) for method in methods
+        ]
         return jax.tree.map(lambda *values: jnp.stack(values), *answers)
 
     all_of = jax.vmap(one, (0, 0, None, None))
     specs = (_CELLS, _CELLS, _SAME, _SAME)
-    spread = jax.shard_map(all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False)
+    spread = jax.shard_map(
+        all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False
+    )
     return spread(columns, index, key, methods)
 
 
 def _answer(
-    problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
+    problem: Problem,
+    method: Method,
+    key: Array | None,
+    deadline: Array | None,
+    partitions: bool,
 ) -> dict[str, Array]:
     """What a method says of a cell."""
     own = replace(method, deadline=deadline) if method.lacks_deadline else method
@@ -227,7 +272,10 @@ def _answer(
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
-    for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
+    for name in (
+        "lower_bound",
+        "relative_gap",
+    ):  # 0 bounds any runtime: it is no certificate
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
     needs = solution.needs
     columns |= dict.fromkeys(NEEDS, unknown) if needs is None else needs._asdict()
@@ -237,7 +285,9 @@ def _answer(
         chance = unknown if x is None else completion_probability(problem, x, deadline)
         columns["completion_probability"] = chance
     exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
-    columns = {name: jnp.where(exists, value, unknown) for name, value in columns.items()}
+    columns = {
+        name: jnp.where(exists, value, unknown) for name, value in columns.items()
+    }
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
     if partitions:
         none = jnp.full(problem.max_workers, -1)
@@ -251,20 +301,28 @@ def sweep(
     methods: Methods = "optimal",
     **keywords: Any,
 ) -> Table:
-    r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
+    r"""Solve many problems together; the columns of the rows (cell, method), see
+    `Sweep`.
 
-    Rows of few workers come first, not in the order of the cells; they have the numbers of their
-    cell. In place of `problem` and all that follows it takes a `Sweep`, as `write_sweep` does.
+    Rows of few workers come first, not in the order of the cells; they have the numbers
+    of their cell. In place of `problem` and all that follows it takes a `Sweep`, as
+    `write_sweep` does.
 
     Raises TypeError without cells, or with something besides a `Sweep`.
 
-    For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
+    For more than fits in memory, and to go on where a sweep was cut off, see
+    `write_sweep`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
-    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50,
-    ...         max_workers=max_workers)
+    ...     return Problem(
+    ...         ShiftedExponential(rate, 50.0),
+    ...         num_workers,
+    ...         20_000,
+    ...         50,
+    ...         max_workers=max_workers,
+    ...     )
     >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), "uncoded")
     >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
     ([2, 2, 3, 3], (4,))
@@ -275,8 +333,11 @@ def sweep(
         plan = Sweep(problem, cells, methods, **keywords)
     else:
         raise TypeError(
-            "sweep takes a Sweep alone, or a function that makes a Problem of a cell, and cells: "
-            f"sweep(problem, grid(...)); got {type(problem).__name__} and {type(cells).__name__}"
+            "sweep takes a Sweep alone, or a function that makes a Problem of a cell, "
+            f"and cells: sweep(problem, grid(...)); got {type(problem).__name__} and "
+            f"{type(cells).__name__}"
         )
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
-    return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}
+    return {
+        name: np.concatenate([table[name] for table in tables]) for name in plan.names
+    }

@@ -1,7 +1,9 @@
-"""Work sharing in one compiled program: a transformer over four devices, two workers of two.
+"""Work sharing in one compiled program: a transformer over four devices, two workers of
+two.
 
-Each worker's two devices share the layers (tensor parallelism, left to the partitioner). Start
-`python docs/examples/compiled.py`. Lines with a plus are those that the program gains.
+Each worker's two devices share the layers (tensor parallelism, left to the
+partitioner). Start `python docs/examples/compiled.py`. Lines with a plus are those that
+the program gains.
 """
 
 import functools
@@ -19,9 +21,16 @@ from jax.sharding import PartitionSpec as P
 from bcgc_jax.compiled import SharedWork  # +
 
 SAMPLES, LENGTH, WIDTH, LAYERS, WORDS = 128, 16, 32, 3, 50  # samples of a step
-TEXT = np.random.default_rng(0).integers(WORDS, size=(1024, LENGTH + 1)).astype(np.int32)
-# How a parameter lies on the axis `model`, by its name; all others are whole on each device.
-SPECS = {"up": P(None, None, "model"), "down": P(None, "model"), "mix": P(None, None, "model")}
+TEXT = (
+    np.random.default_rng(0).integers(WORDS, size=(1024, LENGTH + 1)).astype(np.int32)
+)
+# How a parameter lies on the axis `model`, by its name; all others are whole on each
+# device.
+SPECS = {
+    "up": P(None, None, "model"),
+    "down": P(None, "model"),
+    "mix": P(None, None, "model"),
+}
 
 
 def parameters(key):
@@ -32,7 +41,10 @@ def parameters(key):
         "down": (LAYERS, 4 * WIDTH, WIDTH),
     }
     keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
-    return {name: 0.1 * jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
+    return {
+        name: 0.1 * jax.random.normal(keys[name], shape)
+        for name, shape in shapes.items()
+    }
 
 
 def layer(hidden, weights):
@@ -53,7 +65,9 @@ def loss(params, text, key):
 
 
 def train(mesh, shared, steps):
-    gradient = shared.value_and_grad(loss, SAMPLES)  # + in place of jax.value_and_grad(loss)
+    gradient = shared.value_and_grad(
+        loss, SAMPLES
+    )  # + in place of jax.value_and_grad(loss)
     optimizer = optax.adam(1e-2)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -71,15 +85,21 @@ def train(mesh, shared, steps):
     state = jax.jit(optimizer.init)(params)
     for step in range(steps):
         text = TEXT[(step * SAMPLES + rows) % len(TEXT)]
-        stored = jax.make_array_from_process_local_data(NamedSharding(mesh, P("data")), text)
-        params, state, value, ok = train_step(params, state, stored, step, jax.random.key(1))
+        stored = jax.make_array_from_process_local_data(
+            NamedSharding(mesh, P("data")), text
+        )
+        params, state, value, ok = train_step(
+            params, state, stored, step, jax.random.key(1)
+        )
         if not ok:
             raise SystemExit(f"step {step}: {shared.error}")
     return jax.device_get(params), float(value)
 
 
 def main(steps=20):
-    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    mesh = jax.make_mesh(
+        (2, 2), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
     return train(mesh, SharedWork(mesh), steps)  # +
 
 

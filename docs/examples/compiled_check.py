@@ -1,8 +1,8 @@
 """Does work sharing in one compiled program work on the devices of this machine?
 
-Start `python docs/examples/compiled_check.py`. It says which devices there are, whether a gradient
-with shared work is exact on them, and what a turn costs. Nobody has tried it on a GPU or TPU yet.
-If it hangs there, end it by `kill -9`.
+Start `python docs/examples/compiled_check.py`. It says which devices there are, whether
+a gradient with shared work is exact on them, and what a turn costs. Nobody has tried it
+on a GPU or TPU yet. If it hangs there, end it by `kill -9`.
 """
 
 import statistics
@@ -16,7 +16,12 @@ from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
 
-CHUNKS, ROWS, WIDTH, STEPS = 8, 4, 128, 20  # chunks of a subset; samples of the smallest chunk
+CHUNKS, ROWS, WIDTH, STEPS = (
+    8,
+    4,
+    128,
+    20,
+)  # chunks of a subset; samples of the smallest chunk
 # Rounding alone is 1e-6 at most.
 EXACT = 1e-5
 
@@ -42,31 +47,39 @@ def check(mesh):
     seconds, errors = [], []
     for step in range(STEPS):
         began = time.perf_counter()
-        _, slope, ok = jax.block_until_ready(gradient(weights, stored, step, jax.random.key(0)))
+        _, slope, ok = jax.block_until_ready(
+            gradient(weights, stored, step, jax.random.key(0))
+        )
         # After its last chunk a worker asks once more.
         seconds.append((time.perf_counter() - began) / (max(shared.count.values()) + 1))
         if not ok:
             raise SystemExit(f"step {step}: {shared.error}")
-        errors.append(float(np.abs(np.asarray(slope) - exact).max() / np.abs(exact).max()))
+        errors.append(
+            float(np.abs(np.asarray(slope) - exact).max() / np.abs(exact).max())
+        )
     return max(errors), statistics.median(seconds[1:])
 
 
 def main():
     devices = jax.local_devices()
     print(
-        f"JAX {jax.__version__}, {len(devices)} × {devices[0].platform}: {devices[0].device_kind}"
+        f"JAX {jax.__version__}, {len(devices)} × {devices[0].platform}: "
+        f"{devices[0].device_kind}"
     )
     for group in (1, 2):
         # XLA cannot compile the sum over one worker of several devices.
         if len(devices) % group == 0 and (group == 1 or len(devices) > group):
             shape = len(devices) // group, group
             kinds = AxisType.Auto, AxisType.Auto
-            mesh = jax.make_mesh(shape, ("data", "model"), axis_types=kinds, devices=devices)
+            mesh = jax.make_mesh(
+                shape, ("data", "model"), axis_types=kinds, devices=devices
+            )
             with jax.default_matmul_precision("highest"):
                 error, turn = check(mesh)
             print(
-                f"{shape[0]} × {group} devices: {'exact' if error < EXACT else 'NOT EXACT'}, "
-                f"largest error {error:.0e}; {1e3 * turn:.2f} ms a turn, its small chunk included"
+                f"{shape[0]} × {group} devices: "
+                f"{'exact' if error < EXACT else 'NOT EXACT'}, largest error "
+                f"{error:.0e}; {1e3 * turn:.2f} ms a turn, its small chunk included"
             )
 
 

@@ -1,6 +1,8 @@
-"""Work sharing in one compiled program with Flax NNX and Dropout: four workers of one device.
+"""Work sharing in one compiled program with Flax NNX and Dropout: four workers of one
+device.
 
-Start `python docs/examples/compiled_nnx.py`. Lines with a plus are those that the program gains.
+Start `python docs/examples/compiled_nnx.py`. Lines with a plus are those that the
+program gains.
 """
 
 import functools
@@ -45,7 +47,9 @@ def train(mesh, shared, steps):
         logs = jax.nn.log_softmax(model(images, nnx.Rngs(key)))
         return -jnp.sum(jnp.take_along_axis(logs, labels[:, None], -1)) / SAMPLES
 
-    gradient = shared.value_and_grad(loss, SAMPLES)  # + in place of jax.value_and_grad(loss)
+    gradient = shared.value_and_grad(
+        loss, SAMPLES
+    )  # + in place of jax.value_and_grad(loss)
 
     @jax.jit
     def train_step(params, state, stored, step, key):
@@ -56,10 +60,14 @@ def train(mesh, shared, steps):
         return *jax.tree.map(keep, new, (params, state)), value, ok  # +
 
     rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])  # +
-    stored = jax.device_put((IMAGES[rows], LABELS[rows]), NamedSharding(mesh, P("data")))
+    stored = jax.device_put(
+        (IMAGES[rows], LABELS[rows]), NamedSharding(mesh, P("data"))
+    )
     state = optimizer.init(params)
     for step in range(steps):
-        params, state, value, ok = train_step(params, state, stored, step, jax.random.key(1))
+        params, state, value, ok = train_step(
+            params, state, stored, step, jax.random.key(1)
+        )
         if not ok:
             raise SystemExit(f"step {step}: {shared.error}")
     return jax.device_get(params), float(value)

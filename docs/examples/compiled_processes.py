@@ -22,7 +22,9 @@ WORKERS = 2
 
 def main(rank, steps=20, ports=(5701, 5702)):
     jax.distributed.initialize(f"127.0.0.1:{ports[0]}", WORKERS, rank)
-    mesh = jax.make_mesh((WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.make_mesh(
+        (WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+    )
     with serve(WORKERS, port=ports[1]) if rank == 0 else contextlib.nullcontext():
         share = join(("127.0.0.1", ports[1]), rank)
         return compiled.train(mesh, SharedWork(mesh, shares={rank: share}), steps)

@@ -21,7 +21,9 @@ LABELS = np.arange(1024) % 3
 
 
 def loss(params, images, labels):
-    """The sum over samples, divided by the number of all: so the gradients of chunks add up."""
+    """The sum over samples, divided by the number of all: so the gradients of chunks
+    add up.
+    """
     hidden = jnp.tanh(images @ params["first"])
     scores = jax.nn.log_softmax(hidden @ params["last"])
     return -jnp.sum(scores[jnp.arange(len(labels)), labels]) / SAMPLES
@@ -35,7 +37,10 @@ def load(step, rows):
 
 def train(share, all_reduce, steps):
     keys = jax.random.split(jax.random.key(0))
-    first, last = jax.random.normal(keys[0], (8, 16)), jax.random.normal(keys[1], (16, 3))
+    first, last = (
+        jax.random.normal(keys[0], (8, 16)),
+        jax.random.normal(keys[1], (16, 3)),
+    )
     params = {"first": first, "last": last}
     optimizer, slope = optax.adam(1e-2), jax.jit(jax.grad(loss))
     state = optimizer.init(params)

@@ -1,4 +1,6 @@
-"""What a data-parallel program in JAX has anyway: processes, and a sum over them. Here on CPUs."""
+"""What a data-parallel program in JAX has anyway: processes, and a sum over them. Here
+on CPUs.
+"""
 
 import functools
 

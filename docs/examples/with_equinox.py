@@ -1,4 +1,6 @@
-"""Work sharing in a loop with Equinox. Start it as `plain_jax.py`, of which it takes the data."""
+"""Work sharing in a loop with Equinox. Start it as `plain_jax.py`, of which it takes
+the data.
+"""
 
 import sys
 
@@ -24,7 +26,9 @@ def train(share, all_reduce, steps):
     optimizer = optax.adam(1e-2)
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     for step in range(steps):
-        total = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))  # +
+        total = jax.tree.map(
+            jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array)
+        )  # +
         for chunk in share.step(step):  # +
             batch = load(step, chunk.rows(SAMPLES, share.num_workers))
             gradient = slope(model, *batch)

@@ -1,6 +1,8 @@
-"""Work sharing with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is resumed.
+"""Work sharing with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is
+resumed.
 
-Start it as `plain_jax.py`, of which it takes the data. Started again, it goes on where it was.
+Start it as `plain_jax.py`, of which it takes the data. Started again, it goes on where
+it was.
 """
 
 import sys
@@ -25,14 +27,18 @@ class Model(nnx.Module):
         self.norm, self.dropout = nnx.BatchNorm(16, rngs=rngs), nnx.Dropout(0.1)
 
     def __call__(self, images, rngs):
-        return self.last(self.dropout(nnx.relu(self.norm(self.first(images))), rngs=rngs))
+        return self.last(
+            self.dropout(nnx.relu(self.norm(self.first(images))), rngs=rngs)
+        )
 
 
 OPTIMIZER = optax.adam(1e-2)
 
 
 def slope_of(graph, others):
-    """The gradient and the running statistics: each weighs what the chunk's samples weigh."""
+    """The gradient and the running statistics: each weighs what the chunk's samples
+    weigh.
+    """
 
     @jax.jit
     def slope(params, statistics, images, labels, key):
@@ -68,7 +74,9 @@ def train(share, all_reduce, steps, folder):
     if latest is not None:
         kept = orbax.checkpoint.args.PyTreeRestore(jax.tree.map(np.asarray, training))
         training = checkpoints.restore(latest, args=kept)
-    params, statistics, state = (training[name] for name in ("params", "statistics", "optimizer"))
+    params, statistics, state = (
+        training[name] for name in ("params", "statistics", "optimizer")
+    )
     for step in range(int(training["step"]), steps):
         total = jax.tree.map(np.zeros_like, (params, statistics))  # +
         for chunk in share.step(step):  # +
@@ -78,7 +86,12 @@ def train(share, all_reduce, steps, folder):
         gradient, statistics = all_reduce(total)
         updates, state = OPTIMIZER.update(gradient, state)
         params = optax.apply_updates(params, updates)
-    training = {"step": steps, "params": params, "statistics": statistics, "optimizer": state}
+    training = {
+        "step": steps,
+        "params": params,
+        "statistics": statistics,
+        "optimizer": state,
+    }
     arrays = jax.tree.map(np.asarray, training)
     checkpoints.save(steps, args=orbax.checkpoint.args.PyTreeSave(arrays))
     checkpoints.close()

@@ -19,7 +19,9 @@ TARGETS = INPUTS @ np.arange(8.0)
 
 
 def slope(weights, inputs, targets):
-    """The sum over samples, divided by the number of all: so the gradients of chunks add up."""
+    """The sum over samples, divided by the number of all: so the gradients of chunks
+    add up.
+    """
     return inputs.T @ (inputs @ weights - targets) / SAMPLES
 
 

@@ -1,4 +1,5 @@
-"""Work sharing in a loop of PyTorch: DDP under `no_sync`, and one all-reduce a step. Without JAX.
+"""Work sharing in a loop of PyTorch: DDP under `no_sync`, and one all-reduce a step.
+Without JAX.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
 `python docs/examples/with_torch.py RANK`, RANK from 0 to 3.
@@ -43,7 +44,8 @@ def train(model, share, all_reduce, steps):
                 scores = model(TOKENS[rows % len(TOKENS)]).flatten(0, 1)
                 cross_entropy(scores, targets, reduction="sum").backward()
             tokens += (targets != PADDING).sum()  # +
-            # On a GPU: torch.cuda.synchronize(). A chunk is done when the next one is asked for.
+            # On a GPU: torch.cuda.synchronize(). A chunk is done when the next one is
+            # asked for.
         flat = torch.cat([*(param.grad.flatten() for param in params), tokens])
         all_reduce(flat)  # the sum over all workers
         mean = (flat[:-1] / flat[-1]).split([param.numel() for param in params])
@@ -54,11 +56,14 @@ def train(model, share, all_reduce, steps):
 
 
 def main(rank, steps=100, ports=(5701, 5702)):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{ports[0]}", rank=rank, world_size=WORKERS)
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{ports[0]}", rank=rank, world_size=WORKERS
+    )
     if rank == 0:  # +
         coordinator = handout.serve(WORKERS, port=ports[1])  # +
     share = handout.join(("127.0.0.1", ports[1]), rank)  # +
-    # With buffers (BatchNorm): forward_sync_buffers=False, broadcast_buffers=False before 2.13.
+    # With buffers (BatchNorm): forward_sync_buffers=False, broadcast_buffers=False
+    # before 2.13.
     model = DistributedDataParallel(make_model())
     params = train(model, share, dist.all_reduce, steps)
     share.close()  # +

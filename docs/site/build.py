@@ -1,7 +1,7 @@
 """The pages and the reference as a website: `python docs/site/build.py FOLDER`.
 
-The pages are those of the repository, with whatever they link to. A reference page for each public
-package is made from its docstrings. Links that lead nowhere end the build.
+The pages are those of the repository, with whatever they link to. A reference page for
+each public package is made from its docstrings. Links that lead nowhere end the build.
 """
 
 import importlib
@@ -17,7 +17,12 @@ SITE = Path(__file__).parent
 ROOT = SITE.parents[1]
 PACKAGES = (
     "bcgc_jax",
-    *("bcgc_jax.distributions", "bcgc_jax.measured", "bcgc_jax.plans", "bcgc_jax.solvers"),
+    *(
+        "bcgc_jax.distributions",
+        "bcgc_jax.measured",
+        "bcgc_jax.plans",
+        "bcgc_jax.solvers",
+    ),
     *("bcgc_jax.sweeps", "bcgc_jax.coding", "bcgc_jax.handout", "bcgc_jax.compiled"),
     "bcgc_jax.cluster",
 )
@@ -27,19 +32,28 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)\"")
 def pages() -> list[Path]:
     """The repository's pages, relative to its root."""
     named = [Path(name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    return [*named, *sorted(page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))]
+    return [
+        *named,
+        *sorted(page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md")),
+    ]
 
 
 def linked(page: Path) -> list[Path]:
     """The files that a page links to, relative to the root."""
-    targets = ["".join(groups) for groups in LINK.findall((ROOT / page).read_text("utf-8"))]
-    local = [target for target in targets if "://" not in target and "mailto:" not in target]
+    targets = [
+        "".join(groups) for groups in LINK.findall((ROOT / page).read_text("utf-8"))
+    ]
+    local = [
+        target for target in targets if "://" not in target and "mailto:" not in target
+    ]
     files = [(ROOT / page.parent / target).resolve() for target in local]
     return [file.relative_to(ROOT) for file in files if file.is_file()]
 
 
 def reference(name: str) -> str:
-    """The page of a package: its docstring, and each public name that `bcgc_jax` does not have."""
+    """The page of a package: its docstring, and each public name that `bcgc_jax` does
+    not have.
+    """
     module = importlib.import_module(name)
     names = public_names(module)
     if name != "bcgc_jax":
@@ -53,8 +67,12 @@ def reference(name: str) -> str:
 
 
 def public_names(module: ModuleType) -> list[str]:
-    imported = [name for name, value in vars(module).items() if hasattr(value, "__qualname__")]
-    return sorted(getattr(module, "__all__", [name for name in imported if name[0] != "_"]))
+    imported = [
+        name for name, value in vars(module).items() if hasattr(value, "__qualname__")
+    ]
+    return sorted(
+        getattr(module, "__all__", [name for name in imported if name[0] != "_"])
+    )
 
 
 def stage(folder: Path) -> None:

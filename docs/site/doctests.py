@@ -1,4 +1,6 @@
-"""Examples of docstrings, `>>> …` up to an empty line, become blocks of code in the reference."""
+"""Examples of docstrings, `>>> …` up to an empty line, become blocks of code in the
+reference.
+"""
 
 import re
 from typing import Any

@@ -19,7 +19,10 @@ def answer(command: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
         assert status == 0, err
         found = strict_json(out)
         assert (
-            problems("sweep_summary" if args[0] == "sweep" and "--out" in args else args[0], found)
+            problems(
+                "sweep_summary" if args[0] == "sweep" and "--out" in args else args[0],
+                found,
+            )
             == []
         )
         return found
@@ -35,7 +38,9 @@ def trace(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the screen of those who run the tests is told, and however slow their machine is."""
+    """Whatever the screen of those who run the tests is told, and however slow their
+    machine is.
+    """
     monkeypatch.setattr("bcgc_jax.cli.progress._EVERY", 1e6)
     for name in (
         "COLUMNS",

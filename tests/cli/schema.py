@@ -1,6 +1,8 @@
-"""`bcgc_jax/cli/output.schema.json`: what of an output is not as it says, and how it is written.
+"""`bcgc_jax/cli/output.schema.json`: what of an output is not as it says, and how it is
+written.
 
-`python -m tests.cli.schema` writes the rows of all commands into it, from their columns.
+`python -m tests.cli.schema` writes the rows of all commands into it, from their
+columns.
 """
 
 import json
@@ -27,7 +29,9 @@ ROWS = {
     ("remedy",): columns.ADVICE,
 }
 # The standard takes 1.0 for an integer; nobody should have to read it as one.
-_TYPES = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, x: type(x) is int)
+_TYPES = Draft202012Validator.TYPE_CHECKER.redefine(
+    "integer", lambda _, x: type(x) is int
+)
 _Validator = validators.extend(Draft202012Validator, type_checker=_TYPES)
 
 
@@ -44,7 +48,8 @@ def problems(name: str, value: Any) -> list[str]:
     """What is wrong with `value` as the output `name`."""
     schema = {"$defs": SCHEMA["$defs"], "$ref": f"#/$defs/{name}"}
     return [
-        f"{error.json_path}: {error.message}" for error in _Validator(schema).iter_errors(value)
+        f"{error.json_path}: {error.message}"
+        for error in _Validator(schema).iter_errors(value)
     ]
 
 
@@ -55,16 +60,22 @@ def with_rows(schema: Any) -> Any:
         node = schema["$defs"]
         for name in place:
             node = node[name]
-        required = [column.name for column in of_row if column.required and column.there is None]
+        required = [
+            column.name for column in of_row if column.required and column.there is None
+        ]
         node |= {"properties": properties(of_row), "required": required}
     schema["$defs"]["status"]["enum"] = list(columns.STATUSES)
     return schema
 
 
 def properties(of_row: Sequence[Column]) -> dict[str, Any]:
-    said = {column.name: {"unit": column.unit, "description": column.about} for column in of_row}
+    said = {
+        column.name: {"unit": column.unit, "description": column.about}
+        for column in of_row
+    }
     return {
-        column.name: column.kind | {name: text for name, text in said[column.name].items() if text}
+        column.name: column.kind
+        | {name: text for name, text in said[column.name].items() if text}
         for column in of_row
     }
 
@@ -79,7 +90,9 @@ def written(value: Any, name: str = "", indent: str = "") -> str:
     if isinstance(value, list):
         lines = [f"{inner}{written(part, '', inner)}" for part in value]
         return "[\n" + ",\n".join(lines) + f"\n{indent}]"
-    lines = [f'{inner}"{key}": {written(part, key, inner)}' for key, part in value.items()]
+    lines = [
+        f'{inner}"{key}": {written(part, key, inner)}' for key, part in value.items()
+    ]
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 

@@ -25,7 +25,9 @@ from bcgc_jax.plans.sharing import WorkSharing
 from tests.cli.steps import trace_of, written, written_in_parts
 from tests.measured.test_causes import log_of
 
-_NO_MORE = "bcgc advise --timed-apart takes the log for that, and says what else is lost."
+_NO_MORE = (
+    "bcgc advise --timed-apart takes the log for that, and says what else is lost."
+)
 assert_close: Any = np.testing.assert_allclose
 
 
@@ -41,10 +43,15 @@ def test_two_screens_say_what_to_do(command, chunks):
     lines = out.splitlines()
     assert len(lines) <= 48
     assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
-    assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
+    assert any(
+        line.startswith("the data: some chunks are longer than others")
+        for line in lines
+    )
     text = " ".join(out.split())
     assert "Do this: deal the chunks to the workers by their length. It saves" in text
-    assert "Lengths are predicted from load, as if that is known before the step." in text
+    assert (
+        "Lengths are predicted from load, as if that is known before the step." in text
+    )
     assert "by model" not in out
 
 
@@ -62,7 +69,10 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert "All workers slow at once: none that shows." in text
     assert "First look at worker 3. It was 1." in text
     assert "Until then: share the work, with" in text
-    assert "If workers cannot ask within a step: give each worker data by its speed, anew" in text
+    assert (
+        "If workers cannot ask within a step: give each worker data by its speed, anew"
+        in text
+    )
     (tmp_path / "few.csv").write_text(
         "\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21])
     )
@@ -88,7 +98,10 @@ def test_equal_workers_of_a_log_that_breaks_off(command, tmp_path):
     said = " ".join(out.split())
     assert (status, err) == (0, "")
     assert "6 workers, 9 steps, 8 chunks" in said
-    assert "Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least." in said
+    assert (
+        "Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least."
+        in said
+    )
     # Rounding gave -0.0 %, and all of it to the data.
     assert "already, 0.0 % of the time is lost" in said
     assert said.endswith(_NO_MORE)
@@ -101,7 +114,9 @@ def test_equal_workers_of_a_log_that_breaks_off(command, tmp_path):
 def test_json_and_csv_have_the_same_rows(answer, command, chunks):
     found = answer("advise", chunks)
     assert found["advised"] == "dealt by length"
-    rows = list(csv.DictReader(io.StringIO(command("advise", chunks, "--format", "csv")[1])))
+    rows = list(
+        csv.DictReader(io.StringIO(command("advise", chunks, "--format", "csv")[1]))
+    )
     assert [row["remedy"] for row in rows] == [row["remedy"] for row in found["rows"]]
     assert float(rows[0]["saved"]) == found["rows"][0]["saved"][0]
 
@@ -122,7 +137,10 @@ def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
 
 def test_a_log_may_be_json_lines(answer, refusal, tmp_path, chunks):
     rows = list(csv.DictReader((tmp_path / "chunks.csv").open()))
-    lines = [json.dumps({name: json.loads(text) for name, text in row.items()}) for row in rows]
+    lines = [
+        json.dumps({name: json.loads(text) for name, text in row.items()})
+        for row in rows
+    ]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert answer("advise", str(tmp_path / "log.jsonl")) == answer("advise", chunks)
     for bad, said in (
@@ -139,10 +157,16 @@ def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
     assert ("--columns step=…,worker=…,seconds=…") in refusal(
         "advise", chunks, "--columns", "worker=rank"
     )
-    assert "did you mean worker?" in refusal("advise", chunks, "--columns", "wroker=rank")
-    assert "with names of step, worker" in refusal("advise", chunks, "--columns", "worker")
+    assert "did you mean worker?" in refusal(
+        "advise", chunks, "--columns", "wroker=rank"
+    )
+    assert "with names of step, worker" in refusal(
+        "advise", chunks, "--columns", "worker"
+    )
     assert "has 8 chunks" in refusal("advise", chunks, "--chunks", "4")
-    assert "has no effect without --method" in refusal("advise", chunks, "--forward", "0.5")
+    assert "has no effect without --method" in refusal(
+        "advise", chunks, "--forward", "0.5"
+    )
 
 
 def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
@@ -187,24 +211,35 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     rule = solution.plan.completion
     assert isinstance(rule, WorkSharing)
     with serve(plan, key="secret"), serve(str(plan), key="secret") as coordinator:
-        assert len(join(coordinator.address, 0, key="secret").held) == len(rule.sizes) * 3
-    for wrong in ("{}", '{"plan": {"completion": {"rule": "AnyOf"}}, "method": "nested"}', "no"):
+        assert (
+            len(join(coordinator.address, 0, key="secret").held) == len(rule.sizes) * 3
+        )
+    for wrong in (
+        "{}",
+        '{"plan": {"completion": {"rule": "AnyOf"}}, "method": "nested"}',
+        "no",
+    ):
         other = tmp_path / "other.json"
         other.write_text(wrong)
         with pytest.raises(ValueError, match=r"other.json is no plan of work sharing"):
             serve(other, key="secret")
     with pytest.raises(ValueError, match="leave out max_subsets"):
         serve(plan, 2, key="secret")
-    # The clock is that of the problem that is trained for: M / N samples of L coordinates.
+    # The clock is that of the problem that is trained for: M / N samples of L
+    # coordinates.
     problem = bcgc.Problem(bcgc.Empirical(times), 4, 6, 20)
-    scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, solution, {"w": jnp.ones(6)})
+    scheme = bcgc.coding.training_scheme(
+        jax.random.key(0), problem, solution, {"w": jnp.ones(6)}
+    )
     assert float(scheme.load[-1]) == pytest.approx(20 / 4 * 6)
 
 
 def test_without_work_sharing_no_plan_is_written(command, tmp_path, chunks):
     plan = tmp_path / "plan.json"
     # Questions take long here.
-    status, out, err = command("advise", chunks, "--round-trip", "0.3", "--out", str(plan))
+    status, out, err = command(
+        "advise", chunks, "--round-trip", "0.3", "--out", str(plan)
+    )
     assert (status, plan.exists()) == (2, False)
     assert "Do this: deal the chunks" in out
     assert err == "bcgc: --out: no plan is written, for dealt by length needs no plan\n"
@@ -225,11 +260,23 @@ def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
     status, out, err = command("advise", waited)
     text = " ".join(out.split())
     assert (status, err) == (0, "")
-    assert "Record the seconds of each worker's own computation, up to the collective." in text
+    assert (
+        "Record the seconds of each worker's own computation, up to the collective."
+        in text
+    )
     # The other possibility.
-    assert "If the log has these already, all workers are slow in the same steps" in text
+    assert (
+        "If the log has these already, all workers are slow in the same steps" in text
+    )
     assert text.endswith(_NO_MORE)
-    for word in ("due to", "saved", "sharing", "pays", "time is lost", "none that shows"):
+    for word in (
+        "due to",
+        "saved",
+        "sharing",
+        "pays",
+        "time is lost",
+        "none that shows",
+    ):
         assert word not in text, word
     found = answer("advise", waited)
     assert found["alike"]
@@ -250,13 +297,20 @@ def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
 
 
 def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
-    """Steps are all alike, so that nothing tells jitter from workers that are slow at random."""
+    """Steps are all alike, so that nothing tells jitter from workers that are slow at
+    random.
+    """
     rng = np.random.default_rng(10)
-    said = "The workers of a step deviate by 5.8 %. If they were timed behind a collective, that is"
+    said = (
+        "The workers of a step deviate by 5.8 %. If they were timed behind a "
+        "collective, that is"
+    )
     path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.06, (60, 8))))
     text = " ".join(command("advise", path)[1].split())
     assert "Do this: share the work" in text
-    assert text.endswith(f"{said} jitter, and nothing can be learnt here without a column `wait`.")
+    assert text.endswith(
+        f"{said} jitter, and nothing can be learnt here without a column `wait`."
+    )
     assert "jitter" not in command("advise", path, "--timed-apart")[1]
     path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.2, (60, 8))))
     assert "jitter" not in command("advise", path)[1]
@@ -274,13 +328,17 @@ def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
         for word in ("due to", "--keep-workers plans on whole steps", "EmpiricalRows"):
             assert word not in remarks
     rng = np.random.default_rng(4)
-    chunks = np.exp(rng.normal(0, 0.5, (20, 1, 1))) * np.exp(rng.normal(0, 0.05, (20, 3, 4)))
+    chunks = np.exp(rng.normal(0, 0.5, (20, 1, 1))) * np.exp(
+        rng.normal(0, 0.05, (20, 3, 4))
+    )
     log = trace_of(chunks.sum(axis=2), microbatches=Microbatches(chunks))
     assert traces.advice_on(log) is None
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_verdict_begins_with_workers_that_stay_slow(answer, command, tmp_path, count):
+def test_the_verdict_begins_with_workers_that_stay_slow(
+    answer, command, tmp_path, count
+):
     """They are named if to replace them saves time in the steps that were not seen."""
     rng = np.random.default_rng(5)
     times = np.exp(rng.normal(0, 0.05, (40, 8)))
@@ -294,11 +352,16 @@ def test_the_verdict_begins_with_workers_that_stay_slow(answer, command, tmp_pat
     # By hand: without them, by the median of the others, as all would be.
     rest = np.delete(times, [5, 2][:count], axis=1)
     after = np.maximum(rest.max(axis=1), np.median(rest, axis=1)).mean()
-    assert replaced["saved"][0] == pytest.approx(1 - after / times.max(axis=1).mean(), abs=0.01)
+    assert replaced["saved"][0] == pytest.approx(
+        1 - after / times.max(axis=1).mean(), abs=0.01
+    )
     text = " ".join(command("advise", path)[1].split())
     verdict = text[text.index("First look at") :]
     saved, low, high = (f"{100 * share:.1f}" for share in replaced["saved"])
-    ratio = f"{found['look_at'][0]['ratio']:.3g} times as slow as the others in steps 0 to 39"
+    ratio = (
+        f"{found['look_at'][0]['ratio']:.3g} times as slow as the others in steps 0 to "
+        "39"
+    )
     first = f"First look at worker 5. It was {ratio}. To replace it"
     if count > 1:
         first = f"First look at workers 5 and 2. Worker 5 was {ratio}. Worker 2 was"
@@ -307,13 +370,18 @@ def test_the_verdict_begins_with_workers_that_stay_slow(answer, command, tmp_pat
     assert f"{count} other machine{'s' * (count > 1)} " in text + " "
 
 
-def test_a_worker_that_is_slow_late_is_not_to_be_replaced_first(answer, command, tmp_path):
+def test_a_worker_that_is_slow_late_is_not_to_be_replaced_first(
+    answer, command, tmp_path
+):
     """In neither half of the steps does the other one tell who is slow there."""
     times = np.exp(np.random.default_rng(6).normal(0, 0.05, (40, 8)))
     times[20:, 5] *= 2
     path = written(tmp_path / "late.csv", times)
     found = answer("advise", path)
-    assert ([one["worker"] for one in found["slow_workers"]], found["look_at"]) == (["5"], [])
+    assert ([one["worker"] for one in found["slow_workers"]], found["look_at"]) == (
+        ["5"],
+        [],
+    )
     assert "First look at" not in command("advise", path)[1]
 
 
@@ -327,8 +395,12 @@ def test_one_thing_is_in_the_singular(command, tmp_path):
     assert "Left out: 1 step in which a worker has no whole time." in text
     assert not re.search(r"\b1 (other machines|workers|steps|times)", text)
     row = advise(trace_of(times)).row("backup")
-    assert advise_command._needs(row._replace(longer=1.04)).endswith("lost are as long as others")
-    assert advise_command._needs(row._replace(longer=1.06)).endswith("lost are 1.1 times as long")
+    assert advise_command._needs(row._replace(longer=1.04)).endswith(
+        "lost are as long as others"
+    )
+    assert advise_command._needs(row._replace(longer=1.06)).endswith(
+        "lost are 1.1 times as long"
+    )
     assert advise_command._needs(row._replace(longer=None)).endswith("all are lost")
 
 
@@ -337,7 +409,9 @@ def test_a_unit_is_asked_for_where_steps_are_odd_in_seconds(answer, command, tmp
     seconds = answer("advise", written(tmp_path / "log.csv", times))
     path = written(tmp_path / "log.csv", times * 1e9)
     err = command("advise", path)[2]
-    assert err.startswith("bcgc: The times of the log are taken for seconds. So a step takes 1.")
+    assert err.startswith(
+        "bcgc: The times of the log are taken for seconds. So a step takes 1."
+    )
     assert "give their unit with --unit: us (1" in err
     for unit, of in (("ns", 1), ("us", 1e3)):
         status, out, err = command("advise", path, "--unit", unit, "--format", "json")
@@ -350,26 +424,52 @@ def test_a_unit_is_asked_for_where_steps_are_odd_in_seconds(answer, command, tmp
 def test_commands_that_plan_for_a_log_take_a_unit(refusal, tmp_path):
     times = np.random.default_rng(8).gamma(4.0, 250.0, (12, 3))
     path = written(tmp_path / "log.csv", times)
-    columns = {"step": "step", "worker": "worker", "seconds": "seconds", "layout": "auto"}
-    asked: Any = SimpleNamespace(trace=path, unit="ms", censored=None, load=None, **columns)
+    columns = {
+        "step": "step",
+        "worker": "worker",
+        "seconds": "seconds",
+        "layout": "auto",
+    }
+    asked: Any = SimpleNamespace(
+        trace=path, unit="ms", censored=None, load=None, **columns
+    )
     assert_close(traces.read_loads(asked).seconds, times.ravel() / 1000, rtol=1e-9)
     for name in ("solve", "sweep", "fit"):
-        assert "'min' is not one of 's', 'ms', 'us', 'ns'" in refusal(name, "--unit", "min")
+        assert "'min' is not one of 's', 'ms', 'us', 'ns'" in refusal(
+            name, "--unit", "min"
+        )
     law = "exponential:rate=1"
     assert "--unit has no effect without --trace" in refusal(
-        "solve", "--workers", "3", "--cycle-time", law, "--unit", "ms", "--coordinates", "60"
+        "solve",
+        "--workers",
+        "3",
+        "--cycle-time",
+        law,
+        "--unit",
+        "ms",
+        "--coordinates",
+        "60",
     )
 
 
-def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(answer, command, tmp_path):
+def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
+    answer, command, tmp_path
+):
     rng = np.random.default_rng(9)
     seconds = np.exp(rng.normal(0, 0.3, (24, 3, 8)))
     path = tmp_path / "chunks.csv"
     written_in_parts(path, seconds)
     header, *lines = path.read_text().splitlines()
-    kept = [line for line in lines if int(line.split(",")[0]) % 2 or int(line.split(",")[2]) < 6]
+    kept = [
+        line
+        for line in lines
+        if int(line.split(",")[0]) % 2 or int(line.split(",")[2]) < 6
+    ]
     path.write_text("\n".join([header, *kept]))
-    said = "Left out: 12 steps in which each worker has 6 of 8 chunks. Ask about these steps again"
+    said = (
+        "Left out: 12 steps in which each worker has 6 of 8 chunks. Ask about these "
+        "steps again"
+    )
     assert said in " ".join(command("advise", str(path))[1].split())
     trace = bcgc.measured.load_trace(path)
     asked: Any = SimpleNamespace(keep_workers=False)

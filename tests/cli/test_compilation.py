@@ -1,4 +1,6 @@
-"""`bcgc` keeps programs: another process finds them, and it works where none can be kept."""
+"""`bcgc` keeps programs: another process finds them, and it works where none can be
+kept.
+"""
 
 import json
 import os
@@ -17,13 +19,24 @@ from bcgc_jax.cli.commands import cli
 from bcgc_jax.solvers import large_n
 from tests.scripts import python
 
-_ARGS = ("--coordinates", "20000", "--format", "json", "--method", "time", "--method", "uncoded")
+_ARGS = (
+    "--coordinates",
+    "20000",
+    "--format",
+    "json",
+    "--method",
+    "time",
+    "--method",
+    "uncoded",
+)
 _RUN = """
 import collections, json, sys
 import jax
 from bcgc_jax import cli
 counts = collections.Counter()
-jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.rpartition("/")[2]]))
+def count(event, **_):
+    counts.update([event.rpartition("/")[2]])
+jax.monitoring.register_event_listener(count)
 try:
     cli.main()
 except SystemExit as stop:
@@ -32,11 +45,22 @@ except SystemExit as stop:
 """
 
 
-def _solve(workers: int, rate: str, *args: str, **environment: str) -> tuple[dict, int, int]:
-    """`bcgc solve` in a process of its own: the answer, programs found, and programs compiled."""
-    law = ("--workers", str(workers), "--cycle-time", f"shifted-exponential:rate={rate},shift=50")
+def _solve(
+    workers: int, rate: str, *args: str, **environment: str
+) -> tuple[dict, int, int]:
+    """`bcgc solve` in a process of its own: the answer, programs found, and programs
+    compiled.
+    """
+    law = (
+        "--workers",
+        str(workers),
+        "--cycle-time",
+        f"shifted-exponential:rate={rate},shift=50",
+    )
     inherited = {
-        k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
     }
     environment = {"JAX_PLATFORMS": "cpu", **environment}
     result = python(_RUN, "solve", *law, *args, env=inherited | environment)
@@ -53,7 +77,9 @@ def _entries(folder: Path) -> list[Path]:
 
 @pytest.mark.smoke
 def test_a_process_of_its_own_solves_whatever_flags_its_xla_knows(tmp_path):
-    found, _, _ = _solve(3, "1e-3", *_ARGS[:4], "--method", "uncoded", XDG_CACHE_HOME=str(tmp_path))
+    found, _, _ = _solve(
+        3, "1e-3", *_ARGS[:4], "--method", "uncoded", XDG_CACHE_HOME=str(tmp_path)
+    )
     assert [row["method"] for row in found["solutions"]] == ["uncoded"]
 
 
@@ -90,7 +116,9 @@ def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         monkeypatch.setenv("HOME", str(home))
         settings: dict[str, Any] = {}
-        config = SimpleNamespace(jax_compilation_cache_dir=told, update=settings.__setitem__)
+        config = SimpleNamespace(
+            jax_compilation_cache_dir=told, update=settings.__setitem__
+        )
         monkeypatch.setattr(_compilation, "jax", SimpleNamespace(config=config))
         _compilation.keep_programs()
         names = "cache_dir", "cache_max_size"
@@ -116,30 +144,39 @@ def test_numbers_of_workers_share_a_size():
         (20, atoms, 10_000),
         (20, law, 9),
     ]
-    sizes = [_compilation.padded(bcgc.Problem(d, n, length)).max_workers for n, d, length in asked]
+    sizes = [
+        _compilation.padded(bcgc.Problem(d, n, length)).max_workers
+        for n, d, length in asked
+    ]
     # of many workers, smooth steps need to know N
     assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]
     smooth = bcgc.ShiftedExponential(1.0, 1.0)
     paid = [bcgc.Problem(smooth, n, 10_000, setup_cycles=1e4) for n in (20, 33)]
     paid.append(bcgc.Problem(law, 20, 10_000, setup_cycles=1e4))
     paid.append(bcgc.Problem(smooth, 20, 10_000, start_up=smooth))
-    # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by N starts.
+    # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by
+    # N starts.
     assert [_compilation.padded(one).max_workers for one in paid] == [32, 33, 20, 20]
 
 
-def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(
+def test_a_command_that_runs_once_compiles_quickly_unless_the_user_has_said_how(
     monkeypatch,
 ):
     quick = "--xla_cpu_use_fusion_emitters=false"
     cases = {
         ("", "0.8.1"): quick,
         ("--xla_dump_to=x", "0.11.0"): f"--xla_dump_to=x {quick}",
-        ("--xla_cpu_use_fusion_emitters=true", "0.10.2"): "--xla_cpu_use_fusion_emitters=true",
+        (
+            "--xla_cpu_use_fusion_emitters=true",
+            "0.10.2",
+        ): "--xla_cpu_use_fusion_emitters=true",
         ("", "0.11.1"): "",
         ("", "0.12.0.1"): "",
     }
     for (given, version), flags in cases.items():
-        monkeypatch.setattr("importlib.metadata.version", lambda _, known=version: known)
+        monkeypatch.setattr(
+            "importlib.metadata.version", lambda _, known=version: known
+        )
         monkeypatch.setenv("XLA_FLAGS", given)
         with pytest.raises(SystemExit):
             cli.main(["solve", "--help"])

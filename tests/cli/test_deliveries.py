@@ -18,17 +18,30 @@ UNCODED = ["--method", "uncoded"]
 
 
 def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
-    given = ["--start-up", "5", "--send-time", "0.25", "--chain-cycles", "0.5", "--cycles", "2"]
+    given = [
+        "--start-up",
+        "5",
+        "--send-time",
+        "0.25",
+        "--chain-cycles",
+        "0.5",
+        "--cycles",
+        "2",
+    ]
     law = ["--cycle-time", "two-speed:fast=0.4,slow=2.6,probability=0.2"]
     found = answer("solve", *ASKED, *law, *given, *UNCODED, "--deadline", "80")
     asked = {"start_up": 5.0, "send_time": 0.25, "chain_cycles": 0.5}
     assert found["problem"].items() >= asked.items()
     assert "overlap" not in found["problem"]
-    # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and before
-    # 60 · 0.25.
+    # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and
+    # before 60 · 0.25.
     row, cycles, all_fast = found["solutions"][0], 60 * 2.5 / 3, 0.8**3
-    assert row["expected_runtime"] == pytest.approx(20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9)
-    assert row["completion_probability"] == pytest.approx(all_fast, rel=1e-9)  # in 40, or 150
+    assert row["expected_runtime"] == pytest.approx(
+        20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9
+    )
+    assert row["completion_probability"] == pytest.approx(
+        all_fast, rel=1e-9
+    )  # in 40, or 150
     assert (row["kind"], row["levels"]) == ("exact", [0])
 
 
@@ -42,7 +55,9 @@ def test_a_start_up_has_a_law(answer):
     law = {"distribution": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
     assert found["problem"]["start_up"] == law
     (alone,) = found["solutions"]
-    rows = answer("sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED)
+    rows = answer(
+        "sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED
+    )
     assert [(row["start_up_distribution"], row["send_time"]) for row in rows] == [
         (start, 0),
         (start, 0.5),
@@ -50,11 +65,19 @@ def test_a_start_up_has_a_law(answer):
     for row in rows:
         expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * 0.8**3 + 15 * (1 - 0.8**3)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)
-    assert alone["expected_runtime"] == pytest.approx(rows[0]["expected_runtime"], rel=1e-12)
+    assert alone["expected_runtime"] == pytest.approx(
+        rows[0]["expected_runtime"], rel=1e-12
+    )
 
 
 def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
-    given = ["--start-up", "weibull:scale=4000,shape=0.7", "--send-time", "0.25", "--overlap"]
+    given = [
+        "--start-up",
+        "weibull:scale=4000,shape=0.7",
+        "--send-time",
+        "0.25",
+        "--overlap",
+    ]
     given += ["--workers", "3", *UNIFORM, "--chain-cycles", "0.1"]
     asked: list[Problem] = []
 
@@ -67,24 +90,39 @@ def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
     assert command("sweep", *given, "--coordinates", "60") == (2, "", "bcgc: enough\n")
     (problem,) = asked
     assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
-    assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
-    assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
+    assert (problem.send_time, problem.overlap, problem.chain_cycles) == (
+        0.25,
+        True,
+        0.1,
+    )
+    assert (repr(problem.cycle_time), problem.num_workers) == (
+        repr(Uniform(0.4, 2.6)),
+        3,
+    )
 
 
 UNIFORM_FIT = Fit("uniform", Uniform(0.4, 2.6), {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 24)
 
 
 @pytest.mark.parametrize("typed", ["47%", "0.47"])
-def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch, trace, typed):
+def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(
+    command, monkeypatch, trace, typed
+):
     """A backward pass computes each coordinate, and goes past it."""
     problems: list[Problem] = []
 
     def planned(*arguments):
-        problems.extend(problem for problem in arguments if isinstance(problem, Problem))
+        problems.extend(
+            problem for problem in arguments if isinstance(problem, Problem)
+        )
         raise ValueError("enough")
 
     def swept(of_cell, cells, *_, **__):
-        planned(of_cell(4, **{name: values[0].item() for name, values in cells.columns.items()}))
+        planned(
+            of_cell(
+                4, **{name: values[0].item() for name, values in cells.columns.items()}
+            )
+        )
 
     monkeypatch.setattr(solve, "compared", planned)
     monkeypatch.setattr(fit_answer, "solve", planned)
@@ -93,7 +131,11 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
     given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
     for name in ("solve", "sweep"):
         assert command(name, *ASKED, *UNIFORM, *given) == (2, "", "bcgc: enough\n")
-    assert command("fit", trace, "--coordinates", "60", *given) == (2, "", "bcgc: enough\n")
+    assert command("fit", trace, "--coordinates", "60", *given) == (
+        2,
+        "",
+        "bcgc: enough\n",
+    )
     assert len(problems) == 3
     for problem in problems:
         backward = sum(np.full(np.asarray(problem.num_coordinates), 2 + 0.5))
@@ -102,7 +144,8 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("typed", "ratio"), [([], 1 / 3), (["--forward", "47%"], 0.47), (["--setup-cycles", "0"], 0)]
+    ("typed", "ratio"),
+    [([], 1 / 3), (["--forward", "47%"], 0.47), (["--setup-cycles", "0"], 0)],
 )
 def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
     command, monkeypatch, tmp_path, typed, ratio
@@ -114,7 +157,9 @@ def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
     problems: list[Problem] = []
 
     def planned(*arguments):
-        problems.extend(problem for problem in arguments if isinstance(problem, Problem))
+        problems.extend(
+            problem for problem in arguments if isinstance(problem, Problem)
+        )
         raise ValueError("enough")
 
     monkeypatch.setattr(solve, "compared", planned)
@@ -130,20 +175,37 @@ def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
     assert np.mean(np.asarray(law.times)) == pytest.approx(2 * TIMES.mean())
     asked: Any = SimpleNamespace(asks_forward=bool(typed))
     said = traces.forward_in_words(asked, load_trace(path))
-    assert ["takes 0.333 of a backward pass" in line for line in said] == [True] * (not typed)
+    assert ["takes 0.333 of a backward pass" in line for line in said] == [True] * (
+        not typed
+    )
 
 
 @pytest.mark.slow
 def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
-    # So many coordinates that units are not searched; of atoms, whose optimum is compiled in half
-    # the time.
-    asked = ["--workers", "3", "--coordinates", "2000", "--start-up", "400", "--send-time", "0.1"]
+    # So many coordinates that units are not searched; of atoms, whose optimum is
+    # compiled in half the time.
+    asked = [
+        "--workers",
+        "3",
+        "--coordinates",
+        "2000",
+        "--start-up",
+        "400",
+        "--send-time",
+        "0.1",
+    ]
     law = "two-speed:fast=0.4,slow=2.6,probability=0.2"
     found = answer("solve", *asked, "--overlap", "--cycle-time", law)
     rows = {row["method"]: row for row in found["solutions"]}
     names = "optimal subgradient time frequency uncoded single_block tandon_partial"
     shared = {"sharing:2", "sharing:all"}
-    assert rows.keys() == {*names.split(), "ferdinand_full", "ferdinand_half", "nested", *shared}
+    assert rows.keys() == {
+        *names.split(),
+        "ferdinand_full",
+        "ferdinand_half",
+        "nested",
+        *shared,
+    }
     for row in map(
         rows.pop, shared
     ):  # a link sends after all chunks, so work sharing is not the fastest here

@@ -61,31 +61,50 @@ KEPT = ": what is solved is kept; go on with --resume"
 
 @pytest.mark.parametrize(
     ("work", "hint"),
-    [("sweep.write_sweep", KEPT), ("sweep.write_sweep", ""), ("solve_schemes._solve_all", "")],
+    [
+        ("sweep.write_sweep", KEPT),
+        ("sweep.write_sweep", ""),
+        ("solve_schemes._solve_all", ""),
+    ],
 )
 @pytest.mark.usefixtures("at_once")
 def test_a_command_says_so_and_leaves(command, tmp_path, monkeypatch, work, hint):
     if hint:
         (tmp_path / "sweep.csv.parts").mkdir()
     monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(KeyboardInterrupt()))
-    asked = [*SWEEP, str(tmp_path / "sweep.csv")] if "sweep" in work else ["solve", *SWEEP[1:-1]]
+    asked = (
+        [*SWEEP, str(tmp_path / "sweep.csv")]
+        if "sweep" in work
+        else ["solve", *SWEEP[1:-1]]
+    )
     status, _, err = command(*asked)
     assert (status, err.lstrip()) == (1130, f"bcgc: interrupted{hint}\n")
 
 
-@pytest.mark.parametrize("given", [SWEEP[:-1], ["solve", *LAW]], ids=["the command's", "a law's"])
+@pytest.mark.parametrize(
+    "given", [SWEEP[:-1], ["solve", *LAW]], ids=["the command's", "a law's"]
+)
 def test_the_imports_may_be_interrupted(given, tmp_path):
-    script = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+    script = (
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+    )
     (tmp_path / "jax.py").write_text(script)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = python("-m", "bcgc_jax", *given, cwd=tmp_path, env=env)
-    assert (done.returncode, done.stdout, done.stderr.lstrip()) == (130, "", "bcgc: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr.lstrip()) == (
+        130,
+        "",
+        "bcgc: interrupted\n",
+    )
 
 
 @pytest.mark.parametrize(
-    ("where", "error"), [("commands.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
+    ("where", "error"),
+    [("commands.cli.main", click.Abort()), ("_run", KeyboardInterrupt())],
 )
 @pytest.mark.usefixtures("at_once")
-def test_an_interruption_of_the_options_is_no_traceback_either(command, monkeypatch, where, error):
+def test_an_interruption_of_the_options_is_no_traceback_either(
+    command, monkeypatch, where, error
+):
     monkeypatch.setattr(f"bcgc_jax.cli.{where}", raising(error))
     assert command() == (1130, "", "bcgc: interrupted\n")

@@ -29,9 +29,17 @@ def path(tmp_path):
 
 
 PLAIN, LOADS = "step,worker,seconds\n", "step,worker,load,seconds\n"
-COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-column", "time_s")
+COLUMNS = (
+    "--step-column",
+    "iteration",
+    "--worker-column",
+    "rank",
+    "--seconds-column",
+    "time_s",
+)
 NOT_KNOWN = (
-    "The trace has one load. So it cannot tell which share of the time does not grow with the work"
+    "The trace has one load. So it cannot tell which share of the time does not grow "
+    "with the work"
 )
 
 
@@ -63,7 +71,9 @@ def _best_of_few(problem):
             [0, 0, 1, 1],
         ]
     )[:, :n]
-    padded = np.pad(x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - n)))
+    padded = np.pad(
+        x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - n))
+    )
     found = [assess(problem, problem.total * shares) for shares in padded]
     best = min(found, key=lambda solution: float(solution.expected_runtime))
     return dataclasses.replace(best, problem=problem)
@@ -86,7 +96,10 @@ _FITS = [
 
 @pytest.mark.parametrize(
     "searched",
-    [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.smoke)],
+    [
+        pytest.param(True, marks=pytest.mark.slow),
+        pytest.param(False, marks=pytest.mark.smoke),
+    ],
 )
 def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     answer, once, path, tmp_path, monkeypatch, searched
@@ -95,14 +108,23 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         monkeypatch.setattr(fit_answer, "solve", _best_of_few)
         monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: _FITS)
     plan_file = tmp_path / "plan.json"
-    both = ["--distribution", "weibull", "--distribution", "pareto", "--replicates", "20"]
+    both = [
+        "--distribution",
+        "weibull",
+        "--distribution",
+        "pareto",
+        "--replicates",
+        "20",
+    ]
     asked = ("fit", path, *COLUMNS, *both)
     found = answer(*asked, "--out", str(plan_file), "--coordinates", "10000")
     assert (found["trace"]["num_workers"], found["trace"]["num_steps"]) == (3, 60)
     assert found["trace"]["mean"] == pytest.approx(TIMES.mean(), rel=1e-8)
     assert [one["distribution"] for one in found["fits"]] == ["weibull", "pareto"]
     best = found["fits"][0]
-    assert abs(best["parameters"]["shape"] - 1.65) < 4 * best["standard_errors"]["shape"]
+    assert (
+        abs(best["parameters"]["shape"] - 1.65) < 4 * best["standard_errors"]["shape"]
+    )
     assert NOT_KNOWN in found["remarks"][-1]
     plans = {plan["distribution"]: plan for plan in found["plans"]}
     assert plans["uncoded"]["partition"] == [10_000, 0, 0]
@@ -111,7 +133,9 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         assert sum(plan["partition"]) == 10_000
         assert not searched or plan["relative_gap"] < 2e-6
         for other in plans.values():
-            assert other["runtime_under"][name] >= plan["runtime_under"][name] * (1 - 1e-5)
+            assert other["runtime_under"][name] >= plan["runtime_under"][name] * (
+                1 - 1e-5
+            )
     load = np.cumsum(np.arange(1, 4) * np.array(plans["weibull"]["partition"])) / 3
     steps = (load * -np.sort(-TIMES, axis=1)).max(axis=1)
     assert plans["weibull"]["replayed_runtime"] == pytest.approx(steps.mean(), rel=1e-6)
@@ -120,7 +144,8 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     exact = plans["weibull"]["runtime_under"]["measured times"]
     assert abs(exact - runtimes.mean()) < 4 * runtimes.std() / np.sqrt(200_000)
     assert (
-        np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
+        np.asarray(bcgc.Solution.load(plan_file).rounded).tolist()
+        == plans["weibull"]["partition"]
     )
     status, out, _ = once(*asked)
     assert status == 0
@@ -136,7 +161,10 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     status, out, _ = once(*asked, "--format", "csv")
     assert status == 0
     begun = "distribution,parameters,standard_errors", "weibull,scale=", "pareto,scale="
-    assert all(line.startswith(begin) for line, begin in zip(out.splitlines(), begun, strict=True))
+    assert all(
+        line.startswith(begin)
+        for line, begin in zip(out.splitlines(), begun, strict=True)
+    )
 
 
 def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
@@ -144,11 +172,18 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     known = FitPlan(MEASURED, [], {MEASURED: 4.0}, replayed_error=0.1)
     for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
         plans = [known._replace(replayed_runtime=taken)]
-        said = " ".join(fit_answer.remarks_on(trace, bcgc.measured.describe(trace), plans, None))
-        assert ("Nothing here" in said, "25 % longer than expected" in said) == (nothing, longer)
+        said = " ".join(
+            fit_answer.remarks_on(trace, bcgc.measured.describe(trace), plans, None)
+        )
+        assert ("Nothing here" in said, "25 % longer than expected" in said) == (
+            nothing,
+            longer,
+        )
         assert NOT_KNOWN in said
     of_one_load = trace._replace(load=np.full(240, 100.0))
-    *_, last = fit_answer.remarks_on(of_one_load, bcgc.measured.describe(trace), [], None)
+    *_, last = fit_answer.remarks_on(
+        of_one_load, bcgc.measured.describe(trace), [], None
+    )
     assert "The trace has one load, 100. So it" in last
 
 
@@ -158,13 +193,18 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     description = bcgc.measured.describe(trace_of(times), with_tail=False)
     best: Any = SimpleNamespace(problem=None)
     rest: Any = {"remarks": [], "fits": [], "plans": [], "best": best, "start_up": None}
-    answer = fit_answer.FitAnswer(trace_of(times), trace_of(times), times, description, **rest)
+    answer = fit_answer.FitAnswer(
+        trace_of(times), trace_of(times), times, description, **rest
+    )
     found = strict_json(json_of(fit._json(answer)))
     assert problems("fit", found) == []
     assert found["trace"]["causes"]["steady"][0] > 0.5
     (slow,) = found["trace"]["slow_workers"]
     assert slow["worker"] == "2"
-    assert (abs(int(slow["first_step"]) - 70) < 8, abs(int(slow["last_step"]) - 129) < 8) == (
+    assert (
+        abs(int(slow["first_step"]) - 70) < 8,
+        abs(int(slow["last_step"]) - 129) < 8,
+    ) == (
         True,
         True,
     )
@@ -187,37 +227,64 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
         (f"{PLAIN}1,a,1\n", "--seconds-column time", "time"),
     ],
 )
-def test_a_broken_file_is_one_line_and_status_2(refusal, tmp_path, text, arguments, message):
+def test_a_broken_file_is_one_line_and_status_2(
+    refusal, tmp_path, text, arguments, message
+):
     file = tmp_path / "broken.csv"
     file.write_text(text)
-    assert message in refusal("fit", str(file), "--distribution", "uniform", *arguments.split())
+    assert message in refusal(
+        "fit", str(file), "--distribution", "uniform", *arguments.split()
+    )
 
 
 @pytest.mark.slow
 def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path):
-    asked = ("solve", "--trace", path, *COLUMNS, "--coordinates", "10000", "--method", "uncoded")
+    asked = (
+        "solve",
+        "--trace",
+        path,
+        *COLUMNS,
+        "--coordinates",
+        "10000",
+        "--method",
+        "uncoded",
+    )
     answered = answer(*asked, "--trace-distribution", "smooth")
     assert answered["problem"]["cycle_time"]["distribution"] == "smooth"
     # L / N times the mean of the slowest of three, ∫ P(T_(3) > t) dt.
     t = np.linspace(0.0, 60.0, 600_001)
     late = (
         1
-        - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float))
+        - (
+            1
+            - np.asarray(
+                bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float
+            )
+        )
         ** 3
     )
     found = answered["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
-    status, _, err = command(*asked, "--trace-distribution", "atoms", "--workers", "10000")
+    status, _, err = command(
+        *asked, "--trace-distribution", "atoms", "--workers", "10000"
+    )
     assert status == 2
     assert "--trace-distribution smooth" in err
 
 
 def _of_loads(tmp_path, loads, steps=40, workers=4):
-    rng, (step, worker) = np.random.default_rng(0), np.indices((steps, workers)).reshape(2, -1)
+    rng, (step, worker) = (
+        np.random.default_rng(0),
+        np.indices((steps, workers)).reshape(2, -1),
+    )
     load = np.array(loads)[step % len(loads)]
-    seconds = rng.gamma(4.0, 0.5, step.size) + load * (0.01 + rng.exponential(0.01, step.size))
+    seconds = rng.gamma(4.0, 0.5, step.size) + load * (
+        0.01 + rng.exponential(0.01, step.size)
+    )
     table = {"header": "step,worker,samples,seconds", "delimiter": ",", "comments": ""}
-    np.savetxt(tmp_path / "loads.csv", np.stack([step, worker, load, seconds], axis=1), **table)
+    np.savetxt(
+        tmp_path / "loads.csv", np.stack([step, worker, load, seconds], axis=1), **table
+    )
     return str(tmp_path / "loads.csv")
 
 
@@ -242,13 +309,20 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
     assert "160 times of 4 workers over 40 steps, at 3 loads from 100 to 400" in out
     assert "of the time does not grow with the load at a load of 100" in out
     assert "a plan is made as if all time grew with the load" in " ".join(out.split())
-    start, cycle = (found["start_up"][name] for name in ("mean_start_up", "mean_cycle_time"))
+    start, cycle = (
+        found["start_up"][name] for name in ("mean_start_up", "mean_cycle_time")
+    )
     assert abs(start["value"] - 2) < 3 * start["error"]
     assert abs(cycle["value"] - 0.02) < 3 * cycle["error"]
     plans = {plan["distribution"]: plan["runtime_under"] for plan in found["plans"]}
     for under in plans["uncoded"]:
-        assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
-    apart = bcgc.measured.fit_start_up(bcgc.measured.load_trace(path, load="samples")).apart
+        assert (
+            min(plans.values(), key=lambda plan: plan[under])[under]
+            == plans[under][under]
+        )
+    apart = bcgc.measured.fit_start_up(
+        bcgc.measured.load_trace(path, load="samples")
+    ).apart
     work, t = found["start_up"]["cycles"] * 2000 / 4, np.linspace(0, 1, 200_001)
     late = 1 - (1 - np.asarray(apart["cycle_time"].survival(t), float)) ** 4
     last = start["value"] + work * np.trapezoid(late, t)

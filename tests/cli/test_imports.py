@@ -1,4 +1,6 @@
-"""JAX is imported when something is computed; names that the command knows are the library's."""
+"""JAX is imported when something is computed; names that the command knows are the
+library's.
+"""
 
 import inspect
 import json
@@ -32,9 +34,10 @@ _REFUSED = {
     "solve --wrokers 3": "No such option '--wrokers'",
     "solve --workers x": "Invalid value for '--workers': must be a whole number",
     "solve --trace none.csv": "Invalid value for '--trace': File 'none.csv'",
-    "sweep --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean "
-    "time?)",
-    "solve --cycle-time gama:rate=1": "Invalid value for '--cycle-time': unknown distribution",
+    "sweep --trace - --method tim": "Invalid value for '--method': no method 'tim' "
+    "(did you mean time?)",
+    "solve --cycle-time gama:rate=1": "Invalid value for '--cycle-time': unknown "
+    "distribution",
     "solve --cycle-time gamma:rat=1": "Invalid value for '--cycle-time': cannot read",
 }
 
@@ -56,13 +59,16 @@ def test_help_and_refusals_need_no_jax():
             assert err.startswith(f"bcgc: {_REFUSED[text]}")
         else:
             # The version of a clone that is not installed, too.
-            assert out.startswith((f"bcgc, version {__version__}\n", "Usage: bcgc")), text
+            assert out.startswith((f"bcgc, version {__version__}\n", "Usage: bcgc")), (
+                text
+            )
             assert err == ""
 
 
 def test_advice_needs_no_jax(trace):
     ((out, err, imported),) = map(
-        json.loads, python(_RUN, input=json.dumps([["advise", trace]])).stdout.splitlines()
+        json.loads,
+        python(_RUN, input=json.dumps([["advise", trace]])).stdout.splitlines(),
     )
     assert (out.startswith("trace.csv: 4 workers, 6 steps."), err, imported) == (
         True,
@@ -73,7 +79,8 @@ def test_advice_needs_no_jax(trace):
 
 _NO_JAX = """
 import sys
-sys.modules.update(dict.fromkeys(("jax", "jaxlib", "optax", "chex")))  # as if not installed
+# as if not installed
+sys.modules.update(dict.fromkeys(("jax", "jaxlib", "optax", "chex")))
 from bcgc_jax import cli, handout
 with handout.serve(2, key="secret") as coordinator:
     with handout.join(coordinator.address, 0, key="secret") as share:
@@ -90,7 +97,9 @@ def test_sharing_and_advice_go_where_jax_is_not_installed(trace):
     assert advised.startswith("trace.csv: 4 workers, 6 steps.")
 
 
-@pytest.mark.parametrize(("module", "more"), [("rich", ()), ("jax", ("--method", "nested"))])
+@pytest.mark.parametrize(
+    ("module", "more"), [("rich", ()), ("jax", ("--method", "nested"))]
+)
 def test_what_is_missing_is_named_with_what_to_install(trace, module, more):
     missing = _NO_JAX.replace('"jax",', f'"jax", "{module}",')
     done = python(missing, trace, *more)
@@ -105,12 +114,13 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     law = law_class(name)
     assert law_name(law) == name
     typed = inspect.signature(law).parameters.values()
-    defaults = {one.name: None if one.default is one.empty else one.default for one in typed}
+    defaults = {
+        one.name: None if one.default is one.empty else one.default for one in typed
+    }
     assert names.LAWS[name] == defaults
     given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
-    read = read_law(
-        f"{name}:{','.join(f'{parameter}={value}' for parameter, value in given.items())}"
-    )
+    parameters = [f"{parameter}={value}" for parameter, value in given.items()]
+    read = read_law(f"{name}:{','.join(parameters)}")
     assert repr(read) == repr(law(**given))
     assert describe_law(read) == {"distribution": name, **given}
 

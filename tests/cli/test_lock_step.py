@@ -38,7 +38,10 @@ def test_in_lock_step_rows_are_dealt_and_nothing_hangs(command, answer, chunks):
     assert "dealt, equal numbers" in {row["remedy"] for row in apart["rows"]}
     said = " ".join(command("advise", chunks, "--lock-step")[1].split())
     assert f"In lock-step a step takes {together['step']:.4g} s on average." in said
-    assert "Do this: deal the chunks so that those which are computed together are alike." in said
+    assert (
+        "Do this: deal the chunks so that those which are computed together are alike."
+        in said
+    )
     assert "A question is taken to cost" not in said
 
 
@@ -46,7 +49,9 @@ def test_in_lock_step_without_lengths_they_are_asked_for(command, tmp_path):
     rng = np.random.default_rng(0)
     path = written_in_parts(tmp_path / "parts.csv", rng.gamma(4.0, 0.1, (12, 4, 3)))
     said = " ".join(command("advise", path, "--lock-step")[1].split())
-    assert "With the lengths of chunks in a column `load`, more could be replayed." in said
+    assert (
+        "With the lengths of chunks in a column `load`, more could be replayed." in said
+    )
     assert "own chunks sorted" not in said
 
 
@@ -62,10 +67,18 @@ def test_lengths_alone_say_nothing_of_slow_workers(command, answer, lengths):
 
 
 def test_what_cannot_be_meant_is_refused(refusal, chunks, lengths, tmp_path):
-    steps = written(tmp_path / "steps.csv", np.random.default_rng(0).gamma(4.0, 1.0, (9, 3)))
-    assert "the log has none: give a row for each" in refusal("advise", steps, "--lock-step")
-    assert "If it has lengths alone, say what they cost: --cost a,b" in refusal("advise", lengths)
-    assert "a cost is for a log of lengths alone" in refusal("advise", chunks, "--cost", "1,0")
+    steps = written(
+        tmp_path / "steps.csv", np.random.default_rng(0).gamma(4.0, 1.0, (9, 3))
+    )
+    assert "the log has none: give a row for each" in refusal(
+        "advise", steps, "--lock-step"
+    )
+    assert "If it has lengths alone, say what they cost: --cost a,b" in refusal(
+        "advise", lengths
+    )
+    assert "a cost is for a log of lengths alone" in refusal(
+        "advise", chunks, "--cost", "1,0"
+    )
     for bad in ("1", "1,-1", "0,0", "a,b", "1,inf"):
         assert "must be a,b of a L + b L²" in refusal("advise", lengths, "--cost", bad)
     assert "--unit has no effect with --cost" in refusal(

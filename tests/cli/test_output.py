@@ -1,4 +1,6 @@
-"""Output of all commands: one width, one way to write rows, errors of one line, and files."""
+"""Output of all commands: one width, one way to write rows, errors of one line, and
+files.
+"""
 
 import io
 import json
@@ -40,19 +42,27 @@ def test_json_has_its_version_first_and_nothing_that_is_no_json():
     assert output.json_of([{"limit": None}]) == '[\n {\n  "limit": null\n }\n]'
     text = output.json_of([{"limits": (float("nan"), float("inf"))}])
     assert json.loads(text) == [{"limits": [None, None]}]
-    assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [2.0, None, None]
+    assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [
+        2.0,
+        None,
+        None,
+    ]
 
 
 def _columns(*heads):
     return [
-        (head, operator.itemgetter(i)) for i, head in enumerate((output.names("scheme"), *heads))
+        (head, operator.itemgetter(i))
+        for i, head in enumerate((output.names("scheme"), *heads))
     ]
 
 
 def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     output.print_rows([("optimal", "1.5")], _columns("expected\nruntime"))
-    assert capsys.readouterr().out == "         expected\nscheme    runtime\noptimal       1.5\n"
+    assert (
+        capsys.readouterr().out
+        == "         expected\nscheme    runtime\noptimal       1.5\n"
+    )
     output.console().print("word " * 30)
     output.print_rows([("optimal", "word " * 30)], _columns(Column("text")))
     assert max(map(len, capsys.readouterr().out.splitlines())) in range(95, 101)
@@ -61,7 +71,10 @@ def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 2])
 def test_numbers_are_never_cut(capsys, rows):
     """A long name is, and a table with more columns than there is room for is wider."""
-    row = ("optimal, levels 0,1,2,3,4,5,6,7,8,9", *(f"{i}.234e+99" for i in range(9 * rows)))
+    row = (
+        "optimal, levels 0,1,2,3,4,5,6,7,8,9",
+        *(f"{i}.234e+99" for i in range(9 * rows)),
+    )
     output.print_rows([row], _columns(*(f"column\n{i}" for i in range(9 * rows))))
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split("…")[0] == "optimal, levels 0,1,2"
@@ -71,7 +84,9 @@ def test_numbers_are_never_cut(capsys, rows):
 def test_what_is_wrong_is_one_line_in_the_words_of_the_shell():
     for typed, error in {
         "--workers must be >= 1, got 0": ValueError("num_workers must be >= 1, got 0"),
-        "--method time knows no --setup-cycles": ValueError('method="time" knows no setup_cycles'),
+        "--method time knows no --setup-cycles": ValueError(
+            'method="time" knows no setup_cycles'
+        ),
         "cannot read my/num_workers.csv": ValueError("cannot read my/num_workers.csv"),
         "x.csv: No such file": FileNotFoundError(2, "No such file", "x.csv"),
         "the disk is gone": OSError("the disk is gone"),
@@ -92,7 +107,9 @@ def test_a_reader_that_has_enough_is_no_error():
 
 @pytest.fixture
 def told(monkeypatch, capsys):
-    """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
+    """Wait in a hurry, as long as a slow machine needs, until something like this is
+    there.
+    """
     for name in ("_QUIET", "_EVERY"):
         monkeypatch.setattr(progress, name, 0.01)
 
@@ -141,7 +158,16 @@ LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 COMMANDS = {
     "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "csv"),
-    "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
+    "--out of solve": (
+        "solve",
+        *LAW,
+        "--workers",
+        "4",
+        "--coordinates",
+        "60",
+        "--out",
+        "json",
+    ),
     "--out of fit": ("fit", "-", "--out", "json"),
     "--out of advise": ("advise", "-", "--out", "json"),
 }
@@ -157,16 +183,22 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(
         "solve.problem_of",
         "advise._read",
     ):
-        monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
+        monkeypatch.setattr(
+            f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun"))
+        )
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
     for place in (f"folder.{suffix}", f"missing/x.{suffix}", f"file/x.{suffix}"):
         err = refusal(*arguments, option, str(tmp_path / place))
         assert (
-            f"{option}: cannot write {tmp_path / place}: name a file in a folder that is there"
+            f"{option}: cannot write {tmp_path / place}: name a file in a folder that "
+            "is there"
         ) in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file",
+        f"folder.{suffix}",
+    ]
 
 
 def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
@@ -175,7 +207,10 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
     check_file("--figure", path, (".png",))
     check_file("--figure", tmp_path / "new.png")
     check_file("--figure", "/dev/null")
-    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (["there.png"], "kept")
+    assert ([p.name for p in tmp_path.iterdir()], path.read_text()) == (
+        ["there.png"],
+        "kept",
+    )
     check_folder("--out", tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
     with pytest.raises(ValueError, match=r"cannot write to .*: File exists"):
@@ -183,19 +218,29 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
 
 
 def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)  # as root everything may be written to
-    with pytest.raises(ValueError, match=r"--figure: cannot write .*fit.png: permission denied"):
+    monkeypatch.setattr(
+        "os.access", lambda *_: False
+    )  # as root everything may be written to
+    with pytest.raises(
+        ValueError, match=r"--figure: cannot write .*fit.png: permission denied"
+    ):
         check_file("--figure", tmp_path / "fit.png")
-    with pytest.raises(ValueError, match=r"--out: cannot write to .*: permission denied"):
+    with pytest.raises(
+        ValueError, match=r"--out: cannot write to .*: permission denied"
+    ):
         check_folder("--out", tmp_path)
 
 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")]
 )
-def test_the_answer_is_printed_whatever_becomes_of_the_plan(command, tmp_path, monkeypatch, error):
+def test_the_answer_is_printed_whatever_becomes_of_the_plan(
+    command, tmp_path, monkeypatch, error
+):
     found = SimpleNamespace(
-        best=SimpleNamespace(problem=None), fits=[], plans=[SimpleNamespace(distribution="gamma")]
+        best=SimpleNamespace(problem=None),
+        fits=[],
+        plans=[SimpleNamespace(distribution="gamma")],
     )
     monkeypatch.setattr("bcgc_jax.cli.fit.found_in", lambda *_: found)
     monkeypatch.setattr("bcgc_jax.cli.fit.print_answer", lambda *_: print("the table"))
@@ -215,7 +260,9 @@ def test_what_cannot_be_written_is_no_traceback(monkeypatch):
 
     def run(script, stdout):
         script = f"from exit import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
-        done = subprocess.run([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True
+        )
         return done.returncode, done.stdout, done.stderr
 
     assert run("print('above ≤ 3')", -1) == (0, "above ? 3\n", "")

@@ -63,21 +63,30 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
 
 def test_blocks_are_as_long_as_their_share_of_the_gradient():
     groups = OneOfEach((((0,), (1, 2)), ((0, 1, 2),)))
-    # How many subsets each worker goes over for each block: as many as its group has workers.
+    # How many subsets each worker goes over for each block: as many as its group has
+    # workers.
     work = np.array([[1, 3], [2, 3], [2, 3]])
     nested = Plan(jnp.array([10.0, 30.0]), np.arange(2), work, np.ones(2), groups)
     whole = partition_plan(np.array([30.0, 0.0, 10.0]), 3)
     plans = ("optimal", 2.0, whole), ("nested", 1.0, nested), ("limit", 3.0, None)
     drawn = [plot.drawn(*one) for one in plans]
-    assert [one.copies.tolist() for one in drawn] == [[1, 3], [pytest.approx(5 / 3), 3], []]
+    assert [one.copies.tolist() for one in drawn] == [
+        [1, 3],
+        [pytest.approx(5 / 3), 3],
+        [],
+    ]
     left, right = plot.plans(drawn).axes[:2]
     for axes, lengths in (left, [2.0, 1.0, 3.0]), (right, [0.75, 0.25, 0.25, 0.75]):
         assert_close([bar.get_bbox().width for bar in axes.patches], lengths)  # type: ignore[attr-defined]
     assert [text.get_text() for text in right.texts] == ["no fixed blocks"]
     assert right.get_xlim() == (0, 1)
-    halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3))
+    halves = Plan(
+        jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3)
+    )
     shared = sharing_plan(40.0, WorkSharing(num_workers=3, max_subsets=2, chunks=8))
-    assert plot.drawn("sharing:2", 1.0, shared).sizes.size == 0  # nobody knows who does which chunk
+    assert (
+        plot.drawn("sharing:2", 1.0, shared).sizes.size == 0
+    )  # nobody knows who does which chunk
     # A part of the data is none of the gradient.
     assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
 
@@ -120,13 +129,15 @@ def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
 
 TIMES = "step,w0,w1\n" + "".join(f"{k},{1 + k % 3},{2 + k % 2}\n" for k in range(6))
 STEPS = "".join(
-    f'{{"loss": {1 / k}, "step": {k}, "seconds": 0.5, "scheme": "uncoded"}}\n' for k in (1, 2)
+    f'{{"loss": {1 / k}, "step": {k}, "seconds": 0.5, "scheme": "uncoded"}}\n'
+    for k in (1, 2)
 )
 
 
 def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path):
     solved = (
-        "method,status,expected_runtime,saved\noptimal,converged,2,0.5\nuncoded,converged,4,0\n"
+        "method,status,expected_runtime,saved\n"
+        "optimal,converged,2,0.5\nuncoded,converged,4,0\n"
     )
     files = {"times.csv": TIMES, "solved.csv": solved, "log.jsonl": STEPS}
     for name, text in files.items():
@@ -143,7 +154,9 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
     ]
     (axes,) = plot.training(steps, "loss").axes
     assert_close(axes.lines[0].get_xydata(), [[0.5, 1.0], [1.0, 0.5]])
-    told = refusal("plot", str(tmp_path / "log.jsonl"), "--value", "los", "--out", "x.png")
+    told = refusal(
+        "plot", str(tmp_path / "log.jsonl"), "--value", "los", "--out", "x.png"
+    )
     assert "there is no column los, only method, time, loss" in told
     times = str(tmp_path / "times.csv")
     again = str(tmp_path / "again.png")
@@ -153,7 +166,9 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
     assert told == "bcgc: --unit has no effect but on measured times\n"
     (other := tmp_path / "other.csv").write_text("distribution,aic\ngamma,3\n")
     told = refusal("plot", str(other))
-    assert told.startswith(f"bcgc: {other} cannot be drawn: it is no table of `bcgc sweep`")
+    assert told.startswith(
+        f"bcgc: {other} cannot be drawn: it is no table of `bcgc sweep`"
+    )
 
 
 def test_times_are_drawn_in_seconds_whatever_their_unit(command, tmp_path, monkeypatch):
@@ -164,7 +179,9 @@ def test_times_are_drawn_in_seconds_whatever_their_unit(command, tmp_path, monke
     assert command("plot", str(path), "--unit", "ms") == (0, "", "")
     assert command("plot", str(path)) == (0, "", "")
     assert_close(drawn[0], drawn[1] / 1e3)
-    path.write_text("step,w0,w1\n" + "".join(f"{k},{10_000 + k},20000\n" for k in range(6)))
+    path.write_text(
+        "step,w0,w1\n" + "".join(f"{k},{10_000 + k},20000\n" for k in range(6))
+    )
     assert "give their unit with --unit: ms" in command("plot", str(path))[2]
 
 
@@ -187,23 +204,33 @@ def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
     assert names == ["nested groups, no code", "nested groups, no code (nested:5)"]
     assert [text.get_text() for text in left.texts] == ["82.7", "82.7,  12.5 %"]
     assert bar.get_ylim() == (1, 8)  # nobody computes a subset on no worker
-    with pytest.raises(click.UsageError, match="no scheme has a finite expected runtime"):
+    with pytest.raises(
+        click.UsageError, match="no scheme has a finite expected runtime"
+    ):
         plot.plans([none])
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
     solution: Any = SimpleNamespace(plan=partition_plan(np.ones(2), 2))
-    row = Solved("optimal", solution, "converged", 2.0, partition=[30, 10], partition_runtime=2.0)
-    times = SimpleNamespace(seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None)
+    row = Solved(
+        "optimal", solution, "converged", 2.0, partition=[30, 10], partition_runtime=2.0
+    )
+    times = SimpleNamespace(
+        seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None
+    )
     exact = [Fit("exact", LAW, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50)]
     plans = [SimpleNamespace(distribution="exact")]
-    fitted = SimpleNamespace(fits=exact, times=times, seconds=times.seconds, plans=plans)
+    fitted = SimpleNamespace(
+        fits=exact, times=times, seconds=times.seconds, plans=plans
+    )
     for work, answered in {
         "solve.compared": SimpleNamespace(rows=[row], limit=None),
         "sweep._collect": [Swept.of(row) for row in ROWS],
         "fit.found_in": fitted,
     }.items():
-        monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered)
+        monkeypatch.setattr(
+            f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered
+        )
     given = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"
     for name, *asked in [
         ("solve", *given, "--coordinates", "40"),
@@ -211,7 +238,9 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
         ("fit", "-"),
     ]:
         picture = tmp_path / f"{name}.svg"
-        status, _, err = command(name, *asked, "--format", "csv", "--figure", str(picture))
+        status, _, err = command(
+            name, *asked, "--format", "csv", "--figure", str(picture)
+        )
         assert (status, err) == (0, "")
         assert "<path" in picture.read_text()
 
@@ -222,12 +251,19 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
     assert drawn.sizes.tolist() == [100]
     # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000
     # (1/3 + ... + 1/(s + 1)).
-    cost = [(s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)]
+    cost = [
+        (s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)
+    ]
     assert drawn.copies.tolist() == [1 + np.argmin(cost)]
 
 
 def test_times_that_were_cut_off_count_as_longer():
-    given = np.array([3.0, 1.0, 2.0, 4.0]), np.array([0, 0, 1, 0]), [("exact", Uniform(1.0, 5.0))]
+    given = (
+        np.array([3.0, 1.0, 2.0, 4.0]),
+        np.array([0, 0, 1, 0]),
+        [("exact", Uniform(1.0, 5.0))],
+    )
     (axes,) = plot.fits(*given).axes
-    # After 1 three of four are left; at 2 one is cut off, no matter; then one of two is, then none.
+    # After 1 three of four are left; at 2 one is cut off, no matter; then one of two
+    # is, then none.
     assert_close(axes.lines[0].get_ydata(), [0.75, 0.75, 0.375, 0])

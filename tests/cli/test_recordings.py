@@ -1,4 +1,6 @@
-"""`bcgc advise` of a folder, of several files and of a pattern: traces of profilers, and logs."""
+"""`bcgc advise` of a folder, of several files and of a pattern: traces of profilers,
+and logs.
+"""
 
 import json
 
@@ -24,8 +26,12 @@ def test_a_folder_of_traces_is_advised_on(command, traces):
     status, out, err = command("advise", str(traces))
     assert (status, err) == (0, "")
     said = _said(out)
-    assert said.startswith("Found in traces of the PyTorch profiler: 4 workers, 23 steps with 5")
-    assert "A chunk goes from one DistributedDataParallel.forward to the next: 4" in said
+    assert said.startswith(
+        "Found in traces of the PyTorch profiler: 4 workers, 23 steps with 5"
+    )
+    assert (
+        "A chunk goes from one DistributedDataParallel.forward to the next: 4" in said
+    )
     assert "traces: 4 workers, 23 steps, 4 chunks in a worker's step." in said
     assert "The collective itself takes 0.00" in said
     assert "Do this: share the work" in said
@@ -33,17 +39,24 @@ def test_a_folder_of_traces_is_advised_on(command, traces):
 
 def test_the_log_that_was_made_gives_the_same_answer(command, answer, traces, tmp_path):
     made = tmp_path / "made.csv"
-    status, out, err = command("advise", str(traces), "--log", str(made), "--format", "csv")
+    status, out, err = command(
+        "advise", str(traces), "--log", str(made), "--format", "csv"
+    )
     assert (status, err.count("\n")) == (0, 1)
     assert err.startswith("bcgc: Found in traces of the PyTorch profiler: 4 workers")
     assert command("advise", str(made), "--format", "csv")[1] == out
     assert answer("advise", str(made)) == answer("advise", str(traces))
-    assert made.read_text().startswith("step,worker,chunk,seconds,wait,forward_seconds\n1,0,0,0.")
+    assert made.read_text().startswith(
+        "step,worker,chunk,seconds,wait,forward_seconds\n1,0,0,0."
+    )
 
 
 def test_files_and_patterns_are_a_folder(answer, traces):
     found = answer("advise", str(traces))
-    assert answer("advise", *(str(traces / f"rank{number}.json") for number in range(4))) == found
+    assert (
+        answer("advise", *(str(traces / f"rank{number}.json") for number in range(4)))
+        == found
+    )
     assert answer("advise", str(traces / "rank*.json")) == found
 
 
@@ -72,23 +85,35 @@ def test_a_folder_of_a_recorder_is_a_log(command, answer, tmp_path):
     assert "worker-0.csv and 3 others: 4 workers, 12 steps." in _said(several)
 
 
-def test_what_has_no_effect_or_is_not_there_is_refused(refusal, traces, trace, tmp_path):
+def test_what_has_no_effect_or_is_not_there_is_refused(
+    refusal, traces, trace, tmp_path
+):
     assert "--chunk-name has no effect without traces" in refusal(
         "advise", trace, "--chunk-name", "x"
     )
     made = str(tmp_path / "made.csv")
-    assert "--log has no effect without traces" in refusal("advise", trace, "--log", made)
-    assert "--unit has no effect on traces" in refusal("advise", str(traces), "--unit", "ms")
-    assert "--log must end in .csv" in refusal("advise", str(traces), "--log", "made.json")
-    assert "nothing in the traces is named x" in refusal("advise", str(traces), "--chunk-name", "x")
+    assert "--log has no effect without traces" in refusal(
+        "advise", trace, "--log", made
+    )
+    assert "--unit has no effect on traces" in refusal(
+        "advise", str(traces), "--unit", "ms"
+    )
+    assert "--log must end in .csv" in refusal(
+        "advise", str(traces), "--log", "made.json"
+    )
+    assert "nothing in the traces is named x" in refusal(
+        "advise", str(traces), "--chunk-name", "x"
+    )
     assert "'none' does not exist" in refusal("advise", "none")
     (tmp_path / "log.parquet").write_bytes(b"PAR1\x15\x04\x00\n")
-    assert "log.parquet is not a text file (UTF-8): write it as CSV, by pandas" in refusal(
-        "advise", str(tmp_path / "log.parquet")
+    assert (
+        "log.parquet is not a text file (UTF-8): write it as CSV, by pandas"
+        in refusal("advise", str(tmp_path / "log.parquet"))
     )
     (tmp_path / "empty").mkdir()
-    assert "empty has no traces of a profiler (PyTorch: *.json, JAX: *.xplane.pb), and" in refusal(
-        "advise", str(tmp_path / "empty")
+    assert (
+        "empty has no traces of a profiler (PyTorch: *.json, JAX: *.xplane.pb), and"
+        in refusal("advise", str(tmp_path / "empty"))
     )
     broken = traces / "rank1.json"
     broken.write_text(broken.read_text()[:-100])

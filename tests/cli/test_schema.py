@@ -11,19 +11,37 @@ from jsonschema import Draft202012Validator
 import bcgc_jax as bcgc
 from bcgc_jax.cli import output
 from bcgc_jax.cli.arguments import LAWS, law_usage
-from bcgc_jax.cli.columns import INTEGER, SOLUTION, Column, flat, sweep_columns, table_of, values
+from bcgc_jax.cli.columns import (
+    INTEGER,
+    SOLUTION,
+    Column,
+    flat,
+    sweep_columns,
+    table_of,
+    values,
+)
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.cli.solve_rows import Schedule
 from bcgc_jax.problem import Status
 from bcgc_jax.sweeps.cells import ANSWERED, NUMBERS
-from tests.cli.schema import FILE, SCHEMA, problems, properties, strict_json, with_rows, written
+from tests.cli.schema import (
+    FILE,
+    SCHEMA,
+    problems,
+    properties,
+    strict_json,
+    with_rows,
+    written,
+)
 from tests.cli.steps import TIMES
 from tests.cli.test_solve_table import row
 
 
 def test_every_kind_of_law_is_in_it():
-    """Answers of the commands are looked at where they are asked for (the fixture `answer`)."""
+    """Answers of the commands are looked at where they are asked for (the fixture
+    `answer`).
+    """
     laws: list[Any] = [
         bcgc.ShiftedExponential(1e-3, 50.0),
         bcgc.TwoSpeed(1.0, np.inf, 0.2),
@@ -33,7 +51,9 @@ def test_every_kind_of_law_is_in_it():
         bcgc.measured.smooth_empirical(TIMES, pareto_tail=True),
     ]
     for law in laws:
-        assert problems("distribution", strict_json(json.dumps(describe_law(law)))) == []
+        assert (
+            problems("distribution", strict_json(json.dumps(describe_law(law)))) == []
+        )
     assert describe_law(laws[1])["slow"] is None
 
 
@@ -41,17 +61,29 @@ def test_rows_are_as_their_columns_say():
     """Else `python -m tests.cli.schema` writes them anew."""
     assert with_rows(SCHEMA) == SCHEMA
     assert FILE.read_text("utf-8") == written(SCHEMA) + "\n"
-    answered = [column.name for column in sweep_columns(NUMBERS) if column.name in ANSWERED]
+    answered = [
+        column.name for column in sweep_columns(NUMBERS) if column.name in ANSWERED
+    ]
     assert sorted(answered) == sorted(ANSWERED)
 
 
 def test_a_column_is_in_json_csv_table_and_schema(capsys):
     steps = Column(
-        "num_steps", INTEGER, "steps", "Of the search.", head="steps", form="d", of=lambda row: 7
+        "num_steps",
+        INTEGER,
+        "steps",
+        "Of the search.",
+        head="steps",
+        form="d",
+        of=lambda row: 7,
     )
     columns = (*SOLUTION, steps)
     rows = [row("time", 8.0, [3, 0])]
-    assert values(columns, rows[0])["num_steps"] == flat(columns, rows[0])["num_steps"] == 7
+    assert (
+        values(columns, rows[0])["num_steps"]
+        == flat(columns, rows[0])["num_steps"]
+        == 7
+    )
     assert properties(columns)["num_steps"] == {
         "type": "integer",
         "unit": "steps",
@@ -66,23 +98,34 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
         yield schema
     for part in (
-        schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+        schema.values()
+        if isinstance(schema, dict)
+        else schema
+        if isinstance(schema, list)
+        else ()
     ):
         yield from _parts(part)
 
 
 def test_the_schema_names_what_there_is():
     Draft202012Validator.check_schema(SCHEMA)
-    laws = SCHEMA["$defs"]["distribution"]["anyOf"][0]["properties"]["distribution"]["enum"]
+    laws = SCHEMA["$defs"]["distribution"]["anyOf"][0]["properties"]["distribution"][
+        "enum"
+    ]
     assert laws == [law_usage(law).partition(":")[0] for law in LAWS] == list(LAWS)
-    assert SCHEMA["$defs"]["status"]["enum"] == [status.name.lower() for status in Status]
+    assert SCHEMA["$defs"]["status"]["enum"] == [
+        status.name.lower() for status in Status
+    ]
     for name in ("solve", "sweep_summary", "fit"):
         assert SCHEMA["$defs"][name]["properties"]["version"] == {"const": VERSION}
     # Every number has its unit.
     numbers = {"number", "integer", "#/$defs/number"}
     for part in _parts(SCHEMA["$defs"]):
         for name, field in part.get("properties", {}).items():
-            if isinstance(field, dict) and {str(field.get("type")), field.get("$ref")} & numbers:
+            if (
+                isinstance(field, dict)
+                and {str(field.get("type")), field.get("$ref")} & numbers
+            ):
                 assert "unit" in field, name
 
 
@@ -97,11 +140,19 @@ def test_the_schema_names_what_there_is():
     ],
 )
 def test_it_refuses_what_is_wrong(spoil):
-    numbers = dict.fromkeys(("num_workers", "num_coordinates", "num_samples", "cycles"), 1)
+    numbers = dict.fromkeys(
+        ("num_workers", "num_coordinates", "num_samples", "cycles"), 1
+    )
     law = describe_law(bcgc.ShiftedExponential(1.0, 0.0))
     schedule = Schedule([2, 1], tasks=[[0, 0], [0, 1]])
-    answer = {"version": VERSION, "problem": {"cycle_time": law, **numbers}, "limit": None}
-    answer |= {"solutions": [values(SOLUTION, row("time", 0.5, [3], schedule=schedule))]}
+    answer = {
+        "version": VERSION,
+        "problem": {"cycle_time": law, **numbers},
+        "limit": None,
+    }
+    answer |= {
+        "solutions": [values(SOLUTION, row("time", 0.5, [3], schedule=schedule))]
+    }
     assert problems("solve", answer) == []
     spoil(answer)
     assert len(problems("solve", answer)) == 1

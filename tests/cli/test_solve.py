@@ -1,4 +1,6 @@
-"""The command `bcgc solve`, as a person or a script meets it. Its table has a file of its own."""
+"""The command `bcgc solve`, as a person or a script meets it. Its table has a file of
+its own.
+"""
 
 import csv
 import io
@@ -14,7 +16,16 @@ from bcgc_jax.plans.simulation import added_in_a_row
 from tests.problems import known
 from tests.scripts import python
 
-PAPER = ["--workers", "20", "--coordinates", "20000", "--samples", "50", "--cycles", "1"]
+PAPER = [
+    "--workers",
+    "20",
+    "--coordinates",
+    "20000",
+    "--samples",
+    "50",
+    "--cycles",
+    "1",
+]
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 UNIFORM = ["--cycle-time", "uniform:low=1,high=2"]
 
@@ -29,7 +40,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         of("limit", "time", "frequency", "tandon_partial", "uncoded"),
         tmp_path / "plan.json",
     )
-    found = answer("solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--out", str(path))
+    found = answer(
+        "solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--out", str(path)
+    )
     assert list(found) == ["version", "problem", "limit", "solutions"]
     law = {"distribution": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
     assert found["problem"]["cycle_time"] == law
@@ -42,7 +55,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         assert row["relative_gap"] == pytest.approx(
             1 - row["lower_bound"] / row["expected_runtime"]
         )
-        assert row["partition_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-3)
+        assert row["partition_runtime"] == pytest.approx(
+            row["expected_runtime"], rel=1e-3
+        )
         assert row["seconds"] > 0
     # Neither has a certificate: 0 bounds any runtime, and is not called one.
     for name in ("uncoded", "tandon_partial"):
@@ -59,9 +74,14 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         5e4 * (50 + 1000 * harmonic), rel=1e-9
     )
     probability = (1 - np.exp(-1e-3 * (1e8 / 5e4 - 50))) ** 20
-    assert rows["uncoded"]["completion_probability"] == pytest.approx(probability, rel=1e-9)
+    assert rows["uncoded"]["completion_probability"] == pytest.approx(
+        probability, rel=1e-9
+    )
     assert found["limit"] < rows["frequency"]["expected_runtime"]
-    best, plan = rows["frequency"], cast(Any, Solution.load(path))  # the limit is no plan
+    best, plan = (
+        rows["frequency"],
+        cast(Any, Solution.load(path)),
+    )  # the limit is no plan
     assert (plan.method, plan.rounded.tolist()) == ("frequency", best["partition"])
     assert plan.partition.shape == plan.levels.shape == plan.rounded.shape == (20,)
     assert float(plan.rounded_runtime) == best["partition_runtime"]
@@ -70,7 +90,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=0.0
     )
     counts = np.pad(best["partition"], (0, 12))
-    assert float(expected_runtime(problem, counts)) == pytest.approx(best["partition_runtime"])
+    assert float(expected_runtime(problem, counts)) == pytest.approx(
+        best["partition_runtime"]
+    )
     # One step after the other: uncoded nobody has more to do when the last one ends.
     more, error = known(added_in_a_row(problem, counts))
     assert best["chained_runtime"] - best["partition_runtime"] == pytest.approx(more)
@@ -98,11 +120,14 @@ def test_csv_rows_agree_with_json_rows(command, answer):
 
 
 def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
-    """The plan, what it takes to store, and the setup from which on a single block is faster."""
+    """The plan, what it takes to store, and the setup from which on a single block is
+    faster.
+    """
     args = ("solve", *PAPER, *LAW, "--method", "time")
     status, out, err = command(*args)
     assert status == 0, err
-    # Savings are of the uncoded scheme, and the best baseline is that of all, asked for or not.
+    # Savings are of the uncoded scheme, and the best baseline is that of all, asked for
+    # or not.
     plan, block = answer(*args, "--method", "single_block")["solutions"]
     uncoded = 5e4 * (50 + 1000 * sum(1 / k for k in range(1, 21)))
     saved = 1 - plan["partition_runtime"] / uncoded
@@ -110,26 +135,33 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
     figures = ["time", f"{plan['partition_runtime']:.4g}", f"{100 * saved:.1f}", "%"]
     assert out.splitlines()[2].split()[:4] == figures
     assert (
-        "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not.\n"
+        "in the cycle time's unit. Blocks are rounded to whole coordinates; the "
+        "optimum is not.\n"
     ) in out
     less = 100 * (1 - plan["partition_runtime"] / block["partition_runtime"])
     told = (
-        f"the fastest earlier scheme, takes {block['partition_runtime']:.4g}. time takes "
-        f"{less:.1f} % less."
+        f"the fastest earlier scheme, takes {block['partition_runtime']:.4g}. time "
+        f"takes {less:.1f} % less."
     )
     assert f"\nBest baseline: single_block, {told}\n" in out
     assert f"in which they are computed:\n{blocks(plan['partition'])}\nLevel n" in out
     assert "each worker stores 20 of the 20" in out
     needs = " ".join(out[out.index("assumes a free forward pass") :].split())
     told = (
-        r"more than ([\d.]+) % of a backward pass \((\d+) cycles per sample and subset\), single_b"
+        r"more than ([\d.]+) % of a backward pass "
+        r"\((\d+) cycles per sample and subset\), single_b"
     )
     share, most = map(float, known(re.search(told, needs)).groups())
     assert share == pytest.approx(100 * most / 20_000, rel=0.05)
     counts = np.pad(plan["partition"], (0, 12))
     for setup, slower in ((0.99 * most, False), (1.01 * most, True)):
         problem = Problem(
-            ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=setup
+            ShiftedExponential(1e-3, 50.0),
+            20,
+            20_000,
+            50,
+            max_workers=32,
+            setup_cycles=setup,
         )
         single = (1 + setup / 20_000) * block["partition_runtime"]
         assert (float(expected_runtime(problem, counts)) > single) == slower
@@ -142,26 +174,45 @@ def test_an_overflow_is_not_infinity(refusal):
 
 @pytest.mark.slow
 def test_workers_that_are_not_alike_get_a_law_each(answer):
-    alike = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6"]
-    args = [*alike, "--workers", "4", "--cycle-time", "shifted-exponential:rate=0.4,shift=2.5"]
+    alike = [
+        "solve",
+        "--coordinates",
+        "3000",
+        "--cycle-time",
+        "3*uniform:low=0.7,high=1.6",
+    ]
+    args = [
+        *alike,
+        "--workers",
+        "4",
+        "--cycle-time",
+        "shifted-exponential:rate=0.4,shift=2.5",
+    ]
     found = answer(*args, "--deadline", "7000", *of("uncoded", "time"))
     fast = {"distribution": "uniform", "low": 0.7, "high": 1.6}
     slow = {"distribution": "shifted-exponential", "rate": 0.4, "shift": 2.5}
     assert found["problem"]["cycle_time"] == [fast, fast, fast, slow]
     assert found["problem"]["num_workers"] == 4
     rows = {row["method"]: row for row in found["solutions"]}
-    # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on average.
+    # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on
+    # average.
     assert (
         abs(rows["uncoded"]["expected_runtime"] - 3000 / 4 * 5)
         < 4 * rows["uncoded"]["runtime_error"]
     )
     late = np.exp(-0.4 * (7000 / 750 - 2.5))
     draws = found["problem"]["num_draws"]
-    assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(late / draws)
+    assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(
+        late / draws
+    )
     assert rows["time"]["partition_runtime"] == pytest.approx(
         rows["time"]["expected_runtime"], rel=1e-3
     )
-    assert found["limit"] < rows["time"]["expected_runtime"] < rows["uncoded"]["expected_runtime"]
+    assert (
+        found["limit"]
+        < rows["time"]["expected_runtime"]
+        < rows["uncoded"]["expected_runtime"]
+    )
     # All workers alike: their number alone is new, and runtimes are exact.
     found = answer(*alike, "--method", "uncoded")
     assert found["problem"]["cycle_time"] == fast
@@ -195,9 +246,16 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(answer):
     # The fastest of those that are in time nearly as often.
     found = answer(*args, "--min-completion", "0.7453")
     between = found["solutions"][0]
-    assert (found["problem"]["min_completion"], between["method"]) == (0.7453, "deadline")
+    assert (found["problem"]["min_completion"], between["method"]) == (
+        0.7453,
+        "deadline",
+    )
     assert between["completion_probability"] == pytest.approx(0.7453, abs=1e-5)
-    assert fastest["expected_runtime"] < between["expected_runtime"] < rows[0]["expected_runtime"]
+    assert (
+        fastest["expected_runtime"]
+        < between["expected_runtime"]
+        < rows[0]["expected_runtime"]
+    )
 
 
 @pytest.fixture
@@ -218,7 +276,10 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, of_units):
     # Nobody asked for the methods that know no setup or no units.
     assert rows.pop("nested")["stored_subsets"] == 4
     assert rows.pop("sharing:2")["stored_subsets"] == 2
-    assert rows.pop("sharing:all")["expected_runtime"] < rows["uncoded"]["partition_runtime"]
+    assert (
+        rows.pop("sharing:all")["expected_runtime"]
+        < rows["uncoded"]["partition_runtime"]
+    )
     assert set(rows) == {
         "optimal, levels 0,2-3",
         "optimal",
@@ -241,23 +302,44 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, of_units):
 def test_blocks_of_nested_groups_are_whole_units(answer, of_units):
     (row,) = answer(*of_units, *of("nested"))["solutions"]
     assert sum(row["schedule"]["sizes"]) == 4
-    assert row["schedule"]["groups"] == [[[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]]]
-    assert (row["round_trips"], row["exact_gradient"], row["partition"]) == (0, True, None)
+    assert row["schedule"]["groups"] == [
+        [[0], [1], [2], [3]],
+        [[0, 1], [2, 3]],
+        [[0, 1, 2, 3]],
+    ]
+    assert (row["round_trips"], row["exact_gradient"], row["partition"]) == (
+        0,
+        True,
+        None,
+    )
 
 
 @pytest.mark.slow
 def test_a_deadline_may_be_met_where_the_mean_is_infinite(answer, command):
-    goal = ["--workers", "4", "--coordinates", "5000", "--objective", "completion-probability"]
+    goal = [
+        "--workers",
+        "4",
+        "--coordinates",
+        "5000",
+        "--objective",
+        "completion-probability",
+    ]
     goal += ["--deadline", "6e6", "--cycle-time", "pareto:scale=1,shape=0.9"]
     solutions = answer("solve", *goal)["solutions"]  # of methods that need no mean
     rows = {row["method"]: row for row in solutions}
-    assert (command("solve", *goal)[0], set(rows)) == (0, {"deadline", "nested"})  # the table too
+    assert (command("solve", *goal)[0], set(rows)) == (
+        0,
+        {"deadline", "nested"},
+    )  # the table too
     for row in rows.values():
         # At least as often as where each does all, and the quickest of four is in time.
         assert 1 - (6e6 / 5000) ** (4 * -0.9) <= row["completion_probability"] < 1
         assert row["status"] == "converged"
-    # Nearly all is for the quickest of four, 5000 E T_(1); nobody waits for a single worker.
-    assert rows["nested"]["expected_runtime"] == pytest.approx(5000 * 3.6 / 2.6, rel=1e-6)
+    # Nearly all is for the quickest of four, 5000 E T_(1); nobody waits for a single
+    # worker.
+    assert rows["nested"]["expected_runtime"] == pytest.approx(
+        5000 * 3.6 / 2.6, rel=1e-6
+    )
 
 
 def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
@@ -268,15 +350,30 @@ def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
         "\n": "no unit costs",
     }.items():
         path.write_text(text)
-        assert words in refusal("solve", "--workers", "4", "--unit-costs", str(path), *UNIFORM)
+        assert words in refusal(
+            "solve", "--workers", "4", "--unit-costs", str(path), *UNIFORM
+        )
 
 
-@pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)]
+)
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
-    """Workers of one speed do the three chunks of their subsets, of 2 cycles, and ask before."""
-    args = ["--workers", "3", "--coordinates", "6", "--cycle-time", "deterministic:value=1"]
+    """Workers of one speed do the three chunks of their subsets, of 2 cycles, and ask
+    before.
+    """
+    args = [
+        "--workers",
+        "3",
+        "--coordinates",
+        "6",
+        "--cycle-time",
+        "deterministic:value=1",
+    ]
     found = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
-    rows = {row["method"]: row for row in (found["solutions"] if name == "solve" else found)}
+    rows = {
+        row["method"]: row for row in (found["solutions"] if name == "solve" else found)
+    }
     sharing, uncoded = rows["sharing:2:1"], rows["uncoded"]
     assert sharing["expected_runtime"] == pytest.approx(2 + 3 * 0.5, rel=1e-6)
     assert uncoded["expected_runtime"] == pytest.approx(2, rel=1e-6)
@@ -303,10 +400,16 @@ def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
             assert law in out
     words = out.partition("Examples:")[2].partition("\n\n")[0].split()
     assert words.count("bcgc") > 2
-    assert not [word for word in words if re.search(r"[*?\[]", word) and not word.startswith("'")]
+    assert not [
+        word
+        for word in words
+        if re.search(r"[*?\[]", word) and not word.startswith("'")
+    ]
 
 
 def test_without_the_extra_the_command_says_what_to_install():
-    result = python("import sys; sys.modules['click'] = None; from bcgc_jax import cli; cli.main()")
+    result = python(
+        "import sys; sys.modules['click'] = None; from bcgc_jax import cli; cli.main()"
+    )
     assert (result.returncode, "Traceback" in result.stderr) == (2, False)
     assert "in a clone of the project, pip install '.[cli]'" in result.stderr

@@ -1,4 +1,6 @@
-"""The command `bcgc sweep`: rows, axes, files and what is said of rows that are no answer."""
+"""The command `bcgc sweep`: rows, axes, files and what is said of rows that are no
+answer.
+"""
 
 import itertools
 from types import SimpleNamespace
@@ -11,14 +13,30 @@ from bcgc_jax.cli.sweep import _summary
 from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
-PARETO = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
+PARETO = [
+    "sweep",
+    "--workers",
+    "2,3",
+    "--coordinates",
+    "60",
+    "--cycle-time",
+    "pareto:scale=1",
+]
 # Of one program: six cells and a deadline.
 PARETO += ["--method", "uncoded", "--partitions", "--deadline", "50"]
 
 
 @pytest.mark.slow
 def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
-    args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
+    args = [
+        "sweep",
+        "--workers",
+        "2:4",
+        "--coordinates",
+        "60",
+        "--cycle-time",
+        "uniform:low=1",
+    ]
     args += [
         "--axis",
         "high=2:4:2",
@@ -33,7 +51,9 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
     assert [(r["num_workers"], r["high"], r["method"]) for r in rows] == list(cells)
     for row in rows:
         n, high = row["num_workers"], row["high"]
-        single = [60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)]
+        single = [
+            60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)
+        ]
         expected = single[0] if row["method"] == "uncoded" else min(single)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-9)
         assert row["saved"] == pytest.approx(1 - expected / single[0], abs=1e-9)
@@ -56,15 +76,22 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    """The gap is to the bound of the optimum if that is asked for; a loose bound is none."""
+    """The gap is to the bound of the optimum if that is asked for; a loose bound is
+    none.
+    """
 
     def largest(**rows: list[str]) -> list[Any]:
-        """The largest gap of each method, from the rows of three cells: status, runtime, bound."""
+        """The largest gap of each method, from the rows of three cells: status,
+        runtime, bound.
+        """
         path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound"
-        methods = {name: SimpleNamespace(is_partition=name != "nested") for name in rows}
+        methods = {
+            name: SimpleNamespace(is_partition=name != "nested") for name in rows
+        }
         sweep: Any = SimpleNamespace(cells=range(3), methods=methods)
         cells = zip(
-            *([f"{name},{text}" for text in texts] for name, texts in rows.items()), strict=True
+            *([f"{name},{text}" for text in texts] for name, texts in rows.items()),
+            strict=True,
         )
         path.write_text("\n".join((head, *itertools.chain(*cells))))
         lines, counts = _summary(sweep, path)
@@ -74,15 +101,21 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
     optimal = ["converged,10,9", "converged,10,8", "step limit,10,3"]
     time = ["converged,10,2", "converged,12.5,2", "converged,3,1"]
     nested = ["converged,9,8.1", "converged,7,7", "infinite,,"]
-    assert largest(optimal=optimal, time=time, nested=nested) == pytest.approx([0.2, 0.36, 0.1])
-    assert largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3) == [
+    assert largest(optimal=optimal, time=time, nested=nested) == pytest.approx(
+        [0.2, 0.36, 0.1]
+    )
+    assert largest(
+        time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3
+    ) == [
         None,
         None,
     ]
 
 
 def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
-    methods = {name: SimpleNamespace(is_partition=True) for name in ("optimal", "uncoded")}
+    methods = {
+        name: SimpleNamespace(is_partition=True) for name in ("optimal", "uncoded")
+    }
     sweep: Any = SimpleNamespace(cells=range(2), methods=methods)
     path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound,saved"
     rows = ["optimal,converged,5,5,0.5", "uncoded,converged,10,,0.0"]

@@ -1,4 +1,6 @@
-"""A trace on the command line: one law for all commands, one limit, and the commands' own flags."""
+"""A trace on the command line: one law for all commands, one limit, and the commands'
+own flags.
+"""
 
 import io
 import sys
@@ -21,7 +23,9 @@ from tests.problems import known
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    asked: Any = SimpleNamespace(trace=trace, trace_distribution="atoms", keep_workers=False)
+    asked: Any = SimpleNamespace(
+        trace=trace, trace_distribution="atoms", keep_workers=False
+    )
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, trace_of(TIMES), 3)
     assert np.array_equal(
@@ -37,7 +41,8 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
     for name in ("describe", "fit_distributions"):
         monkeypatch.setattr(
-            f"bcgc_jax.cli.fit_answer.{name}", lambda *_, **__: pytest.fail("the work began")
+            f"bcgc_jax.cli.fit_answer.{name}",
+            lambda *_, **__: pytest.fail("the work began"),
         )
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
     given = ["--trace", path, "--coordinates", "60"]
@@ -76,16 +81,31 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     law = found["problem"]["cycle_time"]
     assert law.pop("mean") == pytest.approx(TIMES.mean())
     assert law == {"distribution": "rows", "steps": 6, "workers": 4}
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
-    assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
+    assert found["solutions"][0]["expected_runtime"] == pytest.approx(
+        3 * mean, rel=1e-9
+    )
+    assert "the steps of 4 workers, not 3" in refusal(
+        "solve", *asked, "3000", "--workers", "3"
+    )
     runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
 
-def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(answer, command, tmp_path):
+def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(
+    answer, command, tmp_path
+):
     _, log = log_of("data", 3)
     path = written_in_parts(tmp_path / "log.csv", log.seconds[:, :4])
-    asked = "--trace", path, "--setup-cycles", "0", "--coordinates", "60", "--method", "uncoded"
+    asked = (
+        "--trace",
+        path,
+        "--setup-cycles",
+        "0",
+        "--coordinates",
+        "60",
+        "--method",
+        "uncoded",
+    )
     shared, said = answer("solve", *asked)["microbatches"], answer("advise", path)
     assert shared["forward_ratio"] == pytest.approx(1 / 3, rel=1e-6)
     assert {row["remedy"] for row in shared["rows"]} == {
@@ -137,10 +157,14 @@ def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_to
     t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
     expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
     for name in (trace, "-"):
-        found = answer("solve", "--trace", name, "--coordinates", "100", "--method", "uncoded")
+        found = answer(
+            "solve", "--trace", name, "--coordinates", "100", "--method", "uncoded"
+        )
         assert found["problem"]["num_workers"] == 4
         assert found["problem"]["cycle_time"]["measured_times"] == 24
-        assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+        assert found["solutions"][0]["expected_runtime"] == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, stdin):
@@ -165,11 +189,18 @@ def _three_levels(done):
 def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     rng = np.random.default_rng(0)
     times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
-    problem, counts = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0), [10, 20, 30, 0]
-    # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4
-    # samples.
+    problem, counts = (
+        bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0),
+        [10, 20, 30, 0],
+    )
+    # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M
+    # / N = 3 / 4 samples.
     steps = (
-        np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
+        np.array(
+            [max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]
+        )
+        * 3
+        / 4
     )
     uncoded = 60 * times.max(axis=1) * 3 / 4
 
@@ -180,41 +211,66 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     saved, begun, late = said(trace_of(times), counts, steps.mean() / 1.25)
     error = 100 * (uncoded - steps).std(ddof=1) / 200**0.5 / uncoded.mean()
     share = 100 * (1 - steps.mean() / uncoded.mean())
-    assert f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme" in saved
+    assert (
+        f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme"
+        in saved
+    )
     assert saved.endswith("it is not faster by two standard errors: take uncoded.")
     assert "mine takes 25 % longer than expected" in late
     assert len(said(trace_of(times), counts, steps.mean())) == 2
-    # One after the other, worker by worker: 10, 20 twice, 30 three times; three are enough of level
-    # 1.
+    # One after the other, worker by worker: 10, 20 twice, 30 three times; three are
+    # enough of level 1.
     pieces = in_order([1, 2, 3], counts[:3])
     after = chain([pieces] * 4, _three_levels, (0 * times).tolist(), times.tolist())[0]
     share = 100 * (1 - 3 / 4 * np.mean(after) / uncoded.mean())
     assert np.mean(after) * 3 / 4 > 1.02 * steps.mean()
     assert begun.endswith(
-        f"ends the pass that it has begun, it takes {-share:.1f} % more time than uncoded there."
+        f"ends the pass that it has begun, it takes {-share:.1f} % more time than "
+        "uncoded there."
     )
     apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
     better = said(trace_of(apart), [0, 60, 0, 0], steps.mean())[0]
-    assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)
-    # One step has no error, other workers have another plan, and without a code nothing is saved.
-    assert said(trace_of(times), [60, 0, 0, 0], 1.0) == said(trace_of(times[:1]), counts, 1.0) == []
+    assert ("less time" in better, better.endswith("expect less of later ones.")) == (
+        True,
+        True,
+    )
+    # One step has no error, other workers have another plan, and without a code nothing
+    # is saved.
+    assert (
+        said(trace_of(times), [60, 0, 0, 0], 1.0)
+        == said(trace_of(times[:1]), counts, 1.0)
+        == []
+    )
     assert said(trace_of(times[:, 1:]), counts, 1.0) == []
 
 
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), problem)
-    another = "JSON and CSV have another unit: divide their runtimes by 45 to get these seconds"
+    another = (
+        "JSON and CSV have another unit: divide their runtimes by 45 to get these "
+        "seconds"
+    )
     assert (unit, name) == (45, f"seconds of a recorded step. {another}")
     # Where two workers share the data of four, a step of one second is one of two.
     half = bcgc.Problem(problem.cycle_time, 2, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), half)
     assert 3 * 60 / 2 / unit == 2
-    assert "The trace has 4 workers. Here 2 share the same data: each has 2 times as much" in name
+    assert (
+        "The trace has 4 workers. Here 2 share the same data: each has 2 times as much"
+        in name
+    )
     # A recorded step has its forward pass, and carries the derivative back.
-    late = bcgc.Problem(problem.cycle_time, 4, 60, 3.0, setup_cycles=30.0, chain_cycles=0.2)
-    assert traces.unit_of(trace_of(TIMES), late)[0] == pytest.approx(3 / 4 * (60 * 1.2 + 30))
-    assert traces.unit_of(trace_of(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
+    late = bcgc.Problem(
+        problem.cycle_time, 4, 60, 3.0, setup_cycles=30.0, chain_cycles=0.2
+    )
+    assert traces.unit_of(trace_of(TIMES), late)[0] == pytest.approx(
+        3 / 4 * (60 * 1.2 + 30)
+    )
+    assert traces.unit_of(trace_of(TIMES)._replace(of_cycles=True), problem) == (
+        1,
+        "seconds",
+    )
     assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
 
 
@@ -224,7 +280,9 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     behind = trace_of(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
     apart, whole = (SimpleNamespace(keep_workers=kept) for kept in (False, True))
     said: Any = traces.remarks
-    assert any("slow at once" in line and "`" not in line for line in said(apart, together))
+    assert any(
+        "slow at once" in line and "`" not in line for line in said(apart, together)
+    )
     assert said(whole, together) == []
     for asked in (apart, whole):
         assert "behind a collective" in said(asked, behind)[0]
@@ -248,5 +306,7 @@ def test_what_takes_a_day_or_the_memory_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="more than a day: take fewer --workers"):
         traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))
     monkeypatch.setattr("os.sysconf", lambda _: 1)
-    with pytest.raises(ValueError, match="GB of memory, and there are 0: take fewer --workers"):
+    with pytest.raises(
+        ValueError, match="GB of memory, and there are 0: take fewer --workers"
+    ):
         traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))

@@ -76,7 +76,11 @@ def test_the_last_two_are_kept_and_what_is_half_written_is_removed(tmp_path):
     (tmp_path / "the user's.part").touch()
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.last(states(1)[0]) or [0])[0] == 3
-    assert sorted(os.listdir(tmp_path)) == ["steps-2.npz", "steps-3.npz", "the user's.part"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "steps-2.npz",
+        "steps-3.npz",
+        "the user's.part",
+    ]
 
 
 def test_numbers_of_all_kinds_and_random_keys_come_back(tmp_path):
@@ -100,7 +104,12 @@ def test_numbers_of_all_kinds_and_random_keys_come_back(tmp_path):
 
 def test_another_training_is_refused_by_what_differs(tmp_path):
     params, data = case()
-    given: dict[str, Any] = {"key": jax.random.key(0), "loss": loss, "data": data, "params": params}
+    given: dict[str, Any] = {
+        "key": jax.random.key(0),
+        "loss": loss,
+        "data": data,
+        "params": params,
+    }
     given |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
     own = states(1)[0]
 
@@ -113,8 +122,8 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
 
     assert last() is None
     assert last()[0] == 1
-    # The parameters that it begins with count for nothing, but for their shapes: the checkpoint has
-    # others.
+    # The parameters that it begins with count for nothing, but for their shapes: the
+    # checkpoint has others.
     assert last(params=jax.tree.map(np.zeros_like, params))[0] == 1
     other = {"x": data["x"].copy(), "y": data["y"]}
     other["x"][7, 2] += 1e-3
@@ -190,7 +199,10 @@ def test_a_line_an_iteration(tmp_path):
                 metrics=(jnp.float32(0.25), {"accuracy": 0.5 + k, "rows": jnp.zeros(3)})
             )
         )
-    lines = [json.loads(line) for line in (tmp_path / "new" / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "new" / "log.jsonl").read_text().splitlines()
+    ]
     measured = {"0": 0.25, "1/accuracy": 1.5, "seconds": 1.5}
     assert lines[1] == measured | {"step": 1, "scheme": "cyclic:2", "num_workers": 3}
     assert len(lines) == 2

@@ -1,4 +1,6 @@
-"""Training that tries uncoded steps and work sharing, or makes its data on workers, is exact."""
+"""Training that tries uncoded steps and work sharing, or makes its data on workers, is
+exact.
+"""
 
 import functools
 import os
@@ -53,7 +55,9 @@ class Workers(SimpleNamespace):
     """A cluster that is ready for everything at once, and notes what it is given."""
 
     def __init__(self):
-        super().__init__(size=N, num_workers=N, lost=(), faults=[], given=None, prepared=[])
+        super().__init__(
+            size=N, num_workers=N, lost=(), faults=[], given=None, prepared=[]
+        )
         self.compiled_in = 0.0
 
     def prepare(self, loss, plan, params, parts, **_):
@@ -88,9 +92,13 @@ def _loop(samples=640, batch_size=None, source=None, num_steps=100):
 
 
 def _tried(subset, message, **given):
-    """The work sharing that would be prepared after an uncoded step of so many seconds."""
+    """The work sharing that would be prepared after an uncoded step of so many
+    seconds.
+    """
     loop, _ = _loop(**given)
-    loop.work.append(tuple(Work(0, w, 0, subset, None, subset, subset + message) for w in range(N)))
+    loop.work.append(
+        tuple(Work(0, w, 0, subset, None, subset, subset + message) for w in range(N))
+    )
     return loop._sharing_rule()
 
 
@@ -105,7 +113,9 @@ def _tried(subset, message, **given):
         (1.0, 0.01, 640, 31, 8),
     ],
 )
-def test_chunks_are_worth_a_hand_out_and_have_samples(subset, message, samples, batch_size, chunks):
+def test_chunks_are_worth_a_hand_out_and_have_samples(
+    subset, message, samples, batch_size, chunks
+):
     found = _tried(subset, message, samples=samples, batch_size=batch_size)
     assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
 
@@ -127,13 +137,17 @@ def test_nothing_is_shared_where_chunks_would_have_no_samples():
 
 
 class Steps:
-    """Workers of these paces, seconds of a subset, in either scheme, by a clock of their own."""
+    """Workers of these paces, seconds of a subset, in either scheme, by a clock of
+    their own.
+    """
 
     def __init__(self, workers, monkeypatch, paces, shared_takes=0.0):
         self.workers, self.paces, self.shared_takes = workers, paces, shared_takes
         self.now = 0.0
         workers.gradient = self.gradient
-        monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(
+            planning, "time", SimpleNamespace(perf_counter=lambda: self.now)
+        )
         at_once = functools.partial(Judge, run=lambda work: work())
         monkeypatch.setattr(planning, "Judge", at_once)
 
@@ -142,7 +156,9 @@ class Steps:
         plan = self.workers.given.duty.plan
         if not isinstance(plan, SharedPlan):
             self.now += max(paces) + 0.01
-            work = [Work(iteration, w, 0, t, None, t, t + 0.01) for w, t in enumerate(paces)]
+            work = [
+                Work(iteration, w, 0, t, None, t, t + 0.01) for w, t in enumerate(paces)
+            ]
             return SimpleNamespace(work=tuple(work))
         self.now += self.shared_takes
         work = [
@@ -153,10 +169,14 @@ class Steps:
         return SimpleNamespace(work=tuple(work))
 
 
-def test_steps_are_shared_as_long_as_that_saves_time_and_what_is_prepared_is_kept(monkeypatch):
+def test_steps_are_shared_as_long_as_that_saves_time_and_what_is_prepared_is_kept(
+    monkeypatch,
+):
     """In the middle of the training sharing takes longer than uncoded steps."""
     loop, workers = _loop(num_steps=400)
-    steps = Steps(workers, monkeypatch, lambda step: (1.0, 0.3, 0.3, 0.3), shared_takes=0.6)
+    steps = Steps(
+        workers, monkeypatch, lambda step: (1.0, 0.3, 0.3, 0.3), shared_takes=0.6
+    )
     shared = _run(loop, range(200))
     assert shared.index(True) == 3  # the first one is not judged, two are
     assert all(shared[3:])
@@ -170,7 +190,9 @@ def test_steps_are_shared_as_long_as_that_saves_time_and_what_is_prepared_is_kep
     first, last = loop.decisions
     assert (first.before, first.after) == ("uncoded", "sharing:2:8")
     assert (last.before, last.after) == ("sharing:2:8", "uncoded")
-    assert first.reason.startswith("share the work, with two subsets stored (sharing:2): it saves")
+    assert first.reason.startswith(
+        "share the work, with two subsets stored (sharing:2): it saves"
+    )
     assert last.reason.startswith("nothing here pays: sharing:2 saves -")
     assert last.uncoded < last.sharing
 
@@ -191,7 +213,9 @@ def test_sharing_is_prepared_where_it_saves_more_than_compiling_takes(
     Steps(workers, monkeypatch, lambda step: paces, shared_takes=0.12)
     _run(loop, range(8))
     assert len(workers.prepared) == prepared
-    assert [reason in decision.reason for decision in loop.decisions] == [True] * bool(reason)
+    assert [reason in decision.reason for decision in loop.decisions] == [True] * bool(
+        reason
+    )
 
 
 def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatch):
@@ -221,7 +245,9 @@ def test_steps_of_processes_are_predicted_as_they_end_with_the_sums(monkeypatch)
         asked.append(method)
         return SimpleNamespace(rounded_runtime=2.0)
 
-    nothing = SimpleNamespace(clock=np.ones(1), metrics={"loss": [1.0], "accuracy": [0.5]})
+    nothing = SimpleNamespace(
+        clock=np.ones(1), metrics={"loss": [1.0], "accuracy": [0.5]}
+    )
     monkeypatch.setattr(bcgc, "solve", solved)
     monkeypatch.setattr(study, "train_on_cluster", lambda *given, **more: nothing)
     run: Any = Run(None, InjectedDelay(LAW, 3.0))  # type: ignore[arg-type]
@@ -253,7 +279,9 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
 
 @pytest.mark.parametrize("mean", [True, False])
 def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean):
-    """The samples and what they count are those of the same subsets cut by the master."""
+    """The samples and what they count are those of the same subsets cut by the
+    master.
+    """
     plan = SharedPlan(WorkSharing(N, 2, 3), mean)
     params, data = case(4 * 23)
     asked = []
@@ -275,17 +303,22 @@ def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean)
         np.testing.assert_array_equal(samples["x"], cut[chunk]["x"])
 
 
-@pytest.mark.parametrize("made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}])
+@pytest.mark.parametrize(
+    "made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}]
+)
 def test_a_function_that_makes_no_samples_is_told(made):
     with pytest.raises(
-        ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"
+        ValueError,
+        match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)",
     ):
         Made(lambda number, count: made, 0, 2, 4).make()
 
 
 @pytest.fixture
 def tried(monkeypatch):
-    """Sharing is compiled also in trainings of some seconds, of which that is a large part."""
+    """Sharing is compiled also in trainings of some seconds, of which that is a large
+    part.
+    """
     monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
 
 
@@ -311,12 +344,18 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(cluster, tried):
-    """Worker 3 takes five times as long, and later worker 0 does; another worker is killed."""
+def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(
+    cluster, tried
+):
+    """Worker 3 takes five times as long, and later worker 0 does; another worker is
+    killed.
+    """
     params, data = case(40)
     slow = np.ones((60, N))
     slow[:30, 3], slow[30:, 0] = 5, 5
-    pace = InjectedDelay(slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.1)
+    pace = InjectedDelay(
+        slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.1
+    )
     told: list[Step] = []
     given: Any = {"pace": pace, "before_step": kill(1, 25), "after_step": told.append}
     found = trained(cluster, ClosedLoop(), params, data, 60, ADAM, **given)
@@ -332,7 +371,9 @@ def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(clu
 
 
 def sleeping(params, batch):
-    """The loss, in a pass that nobody can interrupt and that takes a time for each sample."""
+    """The loss, in a pass that nobody can interrupt and that takes a time for each
+    sample.
+    """
 
     def sleep(x):
         time.sleep(0.012 * x.size)
@@ -345,7 +386,9 @@ def sleeping(params, batch):
 
 
 @pytest.mark.slow
-def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(cluster, monkeypatch):
+def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(
+    cluster, monkeypatch
+):
     """By a code with two subsets they computed all twice."""
     params, data = case(40)
     gradient, computed = cluster.gradient, []
@@ -371,7 +414,10 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
     def other(step, running):
         if step == 2:
             running.assign(
-                lambda p, b: 9 * loss(p, b), running.plan, params, split_unevenly(data, N)
+                lambda p, b: 9 * loss(p, b),
+                running.plan,
+                params,
+                split_unevenly(data, N),
             )
 
     trained(cluster, plans, params, data, 5, before_step=other)
@@ -381,7 +427,9 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(
     cluster, tmp_path, in_turn
 ):
-    """One worker is not replaced until the cluster is whole again; then the training goes on."""
+    """One worker is not replaced until the cluster is whole again; then the training
+    goes on.
+    """
     params, data = case(40)
 
     def other(step, running):
@@ -395,7 +443,10 @@ def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(
     given = ClosedLoop(), run, params, data, SGD
     found = train_on_cluster(jax.random.key(5), sleeping, *given, 32)
     assert found.num_workers.tolist() == [N] * 10 + [N - 1] * 10 + [N] * 12
-    assert {decision.after[:9] for decision in found.decisions} == {"uncoded", "sharing:2"}
+    assert {decision.after[:9] for decision in found.decisions} == {
+        "uncoded",
+        "sharing:2",
+    }
     found = train_on_cluster(jax.random.key(5), sleeping, *given, 36)
     assert (found.first_step, len(found.seconds)) == (32, 4)
     assert_descended(found.params, params, data, SGD, 36)
@@ -403,7 +454,9 @@ def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(
 
 @pytest.mark.slow
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
-    """Workers go on with the plan they have, and then take the other one; one is killed."""
+    """Workers go on with the plan they have, and then take the other one; one is
+    killed.
+    """
     params, data = case(41)
     whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
     uncoded = assign(jax.random.key(0), whole, params, N)
@@ -427,7 +480,9 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
 
 
 @pytest.mark.slow
-def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, tmp_path, in_turn):
+def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(
+    cluster, tmp_path, in_turn
+):
     params, data = case(40)
     np.savez(tmp_path / "data.npz", **data)
     place = str(tmp_path)
@@ -436,7 +491,9 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         with open(os.path.join(place, f"{os.getpid()}-{number}-{count}"), "a") as file:
             file.write("made\n")
         whole = np.load(os.path.join(place, "data.npz"))
-        return {name: np.array_split(whole[name], count)[number] for name in whole.files}
+        return {
+            name: np.array_split(whole[name], count)[number] for name in whole.files
+        }
 
     problem, given = bcgc.Problem(LAW, N, COUNT, 40), (cluster, params, source)
     told = Told(problem, "tandon:1")
@@ -450,12 +507,16 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
     # A plan of fewer subsets makes nothing anew.
     cluster.assign(loss, cluster.plan, params, source)
     assert all(
-        (tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name
+        (tmp_path / name).read_text() == "made\n"
+        for name in os.listdir(tmp_path)
+        if "-" in name
     )
     exact(cluster, params, data)
     odd, plan = case(41)[1], cluster.plan
     uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in odd.items()}  # noqa: E731
-    with pytest.raises(ValueError, match=r"one size.*there are some of 10 and 11 samples"):
+    with pytest.raises(
+        ValueError, match=r"one size.*there are some of 10 and 11 samples"
+    ):
         cluster.assign(loss, plan, params, uneven)
     with pytest.raises(ValueError, match="call assign first"):
         cluster.gradient(params)
@@ -464,7 +525,9 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
     ):
         cluster.assign(loss, plan, params, source, batch_size=11)
     shared = SharedPlan(WorkSharing(N, 2, 2))
-    with pytest.raises(ValueError, match=r"one size.*there are some of 10 and 11 samples"):
+    with pytest.raises(
+        ValueError, match=r"one size.*there are some of 10 and 11 samples"
+    ):
         cluster.assign(loss, shared, params, uneven)
     cluster.assign(loss, shared, params, source)
     exact(cluster, params, data)

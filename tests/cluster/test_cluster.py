@@ -1,4 +1,6 @@
-"""Gradients of real processes, killed, stopped, slow and failing ones, against the uncoded one."""
+"""Gradients of real processes, killed, stopped, slow and failing ones, against the
+uncoded one.
+"""
 
 import dataclasses
 import os
@@ -46,13 +48,17 @@ ADAM = optax.adam(3e-2)
 def loss(params, batch):
     """Two layers, mean over the samples."""
     return jnp.mean(
-        (jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2
+        (jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"])
+        ** 2
     )
 
 
 def case(samples=18):
     rng = np.random.default_rng(3)
-    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    params = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
     x = rng.normal(size=(samples, 6)).astype(np.float32)
     return params, {"x": x, "y": np.sin(3 * x[:, 0]).astype(np.float32)}
 
@@ -96,10 +102,16 @@ def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
 def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **more):
     """A training, once it has ended where plain gradient descent does."""
     given = plans, Run(cluster, **more), params, data, optimizer, steps
-    found = train_on_cluster(jax.random.key(5), loss, *given, evaluate=lambda params: params)
+    found = train_on_cluster(
+        jax.random.key(5), loss, *given, evaluate=lambda params: params
+    )
     assert_descended(found.params, params, data, optimizer, steps, atol)
-    told, last = map(jax.tree.leaves, (found.metrics, found.params))  # after each step, at the end
-    assert all(np.array_equal(each[-1], one) for each, one in zip(told, last, strict=False))
+    told, last = map(
+        jax.tree.leaves, (found.metrics, found.params)
+    )  # after each step, at the end
+    assert all(
+        np.array_equal(each[-1], one) for each, one in zip(told, last, strict=False)
+    )
     return found
 
 
@@ -141,10 +153,16 @@ def cluster():
 
 
 def assigned(cluster, work):
-    """Parameters and data, once workers have a schedule, or a code with these levels."""
+    """Parameters and data, once workers have a schedule, or a code with these
+    levels.
+    """
     params, data = case()
     coded = isinstance(work, list)
-    plan = coding_plan(jax.random.key(1), params, work) if coded else schedule_plan(work, params, N)
+    plan = (
+        coding_plan(jax.random.key(1), params, work)
+        if coded
+        else schedule_plan(work, params, N)
+    )
     cluster.assign(loss, plan, params, split_unevenly(data, N))
     return params, data
 
@@ -173,7 +191,9 @@ def kill(worker, step):
 
 
 def test_the_store_of_ray_holds_the_gradients_of_many_steps(cluster):
-    """Where it is full all wait two seconds. It had 100 MB, five steps of the network of `busy`."""
+    """Where it is full all wait two seconds. It had 100 MB, five steps of the network
+    of `busy`.
+    """
     assert cluster.ray.cluster_resources()["object_store_memory"] > 2**29
 
 
@@ -186,11 +206,15 @@ def test_gradients_are_exact_whoever_is_late(cluster):
     rng = np.random.default_rng(0)
     for _ in range(20):
         params = new_params(params, rng)
-        pace = Pace(np.zeros(N), rng.exponential(0.02, N), np.array([0.3, 1.0]), np.zeros(2))
+        pace = Pace(
+            np.zeros(N), rng.exponential(0.02, N), np.array([0.3, 1.0]), np.zeros(2)
+        )
         found, finish = exact(cluster, params, data, pace), pace.ends()
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
-        assert np.all(found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]]))
+        assert np.all(
+            found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]])
+        )
         assert {(w.iteration, w.block) for w in found.work} == {
             (cluster.iteration, b) for b in (0, 1)
         }
@@ -208,7 +232,12 @@ def test_a_killed_worker_is_replaced_and_who_has_its_number_now_is_left_alone(cl
         assert happened(cluster, since) == [(2, "died"), (2, "replaced")]
         assert innocent.poll() is None
         innocent.kill()
-    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [True, True, False, True]
+    assert [a == b for a, b in zip(before, cluster.pids, strict=True)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert found.seconds > 2.5  # its successor began anew
     assert gone([before[2]])  # not only forgotten
 
@@ -227,11 +256,13 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     exact(cluster, params, data)
 
 
-def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_the_same_step(
+def test_others_do_the_chunks_of_killed_and_stopped_workers_in_the_same_step(
     cluster,
 ):
     params, data = case(70)
-    cluster.assign(loss, SharedPlan(WorkSharing(N, 2, 3)), params, split_unevenly(data, N))
+    cluster.assign(
+        loss, SharedPlan(WorkSharing(N, 2, 3)), params, split_unevenly(data, N)
+    )
     # of a subset, in five chunks; alike, so that nobody is helped without a fault
     pace = Pace(np.zeros(N), np.ones(N), np.ones(1), np.zeros(1))
     for what in (signal.SIGKILL, signal.SIGSTOP):
@@ -240,14 +271,24 @@ def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_th
             found = exact(cluster, params, data, pace)
         # What such a step takes, test_shared_round says.
         assert {work.worker for work in found.work if work.subset == 2} - {2}
-        while cluster.pids[2] in (None, pid):  # and steps go on until its successor is there
+        while cluster.pids[2] in (
+            None,
+            pid,
+        ):  # and steps go on until its successor is there
             exact(cluster, params, data, pace)
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
         assert happened(cluster, since) == [(2, words[what]), (2, "replaced")]
-        assert {work.worker for work in exact(cluster, params, data, pace).work} == {0, 1, 2, 3}
+        assert {work.worker for work in exact(cluster, params, data, pace).work} == {
+            0,
+            1,
+            2,
+            3,
+        }
 
 
-def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
+def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(
+    cluster, monkeypatch
+):
     # as long again as a busy machine needs
     monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 5.0)
     pid, since = cluster.pids[2], len(cluster.faults)
@@ -259,7 +300,9 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
 
 
 def fatal(params, batch):
-    """A loss that ends its process for some data, but not at the zeros of the first trial."""
+    """A loss that ends its process for some data, but not at the zeros of the first
+    trial.
+    """
 
     def end(some):
         if some:
@@ -277,7 +320,9 @@ def failing(params, batch):
     return loss(params, batch)
 
 
-def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monkeypatch):
+def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(
+    cluster, monkeypatch
+):
     monkeypatch.setattr("bcgc_jax.cluster.processes._ATTEMPTS", 1)
     params, data = case(17)  # a fifth sample for the first worker only
     zeros, parts = jax.tree.map(np.zeros_like, params), split_unevenly(data, N)
@@ -286,13 +331,19 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
     before = len(cluster.faults)
     warned = r"worker 0 died .* is given up: 1 successors ended without"
     refused = r"worker 0 lost.*plan for the workers left"
-    with pytest.warns(UserWarning, match=warned), pytest.raises(WorkersLost, match=refused):
+    with (
+        pytest.warns(UserWarning, match=warned),
+        pytest.raises(WorkersLost, match=refused),
+    ):
         cluster.gradient(params)
     assert happened(cluster, before) == [(0, "died"), (0, "replaced"), (0, "died")]
     assert all("process has died" in f.reason for f in cluster.faults[before::2])
     warned = "worker 0 failed .*no such column.* is given up: 1 successors ended"
     refused = r"worker 0 lost: .*\(KeyError: 'no such column'\)$"
-    with pytest.warns(UserWarning, match=warned), pytest.raises(WorkersLost, match=refused) as lost:
+    with (
+        pytest.warns(UserWarning, match=warned),
+        pytest.raises(WorkersLost, match=refused) as lost,
+    ):
         cluster.assign(failing, plan, params, parts)
     assert isinstance(lost.value.__cause__, KeyError)
     cluster.assign(loss, plan, params, parts)  # and the cluster is as good as before
@@ -307,7 +358,16 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
     def run(steps, folder=None):
         on = Run(cluster, InjectedDelay(LAW, 1e-4), folder)
-        given = jax.random.key(5), loss, Told(problem, "time"), on, params, data, SGD, steps
+        given = (
+            jax.random.key(5),
+            loss,
+            Told(problem, "time"),
+            on,
+            params,
+            data,
+            SGD,
+            steps,
+        )
         return train_on_cluster(*given, batch_size=1)
 
     whole, half = run(6), run(3, tmp_path / "half")
@@ -322,12 +382,14 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
 
 
-def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_steps_and_times(
+def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_steps(
     cluster,
 ):
     params, data = case(16)
     start, pace = bcgc.Weibull(9.0, 0.7), InjectedDelay(LAW, 2e-3)
-    problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
+    problem = bcgc.Problem(
+        LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1
+    )
     found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
     x = np.asarray(bcgc.solve(problem, "time").rounded)
     key = jax.random.split(jax.random.key(5), 3)[1]
@@ -340,8 +402,12 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
         assert found.paced[step] == pytest.approx(expected, rel=1e-5)
         assert found.seconds[step] > found.paced[step]
     starts, times = (np.array(rows) / 2e-3 for rows in zip(*drawn, strict=True))
-    scheme = scheme_for(jax.random.key(5), Told(problem, "time"), range(N), params, None)
-    told = train(key, loss, scheme, times, params, split_batch(data, N), SGD, 3, start_ups=starts)
+    scheme = scheme_for(
+        jax.random.key(5), Told(problem, "time"), range(N), params, None
+    )
+    told = train(
+        key, loss, scheme, times, params, split_batch(data, N), SGD, 3, start_ups=starts
+    )
     assert issubclass(type(told), Training)
     assert issubclass(type(found), Training)
     np.testing.assert_allclose(found.paced, 2e-3 * known(told.fresh), rtol=1e-5)
@@ -350,7 +416,9 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
 
 def test_without_replacement_the_workers_left_plan_anew(unreplaced):
     params, data = case()
-    found = trained(unreplaced, Told(PROBLEM, "time"), params, data, 5, before_step=kill(1, 2))
+    found = trained(
+        unreplaced, Told(PROBLEM, "time"), params, data, 5, before_step=kill(1, 2)
+    )
     assert unreplaced.num_workers == N - 1
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
 
@@ -365,7 +433,7 @@ def harmed(cluster, params, data, pace, sign):
         return exact(cluster, params, data, pace)
 
 
-def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(
+def test_gradients_are_exact_though_a_worker_is_killed_in_every_tenth_iteration(
     cluster,
 ):
     """In the middle of it, one after another."""
@@ -373,16 +441,20 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
     rng = np.random.default_rng(3)
     plan = cluster.plan
     since = len(cluster.faults)
-    tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
+    tasks = {
+        (w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)
+    }
     for step in range(20):
         params = new_params(params, rng)
         load = np.cumsum(np.full(N, 0.03 / N))
         pace = Pace(np.zeros(N), 1 + rng.exponential(1, N), load, np.zeros(N))
         if step % 10 == 5:
-            subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"])
+            subprocess.Popen(
+                ["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"]
+            )
         found = exact(cluster, params, data, pace)
-        # A block cannot be complete before the last of its subsets was to be done by the first who
-        # does it.
+        # A block cannot be complete before the last of its subsets was to be done by
+        # the first who does it.
         assert np.all(found.completed >= plan.completed(pace))
         done = [(work.worker, work.block, work.subset) for work in found.work]
         assert set(done) <= tasks
@@ -393,8 +465,11 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
     assert [w for w, what in faults if what == "died"] == [0, 1]
 
 
-def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
-    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 has none.
+def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(
+    cluster,
+):
+    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2
+    has none.
 
     Nobody comes to the end of its tasks: the step does not wait for that.
     """
@@ -410,7 +485,9 @@ def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_o
 
 
 @pytest.mark.parametrize(("sign", "what"), [("KILL", "died"), ("STOP", "hung")])
-def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster, sign, what):
+def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(
+    cluster, sign, what
+):
     params, data = assigned(cluster, ALONE)
     finish = np.zeros((1, N))
     finish[0, 3] = 1.5
@@ -421,7 +498,9 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     assert gone([pid])
 
 
-def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, monkeypatch):
+def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(
+    cluster, monkeypatch
+):
     (params, data), rng = assigned(cluster, WHOLE), np.random.default_rng(1)
     monkeypatch.setattr(cluster, "patience", 60.0)
     since = len(cluster.faults)
@@ -431,7 +510,9 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
     for _ in range(5):
         found = exact(cluster, params := new_params(params, rng), data)
         assert not found.arrived[:, 2].any()
-    os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
+    os.kill(
+        pid, signal.SIGCONT
+    )  # it finds old iterations, and does them or is told not to
     while not back:
         params = new_params(params, rng)
         found = exact(cluster, params, data, ending(np.full((N, N), 0.02)))
@@ -450,7 +531,9 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
 
 
 def test_sums_and_batches(cluster):
-    """A loss that is a sum, and samples drawn anew: the same for all who hold a subset."""
+    """A loss that is a sum, and samples drawn anew: the same for all who hold a
+    subset.
+    """
     params, data = case(16)
 
     def total(params, batch):
@@ -460,7 +543,8 @@ def test_sums_and_batches(cluster):
     cluster.assign(total, plan, params, split_unevenly(data, N), batch_size=2, seed=3)
     for iteration in (1, 2):
         rows = [
-            4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2] for j in range(N)
+            4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2]
+            for j in range(N)
         ]
         some = jax.tree.map(lambda x, r=rows: x[np.concatenate(r)], data)
         found = cluster.gradient(params, iteration=iteration)
@@ -469,25 +553,33 @@ def test_sums_and_batches(cluster):
 
 def left_plan(problem, left, method, batch_size=None):
     """For those who are left of the workers of a problem."""
-    return scheme_for(jax.random.key(0), Told(problem, method), left, case()[0], batch_size)
+    return scheme_for(
+        jax.random.key(0), Told(problem, method), left, case()[0], batch_size
+    )
 
 
 def assert_optimal(plan, law):
     """As the solver has it for so many workers."""
     best = bcgc.solve(bcgc.Problem(law, plan.num_workers, COUNT, 18))
     sizes = {block.level: block.size for block in plan.blocks}
-    assert [sizes.get(n, 0) for n in range(plan.num_workers)] == np.asarray(best.rounded).tolist()
+    assert [sizes.get(n, 0) for n in range(plan.num_workers)] == np.asarray(
+        best.rounded
+    ).tolist()
 
 
 def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     laws = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
     problem = bcgc.Problem(bcgc.Heterogeneous(laws), N, COUNT, 18)
     scheme = left_plan(problem, [0, 1, 3], "uncoded")
-    without = bcgc.Problem(bcgc.Heterogeneous([laws[0], laws[1], laws[3]]), 3, COUNT, 18)
+    without = bcgc.Problem(
+        bcgc.Heterogeneous([laws[0], laws[1], laws[3]]), 3, COUNT, 18
+    )
     # Each sends the whole gradient of a third of the samples.
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])
     assert scheme.plan.num_workers == 3
-    batch = left_plan(dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2)
+    batch = left_plan(
+        dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2
+    )
     # two samples of each subset, whoever is left
     np.testing.assert_allclose(batch.load, [2 * COUNT])
     assert left_plan(PROBLEM, [0, 1, 3], WHOLE).plan.turns == 3
@@ -499,13 +591,17 @@ def test_planning_for_fewer_workers_compiles_no_solver_again():
         found = left_plan(PROBLEM, [0, 2], "optimal")
         left_plan(dataclasses.replace(PROBLEM, num_samples=8), [0, 1, 3], "optimal", 2)
     assert not [
-        name for name in again if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")
+        name
+        for name in again
+        if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")
     ]
     assert_optimal(found.plan, LAW)
 
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
-    with pytest.warns(UserWarning, match='"tandon:3" is no scheme for the workers left'):
+    with pytest.warns(
+        UserWarning, match='"tandon:3" is no scheme for the workers left'
+    ):
         assert_optimal(left_plan(PROBLEM, [0, 2], "tandon:3").plan, LAW)
     rows = bcgc.EmpiricalRows(np.random.default_rng(0).uniform(1, 2, (5, 3)))
     with pytest.warns(UserWarning, match="planned as if independent"):
@@ -518,10 +614,14 @@ def test_refusals(cluster, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
-    more = 100 - sum(process is not None for process in cluster._all)  # others may have lost some
+    more = 100 - sum(
+        process is not None for process in cluster._all
+    )  # others may have lost some
     given, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
-        "4 subsets": lambda: cluster.assign(loss, plan, params, split_unevenly(data, 3)),
+        "4 subsets": lambda: cluster.assign(
+            loss, plan, params, split_unevenly(data, 3)
+        ),
         "batch_size must be from 1 to 4": lambda: cluster.assign(
             loss, plan, params, parts, batch_size=5
         ),
@@ -533,7 +633,9 @@ def test_refusals(cluster, monkeypatch):
         f"free CPUs of {more} needed: take fewer workers": lambda: cluster.resize(100),
         r"0 free GPUs of 0\.5 needed": lambda: Cluster(2, num_gpus=0.25),
         "at least one worker": lambda: cluster.resize(0),
-        r"shape \[steps, 4\]": lambda: InjectedDelay(np.ones((5, 3))).draw(jax.random.key(0), 0, N),
+        r"shape \[steps, 4\]": lambda: InjectedDelay(np.ones((5, 3))).draw(
+            jax.random.key(0), 0, N
+        ),
     }
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):
@@ -545,7 +647,9 @@ def test_refusals(cluster, monkeypatch):
             jax.random.key(0), loss, Told(PROBLEM), run, *given[1:4], 9, evaluate=broken
         )
     assert begun == [0, 1, 2]
-    with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):
+    with pytest.raises(
+        ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"
+    ):
         Cluster(2, address="127.0.0.1:1")
 
 
@@ -571,10 +675,14 @@ with Cluster(2) as cluster:
 """
 
 
-def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_checkpoint(tmp_path):
+def test_a_killed_master_leaves_no_process_and_its_successor_goes_on(
+    tmp_path,
+):
     done = python(_KILLED.format(folder=str(tmp_path / "state")), cwd=ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
+    workers, killed = (
+        [int(pid) for pid in line.split()] for line in done.stdout.splitlines()
+    )
     assert len(set(workers) & set(killed)) == 2
     # Two agents of Ray's own look for its server for a minute before they end.
     assert gone(killed, but="Agent")
@@ -596,4 +704,6 @@ def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
     )
     done = python(f"{script}; Cluster(2)", cwd=ROOT)
     assert done.stdout == "imported\n"
-    assert re.search(r"^ImportError: .*pip install '\.\[cluster\]'", done.stderr, re.MULTILINE)
+    assert re.search(
+        r"^ImportError: .*pip install '\.\[cluster\]'", done.stderr, re.MULTILINE
+    )

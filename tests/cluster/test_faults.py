@@ -1,4 +1,6 @@
-"""Machines that raise, nodes that end, endless paces, damaged checkpoints, closed clusters."""
+"""Machines that raise, nodes that end, endless paces, damaged checkpoints, closed
+clusters.
+"""
 
 import contextlib
 import dataclasses
@@ -19,7 +21,13 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, InjectedDelay, Told, train_on_cluster
-from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reason_of, session
+from bcgc_jax.cluster.engine import (
+    _at_work_in,
+    _check_answers,
+    cause_of,
+    reason_of,
+    session,
+)
 from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.cluster.worker import noted
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
@@ -54,13 +62,21 @@ class Raised(RuntimeError):
 def test_a_reason_is_one_line_of_what_ray_says():
     for error, reason in (
         (
-            Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")),
+            Raised(
+                "\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")
+            ),
             "OSError: disk full",
         ),
         (Raised("ray::A.f()", KeyError()), "KeyError"),
-        (Raised("", RuntimeError("INTERNAL: Traceback:\n  File\nOSError: b\n")), "OSError: b"),
         (
-            Raised("It\n\tpid: 7\nThe actor is dead because it was `x`. Some common causes: 1"),
+            Raised("", RuntimeError("INTERNAL: Traceback:\n  File\nOSError: b\n")),
+            "OSError: b",
+        ),
+        (
+            Raised(
+                "It\n\tpid: 7\nThe actor is dead because it was `x`. Some common "
+                "causes: 1"
+            ),
             "it was `x`",
         ),
         (
@@ -104,21 +120,31 @@ def test_what_two_workers_raise_for_the_same_samples_is_the_loss():
     """Whoever raises alone may have a bad machine."""
     processes: Any = SimpleNamespace(_raised=set(), _raised_for={}, _all=[None] * 4)
     for worker, chunk in ((0, 3), (0, 3), (1, 4)):
-        Processes.check_raised(processes, {worker: _raised_for(f"chunk {chunk} of subset 1")})
+        Processes.check_raised(
+            processes, {worker: _raised_for(f"chunk {chunk} of subset 1")}
+        )
     with pytest.raises(ValueError, match="bad sample") as raised:
         Processes.check_raised(processes, {2: _raised_for("chunk 3 of subset 1")})
-    assert raised.value.__notes__[1:] == ["It was raised for chunk 3 of subset 1, in iteration 7."]
+    assert raised.value.__notes__[1:] == [
+        "It was raised for chunk 3 of subset 1, in iteration 7."
+    ]
 
 
 def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp_path):
     agent, pipe = "/any/ray/agent.py", subprocess.PIPE
     with contextlib.ExitStack() as stack:
-        for words in ([agent, tmp_path.parent], [tmp_path / "ray/log"], [agent, tmp_path]):
+        for words in (
+            [agent, tmp_path.parent],
+            [tmp_path / "ray/log"],
+            [agent, tmp_path],
+        ):
             started = subprocess.Popen(
                 ["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe
             )
             process: Any = stack.enter_context(started)
-            process.stdout.read(1)  # a program that has not begun yet has no command to be seen
+            process.stdout.read(
+                1
+            )  # a program that has not begun yet has no command to be seen
         assert _at_work_in(str(tmp_path)) == [process.pid]
 
 
@@ -131,7 +157,8 @@ def nodes():
     with session(None, 1, 0):
         pass  # a Ray of one's own starts after it, in the environment that it leaves
     found = Nodes(
-        initialize_head=True, head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False}
+        initialize_head=True,
+        head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False},
     )
     yield found, found.add_node(**STORE)
     found.shutdown()
@@ -146,7 +173,9 @@ def spread(nodes):
 
 
 def full_disk(node):
-    """The loss, with a machine, or all of them, that raises something when it compiles."""
+    """The loss, with a machine, or all of them, that raises something when it
+    compiles.
+    """
 
     def no_disk(params, batch):
         import ray
@@ -159,7 +188,9 @@ def full_disk(node):
 
 
 @pytest.mark.slow
-def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(spread, nodes):
+def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
+    spread, nodes
+):
     cluster, (_, second) = spread, nodes
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0])
@@ -195,7 +226,8 @@ def sour(params, batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "samples"), [("sharing:2:4", "chunk 1 of subset 3"), ("cyclic:2", "subset 3")]
+    ("method", "samples"),
+    [("sharing:2:4", "chunk 1 of subset 3"), ("cyclic:2", "subset 3")],
 )
 def test_what_a_loss_raises_for_one_sample_is_told_at_once(spread, method, samples):
     """Each of the two workers that have it was replaced three times before."""
@@ -205,7 +237,9 @@ def test_what_a_loss_raises_for_one_sample_is_told_at_once(spread, method, sampl
     faults = len(spread.faults)
     with pytest.raises(Exception, match="a sample of 77") as raised:
         train_on_cluster(jax.random.key(0), sour, told, spread, params, data, SGD, 3)
-    assert raised.value.__notes__[-1].startswith(f"It was raised for {samples}, in iteration")
+    assert raised.value.__notes__[-1].startswith(
+        f"It was raised for {samples}, in iteration"
+    )
     assert len(spread.faults) <= faults + 2  # the first one failed, and is replaced
 
 
@@ -229,21 +263,27 @@ def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as warned:
         found = trained(
-            cluster, Told(PROBLEM, "nested"), params, data, 200, atol=2e-5, before_step=change
+            cluster,
+            Told(PROBLEM, "nested"),
+            params,
+            data,
+            200,
+            atol=2e-5,
+            before_step=change,
         )
     # One of those on the second node has room on the first.
     assert [int(n) for n, _ in itertools.groupby(found.num_workers)] == [4, 3, 4]
     assert [len(places[step]) for step in (0, 5, -1)] == [2, 1, 2]
     assert any("no room" in str(warning.message) for warning in warned)
     assert not any("left out" in str(warning.message) for warning in warned)
-    # Both died; a successor that was sent to the node, before Ray knew of its end, has never
-    # started.
+    # Both died; a successor that was sent to the node, before Ray knew of its end, has
+    # never started.
     lost = [f for f in cluster.faults[faults:] if f.what != "replaced"]
     assert [f.what for f in lost].count("died") >= 2
     assert len(lost) <= 4
     assert all(f.reason for f in lost)
-    # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan
-    # included.
+    # Nobody waits for what cannot come: measured 14 s, a process that starts and a new
+    # plan included.
     assert found.seconds.max() < 60
     cluster.resize(3)
     with pytest.raises(ValueError, match="call assign first"):
@@ -268,7 +308,10 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
     for slow, message in (
         (pace(0.0, np.inf, np.inf), "would not end"),
         (pace(0.0, np.nan, 0.0), "begin .* 0 or more"),
-        (pace(0.0, 0.0, 0.0)._replace(unit=np.array([0.0, -1.0, 0.0])), "unit .* 0 or more"),
+        (
+            pace(0.0, 0.0, 0.0)._replace(unit=np.array([0.0, -1.0, 0.0])),
+            "unit .* 0 or more",
+        ),
         (pace(0.0, 0.0), r"shape \(3,\)"),
         (pace(0.0, 0.0, 0.0)._replace(load=np.ones(2)), r"shape \(1,\) or \(1, 3\)"),
     ):
@@ -294,7 +337,12 @@ def place():
 def begun(script: str, place: str, **more: Any) -> Any:
     """A process that has its temporary files there."""
     command = [sys.executable, "-c", script.format(place=place)]
-    more |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    more |= {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": ROOT,
+    }
     return subprocess.Popen(command, env=os.environ | {"TMPDIR": place}, **more)
 
 
@@ -312,7 +360,8 @@ with Cluster(1) as second:
     with Cluster(1) as first:
         import ray
         its = ray._private.worker._global_node.temp_dir
-        mine = [folder for folder in os.scandir({place!r}) if its.startswith(folder.path)]
+        folders = os.scandir({place!r})
+        mine = [folder for folder in folders if its.startswith(folder.path)]
         print(*(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in mine))
         first.assign(*given)
     second.assign(*given)
@@ -369,7 +418,9 @@ print("ended in order")
 
 @pytest.mark.slow
 def test_another_thread_may_collect_garbage_while_ray_ends(place):
-    """Ray ends a process that frees a reference in the middle of `ray.shutdown`, without a word."""
+    """Ray ends a process that frees a reference in the middle of `ray.shutdown`,
+    without a word.
+    """
     with begun(_COLLECTING, place) as running:
         out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err) == (0, "ended in order\n", "")
@@ -410,9 +461,11 @@ _JOINS = """
 import os, jax
 from ray.cluster_utils import Cluster as Nodes
 from tests.cluster.test_faults import *
-nodes, (params, data) = Nodes(True, head_node_args=STORE | {"include_dashboard": False}), case()
+nodes = Nodes(True, head_node_args=STORE | {"include_dashboard": False})
+params, data = case()
 with Cluster(1, address=nodes.address) as cluster:
-    cluster.assign(loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data])
+    plan = coding_plan(jax.random.key(0), params, [COUNT])
+    cluster.assign(loss, plan, params, [data])
     exact(cluster, params, data)
 print("joined")
 script = f"from bcgc_jax.cluster import Cluster; Cluster(1, address={nodes.address!r})"

@@ -1,4 +1,6 @@
-"""Who takes part in a training where workers are lost and return, without any process."""
+"""Who takes part in a training where workers are lost and return, without any
+process.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +111,9 @@ def test_the_size_and_the_work_that_the_cluster_was_given_are_followed() -> None
 def test_successors_have_a_multiple_of_what_the_others_took() -> None:
     given: Any = SimpleNamespace(patience=1.0, _started_in=0.0)
     begun = (1, None), (1, 7), (None, 7)  # one that starts, one that loads, one at work
-    all_three = [Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in begun]
+    all_three = [
+        Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in begun
+    ]
 
     def patience() -> list[float]:
         return [Processes._patience_with(given, one) for one in all_three]
@@ -134,9 +138,14 @@ def test_who_starts_at_first_is_no_successor() -> None:
 def test_a_shortage_says_what_all_of_them_need() -> None:
     cluster: Any = object.__new__(Cluster)
     has = {"CPU": 8.0, "GPU": 0.5}
-    cluster.ray = SimpleNamespace(available_resources=lambda: has, cluster_resources=lambda: has)
+    cluster.ray = SimpleNamespace(
+        available_resources=lambda: has, cluster_resources=lambda: has
+    )
     cluster._all, cluster._needs = [], {"CPU": 2.0, "GPU": 0.25}
-    assert (cluster._shortage(2), cluster._shortage(3)) == ("", "0.5 free GPUs of 0.75 needed")
+    assert (cluster._shortage(2), cluster._shortage(3)) == (
+        "",
+        "0.5 free GPUs of 0.75 needed",
+    )
 
 
 def test_two_threads_do_not_share_a_cluster() -> None:
@@ -148,7 +157,10 @@ def test_two_threads_do_not_share_a_cluster() -> None:
             pass
 
     with ThreadPoolExecutor(1) as other:
-        with cluster.at_work(), pytest.raises(ValueError, match="at work in another thread"):
+        with (
+            cluster.at_work(),
+            pytest.raises(ValueError, match="at work in another thread"),
+        ):
             other.submit(use).result()
         other.submit(use).result()
 

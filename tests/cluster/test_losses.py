@@ -1,4 +1,6 @@
-"""Losses that draw and make a new state on workers, against gradients with the documented keys."""
+"""Losses that draw and make a new state on workers, against gradients with the
+documented keys.
+"""
 
 from itertools import pairwise
 
@@ -28,27 +30,38 @@ plain = jax.jit(jax.grad(loss, has_aux=True))
 
 
 def assert_sum(found, step, chunks):
-    """The result is the sum over chunks of weight, samples, subset and number; measured 2e-7."""
+    """The result is the sum over chunks of weight, samples, subset and number; measured
+    2e-7.
+    """
     key, total = jax.random.key(SEED), np.zeros(len(found))
     for weight, samples, *numbers in chunks:
         each = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
-        total += weight * np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(each)])
+        total += weight * np.concatenate(
+            [np.ravel(leaf) for leaf in jax.tree.leaves(each)]
+        )
     np.testing.assert_allclose(found, total, rtol=1e-6, atol=1e-6)
 
 
 def test_all_who_code_a_subset_draw_alike():
-    """Two blocks on shares of the samples, in two chunks; workers have two of three subsets."""
+    """Two blocks on shares of the samples, in two chunks; workers have two of three
+    subsets.
+    """
     whole = coding.coding_plan(jax.random.key(0), GIVEN, [0, 6, 0])
-    shares = tuple(whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0)))
+    shares = tuple(
+        whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0))
+    )
     plan = jax.tree.map(np.asarray, CodingPlan(whole.codes * 2, shares, True, chunks=2))
     parts = split_unevenly(DATA, 3)  # of 6, 5 and 5 samples
     duty = Duty(OWN, plan, GIVEN, np.array([18, 15, 15]) / 16, None, SEED, False)
-    group = [WorkerProcess(duty, w, {j: parts[j] for j in plan.held(w)}) for w in range(3)]
+    group = [
+        WorkerProcess(duty, w, {j: parts[j] for j in plan.held(w)}) for w in range(3)
+    ]
     messages = [list(worker.compute(1, 5, jax.tree.leaves(GIVEN))) for worker in group]
     chunks = []
     for j, ends in enumerate([(0, 2, 3, 5, 6), (0, 1, 2, 4, 5), (0, 1, 2, 4, 5)]):
         chunks += [
-            ((end - begin) / 16, parts[j][begin:end], j, begin) for begin, end in pairwise(ends)
+            ((end - begin) / 16, parts[j][begin:end], j, begin)
+            for begin, end in pairwise(ends)
         ]
     assert_sum(decoded(plan, messages, GIVEN), 5, chunks)
 
@@ -62,11 +75,17 @@ def test_all_who_store_a_chunk_draw_alike():
     world = World(group, lambda worker, chunk: 9.0 if worker == 3 else 1.0, plan)
     gradient, _ = world.step(GIVEN, iteration=5)
     found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
-    assert_sum(found, 5, [(weights[chunk], cut[chunk], *chunk) for chunk in cut if len(cut[chunk])])
+    assert_sum(
+        found,
+        5,
+        [(weights[chunk], cut[chunk], *chunk) for chunk in cut if len(cut[chunk])],
+    )
 
 
 def test_a_worker_that_makes_its_data_refuses_what_the_master_could_not_see():
-    plan = jax.tree.map(np.asarray, coding.coding_plan(jax.random.key(0), PARAMS, [4, 0]))
+    plan = jax.tree.map(
+        np.asarray, coding.coding_plan(jax.random.key(0), PARAMS, [4, 0])
+    )
     held = {0: Made(lambda number, count: DATA, 0, 0, 2)}
 
     def summed(params, batch):
@@ -108,7 +127,8 @@ def loss(params, state, batch, key):
     return jnp.mean(cube(twice(kept @ params))), batch.mean()
 
 data = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
-problem, key = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 2, 4, 10), jax.random.key(0)
+problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 2, 4, 10)
+key = jax.random.key(0)
 own, optimizer = coding.stateful(loss, optax.sgd(0.1))
 params = coding.Stateful(jnp.array([0.5, -1.0, 0.25]), jnp.float32(0.0))
 with Cluster(2) as cluster:
@@ -120,9 +140,11 @@ with Cluster(2) as cluster:
     trained = train_on_cluster(key, own, told, cluster, params, data, optimizer, 1)
 slope = jax.grad(lambda p, *given: loss(p, 0.0, *given)[0])
 keys = {c: key_of(jax.random.key(11), 3, *c) for c in cut}
-want = sum(weights[c] * slope(params.params, cut[c], keys[c]) for c in cut if len(cut[c]))
+filled = [c for c in cut if len(cut[c])]
+want = sum(weights[c] * slope(params.params, cut[c], keys[c]) for c in filled)
 mean = data.mean()
-for one, other in ((found.params, want), (found.state, mean), (trained.params.state, mean)):
+state = trained.params.state
+for one, other in ((found.params, want), (found.state, mean), (state, mean)):
     np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 """
 

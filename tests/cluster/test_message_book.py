@@ -1,4 +1,6 @@
-"""An iteration without processes: its sums against NumPy's, whom the master asks by brute force."""
+"""An iteration without processes: its sums against NumPy's, whom the master asks by
+brute force.
+"""
 
 import time
 from collections.abc import Sequence
@@ -42,12 +44,16 @@ def made(
 
 def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
     """The messages of all workers for each block, from the gradients of the subsets."""
-    parts = np.split(gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1)
+    parts = np.split(
+        gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1
+    )
     encoded = [
-        np.asarray(code.encoding) @ part for code, part in zip(plan.codes, parts, strict=True)
+        np.asarray(code.encoding) @ part
+        for code, part in zip(plan.codes, parts, strict=True)
     ]
     return [
-        x.astype("f8" if code.wide else "f4") for code, x in zip(plan.codes, encoded, strict=True)
+        x.astype("f8" if code.wide else "f4")
+        for code, x in zip(plan.codes, encoded, strict=True)
     ]
 
 
@@ -60,7 +66,9 @@ def assert_alike(gradient: Any, params: Any) -> None:
 
 
 @pytest.mark.smoke
-def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: None) -> None:
+def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(
+    x64: None,
+) -> None:
     rng = np.random.default_rng(0)
     plan, params = made(1)
     decoder = Decoder(plan, params)
@@ -76,7 +84,10 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
         assert found is not None
         parts.append(found)
         if block == 0:  # not all that hold a subset which others do not
-            assert decoder.gradients(block, {w: m for w, m in messages.items() if w}) is None
+            assert (
+                decoder.gradients(block, {w: m for w, m in messages.items() if w})
+                is None
+            )
     gradient = decoder.gradient(parts)
     # The last leaf comes first.
     want = gradients.mean(axis=0)
@@ -97,7 +108,10 @@ def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
 
 
 def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> None:
-    params: dict[str, Any] = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": np.zeros(7, np.float32)}
+    params: dict[str, Any] = {
+        "a": jnp.zeros((3, 5), jnp.bfloat16),
+        "b": np.zeros(7, np.float32),
+    }
     plan = schedule_plan(cyclic_plan(22.0, N), params, N)
     decoder, rng = Decoder(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
@@ -114,7 +128,10 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
 def scheduled(stored: int, workers: int) -> CodingPlan:
     """Of so many subsets, one by one."""
     return CodingPlan(
-        (gradient_code(jax.random.key(0), workers, 0),), (Block(stored - 1, ()),), True, stored
+        (gradient_code(jax.random.key(0), workers, 0),),
+        (Block(stored - 1, ()),),
+        True,
+        stored,
     )
 
 
@@ -148,11 +165,12 @@ def book_of(plan: CodingPlan) -> MessageBook:
 
 
 class World:
-    """Workers that work, answer and die as `rng` has it, and what the master has of them.
+    """Workers that work, answer and die as `rng` has it, and what the master has of
+    them.
 
-    Each event is one of: the next task of somebody, an answer (whether or not who gave it was lost
-    since), a loss. A lost worker has a successor, or none; one of the `hung` does nothing more
-    until it is lost.
+    Each event is one of: the next task of somebody, an answer (whether or not who gave
+    it was lost since), a loss. A lost worker has a successor, or none; one of the
+    `hung` does nothing more until it is lost.
     """
 
     def __init__(
@@ -182,14 +200,20 @@ class World:
         return {min(group) for group in groups if worker in group}
 
     def taken(self, block: int) -> set[int]:
-        return self.had[block].union(*(self.terms(*q) for q in self.open if q.block == block))
+        return self.had[block].union(
+            *(self.terms(*q) for q in self.open if q.block == block)
+        )
 
     def requests(self, found: list[Request]) -> None:
         """Of those who have done it, nothing twice, and no more than is needed."""
         for request in found:
             w, block, subsets = request
             assert self.alive[w]
-            done = [t.subsets for t in self.plan.tasks(w)[: self.done[w]] if t.block == block]
+            done = [
+                t.subsets
+                for t in self.plan.tasks(w)[: self.done[w]]
+                if t.block == block
+            ]
             assert set(subsets) <= {j for one in done for j in one}
             assert not self.terms(*request) & self.taken(block)
             self.open.add(request)
@@ -202,13 +226,17 @@ class World:
         moving = np.flatnonzero(self.alive & ~self.hung).tolist()
         found = [("task", w) for w in moving if self.done[w] < tasks]
         found += [
-            ("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)
+            ("answer", k)
+            for k, (life, q) in enumerate(self.sent)
+            if self._may_answer(life, q)
         ]
         if self.deaths:
             found += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
             found += [("hang", w) for w in moving]
         elif not found:  # silence: those who hang are found
-            found += [("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()]
+            found += [
+                ("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()
+            ]
         return found
 
     def _may_answer(self, life: int, request: Request) -> bool:
@@ -222,7 +250,9 @@ class World:
         if not events:
             return False
         # Deaths anywhere on the way, not most of them at its beginning.
-        weights = np.array([0.1 if what in ("lose", "hang") else 1.0 for what, _ in events])
+        weights = np.array(
+            [0.1 if what in ("lose", "hang") else 1.0 for what, _ in events]
+        )
         what, which = events[self.rng.choice(len(events), p=weights / weights.sum())]
         getattr(self, what)(which)
         return True
@@ -233,7 +263,9 @@ class World:
         self.requests(self.book.report(Request(w, *task)))
 
     def answer(self, k: int) -> None:
-        """A lost worker's answer counts if its successor, or, of a code, nobody is asked."""
+        """A lost worker's answer counts if its successor, or, of a code, nobody is
+        asked.
+        """
         request = self.sent.pop(k)[1]
         _, block, subsets = request
         new = self.plan.coded and not self.terms(*request) & self.taken(block)
@@ -278,11 +310,17 @@ def test_every_piece_counts_once_whoever_dies(case):
     (make, replaced), rng = CASES[case], np.random.default_rng(3)
     plan, ends = make(), {True: 0, False: 0}
     for trial in range(36):
-        world = World(plan, rng, deaths=trial % (plan.num_workers + 2), replaced=replaced)
+        world = World(
+            plan, rng, deaths=trial % (plan.num_workers + 2), replaced=replaced
+        )
         while world.step():
             possible = world.book.possible(world.alive)
-            assert possible[~world.complete].tolist() == world.possible()[~world.complete].tolist()
-        # It stands still only with all that can be had: each block whose terms the survivors hold.
+            assert (
+                possible[~world.complete].tolist()
+                == world.possible()[~world.complete].tolist()
+            )
+        # It stands still only with all that can be had: each block whose terms the
+        # survivors hold.
         assert world.complete.tolist() == world.possible().tolist()
         ends[bool(world.complete.all())] += 1
     assert ends[True]
@@ -299,7 +337,11 @@ def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
     assert book.gradients(1) is None
     book.decoder.gradients = part
     (more,) = book.due(1)
-    assert (more.worker, book.take(more, np.zeros(1)), book.gradients(1)) == (1, True, [1, 1, 1, 1])
+    assert (more.worker, book.take(more, np.zeros(1)), book.gradients(1)) == (
+        1,
+        True,
+        [1, 1, 1, 1],
+    )
     assert not book.take(more, np.zeros(1))
 
 
@@ -308,7 +350,10 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
     decoder = Decoder(plan, np.zeros(10, np.float32))
     gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
     sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
-    found = [known(decoder.gradients(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
+    found = [
+        known(decoder.gradients(1, {w: sums[w] for w in two}))[0]
+        for two in ((0, 3), (2, 1))
+    ]
     np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(found[0], found[1])
 
@@ -319,7 +364,9 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
         world = World(plan, rng, deaths=0, replaced=0.0)
         covered = np.zeros((1, 4), bool)
         while any(event[0] == "task" for event in world.events()):
-            w = int(rng.choice([event[1] for event in world.events() if event[0] == "task"]))
+            w = int(
+                rng.choice([event[1] for event in world.events() if event[0] == "task"])
+            )
             task, full = plan.tasks(w)[world.done[w]], covered.all(axis=1)
             covered[task.block, task.subsets[0]] = True
             before = len(world.sent)
@@ -353,7 +400,9 @@ class Crew(list):
             self.asked.append((worker, block))
             return worker, block
 
-        return SimpleNamespace(call=lambda method, given: {"deliver": deliver}[method](*given))
+        return SimpleNamespace(
+            call=lambda method, given: {"deliver": deliver}[method](*given)
+        )
 
     def lose(self, worker: int, *_: Any) -> None:
         self[worker] = None
@@ -361,7 +410,9 @@ class Crew(list):
 
 @pytest.fixture
 def case() -> Any:
-    """An iteration whose second block, for which three messages are enough, is asked for."""
+    """An iteration whose second block, for which three messages are enough, is asked
+    for.
+    """
     plan, params = made(1)
     gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
     messages = sent(plan, gradients)
@@ -372,7 +423,11 @@ def case() -> Any:
     def announce(*workers: int) -> None:
         for worker in workers:
             iteration._send(
-                coded.heard(Ask(worker, "compute", ()), Message(Task(1, (worker,)), 0.0, None), 0.0)
+                coded.heard(
+                    Ask(worker, "compute", ()),
+                    Message(Task(1, (worker,)), 0.0, None),
+                    0.0,
+                )
             )
 
     def answer(*workers: int) -> None:
@@ -382,7 +437,9 @@ def case() -> Any:
     def check(arrived: list[bool]) -> None:
         assert coded.arrived[1].tolist() == arrived
         found = np.concatenate([np.ravel(piece) for piece in coded._parts[1]])
-        np.testing.assert_allclose(found, gradients.mean(axis=0)[6:15], atol=1e-6)  # measured 6e-8
+        np.testing.assert_allclose(
+            found, gradients.mean(axis=0)[6:15], atol=1e-6
+        )  # measured 6e-8
 
     acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
     return SimpleNamespace(group=group, iteration=iteration, **acts)
@@ -396,7 +453,9 @@ def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
     assert (0, 1) not in case.iteration.waiting
     case.answer(1, 3)
     case.check([False, True, True, True])
-    case.iteration._lose(2, "died", "")  # of the first block everyone's is needed, and none is here
+    case.iteration._lose(
+        2, "died", ""
+    )  # of the first block everyone's is needed, and none is here
     with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
         case.iteration._check()
 
@@ -405,7 +464,10 @@ def test_small_messages_come_unasked(case):
     for block, workers in ((0, (3, 1, 0, 2)), (2, (3, 1))):
         for worker in workers:
             message = Message(Task(block, (worker,)), 0.0, case.sent[block][worker])
-            assert case.iteration.round.heard(Ask(worker, "compute", ()), message, 0.0) == []
+            assert (
+                case.iteration.round.heard(Ask(worker, "compute", ()), message, 0.0)
+                == []
+            )
     assert case.group.asked == []
     assert np.isfinite(case.iteration.round.completed).tolist() == [True, False, True]
     case.announce(0, 1, 2)
@@ -413,4 +475,8 @@ def test_small_messages_come_unasked(case):
     case.check([True, True, True, False])
     case.group[:] = N * [None]  # nobody has more to say
     found = case.iteration.run()
-    assert found.completed.max() <= found.seconds <= time.monotonic() - case.iteration.begin
+    assert (
+        found.completed.max()
+        <= found.seconds
+        <= time.monotonic() - case.iteration.begin
+    )

@@ -1,4 +1,6 @@
-"""One training on real processes, with most of what master and workers do, in the default tier."""
+"""One training on real processes, with most of what master and workers do, in the
+default tier.
+"""
 
 import os
 import signal

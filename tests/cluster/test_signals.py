@@ -52,7 +52,9 @@ def test_signals_that_are_ignored_or_the_callers_own_are_left_alone():
 
 
 def test_a_signal_that_another_answers_while_processes_start_is_heard(monkeypatch):
-    """Ray sets an answer of its own, and what that raises in a callback is printed and lost."""
+    """Ray sets an answer of its own, and what that raises in a callback is printed and
+    lost.
+    """
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
     class Swallowing:
@@ -126,7 +128,9 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
     assert set(tmp_path.iterdir()) == kept
 
 
-def test_what_a_killed_process_left_and_its_children_still_write_to_is_swept_later(tmp_path):
+def test_what_a_killed_process_left_and_its_children_still_write_to_is_swept_later(
+    tmp_path,
+):
     left = tmp_path / "bcgc-left"
     left.mkdir(mode=0o700)
     (left / "lock").touch()
@@ -144,8 +148,8 @@ def test_rays_processes_in_what_a_killed_process_left_end_before_it_is_swept(tmp
     left.mkdir(mode=0o700)
     (left / "lock").touch()
     writes = (
-        "for _ in range(500): os.makedirs(sys.argv[2], exist_ok=True); print(flush=True); "
-        "sleep(0.01)"
+        "for _ in range(500): os.makedirs(sys.argv[2], exist_ok=True); "
+        "print(flush=True); sleep(0.01)"
     )
     program = "import os, sys; from time import sleep\n" + writes
     agent = [sys.executable, "-c", program, "/any/ray/agent.py", left / "ray"]
@@ -188,7 +192,10 @@ def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
 def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
     monkeypatch.setattr(engine, "_check_answers", lambda _: None)
     ray = SimpleNamespace(init=raising(ConnectionError()), shutdown=lambda: None)
-    with pytest.raises(ConnectionError, match="set RAY_AUTH_MODE=token"), ExitStack() as stack:
+    with (
+        pytest.raises(ConnectionError, match="set RAY_AUTH_MODE=token"),
+        ExitStack() as stack,
+    ):
         engine._start(ray, stack, "127.0.0.1:1", 1, 0)
 
 

@@ -24,28 +24,37 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(
     tmp_path, capsys, monkeypatch, x64
 ):
     monkeypatch.setattr(experiment, "_EVEN", 3)
-    methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
+    methods: dict[str, Any] = {
+        "methods": ("uncoded", "optimal"),
+        "disturbed": ("optimal",),
+    }
     experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, **methods)
     rows = rows_of(tmp_path / "cluster.csv")
     ran = [(row["method"], row["faults"]) for row in rows]
     assert ran == [("uncoded", "False"), ("optimal", "False"), ("optimal", "True")]
     for row in rows:
         assert float(row["measured_seconds"]) >= float(row["drawn_seconds"])
-        assert float(row["final_loss"]) == pytest.approx(float(rows[0]["final_loss"]), rel=1e-6)
+        assert float(row["final_loss"]) == pytest.approx(
+            float(rows[0]["final_loss"]), rel=1e-6
+        )
     assert all("died" in row["events"] and "hung" in row["events"] for row in rows[2:])
     assert (tmp_path / "cluster.png").stat().st_size > 10_000
     out = capsys.readouterr().out
-    # Which one, six iterations on a busy machine decide; that it is said of the figures as they
-    # are.
+    # Which one, six iterations on a busy machine decide; that it is said of the figures
+    # as they are.
     ordered = float(rows[1]["measured_seconds"]) <= float(rows[0]["measured_seconds"])
-    assert f"The schemes {'are' if ordered else 'are not'} in the predicted order." in out
+    assert (
+        f"The schemes {'are' if ordered else 'are not'} in the predicted order." in out
+    )
     # threads of Ray's may print too
     own = ("Seconds", "The ", "scheme", "---", *methods["methods"])
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
 def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
-    chunk_costs.run(tmp_path, samples={"dense": (4,)}, chunks=(1, 2), width=4, seconds=0.0)
+    chunk_costs.run(
+        tmp_path, samples={"dense": (4,)}, chunks=(1, 2), width=4, seconds=0.0
+    )
     (row,) = rows_of(tmp_path / "chunk_costs.csv")
     assert (row["samples"], float(row["1"])) == ("4", 1.0)
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
@@ -63,8 +72,16 @@ def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
 
 @pytest.mark.usefixtures("running_ray")
 def test_what_nobody_interrupts_is_measured_beside_the_prediction(tmp_path):
-    """Two equal workers: a step takes a pass uncoded, and an eighth more with two subsets."""
-    given: Any = {"workers": (2,), "steps": 4, "equal_steps": 6, "subset": 0.1, "methods": ()}
+    """Two equal workers: a step takes a pass uncoded, and an eighth more with two
+    subsets.
+    """
+    given: Any = {
+        "workers": (2,),
+        "steps": 4,
+        "equal_steps": 6,
+        "subset": 0.1,
+        "methods": (),
+    }
     busy.run(tmp_path, **given, equal=("uncoded", "cyclic:2"), pauses=0.0, real=False)
     uncoded, twice = rows_of(tmp_path / "busy.csv")
     assert 0.1 < float(uncoded["free"]) == float(uncoded["in_a_row"]) < 0.4

@@ -15,16 +15,26 @@ MESSAGE = 3e-3
 
 
 def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
-    """What workers of these cycle times, `[K, N]`, would report, counted subset by subset."""
+    """What workers of these cycle times, `[K, N]`, would report, counted subset by
+    subset.
+    """
     items = []
     for (k, w), t in np.ndenumerate(times):
         seen: set[int] = set()
         for task in plan.tasks(w):
             new = set(task.subsets) - seen
             seen |= new
-            cycles = M / N * (len(task.subsets) * plan.blocks[task.block].size + len(new) * setup)
+            cycles = (
+                M
+                / N
+                * (len(task.subsets) * plan.blocks[task.block].size + len(new) * setup)
+            )
             if not skip(k, w, task.block):
-                items.append(Work(k + 1, w, task.block, t * cycles + message, plan.subset_of(task)))
+                items.append(
+                    Work(
+                        k + 1, w, task.block, t * cycles + message, plan.subset_of(task)
+                    )
+                )
     return items
 
 
@@ -50,7 +60,9 @@ def test_the_work_is_a_trace_of_loads():
     sent = np.concatenate([np.arange(1, k + 1) for k in count])
     order = np.lexsort((trace.load, trace.cell))
     expected = times[trace.step, trace.worker] * trace.load
-    np.testing.assert_allclose(trace.seconds[order], expected[order] + sent * MESSAGE, rtol=1e-9)
+    np.testing.assert_allclose(
+        trace.seconds[order], expected[order] + sent * MESSAGE, rtol=1e-9
+    )
 
 
 def test_work_of_another_plan_or_none_is_refused():

@@ -1,4 +1,6 @@
-"""A worker without any cluster around it, against the simulation's messages and plain gradients."""
+"""A worker without any cluster around it, against the simulation's messages and plain
+gradients.
+"""
 
 import gc
 import threading
@@ -35,7 +37,9 @@ gradient = jax.jit(jax.grad(loss))
 
 def case(samples=12, dtype=np.float32):
     rng, shapes = np.random.default_rng(7), {"a": (3, 5), "b": (5,), "c": (5,)}
-    params = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    params = {
+        name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()
+    }
     batch = {
         "x": rng.normal(size=(samples, 3)).astype(dtype),
         "y": rng.normal(size=samples).astype(dtype),
@@ -45,8 +49,18 @@ def case(samples=12, dtype=np.float32):
 
 
 def workers(params, plan, subsets, weights=None, batch_size=None, x64=False):
-    duty = Duty(loss, plan, params, np.ones(N) if weights is None else weights, batch_size, 11, x64)
-    return [WorkerProcess(duty, w, {j: subsets[j] for j in plan.held(w)}) for w in range(N)]
+    duty = Duty(
+        loss,
+        plan,
+        params,
+        np.ones(N) if weights is None else weights,
+        batch_size,
+        11,
+        x64,
+    )
+    return [
+        WorkerProcess(duty, w, {j: subsets[j] for j in plan.held(w)}) for w in range(N)
+    ]
 
 
 def decoded(plan, messages, params):
@@ -54,8 +68,12 @@ def decoded(plan, messages, params):
     leaves = [np.zeros(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
         with jax.enable_x64(True):
-            weights = np.asarray(decoding_weights(code.encoding, np.ones(N, bool)).weights)
-        total = weights @ np.stack([messages[w][b].values for w in range(N)]) * plan.scaling
+            weights = np.asarray(
+                decoding_weights(code.encoding, np.ones(N, bool)).weights
+            )
+        total = (
+            weights @ np.stack([messages[w][b].values for w in range(N)]) * plan.scaling
+        )
         for leaf, start, stop in block.pieces:
             leaves[leaf][start:stop] += total[: stop - start]
             total = total[stop - start :]
@@ -64,7 +82,10 @@ def decoded(plan, messages, params):
 
 def assert_decoded(plan, group, params, want, call=1, iteration=1):
     """What the workers send, decoded, is the gradient. Measured: 2e-15."""
-    messages = [list(worker.compute(call, iteration, jax.tree.leaves(params))) for worker in group]
+    messages = [
+        list(worker.compute(call, iteration, jax.tree.leaves(params)))
+        for worker in group
+    ]
     np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)
 
 
@@ -90,22 +111,26 @@ def test_messages_are_those_of_the_simulation():
             want = np.concatenate([piece[w] for piece in simulated[m.task.block]])
             assert m.values.dtype == want.dtype
             assert m.seconds > 0
-            # Measured: 3e-7; gradients one by one against a batch of them. Of float64 are the sums
-            # below.
+            # Measured: 3e-7; gradients one by one against a batch of them. Of float64
+            # are the sums below.
             np.testing.assert_allclose(m.values, want, atol=20 * 2.0**-23)
 
 
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    """Also where the share of some subsets alone is empty; chunks are single samples."""
+    """Also where the share of some subsets alone is empty; chunks are single
+    samples.
+    """
     params, batch, _ = case(5, dtype=np.float64)
     count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
-        coding_plan(jax.random.key(0), params, counts) for counts in ([count, 0, 0], [0, 0, count])
+        coding_plan(jax.random.key(0), params, counts)
+        for counts in ([count, 0, 0], [0, 0, count])
     )
     first = uncoded.blocks[0]._replace(share=(0.0, 2 / 3))
     rest = coded.blocks[0]._replace(share=(2 / 3, 1.0))
     plan = jax.tree.map(
-        np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9)
+        np.asarray,
+        CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9),
     )
     parts = split_unevenly(batch, N)
     sizes = np.array([len(part["y"]) for part in parts])
@@ -119,10 +144,15 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
     plan, parts = replace(plan, chunks=2), split_unevenly(batch, N)
     group = workers(params, plan, parts, batch_size=3, x64=True)
     for iteration in (1, 2):
-        # As the workers are told to draw; the test is that the decoded sum is of these samples.
-        rows = [np.random.default_rng([11, iteration, j]).permutation(5)[:3] for j in range(N)]
+        # As the workers are told to draw; the test is that the decoded sum is of these
+        # samples.
+        rows = [
+            np.random.default_rng([11, iteration, j]).permutation(5)[:3]
+            for j in range(N)
+        ]
         drawn = [
-            jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)
+            jax.tree.map(lambda x, r=r: x[r], part)
+            for part, r in zip(parts, rows, strict=True)
         ]
         want = np.mean([raveled(gradient(params, part)) for part in drawn], axis=0)
         assert_decoded(plan, group, params, want, 7, iteration)
@@ -157,16 +187,31 @@ def test_all_workers_compile_the_same_programs():
     assert len(cuts) == N  # all subsets are of the same shape
     for block in range(len(plan.blocks)):
         for programs in zip(*(cut.due(block, block) for cut in cuts), strict=True):
-            assert len({p.run.lower(*(v.aval for v in p.takes)).as_text() for p in programs}) == 1
+            assert (
+                len(
+                    {
+                        p.run.lower(*(v.aval for v in p.takes)).as_text()
+                        for p in programs
+                    }
+                )
+                == 1
+            )
     found = [np.zeros_like(params[name]) for name in params]
     count = len(plan.codes[1].subsets[0])
     pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
     given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
     assert (
-        len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)})
+        len(
+            {
+                worker._encode.lower(*g).as_text()
+                for worker, g in zip(group, given, strict=True)
+            }
+        )
         == 1
     )
-    assert len({tuple(worker._rows[1].tolist()) for worker in group}) == N  # whose codes differ
+    assert (
+        len({tuple(worker._rows[1].tolist()) for worker in group}) == N
+    )  # whose codes differ
 
 
 def test_a_worker_that_is_dropped_takes_its_programs_with_it():
@@ -207,7 +252,9 @@ def never_after_the_first():
 
 
 class Clock:
-    """In place of `time`: it goes on in sleep alone, in which something happens once, at a time."""
+    """In place of `time`: it goes on in sleep alone, in which something happens once,
+    at a time.
+    """
 
     def __init__(self, at, happens):
         self.now = 0.0
@@ -228,7 +275,9 @@ class Clock:
 def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late(
     monkeypatch,
 ):
-    """The second block, on two chunks each of two subsets, takes 2 s, so a chunk 0.5."""
+    """The second block, on two chunks each of two subsets, takes 2 s, so a chunk
+    0.5.
+    """
     params, batch, plan = case()
     plan = replace(plan, chunks=2)
     worker = workers(params, plan, split_unevenly(batch, N))[1]
@@ -242,16 +291,22 @@ def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_ca
     first, *others = worker.compute(2, 0, leaves)
     assert first.overrun == pytest.approx(0.15)
     assert {message.overrun for message in others} == {first.overrun}
-    assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(plan.blocks)
+    assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(
+        plan.blocks
+    )
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_stopping(overlap):
+def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_stopping(
+    overlap,
+):
     params, batch, plan = case()
     worker = workers(params, plan, split_unevenly(batch, N))[1]
     leaves = jax.tree.leaves(params)
     worker.warm_up()
-    pace = Pace(0.05, 0.1, np.array([1.0, 2.0, 2.0]), np.array([0.04, 0.34, 99.0]), overlap)
+    pace = Pace(
+        0.05, 0.1, np.array([1.0, 2.0, 2.0]), np.array([0.04, 0.34, 99.0]), overlap
+    )
     begin = time.perf_counter()
     said = worker.compute(1, 0, leaves, pace)
     # Computed at 0.15 and 0.25; or the second one at 0.29, after the first was sent.
@@ -267,7 +322,9 @@ def test_no_chunk_is_begun_after_stop():
     """The loss counts its passes, six in a task, and in the first of them says stop."""
     params, batch, _ = case()
     count = sum(leaf.size for leaf in params.values())
-    plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count]))
+    plan = jax.tree.map(
+        np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count])
+    )
     plan = replace(plan, chunks=2)
     began, parts = [], split_unevenly(batch, N)
 
@@ -278,12 +335,16 @@ def test_no_chunk_is_begun_after_stop():
                 worker.stop(1)
             return x
 
-        x = jax.pure_callback(begin, jax.ShapeDtypeStruct((), batch["y"].dtype), batch["y"][0])
+        x = jax.pure_callback(
+            begin, jax.ShapeDtypeStruct((), batch["y"].dtype), batch["y"][0]
+        )
         return loss(params, batch) * jax.lax.stop_gradient(1 + 0 * x)
 
     worker: WorkerProcess | None = None
     made = WorkerProcess(
-        Duty(counting, plan, params, np.ones(N), None, 11, False), 0, dict(enumerate(parts))
+        Duty(counting, plan, params, np.ones(N), None, 11, False),
+        0,
+        dict(enumerate(parts)),
     )
     made.warm_up()
     assert len(began) == 2 * N
@@ -303,7 +364,9 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
     weights = np.array([len(part["y"]) for part in parts]) * N / 13
     leaves = jax.tree.leaves(params)
     first = np.cumsum([0, *(leaf.size for leaf in leaves)])  # coordinate of each leaf
-    for w, worker in enumerate(workers(params, plan, parts, weights, x64=precision == np.float64)):
+    for w, worker in enumerate(
+        workers(params, plan, parts, weights, x64=precision == np.float64)
+    ):
         said = list(worker.compute(5, 0, leaves))
         assert [m.task for m in said] == list(plan.tasks(w))
         assert all(m.values is None and m.seconds > 0 for m in said)
@@ -322,11 +385,15 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
 
 
 def test_a_group_s_sum_is_the_same_to_the_bit_whoever_computes_it():
-    """Whichever block a worker begins a subset with: a code would magnify the difference."""
+    """Whichever block a worker begins a subset with: a code would magnify the
+    difference.
+    """
     params, batch, _ = case(15)
     groups = tuple((w,) for w in range(N)), ((0, 1), (2,)), ((0, 1, 2),)
     sizes, data = np.array([9.0, 10.0, 6.0]), np.array([[1, 2, 3], [1, 1, 3]])
-    nested = Plan(jnp.asarray(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, (0, 0, 1)))
+    nested = Plan(
+        jnp.asarray(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, (0, 0, 1))
+    )
     plan = group_plan(nested, params, N)
     sent = [
         list(w.compute(1, 0, jax.tree.leaves(params)))
@@ -344,7 +411,9 @@ def test_nothing_is_compiled_after_the_warm_up():
         worker = workers(params, one, split_unevenly(batch, N))[0]
         worker.warm_up()
         with compilations() as compiled:
-            assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(one.tasks(0))
+            assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(
+                one.tasks(0)
+            )
         assert compiled == []
 
 
@@ -368,12 +437,16 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     assert np.abs(worker.deliver(2, 0, [1]) - first).max() > 1e-3
 
 
-def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_needed(monkeypatch):
+def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_needed(
+    monkeypatch,
+):
     params, batch, plan = case()
     parts, leaves = split_unevenly(batch, N), jax.tree.leaves(params)
     worker = workers(params, plan, parts)[1]
     sent = [message.values for message in worker.compute(1, 0, leaves)]
-    monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)  # ten coordinates of float32
+    monkeypatch.setattr(
+        "bcgc_jax.cluster.worker._MUCH", 4 * 10
+    )  # ten coordinates of float32
     said = list(worker.compute(2, 0, leaves))
     # a code that needs them sends float64
     assert [values.nbytes for values in sent] == [36, 80, 24]

@@ -1,4 +1,6 @@
-"""What cannot be trained is refused by name by both trainers, before anything is trained."""
+"""What cannot be trained is refused by name by both trainers, before anything is
+trained.
+"""
 
 from typing import Any
 
@@ -26,7 +28,9 @@ def total(params, batch):
 
 
 def normalized(params, batch):
-    """As BatchNorm in training: by the statistics of the batch, beside those of its past."""
+    """As BatchNorm in training: by the statistics of the batch, beside those of its
+    past.
+    """
     norm, x = params["norm"], batch @ params["w"]
     new = 0.9 * norm["mean"] + 0.1 * x.mean()
     return jnp.mean((norm["scale"] * (x - x.mean()) - 1) ** 2 + 0 * x), new
@@ -91,7 +95,9 @@ TRAINERS = {
         KEY, loss, SCHEME, LAW, params, DATA, SGD, steps
     ),
     "train_on_cluster": lambda loss, params, steps: of_cluster(
-        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, params, DATA[0], SGD, steps)
+        lambda c: train_on_cluster(
+            KEY, loss, ClosedLoop(), c, params, DATA[0], SGD, steps
+        )
     ),
 }
 
@@ -106,7 +112,9 @@ def test_what_cannot_be_trained_is_refused_by_name(trainer, what):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_number_of_steps_is_none_or_more(trainer):
-    with pytest.raises(ValueError, match=r"num_steps must be a whole number from 0 on.* got -3"):
+    with pytest.raises(
+        ValueError, match=r"num_steps must be a whole number from 0 on.* got -3"
+    ):
         TRAINERS[trainer](mean, {"w": W}, -3)
 
 

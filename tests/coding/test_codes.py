@@ -1,4 +1,6 @@
-"""Gradient codes, against NumPy's least squares and sums, over every set of stragglers or many."""
+"""Gradient codes, against NumPy's least squares and sums, over every set of stragglers
+or many.
+"""
 
 import dataclasses
 import itertools
@@ -17,17 +19,21 @@ from tests.problems import slow
 
 KEY = jax.random.key(5)
 
-# Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are repeated to a
-# batch.
+# Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are
+# repeated to a batch.
 SIZE, BATCH = 7, {7: 64, 20: 1020}
 at_once = jax.jit(jax.vmap(decoding_weights, (None, 0)))
-one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: decoding_weights(b, m), masks))
+one_by_one = jax.jit(
+    lambda b, masks: jax.lax.map(lambda m: decoding_weights(b, m), masks)
+)
 decode_all = jax.jit(jax.vmap(decode, (0, None)))
 message = jax.jit(codes.message, static_argnums=2)
 
 
 def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
-    """Rows of a number for each worker, padded with `fill`, in a batch of one of a few shapes."""
+    """Rows of a number for each worker, padded with `fill`, in a batch of one of a few
+    shapes.
+    """
     n, count = rows.shape[1], len(rows)
     size = SIZE if 1 < n < SIZE else n
     wide = np.pad(rows, ((0, 0), (0, size - n)), constant_values=fill)
@@ -49,10 +55,14 @@ def weights_of(encoding, masks: np.ndarray) -> Any:
 
 
 def decoded_sums(weights: np.ndarray, messages) -> np.ndarray:
-    """`decode` of each row of weights, `[K, …]`, in programs shared as those of the weights."""
+    """`decode` of each row of weights, `[K, …]`, in programs shared as those of the
+    weights.
+    """
     padded: Any = to_batch(weights, 0)
     with jax.enable_x64(True):
-        rest = [jnp.asarray(np.zeros_like(messages[0]))] * (padded.shape[1] - len(messages))
+        rest = [jnp.asarray(np.zeros_like(messages[0]))] * (
+            padded.shape[1] - len(messages)
+        )
         padded = jnp.asarray(padded)
     return np.asarray(decode_all(padded, [*messages, *rest]), float)[: len(weights)]
 
@@ -69,10 +79,14 @@ def every_code(sizes):
 
 def all_masks(num_workers: int, level: int) -> np.ndarray:
     late = itertools.combinations(range(num_workers), level)
-    return np.array([[w not in stragglers for w in range(num_workers)] for stragglers in late])
+    return np.array(
+        [[w not in stragglers for w in range(num_workers)] for stragglers in late]
+    )
 
 
-def some_masks(num_workers: int, level: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def some_masks(
+    num_workers: int, level: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """`count` random sets of stragglers and all contiguous ones."""
     rank = np.argsort(rng.random((count, num_workers)), axis=1)
     start = (np.arange(num_workers) - np.arange(num_workers)[:, None]) % num_workers
@@ -81,10 +95,14 @@ def some_masks(num_workers: int, level: int, count: int, rng: np.random.Generato
 
 def worst_error(decoded: np.ndarray, gradients: np.ndarray) -> float:
     exact = gradients.astype(float).sum(axis=0)
-    return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
+    return float(
+        (np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max()
+    )
 
 
-def relative_error(code: codes.GradientCode, masks: np.ndarray, rng: np.random.Generator) -> float:
+def relative_error(
+    code: codes.GradientCode, masks: np.ndarray, rng: np.random.Generator
+) -> float:
     """Of the decoded sum of float32 gradients against NumPy's float64 sum."""
     gradients = rng.standard_normal((len(code.subsets), 64)).astype(np.float32)
     found = weights_of(code.encoding, masks)
@@ -103,7 +121,8 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
         masks = all_masks(n, code.level)
         # the rounding to float32; worst measured 6e-8
         assert relative_error(code, masks, rng) < 2e-7
-        # Each worker computes level + 1 subsets, and each subset is computed level + 1 times.
+        # Each worker computes level + 1 subsets, and each subset is computed level + 1
+        # times.
         support = np.asarray(code.encoding) != 0
         assert np.all(np.abs(code.encoding).max(axis=1) == 1)
         assert np.all(support.sum(axis=0) == code.level + 1)
@@ -120,7 +139,8 @@ def test_the_chosen_code_is_exact_to_float32_at_many_workers(n):
     for level in AT[n]:
         code = gradient_code(KEY, n, level)
         masks = some_masks(n, level, 1000 if n < 100 else 300, rng)
-        # Asked for: 1e-6. Worst measured 5e-8, by hand over 1000 sets at every level of N = 100.
+        # Asked for: 1e-6. Worst measured 5e-8, by hand over 1000 sets at every level of
+        # N = 100.
         assert relative_error(code, masks, rng) < 2e-7
 
 
@@ -129,7 +149,9 @@ def test_any_workers_decode_that_least_squares_says_can():
         encoding = np.asarray(code.encoding)
         masks = np.array(list(itertools.product([False, True], repeat=len(encoding))))
         found = weights_of(code.encoding, masks)
-        for mask, decodable, weights in zip(masks, found.decodable, found.weights, strict=True):
+        for mask, decodable, weights in zip(
+            masks, found.decodable, found.weights, strict=True
+        ):
             rows = encoding[mask]
             best = np.linalg.lstsq(rows.T, np.ones(len(encoding)), rcond=None)[0]
             left = np.abs(rows.T @ best - 1).max() if mask.any() else 1.0
@@ -141,17 +163,26 @@ def test_any_workers_decode_that_least_squares_says_can():
                 assert np.all(np.isnan(weights))
         # The sum of too few is NaN, not wrong.
         assert np.all(
-            np.isnan(decode(found.weights[0], encode(code, jnp.ones((len(encoding), 3)))))
+            np.isnan(
+                decode(found.weights[0], encode(code, jnp.ones((len(encoding), 3))))
+            )
         )
 
 
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
-    chosen = [gradient_code(KEY, 12, s, top_level=11).construction for s in (0, 1, 2, 3, 5, 11)]
+    chosen = [
+        gradient_code(KEY, 12, s, top_level=11).construction
+        for s in (0, 1, 2, 3, 5, 11)
+    ]
     assert chosen == ["uncoded", *["fractional_repetition"] * 4, "replication"]
-    # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4
-    # or 6.
-    assert gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
-    others = {gradient_code(KEY, 12, level, top_level=5).construction for level in (3, 5)}
+    # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of
+    # 3, not of 4 or 6.
+    assert (
+        gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
+    )
+    others = {
+        gradient_code(KEY, 12, level, top_level=5).construction for level in (3, 5)
+    }
     assert others <= {"cyclic_mds", "random_cyclic"}
     for top in range(12):
         held = [set(row) for row in bcgc.coding.allocate(12, top).tolist()]
@@ -161,7 +192,10 @@ def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
     # Among the others the better conditioned one.
     both = [gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
     worst = [codes.conditioning(KEY, code, 200) for code in both]
-    assert gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
+    assert (
+        gradient_code(KEY, 20, 3).construction
+        == both[int(np.argmin(worst))].construction
+    )
 
 
 def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
@@ -178,14 +212,19 @@ def test_float32_messages_are_kept_for_codes_that_bear_them():
     narrow = gradient_code(KEY, 6, 1, "cyclic_mds")
     wide = gradient_code(KEY, 20, 9, "cyclic_mds")
     assert (narrow.wide, wide.wide) == (False, True)
-    dtypes = [encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
+    dtypes = [
+        encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype
+        for code in (narrow, wide)
+    ]
     assert dtypes == [np.float32, np.float64]
     # Without float64 messages the wide code would lose three digits.
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((20, 50)).astype(np.float32)
     found = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
     rounded = [np.asarray(m, np.float32) for m in encode(wide, gradients)]
-    assert worst_error(decoded_sums(found.weights, rounded), gradients) > 1e-5  # measured 6e-5
+    assert (
+        worst_error(decoded_sums(found.weights, rounded), gradients) > 1e-5
+    )  # measured 6e-5
 
 
 def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
@@ -203,7 +242,9 @@ def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
         encode(code, gradients[:4])
 
 
-@pytest.mark.parametrize("construction", ["fractional_repetition", "cyclic_mds", "random_cyclic"])
+@pytest.mark.parametrize(
+    "construction", ["fractional_repetition", "cyclic_mds", "random_cyclic"]
+)
 def test_long_messages_are_those_of_short_ones(construction):
     n, code = 4, gradient_code(KEY, 4, 1, construction)
     gradients = np.random.default_rng(4).standard_normal((n, 5000)).astype(np.float32)
@@ -215,8 +256,12 @@ def test_long_messages_are_those_of_short_ones(construction):
     assert len(set(map(id, found))) == len(set(code.subsets))  # one array for a group
     # Another worker's weight: of each of the group once, all of them together.
     weights = np.array([0.5, -1.0, 2.0, 0.0])
-    np.testing.assert_allclose(decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6)
-    own = message(codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide)
+    np.testing.assert_allclose(
+        decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6
+    )
+    own = message(
+        codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide
+    )
     np.testing.assert_allclose(own, expected[2], rtol=rtol, atol=rtol)
 
 
@@ -226,7 +271,8 @@ def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
     again = gradient_code(KEY, 6, 2, "random_cyclic")
     np.testing.assert_array_equal(other.encoding, again.encoding)
     assert other.encoding.dtype == np.float64
-    # In a program, as an argument, and with NumPy's numbers the code is the same to the last digit.
+    # In a program, as an argument, and with NumPy's numbers the code is the same to the
+    # last digit.
     np.testing.assert_array_equal(jax.jit(lambda c: c.encoding)(other), other.encoding)
     host = dataclasses.replace(jax.tree.map(np.asarray, other), wide=True)
     gradients = np.eye(6, dtype=np.float32)
@@ -261,9 +307,17 @@ def test_second_calls_compile_nothing():
 def test_what_does_not_exist_is_refused_in_words():
     refused: dict[str, Any] = {
         "level must be from 0 to 3": (4, 4),
-        'no "fractional_repetition" code for 5 workers at level 1': (5, 1, "fractional_repetition"),
+        'no "fractional_repetition" code for 5 workers at level 1': (
+            5,
+            1,
+            "fractional_repetition",
+        ),
         'no "cyclic_mds" code': (6, 2, "cyclic_mds"),
-        'no "magic" code .* possible: fractional_repetition, random_cyclic': (6, 2, "magic"),
+        'no "magic" code .* possible: fractional_repetition, random_cyclic': (
+            6,
+            2,
+            "magic",
+        ),
     }
     for words, given in refused.items():
         with pytest.raises(ValueError, match=words):

@@ -29,7 +29,9 @@ def loss(params, batch):
 
 
 def of_cluster(call):
-    """`call` of a cluster as it is before anything was asked of its processes: none is started."""
+    """`call` of a cluster as it is before anything was asked of its processes: none is
+    started.
+    """
     cluster = object.__new__(Cluster)
     cluster._closed = False
     cluster._has_ray = lambda: True  # type: ignore[method-assign]
@@ -37,7 +39,9 @@ def of_cluster(call):
 
 
 ENTRANCES = {
-    "encode": lambda: coding.encode(coding.gradient_code(KEY, 3, 1), np.full((3, 2), 1j)),
+    "encode": lambda: coding.encode(
+        coding.gradient_code(KEY, 3, 1), np.full((3, 2), 1j)
+    ),
     "decode": lambda: coding.decode(np.ones(2), [np.full(2, 1j), np.ones(2)]),
     "unit_sizes": lambda: coding.unit_sizes(COMPLEX),
     "coding_plan": lambda: coding.coding_plan(KEY, COMPLEX, [0, 3, 0]),
@@ -45,10 +49,16 @@ ENTRANCES = {
     "training_scheme": lambda: coding.training_scheme(KEY, PROBLEM, SCHEDULE, COMPLEX),
     "backward_order": lambda: coding.backward_order(loss, COMPLEX, SUBSETS[0]),
     "stages": lambda: stages(loss, COMPLEX, SUBSETS[0], [[0]]),
-    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, PLAN)(COMPLEX, SUBSETS, MASK),
+    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, PLAN)(
+        COMPLEX, SUBSETS, MASK
+    ),
     "train": lambda: coding.train(KEY, loss, SCHEME, LAW, *GIVEN),
-    "assign": lambda: of_cluster(lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))),
-    "prepare": lambda: of_cluster(lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))),
+    "assign": lambda: of_cluster(
+        lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))
+    ),
+    "prepare": lambda: of_cluster(
+        lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))
+    ),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
     "train_on_cluster": lambda: of_cluster(
         lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, *GIVEN)
@@ -58,7 +68,9 @@ ENTRANCES = {
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_every_entrance_refuses_complex_numbers_by_their_name(entrance):
-    name = {"encode": "gradients", "decode": r"messages\[0\]"}.get(entrance, r"params\['w'\]")
+    name = {"encode": "gradients", "decode": r"messages\[0\]"}.get(
+        entrance, r"params\['w'\]"
+    )
     refused = rf"^{name} is complex(64|128), and .*real and imaginary part"
     with pytest.raises(ValueError, match=refused):
         ENTRANCES[entrance]()

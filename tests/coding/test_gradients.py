@@ -1,4 +1,6 @@
-"""The coded gradient is `jax.grad` of the full loss, whatever has arrived, on all shapes."""
+"""The coded gradient is `jax.grad` of the full loss, whatever has arrived, on all
+shapes.
+"""
 
 import functools
 import os
@@ -28,11 +30,16 @@ def network(params, batch):
 
 def make_params(rng):
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape))  # noqa: E731
-    return {"hidden": {"w": draw(7, 5), "b": draw(5)}, "out": {"w": draw(5, 3), "b": draw(3)}}
+    return {
+        "hidden": {"w": draw(7, 5), "b": draw(5)},
+        "out": {"w": draw(5, 3), "b": draw(3)},
+    }
 
 
 def make_batch(rng, samples):
-    return jnp.asarray(rng.standard_normal((samples, 7))), jnp.asarray(rng.integers(0, 3, samples))
+    return jnp.asarray(rng.standard_normal((samples, 7))), jnp.asarray(
+        rng.integers(0, 3, samples)
+    )
 
 
 def drawn(seed, samples):
@@ -41,17 +48,28 @@ def drawn(seed, samples):
 
 
 def masks(plan, rng, extra=0):
-    """Whose messages arrived: N - n workers for each block, and `extra` more where there are."""
+    """Whose messages arrived: N - n workers for each block, and `extra` more where
+    there are.
+    """
     rank = np.argsort(rng.random((len(plan.blocks), plan.num_workers)), axis=1)
-    return rank >= np.maximum(np.array([block.level for block in plan.blocks]) - extra, 0)[:, None]
+    return (
+        rank
+        >= np.maximum(np.array([block.level for block in plan.blocks]) - extra, 0)[
+            :, None
+        ]
+    )
 
 
 def relative_difference(a, b):
-    a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float) for t in (a, b))
+    a, b = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float)
+        for t in (a, b)
+    )
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-# 7·5 + 5 + 5·3 + 3 = 58 coordinates on 6 workers; some levels empty, blocks across leaves.
+# 7·5 + 5 + 5·3 + 3 = 58 coordinates on 6 workers; some levels empty, blocks across
+# leaves.
 PARTITION = np.array([11, 0, 22, 4, 0, 21])
 
 exact_gradient = jax.jit(jax.grad(network))
@@ -72,7 +90,9 @@ def test_the_coded_gradient_is_that_of_the_full_loss(precision):
         found = decoded(plan, params, batch, masks(plan, rng, extra))
         assert np.all(found.decodable)
         most = {"float32": 1e-6, "float64": 1e-13}[precision.name]
-        assert relative_difference(found.gradient, exact) < most  # worst measured 1.2e-7 and 4e-16
+        assert (
+            relative_difference(found.gradient, exact) < most
+        )  # worst measured 1.2e-7 and 4e-16
         assert float(found.value) == pytest.approx(float(value), rel=1e-5)
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), found.gradient)
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), params)
@@ -92,7 +112,9 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     assert sum(np.sum(leaf) for leaf in jax.tree.leaves(nan)) == PARTITION[2]
     both = found.gradient, exact_gradient(params, batch)
     assert (
-        relative_difference(*(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in both))
+        relative_difference(
+            *(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in both)
+        )
         < 1e-6
     )
 
@@ -100,17 +122,28 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
 def test_whole_layers_are_units_in_the_order_of_backpropagation():
     rng, params, batch = drawn(2, 12)
     order = bcgc.coding.backward_order(network, params, batch)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    names = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)
+    ]
     ordered = [names[i] for i in order]
-    assert [name.split("'")[1] for name in ordered] == ["out", "out", "hidden", "hidden"]
+    assert [name.split("'")[1] for name in ordered] == [
+        "out",
+        "out",
+        "hidden",
+        "hidden",
+    ]
     leaves = jax.tree.leaves(params)
     sizes = [leaves[leaf].size for leaf in order]
     assert bcgc.coding.unit_sizes(params, "leaves", order).tolist() == sizes
     assert bcgc.coding.unit_sizes(params, "layers", order).tolist() == [18, 40]
-    plan = coding_plan(KEY, params, jnp.array([0, 1, 1, 0]), units="layers", order=order)
+    plan = coding_plan(
+        KEY, params, jnp.array([0, 1, 1, 0]), units="layers", order=order
+    )
     # No unit is cut, and the first block is the first in the order.
     pieces = [piece for block in plan.blocks for piece in block.pieces]
-    assert all((piece.start, piece.stop) == (0, leaves[piece.leaf].size) for piece in pieces)
+    assert all(
+        (piece.start, piece.stop) == (0, leaves[piece.leaf].size) for piece in pieces
+    )
     assert [piece.leaf for piece in pieces] == list(order)
     found = decoded(plan, params, batch, masks(plan, rng))
     assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
@@ -137,7 +170,9 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
         for piece in block.pieces:
             for i in range(piece.start, piece.stop):
                 levels[piece.leaf, i] = block.level
-    row = [levels[leaf, i] for leaf, size in ((1, 4), (0, 6), (2, 1)) for i in range(size)]
+    row = [
+        levels[leaf, i] for leaf, size in ((1, 4), (0, 6), (2, 1)) for i in range(size)
+    ]
     assert row == bcgc.levels_from_partition(counts).tolist()
     assert plan.blocks[0] == Block(0, (Piece(1, 0, 2),))
     # Without an order the last leaf comes first.
@@ -155,9 +190,11 @@ params, batch = make_params(rng), make_batch(rng, 32)
 plan = coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
 subsets = bcgc.coding.shard_subsets(split_batch(batch, 8))
 assert len(jax.tree.leaves(subsets)[0].sharding.device_set) == 4
-_, gradients = jax.jit(lambda p, s: subset_gradients(network, plan, p, s))(params, subsets)
+compute = jax.jit(lambda p, s: subset_gradients(network, plan, p, s))
+_, gradients = compute(params, subsets)
 spread = gradients[0.0, 1.0]["hidden"]["w"]
-assert len(spread.sharding.device_set) == 4 and spread.addressable_shards[0].data.shape[0] == 2
+assert len(spread.sharding.device_set) == 4
+assert spread.addressable_shards[0].data.shape[0] == 2
 found = jax.jit(coded_value_and_grad(network, plan))(params, subsets, masks(plan, rng))
 assert bool(found.decodable.all())
 print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
@@ -166,7 +203,10 @@ print(relative_difference(found.gradient, jax.grad(network)(params, batch)))
 
 @pytest.mark.slow
 def test_the_subsets_may_be_spread_over_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
     run = python(SHARDED, env=os.environ | flags, cwd=Path(__file__).parents[2])
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1e-6  # measured 1.5e-7
@@ -190,7 +230,10 @@ def test_second_calls_compile_nothing():
     assert compiled == []
     with compilations() as compiled:  # plans are made on the host
         coding_plan(
-            jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic"
+            jax.random.key(2),
+            {"w": np.ones(9)},
+            [4, 3, 1, 1],
+            construction="random_cyclic",
         )
     assert compiled == []
 
@@ -205,8 +248,12 @@ def test_bad_plans_are_refused_in_words():
         "name each of the 2 leaves once": lambda: plan([4, 5], order=(0, 0)),
         "unknown units": lambda: bcgc.coding.unit_sizes(params, "rows"),
         "7 samples cannot be split into 2": lambda: split_batch(jnp.ones((7, 2)), 2),
-        "along the first axis": lambda: split_batch((jnp.ones((8, 2)), jnp.ones(())), 2),
-        "not that of 2 subsets": lambda: found(params, jnp.ones((3, 4)), np.ones((2, 2))),
+        "along the first axis": lambda: split_batch(
+            (jnp.ones((8, 2)), jnp.ones(())), 2
+        ),
+        "not that of 2 subsets": lambda: found(
+            params, jnp.ones((3, 4)), np.ones((2, 2))
+        ),
     }
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):
@@ -214,21 +261,34 @@ def test_bad_plans_are_refused_in_words():
 
 
 def test_leaves_of_any_shape_and_dtype_keep_theirs():
-    params: dict[str, Any] = {"scalar": jnp.asarray(0.7), "half": jnp.ones(3, jnp.bfloat16)}
+    params: dict[str, Any] = {
+        "scalar": jnp.asarray(0.7),
+        "half": jnp.ones(3, jnp.bfloat16),
+    }
     params |= {"none": jnp.ones((0, 2)), "w": np.ones(2)}
 
     def loss(p, x):
         half = jnp.sum(p["half"].astype(jnp.float32))
-        return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
+        return (
+            jnp.mean(x) * p["scalar"] ** 2
+            + half * p["scalar"]
+            + jnp.mean(x @ p["w"]) ** 2
+        )
 
     batch = jnp.arange(8.0).reshape(4, 2)
     plan = coding_plan(KEY, params, [2, 4])
     found = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is
     # differentiated.
-    parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
-    exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)
-    for a, b, p in zip(*map(jax.tree.leaves, (found.gradient, exact, params)), strict=True):
+    parts = [
+        jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)
+    ]
+    exact = jax.tree.map(
+        lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts
+    )
+    for a, b, p in zip(
+        *map(jax.tree.leaves, (found.gradient, exact, params)), strict=True
+    ):
         assert (a.shape, a.dtype) == (np.shape(p), jnp.result_type(p))
         rtol = 1e-2 if a.dtype == jnp.bfloat16 else 1e-6
         np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=rtol)

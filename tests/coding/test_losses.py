@@ -1,4 +1,6 @@
-"""Losses that draw and make a new state, against plain steps with the documented keys."""
+"""Losses that draw and make a new state, against plain steps with the documented
+keys.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ SGD = optax.sgd(0.1)
 
 
 def key_of(key, *numbers):
-    """As documented: `fold_in` of 2³² - 1, the step, the subset and the chunk, in this order."""
+    """As documented: `fold_in` of 2³² - 1, the step, the subset and the chunk, in this
+    order.
+    """
     for number in (2**32 - 1, *numbers):
         key = jax.random.fold_in(key, number)
     return key
@@ -48,12 +52,16 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
     largest = []
     plain = jax.jit(jax.grad(loss, has_aux=True))
     for step in range(3):
-        each = [plain(params, state, DATA[j], key_of(KEY, step, j, 0)) for j in range(3)]
+        each = [
+            plain(params, state, DATA[j], key_of(KEY, step, j, 0)) for j in range(3)
+        ]
         slope, state = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope)
         largest.append(state["largest"])
     # Measured: 6e-7.
-    pairs = zip(jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True)
+    pairs = zip(
+        jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True
+    )
     for one, other in pairs:
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(found.metrics, largest, rtol=2e-6, atol=2e-6)
@@ -66,5 +74,7 @@ def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
             PARAMS["w"], data, arrived
         )
     own, _ = coding.stateful(lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD)
-    with pytest.raises(ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"):
+    with pytest.raises(
+        ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"
+    ):
         own(coding.Stateful(PARAMS, STATE), DATA[0])

@@ -1,4 +1,6 @@
-"""Gradients in stages against `jax.grad`: each equation at most once, from the same programs."""
+"""Gradients in stages against `jax.grad`: each equation at most once, from the same
+programs.
+"""
 
 import functools
 import itertools
@@ -57,12 +59,16 @@ halved.defvjp(lambda x: (x, None), lambda _, ct: (ct / 2,))
 
 
 def custom(params, batch):
-    """A loss with derivatives of its own, classes, a constant, and programs used twice."""
+    """A loss with derivatives of its own, classes, a constant, and programs used
+    twice.
+    """
     x = batch["x"] * bent(MASK)
     x = bent(x @ params[0]["w"]) + jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
     x = jax.nn.softmax(halved(x) @ params[1]["w"]) + jax.nn.softmax(x @ params[2]["w"])
     scores = jax.nn.log_softmax(x @ params[3]["w"] + params[1]["b"])
-    return -jnp.mean(scores[jnp.arange(SAMPLES), batch["y"]]) + jnp.sum(MASK * params[2]["b"])
+    return -jnp.mean(scores[jnp.arange(SAMPLES), batch["y"]]) + jnp.sum(
+        MASK * params[2]["b"]
+    )
 
 
 TRANSFORMER = transformer(1, SAMPLES, width=8, heads=2, length=5, vocabulary=11)
@@ -71,7 +77,11 @@ MODELS: dict[str, tuple[Any, Any, Any]] = {
     "perceptron": (perceptron, LAYERS, BATCH),
     "jit": (jax.jit(perceptron), LAYERS, BATCH),
     "inner jit": (functools.partial(perceptron, layer=jax.jit(layer)), LAYERS, BATCH),
-    "remat": (functools.partial(perceptron, layer=jax.checkpoint(layer)), LAYERS, BATCH),
+    "remat": (
+        functools.partial(perceptron, layer=jax.checkpoint(layer)),
+        LAYERS,
+        BATCH,
+    ),
     "all remat": (jax.checkpoint(perceptron), LAYERS, BATCH),
     "custom derivatives": (custom, LAYERS, BATCH),
     "transformer": (TRANSFORMER.loss, TRANSFORMER.params, TRANSFORMER.batch),
@@ -97,13 +107,17 @@ def leaves_from(found, params, batch, first):
     return leaves
 
 
-@pytest.mark.parametrize("name", [*(n for n in MODELS if n != "transformer"), *slow("transformer")])
+@pytest.mark.parametrize(
+    "name", [*(n for n in MODELS if n != "transformer"), *slow("transformer")]
+)
 def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
     loss, params, batch = MODELS[name]
     blocks, found = cut(loss, params, batch)
     want = jax.tree.leaves(jax.jit(jax.grad(loss))(params, batch))
     whole = leaves_from(found, params, batch, 0)
-    for leaf, mine in zip(itertools.chain(*blocks), itertools.chain(*whole), strict=True):
+    for leaf, mine in zip(
+        itertools.chain(*blocks), itertools.chain(*whole), strict=True
+    ):
         assert mine.dtype == want[leaf].dtype
         scale = np.abs(want[leaf]).max() * np.finfo(mine.dtype).eps
         # Measured: 0.4 of these units, for the transformer; for the others nothing.
@@ -118,7 +132,10 @@ def operations(program, *args):
 
 
 def of_programs(programs):
-    return sum(operations(program.run, *(v.aval for v in program.takes)) for program in programs)
+    return sum(
+        operations(program.run, *(v.aval for v in program.takes))
+        for program in programs
+    )
 
 
 def test_operations_are_those_of_one_gradient():
@@ -133,9 +150,14 @@ def test_operations_are_those_of_one_gradient():
     found = stages(loss, shapes, batch, [[5, 4], [3, 2], [1, 0]])
     whole = operations(jax.jit(jax.grad(loss)), shapes, batch)
     # Measured: 1.000 of it, forwards, backwards and in one.
-    assert of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
-    assert of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole
-    # Forward six layers, back past five, and two gradients: 13 products of matrices of the 17.
+    assert (
+        of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
+    )
+    assert (
+        of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole
+    )
+    # Forward six layers, back past five, and two gradients: 13 products of matrices of
+    # the 17.
     assert of_programs(found.due(0, 2)) / whole == pytest.approx(13 / 17, rel=0.01)
     (one,) = stages(loss, shapes, batch, [range(6)]).due(0, 0)  # nothing but a gradient
     assert of_programs([one]) < 1.001 * whole
@@ -164,8 +186,12 @@ def test_what_is_to_be_computed_again_is():
     kept, fences = [], []
     for mine in (deep, jax.checkpoint(deep)):
         loss = functools.partial(perceptron, layer=mine)
-        first = stages(loss, LAYERS, BATCH, [[7, 6], [5, 4], [3, 2], [1, 0]]).due(0, 0)[0]
-        kept.append(sum(equation.outvars[0] in first.gives for equation in first.equations))
+        first = stages(loss, LAYERS, BATCH, [[7, 6], [5, 4], [3, 2], [1, 0]]).due(0, 0)[
+            0
+        ]
+        kept.append(
+            sum(equation.outvars[0] in first.gives for equation in first.equations)
+        )
         (whole,) = stages(loss, LAYERS, BATCH, [range(8)]).due(0, 0)
         plain = jax.jit(jax.grad(loss)).lower(LAYERS, BATCH)
         lowered = whole.run.lower(*(v.aval for v in whole.takes)), plain
@@ -203,7 +229,10 @@ def test_constants_and_leaves_that_do_not_count():
     )
 
 
-LOOP = {"layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS), "head": normal(WIDTH)}
+LOOP = {
+    "layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS),
+    "head": normal(WIDTH),
+}
 
 
 def scanned(params, batch):

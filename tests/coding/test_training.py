@@ -1,4 +1,6 @@
-"""Training on the simulated clock: events against eq. (5), steps against uncoded training."""
+"""Training on the simulated clock: events against eq. (5), steps against uncoded
+training.
+"""
 
 import dataclasses
 import functools
@@ -17,7 +19,13 @@ from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Status
-from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
+from tests.coding.test_gradients import (
+    KEY,
+    make_batch,
+    make_params,
+    network,
+    relative_difference,
+)
 from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order
 from tests.oracles.circle import simulated
@@ -42,7 +50,9 @@ def solved(method):
 
 @functools.cache
 def scheme_of(method):
-    return training_scheme(KEY, PROBLEM, solved(method), make_params(np.random.default_rng(0)))
+    return training_scheme(
+        KEY, PROBLEM, solved(method), make_params(np.random.default_rng(0))
+    )
 
 
 def clock_only(params, batch):
@@ -50,7 +60,9 @@ def clock_only(params, batch):
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves((params, batch)))
 
 
-def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=None, **more):
+def trained(
+    model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=None, **more
+):
     """A training on the samples of the model, or on others."""
     params, batch = model
     subsets = bcgc.coding.split_batch(batch, 6)
@@ -65,7 +77,9 @@ def taken_by(training):
 
 
 RUN = jax.jit(
-    jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None))
+    jax.vmap(
+        lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)
+    )
 )
 
 
@@ -85,10 +99,16 @@ def test_the_loss_of_shares_of_the_samples_is_that_of_all(model):
     def loss(params, batch):
         return jnp.mean(jax.tree.leaves(batch)[0]) * jnp.sum(jax.tree.leaves(params)[0])
 
-    value, found = subset_gradients(loss, plan, params, bcgc.coding.split_batch(batch, 6))
+    value, found = subset_gradients(
+        loss, plan, params, bcgc.coding.split_batch(batch, 6)
+    )
     assert float(value) == pytest.approx(float(loss(params, batch)), abs=1e-6)
-    summed = plan.scaling * sum(jax.tree.leaves(shares)[0].sum(axis=0) for shares in found.values())
-    np.testing.assert_allclose(summed, jax.tree.leaves(jax.grad(loss)(params, batch))[0], rtol=1e-5)
+    summed = plan.scaling * sum(
+        jax.tree.leaves(shares)[0].sum(axis=0) for shares in found.values()
+    )
+    np.testing.assert_allclose(
+        summed, jax.tree.leaves(jax.grad(loss)(params, batch))[0], rtol=1e-5
+    )
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
@@ -115,7 +135,9 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
                 formula = bcgc.block_runtime(x.astype(float), times, num_samples=7)
                 np.testing.assert_allclose(formula, expected, rtol=rtol)
             # The fastest N - n of each block, and no other, are used.
-            assert np.array_equal(arrived.sum(axis=2), np.broadcast_to(n - used, (400, used.size)))
+            assert np.array_equal(
+                arrived.sum(axis=2), np.broadcast_to(n - used, (400, used.size))
+            )
             rank = np.argsort(np.argsort(times, axis=1), axis=1)
             assert np.array_equal(arrived, rank[:, None] < (n - used)[:, None])
 
@@ -131,7 +153,9 @@ def test_ties_and_workers_that_never_answer():
     arrived, completed = jax.device_get(_collect([[2.0, 1.0, 2.0]], [1]))
     assert (float(completed[0]), np.sum(arrived)) == (2.0, 3)
     # One worker of three never answers: level 1 ends, level 0 does not.
-    arrived, completed = jax.device_get(_collect([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]], [0, 1]))
+    arrived, completed = jax.device_get(
+        _collect([[1.0, np.inf, 3.0], [2.0, np.inf, 6.0]], [0, 1])
+    )
     assert completed.tolist() == [np.inf, 6.0]
     assert not arrived[:, 1].any()
 
@@ -170,7 +194,10 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
     elif method == "cyclic:4":
         expected = 6 * np.array(
-            [simulated(solved(method).plan, t, 0 * t)[0] for t in np.asarray(times, float)]
+            [
+                simulated(solved(method).plan, t, 0 * t)[0]
+                for t in np.asarray(times, float)
+            ]
         )
     elif method == "sharing:2:3":
         rule = WorkSharing(num_workers=6, max_subsets=2, chunks=3)
@@ -182,11 +209,19 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
 
 def telling(params, batch):
     """A loss that tells which samples it saw: a bit for each of the 36."""
-    return jnp.mean(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+    return jnp.mean(batch) + 0.0 * sum(
+        jnp.sum(leaf) for leaf in jax.tree.leaves(params)
+    )
 
 
 def mini_batches(model, law=LAW, key=KEY, batch_size=2):
-    given = (model[0], jnp.asarray(2.0 ** np.arange(36))), scheme_of("time"), law, 30, telling
+    given = (
+        (model[0], jnp.asarray(2.0 ** np.arange(36))),
+        scheme_of("time"),
+        law,
+        30,
+        telling,
+    )
     return trained(*given, key, batch_size=batch_size)
 
 
@@ -197,7 +232,8 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
     pairs = drawn @ 2 ** np.arange(6)
-    # Other ones for each worker and in each iteration, and all of the 15 pairs by and by.
+    # Other ones for each worker and in each iteration, and all of the 15 pairs by and
+    # by.
     assert np.all([len(np.unique(row)) > 1 for row in pairs])
     assert np.all([len(np.unique(column)) > 5 for column in pairs.T])
     assert len(np.unique(pairs)) == 15
@@ -206,17 +242,24 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
-    rows = np.where(np.arange(6) == 0, np.inf, np.ones((4, 6)))  # one block needs everyone
+    rows = np.where(
+        np.arange(6) == 0, np.inf, np.ones((4, 6))
+    )  # one block needs everyone
     training = trained(model, scheme_of("time"), rows, 6)
     assert not np.any(training.stepped)
-    assert (training.clock[0], relative_difference(training.params, model[0])) == (np.inf, 0)
+    assert (training.clock[0], relative_difference(training.params, model[0])) == (
+        np.inf,
+        0,
+    )
 
 
 def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     params, _ = model
     sizes = bcgc.coding.unit_sizes(params, "leaves")
     problem = bcgc.Problem(LAW, 6, sizes.size, 36, unit_costs=sizes, setup_cycles=3.0)
-    scheme = training_scheme(KEY, problem, known(solved("time").plan), params, units="leaves")
+    scheme = training_scheme(
+        KEY, problem, known(solved("time").plan), params, units="leaves"
+    )
     assert len(scheme.plan.blocks) > 1
     done = 0.0
     for block, load in zip(scheme.plan.blocks, np.asarray(scheme.load), strict=True):
@@ -243,18 +286,28 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
     x = np.asarray(solution.rounded)
     more = {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
-    loop = [delivered_runtime(x, *given, 36, 1, **more) for given in zip(starts, rows, strict=True)]
+    loop = [
+        delivered_runtime(x, *given, 36, 1, **more)
+        for given in zip(starts, rows, strict=True)
+    ]
     training = trained(model, scheme, rows, 6, start_ups=starts)
     steps = [0, 1, 2, 3, 0, 1]
     np.testing.assert_allclose(taken_by(training), np.array(loop)[steps], rtol=1e-12)
-    # One after the other: who has begun a pass, or without overlap a message, ends it first.
-    pieces = in_order(range(1, 7), (6 * x).tolist(), passing=0.05, send=0 if overlap else 4.0 / 6)
+    # One after the other: who has begun a pass, or without overlap a message, ends it
+    # first.
+    pieces = in_order(
+        range(1, 7), (6 * x).tolist(), passing=0.05, send=0 if overlap else 4.0 / 6
+    )
     link = (4.0 * x).tolist() if overlap else None
 
     def complete(done):
-        return all(sum((w, k) in done for w in range(6)) >= 6 - k for k in np.flatnonzero(x))
+        return all(
+            sum((w, k) in done for w in range(6)) >= 6 - k for k in np.flatnonzero(x)
+        )
 
-    want, late = chain([pieces] * 6, complete, starts[steps].tolist(), rows[steps].tolist(), link)
+    want, late = chain(
+        [pieces] * 6, complete, starts[steps].tolist(), rows[steps].tolist(), link
+    )
     np.testing.assert_allclose(np.diff(training.clock, prepend=0), want, rtol=1e-12)
     assert np.sum(want) > 1.02 * taken_by(training).sum()
     assert np.mean(np.array(late) > 0) > 0.1
@@ -271,11 +324,13 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
     # Partial stragglers know no chain.
     problem = dataclasses.replace(DELIVERING, chain_cycles=None)
     solution = bcgc.solve(problem, "tandon_partial")
-    training = trained(model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000)
-    taken = taken_by(training)
-    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(
-        taken.size
+    training = trained(
+        model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000
     )
+    taken = taken_by(training)
+    assert abs(
+        taken.mean() - float(solution.rounded_runtime)
+    ) < 4 * taken.std() / np.sqrt(taken.size)
 
 
 def test_start_ups_come_with_their_cycle_times(model):
@@ -288,11 +343,15 @@ def test_start_ups_come_with_their_cycle_times(model):
     for wrong in (3.0, np.ones((2, 5))):
         with pytest.raises(ValueError, match="EmpiricalPairs have their own"):
             trained(model, scheme, pairs, 8, start_ups=wrong)
-    with pytest.raises(ValueError, match=r"measured start_ups must have shape \[steps, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"measured start_ups must have shape \[steps, 6\]"
+    ):
         trained(model, scheme, LAW, 8, start_ups=np.ones((2, 5)))
 
 
-def test_a_worker_ends_a_chunk_of_the_plan_unless_another_unit_is_asked_for(model, monkeypatch):
+def test_a_worker_ends_a_chunk_of_the_plan_unless_another_unit_is_asked_for(
+    model, monkeypatch
+):
     monkeypatch.setattr("bcgc_jax.coding.training._train", lambda *given: given[-2])
     few = training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=2)
     assert trained(model, few, LAW, 1) == "chunk:2"
@@ -323,17 +382,23 @@ def test_what_loses_samples_or_names_no_workers_is_refused_with_its_reason(model
     lossy = dataclasses.replace(found.plan, completion=Stopped(6, jnp.ones(()), 8))
     for plan, why in ((lossy, "loses samples.*take"), (None, "not say which worker")):
         with pytest.raises(ValueError, match=why):
-            training_scheme(KEY, PROBLEM, dataclasses.replace(found, plan=plan), model[0])
+            training_scheme(
+                KEY, PROBLEM, dataclasses.replace(found, plan=plan), model[0]
+            )
 
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
     few = jax.tree.map(lambda x: x[:6], batch)
     problem = bcgc.Problem(LAW, 6, 58, 6)
-    scheme = training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
+    scheme = training_scheme(
+        KEY, problem, bcgc.solve(problem, "tandon_partial"), params
+    )
 
     def loss(params, batch):
-        return jnp.mean(batch[0]) * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return jnp.mean(batch[0]) * sum(
+            jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)
+        )
 
     training = trained((params, few), scheme, LAW, 1, loss)
     assert float(training.loss[0]) == pytest.approx(float(loss(params, few)), rel=1e-5)
@@ -377,8 +442,13 @@ def test_second_calls_compile_nothing(model, x64):
 
 
 def test_any_worker_may_be_the_slowest_of_a_row():
-    """Rows are sorted, and places in a plan are not alike for schemes without a code."""
+    """Rows are sorted, and places in a plan are not alike for schemes without a
+    code.
+    """
     draw = draws_of(bcgc.EmpiricalRows([[1.0, 2.0, 3.0], [4.0, 4.5, 6.0]]), None, 3)
     rows = [np.asarray(draw(0, jax.random.key(k))[1]) for k in range(30)]
     assert {int(np.argmax(row)) for row in rows} == {0, 1, 2}
-    assert {tuple(np.sort(row).tolist()) for row in rows} == {(1.0, 2.0, 3.0), (4.0, 4.5, 6.0)}
+    assert {tuple(np.sort(row).tolist()) for row in rows} == {
+        (1.0, 2.0, 3.0),
+        (4.0, 4.5, 6.0),
+    }

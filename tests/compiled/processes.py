@@ -1,4 +1,5 @@
-"""A process of a program over three: `python -m tests.compiled.processes SPEC`, JSON in and out.
+"""A process of a program over three: `python -m tests.compiled.processes SPEC`, JSON in
+and out.
 
 Each process has two devices, and is a worker. Process 0 serves.
 """
@@ -34,7 +35,9 @@ def say(**found: Any) -> None:
 
 
 def dying(share: Share) -> Callable[..., Iterator[Chunk]]:
-    """In place of the share's `step`: the process dies while it computes its first chunk."""
+    """In place of the share's `step`: the process dies while it computes its first
+    chunk.
+    """
     chunks_of = share.step
 
     def step(step: int, loads: Any = None) -> Iterator[Chunk]:
@@ -52,18 +55,30 @@ def raising(step: int, loads: Any = None) -> Iterator[Chunk]:
 def main(spec: dict[str, Any]) -> None:
     rank = spec["rank"]
     jax.distributed.initialize(spec["address"], WORKERS, rank)
-    mesh = jax.make_mesh((WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.make_mesh(
+        (WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+    )
     address = "127.0.0.1", spec["port"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
             stack.enter_context(
-                serve(WORKERS, 2, 4, port=spec["port"], key="key", patience=20.0, adapt=False)
+                serve(
+                    WORKERS,
+                    2,
+                    4,
+                    port=spec["port"],
+                    key="key",
+                    patience=20.0,
+                    adapt=False,
+                )
             )
         share = join(address, rank, key="key")
         shared = SharedWork(mesh, shares={rank: share})
         gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
         put = NamedSharding(mesh, P("data"))
-        rows = jax.make_array_from_process_local_data(put, INPUTS[np.array(shared.rows[rank])])
+        rows = jax.make_array_from_process_local_data(
+            put, INPUTS[np.array(shared.rows[rank])]
+        )
         wanted = jax.grad(loss)(WEIGHTS, INPUTS, None)
         key = jax.random.key(0)
         step, ok = 0, True

@@ -1,4 +1,5 @@
-"""A process with four devices, which works through cases and prints what each found, as JSON.
+"""A process with four devices, which works through cases and prints what each found, as
+JSON.
 
 `python -m tests.compiled.program CASE…`
 """
@@ -55,9 +56,13 @@ def mesh_of_workers() -> Mesh:
     return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def stored(shared: compiled.SharedWork, mesh: Mesh, *arrays: np.ndarray) -> tuple[Array, ...]:
+def stored(
+    shared: compiled.SharedWork, mesh: Mesh, *arrays: np.ndarray
+) -> tuple[Array, ...]:
     rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
-    return tuple(jax.device_put(array[rows], NamedSharding(mesh, P("data"))) for array in arrays)
+    return tuple(
+        jax.device_put(array[rows], NamedSharding(mesh, P("data"))) for array in arrays
+    )
 
 
 def cross_entropy(scores: Any, labels: Any) -> Any:
@@ -75,7 +80,10 @@ def with_dropout(params: Any, rows: Any, key: Any, dot: Any = jnp.matmul) -> Any
     inputs, labels = rows
     inputs = inputs * jax.random.bernoulli(key, 0.9, inputs.shape)
     scores = dot(jnp.tanh(inputs @ params["first"]), params["last"])
-    return cross_entropy(scores, labels), {"rows": jnp.int32(len(labels)), "sum": inputs.sum(0)}
+    return cross_entropy(scores, labels), {
+        "rows": jnp.int32(len(labels)),
+        "sum": inputs.sum(0),
+    }
 
 
 def error_of(found: Any, wanted: Any) -> float:
@@ -83,7 +91,9 @@ def error_of(found: Any, wanted: Any) -> float:
 
     def error(one: Any, other: Any) -> float:
         exact = np.asarray(other, np.float64)
-        return float(np.abs(np.asarray(one, np.float64) - exact).max() / np.abs(exact).max())
+        return float(
+            np.abs(np.asarray(one, np.float64) - exact).max() / np.abs(exact).max()
+        )
 
     return max(map(error, jax.tree.leaves(found), jax.tree.leaves(wanted)))
 
@@ -95,7 +105,9 @@ def chunk_by_chunk(shared: compiled.SharedWork, workers: int, step: int) -> Any:
     for worker in range(workers):
         for chunk in shared.shares[worker].own:
             rows = np.array(chunk.rows(SAMPLES, workers))
-            key = functools.reduce(jax.random.fold_in, (step, chunk.subset, chunk.number), KEY)
+            key = functools.reduce(
+                jax.random.fold_in, (step, chunk.subset, chunk.number), KEY
+            )
             part, _ = gradient(PARAMS, (INPUTS[rows], LABELS[rows]), key)
             total = jax.tree.map(np.add, total, part)
     return total
@@ -108,7 +120,9 @@ def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
     sums = lambda x, w: lax.psum(x @ w, "model")  # noqa: E731
     whole = P(None, None) if kind == AxisType.Explicit else None
     plain = functools.partial(jnp.matmul, out_sharding=whole)
-    computed = functools.partial(with_dropout, dot=plain if how == "partitioner" else sums)
+    computed = functools.partial(
+        with_dropout, dot=plain if how == "partitioner" else sums
+    )
     if how == "local":
         run = shared.local(computed, SAMPLES, has_aux=True)
         gradient = jax.shard_map(
@@ -127,7 +141,12 @@ def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
         for step in range(3):
             (_, aux), slope, ok = jax.jit(gradient)(params, rows, step, KEY)
     error = error_of(slope, chunk_by_chunk(shared, workers, 2))
-    return {"error": error, "rows": int(aux["rows"]), "ok": bool(ok), "count": shared.count}
+    return {
+        "error": error,
+        "rows": int(aux["rows"]),
+        "ok": bool(ok),
+        "count": shared.count,
+    }
 
 
 def _layout_case(workers: int, how: str, kind: AxisType) -> None:
@@ -161,7 +180,9 @@ def noted(asked: list[Asked]) -> None:
         began = time.perf_counter()
         found = answer(self, layout, call, question)
         step, turn, worker = np.asarray(question)[:3].tolist()
-        asked.append(Asked(worker, step, turn, int(found[0]), began, time.perf_counter()))
+        asked.append(
+            Asked(worker, step, turn, int(found[0]), began, time.perf_counter())
+        )
         return found
 
     Questions.answer = noting  # type: ignore[method-assign, assignment]
@@ -215,7 +236,9 @@ def order() -> dict[str, Any]:
 
 @case
 def nap() -> dict[str, Any]:
-    """A nap in the backward pass, after the value is known: seconds from answer to question."""
+    """A nap in the backward pass, after the value is known: seconds from answer to
+    question.
+    """
     asked: list[Asked] = []
     noted(asked)
 
@@ -228,7 +251,9 @@ def nap() -> dict[str, Any]:
         return x
 
     def backward(_: Any, slope: Any) -> Any:
-        zero = jax.pure_callback(slept, jax.ShapeDtypeStruct((), slope.dtype), slope[0, 0])
+        zero = jax.pure_callback(
+            slept, jax.ShapeDtypeStruct((), slope.dtype), slope[0, 0]
+        )
         return (slope + varying(zero, "data"),)
 
     late.defvjp(lambda x: (x, None), backward)
@@ -251,7 +276,9 @@ def nap() -> dict[str, Any]:
 def elsewhere() -> dict[str, Any]:
     """The callback that is taken where devices are no CPUs."""
     host_call = turns.host_call
-    turns.host_call = lambda function, size, platform: host_call(function, size, "elsewhere")
+    turns.host_call = lambda function, size, platform: host_call(
+        function, size, "elsewhere"
+    )
     try:
         return _layout(4, "sums", AxisType.Auto)
     finally:
@@ -284,7 +311,9 @@ def adam() -> dict[str, Any]:
     other = optimizer.init(expected)
     plain = jax.jit(jax.grad(loss))
     for _ in range(30):
-        updates, other = optimizer.update(plain(expected, (INPUTS, LABELS), KEY), other, expected)
+        updates, other = optimizer.update(
+            plain(expected, (INPUTS, LABELS), KEY), other, expected
+        )
         expected = optax.apply_updates(expected, updates)
     return {"error": error_of(params, expected), "deleted": first["first"].is_deleted()}
 
@@ -310,8 +339,12 @@ def refusals() -> dict[str, str]:
     asked: dict[str, Callable[[], Any]] = {}
 
     def traced(over: Callable[[Any], Any]) -> Any:
-        gradient = shared.value_and_grad(lambda p, r, key: over(loss(p, r, key)), SAMPLES)
-        return jax.eval_shape(gradient, PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY)
+        gradient = shared.value_and_grad(
+            lambda p, r, key: over(loss(p, r, key)), SAMPLES
+        )
+        return jax.eval_shape(
+            gradient, PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY
+        )
 
     for name, over in collectives.items():
         asked[name] = functools.partial(traced, over)
@@ -339,7 +372,9 @@ def at_once() -> dict[str, Any]:
     gradient = shared.value_and_grad(loss, SAMPLES)
     rows = stored(shared, mesh, INPUTS, LABELS)
     twice = jax.tree.map(lambda p: 2 * p, PARAMS)
-    wanted = [jax.grad(loss)(params, (INPUTS, LABELS), KEY) for params in (PARAMS, twice)]
+    wanted = [
+        jax.grad(loss)(params, (INPUTS, LABELS), KEY) for params in (PARAMS, twice)
+    ]
 
     def independent() -> Any:
         return gradient(PARAMS, rows, 0, KEY), gradient(twice, rows, 1, KEY)
@@ -353,8 +388,15 @@ def at_once() -> dict[str, Any]:
     for function in (independent, chained):
         found = jax.block_until_ready(jax.jit(function)())
         oks = [bool(each[2]) for each in found]
-        exact = [error_of(each[1], want) < 1e-6 for each, want in zip(found, wanted, strict=True)]
-        results[function.__name__] = {"ok": oks, "exact": exact, "error": str(shared.error)}
+        exact = [
+            error_of(each[1], want) < 1e-6
+            for each, want in zip(found, wanted, strict=True)
+        ]
+        results[function.__name__] = {
+            "ok": oks,
+            "exact": exact,
+            "error": str(shared.error),
+        }
         shared.reset()
     return results
 
@@ -388,7 +430,9 @@ def bfloat16() -> dict[str, Any]:
 
 @case
 def lengths() -> dict[str, Any]:
-    """The lengths of a worker's chunks reach the coordinator with its first question."""
+    """The lengths of a worker's chunks reach the coordinator with its first
+    question.
+    """
     mesh = mesh_of(4)
     shared = SharedWork(mesh, equal_chunks=True)
     sent: dict[int, list[float]] = {}
@@ -424,7 +468,9 @@ def coordinator_ends() -> dict[str, Any]:
         return np.float32(0)
 
     def closing(params: Any, rows: Any, key: Any) -> Any:
-        zero = jax.pure_callback(ending, jax.ShapeDtypeStruct((), jnp.float32), rows[0][0, 0])
+        zero = jax.pure_callback(
+            ending, jax.ShapeDtypeStruct((), jnp.float32), rows[0][0, 0]
+        )
         return loss(params, rows, key) + zero
 
     rows_of = shared.value_and_grad(closing, SAMPLES)
@@ -436,7 +482,12 @@ def coordinator_ends() -> dict[str, Any]:
     shared.reset()
     _, slope, ok = jax.jit(shared.value_and_grad(loss, SAMPLES))(PARAMS, rows, 0, KEY)
     wanted = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
-    return {**failed, "seconds": seconds, "after": bool(ok), "after_error": error_of(slope, wanted)}
+    return {
+        **failed,
+        "seconds": seconds,
+        "after": bool(ok),
+        "after_error": error_of(slope, wanted),
+    }
 
 
 def _group(what: str) -> dict[str, Any]:
@@ -455,7 +506,9 @@ def _group(what: str) -> dict[str, Any]:
         return lax.dynamic_slice_in_dim(inputs, lax.axis_index("in") * size, size)
 
     def fsdp(weights: Any, rows: Any, key: Any) -> Any:
-        return lax.psum(plain(lax.all_gather(weights, "in", tiled=True), half(rows[0])), "in")
+        return lax.psum(
+            plain(lax.all_gather(weights, "in", tiled=True), half(rows[0])), "in"
+        )
 
     def experts(weights: Any, rows: Any, key: Any) -> Any:
         hidden = half(rows[0])

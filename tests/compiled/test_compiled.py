@@ -1,4 +1,6 @@
-"""Work sharing inside a compiled program: processes with four devices, and with two each."""
+"""Work sharing inside a compiled program: processes with four devices, and with two
+each.
+"""
 
 import json
 import os
@@ -31,9 +33,18 @@ def cases():
     }
     command = [sys.executable, "-m", "tests.compiled.program"]
     found = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=900
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=900,
     )
-    rows = [json.loads(line) for line in found.stdout.splitlines() if line.startswith('{"case"')]
+    rows = [
+        json.loads(line)
+        for line in found.stdout.splitlines()
+        if line.startswith('{"case"')
+    ]
     return {row["case"]: row["found"] for row in rows}
 
 
@@ -89,10 +100,16 @@ def test_two_gradients_at_once_are_never_silently_wrong():
     independent = found["independent"]
     # XLA may run them one after the other: then both are right.
     assert all(
-        exact for ok, exact in zip(independent["ok"], independent["exact"], strict=True) if ok
+        exact
+        for ok, exact in zip(independent["ok"], independent["exact"], strict=True)
+        if ok
     )
     assert all(independent["ok"]) or "at once" in independent["error"]
-    assert found["chained"] == {"ok": [True, True], "exact": [True, True], "error": "None"}
+    assert found["chained"] == {
+        "ok": [True, True],
+        "exact": [True, True],
+        "error": "None",
+    }
 
 
 def test_a_program_has_one_callback_and_one_loop():
@@ -115,7 +132,11 @@ def test_lengths_go_with_the_first_question():
 def test_where_the_coordinator_ends_nobody_waits_and_reset_goes_on():
     found = found_by("coordinator_ends")
     assert (found["ok"], found["after"]) == (False, True)
-    assert found["error"] in ("ConnectionError", "ConnectionResetError", "BrokenPipeError")
+    assert found["error"] in (
+        "ConnectionError",
+        "ConnectionResetError",
+        "BrokenPipeError",
+    )
     assert found["after_error"] < EXACT
 
 
@@ -142,7 +163,12 @@ def _processes(**spec):
     spec = {"address": f"127.0.0.1:{ports[0]}", "port": ports[1], **spec}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.compiled.processes", json.dumps({"rank": rank, **spec})],
+            [
+                sys.executable,
+                "-m",
+                "tests.compiled.processes",
+                json.dumps({"rank": rank, **spec}),
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -155,7 +181,8 @@ def _processes(**spec):
         for process in processes:
             process.kill()
     return [
-        [json.loads(line) for line in text.splitlines() if line.startswith("{")] for text in said
+        [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        for text in said
     ]
 
 

@@ -1,4 +1,6 @@
-"""The programs of the docs, started as users do: their loss is that of training without sharing."""
+"""The programs of the docs, started as users do: their loss is that of training without
+sharing.
+"""
 
 import importlib
 import os
@@ -23,11 +25,12 @@ _SAME_CHUNKS = """
 import compiled_nnx, jax, numpy as np
 from bcgc_jax.compiled import SharedWork
 mesh = compiled_nnx.mesh_of_workers()
-trained = [
-    compiled_nnx.train(mesh, SharedWork(mesh, max_subsets=stored, equal_chunks=True), 5)[0]
-    for stored in (1, 2)
-]
-print("loss", max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, trained))))
+trained = []
+for stored in (1, 2):
+    shared = SharedWork(mesh, max_subsets=stored, equal_chunks=True)
+    trained.append(compiled_nnx.train(mesh, shared, 5)[0])
+leaves = zip(*map(jax.tree.leaves, trained))
+print("loss", max(float(np.abs(a - b).max()) for a, b in leaves))
 """
 
 
@@ -51,7 +54,9 @@ def loss_without_sharing():
 
 def started(*arguments):
     """A Python process with the examples."""
-    environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
+    environment = {
+        name: text for name, text in os.environ.items() if name != "XLA_FLAGS"
+    }
     environment |= {"BCGC_HANDOUT_KEY": "key", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), *sys.path])
     return subprocess.Popen(
@@ -93,7 +98,12 @@ def test_two_processes_find_the_loss_of_training_without_sharing(loss_without_sh
         socket.create_server(("127.0.0.1", 0)) as two,
     ):
         ports = one.getsockname()[1], two.getsockname()[1]
-    texts = said(*(started("-c", _PROCESS, str(rank), str(STEPS), repr(ports)) for rank in (0, 1)))
+    texts = said(
+        *(
+            started("-c", _PROCESS, str(rank), str(STEPS), repr(ports))
+            for rank in (0, 1)
+        )
+    )
     for text in texts:
         assert number(text) == pytest.approx(loss_without_sharing, rel=1e-4)
 

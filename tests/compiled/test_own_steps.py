@@ -1,4 +1,6 @@
-"""Steps of a compiled program that are not shared: whole own chunks, and the exact gradient."""
+"""Steps of a compiled program that are not shared: whole own chunks, and the exact
+gradient.
+"""
 
 import json
 import os
@@ -42,7 +44,12 @@ def test_gradients_are_exact_in_either_mode_of_one_program():
     }
     command = [sys.executable, "-c", PROGRAM]
     told = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
     )
     found = json.loads(told.stdout.rpartition("found ")[2])
     assert [is_shared for is_shared, *_ in found] == [False, True] * 3

@@ -1,4 +1,6 @@
-"""The gradient of a program with shared work, on one device: for all versions of JAX."""
+"""The gradient of a program with shared work, on one device: for all versions of
+JAX.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,9 @@ def loss(weights, rows, key):
 
 def mesh_of_one(*axes):
     kinds = (AxisType.Auto,) * len(axes)
-    return jax.make_mesh((1,) * len(axes), axes, axis_types=kinds, devices=jax.devices()[:1])
+    return jax.make_mesh(
+        (1,) * len(axes), axes, axis_types=kinds, devices=jax.devices()[:1]
+    )
 
 
 @pytest.mark.smoke
@@ -27,7 +31,9 @@ def mesh_of_one(*axes):
 def test_a_gradient_is_the_sum_of_its_chunks(axes):
     shared = SharedWork(mesh_of_one(*axes), chunks=4, max_subsets=1)
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES, has_aux=True))
-    (value, aux), slope, ok = gradient(WEIGHTS, INPUTS[shared.rows[0]], 0, jax.random.key(0))
+    (value, aux), slope, ok = gradient(
+        WEIGHTS, INPUTS[shared.rows[0]], 0, jax.random.key(0)
+    )
     outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
     # 6e-8 was measured.
     np.testing.assert_allclose(value, outputs.sum(), rtol=1e-6)
@@ -38,8 +44,12 @@ def test_a_gradient_is_the_sum_of_its_chunks(axes):
 @pytest.mark.smoke
 def test_a_collective_over_workers_is_refused_with_its_line():
     shared = SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1)
-    gradient = shared.value_and_grad(lambda w, rows, key: jax.lax.psum(w, "data"), SAMPLES)
-    with pytest.raises(ValueError, match=r"psum.* over 'data' at .*test_shared_work\.py:\d+"):
+    gradient = shared.value_and_grad(
+        lambda w, rows, key: jax.lax.psum(w, "data"), SAMPLES
+    )
+    with pytest.raises(
+        ValueError, match=r"psum.* over 'data' at .*test_shared_work\.py:\d+"
+    ):
         jax.eval_shape(gradient, 1.0, INPUTS, 0, jax.random.key(0))
 
 

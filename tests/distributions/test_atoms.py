@@ -42,7 +42,9 @@ def test_few_times_are_counted(case, precision):
     a = -np.log1p(-share.ravel())
     expected = np.repeat(values, 3)
     found = law.inverse_cumulative_hazard(np.r_[0, a, 80.0, np.inf].astype(precision))
-    np.testing.assert_allclose(found, [values[0], *expected, values[-1], values[-1]], rtol=near)
+    np.testing.assert_allclose(
+        found, [values[0], *expected, values[-1], values[-1]], rtol=near
+    )
 
 
 def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
@@ -60,7 +62,9 @@ def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
 def test_two_speeds_that_never_or_always_slow_down(precision):
     never = bcgc.TwoSpeed(1.3, math.inf, 0.0)
     always = bcgc.TwoSpeed(1.3, 5.7, 1.0)
-    np.testing.assert_allclose([never.mean(), always.mean()], [1.3, 5.7], rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        [never.mean(), always.mean()], [1.3, 5.7], rtol=few_ulp(precision)
+    )
     np.testing.assert_array_equal(
         never.cumulative_hazard(jnp.array([1.2, 1.4, 1e9])), [0, np.inf, np.inf]
     )
@@ -68,8 +72,12 @@ def test_two_speeds_that_never_or_always_slow_down(precision):
         always.cumulative_hazard(jnp.array([1.2, 1.4, 9.0])), [0, 0, np.inf]
     )
     a = jnp.array([1e-3, 0.7, 80.0])
-    np.testing.assert_allclose(never.inverse_cumulative_hazard(a), 1.3, rtol=few_ulp(precision))
-    np.testing.assert_allclose(always.inverse_cumulative_hazard(a), 5.7, rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        never.inverse_cumulative_hazard(a), 1.3, rtol=few_ulp(precision)
+    )
+    np.testing.assert_allclose(
+        always.inverse_cumulative_hazard(a), 5.7, rtol=few_ulp(precision)
+    )
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.27, 1.0])
@@ -83,7 +91,10 @@ def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
     hazard = jax.grad(lambda law: law.cumulative_hazard(2.4))(law)
     expected = -1 / probability if probability > 0 else 0
     np.testing.assert_allclose(jax.tree.leaves(hazard), [0, 0, expected], rtol=near)
-    for a, slopes in ((0.2 * -math.log(probability or 0.5), [1, 0, 0]), (60.0, [0, 1, 0])):
+    for a, slopes in (
+        (0.2 * -math.log(probability or 0.5), [1, 0, 0]),
+        (60.0, [0, 1, 0]),
+    ):
         if 0 < probability < 1:
             inverse = jax.grad(lambda law, a=a: law.inverse_cumulative_hazard(a))(law)
             np.testing.assert_array_equal(jax.tree.leaves(inverse), slopes)
@@ -91,9 +102,13 @@ def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
 
 @pytest.mark.parametrize("size", [1, 1001])
 def test_empirical_inverse_undoes_the_hazard_at_every_time(size, precision):
-    times = np.unique(np.random.default_rng(size).gamma(0.7, 3.0, size).astype(precision))
+    times = np.unique(
+        np.random.default_rng(size).gamma(0.7, 3.0, size).astype(precision)
+    )
     law = bcgc.Empirical(times)
-    there_and_back = jax.jit(lambda law, t: law.inverse_cumulative_hazard(law.cumulative_hazard(t)))
+    there_and_back = jax.jit(
+        lambda law, t: law.inverse_cumulative_hazard(law.cumulative_hazard(t))
+    )
     np.testing.assert_array_equal(there_and_back(law, times), times)
 
 
@@ -111,7 +126,9 @@ def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
         np.testing.assert_allclose(law.cdf(t), expected, rtol=near)
     traced = jax.jit(lambda times: bcgc.Empirical(times).cdf(t))(unsorted)
     np.testing.assert_allclose(traced, expected, rtol=near)
-    batch = jax.vmap(lambda times: bcgc.Empirical(times).cdf(3.3))(jnp.asarray(unsorted))
+    batch = jax.vmap(lambda times: bcgc.Empirical(times).cdf(3.3))(
+        jnp.asarray(unsorted)
+    )
     np.testing.assert_allclose(batch, [3 / 4, 2 / 4], rtol=near)
 
 
@@ -119,7 +136,9 @@ def test_empirical_law_has_slopes_in_its_times(precision):
     law = bcgc.Empirical(TIMES)
     mean = jax.grad(lambda law: law.mean())(law)
     np.testing.assert_allclose(mean.times, 1 / 8, rtol=few_ulp(precision))
-    quantile = jax.grad(lambda law: law.inverse_cumulative_hazard(-math.log1p(-0.7)))(law)
+    quantile = jax.grad(lambda law: law.inverse_cumulative_hazard(-math.log1p(-0.7)))(
+        law
+    )
     np.testing.assert_array_equal(quantile.times, np.eye(8)[5])  # rank ⌈0.7 · 8⌉ = 6
 
 
@@ -137,8 +156,12 @@ PAIRS = bcgc.distributions.EmpiricalPairs(STARTS, CYCLES)
 
 def test_draws_of_pairs_come_together_each_as_often(x64):
     starts, times = PAIRS.sample_pairs(jax.random.key(3), (200, 100), np.float64)
-    found, counts = np.unique(np.stack([starts, times]).reshape(2, -1), axis=1, return_counts=True)
-    assert {tuple(pair) for pair in found.T.tolist()} == set(zip(STARTS, CYCLES, strict=True))
+    found, counts = np.unique(
+        np.stack([starts, times]).reshape(2, -1), axis=1, return_counts=True
+    )
+    assert {tuple(pair) for pair in found.T.tolist()} == set(
+        zip(STARTS, CYCLES, strict=True)
+    )
     # Four standard deviations of a count.
     assert np.all(np.abs(counts - 5000) < 4 * np.sqrt(20_000 * 0.25 * 0.75))
 

@@ -55,7 +55,8 @@ class Asked:
     float32: tuple[float, float, float, float]
     float64: tuple[float, float, float, float]
     highest: float = math.inf
-    """Hazards above it are left out: there Λ⁻¹ is the end of the support to all digits."""
+    """Hazards above it are left out: there Λ⁻¹ is the end of the support to all digits.
+    """
 
 
 LAWS = {
@@ -119,7 +120,8 @@ def points(
     asked = LAWS[name]
     cases = [asked.family.at(*(dtype.type(v) for v in p)) for p in asked.parameters]
     a = np.asarray(
-        [v for v in HAZARDS if v <= asked.highest and (v < 80 or dtype == np.float64)], dtype
+        [v for v in HAZARDS if v <= asked.highest and (v < 80 or dtype == np.float64)],
+        dtype,
     )
     exact = np.asarray([[case.inverse(float(v)) for v in a] for case in cases])
     return cases, a, exact, exact.astype(dtype)
@@ -127,7 +129,9 @@ def points(
 
 @jax.jit
 def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
-    """Λ at `t`, around the infimum and at infinity; Λ⁻¹ at `a` and at 0; slopes of both."""
+    """Λ at `t`, around the infimum and at infinity; Λ⁻¹ at `a` and at 0; slopes of
+    both.
+    """
 
     def at(law, a, t):
         start = law.infimum()
@@ -153,7 +157,9 @@ def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
 
 @functools.cache
 def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
-    """All about a law at its points, by one compiled function (gamma's takes 10 s to compile)."""
+    """All about a law at its points, by one compiled function (gamma's takes 10 s to
+    compile).
+    """
     _, a, _, t = points(name, dtype)
     law = batched_law(name, dtype)
     k = a.size
@@ -163,12 +169,17 @@ def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
     found["mean slopes"] = jax.tree.leaves(raw["mean"][1])
     at = slice(k), slice(k, k + 3), slice(k + 3, k + 5), -1
     for name, places in (
-        ("hazard", {"": at[0], " below": at[1], " above": at[2], " at infinity": at[3]}),
+        (
+            "hazard",
+            {"": at[0], " below": at[1], " above": at[2], " at infinity": at[3]},
+        ),
         ("inverse", {"": at[0], " at zero": at[3]}),
     ):
         for where, place in places.items():
             found[name + where] = raw[name][0][:, place]
-            found[f"{name} slopes{where}"] = [s[:, place] for s in jax.tree.leaves(raw[name][1])]
+            found[f"{name} slopes{where}"] = [
+                s[:, place] for s in jax.tree.leaves(raw[name][1])
+            ]
     return found
 
 
@@ -177,8 +188,12 @@ def exact(values: np.ndarray) -> np.ndarray:
     return np.vectorize(lambda v: mp.mpf(float(v)), otypes=[object])(values)
 
 
-def errors(actual: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
-    """|actual - expected| / scale, relative to |expected| by default; 0 where both are 0."""
+def errors(
+    actual: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """|actual - expected| / scale, relative to |expected| by default; 0 where both are
+    0.
+    """
     scale = np.abs(expected) if scale is None else scale
     gap = np.abs(exact(actual) - expected)
     return np.where(gap == 0, 0, gap / np.where(scale == 0, 1, scale)).astype(float)
@@ -195,12 +210,17 @@ def representable(name: str, dtype: np.dtype) -> np.ndarray:
 def exact_hazards(name: str, dtype: np.dtype) -> np.ndarray:
     cases, _, _, t = points(name, dtype)
     return np.asarray(
-        [[case.hazard(float(v)) for v in row] for case, row in zip(cases, t, strict=True)]
+        [
+            [case.hazard(float(v)) for v in row]
+            for case, row in zip(cases, t, strict=True)
+        ]
     )
 
 
 @every_law
-def test_hazard_and_inverse_are_those_of_mpmath_and_each_tail_keeps_its_digits(name, precision):
+def test_hazard_and_inverse_are_those_of_mpmath_and_each_tail_keeps_its_digits(
+    name, precision
+):
     result = evaluate(name, precision)
     _, _, time, _ = points(name, precision)
     hazard = exact_hazards(name, precision)
@@ -215,7 +235,9 @@ def test_hazard_and_inverse_are_those_of_mpmath_and_each_tail_keeps_its_digits(n
     rtol = at_hazard + 2 * np.finfo(precision).eps
     assert errors(result["cdf"], cdf)[mask].max() < rtol
     # The absolute error of Λ is the relative one of exp(-Λ).
-    assert errors(result["survival"], survival, survival * (1 + hazard))[mask].max() < rtol
+    assert (
+        errors(result["survival"], survival, survival * (1 + hazard))[mask].max() < rtol
+    )
 
 
 @every_law
@@ -224,7 +246,9 @@ def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_for
 ):
     result = evaluate(name, precision)
     # Worst measured 2.8e-7, 2.6e-16; of slopes 1.7e-6, 5e-15.
-    rtol, of_slopes = {"float32": (1e-6, 6e-6), "float64": (2e-15, 2e-14)}[precision.name]
+    rtol, of_slopes = {"float32": (1e-6, 6e-6), "float64": (2e-15, 2e-14)}[
+        precision.name
+    ]
     for i, case in enumerate(points(name, precision)[0]):
         np.testing.assert_allclose(result["mean"][i], case.frozen.mean(), rtol=rtol)
         slopes = [float(slope) for slope in case.mean_slopes()]
@@ -239,7 +263,9 @@ def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_for
 def test_the_density_is_that_of_scipy(name, x64):
     case = LAWS[name].family.at(*LAWS[name].parameters[1])
     t = case.frozen.ppf([0.01, 0.3, 0.9])
-    np.testing.assert_allclose(case.law().log_density(t), case.frozen.logpdf(t), rtol=1e-9)
+    np.testing.assert_allclose(
+        case.law().log_density(t), case.frozen.logpdf(t), rtol=1e-9
+    )
 
 
 @every_law
@@ -248,7 +274,9 @@ def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, preci
     cases, a, exact_t, t = points(name, precision)
     hazard = exact_hazards(name, precision)
     worst = np.zeros(2)
-    for i, k in zip(*np.nonzero(representable(name, precision) & (hazard > 0)), strict=True):
+    for i, k in zip(
+        *np.nonzero(representable(name, precision) & (hazard > 0)), strict=True
+    ):
         case = cases[i]
         time = float(t[i, k])
         excess = exact_t[i, k] - mp.mpf(cases[i].infimum)
@@ -256,9 +284,13 @@ def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, preci
         back = "inverse slopes", float(a[k]), excess, case.inverse_slopes(exact_t[i, k])
         for j, (which, at, value, expected) in enumerate((forward, back)):
             slopes = np.asarray(expected)
-            # A slope may vanish on the way: then against that of a power, value / parameter.
+            # A slope may vanish on the way: then against that of a power, value /
+            # parameter.
             sizes = np.asarray(
-                [abs(v) or float(case.family.typical(case.exact)) for v in (*case.parameters, at)]
+                [
+                    abs(v) or float(case.family.typical(case.exact))
+                    for v in (*case.parameters, at)
+                ]
             )
             scale = np.abs(slopes) + value / sizes
             found = np.asarray([s[i, k] for s in result[which]])
@@ -274,7 +306,11 @@ def test_at_the_ends_of_the_support_slopes_are_finite_and_the_hazard_is_0_or_inf
     np.testing.assert_array_equal(result["hazard below"], 0)
     for slope in result["hazard slopes below"]:
         np.testing.assert_array_equal(slope[:, 1:], 0)
-    for kind in ("hazard slopes below", "hazard slopes above", "inverse slopes at zero"):
+    for kind in (
+        "hazard slopes below",
+        "hazard slopes above",
+        "inverse slopes at zero",
+    ):
         assert np.isfinite(result[kind]).all()
     np.testing.assert_array_equal(result["hazard at infinity"], np.inf)
 
@@ -293,18 +329,27 @@ def test_parameters_broadcast_against_times(name, x64):
     np.testing.assert_allclose(hazard[mask], result["hazard"][i, k][mask], rtol=1e-13)
 
 
-def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(precision):
+def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(
+    precision,
+):
     cases, a, expected, _ = points("Gamma", precision)
     mask = representable("Gamma", precision)
     tabulate = jax.jit(lambda law: law.with_fast_inverse())
     use = jax.jit(
-        lambda table, a, key: (table.inverse_cumulative_hazard(a), table.sample(key, (100, 200)))
+        lambda table, a, key: (
+            table.inverse_cumulative_hazard(a),
+            table.sample(key, (100, 200)),
+        )
     )
     for i, case in enumerate(cases[:3]):
-        sampler = tabulate(bcgc.Gamma(*(jnp.asarray(v, precision) for v in case.parameters)))
-        table, draws = use(sampler, np.append(a, 0).astype(precision), jax.random.key(17))
-        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst measured
-        # 1.01e-5.
+        sampler = tabulate(
+            bcgc.Gamma(*(jnp.asarray(v, precision) for v in case.parameters))
+        )
+        table, draws = use(
+            sampler, np.append(a, 0).astype(precision), jax.random.key(17)
+        )
+        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst
+        # measured 1.01e-5.
         rtol = {"float32": 2e-5, "float64": 3e-7}[precision.name]
         assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
         assert table[-1] == precision.type(case.infimum)
@@ -322,9 +367,12 @@ def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones():
     law = bcgc.Gamma(0.47, 1.3, shift)
     plain = bcgc.Gamma(0.47, 1.3)
     draws, excess = (
-        np.asarray(law.sample(jax.random.key(3), (10_000,), np.float32)) for law in (law, plain)
+        np.asarray(law.sample(jax.random.key(3), (10_000,), np.float32))
+        for law in (law, plain)
     )
-    assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
+    assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(
+        np.float32(shift)
+    )
 
 
 def test_an_exponential_law_is_a_shifted_one_that_begins_at_0(precision):
@@ -332,15 +380,19 @@ def test_an_exponential_law_is_a_shifted_one_that_begins_at_0(precision):
     shifted = bcgc.ShiftedExponential(0.37, 0.0)
     assert law.infimum() == law.shift == 0
     assert law.infimum().dtype == precision
-    np.testing.assert_array_equal(law.cumulative_hazard(2.5), shifted.cumulative_hazard(2.5))
+    np.testing.assert_array_equal(
+        law.cumulative_hazard(2.5), shifted.cumulative_hazard(2.5)
+    )
 
 
 @pytest.mark.parametrize("shape", [0.37, 1.0])
 def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
     assert bcgc.Pareto(2.3, shape).mean() == np.inf
-    # That of the first of five is finite: the minimum has the shape 5 · 0.3. Of three no level's
-    # is.
-    assert [bool(bcgc.Pareto(2.3, 0.3).has_mean(level, n)) for level, n in ((4, 5), (9, 3))] == [
+    # That of the first of five is finite: the minimum has the shape 5 · 0.3. Of three
+    # no level's is.
+    assert [
+        bool(bcgc.Pareto(2.3, 0.3).has_mean(level, n)) for level, n in ((4, 5), (9, 3))
+    ] == [
         True,
         False,
     ]
@@ -360,14 +412,18 @@ def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, preci
 
 
 def _two_shifts(shifts, t):
-    """Of a mixture: 0.7 of one shifted exponential, of rate 1, and 0.3 of another, of rate 1/2."""
+    """Of a mixture: 0.7 of one shifted exponential, of rate 1, and 0.3 of another, of
+    rate 1/2.
+    """
     first, second = (jnp.maximum(t - shift, 0) for shift in shifts)
     return -jnp.log(0.7 * jnp.exp(-first) + 0.3 * jnp.exp(-second / 2))
 
 
 def _with_kink(second: Any) -> bcgc.FromHazard:
     """The second begins at a kink, 4; here there is no inverse either."""
-    return bcgc.FromHazard(_two_shifts, parameters=(1.0, second), kinks=lambda shifts: shifts[1])
+    return bcgc.FromHazard(
+        _two_shifts, parameters=(1.0, second), kinks=lambda shifts: shifts[1]
+    )
 
 
 def test_a_law_from_its_hazard_alone_has_its_mean_its_times_and_their_slopes(x64):
@@ -381,14 +437,20 @@ def test_a_law_from_its_hazard_alone_has_its_mean_its_times_and_their_slopes(x64
     def excess(t):
         return 0.7 * np.exp(1 - t) + 0.3 * np.exp(-max(t - 4, 0) / 2) - np.exp(-1.7)
 
-    assert (float(mean), float(slopes[0])) == pytest.approx((0.7 * 2 + 0.3 * 6, 0.3), rel=1e-12)
-    assert float(time) == pytest.approx(scipy.optimize.brentq(excess, 1, 9, xtol=1e-14), rel=1e-12)
+    assert (float(mean), float(slopes[0])) == pytest.approx(
+        (0.7 * 2 + 0.3 * 6, 0.3), rel=1e-12
+    )
+    assert float(time) == pytest.approx(
+        scipy.optimize.brentq(excess, 1, 9, xtol=1e-14), rel=1e-12
+    )
     assert (float(begin), float(slopes[2])) == (1.0, 0.0)
 
 
 @pytest.mark.slow
 def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
-    """Without it the value is off by 3e-5, and its slope in the second shift by 0.2 %."""
+    """Without it the value is off by 3e-5, and its slope in the second shift by 0.2
+    %.
+    """
     first = np.eye(3)[0]
 
     @jax.jit
@@ -402,12 +464,15 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
         """P(max of three > t), and its slope in the second shift."""
         after = np.exp(-np.maximum(t - 4, 0) / 2)
         survival = 0.7 * np.exp(1 - t) + 0.3 * after
-        return 1 - (1 - survival) ** 3, 3 * (1 - survival) ** 2 * np.where(t > 4, 0.15 * after, 0)
+        return 1 - (1 - survival) ** 3, 3 * (1 - survival) ** 2 * np.where(
+            t > 4, 0.15 * after, 0
+        )
 
     def whole(i):
         ends = (1, 4), (4, 30), (30, 90)
         return sum(
-            scipy.integrate.quad(lambda t: late(t)[i], *each, epsrel=1e-12)[0] for each in ends
+            scipy.integrate.quad(lambda t: late(t)[i], *each, epsrel=1e-12)[0]
+            for each in ends
         )
 
     # Measured 9e-16 and 1.3e-15.
@@ -420,10 +485,14 @@ def test_a_hazard_is_inverted_at_both_ends_and_where_it_is_bounded(precision):
         lambda p, t: jnp.where(t > p, jnp.minimum(t - p, 3), jnp.nan), parameters=2.0
     )
     found = law.inverse_cumulative_hazard(jnp.array([0.0, 0.5, 2.5, 3.5, np.inf]))
-    np.testing.assert_allclose(found, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        found, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision)
+    )
 
 
-def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_end(precision):
+def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_end(
+    precision,
+):
     law = bcgc.Uniform(*(jnp.asarray(v, precision) for v in (1.7, 3.1)))
     t = jnp.asarray([law.high, 3.7, np.inf])
     hazard = jax.value_and_grad(lambda law, t: law.cumulative_hazard(t), argnums=(0, 1))
@@ -433,7 +502,9 @@ def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_e
     np.testing.assert_array_equal(law.survival(t), 0)
     np.testing.assert_array_equal(jax.tree.leaves(slopes), np.zeros((3, 3)))
     latest = law.inverse_cumulative_hazard(jnp.array([80.0, 700.0, np.inf]))
-    np.testing.assert_allclose([*latest, *law.breaks()], [3.1] * 4, rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        [*latest, *law.breaks()], [3.1] * 4, rtol=few_ulp(precision)
+    )
 
 
 def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precision):
@@ -464,9 +535,13 @@ def gamma_points(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, list[mp.mpf]]
     """Shapes, times and exact hazards, where all are normal numbers of `dtype`."""
     limit = 1e3 * float(np.finfo(dtype).tiny)
     grid = [
-        (dtype.type(s), dtype.type(x)) for s in SHAPES for x in [s * f for f in FACTORS] + TIMES
+        (dtype.type(s), dtype.type(x))
+        for s in SHAPES
+        for x in [s * f for f in FACTORS] + TIMES
     ]
-    points = [(s, x, exact_gamma_hazard(float(s), float(x))) for s, x in grid if x > limit]
+    points = [
+        (s, x, exact_gamma_hazard(float(s), float(x))) for s, x in grid if x > limit
+    ]
     shape, x, hazard = zip(*[p for p in points if p[2] > limit], strict=True)
     return np.asarray(shape), np.asarray(x), list(hazard)
 
@@ -501,22 +576,32 @@ def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
     expected = [(mp.log(v) + mp.loggamma(shape + 1)) / shape for v in a]
     if shape == 47.0:  # the next terms of the series are not nothing
         expected = [
-            mp.findroot(lambda u, v=v: mp.log(exact_gamma_hazard(47.0, mp.exp(u)) / v), -7.0)
+            mp.findroot(
+                lambda u, v=v: mp.log(exact_gamma_hazard(47.0, mp.exp(u)) / v), -7.0
+            )
             for v in a
         ]
     np.testing.assert_allclose(log_x, np.asarray(expected, float), rtol=1e-14)
     if shape < 1:
-        np.testing.assert_allclose(slope, 1 / shape, rtol=5e-13)  # worst measured 1.7e-13
+        np.testing.assert_allclose(
+            slope, 1 / shape, rtol=5e-13
+        )  # worst measured 1.7e-13
 
 
 def test_normal_hazard_and_its_inverse_are_exact_in_both_tails(precision):
     low, high = {"float32": (-12.0, 12.5), "float64": (-36.0, 300.0)}[precision.name]
-    z = np.asarray([low, -5.1, -1.7, -0.4, -1e-3, 0.0, 1e-3, 0.4, 1.7, 5.1, 11.0, high], precision)
+    z = np.asarray(
+        [low, -5.1, -1.7, -0.4, -1e-3, 0.0, 1e-3, 0.4, 1.7, 5.1, 11.0, high], precision
+    )
     with mp.workdps(60):
         at = [mp.mpf(float(v)) for v in z]
-        expected = [-mp.log(mp.ncdf(-v)) if v > 0 else -mp.log1p(-mp.ncdf(v)) for v in at]
+        expected = [
+            -mp.log(mp.ncdf(-v)) if v > 0 else -mp.log1p(-mp.ncdf(v)) for v in at
+        ]
         rate = [mp.npdf(v) / mp.ncdf(-v) for v in at]
-    hazard, slope = jax.jit(jax.vmap(jax.value_and_grad(special_functions.normal_hazard)))(z)
+    hazard, slope = jax.jit(
+        jax.vmap(jax.value_and_grad(special_functions.normal_hazard))
+    )(z)
     # Worst measured 4.5e-14, the rounding of log P = -650, and 2.0e-6.
     rtol = {"float32": 6e-6, "float64": 1.5e-13}[precision.name]
     assert errors(hazard, np.asarray(expected)).max() < rtol
@@ -530,30 +615,44 @@ def test_rule_of_gauss_and_legendre_is_exact_near_zero():
     for order in (14, 30, 60):
         nodes, weights = special_functions.legendre(order)
         for power in (0, 1, 7, 2 * order - 1):
-            np.testing.assert_allclose(weights @ nodes**power, 1 / (power + 1), rtol=4e-15)
+            np.testing.assert_allclose(
+                weights @ nodes**power, 1 / (power + 1), rtol=4e-15
+            )
         # NumPy's own is off by 1e-14 to 1e-13 where the integrand decays.
-        np.testing.assert_allclose(weights @ np.exp(-10 * nodes), -np.expm1(-10) / 10, rtol=4e-15)
+        np.testing.assert_allclose(
+            weights @ np.exp(-10 * nodes), -np.expm1(-10) / 10, rtol=4e-15
+        )
 
 
 def test_parameters_of_a_hazard_go_by_name():
-    """In the second place they were called, deep inside, as if they were the inverse."""
-    with pytest.raises(TypeError, match=r"inverse_hazard .* \(parameters, a\), got 3.0: pass"):
+    """In the second place they were called, deep inside, as if they were the
+    inverse.
+    """
+    with pytest.raises(
+        TypeError, match=r"inverse_hazard .* \(parameters, a\), got 3.0: pass"
+    ):
         bcgc.FromHazard(lambda p, t: p * t, 3.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"hazard of FromHazard must be a function"):
         bcgc.FromHazard(None, parameters=3.0)  # type: ignore[arg-type]
 
 
 def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():
-    """E T = first + often fast + (1 - often) slow, by the code of `help(FromHazard)`."""
+    """E T = first + often fast + (1 - often) slow, by the code of
+    `help(FromHazard)`.
+    """
     examples = doctest.DocTestFinder().find(bcgc.FromHazard, "FromHazard")[0].examples
     names: dict[str, Any] = {"FromHazard": bcgc.FromHazard, "jax": jax, "jnp": jnp}
     for example in examples:
         if example.source.startswith(("def mixture", "mixed =", "slopes =")):
             exec(example.source, names)
-    first, often, fast, slow = (names["mixed"][name] for name in ("first", "often", "fast", "slow"))
+    first, often, fast, slow = (
+        names["mixed"][name] for name in ("first", "often", "fast", "slow")
+    )
     law = bcgc.FromHazard(names["mixture"], parameters=names["mixed"])
     assert law.mean().dtype == jnp.float32
-    assert float(law.mean()) == pytest.approx(first + often * fast + (1 - often) * slow, rel=1e-5)
+    assert float(law.mean()) == pytest.approx(
+        first + often * fast + (1 - often) * slow, rel=1e-5
+    )
     exact = {"first": 1.0, "often": fast - slow, "fast": often, "slow": 1 - often}
     for name, slope in names["slopes"].items():
         # worst measured 3e-7

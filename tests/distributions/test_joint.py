@@ -15,7 +15,10 @@ S, N, L, M, B = 37, 5, 90, 14.0, 1.3
 # Slow and fast workers, and steps that are slow for all.
 _RNG = np.random.default_rng(5)
 TIMES = (
-    _RNG.gamma(3.0, size=(S, N)) * [0.4, 1.7, 0.6, 0.5, 2.3] * _RNG.lognormal(0, 0.5, (S, 1)) + 0.2
+    _RNG.gamma(3.0, size=(S, N))
+    * [0.4, 1.7, 0.6, 0.5, 2.3]
+    * _RNG.lognormal(0, 0.5, (S, 1))
+    + 0.2
 )
 SORTED = -np.sort(-TIMES, axis=1)
 X = np.array([31.0, 0.0, 22.5, 16.5, 20.0])
@@ -23,7 +26,13 @@ SCALE = M * B / N
 
 
 def _problem(law=None, **changed) -> bcgc.Problem:
-    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
+    arguments = {
+        "num_workers": N,
+        "num_coordinates": L,
+        "num_samples": M,
+        "cycles": B,
+        **changed,
+    }
     return bcgc.Problem(bcgc.EmpiricalRows(TIMES) if law is None else law, **arguments)
 
 
@@ -105,7 +114,11 @@ def test_schemes_are_judged_row_by_row(x64):
     problem = _problem()
     alpha = 4.5
     s = np.arange(1, N)
-    each = (s + 1) / (s + alpha) * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
+    each = (
+        (s + 1)
+        / (s + alpha)
+        * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
+    )
     value, level = tandon_partial_runtime(problem, alpha)
     np.testing.assert_allclose(value.value, SCALE * L * each.min(), rtol=1e-10)
     assert level == s[each.argmin()]
@@ -142,7 +155,9 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
         return bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X)
 
     values = jax.jit(jax.vmap(expected))(batch)
-    np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
+    np.testing.assert_allclose(
+        values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10
+    )
 
     def of(workers):
         problem = _problem(num_workers=workers, max_workers=N)
@@ -154,7 +169,11 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
 
 
 def test_the_number_of_workers_must_be_that_of_the_law():
-    for changed in ({"num_workers": 4}, {"max_workers": 6}, {"num_workers": np.array([5, 4])}):
+    for changed in (
+        {"num_workers": 4},
+        {"max_workers": 6},
+        {"num_workers": np.array([5, 4])},
+    ):
         with pytest.raises(
             ValueError, match=r"that of 5 workers, but .* neither left out nor padded"
         ):
@@ -182,7 +201,9 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
         bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.distributions[1:3]), 2, 7)
     )
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
-    unequal = bcgc.Heterogeneous([bcgc.Empirical([0.5, 1.5]), bcgc.Empirical([2.0, 3.0, 4.0])])
+    unequal = bcgc.Heterogeneous(
+        [bcgc.Empirical([0.5, 1.5]), bcgc.Empirical([2.0, 3.0, 4.0])]
+    )
     assert (np.asarray(unequal.draw_rows(key, 7)) > 1.9).tolist() == [[True, False]] * 7
     np.testing.assert_allclose(
         law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6
@@ -203,7 +224,9 @@ def test_unlike_workers_are_simulated(x64):
     size = 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
     expected = _runtimes(X, -np.sort(-times, axis=1))
-    estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size, unit=None)
+    estimate = bcgc.simulate_runtime(
+        jax.random.key(4), _problem(law), X, size, unit=None
+    )
     error = np.hypot(expected.std() / np.sqrt(size), estimate.standard_error)
     assert abs(estimate.mean - expected.mean()) < 4 * error
 
@@ -225,6 +248,7 @@ def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
         lambda: bcgc.plans.expected_order_statistics(problem.cycle_time, N),
     ):
         with pytest.raises(
-            ValueError, match=r"simulate_runtime .*EmpiricalRows\(distribution\.draw_rows"
+            ValueError,
+            match=r"simulate_runtime .*EmpiricalRows\(distribution\.draw_rows",
         ):
             ask()

@@ -1,4 +1,6 @@
-"""Crossing probabilities against exact fractions, mpmath and each other; rules that move."""
+"""Crossing probabilities against exact fractions, mpmath and each other; rules that
+move.
+"""
 
 import functools
 import itertools
@@ -32,8 +34,8 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
     if powers:  # without the exponential, which cancels
         found = found * np.exp(-size * share.astype(float))
     expected = stats.poisson.pmf(m[:, None], size * share.astype(float))
-    # In roundings, of which a power has as many as its exponent; worst measured 5.4, without the
-    # exponential.
+    # In roundings, of which a power has as many as its exponent; worst measured 5.4,
+    # without the exponential.
     rtol = 16 * size * np.finfo(precision).eps
     np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=1e-30)
     np.testing.assert_array_equal(found[:3, 0], [1, 0, 0])
@@ -42,7 +44,18 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
 BOUNDARIES = [
     [Fraction(b) for b in row.split()]
     for row in (
-        *("3/10", "0", "1", "2/9 5/7", "0 5/7", "2/9 1", "3/7 3/7", "0 0", "1 1", "0 1"),
+        *(
+            "3/10",
+            "0",
+            "1",
+            "2/9 5/7",
+            "0 5/7",
+            "2/9 1",
+            "3/7 3/7",
+            "0 0",
+            "1 1",
+            "0 1",
+        ),
         *("1/50 3/8 99/100", "3/8 3/8 8/9", "1/50 3/8 3/8", "5/8 5/8 5/8", "0 5/8 1"),
         *("1/11 1/3 2/3 7/8", "1/9 1/4 1/2 1/2 31/32", "1/9 1/4 1/2 4/7 5/7 31/32"),
         *("2/7 2/7 2/7 6/7 6/7 6/7", "0 0 2/7 2/7 1 1"),
@@ -59,10 +72,15 @@ def hazards(boundary, dtype) -> np.ndarray:
 
 
 def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
-    """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold repeats."""
+    """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold
+    repeats.
+    """
     rows = [hazards(b, dtype) for b in BOUNDARIES]
     padded = np.stack(
-        [np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])]) for row in rows]
+        [
+            np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])])
+            for row in rows
+        ]
     )
     return padded, np.array([row.size for row in rows])
 
@@ -86,7 +104,9 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
 
 
 def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
-    """Value and slopes where P(T > θ), known as fractions, and their differences are below eps."""
+    """Value and slopes where P(T > θ), known as fractions, and their differences are
+    below eps.
+    """
     rows = [(44.0, 43.1, 42.3, 42.0, 41.0, 40.2), (60.3, 58.1, 58.0, 57.2, 39.0, 38.7)]
     late = np.resize(rows, (len(BOUNDARIES), MAX_WORKERS))
     value, slopes = value_and_slopes(late, np.full(len(late), MAX_WORKERS))
@@ -97,8 +117,12 @@ def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
         for n in range(MAX_WORKERS):
             step = q[n] / 10**20
             moved = [p - step * (m == n) for m, p in enumerate(q)]
-            change = oracles.crossing_probability([1 - p for p in reversed(moved)]) - base
-            np.testing.assert_allclose(slopes[k, n], float(change / step * q[n]), rtol=1e-10)
+            change = (
+                oracles.crossing_probability([1 - p for p in reversed(moved)]) - base
+            )
+            np.testing.assert_allclose(
+                slopes[k, n], float(change / step * q[n]), rtol=1e-10
+            )
 
 
 def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision):
@@ -118,23 +142,28 @@ def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision
 
 
 def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
-    """Directions that keep the boundary ascending and in [0, 1], and that span all of them.
+    """Directions that keep the boundary ascending and in [0, 1], and that span all of
+    them.
 
-    Of a group of ties the upper end may be raised, from any place in the group on, or, at 1, the
-    lower end lowered. The probability is a polynomial there, so these differences tell all of its
-    slopes.
+    Of a group of ties the upper end may be raised, from any place in the group on, or,
+    at 1, the lower end lowered. The probability is a polynomial there, so these
+    differences tell all of its slopes.
     """
     directions = []
-    for value, group in itertools.groupby(range(len(boundary)), key=boundary.__getitem__):
+    for value, group in itertools.groupby(
+        range(len(boundary)), key=boundary.__getitem__
+    ):
         members = list(group)
         for i in range(len(members)):
             direction = np.zeros(len(boundary), int)
-            direction[members[i:] if value < 1 else members[: i + 1]] = 1 if value < 1 else -1
+            direction[members[i:] if value < 1 else members[: i + 1]] = (
+                1 if value < 1 else -1
+            )
             directions.append(direction)
     return directions
 
 
-def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(
+def test_slopes_of_the_crossing_probability_are_differences_of_exact_enumeration(
     precision,
 ):
     _, slopes = crossing(precision)
@@ -147,12 +176,16 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
         assert np.linalg.matrix_rank(np.array(directions)) == len(boundary)
         base = oracles.crossing_probability(boundary)
         for direction in directions:
-            moved = [b + int(d) * step for b, d in zip(boundary, direction, strict=True)]
+            moved = [
+                b + int(d) * step for b, d in zip(boundary, direction, strict=True)
+            ]
             expected = (oracles.crossing_probability(moved) - base) / step
             # dΛ = db / (1 - b); from b = 1 no finite change of Λ leads away.
             if boundary[int(np.flatnonzero(direction)[0])] == 1:
                 continue
-            by_hazard = direction / np.array([float(1 - b) if b < 1 else np.inf for b in boundary])
+            by_hazard = direction / np.array(
+                [float(1 - b) if b < 1 else np.inf for b in boundary]
+            )
             actual = slope[: len(boundary)][::-1] @ by_hazard
             np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
 
@@ -170,7 +203,9 @@ def _difference(boundary: list[Fraction], *levels: int) -> float:
 
 
 def test_second_slopes_are_differences_of_exact_enumeration(precision):
-    found = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(*padded_hazards(precision))
+    found = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(
+        *padded_hazards(precision)
+    )
     assert np.isfinite(found).all()
     for boundary, second in zip(BOUNDARIES, found, strict=True):
         size = len(boundary)
@@ -178,32 +213,41 @@ def test_second_slopes_are_differences_of_exact_enumeration(precision):
         if not all(low < high for low, high in itertools.pairwise(ends)):
             continue
         first = np.array([_difference(boundary, k) for k in range(size)])
-        exact = np.array([[_difference(boundary, j, k) for k in range(size)] for j in range(size)])
+        exact = np.array(
+            [[_difference(boundary, j, k) for k in range(size)] for j in range(size)]
+        )
         # db = (1 - b) dΛ.
         left = np.array([float(1 - b) for b in boundary])
         exact = exact * left * left[:, None] - np.diag(first * left)
         # worst measured 3e-6 and 3e-14
         atol = {"float32": 2e-5, "float64": 2e-13}[precision.name]
-        np.testing.assert_allclose(second[:size, :size][::-1, ::-1], exact, rtol=0, atol=atol)
+        np.testing.assert_allclose(
+            second[:size, :size][::-1, ::-1], exact, rtol=0, atol=atol
+        )
 
 
 def test_it_is_the_law_of_smirnovs_distance(precision):
-    # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the
-    # same.
+    # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺,
+    # which is the same.
     upper = np.array([0.9, 0.3, 1e-2, 1e-4])
     late = jax.jit(crossing_probability, static_argnums=1)
     in_batches = jax.jit(
-        lambda hazard, n: Crossing(shares(hazard), n, True).probability(), static_argnums=1
+        lambda hazard, n: Crossing(shares(hazard), n, True).probability(),
+        static_argnums=1,
     )
-    # In single precision powers of more than 52 workers overflow without their exponentials.
-    single = jax.jit(lambda hazard, n: in_batches(hazard.astype(np.float32), n), static_argnums=1)
+    # In single precision powers of more than 52 workers overflow without their
+    # exponentials.
+    single = jax.jit(
+        lambda hazard, n: in_batches(hazard.astype(np.float32), n), static_argnums=1
+    )
     # worst measured 4e-7 and 2.5e-14, of 60 workers 1.5e-6, of 401 1.1e-4 and 2e-13
     atol = {"float32": {52: 5e-7, 401: 2e-4}, "float64": {52: 5e-14, 401: 2e-12}}[
         precision.name
     ] | {60: 3e-6}
     for num_workers, ways in ((52, [late, in_batches]), (60, [single]), (401, [late])):
         boundary = (
-            np.arange(num_workers) / num_workers + stats.ksone.isf(upper, num_workers)[:, None]
+            np.arange(num_workers) / num_workers
+            + stats.ksone.isf(upper, num_workers)[:, None]
         )
         hazard = np.stack([hazards(row, precision) for row in np.minimum(boundary, 1)])
         for way in ways:
@@ -217,19 +261,28 @@ LEVEL = np.arange(WORKERS)
 
 
 def _hazards(kind: str) -> np.ndarray:
-    """Λ at eight times for a plan near the best one of a shifted exponential, `[8, N]`."""
+    """Λ at eight times for a plan near the best one of a shifted exponential,
+    `[8, N]`.
+    """
     left = np.cumsum((1 / np.arange(1, WORKERS + 1))[::-1])[::-1]
     spread = np.sqrt(np.cumsum((1 / np.arange(1, WORKERS + 1) ** 2)[::-1])[::-1])
     load = 1 / (0.05 + left + 1.5 * spread)
     times = np.linspace(0.96, 1.1, 8)
     if kind == "late":
         times = np.array([1.3, 1.6, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0])
-    if kind in ("gaps", "slack"):  # few levels in use, and some that hardly ever fail between them
-        kept = np.unique(np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)])
+    if kind in (
+        "gaps",
+        "slack",
+    ):  # few levels in use, and some that hardly ever fail between them
+        kept = np.unique(
+            np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)]
+        )
         load = load[kept][np.searchsorted(kept, LEVEL, side="right") - 1]
     if kind == "slack":
         load = (
-            np.where((LEVEL >= 130) & (LEVEL < 200), 0.8, 1) * np.where(LEVEL >= 20, 0.97, 1) * load
+            np.where((LEVEL >= 130) & (LEVEL < 200), 0.8, 1)
+            * np.where(LEVEL >= 20, 0.97, 1)
+            * load
         )
         load = np.minimum.accumulate(load[::-1])[::-1]
     if kind == "single":
@@ -242,7 +295,9 @@ def _hazards(kind: str) -> np.ndarray:
 def _by_renewals(hazard: jax.Array, workers: int) -> tuple[jax.Array, jax.Array]:
     crossing = Crossing(shares(hazard), workers)
     first = crossing.first_failures()
-    paths = jnp.maximum(first * crossing.successes(), 0) * crossing.above / crossing.total
+    paths = (
+        jnp.maximum(first * crossing.successes(), 0) * crossing.above / crossing.total
+    )
     return crossing.probability(first), crossing.unit * by_level(paths)
 
 
@@ -252,19 +307,27 @@ found_by_windows = jax.jit(windowed_paths)
 # The last of fewer workers than levels.
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [*((kind, WORKERS) for kind in ("all", "gaps", "slack", "single", "late")), ("all", 301)],
+    [
+        *((kind, WORKERS) for kind in ("all", "gaps", "slack", "single", "late")),
+        ("all", 301),
+    ],
 )
 def test_windows_give_what_the_renewals_give(precision, kind, workers):
     hazard = _hazards(kind)[:, np.minimum(LEVEL, workers - 1)]
-    probability, slope = (np.asarray(a) for a in _by_renewals(hazard.astype(np.float64), workers))
+    probability, slope = (
+        np.asarray(a) for a in _by_renewals(hazard.astype(np.float64), workers)
+    )
     found = found_by_windows(hazard.astype(precision), workers)
     mine = workers * np.asarray(found.arrive * found.leave, float) * np.exp(-hazard)
-    # Worst measured 1.2e-11 relative, 1e-10 of the largest slope, and in float32 1e-4 and 2e-4.
+    # Worst measured 1.2e-11 relative, 1e-10 of the largest slope, and in float32 1e-4
+    # and 2e-4.
     rtol = {"float32": 1e-3, "float64": 5e-9}[precision.name]
     tiny = 1e-30 if precision.name == "float32" else 1e-75
     np.testing.assert_allclose(found.probability, probability, rtol=rtol, atol=tiny)
     used = slice(workers)
-    np.testing.assert_allclose(mine[:, used], slope[:, used], rtol=0, atol=rtol * slope.max())
+    np.testing.assert_allclose(
+        mine[:, used], slope[:, used], rtol=0, atol=rtol * slope.max()
+    )
 
 
 def test_a_level_that_nobody_can_reach_fails_surely(x64):
@@ -276,16 +339,23 @@ def test_a_level_that_nobody_can_reach_fails_surely(x64):
 
 
 def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
-    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: the slopes in both ends are right."""
+    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: the slopes in both ends are
+    right.
+    """
     times = jnp.array([1.5, 2.5, 3.25, 3.75])
     weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
 
     def both(ends):
         moved = follow(Quadrature(jnp.array(1.0), times, weights, (2, 2, 2)), ends)
         own = moved.weights[0]
-        return jnp.stack([moved.start, jnp.sum(own[:2]), jnp.sum((own * moved.times)[2:])])
+        return jnp.stack(
+            [moved.start, jnp.sum(own[:2]), jnp.sum((own * moved.times)[2:])]
+        )
 
     ends = jnp.array([1.0, 3.0])
     np.testing.assert_allclose(jax.jit(both)(ends), [1, 2, 3.5])
-    # The last panel moves as a whole, by its end: ∫ t dt from c to c + 1 has the slope 1.
-    np.testing.assert_allclose(jax.jit(jax.jacobian(both))(ends), [[1, 0], [-1, 1], [0, 1]])
+    # The last panel moves as a whole, by its end: ∫ t dt from c to c + 1 has the slope
+    # 1.
+    np.testing.assert_allclose(
+        jax.jit(jax.jacobian(both))(ends), [[1, 0], [-1, 1], [0, 1]]
+    )

@@ -24,7 +24,9 @@ def test_threefry_is_bit_for_bit_the_cipher_of_jax():
     for _ in range(3):
         key = rng.integers(0, 2**32, 2, dtype=np.uint32)
         x0, x1 = rng.integers(0, 2**32, (2, 4096), dtype=np.uint32)
-        reference = jax.extend.random.threefry_2x32(jnp.asarray(key), jnp.concatenate([x0, x1]))
+        reference = jax.extend.random.threefry_2x32(
+            jnp.asarray(key), jnp.concatenate([x0, x1])
+        )
         result = jax.jit(threefry)(jnp.asarray(key), x0, x1)
         np.testing.assert_array_equal(jnp.concatenate(result), reference)
 
@@ -35,26 +37,34 @@ TWO_SPEED = laws.TWO_SPEED.at(1.3, math.inf, 0.27)
 
 def _sorted(num_workers: int, seed: int) -> np.ndarray:
     """Draws of SciPy's sampler, slowest first by NumPy's sort."""
-    times = WEIBULL.frozen.rvs((30_000, num_workers), random_state=np.random.default_rng(seed))
+    times = WEIBULL.frozen.rvs(
+        (30_000, num_workers), random_state=np.random.default_rng(seed)
+    )
     return -np.sort(-times, axis=1)
 
 
 def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
-    """Every column by Kolmogorov and Smirnov, every pair by the covariance of the logarithms."""
+    """Every column by Kolmogorov and Smirnov, every pair by the covariance of the
+    logarithms.
+    """
     for column, expected in zip(draws.T, reference.T, strict=True):
         assert scipy.stats.ks_2samp(column, expected).pvalue > 1e-3
     covariance, expected = (
         np.atleast_2d(np.cov(np.log(t), rowvar=False)) for t in (draws, reference)
     )
     variance = np.diag(expected)
-    # The deviation of a sample covariance of normal variables; log T is not far from them.
+    # The deviation of a sample covariance of normal variables; log T is not far from
+    # them.
     deviation = np.sqrt(
-        (np.outer(variance, variance) + expected**2) * (1 / len(draws) + 1 / len(reference))
+        (np.outer(variance, variance) + expected**2)
+        * (1 / len(draws) + 1 / len(reference))
     )
     assert np.abs((covariance - expected) / deviation).max() < 4.5
 
 
-def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimum(precision):
+def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimum(
+    precision,
+):
     law = WEIBULL.law()
     num_workers = np.array([1, 3, 6, 8])
 
@@ -74,7 +84,9 @@ def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimu
 
 def test_traced_number_of_workers_asks_for_its_bound():
     law = bcgc.Pareto(2.3, 1.7)
-    draw = functools.partial(bcgc.sorted_cycle_times, jax.random.key(1), law, num_draws=5)
+    draw = functools.partial(
+        bcgc.sorted_cycle_times, jax.random.key(1), law, num_draws=5
+    )
     for asked in (draw, functools.partial(bcgc.plans.expected_order_statistics, law)):
         with pytest.raises(
             ValueError, match="num_workers is traced: give the static max_workers that"
@@ -113,7 +125,10 @@ def test_simulated_maximum_ignores_infinite_times_at_levels_without_load(precisi
     # Of 4 workers two may be lost; the last level then ends at 2.9 · 1.3.
     np.testing.assert_allclose(np.unique(largest), [2.9 * 1.3, np.inf], rtol=1e-6)
     lost = scipy.stats.binom(4, 0.27).sf(2)
-    assert scipy.stats.binomtest(int(np.isinf(largest).sum()), largest.size, lost).pvalue > 1e-3
+    assert (
+        scipy.stats.binomtest(int(np.isinf(largest).sum()), largest.size, lost).pvalue
+        > 1e-3
+    )
 
 
 def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(precision):
@@ -161,7 +176,9 @@ def _compiled(law, num_workers, largest):
 
 
 def expectations(law, num_workers, largest=SIZES[-1]) -> np.ndarray:
-    """E T_(k) and E 1/T_(k), `[2, len(num_workers), largest]`: one program for each kind of law."""
+    """E T_(k) and E 1/T_(k), `[2, len(num_workers), largest]`: one program for each
+    kind of law.
+    """
     law = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), law)
     sizes = np.resize(num_workers, len(SIZES))
     return np.asarray(_compiled(law, sizes, largest))[:, : len(num_workers)]
@@ -174,11 +191,14 @@ def reciprocal(t):
 def ranks(num_workers: int) -> list[int]:
     """The fastest, the slowest, and some in between."""
     return sorted(
-        {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers} - {0, num_workers + 1}
+        {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers}
+        - {0, num_workers + 1}
     )
 
 
-def check_expectations(law, power, reference, rtol, sizes=SIZES, largest=SIZES[-1]) -> None:
+def check_expectations(
+    law, power, reference, rtol, sizes=SIZES, largest=SIZES[-1]
+) -> None:
     """E T^power, for 1 or -1, at every size and every rank of `ranks`; the padding."""
     rows = expectations(law, sizes, largest)[0 if power == 1 else 1]
     infimum = np.asarray(law.infimum() if power == 1 else reciprocal(law.infimum()))
@@ -192,10 +212,15 @@ def log_logistic(scale, shape):
     return laws.LOG_LOGISTIC.build(scale, shape, 0.0)
 
 
-# The law, parameters that are exact in both precisions, and what E T_(k) of n is, or its
-# reciprocal's: the harmonic series, eq. (8), an interval divided evenly, ratios of gamma functions.
+# The law, parameters that are exact in both precisions, and what E T_(k) of n is, or
+# its reciprocal's: the harmonic series, eq. (8), an interval divided evenly, ratios of
+# gamma functions.
 CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
-    "exponential": (bcgc.ShiftedExponential, (0.375, 2.5), oracles.exponential_order_statistic),
+    "exponential": (
+        bcgc.ShiftedExponential,
+        (0.375, 2.5),
+        oracles.exponential_order_statistic,
+    ),
     "exponential, 1/T": (
         bcgc.ShiftedExponential,
         (2.0**-10, 50.0),
@@ -222,7 +247,11 @@ CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
         lambda a, c, n, k: oracles.power_moment(c, n, k, -1) / a,
     ),
     "log-logistic": (log_logistic, (2.25, 1.25), oracles.log_logistic_moment),
-    "log-logistic, some infinite": (log_logistic, (2.25, 0.75), oracles.log_logistic_moment),
+    "log-logistic, some infinite": (
+        log_logistic,
+        (2.25, 0.75),
+        oracles.log_logistic_moment,
+    ),
 }
 
 
@@ -231,18 +260,23 @@ def test_moments_of_order_statistics_are_the_closed_forms(name, precision):
     make, parameters, reference = CLOSED_FORMS[name]
     law = make(*parameters)
     power = -1 if name.endswith("1/T") else 1
-    # Of eq. (8) the sum takes long. Worst measured 4e-7 and 3e-16; 1.5e-7 and 3e-15; 7e-7 and
-    # 7e-16; of log-logistic times 2.1e-6 in single precision, at rank 500 of 1000.
+    # Of eq. (8) the sum takes long. Worst measured 4e-7 and 3e-16; 1.5e-7 and 3e-15;
+    # 7e-7 and 7e-16; of log-logistic times 2.1e-6 in single precision, at rank 500 of
+    # 1000.
     sizes = (1, 7, 50) if reference is oracles.exponential_inverse_moment else SIZES
     tight = name.startswith("log")
     rtol = {"float32": 3e-6 if tight else 2e-6, "float64": 4e-15 if tight else 1e-14}[
         precision.name
     ]
     assert expectations(law, sizes).dtype == precision
-    check_expectations(law, power, functools.partial(reference, *parameters), rtol, sizes)
+    check_expectations(
+        law, power, functools.partial(reference, *parameters), rtol, sizes
+    )
 
 
-def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(precision):
+def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
+    precision,
+):
     # P(T_(k) ≤ t) ~ t^{c k}: E 1/T_(k) is finite for c k > 1.
     given = {1.0: bcgc.ShiftedExponential(0.37)} | {
         c: bcgc.Weibull(2.3, c) for c in (0.6, 0.3, 3.4)
@@ -253,7 +287,8 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
         assert (np.diff(result[np.isfinite(result)]) < 0).all()
 
 
-# The last of a worker that may never answer: every mean is infinite, and no mean reciprocal.
+# The last of a worker that may never answer: every mean is infinite, and no mean
+# reciprocal.
 ATOMIC = {
     "two speeds": laws.TWO_SPEED.at(1.25, 5.75, 0.28125),
     "empirical": laws.EMPIRICAL.at(7.5, 0.375, 3.25, 3.25, 19.0),
@@ -264,14 +299,18 @@ ATOMIC = {
 @pytest.mark.parametrize("case", ATOMIC.values(), ids=ATOMIC)
 @pytest.mark.parametrize("power", [1, -1])
 def test_expectations_of_atomic_laws_are_binomial_sums(case, power, x64):
-    atoms = [(value, Fraction(share).limit_denominator(100)) for value, share in case.atoms]
+    atoms = [
+        (value, Fraction(share).limit_denominator(100)) for value, share in case.atoms
+    ]
 
     def reference(n: int, k: int) -> float:
         return oracles.atomic_order_statistic(atoms, n, k, lambda t: t**power)
 
     # all of 50 are hardly ever lost
     sizes = (1, 6, 50) if math.isfinite(case.kinks[-1]) else (1, 6)
-    check_expectations(case.law(), power, reference, 4e-14, sizes, 50)  # worst measured 7e-15
+    check_expectations(
+        case.law(), power, reference, 4e-14, sizes, 50
+    )  # worst measured 7e-15
 
 
 def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
@@ -279,7 +318,9 @@ def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
         return bcgc.plans.expected_order_statistics(log_logistic(*p), 50)
 
     point = (2.25, 2.375)
-    slopes = jax.jit(jax.jacobian(mean))(tuple(jnp.asarray(v, precision) for v in point))
+    slopes = jax.jit(jax.jacobian(mean))(
+        tuple(jnp.asarray(v, precision) for v in point)
+    )
     # worst measured 1.4e-7 and 3e-16
     rtol = {"float32": 1e-6, "float64": 2e-15}[precision.name]
     for k in ranks(50):
@@ -288,4 +329,6 @@ def test_slopes_of_expectations_are_those_of_the_closed_form(precision):
         r = 1 / 2.375  # of the gamma functions of k + r and 51 - k - r
         change = scipy.special.digamma(51 - k - r) - scipy.special.digamma(k + r)
         expected = value * change * r**2
-        np.testing.assert_allclose(slopes[1][50 - k], expected, rtol=rtol, atol=rtol * value)
+        np.testing.assert_allclose(
+            slopes[1][50 - k], expected, rtol=rtol, atol=rtol * value
+        )

@@ -1,4 +1,6 @@
-"""A training by a clock of its own: workers that ask a coordinator, and take what they are told."""
+"""A training by a clock of its own: workers that ask a coordinator, and take what they
+are told.
+"""
 
 import functools
 import heapq
@@ -19,7 +21,9 @@ QUESTION = 7e-4  # seconds
 
 
 class Training:
-    """Workers of a placement; each step adds `units` of data, quarters of chunks, by subset."""
+    """Workers of a placement; each step adds `units` of data, quarters of chunks, by
+    subset.
+    """
 
     def __init__(self, place: Placement, record=None):
         self.place = place
@@ -45,7 +49,9 @@ class Training:
                 self.shares.append(self.is_shared)
                 self.step(step, pace)
 
-    def step(self, step: int, pace: list[float], present: list[int] | None = None) -> float:
+    def step(
+        self, step: int, pace: list[float], present: list[int] | None = None
+    ) -> float:
         """What it took."""
         self.units.clear()
         is_shared = self.is_shared or present is not None
@@ -72,7 +78,9 @@ class Training:
                     seconds = pace[other] * self.place.shares[number]
                     done = Done(answer.ticket, seconds)
                     heapq.heappush(asks, (self.now + QUESTION + seconds, other, done))
-        assert [answer.over for answer in self.answers.values()] == [True] * self.count(present)
+        assert [answer.over for answer in self.answers.values()] == [True] * self.count(
+            present
+        )
         self.is_shared = next(iter(self.answers.values())).shares
         return self.now - began
 
@@ -86,4 +94,6 @@ class Training:
     def is_whole(self) -> bool:
         """Whether all data were in the last step once."""
         units = range(UNITS * self.place.chunks)
-        return self.units == Counter((j, u) for j in range(self.place.num_workers) for u in units)
+        return self.units == Counter(
+            (j, u) for j in range(self.place.num_workers) for u in units
+        )

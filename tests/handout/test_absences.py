@@ -1,4 +1,6 @@
-"""Workers that are absent from a step: the others do their chunks, or refuse by name."""
+"""Workers that are absent from a step: the others do their chunks, or refuse by
+name.
+"""
 
 import threading
 
@@ -40,7 +42,9 @@ def test_one_of_six_leaves_between_two_steps_and_comes_back(is_slow):
 def shares():
     memory = Memory()
     with serve(WORKERS, 2, 8, transport=memory) as coordinator:
-        yield [join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)]
+        yield [
+            join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)
+        ]
 
 
 def test_what_nobody_present_stores_is_refused_before_anything_is_computed(shares):
@@ -48,21 +52,29 @@ def test_what_nobody_present_stores_is_refused_before_anything_is_computed(share
     for rank in present:
         with pytest.raises(ValueError, match="step 7: chunk") as raised:
             next(shares[rank].step(7, present=present))
-        assert str(raised.value).endswith("both are absent; store three subsets to bear any two")
+        assert str(raised.value).endswith(
+            "both are absent; store three subsets to bear any two"
+        )
     assert not shares[0].covers(present)
     assert shares[0].covers(range(WORKERS))
-    assert all(shares[0].covers(set(range(WORKERS)) - {rank}) for rank in range(1, WORKERS))
+    assert all(
+        shares[0].covers(set(range(WORKERS)) - {rank}) for rank in range(1, WORKERS)
+    )
 
 
 @pytest.mark.parametrize("present", [[1, 2, 3, 4, 5], [0, 1, 2, 3, 9]])
 def test_who_is_not_among_the_present_or_is_nobody_is_refused(shares, present):
-    with pytest.raises(ValueError, match="those present must be worker 0 and others from 0 to 5"):
+    with pytest.raises(
+        ValueError, match="those present must be worker 0 and others from 0 to 5"
+    ):
         next(shares[0].step(0, present=present))
 
 
 def test_workers_that_differ_about_who_is_present_are_told(shares):
     next(shares[0].step(3, present=[0, 1, 2, 3, 4]))
-    with pytest.raises(ValueError, match="worker 1 says that 0, 1, 2, 3, 5 are present, others"):
+    with pytest.raises(
+        ValueError, match="worker 1 says that 0, 1, 2, 3, 5 are present, others"
+    ):
         next(shares[1].step(3, present=[0, 1, 2, 3, 5]))
 
 
@@ -73,7 +85,9 @@ def test_who_is_absent_may_go_without_failing_the_step(shares):
     for each in chunks:
         next(each)
     shares[5].close()
-    threads = [threading.Thread(target=lambda c=c: done.append(len(list(c)))) for c in chunks]
+    threads = [
+        threading.Thread(target=lambda c=c: done.append(len(list(c)))) for c in chunks
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

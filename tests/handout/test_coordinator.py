@@ -1,4 +1,6 @@
-"""Chunks for loops of one's own: sums are whole, whoever comes late, dies or is silent."""
+"""Chunks for loops of one's own: sums are whole, whoever comes late, dies or is
+silent.
+"""
 
 import csv
 import math
@@ -29,7 +31,9 @@ DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
 
 
 class Loops:
-    """Each rank in a thread; sums of whole numbers meet at a barrier, as an all-reduce would."""
+    """Each rank in a thread; sums of whole numbers meet at a barrier, as an all-reduce
+    would.
+    """
 
     def __init__(self, coordinator, seconds=lambda rank: 0.0):
         self.coordinator, self.seconds = coordinator, seconds
@@ -38,7 +42,9 @@ class Loops:
         self.errors = []
 
     def run(self, ranks, step):
-        threads = [threading.Thread(target=self.take_part, args=(rank, step)) for rank in ranks]
+        threads = [
+            threading.Thread(target=self.take_part, args=(rank, step)) for rank in ranks
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -104,12 +110,16 @@ def test_every_sample_is_in_one_sum_and_the_fast_ones_help_the_slow_one(coordina
     assert done.count(1) < 3 * 5  # its own five chunks each time
 
 
-def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subsets(coordinator):
+def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subsets(
+    coordinator,
+):
     held = []
     for rank in range(WORKERS):
         with join(coordinator.address, rank, key=KEY) as share:
             assert [chunk.subset for chunk in share.held][:5] == [rank] * 5
-            held += [row for chunk in share.held for row in chunk.rows(SAMPLES, WORKERS)]
+            held += [
+                row for chunk in share.held for row in chunk.rows(SAMPLES, WORKERS)
+            ]
     assert np.all(np.bincount(held, minlength=SAMPLES) >= 1)
     # as much as two subsets: the last chunks are not alike
     assert abs(len(held) - 2 * SAMPLES) <= 8
@@ -130,12 +140,18 @@ def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator
 
 def _whole_of_two():
     return sum(
-        int(DATA[list(range(round(k * SAMPLES / 3), round((k + 1) * SAMPLES / 3)))].sum())
+        int(
+            DATA[
+                list(range(round(k * SAMPLES / 3), round((k + 1) * SAMPLES / 3)))
+            ].sum()
+        )
         for k in (0, 1)
     )
 
 
-def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_it_anew(coordinator):
+def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_it_anew(
+    coordinator,
+):
     """Also if it has done chunks: these are gone with it."""
     loops = Loops(coordinator, lambda rank: 0.02)
     lost = join(coordinator.address, 0, key=KEY)
@@ -148,7 +164,9 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
     lost.close()
     others.join(10.0)
     assert sorted(rank for rank, _ in loops.failed) == [1, 2]
-    assert all("worker 0 is gone: step 4 is to be begun anew" in why for _, why in loops.failed)
+    assert all(
+        "worker 0 is gone: step 4 is to be begun anew" in why for _, why in loops.failed
+    )
     assert loops.run(range(WORKERS), 4) == _whole(4)
 
 
@@ -178,7 +196,9 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     others = threading.Thread(target=loops.run, args=([1, 2], 0))
     others.start()
     _until_begun(coordinator, WORKERS)
-    begun = threading.Thread(target=lambda: loops.sums.update({0: loops.one_step(share, 0, 0)}))
+    begun = threading.Thread(
+        target=lambda: loops.sums.update({0: loops.one_step(share, 0, 0)})
+    )
     begun.start()
     others.join(10.0)
     assert len(loops.failed) == 2
@@ -187,14 +207,18 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     assert rest + loops.sums.pop(0) == _whole(0)
 
 
-def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(coordinator):
+def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(
+    coordinator,
+):
     old, new = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
     chunks = old.step(4)
     next(chunks)
     next(new.step(5))
     with pytest.raises(StepFailed, match="worker 1 asks for step 5, others are at 4"):
         next(chunks)
-    with pytest.raises(ValueError, match="worker 0 asks for step 4, the others are at 5"):
+    with pytest.raises(
+        ValueError, match="worker 0 asks for step 4, the others are at 5"
+    ):
         next(old.step(4))
 
 
@@ -210,7 +234,9 @@ def test_who_has_ended_before_it_began_is_waited_for_and_then_given_up(coordinat
     for comes_back in (True, False):
         join(coordinator.address, 0, key=KEY).close()
         began = time.monotonic()
-        others = threading.Thread(target=lambda: loops.sums.update({"all": loops.run([1, 2], 0)}))
+        others = threading.Thread(
+            target=lambda: loops.sums.update({"all": loops.run([1, 2], 0)})
+        )
         others.start()
         _until_begun(coordinator, 2)
         if comes_back:
@@ -241,7 +267,10 @@ def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
     [
         *(1, None, [], {}, ["join", "0", 0], ["begin", 1.5, None], ["done", 1, 1.0]),
         *(["done", [1, "x"], 1.0], ["begin", 0], ["over"], ["join", 0, 0]),
-        *(["done", [1, 1], seconds] for seconds in (10**400, -1, math.nan, math.inf, None)),
+        *(
+            ["done", [1, 1], seconds]
+            for seconds in (10**400, -1, math.nan, math.inf, None)
+        ),
         ["done", [1, 77], 1.0],
     ],
 )
@@ -271,7 +300,9 @@ def test_a_worker_may_come_before_its_coordinator():
     with pytest.raises(ConnectionError):
         join(address, 0, key=KEY, wait=0.0)
     found = []
-    early = threading.Thread(target=lambda: found.append(join(address, 0, key=KEY, wait=10.0)))
+    early = threading.Thread(
+        target=lambda: found.append(join(address, 0, key=KEY, wait=10.0))
+    )
     early.start()
     time.sleep(0.15)
     with serve(1, 1, key=KEY, port=address[1]):
@@ -299,7 +330,9 @@ def test_a_worker_says_before_it_gives_up_that_nobody_listens(monkeypatch):
     monkeypatch.setattr(client, "_SILENCE", 0.15)
     host, port = _closed_port()
     with (
-        pytest.warns(UserWarning, match=f"nobody has listened at {host}:{port}") as said,
+        pytest.warns(
+            UserWarning, match=f"nobody has listened at {host}:{port}"
+        ) as said,
         pytest.raises(ConnectionRefusedError),
     ):
         join((host, port), 0, key=KEY, wait=0.5)
@@ -314,7 +347,9 @@ def test_another_key_is_an_error_with_the_address(coordinator):
 
 def test_a_host_that_is_none_is_an_error_with_the_address(monkeypatch):
     monkeypatch.setattr(Tcp, "connect", raising(socket.gaierror(-2, "no such host")))
-    with pytest.raises(ConnectionError, match=r"answers at elsewhere:1: .*no such host"):
+    with pytest.raises(
+        ConnectionError, match=r"answers at elsewhere:1: .*no such host"
+    ):
         join(("elsewhere", 1), 0, key=KEY)
 
 
@@ -354,7 +389,8 @@ def test_the_error_names_who_was_missing_besides():
         with pytest.raises(StepFailed) as raised:
             next(chunks)
     assert str(raised.value).endswith(
-        "step 3 is to be begun anew. Workers that have not joined: 1. Workers that are gone: 2"
+        "step 3 is to be begun anew. Workers that have not joined: 1. Workers that are "
+        "gone: 2"
     )
 
 
@@ -405,7 +441,9 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     rows = list(csv.DictReader(path.open()))
     assert [(row["step"], row["worker"]) for row in rows].count(("1", "2")) == 2
     assert len(rows) == 2 * WORKERS * 2
-    assert all(0.01 * (1 + int(row["worker"])) <= float(row["seconds"]) < 1 for row in rows)
+    assert all(
+        0.01 * (1 + int(row["worker"])) <= float(row["seconds"]) < 1 for row in rows
+    )
     assert {row["subset"] == row["worker"] for row in rows} == {True}
     trace = load_trace(path)
     assert trace.microbatches is not None
@@ -417,13 +455,15 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     assert 0 < questions[0] < questions[-1] < 1
     assert trace.microbatches.asking == statistics.median(questions)
     assert advise(trace).costs.asking.delay == trace.microbatches.asking
-    assert trace.seconds.sum() == pytest.approx(sum(float(row["seconds"]) for row in rows))
+    assert trace.seconds.sum() == pytest.approx(
+        sum(float(row["seconds"]) for row in rows)
+    )
 
 
 def test_joining_imports_neither_jax_nor_numpy():
     program = (
-        "import sys; from bcgc_jax.handout import join; print({'jax', 'numpy', 'ray'} & "
-        "set(sys.modules))"
+        "import sys; from bcgc_jax.handout import join; print({'jax', 'numpy', 'ray'} "
+        "& set(sys.modules))"
     )
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -444,4 +484,7 @@ def test_a_record_that_cannot_be_written_ends_and_the_training_goes_on(tmp_path)
         shutil.rmtree(folder)
         loops = Loops(coordinator)
         with pytest.warns(UserWarning, match="the record ends here"):
-            assert [loops.run(range(WORKERS), step) for step in (0, 1)] == [_whole(0), _whole(1)]
+            assert [loops.run(range(WORKERS), step) for step in (0, 1)] == [
+                _whole(0),
+                _whole(1),
+            ]

@@ -1,4 +1,6 @@
-"""Loops that share their work: four processes, and the parameters of one that computes all."""
+"""Loops that share their work: four processes, and the parameters of one that computes
+all.
+"""
 
 import importlib
 import itertools
@@ -20,8 +22,8 @@ WORKERS = 4
 SAMPLES = 128
 STEPS = 8  # in the first ones each worker does its own chunks
 SLOW = 1
-# One of them is slow, so that others do its chunks. It tells the parameters, and what it has
-# computed.
+# One of them is slow, so that others do its chunks. It tells the parameters, and what
+# it has computed.
 PROCESS = f"""
 import importlib, pickle, sys, time
 from bcgc_jax.handout import Share
@@ -49,7 +51,9 @@ class AllChunks:
 
     def __init__(self, equal_chunks=False):
         with serve(WORKERS, key="any", equal_chunks=equal_chunks) as coordinator:
-            shares = [join(coordinator.address, rank, key="any") for rank in range(WORKERS)]
+            shares = [
+                join(coordinator.address, rank, key="any") for rank in range(WORKERS)
+            ]
             self.chunks = sorted({chunk for share in shares for chunk in share.held})
 
     def step(self, step):
@@ -57,7 +61,9 @@ class AllChunks:
 
 
 def _samples(done):
-    """Of each step, by number, that chunks have; of as many as all sizes of chunks need."""
+    """Of each step, by number, that chunks have; of as many as all sizes of chunks
+    need.
+    """
     return [(chunk.step, row) for chunk in done for row in chunk.rows(SAMPLES, WORKERS)]
 
 
@@ -71,11 +77,21 @@ def _in_processes(name, *more):
         socket.create_server(("127.0.0.1", 0)) as two,
     ):
         ports = one.getsockname()[1], two.getsockname()[1]
-    environment = os.environ | {"BCGC_HANDOUT_KEY": os.urandom(16).hex(), "XLA_FLAGS": ""}
-    environment["OMP_NUM_THREADS"] = "1"  # threads of four processes would wait for each other
+    environment = os.environ | {
+        "BCGC_HANDOUT_KEY": os.urandom(16).hex(),
+        "XLA_FLAGS": "",
+    }
+    environment["OMP_NUM_THREADS"] = (
+        "1"  # threads of four processes would wait for each other
+    )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, pickle.dumps((name, rank, STEPS, ports, *more)).hex()],
+            [
+                sys.executable,
+                "-c",
+                PROCESS,
+                pickle.dumps((name, rank, STEPS, ports, *more)).hex(),
+            ],
             env=environment | {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}"},
             stdout=subprocess.PIPE,
             text=True,
@@ -92,7 +108,9 @@ def _in_processes(name, *more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain_jax", "with_equinox", "with_flax", "with_numpy"])
+@pytest.mark.parametrize(
+    "name", ["plain_jax", "with_equinox", "with_flax", "with_numpy"]
+)
 def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
     """With Flax one process has made the first two steps, and four go on.
 
@@ -126,7 +144,9 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(monkeypatch):
-    """Tokens are averaged by PyTorch there, over the whole step at once. No process has JAX."""
+    """Tokens are averaged by PyTorch there, over the whole step at once. No process has
+    JAX.
+    """
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(EXAMPLES)
     example = importlib.import_module("with_torch")
@@ -137,7 +157,9 @@ def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(monkeyp
         rows = torch.arange(step * example.SAMPLES, (step + 1) * example.SAMPLES)
         scores = model(example.TOKENS[rows]).flatten(0, 1)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(scores, example.TARGETS[rows].flatten()).backward()
+        torch.nn.functional.cross_entropy(
+            scores, example.TARGETS[rows].flatten()
+        ).backward()
         optimizer.step()
     expected = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
     moved = np.abs(expected - start).max()
@@ -151,6 +173,8 @@ def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(monkeyp
     assert len(every[SLOW]) < SAMPLES * STEPS / WORKERS
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem
+)
 def test_a_loop_gains_few_lines(path):
     assert path.read_text().count("# +\n") <= 10

@@ -1,4 +1,6 @@
-"""200 steps of four processes: one is killed and restarted, one is frozen, one sends nonsense."""
+"""200 steps of four processes: one is killed and restarted, one is frozen, one sends
+nonsense.
+"""
 
 import json
 import os
@@ -21,7 +23,8 @@ SAMPLES = 256
 PATIENCE = 1.0
 FROZEN = 5.0
 DATA = np.random.default_rng(0).integers(0, 2**30, SAMPLES)
-# It tells its sum of each step, and goes on when it is told so: the test is the all-reduce.
+# It tells its sum of each step, and goes on when it is told so: the test is the
+# all-reduce.
 PROCESS = f"""
 import json, sys, time
 from bcgc_jax.handout import StepFailed, join
@@ -36,7 +39,8 @@ while line := sys.stdin.readline():
                 # So long that one is struck within the step.
                 pace = 0.5 if step in (50, 100) else 0.01
                 time.sleep(pace * (chunk.end - chunk.begin))
-                total += sum(data[row] for row in chunk.rows(len(data), {WORKERS})) * (step + 1)
+                rows = chunk.rows(len(data), {WORKERS})
+                total += sum(data[row] for row in rows) * (step + 1)
         except StepFailed:
             total = None
     print(total, flush=True)

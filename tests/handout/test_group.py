@@ -1,4 +1,6 @@
-"""A worker of two processes: both compute the same chunks, and both hear what has failed."""
+"""A worker of two processes: both compute the same chunks, and both hear what has
+failed.
+"""
 
 import queue
 import threading
@@ -34,7 +36,9 @@ def _in_threads(functions):
         except Exception as error:
             found[place] = error
 
-    threads = [threading.Thread(target=run, args=given) for given in enumerate(functions)]
+    threads = [
+        threading.Thread(target=run, args=given) for given in enumerate(functions)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -60,10 +64,14 @@ def test_all_of_a_group_compute_the_chunks_that_its_first_process_is_given(adapt
             return [list(group.step(step)) for step in range(3)]
 
         ranks = range(WORKERS)
-        given = [lambda r=r: first(r) for r in ranks] + [lambda r=r: other(r) for r in ranks]
+        given = [lambda r=r: first(r) for r in ranks] + [
+            lambda r=r: other(r) for r in ranks
+        ]
         found = _in_threads(given)
     assert found[:WORKERS] == found[WORKERS:]
-    samples = [row for chunk in found[0][2] + found[1][2] for row in chunk.rows(64, WORKERS)]
+    samples = [
+        row for chunk in found[0][2] + found[1][2] for row in chunk.rows(64, WORKERS)
+    ]
     assert sorted(samples) == [*range(64)]
 
 

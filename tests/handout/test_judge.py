@@ -20,7 +20,8 @@ PACES = {
     "one in seven": np.where(RNG.random(SHAPE) < 1 / 7, 5.0, 1.0),
     "spread": RNG.lognormal(0, 0.3, SHAPE),
     "exponential": 0.5 + RNG.exponential(0.5, SHAPE),
-    "one slow": np.where(np.arange(WORKERS) == 2, 3.0, 1.0) * RNG.lognormal(0, 0.02, SHAPE),
+    "one slow": np.where(np.arange(WORKERS) == 2, 3.0, 1.0)
+    * RNG.lognormal(0, 0.02, SHAPE),
 }
 
 
@@ -35,7 +36,9 @@ class Noted:
 
 
 def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
-    """Seconds of steps that a coordinator hands out, and which of them it hears what of."""
+    """Seconds of steps that a coordinator hands out, and which of them it hears what
+    of.
+    """
     training = Training(PLACE)
     noted: Any = Noted()
     training.loops._judge = noted
@@ -53,12 +56,16 @@ def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
 
 def _own(paces: np.ndarray) -> list[DoneStep]:
     who = np.repeat(np.arange(WORKERS), CHUNKS)
-    return [DoneStep(False, who, CHUNK * pace[who], np.zeros(WORKERS)) for pace in paces]
+    return [
+        DoneStep(False, who, CHUNK * pace[who], np.zeros(WORKERS)) for pace in paces
+    ]
 
 
 @pytest.mark.parametrize("paces", PACES.values(), ids=PACES)
 def test_own_steps_tell_what_shared_ones_take(paces):
-    """Chunks of a worker do not vary here: then its pace is known, and so is the other step."""
+    """Chunks of a worker do not vary here: then its pace is known, and so is the other
+    step.
+    """
     took, _, _ = _shared(paces)
     judge = Judge(PLACE, Asking(QUESTION))
     steps = _own(paces)
@@ -79,7 +86,9 @@ def test_shared_steps_tell_what_own_ones_take(paces):
 
 
 def test_what_a_chunk_takes_whatever_its_size_is_learnt_from_its_pieces():
-    """A third of a chunk is fixed: so pieces of a half and of quarters take 2/3 and 1/2 of it."""
+    """A third of a chunk is fixed: so pieces of a half and of quarters take 2/3 and 1/2
+    of it.
+    """
     judge = Judge(PLACE)
     pieces = np.array(PLACE.shares)
     seconds = CHUNK * np.tile(pieces + (1 - pieces) / 3, WORKERS)
@@ -95,5 +104,7 @@ def test_questions_that_a_run_has_shown_take_the_place_of_those_measured_elsewhe
     assert judge.asking.alone == pytest.approx(7e-4)
     who = np.repeat(np.arange(WORKERS), len(PLACE.shares))
     seconds = np.tile(CHUNK * np.array(PLACE.shares), WORKERS)
-    judge.observe([DoneStep(True, who, seconds, np.zeros(WORKERS), 0.2, questions=[0.002] * 60)])
+    judge.observe(
+        [DoneStep(True, who, seconds, np.zeros(WORKERS), 0.2, questions=[0.002] * 60)]
+    )
     assert judge.asking.alone == pytest.approx(0.002)

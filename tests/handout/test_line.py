@@ -151,7 +151,9 @@ def test_messages_come_whole_however_they_are_cut():
 
 
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
-    """A process that ends closes its line; a machine does not, so the system probes it."""
+    """A process that ends closes its line; a machine does not, so the system probes
+    it.
+    """
     line = TcpLine(server.address, server.key)
     (called,) = server.lines
     for end in (line._socket, called._socket):
@@ -167,7 +169,16 @@ def test_both_ends_notice_that_the_other_machine_has_vanished(server):
 @pytest.mark.parametrize(
     "data",
     [
-        *(None, [], {}, ["over"], [1, 2, 3], ["join", 0], ["join", True, 0], ["begin", 1]),
+        *(
+            None,
+            [],
+            {},
+            ["over"],
+            [1, 2, 3],
+            ["join", 0],
+            ["join", True, 0],
+            ["begin", 1],
+        ),
         *(["done", [1, None], 0.0], ["done", [1, 2, 3], 0.0], ["done", [1, 2], True]),
     ],
 )
@@ -187,7 +198,11 @@ def test_questions_and_answers_are_the_same_on_the_other_side():
         assert question_of(Frames().feed(framed(data_of(question)))[0]) == question
     seat = Seat(2, 2, (0.5, 1.0), ((0, 0), (0, 1)))
     for answer in (
-        *(Answer(over=True), Answer((1, 2), (3, 4), keep=5, standing=(5, 6)), Answer(send=4)),
+        *(
+            Answer(over=True),
+            Answer((1, 2), (3, 4), keep=5, standing=(5, 6)),
+            Answer(send=4),
+        ),
         *(Answer(seat=seat), Answer(failed="a worker is gone")),
     ):
         assert answer_of(Frames().feed(framed(answer))[0]) == answer

@@ -1,4 +1,6 @@
-"""Steps of own chunks and shared ones: sums are whole in either mode, whoever comes and goes."""
+"""Steps of own chunks and shared ones: sums are whole in either mode, whoever comes and
+goes.
+"""
 
 import os
 import random
@@ -26,7 +28,8 @@ from tests.handout.clocked import Training
 
 WORKERS, CHUNKS = 3, 2
 PLACE = Placement(WORKERS, 2, CHUNKS)
-# Events of the model checker; `HANDOUT_EVENTS=100000` for when the protocol has changed.
+# Events of the model checker; `HANDOUT_EVENTS=100000` for when the protocol has
+# changed.
 EVENTS = int(os.environ.get("HANDOUT_EVENTS", 6_000))
 
 
@@ -37,7 +40,9 @@ EVENTS = int(os.environ.get("HANDOUT_EVENTS", 6_000))
 def shares():
     memory = Memory()
     with serve(WORKERS, 2, CHUNKS, transport=memory, patience=0.2) as coordinator:
-        yield [join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)]
+        yield [
+            join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)
+        ]
 
 
 def _beside(share, step, found):
@@ -96,8 +101,12 @@ def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(sh
         time.sleep(0.01)
     shares[2].close()
     resting.join(10.0)
-    assert [str(error) for error in found] == ["worker 2 is gone: step 4 is to be begun anew"]
-    with pytest.raises(StepFailed, match="worker 2 is gone: step 4 is to be begun anew"):
+    assert [str(error) for error in found] == [
+        "worker 2 is gone: step 4 is to be begun anew"
+    ]
+    with pytest.raises(
+        StepFailed, match="worker 2 is gone: step 4 is to be begun anew"
+    ):
         list(computing)
 
 
@@ -107,7 +116,9 @@ def _heard(share):
     return loops._attempt is not None
 
 
-def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_them(shares):
+def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_them(
+    shares,
+):
     found: list = []
     next(shares[2].step(0))
     began = time.monotonic()
@@ -120,7 +131,9 @@ def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_t
 
 
 def test_wrong_loads_are_refused_before_anything_is_computed(shares):
-    with pytest.raises(ValueError, match="worker 1, step 0: loads must be 4 positive numbers"):
+    with pytest.raises(
+        ValueError, match="worker 1, step 0: loads must be 4 positive numbers"
+    ):
         next(shares[1].step(0, [1.0]))
 
 
@@ -155,18 +168,25 @@ def test_chunks_that_are_too_short_for_a_step_are_said_once(since, warns):
                 training.loops.asked(Join(rank), question, training.replies[rank], 0.0)
             training.loops.time_goes_on(0.0)
     assert len(said) == warns
-    assert all("wait for it before the next chunk" in str(warning.message) for warning in said)
+    assert all(
+        "wait for it before the next chunk" in str(warning.message) for warning in said
+    )
 
 
 # A training by a clock of its own.
 
 
-def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(tmp_path):
-    """Worker 0 is four times as slow in steps 20 to 59; two of these and one more are not shared.
+def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(
+    tmp_path,
+):
+    """Worker 0 is four times as slow in steps 20 to 59; two of these and one more are
+    not shared.
 
     Steps in which somebody computes a size for the first time are not judged.
     """
-    paces = np.full((120, WORKERS), 0.02) * np.random.default_rng(0).lognormal(0, 0.01, (120, 1))
+    paces = np.full((120, WORKERS), 0.02) * np.random.default_rng(0).lognormal(
+        0, 0.01, (120, 1)
+    )
     paces[20:60, 0] *= 4
     record = tmp_path / "chunks.csv"
     training = Training(PLACE, record)
@@ -207,7 +227,8 @@ class Fickle:
 
 
 class World:
-    """A coordinator, and processes that come, compute, are killed, or are replaced and live on.
+    """A coordinator, and processes that come, compute, are killed, or are replaced and
+    live on.
 
     In some steps one worker is absent, and all others know.
     """
@@ -233,11 +254,15 @@ class World:
         self.check()
 
     def check(self) -> None:
-        """Nobody is told that a step is over, or all are, and its sums have all data once."""
+        """Nobody is told that a step is over, or all are, and its sums have all data
+        once.
+        """
         over, self.over = self.over, []
         if not over:
             return
-        assert sorted(process.rank for process in over) == (self.present or [*range(WORKERS)])
+        assert sorted(process.rank for process in over) == (
+            self.present or [*range(WORKERS)]
+        )
         assert {process.step for process in over} == {self.step}
         total = sum((process.sum for process in over), Counter())
         units = CHUNKS * UNITS

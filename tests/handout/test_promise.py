@@ -1,4 +1,6 @@
-"""What `bcgc advise` replays is what `serve` hands out: the same chunks at the same times."""
+"""What `bcgc advise` replays is what `serve` hands out: the same chunks at the same
+times.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +11,15 @@ import pytest
 from bcgc_jax.cli import advise_files
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.loops import Loops
-from bcgc_jax.handout.messages import Answer, Begin, Done, Join, Question, answer_of, data_of
+from bcgc_jax.handout.messages import (
+    Answer,
+    Begin,
+    Done,
+    Join,
+    Question,
+    answer_of,
+    data_of,
+)
 from bcgc_jax.handout.transport import Memory
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise, best_and_drawn
@@ -37,7 +47,9 @@ LINE = LoadLine(base=0.25, slope=0.5, usual=1.25)
 
 
 class Drawn:
-    """Steps of workers whose chunks differ, with pauses; with `ties` many numbers are equal."""
+    """Steps of workers whose chunks differ, with pauses; with `ties` many numbers are
+    equal.
+    """
 
     def __init__(self, stored: int, *, ties: bool = False, seed: int = 0):
         rng = np.random.default_rng([seed, stored])
@@ -54,7 +66,9 @@ class Drawn:
             self.pauses = rng.integers(0, 2, self.pauses.shape) / 1.0
         shares = np.array(self.place.shares)
         # Chunks take what is predicted, or up to twice as long.
-        self.lengths = LINE.costs(self.loads, shares) * rng.integers(2, 5, self.loads.shape) / 2
+        self.lengths = (
+            LINE.costs(self.loads, shares) * rng.integers(2, 5, self.loads.shape) / 2
+        )
         self.ticks = LINE.ticks(self.loads, shares)
 
     def replayed(
@@ -78,7 +92,9 @@ class Drawn:
         """When a step has ended that `Ledger` and `Paces` hand out."""
         ledger = ledger_of(self.place, self.ticks[step] if known else None)
         starts, pauses = self.starts[step], self.pauses[step]
-        return driven(ledger, Paces(WORKERS), self.seconds(step), starts, pauses, asking).time
+        return driven(
+            ledger, Paces(WORKERS), self.seconds(step), starts, pauses, asking
+        ).time
 
 
 def ledger_of(place: Placement, ticks: np.ndarray | None) -> Ledger:
@@ -89,15 +105,21 @@ def ledger_of(place: Placement, ticks: np.ndarray | None) -> Ledger:
     return ledger
 
 
-# Questions that wait for nobody, and one at a time: the coordinator knows then what has ended.
-ASKING = {"at once": Asking(ROUND_TRIP), "one at a time": Asking(delay=0.05, service=0.1)}
+# Questions that wait for nobody, and one at a time: the coordinator knows then what has
+# ended.
+ASKING = {
+    "at once": Asking(ROUND_TRIP),
+    "one at a time": Asking(delay=0.05, service=0.1),
+}
 
 
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
 @pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
 @pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
-def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, ties, asking):
+def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(
+    stored, known, ties, asking
+):
     drawn = Drawn(stored, ties=ties)
     found = [drawn.run(step, known=known, asking=asking) for step in range(STEPS)]
     want = drawn.replayed(known=known, asking=asking)
@@ -105,7 +127,9 @@ def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, t
 
 
 class Run:
-    """Workers that ask a coordinator, with a clock of their own and messages in JSON."""
+    """Workers that ask a coordinator, with a clock of their own and messages in
+    JSON.
+    """
 
     def __init__(self, place: Placement, record=None):
         self.now = 0.0
@@ -127,7 +151,9 @@ class Run:
         return answer_of(json.loads(json.dumps(said.pop()))) if said else None
 
     def step(self, number, starts, seconds, pauses, loads=None) -> float:
-        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
+        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset,
+        chunk.
+        """
         for rank in range(WORKERS):
             self.answers[rank].clear()
         began = self.now
@@ -149,7 +175,9 @@ class Run:
                 subset, chunk = answer.chunk
                 self.handed_out.append((rank, (subset, chunk)))
                 taken = seconds[rank, subset, chunk]
-                pause = pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
+                pause = (
+                    pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
+                )
                 until[rank] = self.now + ROUND_TRIP + taken + pause
                 end = max(end, until[rank])
                 done[rank] += 1
@@ -195,7 +223,9 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
         pauses=rng.gamma(1.0, 1.0, shape) * (rng.random(shape) < 0.1),
     )
     costs = data * rng.uniform(0.7, 1.4, shape) if known else None
-    scheme = Sharing(str(stored), stored, by_length=known, costs=Costs(Asking(ROUND_TRIP)))
+    scheme = Sharing(
+        str(stored), stored, by_length=known, costs=Costs(Asking(ROUND_TRIP))
+    )
     found = scheme.replay(parts.steps(costs)).seconds
     place = Placement(WORKERS, stored, CHUNKS)
     run = _seconds_of_a_log(parts.steps(costs), place, Asking(ROUND_TRIP))
@@ -216,10 +246,13 @@ def test_the_unit_of_time_changes_nothing(known, monkeypatch):
 
 
 def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
-    """With loads that were sent: `serve` hands out by the line that `advise` has found."""
+    """With loads that were sent: `serve` hands out by the line that `advise` has
+    found.
+    """
     monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 2.0**-10)
     drawn = Drawn(1)
-    # The data alone are slow: long chunks are as long as their loads say, within a tenth.
+    # The data alone are slow: long chunks are as long as their loads say, within a
+    # tenth.
     drawn.lengths = LINE.costs(drawn.loads) * (1 + drawn.paces[:, :, None] / 30)
     drawn.paces[:] = 1.0
     drawn.pauses[:] = 0.0
@@ -250,7 +283,9 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
         found = _steps(run, others, known=True, starts=False)
     assert place.load_line is not None
     others.ticks = place.load_line.ticks(others.loads, place.shares)
-    np.testing.assert_allclose(found, others.replayed(known=True, starts=False), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        found, others.replayed(known=True, starts=False), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +307,9 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
         run.ask(1, Begin(0, loads))
         answer = run.answer(1)
         assert answer is not None
-        assert answer.refused.startswith("worker 1, step 0: loads must be 5 positive numbers")
+        assert answer.refused.startswith(
+            "worker 1, step 0: loads must be 5 positive numbers"
+        )
         assert why in answer.refused
         run.coordinator.look()
         others = [run.answer(rank) for rank in (0, 2)]
@@ -299,13 +336,19 @@ def test_wrong_lengths_cost_time_and_no_sample():
     with run.coordinator:
         found = _steps(run, drawn, known=True, starts=False)
     chunks = [chunk for _, chunk in run.handed_out]
-    assert len(chunks) == STEPS * len({*chunks}) == STEPS * WORKERS * len(drawn.place.sizes)
+    assert (
+        len(chunks)
+        == STEPS * len({*chunks})
+        == STEPS * WORKERS * len(drawn.place.sizes)
+    )
     assert np.all(found > 0)
 
 
 @pytest.mark.slow
 def test_the_rows_of_the_readme_are_those_of_a_run():
-    """To the last digit that is printed: each step is handed out, with questions that cost."""
+    """To the last digit that is printed: each step is handed out, with questions that
+    cost.
+    """
     trace = load_trace(LOG)
     advice = advise(trace)
     log = model_of(whole_steps(trace))
@@ -320,7 +363,9 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
         known = row.scheme.by_length
         taken = [
             _seconds_of_a_log(
-                draw.steps(log.costs if known else None).seated(seat), place, advice.costs.asking
+                draw.steps(log.costs if known else None).seated(seat),
+                place,
+                advice.costs.asking,
             )
             for draw, seat in zip(draws, seats, strict=True)
         ]

@@ -18,7 +18,9 @@ from tests.raising import raising
 
 
 class Queues:
-    """A transport of one's own: a thread takes JSON from a queue; each line has another queue."""
+    """A transport of one's own: a thread takes JSON from a queue; each line has another
+    queue.
+    """
 
     def __init__(self):
         self.asked: queue.Queue[Any] = queue.Queue()
@@ -80,7 +82,9 @@ def transport(request):
 
 @pytest.fixture
 def coordinator(transport):
-    with serve(WORKERS, 2, 3, patience=0.3, transport=transport, adapt=False) as coordinator:
+    with serve(
+        WORKERS, 2, 3, patience=0.3, transport=transport, adapt=False
+    ) as coordinator:
         yield coordinator
 
 
@@ -90,7 +94,10 @@ def _run(coordinator, step, ranks=range(WORKERS)):
 
 
 def test_every_sample_is_in_one_sum(coordinator):
-    assert [_run(coordinator, step) for step in (0, 1)] == [(_whole(0), []), (_whole(1), [])]
+    assert [_run(coordinator, step) for step in (0, 1)] == [
+        (_whole(0), []),
+        (_whole(1), []),
+    ]
 
 
 def test_who_leaves_and_who_is_silent_makes_the_step_fail_for_all(coordinator):
@@ -124,7 +131,9 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     with pytest.raises(ConnectionRefusedError, match="memory:0"):
         join(("memory", 0), 0, wait=0.0, transport=memory)
     with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:
-        shares = [join(coordinator.address, rank, transport=memory) for rank in range(2)]
+        shares = [
+            join(coordinator.address, rank, transport=memory) for rank in range(2)
+        ]
         errors = []
 
         def waits():
@@ -143,7 +152,9 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     with pytest.raises(ConnectionError, match="ended"):
         next(chunks)
     coordinator.touch(raising(AssertionError()))  # from a thread that does not know yet
-    with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:  # another may follow
+    with serve(
+        2, 1, 1, transport=memory, adapt=False
+    ) as coordinator:  # another may follow
         assert join(coordinator.address, 0, transport=memory).num_workers == 2
 
 

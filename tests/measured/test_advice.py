@@ -1,4 +1,6 @@
-"""Advice on small logs of one cause each, and on recorded ones, against another program."""
+"""Advice on small logs of one cause each, and on recorded ones, against another
+program.
+"""
 
 import math
 
@@ -45,8 +47,11 @@ def test_where_the_data_are_slow_lengths_help():
     assert max(found.causes, key=found.causes.__getitem__) == "data"
     assert sum(share.value for share in found.causes.values()) == pytest.approx(1)
     assert (found.advised, found.beforehand) == ("dealt by length", "dealt by length")
-    by_size = {row.remedy: row.saved.value for row in found.rows if row.remedy in BY_SIZE}
-    # Three subsets save 0.1 points more than all; which is advised is decided on the halves.
+    by_size = {
+        row.remedy: row.saved.value for row in found.rows if row.remedy in BY_SIZE
+    }
+    # Three subsets save 0.1 points more than all; which is advised is decided on the
+    # halves.
     assert by_size[found.without_lengths] > max(by_size.values()) - 0.002
     times = log.seconds.sum(axis=2)
     assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
@@ -56,14 +61,18 @@ def test_where_the_data_are_slow_lengths_help():
     # Without lengths nothing can be dealt; and two subsets are all that can be stored.
     alone = advice_on(log._replace(load=None), stored=2)
     assert alone.advised == "sharing:2"
-    assert (alone.beforehand, "sharing:3" in {row.remedy for row in alone.rows}) == (None, False)
+    assert (alone.beforehand, "sharing:3" in {row.remedy for row in alone.rows}) == (
+        None,
+        False,
+    )
 
 
 def test_a_worker_that_stays_slow_is_named_and_shared_with():
     true, log = log_of("steady", 5)
     found = advice_on(log)
     ((slow, first),) = {
-        (w, int(np.flatnonzero(true.steady[:, w])[0])) for _, w in np.argwhere(true.steady)
+        (w, int(np.flatnonzero(true.steady[:, w])[0]))
+        for _, w in np.argwhere(true.steady)
     }
     (named,) = found.slow_workers
     assert (named.worker, named.first_step, named.last_step) == (
@@ -74,14 +83,16 @@ def test_a_worker_that_stays_slow_is_named_and_shared_with():
     assert named.ratio == pytest.approx(1.5, rel=0.03)  # measured 0.01
     assert (found.advised, found.beforehand) == ("sharing:2", None)
     assert not found.changing
-    # Steps before it and after are alike: they are worth fewer, and shares may lose time.
+    # Steps before it and after are alike: they are worth fewer, and shares may lose
+    # time.
     assert found.block > 2
     seconds = log.seconds / np.exp(true.steady)[:, :, None]
     always = advice_on(
         Microbatches(seconds * np.where(np.arange(WORKERS) == slow, 1.5, 1)[:, None])
     )
     assert (always.advised, always.beforehand) == ("sharing:2", "shares by speed")
-    # A worker that turns slow late: shares by speed, which are of the past, are not advised.
+    # A worker that turns slow late: shares by speed, which are of the past, are not
+    # advised.
     seconds[-5:, 2] *= 2
     late = advice_on(Microbatches(seconds))
     assert (late.changing, late.beforehand) == (True, None)
@@ -96,7 +107,9 @@ def test_nothing_is_advised_where_nothing_pays_or_little_is_known():
     _, slow = log_of("steady", 5)
     few = advice_on(Microbatches(slow.seconds[-6:]))
     assert (few.enough, few.advised, few.num_steps) == (False, None, 6)
-    with pytest.raises(ValueError, match=r"in the log: 8\. Steps with a time of each: 1"):
+    with pytest.raises(
+        ValueError, match=r"in the log: 8\. Steps with a time of each: 1"
+    ):
         advice_on(Microbatches(slow.seconds[:1]))
     gone = slow.seconds.sum(axis=2)
     gone[1:, 2] = np.nan
@@ -167,7 +180,8 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
     assert advised([savings], ["worse", "cheap", "dear", "unsure"]) == "cheap"
     assert advised([savings], ["worse", "dear"]) == "dear"
     assert advised([savings], ["unsure", "small"]) is None
-    # By another model "cheap" saves 4 points less: 2.25 in the mean. By a third it saves nothing.
+    # By another model "cheap" saves 4 points less: 2.25 in the mean. By a third it
+    # saves nothing.
     other = saved_in({"cheap": 0.10 + noise, "dear": 0.14 + noise})
     assert advised([savings, other], ["cheap", "dear"]) == "dear"
     third = saved_in({"cheap": 0.19 + noise, "dear": 0.01 + noise})
@@ -176,14 +190,19 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
 
 @pytest.mark.parametrize("spread", [0.3, 0.6])
 def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
-    """Where speeds wander, a log without chunks gets the same advice as one with chunks."""
+    """Where speeds wander, a log without chunks gets the same advice as one with
+    chunks.
+    """
     rng = np.random.default_rng(1)
     speeds = [rng.normal(size=WORKERS)]
     for _ in range(STEPS - 1):
-        speeds.append(0.95 * speeds[-1] + math.sqrt(1 - 0.95**2) * rng.normal(size=WORKERS))
+        speeds.append(
+            0.95 * speeds[-1] + math.sqrt(1 - 0.95**2) * rng.normal(size=WORKERS)
+        )
     times = np.exp(spread * np.array(speeds))
     chunks = Microbatches(np.repeat(times[:, :, None], CHUNKS, axis=2) / CHUNKS)
-    # Where questions cost nothing: chunks of a second are not compared with those of a millisecond.
+    # Where questions cost nothing: chunks of a second are not compared with those of a
+    # millisecond.
     found = advise(trace_of(times), round_trip=0.0)
     assert found.advised == advice_on(chunks, round_trip=0.0).advised == "sharing:3"
     assert found.row("sharing:2").range[0] < found.row("sharing:2").saved.value
@@ -218,14 +237,21 @@ def test_loads_say_what_is_of_the_data_with_chunks_and_without():
             load=np.r_[total.ravel() / 2, total.ravel()],
         )
     )
-    assert (of_loads.recorded, of_loads.lengths, of_loads.step) == (False, "load", with_chunks.step)
+    assert (of_loads.recorded, of_loads.lengths, of_loads.step) == (
+        False,
+        "load",
+        with_chunks.step,
+    )
     for found in (of_loads, with_chunks):
         assert [(one.worker, one.ratio) for one in found.slow_workers] == [
             ("2", pytest.approx(1.3, rel=0.01))
         ]
     for name in ("data", "steady"):
-        assert abs(of_loads.causes[name].value - with_chunks.causes[name].value) < 0.05, name
-    # By the model in which one chunk is long it may save nothing: measured 0.060 and -0.017.
+        assert (
+            abs(of_loads.causes[name].value - with_chunks.causes[name].value) < 0.05
+        ), name
+    # By the model in which one chunk is long it may save nothing: measured 0.060 and
+    # -0.017.
     assert (
         of_loads.row("dealt by length").saved.value
         > 0.05
@@ -261,18 +287,26 @@ def test_codes_are_replayed_where_they_are_asked_for():
     assert len(code.seen) == 2
     np.testing.assert_array_equal(code.seen[0], ~code.seen[1])
     row = found.row("a code")
-    assert (row.saved, row.stored_subsets, row.lost) == (pytest.approx((0.5, 0.5, 0.5)), 3, 0)
+    assert (row.saved, row.stored_subsets, row.lost) == (
+        pytest.approx((0.5, 0.5, 0.5)),
+        3,
+        0,
+    )
     # It supposes slow workers: a row, and no advice.
     assert found.advised == "sharing:2"
 
 
 def sharing_schemes(trace: Trace, *, by_length: bool = False) -> list[Scheme]:
     schemes = possible(Resources(trace.num_workers, know_lengths=True)).values()
-    return [scheme for scheme in schemes if scheme.asks and scheme.by_length == by_length]
+    return [
+        scheme for scheme in schemes if scheme.asks and scheme.by_length == by_length
+    ]
 
 
 def saved_by_sharing(trace: Trace) -> dict[str, float]:
-    """What sharing saves where workers have the numbers of the log; `advise` numbers them anew."""
+    """What sharing saves where workers have the numbers of the log; `advise` numbers
+    them anew.
+    """
     log = model_of(whole_steps(trace))
     steps = log.model.without_chance().parts.steps()
     now = judged(Nothing(), steps).seconds.mean()
@@ -293,7 +327,12 @@ def saved_by_sharing(trace: Trace) -> dict[str, float]:
         ),
         (
             "pai_job_1_10",
-            {"sharing:2": 8.4, "shares by speed": 2.4, "slowest replaced": 5.8, "limit": 10.3},
+            {
+                "sharing:2": 8.4,
+                "shares by speed": 2.4,
+                "slowest replaced": 5.8,
+                "limit": 10.3,
+            },
             "sharing:2",
         ),
         (
@@ -303,9 +342,20 @@ def saved_by_sharing(trace: Trace) -> dict[str, float]:
         ),
         pytest.param(
             "pai_job_4_10",
-            # The other program takes the largest chunk first, and then sharing:2 saves 63.0.
-            {"sharing:2": 63.3, "shares anew": 69.8, "slowest replaced": 80.9, "limit": 73.5}
-            | {"sharing:all": 70.6, "shares by speed": 56.7, "backup": 61.9, "drop": 62.1},
+            # The other program takes the largest chunk first, and then sharing:2 saves
+            # 63.0.
+            {
+                "sharing:2": 63.3,
+                "shares anew": 69.8,
+                "slowest replaced": 80.9,
+                "limit": 73.5,
+            }
+            | {
+                "sharing:all": 70.6,
+                "shares by speed": 56.7,
+                "backup": 61.9,
+                "drop": 62.1,
+            },
             "sharing:3",
             marks=pytest.mark.slow,  # 2,182 steps
         ),
@@ -335,7 +385,10 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
     assert added["data"].mean() > 0.85 * sum(values.mean() for values in added.values())
     half = len(parts.seconds) // 2
     costs = np.empty(parts.seconds.shape)
-    for here, there in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+    for here, there in (
+        (slice(half), slice(half, None)),
+        (slice(half, None), slice(half)),
+    ):
         line = LoadLine.fitted(parts.forward[there], parts.seconds[there])
         costs[here] = line.costs(parts.forward[here])
     steps = model.steps(costs)
@@ -348,8 +401,8 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
         "limit": 27.7,
     }
     for remedy, want in saved.items():
-        # The other program had two of 1,376 workers' steps as slow at random, here it is none. That
-        # costs dealing by length 4 points, so it is left out.
+        # The other program had two of 1,376 workers' steps as slow at random, here it
+        # is none. That costs dealing by length 4 points, so it is left out.
         value = 1 - taken[remedy] / taken["nothing"]
         assert 100 * value == pytest.approx(want, abs=0.15), remedy
 
@@ -374,11 +427,14 @@ def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
     steps = model_of_chunks(log).parts.steps()
     for equal, least, most in ((True, 0.0, 0.0), (False, 0.01, 0.3)):
         free, dear = (
-            judged(Sharing("2", 2, equal_chunks=equal, costs=costs), steps).seconds.mean()
+            judged(
+                Sharing("2", 2, equal_chunks=equal, costs=costs), steps
+            ).seconds.mean()
             for costs in (Costs(), Costs(of_chunk=0.5))
         )
         assert least <= dear / free - 1 <= most, equal
-    # Half of a chunk's second is fixed: three pieces cost a whole one more, and equal chunks none.
+    # Half of a chunk's second is fixed: three pieces cost a whole one more, and equal
+    # chunks none.
     found = advice_on(log, chunk_overhead=0.5)
     assert found.row("sharing:2").equal_chunks
     assert found.row("sharing:2").needs == "a question for each chunk; equal chunks"

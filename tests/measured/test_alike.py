@@ -1,4 +1,6 @@
-"""Logs of own computation, and logs behind a collective, are told apart where they can be."""
+"""Logs of own computation, and logs behind a collective, are told apart where they can
+be.
+"""
 
 import numpy as np
 import pytest
@@ -63,7 +65,8 @@ def test_own_computation_is_seldom_taken_for_times_behind_a_collective(kind):
     for workers, steps in SIZES:
         rng = np.random.default_rng([1, workers, steps])
         found = _alike(_own(rng, kind, steps, workers) for _ in range(50))
-        # Two workers in eight steps are alike by chance, in 2 of 200 logs at worst; others in none.
+        # Two workers in eight steps are alike by chance, in 2 of 200 logs at worst;
+        # others in none.
         assert found <= (2 if (workers, steps) == (2, 8) else 0), (workers, steps)
 
 
@@ -118,8 +121,12 @@ def test_the_table_of_the_module_is_true(kind, between, counts):
 @pytest.mark.parametrize(
     ("jitter", "deviation"), [(0.0, 0.1), (0.01, 0.1), (0.03, 0.3), (0.1, 1.0)]
 )
-def test_a_log_behind_a_collective_is_seen_where_jitter_is_small_against_steps(jitter, deviation):
-    """All wait for the slowest of independent workers; ln of own times deviates by so much."""
+def test_a_log_behind_a_collective_is_seen_where_jitter_is_small_against_steps(
+    jitter, deviation
+):
+    """All wait for the slowest of independent workers; ln of own times deviates by so
+    much.
+    """
     for workers, steps in SIZES:
         rng = np.random.default_rng([2, workers, steps])
         tables = (
@@ -138,7 +145,10 @@ def test_the_two_deviations_are_those_that_were_put_in():
     steps[500] *= 50
     for workers in (2, 32):
         common, between = deviations(steps * _normal(rng, 0.1, 2000, workers))
-        assert (common, between) == (pytest.approx(0.4, rel=0.05), pytest.approx(0.1, rel=0.05))
+        assert (common, between) == (
+            pytest.approx(0.4, rel=0.05),
+            pytest.approx(0.1, rel=0.05),
+        )
     assert deviations(_normal(rng, 0.1, 2000, 8))[0] < 0.02
 
 
@@ -173,7 +183,12 @@ def test_nothing_is_said_of_causes_and_remedies():
     times = _normal(rng, 0.4, 40, 1) * _normal(rng, 0.03, 40, 8)
     found = bcgc.advise(trace_of(times))
     assert found.alike
-    assert (found.causes, found.rows, found.advised, found.look_at) == ({}, [], None, [])
+    assert (found.causes, found.rows, found.advised, found.look_at) == (
+        {},
+        [],
+        None,
+        [],
+    )
     first, second = found.remarks()
     assert "Record the seconds of each worker's own computation" in first
     assert "all workers are slow in the same steps" in second
@@ -186,13 +201,16 @@ def test_nothing_is_said_of_causes_and_remedies():
     assert apart.row("sharing:2").saved.low > 0
 
 
-@pytest.mark.parametrize("path", [*sorted(TRACES.glob("*.csv")), *OWN], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*sorted(TRACES.glob("*.csv")), *OWN], ids=lambda path: path.stem
+)
 def test_recorded_own_computation_is_not_taken_for_times_behind_a_collective(path):
     if not path.exists():
         pytest.skip("this log is not part of the repository")
     times = whole_steps(load_trace(path)).times
     assert not workers_alike(times)
-    # No eight steps in a row: common to all workers is at most 1.01 times what differs between.
+    # No eight steps in a row: common to all workers is at most 1.01 times what differs
+    # between.
     starts = range(0, len(times) - 7, 1 + len(times) // 200)
     assert not any(workers_alike(times[start : start + 8]) for start in starts)
     rng = np.random.default_rng(8)

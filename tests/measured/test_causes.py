@@ -1,4 +1,6 @@
-"""What slows the steps of a log: causes that were put in are found, and Shapley values by hand."""
+"""What slows the steps of a log: causes that were put in are found, and Shapley values
+by hand.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -70,7 +72,8 @@ def test_the_cause_that_was_put_in_is_found(cause, forward):
             name, want["data"] = "data", want["data"] + want["pauses"]
         assert max(CAUSES, key=added.__getitem__) == name
         if cause == "random":
-            # Who was slow in many of 24 steps by chance may as well stay slow: some draws have it.
+            # Who was slow in many of 24 steps by chance may as well stay slow: some
+            # draws have it.
             added[name] += added["steady"]
         # The worst of 64 logs: 0.040.
         assert abs(added[name] - want[name]) < 0.045 * loss, seed
@@ -78,7 +81,9 @@ def test_the_cause_that_was_put_in_is_found(cause, forward):
 
 @pytest.mark.parametrize("shape", [(40, 2, 8), (24, 8, 8), (30, 100, 4), (40, 6, 2)])
 def test_workers_that_are_seldom_slow_are_not_taken_for_long_chunks(shape):
-    """One worker in seven is up to five times as slow; the others and all chunks are alike."""
+    """One worker in seven is up to five times as slow; the others and all chunks are
+    alike.
+    """
     for seed in range(5 if shape[1] < 100 else 1):
         rng = np.random.default_rng(seed)
         slow = rng.random(shape[:2]) < 1 / 7
@@ -94,7 +99,9 @@ def test_workers_that_are_seldom_slow_are_not_taken_for_long_chunks(shape):
 def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
     true, _ = log_of("data", 0)
     long = true._replace(
-        data=np.where(true.data > np.quantile(true.data, 0.99), 6 * true.data, true.data)
+        data=np.where(
+            true.data > np.quantile(true.data, 0.99), 6 * true.data, true.data
+        )
     )
     of_passes = Microbatches(long.seconds, forward=0.32 * long.seconds)
     assert not model_of_chunks(of_passes).parts.pauses.any()
@@ -162,9 +169,9 @@ def test_shapley_values_are_means_over_all_orders():
     orders = list(itertools.permutations(CAUSES))
     for order in orders:
         for k, cause in enumerate(order):
-            want[cause] = want[cause] + (loss_with(order[: k + 1]) - loss_with(order[:k])) / len(
-                orders
-            )
+            want[cause] = want[cause] + (
+                loss_with(order[: k + 1]) - loss_with(order[:k])
+            ) / len(orders)
     found = losses(parts)
     for cause in CAUSES:
         np.testing.assert_allclose(found[cause], want[cause], rtol=1e-12, atol=1e-14)
@@ -190,13 +197,17 @@ def test_a_log_without_chunks_tells_steady_workers_from_the_rest():
 def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
     rng = np.random.default_rng(2)
     times = rng.gamma(100.0, 0.01, (400, 8))
-    assert abs(slow_together(times).mean()) < 0.006  # measured 0.003; the worst of 200 seeds 0.006
+    assert (
+        abs(slow_together(times).mean()) < 0.006
+    )  # measured 0.003; the worst of 200 seeds 0.006
     times[::10] *= 2
     assert slow_together(times).mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():
-    """Known lengths, and workers three times as slow in single steps, against brute force."""
+    """Known lengths, and workers three times as slow in single steps, against brute
+    force.
+    """
     rng = np.random.default_rng(4)
     load = rng.choice([2.0, 4.0, 8.0], (400, 4, 4), p=[0.5, 0.3, 0.2])
     pace = rng.choice([1.0, 3.0], (400, 4), p=[0.75, 0.25])
@@ -207,7 +218,8 @@ def test_with_loads_what_lengths_do_not_explain_is_the_workers():
     work, usual = load.sum(axis=2), np.exp(np.log(pace).mean(axis=1, keepdims=True))
     even = work.mean(axis=1, keepdims=True)
     lost = [
-        np.mean(t.max(axis=1) - t.mean(axis=1)) for t in (work * usual, even * pace, work * pace)
+        np.mean(t.max(axis=1) - t.mean(axis=1))
+        for t in (work * usual, even * pace, work * pace)
     ]
     by_data = (lost[0] + lost[2] - lost[1]) / 2 / lost[2]
     found = mean_losses(model.draws)
@@ -218,5 +230,8 @@ def test_with_loads_what_lengths_do_not_explain_is_the_workers():
         for length in np.sort(lengths)[::-1]:
             dealt[step, dealt[step].argmin()] += length
     true = np.mean((dealt * pace).max(axis=1)) / np.mean((work * pace).max(axis=1))
-    replayed = Dealt().replay(parts.steps(load)).seconds.mean() / parts.times().max(axis=1).mean()
+    replayed = (
+        Dealt().replay(parts.steps(load)).seconds.mean()
+        / parts.times().max(axis=1).mean()
+    )
     assert replayed == pytest.approx(true, abs=0.01)

@@ -1,4 +1,6 @@
-"""The law that stands for measured times; a smooth one is proper, near its sample, and exact."""
+"""The law that stands for measured times; a smooth one is proper, near its sample, and
+exact.
+"""
 
 import math
 from typing import Any
@@ -11,7 +13,12 @@ from scipy import integrate
 
 import bcgc_jax as bcgc
 from bcgc_jax.distributions import Empirical, HazardSpline
-from bcgc_jax.measured.choice import distribution_of, smooth_empirical, smooth_or_atoms, tail_of
+from bcgc_jax.measured.choice import (
+    distribution_of,
+    smooth_empirical,
+    smooth_or_atoms,
+    tail_of,
+)
 from bcgc_jax.measured.likelihood import sorted_times
 from tests.oracles.laws import GAMMA
 
@@ -73,7 +80,9 @@ def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):
         grid = np.quantile(times, np.linspace(0.02, 0.98, 49))
         true = CASE.frozen.cdf(grid)
         sample = np.searchsorted(np.sort(times), grid, side="right") / 400
-        assert np.abs(law.cdf(grid) - sample).max() < 0.03  # worst 0.02, where a step is 0.0025
+        assert (
+            np.abs(law.cdf(grid) - sample).max() < 0.03
+        )  # worst 0.02, where a step is 0.0025
         errors.append([np.square(x - true).mean() for x in (law.cdf(grid), sample)])
     assert np.mean(errors, axis=0)[0] < np.mean(errors, axis=0)[1]
 
@@ -85,8 +94,8 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
     np.testing.assert_allclose(law.survival(grid), CASE.frozen.sf(grid), atol=0.03)
     naive = smooth_empirical(np.minimum(times, ends))
     assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
-    # Beyond 29 there are eleven times, of which five are whole: the mean excess is Σ 1 … 11 over
-    # these.
+    # Beyond 29 there are eleven times, of which five are whole: the mean excess is Σ 1
+    # … 11 over these.
     assert tail_of(
         np.arange(1.0, 41.0), np.arange(40) % 2 == 1, heavy=False
     ).scale == pytest.approx(66 / 5)
@@ -95,7 +104,9 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize(("times", "workers"), [(200, 5), (25_600, 256)])
 def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers):
-    """Within the reported error; of many workers by the rule that overlooks the knots."""
+    """Within the reported error; of many workers by the rule that overlooks the
+    knots.
+    """
     law = distribution_of(_times(times), workers, kind="smooth")
     problem = bcgc.Problem(law, workers, 10_000)
     x = np.zeros(workers)
@@ -103,7 +114,9 @@ def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers
     found = bcgc.plans.integrate_runtime(problem, x)
     draws = np.random.default_rng(3).exponential(1.0, (1_000_000 // workers, workers))
     runtime = np.asarray(bcgc.block_runtime(x, law.inverse_cumulative_hazard(draws)))
-    assert abs(float(found.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(runtime.size)
+    assert abs(float(found.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(
+        runtime.size
+    )
     fine = bcgc.plans.integrate_runtime(problem, x, num_nodes=2048)
     assert abs(float(found.value - fine.value)) <= float(found.error + fine.error)
     assert float(found.error) < (1e-9 if workers == 5 else 2e-6) * float(found.value)
@@ -113,23 +126,33 @@ def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers
     ("index", "error"), [(0.0, 1e-12), (0.6, 1e-12), (0.95, 1e-12), (0.995, 1e-9)]
 )
 def test_a_heavy_tail_is_integrated_to_its_end(x64, index, error):
-    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 has a quarter of it beyond
-    # e^100, that of 0.995 4 % beyond e^640, where numbers end: these were left out, with no word in
-    # the error.
+    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 has a quarter of
+    # it beyond e^100, that of 0.995 4 % beyond e^640, where numbers end: these were
+    # left out, with no word in the error.
     a = jnp.linspace(0, 2.3, 12)
     law = HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
     found = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
-    assert float(found.value) == pytest.approx(float(law.mean()), rel=max(1e-12, error / 10))
+    assert float(found.value) == pytest.approx(
+        float(law.mean()), rel=max(1e-12, error / 10)
+    )
     assert float(found.error) < error * float(found.value)
 
 
 def _mean_of_order(index: float, workers: int, level: int) -> float:
-    """E T_(N-n) of the law below: by SciPy between its knots, and the tail in closed form."""
-    hazards, times, slopes = [0.0, 0.5, 1.0, 2.0], [1.0, 2.0, 2.5, 6.0], [1.5, 1.5, 2.0, 3.0]
+    """E T_(N-n) of the law below: by SciPy between its knots, and the tail in closed
+    form.
+    """
+    hazards, times, slopes = (
+        [0.0, 0.5, 1.0, 2.0],
+        [1.0, 2.0, 2.5, 6.0],
+        [1.5, 1.5, 2.0, 3.0],
+    )
 
     def density(a):
         ways = math.comb(workers, level + 1) * (level + 1)
-        return ways * (1 - np.exp(-a)) ** (workers - level - 1) * np.exp(-(level + 1) * a)
+        return (
+            ways * (1 - np.exp(-a)) ** (workers - level - 1) * np.exp(-(level + 1) * a)
+        )
 
     def piece(a, i):  # a rational quadratic, Gregory and Delbourgo 1982
         step, rise = hazards[i + 1] - hazards[i], times[i + 1] - times[i]
@@ -141,7 +164,9 @@ def _mean_of_order(index: float, workers: int, level: int) -> float:
     total, excess = 0.0, slopes[-1] / index
     for i in range(3):
         ends = hazards[i], hazards[i + 1]
-        total += integrate.quad(lambda a, i=i: piece(a, i) * density(a), *ends, epsrel=1e-13)[0]
+        total += integrate.quad(
+            lambda a, i=i: piece(a, i) * density(a), *ends, epsrel=1e-13
+        )[0]
     for j in range(workers - level):  # the binomial expansion of the density
         rate = level + 1 + j
         ways = (
@@ -166,15 +191,20 @@ def _heavy(index: float, dtype: str) -> HazardSpline:
 
 
 def _exact(law: HazardSpline) -> list[float]:
-    return [_mean_of_order(float(np.asarray(law.tail_index)), 5, level) for level in range(5)]
+    return [
+        _mean_of_order(float(np.asarray(law.tail_index)), 5, level)
+        for level in range(5)
+    ]
 
 
 @pytest.mark.parametrize("index", [0.3, 0.95])
 def test_moments_count_what_is_beyond_the_range_of_numbers(index):
-    # That of 0.95 was inf. Measured 4.6e-7; in float64 2.2e-13 up to 0.995, and 2e-6 before, across
-    # kinks.
+    # That of 0.95 was inf. Measured 4.6e-7; in float64 2.2e-13 up to 0.995, and 2e-6
+    # before, across kinks.
     law = _heavy(index, "float32")
-    np.testing.assert_allclose(bcgc.plans.expected_order_statistics(law, 5), _exact(law), rtol=1e-6)
+    np.testing.assert_allclose(
+        bcgc.plans.expected_order_statistics(law, 5), _exact(law), rtol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -184,7 +214,9 @@ def test_runtimes_count_what_is_beyond_the_range_of_numbers(index, dtype, reques
     if dtype == "float64":
         request.getfixturevalue("x64")
     law = _heavy(index, dtype)
-    runtime = bcgc.plans.integrate_runtime(bcgc.Problem(law, 5, 1, 5), np.eye(5)[0].astype(dtype))
+    runtime = bcgc.plans.integrate_runtime(
+        bcgc.Problem(law, 5, 1, 5), np.eye(5)[0].astype(dtype)
+    )
     off = abs(float(runtime.value) - _exact(law)[0])
     assert off <= float(runtime.error) < 1e-4 * float(runtime.value)
     # Measured 5.1e-7 and 5.4e-12.
@@ -207,7 +239,9 @@ def test_what_is_beyond_the_range_of_numbers_has_a_slope_in_the_tail_index(x64):
     assert float(slope) == pytest.approx(step / (2 * h), rel=1e-5)
 
 
-@pytest.mark.parametrize("spoil", [lambda t: np.minimum(t, 3.0), lambda t: np.round(2 * t) / 2])
+@pytest.mark.parametrize(
+    "spoil", [lambda t: np.minimum(t, 3.0), lambda t: np.round(2 * t) / 2]
+)
 def test_ties_and_times_cut_at_a_limit_leave_the_mean(x64, spoil):
     law = smooth_empirical(times := spoil(_times()))
     assert float(law.mean()) == pytest.approx(times.mean(), rel=0.005)  # worst 0.0015
@@ -237,9 +271,13 @@ def test_single_precision_is_as_good_as_it_gets_whatever_the_unit_of_time(unit):
     t = other.inverse_cumulative_hazard(a)
     np.testing.assert_allclose(other.cumulative_hazard(t), a, rtol=2e-3)
     t = np.array([0.9, 1.3, 2.0, 3.0, 9.0], np.float32)
-    found = jax.jvp(other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),))
+    found = jax.jvp(
+        other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),)
+    )
     # measured 1e-5
-    np.testing.assert_allclose(found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4
+    )
 
 
 TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
@@ -248,15 +286,24 @@ TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
 def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
     few: Any = distribution_of(TIMES, 8)
     assert isinstance(few, Empirical)
-    assert np.array_equal(few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype))
+    assert np.array_equal(
+        few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype)
+    )
     t = np.linspace(0.5, 6, 30)
     chosen = [distribution_of(TIMES, 50), distribution_of(TIMES, 2, kind="smooth")]
     chosen += smooth_or_atoms(TIMES, TIMES < 0), smooth_or_atoms(TIMES, None, 20)
     for law in chosen:
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
-    assert [law.smooth for law in chosen] == [True, False, True, False]  # for more than 20 workers
+    assert [law.smooth for law in chosen] == [
+        True,
+        False,
+        True,
+        False,
+    ]  # for more than 20 workers
     heavy = distribution_of(TIMES, 2, kind="pareto-tail")
-    assert np.array_equal(heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t))
+    assert np.array_equal(
+        heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t)
+    )
 
 
 def test_censored_times_are_smooth_and_times_of_a_coarse_clock_are_atoms():
@@ -274,7 +321,11 @@ def test_censored_times_are_smooth_and_times_of_a_coarse_clock_are_atoms():
     [
         (2, {"kind": "atoms", "censored": TIMES > 3}, "of 480 times are censored"),
         (2, {"kind": "tail"}, "kind must be one of auto, atoms"),
-        (10_000, {"kind": "atoms"}, "480 atoms it would take more than a day: take a smooth dist"),
+        (
+            10_000,
+            {"kind": "atoms"},
+            "480 atoms it would take more than a day: take a smooth dist",
+        ),
     ],
 )
 def test_what_there_is_no_law_of_is_refused(workers, asked, message):

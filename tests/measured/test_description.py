@@ -1,4 +1,6 @@
-"""The distance of a trace from independent alike workers, on traces made in one known way."""
+"""The distance of a trace from independent alike workers, on traces made in one known
+way.
+"""
 
 import dataclasses
 
@@ -42,7 +44,12 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
             "All workers are slow at once",
         ),
         (
-            lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0),
+            lambda t: (
+                t
+                + np.where(
+                    np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0
+                )
+            ),
             "depends on that of its last step",
         ),
         (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
@@ -59,13 +66,14 @@ def test_each_way_of_being_otherwise_is_named(spoil, words):
     assert any(words in remark for remark in remarks), remarks
 
 
-def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hide_them():
+def test_persistence_and_common_steps_neither_make_nor_hide_unlike_workers():
     alike = unlike = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         noise = signal.lfilter([1.0], [1.0, -0.8], rng.normal(0, 0.1, (100, 8)), axis=0)
         alike += any(
-            "not alike" in r for r in describe(trace_of(5 + noise), with_tail=False).remarks()
+            "not alike" in r
+            for r in describe(trace_of(5 + noise), with_tail=False).remarks()
         )
         steps = (
             5
@@ -74,7 +82,8 @@ def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hi
             + 0.3 * (np.arange(8) == 2)
         )
         unlike += any(
-            "not alike" in r for r in describe(trace_of(steps), with_tail=False).remarks()
+            "not alike" in r
+            for r in describe(trace_of(steps), with_tail=False).remarks()
         )
     assert alike <= 4
     assert unlike == 20
@@ -88,9 +97,13 @@ def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
 
 @pytest.mark.parametrize("slope", [0.6, -0.4])
 def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
-    """95 % of 1,000 are 950; a coverage of 90 % would pass with a probability of 0.1 %."""
+    """95 % of 1,000 are 950; a coverage of 90 % would pass with a probability of 0.1
+    %.
+    """
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 1, (1000, 200, 4)) + rng.normal(0, 1, (1000, 200, 1))  # of one step alike
+    noise = rng.normal(0, 1, (1000, 200, 4)) + rng.normal(
+        0, 1, (1000, 200, 1)
+    )  # of one step alike
     tables = 10 + signal.lfilter([1.0], [1.0, -slope], noise, axis=1)
     value, low, high = np.array([autocorrelation(table) for table in tables]).T
     assert abs(value.mean() - slope) < 0.03
@@ -111,9 +124,13 @@ def test_pauses_hide_no_worker_that_stays_slow():
     rng = np.random.default_rng(1)
     calm = np.exp(rng.normal(0, 0.1, (40, 6, 4)))
     calm[:, 2] *= 1.12
-    seconds = calm + np.where(rng.random(calm.shape) < 0.02, rng.uniform(3, 8, calm.shape), 0)
+    seconds = calm + np.where(
+        rng.random(calm.shape) < 0.02, rng.uniform(3, 8, calm.shape), 0
+    )
     of_steps = trace_of(seconds.sum(axis=2))
-    found = known(describe(of_steps._replace(microbatches=Microbatches(seconds))).slowness)
+    found = known(
+        describe(of_steps._replace(microbatches=Microbatches(seconds))).slowness
+    )
     assert [one.worker for one in found.slow_workers] == ["2"]
     assert found.unlike_workers
 
@@ -138,6 +155,10 @@ def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause,
     ]
     first, *more = found.remarks()
     share = f"{100 * advice.causes[cause].value:.1f} % is due to {words}"
-    assert first.startswith(f"Workers do not end together. Of the time that this costs, {share}")
-    assert ("The data are slow more" in " ".join(more), lost.of_data) == (cause == "data",) * 2
+    assert first.startswith(
+        f"Workers do not end together. Of the time that this costs, {share}"
+    )
+    assert ("The data are slow more" in " ".join(more), lost.of_data) == (
+        cause == "data",
+    ) * 2
     assert lost.unlike_workers == (cause == "steady")

@@ -1,4 +1,6 @@
-"""Maximum likelihood, standard errors and p-values, on data drawn by NumPy and against SciPy."""
+"""Maximum likelihood, standard errors and p-values, on data drawn by NumPy and against
+SciPy.
+"""
 
 import functools
 
@@ -38,12 +40,18 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     assert all(fit.aic >= fits[0].aic for fit in fits)
     assert list(found.parameters) == list(FAMILIES[name].names)
     # A law that is far from this one is told from it.
-    assert next(fit for fit in fits if fit.name == "uniform").anderson_darling_pvalue < 0.02
+    assert (
+        next(fit for fit in fits if fit.name == "uniform").anderson_darling_pvalue
+        < 0.02
+    )
     true, optimum = (
         bcgc.Problem(TRUE[name].law(), 6, 10_000),
         jax.jit(lambda problem: optimal_partition(problem, True)),
     )
-    best, plan = optimum(true), optimum(bcgc.Problem(fits[0].distribution, 6, 10_000)).point
+    best, plan = (
+        optimum(true),
+        optimum(bcgc.Problem(fits[0].distribution, 6, 10_000)).point,
+    )
     # 0.5 % is asked for; the worst of these is 0.11 %.
     assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
 
@@ -57,19 +65,27 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
         for seed in range(25):
             times = case.draw(np.random.default_rng(100 + seed), 200)
             (fit,) = _fit(jax.random.key(seed), times, distributions=[name])
-            found, errors = (np.array([*d.values()]) for d in (fit.parameters, fit.standard_errors))
+            found, errors = (
+                np.array([*d.values()]) for d in (fit.parameters, fit.standard_errors)
+            )
             hits.append(np.abs(found - case.parameters) < 1.96 * errors)
             pvalues.append((fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue))
-        assert np.mean(hits, axis=0).min() >= 0.76  # 19 of 25: seen with probability 0.1 % at 95 %
+        assert (
+            np.mean(hits, axis=0).min() >= 0.76
+        )  # 19 of 25: seen with probability 0.1 % at 95 %
         inside.append(np.ravel(hits))
     # Four standard deviations, were the parameters of a sample independent.
     assert abs(np.mean(np.concatenate(inside)) - 0.95) < 0.045
-    assert np.all(np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 175))
+    assert np.all(
+        np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 175)
+    )
 
 
 def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
     times = np.sort(TRUE["lognormal"].draw(np.random.default_rng(3), 150))
-    guesses = np.asarray(FAMILIES["lognormal"].guesses(Sample(jnp.asarray(times), None)))
+    guesses = np.asarray(
+        FAMILIES["lognormal"].guesses(Sample(jnp.asarray(times), None))
+    )
     logs = np.log(times - guesses[:, 2:])
     np.testing.assert_allclose(
         guesses[:, :2], np.c_[logs.mean(axis=1), logs.std(axis=1)], rtol=1e-9
@@ -78,23 +94,31 @@ def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "cut"), [("weibull", True), ("lognormal", True), ("gamma", True), ("gamma", False)]
+    ("name", "cut"),
+    [("weibull", True), ("lognormal", True), ("gamma", True), ("gamma", False)],
 )
 def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     case, rng = TRUE[name], np.random.default_rng(3)
-    drawn, ends = case.draw(rng, 150), rng.uniform(1.0, 5.0, 150) if cut else np.full(150, np.inf)
+    drawn, ends = (
+        case.draw(rng, 150),
+        rng.uniform(1.0, 5.0, 150) if cut else np.full(150, np.inf),
+    )
     order = np.argsort(np.minimum(drawn, ends))
     times, censored = np.minimum(drawn, ends)[order], (ends < drawn)[order]
     first, whole = times[~censored][0], times[~censored]
     spacing = (whole[13] - first) / 13
 
     def negative(p: np.ndarray) -> float:
-        """Every whole time a density, but the first one an interval; every other one a tail."""
+        """Every whole time a density, but the first one an interval; every other one a
+        tail.
+        """
         if p[2] >= first or p[2] < 0 or p[1] <= 0 or (name == "gamma" and p[0] <= 0):
             return np.inf
         law = case.family.frozen(*p)
         rest = times > first
-        terms = np.where(censored, law.logsf(times), law.logpdf(np.where(rest, times, first + 1)))
+        terms = np.where(
+            censored, law.logsf(times), law.logpdf(np.where(rest, times, first + 1))
+        )
         begin = np.log((law.cdf(first + spacing) - law.cdf(first)) / spacing)
         return -(np.sum(terms[rest | censored]) + begin)
 
@@ -104,7 +128,9 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     point, value = max(found, key=lambda f: float(f[1]))
     assert negative(np.asarray(point)) == pytest.approx(-float(value), rel=1e-9)
     fine = {"xatol": 1e-8, "fatol": 1e-10}
-    other = optimize.minimize(negative, case.parameters, method="Nelder-Mead", options=fine)
+    other = optimize.minimize(
+        negative, case.parameters, method="Nelder-Mead", options=fine
+    )
     assert float(value) >= -other.fun - 1e-6
 
 
@@ -113,13 +139,18 @@ def test_distances_are_those_of_scipy_and_of_the_integral(x64):
     case = laws.GAMMA.at(1.7, 0.9, 0.0)
     hazards, reference = case.law().cumulative_hazard(jnp.asarray(times)), case.frozen
     ks, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times)))
-    assert float(ks) == pytest.approx(stats.kstest(times, reference.cdf).statistic, rel=1e-9)
+    assert float(ks) == pytest.approx(
+        stats.kstest(times, reference.cdf).statistic, rel=1e-9
+    )
     u, i = reference.cdf(times), np.arange(1, 61)
     textbook = -60 - np.mean((2 * i - 1) * (np.log(u) + np.log1p(-u[::-1])))
     assert float(ad) == pytest.approx(textbook, rel=1e-9)
-    # Cut off: Kaplan and Meier's curve, and the integral as it stands, up to the largest time.
+    # Cut off: Kaplan and Meier's curve, and the integral as it stands, up to the
+    # largest time.
     censored = np.random.default_rng(8).random(60) < 0.4
-    _, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times), jnp.asarray(censored)))
+    _, ad = jax.jit(distances)(
+        hazards, Sample(jnp.asarray(times), jnp.asarray(censored))
+    )
     survival, edges, total = 1.0, [0.0, *u], 0.0
     for k in range(60):
         p = 1 - survival
@@ -169,12 +200,18 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
 
 
 def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():
-    drawn, limit, key = np.random.default_rng(2).exponential(3.0, 200), 4.0, jax.random.key(0)
+    drawn, limit, key = (
+        np.random.default_rng(2).exponential(3.0, 200),
+        4.0,
+        jax.random.key(0),
+    )
     times, cut = np.minimum(drawn, limit), drawn > limit
     (fit,) = _fit(key, times, cut, distributions=["exponential"])
     rate = np.sum(~cut) / np.sum(times)
     assert fit.parameters == {"rate": pytest.approx(rate, rel=1e-12)}
-    assert fit.standard_errors["rate"] == pytest.approx(rate / np.sqrt(np.sum(~cut)), rel=0.3)
+    assert fit.standard_errors["rate"] == pytest.approx(
+        rate / np.sqrt(np.sum(~cut)), rel=0.3
+    )
     assert min(fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue) > 0.02
 
 
@@ -187,11 +224,14 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
 
 
 def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
-    """Cuts of 1, 2+, 3, 4+: a third is cut at 2, the rest at 4; not all if the longest is whole."""
+    """Cuts of 1, 2+, 3, 4+: a third is cut at 2, the rest at 4; not all if the longest
+    is whole.
+    """
     times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
     for which, last in (((2, 4), 4.0), ((2,), np.inf)):
         _, drawn = _draw(
-            jax.random.key(1), Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which)))
+            jax.random.key(1),
+            Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which))),
         )
         assert set(np.unique(drawn)) == {2.0, last}
         assert abs(np.mean(drawn == 2) - 1 / 3) < 0.015  # four standard errors
@@ -203,7 +243,11 @@ def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
         (np.full(20, 3.0), {}, "all times are 3: take Deterministic"),
         (np.r_[np.ones(20), -1.0], {}, "finite and positive"),
         (_T, {"distributions": ["cauchy"]}, "no distribution 'cauchy'"),
-        (_T, {"censored": _T > 16, "distributions": ["uniform"]}, "no distribution 'uniform'"),
+        (
+            _T,
+            {"censored": _T > 16, "distributions": ["uniform"]},
+            "no distribution 'uniform'",
+        ),
         (
             np.r_[np.ones(10), 2 * np.ones(10)],
             {"distributions": ["gamma"]},

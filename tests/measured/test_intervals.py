@@ -24,13 +24,16 @@ def autoregressive(correlation, shape, seed=0):
 @pytest.mark.parametrize("steps", [5, 8, 20, 40, 100, 1000])
 def test_percentiles_are_stretched_to_those_of_student(steps):
     want = stats.t.ppf(0.975, steps - 1) / 1.96 * np.sqrt(steps / (steps - 1))
-    # Measured: 1.5 % at 5 steps, 0.4 % at 8, 0.02 % at 20: the expansion ends with 1 / n².
+    # Measured: 1.5 % at 5 steps, 0.4 % at 8, 0.02 % at 20: the expansion ends with 1 /
+    # n².
     assert stretch(steps) == pytest.approx(want, rel=0.45 / steps**2 + 1e-4)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6])
 def test_dependence_is_that_of_an_autoregression(correlation):
-    """The mean of S such steps has the variance of one step times f / S, f = (1 + ρ) / (1 - ρ)."""
+    """The mean of S such steps has the variance of one step times f / S, f = (1 + ρ) /
+    (1 - ρ).
+    """
     found = [dependence(autoregressive(correlation, 2000, seed)) for seed in range(20)]
     want = (1 + correlation) / (1 - correlation)
     # Measured: 1.02, 1.87, 4.0.
@@ -38,7 +41,9 @@ def test_dependence_is_that_of_an_autoregression(correlation):
     assert dependence(np.ones(9)) == pytest.approx((1 + 1 / 9) / (1 - 1 / 9))
 
 
-@pytest.mark.parametrize(("correlation", "steps"), [(0.0, 8), (0.0, 40), (0.4, 40), (0.6, 100)])
+@pytest.mark.parametrize(
+    ("correlation", "steps"), [(0.0, 8), (0.0, 40), (0.4, 40), (0.6, 100)]
+)
 def test_intervals_of_means_hold_in_95_of_100_logs(correlation, steps):
     logs = autoregressive(correlation, (200 + steps, 400))[200:].T
     held = 0
@@ -56,11 +61,16 @@ def test_resampling_takes_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6
-    assert np.abs(drawn.std(axis=0) / (series.std(axis=0) / np.sqrt(2000)) - 1).max() < 0.06
+    assert (
+        np.abs(drawn.std(axis=0) / (series.std(axis=0) / np.sqrt(2000)) - 1).max()
+        < 0.06
+    )
 
 
 def test_an_interval_has_in_it_what_draws_differ_by():
-    """Rubin 1987: the variance of a mean over steps, and that between the means of draws."""
+    """Rubin 1987: the variance of a mean over steps, and that between the means of
+    draws.
+    """
     rng = np.random.default_rng(0)
     draws = rng.normal(0, 0.4, 40)[:, None] + rng.normal(5, 2, (40, 100))
     found = resample_draws(draws[..., None])

@@ -13,7 +13,9 @@ def _chunks(path, numbers):
     rows = ["step,worker,chunk,seconds"]
     for step, of_workers in enumerate(numbers):
         for worker, count in enumerate(of_workers):
-            rows += [f"{step},{worker},{chunk},{1 + 0.01 * worker}" for chunk in range(count)]
+            rows += [
+                f"{step},{worker},{chunk},{1 + 0.01 * worker}" for chunk in range(count)
+            ]
     path.write_text("\n".join(rows))
     return whole_steps(load_trace(path))
 
@@ -21,15 +23,22 @@ def _chunks(path, numbers):
 def test_steps_of_fewer_chunks_are_told_from_a_worker_that_is_missing(tmp_path):
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6)] * 20)
     said = [
-        "Left out: 20 steps in which each worker has 6 of 8 chunks. Ask about these steps again"
+        "Left out: 20 steps in which each worker has 6 of 8 chunks. Ask about these "
+        "steps again"
     ]
     assert [text.partition(" in a log")[0] for text in left_out_in_words(steps)] == said
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (8, 8), (7, 7)])
-    assert "2 steps in which each worker has 6 or 7 of 8 chunks" in left_out_in_words(steps)[0]
+    assert (
+        "2 steps in which each worker has 6 or 7 of 8 chunks"
+        in left_out_in_words(steps)[0]
+    )
     # Where workers differ, their sums can be compared.
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 8), (8, 8), (8, 7)])
     (text,) = left_out_in_words(steps)
-    assert "2 steps in which a worker has fewer than 8 chunks, 6 at least. To use them" in text
+    assert (
+        "2 steps in which a worker has fewer than 8 chunks, 6 at least. To use them"
+        in text
+    )
     # One that breaks off.
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 7)])
     said = ["Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least."]
@@ -46,7 +55,9 @@ def test_steps_of_fewer_chunks_are_told_from_a_worker_that_is_missing(tmp_path):
 
 def test_too_few_steps_of_as_many_chunks_are_refused_in_the_same_words(tmp_path):
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (6, 6)])
-    with pytest.raises(ValueError, match="2 steps in which each worker has 6 of 8 chunks"):
+    with pytest.raises(
+        ValueError, match="2 steps in which each worker has 6 of 8 chunks"
+    ):
         bcgc.advise(steps.trace)
 
 

@@ -22,7 +22,10 @@ def test_chunks_take_what_their_computation_takes(tmp_path):
     for worker in range(2):
         record = Recorder(tmp_path / "log", worker)
         for step in range(3):
-            assert record.chunk(step, 0, slow, 1 + worker, load=16 * (1 + worker)) == 1 + worker
+            assert (
+                record.chunk(step, 0, slow, 1 + worker, load=16 * (1 + worker))
+                == 1 + worker
+            )
             found = record.chunk(step, 1, gradient, w, x, load=16)
             assert found.tolist() == pytest.approx([16.0] * 8)
         record.close()
@@ -56,7 +59,8 @@ def test_steps_and_waits_around_a_collective(tmp_path):
     trace = load_trace(sorted((tmp_path / "log").iterdir()))
     assert trace.step_names.tolist() == ["1", "2", "3", "4", "5"]
     own = trace.rows()
-    # A sleep is at least as long as was asked for; a thread that sleeps not goes on at once.
+    # A sleep is at least as long as was asked for; a thread that sleeps not goes on at
+    # once.
     assert (own[:, 1] >= 0.02).all()
     assert (own[:, 0] < own[:, 1]).all()
 
@@ -65,6 +69,8 @@ def test_chunks_and_whole_steps_are_two_logs(tmp_path):
     record = Recorder(tmp_path, 0)
     record.chunk(0, 0, int)
     record.collective(0, int)
-    with pytest.raises(ValueError, match=r"worker-0\.csv has chunks or whole steps, not both"):
+    with pytest.raises(
+        ValueError, match=r"worker-0\.csv has chunks or whole steps, not both"
+    ):
         record.collective(1, int)
     record.close()

@@ -1,4 +1,6 @@
-"""What could be done about slow steps, replayed one step at a time; and what nothing can beat."""
+"""What could be done about slow steps, replayed one step at a time; and what nothing
+can beat.
+"""
 
 import numpy as np
 import pytest
@@ -19,8 +21,12 @@ HALF = STEPS // 2
 def mixture():
     """Slow workers, long chunks and pauses."""
     true, _ = log_of("data", 1)
-    steady, random, pauses = (log_of(cause, 1)[0] for cause in ("steady", "random", "pauses"))
-    return true._replace(steady=steady.steady, random=random.random, pauses=pauses.pauses)
+    steady, random, pauses = (
+        log_of(cause, 1)[0] for cause in ("steady", "random", "pauses")
+    )
+    return true._replace(
+        steady=steady.steady, random=random.random, pauses=pauses.pauses
+    )
 
 
 PARTS = mixture()
@@ -54,7 +60,10 @@ def test_chunks_are_dealt_to_the_worker_with_the_least_to_do():
         work = [0.0] * WORKERS
         for length in sorted(PARTS.data[s].ravel(), reverse=True):
             work[work.index(min(work))] += length
-        ends = [PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS)]
+        ends = [
+            PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum()
+            for w in range(WORKERS)
+        ]
         assert found[s] == pytest.approx(max(ends), rel=1e-12)
 
 
@@ -68,18 +77,25 @@ def _in_shares(s, speed):
         for w in range(WORKERS)
     ]
     assert sum(work) == pytest.approx(own.sum())  # no work is lost, and none is made
-    return max(PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS))
+    return max(
+        PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS)
+    )
 
 
 def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
     fixed = judged(Shares(), PARTS.steps()).seconds
     for s in range(STEPS):
         other = TIMES[HALF:] if s < HALF else TIMES[:HALF]
-        assert fixed[s] == pytest.approx(_in_shares(s, 1 / other.mean(axis=0)), rel=1e-12)
+        assert fixed[s] == pytest.approx(
+            _in_shares(s, 1 / other.mean(axis=0)), rel=1e-12
+        )
     anew = judged(Anew(), PARTS.steps())
     taken = {
         window: [
-            _in_shares(s, 1 / TIMES[[(s - k) % STEPS for k in range(1, window + 1)]].mean(axis=0))
+            _in_shares(
+                s,
+                1 / TIMES[[(s - k) % STEPS for k in range(1, window + 1)]].mean(axis=0),
+            )
             for s in range(STEPS)
         ]
         for window in (1, 2, 4, 8, 16)
@@ -99,7 +115,9 @@ def test_workers_that_stay_slow_are_replaced():
     times[:, 2] *= 1.5
     found = judged(Replaced(), model_of_steps(times, CHUNKS).parts.steps())
     assert found.choice == (1, 1)
-    np.testing.assert_allclose(found.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12
+    )
 
 
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():

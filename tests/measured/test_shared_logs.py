@@ -13,7 +13,9 @@ PLACE = Placement(WORKERS, 2, CHUNKS)
 
 
 class Recorded:
-    """Steps that are shared, of workers that are at times four times as slow, and their record."""
+    """Steps that are shared, of workers that are at times four times as slow, and their
+    record.
+    """
 
     def __init__(self, path):
         rng = np.random.default_rng(0)
@@ -40,7 +42,9 @@ def recorded(tmp_path_factory):
 
 
 def test_own_seconds_are_those_that_workers_would_have_taken(recorded):
-    """The worst of 480 chunks is 5 % off: paces are a mean of the chunks that a worker did."""
+    """The worst of 480 chunks is 5 % off: paces are a mean of the chunks that a worker
+    did.
+    """
     drawn, path = recorded
     found = load_trace(path).microbatches
     assert found is not None

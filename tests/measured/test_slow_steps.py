@@ -1,4 +1,5 @@
-"""Slowness at random, drawn: variance without a law, shares that hold, and the same for all names.
+"""Slowness at random, drawn: variance without a law, shares that hold, and the same for
+all names.
 
 The numbers of `test_the_vector` are another program's.
 """
@@ -100,8 +101,13 @@ def test_draws_vary_as_much_as_they_may_and_have_mean_0_in_each_step():
     assert variances.std() < 3 * variance.error(variance.between)
     # Equal chunks say exactly how slow each worker was.
     exact = np.repeat(z[:, :, :1], 4, axis=2)
-    (found, *_), centred = random_of(exact, [exact], np.random.default_rng(0)), z[:, :, 0]
-    np.testing.assert_allclose(found, centred - centred.mean(axis=1, keepdims=True), atol=1e-6)
+    (found, *_), centred = (
+        random_of(exact, [exact], np.random.default_rng(0)),
+        z[:, :, 0],
+    )
+    np.testing.assert_allclose(
+        found, centred - centred.mean(axis=1, keepdims=True), atol=1e-6
+    )
 
 
 def test_shares_are_right_where_lengths_and_slow_steps_both_are():
@@ -131,19 +137,30 @@ def test_long_chunks_and_pauses_are_one_cause_where_nothing_tells_them_apart():
     assert 0 < long.share < 1
     said = " ".join(found.doubts())
     assert "not told apart without a column `load` or `forward_seconds`" in said
-    assert f"{long.chunks} chunks take more than three times the worker's median" in said
+    assert (
+        f"{long.chunks} chunks take more than three times the worker's median" in said
+    )
     # Remedies are replayed by both: a chunk may be handed on, a pause may not.
     assert found.several_models
     low, high = found.row("sharing:2").range
-    assert found.row("sharing:2").saved.low < low < high < found.row("sharing:2").saved.high
-    loads = advise(trace_of(seconds.sum(axis=2), microbatches=Microbatches(seconds, load=lengths)))
+    assert (
+        found.row("sharing:2").saved.low
+        < low
+        < high
+        < found.row("sharing:2").saved.high
+    )
+    loads = advise(
+        trace_of(seconds.sum(axis=2), microbatches=Microbatches(seconds, load=lengths))
+    )
     assert {"data", "pauses"} < set(loads.causes)
     assert not loads.several_models
 
 
 @pytest.mark.parametrize("steps", [3, 5, 7])
 def test_a_few_steps_do_not_tell_whether_slow_workers_stay_slow(steps):
-    """A worker 1.7 times as slow in all seven was called slow at random, 98.7 to 99.9 %."""
+    """A worker 1.7 times as slow in all seven was called slow at random, 98.7 to 99.9
+    %.
+    """
     seconds = np.random.default_rng(7).lognormal(0, 0.05, (steps, 6, 4))
     seconds[:, 2] *= 1.7
     found = slowness(seconds)
@@ -152,7 +169,9 @@ def test_a_few_steps_do_not_tell_whether_slow_workers_stay_slow(steps):
     said = " ".join([*found.doubts(), *found.slow_workers_in_words()])
     assert f"{steps} steps do not tell whether slow workers stay slow" in said
     # The least chance of its ranks is 6^(1 - S): below 1 % from four steps on.
-    named = f"Worker 2 was 1.7 times as slow as the others in all {steps} steps." in said
+    named = (
+        f"Worker 2 was 1.7 times as slow as the others in all {steps} steps." in said
+    )
     assert named == (steps > 3)
     # Nor do step totals.
     totals = known(slowness_in(trace_of(seconds.sum(axis=2))))
@@ -163,7 +182,9 @@ def test_a_few_steps_do_not_tell_whether_slow_workers_stay_slow(steps):
 def test_nobody_is_slow_in_all_of_a_few_steps_by_chance():
     rng = np.random.default_rng(8)
     logs = rng.lognormal(0, 0.3, (100, 6, 8, 4))
-    claimed = sum(bool(slow_in_all_steps(scores_of(log), log.sum(axis=2))) for log in logs)
+    claimed = sum(
+        bool(slow_in_all_steps(scores_of(log), log.sum(axis=2))) for log in logs
+    )
     assert claimed <= 5  # 1 % of 100 in the mean
 
 
@@ -179,7 +200,9 @@ def test_other_units_and_another_order_are_the_same_log():
             # Measured 1e-15: far less than the 0.3 points that new names may move.
             assert found.causes[name] == pytest.approx(share, abs=1e-9), name
         for row in want.rows:
-            assert found.row(row.remedy).saved == pytest.approx(row.saved, abs=1e-9, nan_ok=True)
+            assert found.row(row.remedy).saved == pytest.approx(
+                row.saved, abs=1e-9, nan_ok=True
+            )
         together = found.together
         assert together == pytest.approx(want.together, abs=1e-9)
     # Chunks are worked through in their order; causes do not depend on it.
@@ -190,7 +213,10 @@ def test_other_units_and_another_order_are_the_same_log():
 
 def test_rows_in_any_order_are_the_same_log():
     seconds = vector()[:12]
-    rows = [f"{s},w{w},{c},{time!r}" for (s, w, c), time in np.ndenumerate(seconds.astype(float))]
+    rows = [
+        f"{s},w{w},{c},{time!r}"
+        for (s, w, c), time in np.ndenumerate(seconds.astype(float))
+    ]
     rows = [row.replace("np.float64(", "").replace(")", "") for row in rows]
 
     def read(several: list[str]) -> Advice:
@@ -198,7 +224,9 @@ def test_rows_in_any_order_are_the_same_log():
         return advise(load_trace(io.BytesIO(text.encode())))
 
     want = read(rows)
-    shuffled = [rows[place] for place in np.random.default_rng(3).permutation(len(rows))]
+    shuffled = [
+        rows[place] for place in np.random.default_rng(3).permutation(len(rows))
+    ]
     assert read(shuffled) == want
 
 
@@ -206,11 +234,15 @@ def test_what_is_shown_of_causes_adds_up_to_no_more_than_the_loss():
     """They added up to 100.7 % where one of them was below 0."""
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        found = slowness(rng.lognormal(0, 0.2, (10, 3, 4)) * rng.lognormal(0, 0.1, (10, 3, 1)))
+        found = slowness(
+            rng.lognormal(0, 0.2, (10, 3, 4)) * rng.lognormal(0, 0.1, (10, 3, 1))
+        )
         values = [share.value for share in found.causes.values()]
         assert min(values) >= 0
         assert sum(values) <= 1 + 1e-12
-        assert all(share.low <= share.value <= share.high for share in found.causes.values())
+        assert all(
+            share.low <= share.value <= share.high for share in found.causes.values()
+        )
     waited = advice(np.ones((20, 4, 3)) + 1e-5 * rng.random((20, 4, 3)))
     assert waited.alike
     assert waited.causes_in_words() == []
@@ -218,11 +250,15 @@ def test_what_is_shown_of_causes_adds_up_to_no_more_than_the_loss():
 
 def test_two_chunks_are_said_to_tell_little():
     seconds = np.random.default_rng(4).exponential(1, (20, 4, 2))
-    assert "Of two chunks the data's share is too high" in " ".join(slowness(seconds).doubts())
+    assert "Of two chunks the data's share is too high" in " ".join(
+        slowness(seconds).doubts()
+    )
 
 
 def test_steps_that_are_slow_for_all_are_no_chance_of_a_few_workers():
-    """With five workers, of which 15 % are slow at random, chance was called common slowness."""
+    """With five workers, of which 15 % are slow at random, chance was called common
+    slowness.
+    """
     claimed = 0
     for seed in range(10):
         log = made(np.random.default_rng(seed), 40, 5, ("random", "slow"))

@@ -1,4 +1,6 @@
-"""Workers that are slow for a while, behind pauses of all, on seeds that chose no constant."""
+"""Workers that are slow for a while, behind pauses of all, on seeds that chose no
+constant.
+"""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,7 +35,9 @@ def slow_workers(times: np.ndarray) -> list[Stretch]:
 
 
 def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
-    """Make 200 steps of 8 workers, 5 times as long in 2 % of them; one is slow in some steps."""
+    """Make 200 steps of 8 workers, 5 times as long in 2 % of them; one is slow in some
+    steps.
+    """
     rng = np.random.default_rng(900_000 + seed)
     noise = rng.normal(0, 0.1, (200, 8))
     times = np.exp(signal.lfilter([1.0], [1.0, -correlation], noise, axis=0))
@@ -62,7 +66,9 @@ def test_a_slow_worker_is_found_behind_pauses(ratio):
 def test_none_is_claimed_where_all_are_alike():
     assert [seed for seed in range(60) if slow_workers(_log(seed))] == []
     # Nor, but for 2 %, where a worker's time depends on its last one.
-    assert sum(bool(slow_workers(_log(seed, correlation=0.5))) for seed in range(40)) <= 2
+    assert (
+        sum(bool(slow_workers(_log(seed, correlation=0.5))) for seed in range(40)) <= 2
+    )
 
 
 def test_of_two_workers_the_slow_one_is_slow_by_its_whole_ratio():
@@ -93,7 +99,9 @@ def test_levels_are_drawn_with_the_errors_of_their_means():
         error = apart[stretch, 1].std() / len(steady[stretch]) ** 0.5
         # measured 0.99 and 1.01
         assert of_stretch[:, 0].std() / error == pytest.approx(1, abs=0.05)
-        assert of_stretch[:, 0].mean() == pytest.approx(steady[stretch][0, 1], abs=0.1 * error)
+        assert of_stretch[:, 0].mean() == pytest.approx(
+            steady[stretch][0, 1], abs=0.1 * error
+        )
 
 
 def _levels(seconds: np.ndarray) -> np.ndarray:
@@ -101,14 +109,17 @@ def _levels(seconds: np.ndarray) -> np.ndarray:
 
 
 def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
-    """Make chunks of workers that are 1 to 4 times as slow in a share of their steps, at random."""
+    """Make chunks of workers that are 1 to 4 times as slow in a share of their steps,
+    at random.
+    """
     rng = np.random.default_rng(910_000 + seed)
     slow = 1 + (rng.random(shape[:2]) < share) * rng.uniform(0, 3, shape[:2])
     return slow[:, :, None] * (1 + 0.05 * rng.random(shape))
 
 
 @pytest.mark.parametrize(
-    ("shape", "share"), [((30, 300, 4), 0.15), ((80, 32, 8), 0.15), ((200, 32, 8), 0.02)]
+    ("shape", "share"),
+    [((30, 300, 4), 0.15), ((80, 32, 8), 0.15), ((200, 32, 8), 0.02)],
 )
 def test_few_steps_that_are_slow_at_random_are_no_slow_worker(shape, share):
     logs = [_seldom_slow(seed, shape, share) for seed in range(8)]
@@ -125,7 +136,8 @@ def test_the_ends_are_those_of_least_squares_over_all_stretches():
     times = _log(7, 1.4)[55:145]
     ranks = stats.rankdata(times, axis=1)[:, 3]
     squares = {
-        (a, b): ranks[a:b].var() * (b - a) + np.r_[ranks[:a], ranks[b:]].var() * (90 - b + a)
+        (a, b): ranks[a:b].var() * (b - a)
+        + np.r_[ranks[:a], ranks[b:]].var() * (90 - b + a)
         for a in range(90)
         for b in range(a + 4, min(a + 87, 91))
     }
@@ -134,16 +146,22 @@ def test_the_ends_are_those_of_least_squares_over_all_stretches():
 
 
 def test_nothing_but_ranks_within_a_step_counts():
-    """Missing times, steps that are all slow, full seconds and an always slow worker do no harm."""
+    """Missing times, steps that are all slow, full seconds and an always slow worker do
+    no harm.
+    """
     times = _log(1, 1.5)
     steps = np.random.default_rng(0).pareto(1.0, (200, 1)) + 1
-    assert [s[:3] for s in slow_workers(times * steps)] == [s[:3] for s in slow_workers(times)]
+    assert [s[:3] for s in slow_workers(times * steps)] == [
+        s[:3] for s in slow_workers(times)
+    ]
     times[np.random.default_rng(1).random(times.shape) < 0.2] = np.nan
     times[:3] = times[5, 1:] = np.nan
     ((worker, first, last, _),) = slow_workers(times)
     assert (worker, abs(first - 70) < 8, abs(last - 129) < 8) == (3, True, True)
     assert slow_workers(np.round(_log(2), 0) + 1) == []
-    ((worker, first, last, ratio),) = slow_workers(_log(3) * np.where(np.arange(8) == 5, 1.3, 1))
+    ((worker, first, last, ratio),) = slow_workers(
+        _log(3) * np.where(np.arange(8) == 5, 1.3, 1)
+    )
     assert (worker, first, last, round(ratio, 1)) == (5, 0, 199, 1.3)
     # In a few steps only who is slow in all of them is found.
     ((worker, first, last, _),) = slow_workers(_log(4, 1.5)[70:77])

@@ -1,4 +1,6 @@
-"""Start-up and cycle time apart: known ones are found, dependence is kept, the rest refused."""
+"""Start-up and cycle time apart: known ones are found, dependence is kept, the rest
+refused.
+"""
 
 import numpy as np
 import pytest
@@ -19,9 +21,16 @@ def _trace(seconds, load, cell=None):
 
 
 def _one_load(seed, size=480, loads=LOADS):
-    """Gamma start-ups with the mean 2, shifted exponential cycle times with the mean 0.02."""
-    rng, load = np.random.default_rng(seed), loads[np.arange(size) // WORKERS % loads.size]
-    return _trace(rng.gamma(4.0, 0.5, size) + load * (0.01 + rng.exponential(0.01, size)), load)
+    """Gamma start-ups with the mean 2, shifted exponential cycle times with the mean
+    0.02.
+    """
+    rng, load = (
+        np.random.default_rng(seed),
+        loads[np.arange(size) // WORKERS % loads.size],
+    )
+    return _trace(
+        rng.gamma(4.0, 0.5, size) + load * (0.01 + rng.exponential(0.01, size)), load
+    )
 
 
 def _pairs(seed, size, dependence):
@@ -34,9 +43,15 @@ def _pairs(seed, size, dependence):
 def _blocks(seed, steps, dependence):
     size = steps * WORKERS
     rng, start, cycle = _pairs(seed, size, dependence)
-    seconds = start[:, None] + cycle[:, None] * LOADS + 0.02 * rng.normal(size=(size, 3))
+    seconds = (
+        start[:, None] + cycle[:, None] * LOADS + 0.02 * rng.normal(size=(size, 3))
+    )
     seconds = np.maximum.accumulate(seconds, axis=1).ravel()
-    return _trace(seconds, np.tile(LOADS, size), np.repeat(np.arange(size), 3)), start, cycle
+    return (
+        _trace(seconds, np.tile(LOADS, size), np.repeat(np.arange(size), 3)),
+        start,
+        cycle,
+    )
 
 
 def test_known_means_are_found_within_their_errors_and_said_in_words():
@@ -45,7 +60,9 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     assert abs(share.value - 2 / 6) < 3 * share.error
     # To first order, as estimates with these errors scatter.
     start, cycle = (
-        np.random.default_rng(0).multivariate_normal(fit.means, fit.covariance, 200_000).T
+        np.random.default_rng(0)
+        .multivariate_normal(fit.means, fit.covariance, 200_000)
+        .T
     )
     assert share.error == pytest.approx(np.std(start / (start + 200 * cycle)), rel=0.02)
     assert abs(fit.mean_start_up.value - 2) < 3 * fit.mean_start_up.error < 1.5
@@ -58,7 +75,9 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     trace, group = _one_load(0), np.arange(480) // 12
     rows = np.stack([trace.seconds, known(trace.load), trace.step])
     left = [line(*rows[:, group != g])[0] for g in range(40)]
-    np.testing.assert_allclose(line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9)
+    np.testing.assert_allclose(
+        line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9
+    )
     # A start-up that varies is left out: 2 / load and more is in the cycle time.
     assert not fit.separable
     assert float(fit.per_cycle.mean()) == pytest.approx(
@@ -72,7 +91,9 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
     fit = fit_start_up(_trace(start + load * (0.01 + rng.gamma(4.0, 0.001, 480)), load))
     assert fit.separable
     assert isinstance(fit.apart["start_up"], bcgc.distributions.Deterministic)
-    assert float(fit.apart["cycle_time"].mean()) == pytest.approx(0.014, rel=0.02)  # 1.2 %
+    assert float(fit.apart["cycle_time"].mean()) == pytest.approx(
+        0.014, rel=0.02
+    )  # 1.2 %
     assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
 
 
@@ -85,7 +106,9 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     assert isinstance(fit.apart["cycle_time"], bcgc.distributions.EmpiricalPairs)
     assert "start_up" not in fit.apart
     assert fit.start_up_variance.value == pytest.approx(np.var(start, ddof=1), rel=0.05)
-    assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error < 0.3
+    assert (
+        abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error < 0.3
+    )
     assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.
     some = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
@@ -105,7 +128,9 @@ def test_a_few_times_are_atoms():
 @pytest.mark.parametrize("value", [2.0, 0.0])
 def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
     trace, _, cycle = _blocks(1, 40, 0.0)
-    fit = fit_start_up(trace._replace(seconds=np.tile(LOADS, 240) * np.repeat(cycle, 3) + value))
+    fit = fit_start_up(
+        trace._replace(seconds=np.tile(LOADS, 240) * np.repeat(cycle, 3) + value)
+    )
     np.testing.assert_allclose(known(fit.pairs)[:, 0], value, atol=1e-6)
     np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, rtol=1e-6)
     assert fit.mean_start_up.value == pytest.approx(value, abs=1e-6)
@@ -114,11 +139,23 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"load": None}, "cannot be told from that of the work: time at least two loads"),
+        (
+            {"load": None},
+            "cannot be told from that of the work: time at least two loads",
+        ),
         ({"load": np.linspace(100, 100.5, 60)}, "cannot be told from that of the work"),
-        ({"load": np.r_[0.0, _one_load(0, 59).load]}, "load must be finite and > 0, got 0"),
-        ({"seconds": np.r_[np.nan, np.ones(59)]}, "seconds must be finite and > 0, got nan"),
-        ({"censored": np.arange(60) > 8}, "at least 10 times that are not cut off, got 9"),
+        (
+            {"load": np.r_[0.0, _one_load(0, 59).load]},
+            "load must be finite and > 0, got 0",
+        ),
+        (
+            {"seconds": np.r_[np.nan, np.ones(59)]},
+            "seconds must be finite and > 0, got nan",
+        ),
+        (
+            {"censored": np.arange(60) > 8},
+            "at least 10 times that are not cut off, got 9",
+        ),
         (
             {"seconds": 2 + 0.5 * _one_load(0, 60).load},
             r"all times are 2 \+ 0.5 · load: nothing is random",
@@ -151,23 +188,31 @@ def test_the_line_of_each_cell_is_that_of_least_squares():
         errors += np.linalg.inv(design.T @ design) / len(names)
     np.testing.assert_allclose(noise, rest / spare * errors, rtol=1e-8)
     # Cells of one load have none.
-    pairs, _, _ = lines_of_cells(np.ones(3), np.array([1.0, 2.0, 2.0]), np.array([0, 1, 1]))
+    pairs, _, _ = lines_of_cells(
+        np.ones(3), np.array([1.0, 2.0, 2.0]), np.array([0, 1, 1])
+    )
     assert len(pairs) == 0
 
 
 @pytest.mark.parametrize("dependence", [0.6, -0.5])
 def test_dependence_is_found_through_the_noise(dependence):
     rng, start, cycle = _pairs(1, 2000, dependence)
-    seconds = start[:, None] + cycle[:, None] * LOADS + 0.05 * rng.normal(size=(2000, 3))
+    seconds = (
+        start[:, None] + cycle[:, None] * LOADS + 0.05 * rng.normal(size=(2000, 3))
+    )
     cell = np.repeat(np.arange(2000), 3)
     pairs, _, noise = lines_of_cells(seconds.ravel(), np.tile(LOADS, 2000), cell)
     wanted = np.cov(pairs.T) - noise
     np.testing.assert_allclose(wanted, np.cov(start, cycle), rtol=0.1, atol=2e-4)
     found = with_covariance(pairs, wanted)
     np.testing.assert_allclose(np.cov(found.T), wanted, rtol=1e-6)
-    np.testing.assert_allclose(found.mean(axis=0), [start.mean(), cycle.mean()], rtol=0.02)
+    np.testing.assert_allclose(
+        found.mean(axis=0), [start.mean(), cycle.mean()], rtol=0.02
+    )
     never = np.array([[1.0, 2.0], [1.0, 4.0]])  # a start-up that does not vary
-    np.testing.assert_allclose(with_covariance(never, np.diag([0.0, 2.0])), never, atol=1e-9)
+    np.testing.assert_allclose(
+        with_covariance(never, np.diag([0.0, 2.0])), never, atol=1e-9
+    )
 
 
 def test_the_variance_of_three_loads_tells_that_of_the_start_up():
@@ -188,6 +233,8 @@ def test_the_variance_of_three_loads_tells_that_of_the_start_up():
     low, high = (dependent[load == y].mean() for y in (100, 200))
     assert means == pytest.approx([2 * low - high, (high - low) / 100])
     errors = [dependent[load == y].std() / np.sqrt(4000) for y in (100, 200)]
-    expected = np.sqrt([(2 * errors[0]) ** 2 + errors[1] ** 2, sum(e**2 for e in errors) / 100**2])
+    expected = np.sqrt(
+        [(2 * errors[0]) ** 2 + errors[1] ** 2, sum(e**2 for e in errors) / 100**2]
+    )
     assert np.sqrt(np.diag(covariance)) == pytest.approx(expected, rel=0.3)
     assert str(Estimate(2.0, 0.125)) == "2 ± 0.12"

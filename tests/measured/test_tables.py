@@ -21,7 +21,9 @@ def test_a_file_for_each_worker_is_the_log_of_all(tmp_path):
     seconds = rng.random((4, 3, 2)) + 0.5
     rows = [
         [
-            f"{s},{w},{c},{seconds[s, w, c]!r}\n".replace("np.float64(", "").replace(")", "")
+            f"{s},{w},{c},{seconds[s, w, c]!r}\n".replace("np.float64(", "").replace(
+                ")", ""
+            )
             for s in range(4)
             for c in range(2)
         ]
@@ -38,8 +40,12 @@ def test_a_file_for_each_worker_is_the_log_of_all(tmp_path):
 
 
 def test_a_worker_may_be_named_by_its_file_and_columns_may_stand_otherwise(tmp_path):
-    files = _files(tmp_path, "step,seconds\n1,2\n2,3\n", "seconds;host;step\n4;b;1\n5;b;2\n")
-    with pytest.raises(ValueError, match=r"worker-1\.csv has the columns seconds, host, step, wor"):
+    files = _files(
+        tmp_path, "step,seconds\n1,2\n2,3\n", "seconds;host;step\n4;b;1\n5;b;2\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"worker-1\.csv has the columns seconds, host, step, wor"
+    ):
         load_trace(files)
     (tmp_path / "worker-1.csv").write_text("seconds;step\n4;1\n5;2\n")
     trace = load_trace(files)
@@ -49,11 +55,15 @@ def test_a_worker_may_be_named_by_its_file_and_columns_may_stand_otherwise(tmp_p
 
 def test_what_is_wrong_is_told_with_its_file_and_line(tmp_path):
     good = f"\n{_HEADER}1,a,0,2\n1,a,1,2\n"
-    with pytest.raises(ValueError, match=r"worker-1\.csv, line 3: seconds must be a positive"):
+    with pytest.raises(
+        ValueError, match=r"worker-1\.csv, line 3: seconds must be a positive"
+    ):
         load_trace(_files(tmp_path, good, f"{_HEADER}1,b,0,2\n1,b,1,soon\n"))
     with pytest.raises(
         ValueError, match=r"worker-0\.csv, line 4 and .*worker-1\.csv, line 2: step"
     ):
         load_trace(_files(tmp_path, good, f"{_HEADER}1,a,1,2\n"))
-    with pytest.raises(ValueError, match=r"worker-0\.csv and 1 other file has no measured time"):
+    with pytest.raises(
+        ValueError, match=r"worker-0\.csv and 1 other file has no measured time"
+    ):
         load_trace(_files(tmp_path, _HEADER, _HEADER))

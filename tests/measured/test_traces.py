@@ -31,7 +31,11 @@ def _cells(trace: Trace) -> dict[tuple[str, str], tuple[float, bool]]:
         strict=True,
     )
     return dict(
-        zip(names, zip(trace.seconds.tolist(), trace.censored.tolist(), strict=True), strict=True)
+        zip(
+            names,
+            zip(trace.seconds.tolist(), trace.censored.tolist(), strict=True),
+            strict=True,
+        )
     )
 
 
@@ -55,7 +59,9 @@ def _same(one: Trace, other: Trace) -> None:
         (["99999999999999999999", "3"], ["3", "99999999999999999999"]),
     ],
 )
-def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(tmp_path, labels, order):
+def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(
+    tmp_path, labels, order
+):
     text = _LONG + "".join(f"{label},a,{i + 1}\n" for i, label in enumerate(labels))
     trace = load_trace(_write(tmp_path, text))
     assert trace.step_names.tolist() == order
@@ -64,14 +70,23 @@ def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(tmp_pa
 
 @pytest.mark.parametrize(
     ("separator", "end", "start"),
-    [(",", "\n", ""), (";", "\r\n", "\ufeff"), ("\t", "\r", "\n\n"), ("|", "\r\n", "\n\n")],
+    [
+        (",", "\n", ""),
+        (";", "\r\n", "\ufeff"),
+        ("\t", "\r", "\n\n"),
+        ("|", "\r\n", "\n\n"),
+    ],
 )
 def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(
     tmp_path, separator, end, start
 ):
     lines = ["step,worker,seconds,a note", "1,a,1.5,", "2,a,2.5,x", "", "1,b,3.5,y"]
     text = start + end.join(lines).replace(",", separator)
-    cells = {("1", "a"): (1.5, False), ("2", "a"): (2.5, False), ("1", "b"): (3.5, False)}
+    cells = {
+        ("1", "a"): (1.5, False),
+        ("2", "a"): (2.5, False),
+        ("1", "b"): (3.5, False),
+    }
     assert _cells(load_trace(_write(tmp_path, text))) == cells
 
 
@@ -93,7 +108,8 @@ def test_quoted_fields_and_blanks(tmp_path):
 
 def test_columns_of_other_names(tmp_path):
     path = _write(
-        tmp_path, "iteration,rank,duration,cut\n1,0,2.5,no\n1,1,1.5,YES\n2,0,,\n2,1,4,0\n"
+        tmp_path,
+        "iteration,rank,duration,cut\n1,0,2.5,no\n1,1,1.5,YES\n2,0,,\n2,1,4,0\n",
     )
     names: dict[str, Any] = dict(
         step="iteration", worker="rank", seconds="duration", censored="cut"
@@ -114,19 +130,41 @@ def test_columns_of_other_names(tmp_path):
 @pytest.mark.parametrize(
     ("header", "names", "message"),
     [
-        ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*seconds="),
+        (
+            "step,worker,time",
+            {},
+            "no column seconds: it has step, worker, time. .*seconds=",
+        ),
         (
             "Step,Worker,Seconds",
             {},
             "no column step, worker, seconds: it has Step, Worker, Seconds",
         ),
-        ("step,worker,seconds", {"censored": "cut"}, "no column cut: it has step, worker, seconds"),
-        ("iteration,rank,duration", {}, 'no column step, worker, seconds: .*layout="wide"'),
+        (
+            "step,worker,seconds",
+            {"censored": "cut"},
+            "no column cut: it has step, worker, seconds",
+        ),
+        (
+            "iteration,rank,duration",
+            {},
+            'no column step, worker, seconds: .*layout="wide"',
+        ),
         ("step,w1,w2", {"seconds": "time"}, "no column worker, time"),
         ("step,w1,w2", {"censored": "w2"}, "no column worker, seconds"),
-        ("step,w1,w2", {"censored": "w2", "layout": "wide"}, "no place for w2, use the long one"),
-        *((header, {}, "no column worker, seconds") for header in ("step,w1", "step,a,b")),
-        *((header, {}, "no column step, worker, seconds") for header in ("1,2,3", "1.5,2.5,3.5")),
+        (
+            "step,w1,w2",
+            {"censored": "w2", "layout": "wide"},
+            "no place for w2, use the long one",
+        ),
+        *(
+            (header, {}, "no column worker, seconds")
+            for header in ("step,w1", "step,a,b")
+        ),
+        *(
+            (header, {}, "no column step, worker, seconds")
+            for header in ("1,2,3", "1.5,2.5,3.5")
+        ),
         (
             "step,worker,seconds",
             {"layout": "wide"},
@@ -154,7 +192,11 @@ def test_columns_of_other_names(tmp_path):
         ),
         ("step,worker,seconds", {"step": "worker"}, "must be different columns"),
         ("step,load,w1", {"layout": "wide", "load": None}, "no place for load, use"),
-        (",".join(f"column{i}" for i in range(5000)), {"layout": "long"}, "column11, …"),
+        (
+            ",".join(f"column{i}" for i in range(5000)),
+            {"layout": "long"},
+            "column11, …",
+        ),
     ],
 )
 def test_columns_that_are_not_there_or_not_meant(tmp_path, header, names, message):
@@ -165,22 +207,33 @@ def test_columns_that_are_not_there_or_not_meant(tmp_path, header, names, messag
 
 BROKEN: dict[str, list[str | bytes]] = {
     "is empty": ["", "\n \n"],
-    "no measured time: there are no rows": [_LONG, _LONG + "\n\n", _LONG + "1,a,\n2,a, \n"],
-    "line 3: seconds must be a positive number, got 'fast'": [_LONG + "1,a,2\n1,b,fast\n"],
+    "no measured time: there are no rows": [
+        _LONG,
+        _LONG + "\n\n",
+        _LONG + "1,a,\n2,a, \n",
+    ],
+    "line 3: seconds must be a positive number, got 'fast'": [
+        _LONG + "1,a,2\n1,b,fast\n"
+    ],
     "line 2: seconds must": [
-        _LONG + f"1,a,{text}\n1,b,1\n" for text in ("0", "-1", "1_0", "inf", "nan", "1e999")
+        _LONG + f"1,a,{text}\n1,b,1\n"
+        for text in ("0", "-1", "1_0", "inf", "nan", "1e999")
     ],
-    "got '1,5': leave the cell empty where nothing was measured, and write a decimal comma": [
-        _LONG.replace(",", ";") + "1;a;1,5\n"
-    ],
+    "got '1,5': leave the cell empty where nothing was measured, and write a decimal "
+    "comma": [_LONG.replace(",", ";") + "1;a;1,5\n"],
     "line 2: 4 fields, the header has 3 (separated by ',')": [_LONG + "1,a,1,5\n"],
-    "line 3: 1 field, the header has 3": [_LONG + "1,a,1\n1\n", _LONG + "1,a,1\n1;b;2\n"],
+    "line 3: 1 field, the header has 3": [
+        _LONG + "1,a,1\n1\n",
+        _LONG + "1,a,1\n1;b;2\n",
+    ],
     "line 2: the label of a step, worker or chunk is empty": [
         _LONG + ",a,1\n",
         "step,w1,w2\n,2.5,3.5\n",
     ],
     "line 3: the label of a step, worker or chunk is empty": [_LONG + "1,a,1\n1, ,1\n"],
-    "lines 2 and 7: step 1 has two times": [_LONG + "1,a,1\n2,b,1\n2,a,1\n2,b,\n\n1,a,3\n2,b,4\n"],
+    "lines 2 and 7: step 1 has two times": [
+        _LONG + "1,a,1\n2,b,1\n2,a,1\n2,b,\n\n1,a,3\n2,b,4\n"
+    ],
     "not a CSV file: unexpected end of data": [_LONG + '1,a,1\n1,"b,2\n'],
     "line 2: not a CSV file": [_LONG + '1,"a"b,1\n'],
     "not a CSV file: field larger": [_LONG + f"1,{'a' * 200_000},1\n"],
@@ -245,24 +298,34 @@ def test_wide_files(tmp_path):
     _same(named._replace(worker_names=expected.worker_names), expected)
     counted = load_trace(_write(tmp_path, "gpu:0,gpu:1\n1.5,2.5\n,3.5\n\n4.5,\n"))
     assert counted.step_names.tolist() == ["1", "2", "3"]
-    np.testing.assert_array_equal(counted.table(), [[1.5, 2.5], [np.nan, 3.5], [4.5, np.nan]])
-    assert load_trace(_write(tmp_path, "step,0,1\n1,1.5,2.5\n")).worker_names.tolist() == ["0", "1"]
+    np.testing.assert_array_equal(
+        counted.table(), [[1.5, 2.5], [np.nan, 3.5], [4.5, np.nan]]
+    )
+    assert load_trace(
+        _write(tmp_path, "step,0,1\n1,1.5,2.5\n")
+    ).worker_names.tolist() == ["0", "1"]
 
 
 def test_rows_are_the_steps_of_the_trace(tmp_path):
     text = _LONG + "7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
-    assert load_trace(_write(tmp_path, text)).rows().tolist() == [[3.5, 0.75], [1.25, 2.5]]
+    assert load_trace(_write(tmp_path, text)).rows().tolist() == [
+        [3.5, 0.75],
+        [1.25, 2.5],
+    ]
     missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
     with pytest.raises(
         ValueError,
-        match=r"step 3 has no whole time of worker b: a replay needs all\. Leave out the steps",
+        match=r"step 3 has no whole time of worker b: a replay needs all\. Leave out "
+        "the steps",
     ):
         missing.rows()
     np.testing.assert_array_equal(missing.table(), [[3.5, np.nan], [1.25, 2.5]])
 
 
 def test_long_and_wide_give_the_same_trace(tmp_path):
-    times = np.random.default_rng(0).gamma(2.0, 1.0, (300, 4)) * 10.0 ** np.arange(-9, 11, 5)
+    times = np.random.default_rng(0).gamma(2.0, 1.0, (300, 4)) * 10.0 ** np.arange(
+        -9, 11, 5
+    )
     step, worker = np.indices(times.shape).reshape(2, -1)
     rows = zip(step, worker, times.ravel().tolist(), strict=True)
     long = load_trace(
@@ -271,22 +334,29 @@ def test_long_and_wide_give_the_same_trace(tmp_path):
     np.testing.assert_array_equal(long.rows(), times)
     wide = "step," + ",".join(f"n{j}.org" for j in range(4)) + "\n"
     wide += "".join(
-        f"{i}," + ",".join(map(repr, row)) + "\n" for i, row in enumerate(times.tolist())
+        f"{i}," + ",".join(map(repr, row)) + "\n"
+        for i, row in enumerate(times.tolist())
     )
     _same(load_trace(_write(tmp_path, wide)), long)
 
 
 _SEED_FILE = (
-    'step,worker,seconds,cut\n1,a,1.5,0\n1,"b c",2.5,1\n2,a,,no\n2,"b c",4e-3,yes\n10,a,7,0\n'
+    'step,worker,seconds,cut\n1,a,1.5,0\n1,"b c",2.5,1\n2,a,,no\n2,"b '
+    'c",4e-3,yes\n10,a,7,0\n'
 )
 
 
 def _corrupt(data: bytes, rng: random.Random) -> bytes:
     special = [bytes([c]) for c in b',;|\t"\r\n\0 -.e5']
     for _ in range(rng.randint(1, 4)):
-        i, lost = rng.randrange(len(data) + 1), rng.choice([0, 1, rng.randint(1, 5), len(data)])
+        i, lost = (
+            rng.randrange(len(data) + 1),
+            rng.choice([0, 1, rng.randint(1, 5), len(data)]),
+        )
         data = (
-            data[:i] + rng.choice([b"", bytes([rng.randrange(256)]), *special]) + data[i + lost :]
+            data[:i]
+            + rng.choice([b"", bytes([rng.randrange(256)]), *special])
+            + data[i + lost :]
         )
     return data
 
@@ -314,9 +384,13 @@ def _piped(content: bytes) -> BinaryIO:
 
 
 def test_compressed_files_and_streams_are_read_like_files(tmp_path):
-    many = _LONG + "".join(f"{i},{name},{i + 1.25}\n" for i in range(10_000) for name in "ab")
+    many = _LONG + "".join(
+        f"{i},{name},{i + 1.25}\n" for i in range(10_000) for name in "ab"
+    )
     read = load_trace(_write(tmp_path, gzip.compress(many.encode()), "trace.csv.gz"))
-    np.testing.assert_array_equal(read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25))
+    np.testing.assert_array_equal(
+        read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25)
+    )
     text = many[:300].rpartition("\n")[0]
     plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
     # by what it is, not by its name
@@ -328,12 +402,16 @@ def test_compressed_files_and_streams_are_read_like_files(tmp_path):
 
 
 def test_what_is_no_whole_stream_is_refused(tmp_path):
-    packed = gzip.compress((_LONG + "".join(f"{i},a,{i + 1.25}\n" for i in range(5_000))).encode())
+    packed = gzip.compress(
+        (_LONG + "".join(f"{i},a,{i + 1.25}\n" for i in range(5_000))).encode()
+    )
     damaged = packed[:200] + b"\x00" * 200 + packed[400:]
     for content in (packed[:-20], packed[:12], damaged):
         with pytest.raises(ValueError, match=r"cut.csv.gz is not a whole gzip file: "):
             load_trace(_write(tmp_path, content, "cut.csv.gz"))
-    with pytest.raises(ValueError, match="the stream, line 2: seconds must be a positive number"):
+    with pytest.raises(
+        ValueError, match="the stream, line 2: seconds must be a positive number"
+    ):
         load_trace(io.BytesIO(f"{_LONG}1,a,fast\n".encode()))
 
 
@@ -348,22 +426,31 @@ def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
     )
     for refused in (trace.table, trace.rows):
         with pytest.raises(
-            ValueError, match="these are times of loads, no cycle times: take fit_start_up"
+            ValueError,
+            match="these are times of loads, no cycle times: take fit_start_up",
         ):
             refused()
     # Block by block, in any order: what counts is the largest load of each cell.
     blocks = (
-        "seconds,work,worker,step,cut\n5,30,a,1,1\n2,10,a,1,0\n4,20,a,1,0\n1,10,a,2,0\n1,20,a,2,0\n"
+        "seconds,work,worker,step,cut\n5,30,a,1,1\n2,10,a,1,0\n4,20,a,1,0\n"
+        "1,10,a,2,0\n1,20,a,2,0\n"
     )
     names: dict[str, Any] = {"load": "work", "censored": "cut"}
     trace = load_trace(_write(tmp_path, blocks), **names)
     assert (trace.num_missing, trace.seconds.size) == (0, 5)
     rates = trace.per_cycle()
     assert rates.load is None
-    assert (rates.seconds.tolist(), rates.censored.tolist()) == ([5 / 30, 1 / 20], [True, False])
+    assert (rates.seconds.tolist(), rates.censored.tolist()) == (
+        [5 / 30, 1 / 20],
+        [True, False],
+    )
     largest = trace.largest_loads()
-    assert (known(largest.load).tolist(), largest.seconds.tolist()) == ([30.0, 20.0], [5.0, 1.0])
-    # Without its name it is a column like others; a trace without loads is its own cycle times.
+    assert (known(largest.load).tolist(), largest.seconds.tolist()) == (
+        [30.0, 20.0],
+        [5.0, 1.0],
+    )
+    # Without its name it is a column like others; a trace without loads is its own
+    # cycle times.
     plain = load_trace(_write(tmp_path, "step,worker,seconds,work\n1,a,2,3\n"))
     assert plain.load is None
     assert plain.per_cycle() is plain

@@ -1,4 +1,6 @@
-"""A column `wait`: a worker's own seconds are what is left, and the least wait the collective."""
+"""A column `wait`: a worker's own seconds are what is left, and the least wait the
+collective.
+"""
 
 import dataclasses
 import io
@@ -37,7 +39,9 @@ def _waited(own: np.ndarray, collective: float) -> str:
 
 def test_the_vector_of_the_derivation():
     trace = _read("1,0,1,.05\n1,1,1,.45\n1,2,1,.25\n2,0,2,.9\n2,1,2,.1\n2,2,2,.5\n")
-    np.testing.assert_allclose(trace.rows(), [[0.95, 0.55, 0.75], [1.1, 1.9, 1.5]], rtol=1e-15)
+    np.testing.assert_allclose(
+        trace.rows(), [[0.95, 0.55, 0.75], [1.1, 1.9, 1.5]], rtol=1e-15
+    )
     assert trace.collective is not None
     assert trace.collective.tolist() == [0.05, 0.1]
 
@@ -86,5 +90,7 @@ def test_waits_are_in_the_unit_of_seconds_and_may_have_another_name():
 
 @pytest.mark.parametrize("wait", ["1", "2", "-.1", "soon", "nan", "1_0"])
 def test_a_wait_is_a_part_of_its_seconds(wait):
-    with pytest.raises(ValueError, match=r"line 2: wait must be a part of seconds, from 0 to less"):
+    with pytest.raises(
+        ValueError, match=r"line 2: wait must be a part of seconds, from 0 to less"
+    ):
         _read(f"1,a,1,{wait}\n")

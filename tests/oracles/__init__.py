@@ -1,1 +1,3 @@
-"""Answers that share no code with the package: by mpmath, fractions, NumPy and SciPy."""
+"""Answers that share no code with the package: by mpmath, fractions, NumPy and
+SciPy.
+"""

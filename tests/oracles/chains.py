@@ -27,8 +27,8 @@ def chain(
 ) -> tuple[list[float], list[list[float]]]:
     """The runtime of each step, and how late each worker is for the next one.
 
-    `complete` says whether these (worker, task) are enough. `link`: the seconds in which each task
-    is sent while the worker goes on.
+    `complete` says whether these (worker, task) are enough. `link`: the seconds in
+    which each task is sent while the worker goes on.
     """
     late = [0.0] * len(pieces)
     runtimes: list[float] = []
@@ -73,8 +73,8 @@ def in_order(
 ) -> list[Piece]:
     """Block after block on so many subsets, known ones first, each in `parts`.
 
-    0 parts: a whole block with its message. The first pass over a subset has the setup, and goes
-    through the blocks before.
+    0 parts: a whole block with its message. The first pass over a subset has the setup,
+    and goes through the blocks before.
     """
     known, before = 0, 0.0
     found: list[Piece] = []
@@ -84,7 +84,9 @@ def in_order(
         own: list[float] = []
         for subset in range(count):
             fresh = subset >= known
-            own.append(size + passing * size + (setup + passing * before if fresh else 0.0))
+            own.append(
+                size + passing * size + (setup + passing * before if fresh else 0.0)
+            )
         known = max(known, count)
         before = before + size
         if not parts:

@@ -1,4 +1,6 @@
-"""One iteration of workers that go through neighbouring subsets around a circle, in NumPy."""
+"""One iteration of workers that go through neighbouring subsets around a circle, in
+NumPy.
+"""
 
 from typing import Any
 
@@ -6,7 +8,12 @@ import numpy as np
 
 
 def simulated(
-    plan: Any, times: Any, starts: Any, setup: float = 0.0, chain: float = 0.0, shares: Any = None
+    plan: Any,
+    times: Any,
+    starts: Any,
+    setup: float = 0.0,
+    chain: float = 0.0,
+    shares: Any = None,
 ) -> tuple[float, float]:
     """τ and what a worker sends on average, of one draw, `[N]` each.
 

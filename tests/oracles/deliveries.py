@@ -1,9 +1,10 @@
-"""E of the last delivery, by NumPy and SciPy alone: workers that start up, compute and send.
+"""E of the last delivery, by NumPy and SciPy alone: workers that start up, compute and
+send.
 
-Level n is delivered by t where T ≤ (t - S - a) / y for each (a, y) that binds it. Times are an edge
-and an excess over it, as the law is its infimum and SciPy's law of the excess: laws with nearly all
-mass at the infimum keep their digits. Between edges the integrals are Gauss's, in panels ever
-shorter to the left.
+Level n is delivered by t where T ≤ (t - S - a) / y for each (a, y) that binds it. Times
+are an edge and an excess over it, as the law is its infimum and SciPy's law of the
+excess: laws with nearly all mass at the infimum keep their digits. Between edges the
+integrals are Gauss's, in panels ever shorter to the left.
 """
 
 import itertools
@@ -15,8 +16,9 @@ import numpy as np
 from tests.oracles import extremes
 from tests.oracles.laws import Atoms
 
-# Nodes in a panel, one to a factor e; factors of e down to the start, to another edge, and up.
-# Powers up to 27 are exact: of a uniform law with 12 workers P is one of degree 24.
+# Nodes in a panel, one to a factor e; factors of e down to the start, to another edge,
+# and up. Powers up to 27 are exact: of a uniform law with 12 workers P is one of degree
+# 24.
 _ORDER, _FIRST, _BELOW, _ABOVE = 14, 70.0, 40.0, 90.0
 # Start-ups: double exponential nodes, and their range.
 _INNER, _RANGE = 101, 4.4
@@ -28,10 +30,11 @@ Steps = Atoms  # excesses with their shares, in place of SciPy's law of an exces
 
 @dataclass(frozen=True)
 class Delivery:
-    """A worker's cycle time and start-up, each an infimum and the law of its excess, and its loads.
+    """A worker's cycle time and start-up, each an infimum and the law of its excess,
+    and its loads.
 
-    `work` is cycles at the end of each level times M b / N, `sent` the link's time up to there,
-    `[N]`. `kinks` are those of the cycle time's excess.
+    `work` is cycles at the end of each level times M b / N, `sent` the link's time up
+    to there, `[N]`. `kinks` are those of the cycle time's excess.
     """
 
     work: np.ndarray
@@ -90,7 +93,9 @@ def expected_last(d: Delivery) -> float:
     start, edges = _edges(d)
     total = start
     for left, right in zip(edges, [*edges[1:], np.inf], strict=True):
-        excess, weight = _graded(right - left, d.scale, _FIRST if left == start else _BELOW)
+        excess, weight = _graded(
+            right - left, d.scale, _FIRST if left == start else _BELOW
+        )
         total += float(weight @ late(d, left, excess))
     return total
 
@@ -114,10 +119,15 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
         found += [s + max(a + y * t for a, y in binds) for s in starts for t in times]
         if constant:  # where another one takes over
             turns = [
-                a + y * (a - b) / (z - y) for a, y in binds for b, z in binds if z > y and a > b
+                a + y * (a - b) / (z - y)
+                for a, y in binds
+                for b, z in binds
+                if z > y and a > b
             ]
             found += [s + turn for s in starts for turn in turns]
-    start = d.start + max(max(a + y * d.infimum for a, y in d.binds(n)) for n in d.levels)
+    start = d.start + max(
+        max(a + y * d.infimum for a, y in d.binds(n)) for n in d.levels
+    )
     return start, [start, *sorted({t for t in found if t > start * (1 + _ROUNDING)})]
 
 
@@ -133,31 +143,45 @@ def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.n
     return nodes.ravel(), weights.ravel()
 
 
-def _marginal(d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray) -> tuple[Any, Any]:
+def _marginal(
+    d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray
+) -> tuple[Any, Any]:
     """P(F ≤ t) and P(F > t) of a level, `[Q]`."""
     if isinstance(d.start_excess, Steps):
-        rooms = [_room(d, binds, d.start + s, left, excess) for s in d.start_excess.values]
+        rooms = [
+            _room(d, binds, d.start + s, left, excess) for s in d.start_excess.values
+        ]
         return _mixed(d.start_excess.mass, np.stack(rooms), d.excess)
     if isinstance(d.excess, Steps):
-        ready = [np.max(binds[:, 0] + (d.infimum + e) * binds[:, 1]) for e in d.excess.values]
+        ready = [
+            np.max(binds[:, 0] + (d.infimum + e) * binds[:, 1]) for e in d.excess.values
+        ]
         rooms = [_difference(left, d.start + r) + excess for r in ready]
         return _mixed(d.excess.mass, np.stack(rooms), d.start_excess)
     return _over_starts(d, binds, left, excess)
 
 
 def _mixed(shares: np.ndarray, rooms: np.ndarray, law: Any) -> tuple[Any, Any]:
-    """Of atoms with these shares, each of which leaves so much room for the other law's excess."""
+    """Of atoms with these shares, each of which leaves so much room for the other law's
+    excess.
+    """
     there = rooms >= 0
-    below, above = (function(np.where(there, rooms, 0)) for function in (law.cdf, law.sf))
+    below, above = (
+        function(np.where(there, rooms, 0)) for function in (law.cdf, law.sf)
+    )
     return shares @ np.where(there, below, 0), shares @ np.where(there, above, 1)
 
 
 def _room(
     d: Delivery, binds: np.ndarray, start: float, left: float, excess: np.ndarray
 ) -> np.ndarray:
-    """The largest excess of a cycle time with which a level is there; negative if none is."""
+    """The largest excess of a cycle time with which a level is there; negative if none
+    is.
+    """
     gaps = [_difference(left, start + a + y * d.infimum) for a, y in binds]
-    return np.min([(gap + excess) / y for gap, (_, y) in zip(gaps, binds, strict=True)], axis=0)
+    return np.min(
+        [(gap + excess) / y for gap, (_, y) in zip(gaps, binds, strict=True)], axis=0
+    )
 
 
 def _difference(left: float, image: float) -> float:
@@ -170,8 +194,8 @@ def _over_starts(
 ) -> tuple[Any, Any]:
     """The same with start-ups of a density that is a power at its infimum.
 
-    Double exponential nodes in what is left of the time, between the points at which another (a, y)
-    takes over.
+    Double exponential nodes in what is left of the time, between the points at which
+    another (a, y) takes over.
     """
     a, y = binds.T
     latest = np.max(a + y * d.infimum)
@@ -180,7 +204,9 @@ def _over_starts(
     room = np.where(possible, room, 1)
     slack = latest - a - y * d.infimum
     pairs = list(zip(slack, y, strict=True))
-    turns = sorted((z * s - w * r) / (w - z) for s, w in pairs for r, z in pairs if z > w)
+    turns = sorted(
+        (z * s - w * r) / (w - z) for s, w in pairs for r, z in pairs if z > w
+    )
     ends = [0.0 * room, *(np.minimum(turn, room) for turn in turns if turn > 0), room]
     v = np.linspace(-_RANGE, _RANGE, _INNER)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
@@ -190,8 +216,12 @@ def _over_starts(
     late_ = d.start_excess.sf(room)
     for low, high in itertools.pairwise(ends):
         size = (high - low)[:, None]
-        spare = np.min([(low[:, None] + size * share + s) / w for s, w in pairs], axis=0)
-        density = size * d.start_excess.pdf((room - high)[:, None] + size * rest) * weight
+        spare = np.min(
+            [(low[:, None] + size * share + s) / w for s, w in pairs], axis=0
+        )
+        density = (
+            size * d.start_excess.pdf((room - high)[:, None] + size * rest) * weight
+        )
         density = np.where(size > 0, density, 0)
         early += np.sum(density * d.excess.cdf(spare), axis=1)
         late_ += np.sum(density * d.excess.sf(spare), axis=1)

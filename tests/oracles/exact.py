@@ -9,29 +9,40 @@ import mpmath as mp
 import numpy as np
 
 
-def exponential_order_statistic(rate: float, shift: float, num_workers: int, k: int) -> float:
-    """Eq. (11) of the paper: E T_(k) = shift + (H_N - H_{N-k}) / rate, summed as fractions."""
+def exponential_order_statistic(
+    rate: float, shift: float, num_workers: int, k: int
+) -> float:
+    """Eq. (11) of the paper: E T_(k) = shift + (H_N - H_{N-k}) / rate, summed as
+    fractions.
+    """
     harmonic = sum(Fraction(1, j) for j in range(num_workers - k + 1, num_workers + 1))
     return float(Fraction(shift) + harmonic / Fraction(rate))
 
 
-def exponential_inverse_moment(rate: float, shift: float, num_workers: int, k: int) -> float:
+def exponential_inverse_moment(
+    rate: float, shift: float, num_workers: int, k: int
+) -> float:
     r"""Eq. (8) of the paper: E 1/T_(k) of shifted exponentials, shift > 0.
 
-    The density of T_(k) is k C(N,k) μ (1-e^{-μ(t-t0)})^{k-1} e^{-(N-k+1)μ(t-t0)}. Expand the power
-    and use ∫_{t0}^∞ e^{-c(t-t0)} dt / t = e^{c t0} E₁(c t0), at more digits than the alternating
-    sum loses.
+    The density of T_(k) is k C(N,k) μ (1-e^{-μ(t-t0)})^{k-1} e^{-(N-k+1)μ(t-t0)}.
+    Expand the power and use ∫_{t0}^∞ e^{-c(t-t0)} dt / t = e^{c t0} E₁(c t0), at more
+    digits than the alternating sum loses.
     """
     with mp.workdps(30 + num_workers):
         rate = mp.mpf(rate)
         shift = mp.mpf(shift)
         at = [rate * (num_workers - k + 1 + i) * shift for i in range(k)]
-        terms = [(-1) ** i * mp.binomial(k - 1, i) * mp.exp(c) * mp.e1(c) for i, c in enumerate(at)]
+        terms = [
+            (-1) ** i * mp.binomial(k - 1, i) * mp.exp(c) * mp.e1(c)
+            for i, c in enumerate(at)
+        ]
         return float(k * mp.binomial(num_workers, k) * rate * mp.fsum(terms))
 
 
 def power_moment(shape: float, num_workers: int, k: int, power: float) -> float:
-    """E exp(power A_(k) / shape) of exponential order statistics A: a ratio of gamma functions."""
+    """E exp(power A_(k) / shape) of exponential order statistics A: a ratio of gamma
+    functions.
+    """
     with mp.workdps(30):
         r = mp.mpf(power) / mp.mpf(shape)
         up = num_workers - k + 1
@@ -54,7 +65,10 @@ def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) ->
 
 
 def atomic_order_statistic(
-    atoms: Sequence[tuple[float, Fraction]], num_workers: int, k: int, function: Callable
+    atoms: Sequence[tuple[float, Fraction]],
+    num_workers: int,
+    k: int,
+    function: Callable,
 ) -> float:
     """E g(T_(k)) of a law with ascending atoms, in fractions.
 
@@ -67,7 +81,8 @@ def atomic_order_statistic(
         below += share
         ranks = range(k, num_workers + 1)
         now = sum(
-            math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j) for j in ranks
+            math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j)
+            for j in ranks
         )
         if now > reached:
             total += float(now - reached) * function(atom)
@@ -78,8 +93,8 @@ def atomic_order_statistic(
 def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
     """P(for some k fewer than k of N uniform variables are ≤ boundary[k-1]).
 
-    The boundary ascends. Counts of workers are carried from boundary to boundary; exact, and
-    polynomial in the boundary.
+    The boundary ascends. Counts of workers are carried from boundary to boundary;
+    exact, and polynomial in the boundary.
     """
     size = len(boundary)
     alive = {0: Fraction(1)}
@@ -96,7 +111,9 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
 
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:
-    """The nearest x ≥ 0 with Σ x = total: the best one over all sets of positive entries."""
+    """The nearest x ≥ 0 with Σ x = total: the best one over all sets of positive
+    entries.
+    """
     best = np.full(values.shape, np.nan)
     nearest = np.inf
     for size in range(1, values.size + 1):

@@ -1,8 +1,10 @@
-r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy: a recursion over counts, integrated.
+r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy: a recursion over counts,
+integrated.
 
-A law is here its infimum and SciPy's law of the excess T - infimum, so that a shift of a million
-scales takes no digit: with w = t - y_last infimum, the excess that level n has room for is
-((y_last - y_n) infimum + w) / y_n, a sum of positive terms. The integral is adaptive, in log w.
+A law is here its infimum and SciPy's law of the excess T - infimum, so that a shift of
+a million scales takes no digit: with w = t - y_last infimum, the excess that level n
+has room for is ((y_last - y_n) infimum + w) / y_n, a sum of positive terms. The
+integral is adaptive, in log w.
 """
 
 import math
@@ -15,9 +17,9 @@ from scipy import special
 # Gauss–Legendre of 8 and of 16 points: what differs between them is bisected.
 _COARSE = np.polynomial.legendre.leggauss(8)
 _FINE = np.polynomial.legendre.leggauss(16)
-# Panels are bisected until they differ by less than this share of the integral, and until the
-# probability, where it counts, falls by less than half: a step near the end of a panel deceives
-# every rule.
+# Panels are bisected until they differ by less than this share of the integral, and
+# until the probability, where it counts, falls by less than half: a step near the end
+# of a panel deceives every rule.
 _TOLERANCE, _MAX_DEPTH = 1e-14, 60
 
 
@@ -42,12 +44,14 @@ def expected_max(
     return float(load[-1] * infimum + _integral(late, centre, breaks))
 
 
-def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+def crossing(
+    workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray
+) -> np.ndarray:
     """P(for some level n fewer than N-n workers are below).
 
-    P(below) and P(above) are `[levels, Q]`. From the highest level down, the state is how many
-    workers are below; those above come below the next room independently. A state short of N-n has
-    failed. All terms are positive.
+    P(below) and P(above) are `[levels, Q]`. From the highest level down, the state is
+    how many workers are below; those above come below the next room independently. A
+    state short of N-n has failed. All terms are positive.
     """
     count = np.arange(workers + 1)
     alive = np.zeros((below.shape[1], workers + 1))
@@ -55,10 +59,13 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
     failed = np.zeros(below.shape[1])
     before = np.zeros(below.shape[1]), np.ones(below.shape[1])
     for level, low, high in zip(used[::-1], below[::-1], above[::-1], strict=True):
-        # The share of those above that comes below, from the side where it does not cancel.
+        # The share of those above that comes below, from the side where it does not
+        # cancel.
         moved = np.where(low < 0.5, low - before[0], before[1] - high)
         safe = np.where(before[1] > 0, before[1], 1)
-        arrive, stay = (np.clip(share / safe, 0, 1)[:, None] ** count for share in (moved, high))
+        arrive, stay = (
+            np.clip(share / safe, 0, 1)[:, None] ** count for share in (moved, high)
+        )
         new = np.zeros_like(alive)
         for c in np.flatnonzero(alive.any(axis=0)):
             m = count[: workers - c + 1]
@@ -83,14 +90,19 @@ def _integral(
     edges = np.union1d(grid[max(kept[0] - 1, 0) : kept[-1] + 2], breaks)
     left = edges[:-1]
     right = edges[1:]
-    total, open_total = np.exp(left[0]), 0.0  # below the first edge the probability is 1
+    total, open_total = (
+        np.exp(left[0]),
+        0.0,
+    )  # below the first edge the probability is 1
     for _ in range(_MAX_DEPTH):
         coarse, fine = (_panels(late, left, right, *rule) for rule in (_COARSE, _FINE))
         open_total = fine.sum()
         rough = np.abs(fine - coarse) > _TOLERANCE * (total + open_total)
         high = late(left)
         low = late(right)
-        counts = high * np.exp(right) * (right - left) > _TOLERANCE * (total + open_total)
+        counts = high * np.exp(right) * (right - left) > _TOLERANCE * (
+            total + open_total
+        )
         rough |= counts & (low < high / 2)
         total += fine[~rough].sum()
         left = left[rough]
@@ -104,7 +116,11 @@ def _integral(
 
 
 def _panels(
-    late: Callable, left: np.ndarray, right: np.ndarray, nodes: np.ndarray, weights: np.ndarray
+    late: Callable,
+    left: np.ndarray,
+    right: np.ndarray,
+    nodes: np.ndarray,
+    weights: np.ndarray,
 ):
     half = (right - left)[:, None] / 2
     v = left[:, None] + half * (1 + nodes)

@@ -1,8 +1,9 @@
 r"""The one table of laws: each of the package's, with what SciPy and mpmath say of it.
 
-Of the package only the constructors are used, in `Case.law`; every answer is SciPy's, mpmath's at
-40 digits, or counted. In mpmath a law is its survival function and its mean; everything else about
-it (Λ, Λ⁻¹, slopes) is derived here by root finding and numerical differentiation.
+Of the package only the constructors are used, in `Case.law`; every answer is SciPy's,
+mpmath's at 40 digits, or counted. In mpmath a law is its survival function and its
+mean; everything else about it (Λ, Λ⁻¹, slopes) is derived here by root finding and
+numerical differentiation.
 """
 
 import dataclasses
@@ -26,9 +27,9 @@ DIGITS = 40
 class Family:
     """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`.
 
-    Both take the package's parameters. The others, of laws that are asked in mpmath, take these
-    there, `p`, in the order of the package's fields. P(T > t) holds between `infimum` and `end`;
-    `typical` is a scale of T - infimum.
+    Both take the package's parameters. The others, of laws that are asked in mpmath,
+    take these there, `p`, in the order of the package's fields. P(T > t) holds between
+    `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
@@ -98,7 +99,9 @@ class Case:
 
     @mp.workdps(DIGITS)
     def inverse(self, a):
-        """Λ⁻¹(a), a root of log Λ(t) - log a in log(t - infimum), or in the logit where t ends."""
+        """Λ⁻¹(a), a root of log Λ(t) - log a in log(t - infimum), or in the logit where
+        t ends.
+        """
         p = self.exact
         a = mp.mpf(a)
         start = self.family.infimum(p)
@@ -107,11 +110,14 @@ class Case:
             return start
 
         def time(w):
-            return start + (mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w)))
+            return start + (
+                mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w))
+            )
 
         def f(w):  # where all but 1e-50 is later, P(T > t) is 1, or more
             return mp.log(
-                (abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS) / a
+                (abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS)
+                / a
             )
 
         low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
@@ -122,7 +128,12 @@ class Case:
             low = high
             high = high + step
             step = 3 * step
-        options = {"solver": "illinois", "tol": mp.mpf(10) ** -24, "maxsteps": 300, "verify": False}
+        options = {
+            "solver": "illinois",
+            "tol": mp.mpf(10) ** -24,
+            "maxsteps": 300,
+            "verify": False,
+        }
         return time(low if low == high else mp.findroot(f, (low, high), **options))
 
     @mp.workdps(3 * DIGITS // 2)
@@ -145,13 +156,16 @@ class Case:
                 # Λ is smooth on a scale set by the distance to the ends of the support.
                 h = min(min(point[-1] - start, end - point[-1]) * mp.mpf(10) ** -10, h)
             low, high = (
-                -mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h))
+                -mp.log(self.family.survival(q[:-1], q[-1]))
+                for q in (moved(-h), moved(h))
             )
             slopes.append((high - low) / (2 * h))
         return slopes
 
     def inverse_slopes(self, t) -> list:
-        """∂Λ⁻¹(a)/∂pᵢ for every parameter, then ∂Λ⁻¹/∂a, at a = Λ(t): an implicit function's."""
+        """∂Λ⁻¹(a)/∂pᵢ for every parameter, then ∂Λ⁻¹/∂a, at a = Λ(t): an implicit
+        function's.
+        """
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 
@@ -213,7 +227,9 @@ SHIFTED_EXPONENTIAL = Family(
     mean=lambda p: p[1] + 1 / p[0],
     typical=lambda p: 1 / p[0],
 )
-EXPONENTIAL = Family(build=bcgc.Exponential, frozen=lambda rate: stats.expon(0, 1 / rate))
+EXPONENTIAL = Family(
+    build=bcgc.Exponential, frozen=lambda rate: stats.expon(0, 1 / rate)
+)
 WEIBULL = Family(
     build=bcgc.Weibull,
     frozen=lambda scale, shape, shift: stats.weibull_min(shape, shift, scale),
@@ -240,7 +256,9 @@ UNIFORM = Family(
 )
 LOGNORMAL = Family(
     build=bcgc.Lognormal,
-    frozen=lambda location, scale, shift: stats.lognorm(scale, shift, math.exp(location)),
+    frozen=lambda location, scale, shift: stats.lognorm(
+        scale, shift, math.exp(location)
+    ),
     survival=lambda p, t: mp.erfc(_lognormal_z(p, t) / mp.sqrt(2)) / 2,
     mean=lambda p: p[2] + mp.exp(p[0] + p[1] ** 2 / 2),
     typical=lambda p: mp.exp(p[0]),
@@ -252,12 +270,17 @@ GAMMA = Family(
     mean=lambda p: p[2] + p[0] / p[1],
     typical=lambda p: p[0] / p[1],
 )
-# P(T > t) = 1 / (1 + ((t - shift) / scale)^shape), with parameters (scale, shape, shift).
+# P(T > t) = 1 / (1 + ((t - shift) / scale)^shape), with parameters (scale, shape,
+# shift).
 LOG_LOGISTIC = Family(
-    build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, p),
+    build=lambda *p: bcgc.FromHazard(
+        _log_logistic_hazard, _inverse_log_logistic_hazard, p
+    ),
     frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
     survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
-    mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,
+    mean=lambda p: (
+        p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf
+    ),
     typical=lambda p: p[0],
 )
 DETERMINISTIC = Family(
@@ -265,7 +288,9 @@ DETERMINISTIC = Family(
 )
 TWO_SPEED = Family(
     build=bcgc.TwoSpeed,
-    frozen=lambda fast, slow, probability: Atoms([fast, slow], [1 - probability, probability]),
+    frozen=lambda fast, slow, probability: Atoms(
+        [fast, slow], [1 - probability, probability]
+    ),
 )
 EMPIRICAL = Family(
     build=lambda *times: bcgc.Empirical(times),

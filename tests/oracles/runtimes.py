@@ -1,4 +1,5 @@
-"""Independent answers for the tests of runtimes and solvers: plain Python, NumPy and SciPy.
+"""Independent answers for the tests of runtimes and solvers: plain Python, NumPy and
+SciPy.
 
 Nothing here calls the package; what is known of a law comes from the table of `laws`.
 """
@@ -55,9 +56,13 @@ def delivered_runtime(
                 # all subsets of level n, up to here
                 setup = (n + 1) * (setup_cycles + chain_cycles * before)
                 work = start + cycle * (done + setup)
-                # Without overlap the processor waits while the link sends, all that was sent so
-                # far.
-                link = max(work, link) + send_time * size if overlap else work + send_time * before
+                # Without overlap the processor waits while the link sends, all that was
+                # sent so far.
+                link = (
+                    max(work, link) + send_time * size
+                    if overlap
+                    else work + send_time * before
+                )
                 arrivals[n].append(link)
     return max(sorted(a)[workers - n - 1] for n, a in enumerate(arrivals) if a)
 
@@ -69,29 +74,38 @@ def coordinate_runtime(
     ordered = sorted(float(t) for t in times)
     workers = len(times)
     finish = [
-        ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1]) for place, n in enumerate(s)
+        ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1])
+        for place, n in enumerate(s)
     ]
     return samples * cycles / workers * max(finish)
 
 
-def slowest_first(case: Case, rng: np.random.Generator, draws: int, workers: int) -> np.ndarray:
+def slowest_first(
+    case: Case, rng: np.random.Generator, draws: int, workers: int
+) -> np.ndarray:
     """Sorted draws by inversion, `[draws, workers]`, column n holds T_(N-n)."""
     return -np.sort(-case.frozen.ppf(rng.random((draws, workers))), axis=1)
 
 
 def exceedance(case: Case, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is `[Q]`."""
+    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is
+    `[Q]`.
+    """
     t = np.asarray(t, float)
     loads = np.broadcast_to(loads, (t.size, np.shape(loads)[-1]))
     used = loads > 0
     threshold = np.where(used, t[:, None] / np.where(used, loads, 1), np.inf)
     below = np.where(used, case.frozen.cdf(threshold), 1.0)
     above = np.where(used, case.frozen.sf(threshold), 0.0)
-    return extremes.crossing(loads.shape[1], np.arange(loads.shape[1]), below.T, above.T)
+    return extremes.crossing(
+        loads.shape[1], np.arange(loads.shape[1]), below.T, above.T
+    )
 
 
 def most_in_time(case: Case, workers: int, t: float) -> float:
-    """The largest P(max_n y_n T_(N-n) ≤ t) of all partitions of 1, by differential evolution."""
+    """The largest P(max_n y_n T_(N-n) ≤ t) of all partitions of 1, by differential
+    evolution.
+    """
 
     def late(weights: np.ndarray) -> np.ndarray:
         # A small weight is one of 0: of heavy tails that is where optima are.
@@ -100,13 +114,22 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
         loads = np.cumsum(shares * np.arange(1, workers + 1), axis=1)
         return exceedance(case, loads, np.full(len(loads), t))
 
-    options: dict[str, Any] = {"vectorized": True, "updating": "deferred", "seed": 0, "tol": 1e-10}
-    best = optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options)
+    options: dict[str, Any] = {
+        "vectorized": True,
+        "updating": "deferred",
+        "seed": 0,
+        "tol": 1e-10,
+    }
+    best = optimize.differential_evolution(
+        late, [(0, 1)] * workers, popsize=12, **options
+    )
     return float(1 - best.fun)
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:
-    """E max_n load_n T_(N-n) by Gauss–Legendre on panels in log t; exact sums for atomic laws."""
+    """E max_n load_n T_(N-n) by Gauss–Legendre on panels in log t; exact sums for
+    atomic laws.
+    """
     return float(expected_maxima(case, np.asarray(load, float)[None])[0])
 
 
@@ -133,7 +156,9 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
             # log(t - start).
             early, late = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
             high = used.max() * late - start
-            low = math.log(np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high))
+            low = math.log(
+                np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high)
+            )
             high = math.log(high)
             ends = low - np.geomspace(400, 1, 14), high + 1 + np.geomspace(0.5, 200, 18)
             v = np.concatenate([ends[0], np.linspace(low, high + 1, 41), ends[1]])
@@ -158,7 +183,8 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
 def expected_order_statistic(
     case: Case, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
 ) -> float:
-    """E g(T_(rank)), rank 1 the fastest: SciPy's adaptive quadrature over the rank's Beta density.
+    """E g(T_(rank)), rank 1 the fastest: SciPy's adaptive quadrature over the rank's
+    Beta density.
 
     In w = logit u, so that neither end is singular.
     """
@@ -168,13 +194,17 @@ def expected_order_statistic(
         log_u = -np.logaddexp(0, -w)
         log_rest = -np.logaddexp(0, w)
         density = math.exp(rank * log_u + (workers - rank + 1) * log_rest - log_beta)
-        t = case.frozen.ppf(math.exp(log_u)) if w < 2 else case.frozen.isf(math.exp(log_rest))
+        t = (
+            case.frozen.ppf(math.exp(log_u))
+            if w < 2
+            else case.frozen.isf(math.exp(log_rest))
+        )
         return density * function(float(t)) if density else 0.0
 
     points = [-200.0, -60, -25, -10, -5, -2, 0, 2, 5, 10, 25, 60, 200]
-    return integrate.quad(integrand, -700, 700, points=points, epsabs=0, epsrel=1e-12, limit=3000)[
-        0
-    ]
+    return integrate.quad(
+        integrand, -700, 700, points=points, epsabs=0, epsrel=1e-12, limit=3000
+    )[0]
 
 
 @functools.cache
@@ -196,7 +226,11 @@ def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
         jac=True,
         method="SLSQP",
         bounds=[(0, 1)] * workers,
-        constraints={"type": "eq", "fun": lambda x: x.sum() - 1, "jac": lambda x: np.ones(workers)},
+        constraints={
+            "type": "eq",
+            "fun": lambda x: x.sum() - 1,
+            "jac": lambda x: np.ones(workers),
+        },
         options={"maxiter": 200, "ftol": 1e-12},
     )
     share = np.maximum(result.x, 0) / np.maximum(result.x, 0).sum()

@@ -1,6 +1,8 @@
-"""Ends of steps by work sharing, in fractions, an event at a time; `python -m` writes the vectors.
+"""Ends of steps by work sharing, in fractions, an event at a time; `python -m` writes
+the vectors.
 
-Two workers store each chunk. The rule is written out here once more, without the package.
+Two workers store each chunk. The rule is written out here once more, without the
+package.
 """
 
 import csv
@@ -16,7 +18,9 @@ def sizes_of(chunks: int, equal: bool) -> list[int]:
 
 
 def offsets_of(workers: int, chunks: int) -> list[int]:
-    """Where the other holder of each chunk of a subset stands on the circle of workers."""
+    """Where the other holder of each chunk of a subset stands on the circle of
+    workers.
+    """
     half = sorted(range(1, (workers - 1) // 2 + 1), key=lambda o: (0.618 * o) % 1)
     middle = [workers // 2] if workers % 2 == 0 else []
     offsets = half + middle + [workers - o for o in half]
@@ -27,7 +31,11 @@ def end_of_step(times: list[Fraction], sizes: list[int]) -> Fraction:
     """When the last chunk ends; `times` are seconds for a unit of size."""
     workers = range(len(times))
     offsets = offsets_of(len(times), len(sizes))
-    holders = {(j, c): (j, (j + o) % len(times)) for j in workers for c, o in enumerate(offsets)}
+    holders = {
+        (j, c): (j, (j + o) % len(times))
+        for j in workers
+        for c, o in enumerate(offsets)
+    }
     left = dict.fromkeys(holders)
     last: dict[int, Fraction] = {}  # of each worker's last chunk, for a unit of size
     running: dict[int, tuple[Fraction, int]] = {}  # since when, and what size
@@ -47,7 +55,9 @@ def end_of_step(times: list[Fraction], sizes: list[int]) -> Fraction:
             since, size = running.get(w, (now, 1))
             return max(expected, (now - since) / size)
 
-        def key(chunk: tuple[int, int], worker: int = worker) -> tuple[Fraction, int, bool]:
+        def key(
+            chunk: tuple[int, int], worker: int = worker
+        ) -> tuple[Fraction, int, bool]:
             (other,) = {*holders[chunk]} - {worker}
             ahead = sum(sizes[c] for j, c in left if other in holders[j, c])
             size = sizes[chunk[1]]

@@ -1,4 +1,6 @@
-"""Workers around a circle, worker by worker, and the schemes without a code that need no search."""
+"""Workers around a circle, worker by worker, and the schemes without a code that need
+no search.
+"""
 
 import itertools
 
@@ -37,7 +39,8 @@ def test_it_is_what_workers_do_one_by_one(stored, setup, chain):
     found = _runtimes(work, *extra, 5)
     sent = _sent(work, *extra, 5)
     wanted = [
-        simulated(plan, t, s, setup or 0, chain or 0) for t, s in zip(times, starts, strict=True)
+        simulated(plan, t, s, setup or 0, chain or 0)
+        for t, s in zip(times, starts, strict=True)
     ]
     np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
     np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
@@ -51,11 +54,21 @@ def test_draws_of_rows_come_in_any_order():
     assert len(order) == 24
     found, given = (np.unique(np.sort(each, axis=1), axis=0) for each in (times, rows))
     np.testing.assert_allclose(found, given)
-    # So the mean is that over all orders, in the problem's own unit: M b / N is 1 / 2 here.
-    solution = bcgc.solve(replace(problem, num_samples=2.0), "cyclic:2", key=jax.random.key(0))
-    orders = [order for row in np.asarray(rows) for order in itertools.permutations(row)]
-    exact = np.mean([simulated(solution.plan, order, np.zeros(4))[0] for order in orders]) / 2
-    assert abs(float(solution.expected_runtime) - exact) < 4 * float(solution.runtime_error)
+    # So the mean is that over all orders, in the problem's own unit: M b / N is 1 / 2
+    # here.
+    solution = bcgc.solve(
+        replace(problem, num_samples=2.0), "cyclic:2", key=jax.random.key(0)
+    )
+    orders = [
+        order for row in np.asarray(rows) for order in itertools.permutations(row)
+    ]
+    exact = (
+        np.mean([simulated(solution.plan, order, np.zeros(4))[0] for order in orders])
+        / 2
+    )
+    assert abs(float(solution.expected_runtime) - exact) < 4 * float(
+        solution.runtime_error
+    )
 
 
 def test_what_schemes_need():
@@ -67,7 +80,9 @@ def test_what_schemes_need():
     mean, error, *_ = bcgc.simulate_runtime(
         jax.random.key(0), problem, known(cyclic.plan), 20_000, unit=None
     )
-    assert float(mean) == pytest.approx(float(cyclic.expected_runtime), abs=4 * float(error))
+    assert float(mean) == pytest.approx(
+        float(cyclic.expected_runtime), abs=4 * float(error)
+    )
     assert bcgc.solve(problem, "limit").needs is None
 
 

@@ -33,7 +33,13 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
 @pytest.mark.parametrize(
     "groups",
     [
-        *(nested_groups((1,), 1), nested_groups((1, 2, 6), 6), HALVES, HALVES[1:], HALVES[::2]),
+        *(
+            nested_groups((1,), 1),
+            nested_groups((1, 2, 6), 6),
+            HALVES,
+            HALVES[1:],
+            HALVES[::2],
+        ),
         *(UNEVEN, (*UNEVEN, ((0, 1, 2, 3, 4),))),
     ],
 )
@@ -44,7 +50,9 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
     for kinds in (None, kinds_by_size(groups)[0]):
         rule = OneOfEach(groups, kinds)
         kind_of = kinds or (0,) * workers
-        p = np.random.default_rng(workers + tasks).dirichlet(np.ones(tasks + 1), rule.num_kinds)
+        p = np.random.default_rng(workers + tasks).dirichlet(
+            np.ones(tasks + 1), rule.num_kinds
+        )
         late = math.fsum(
             math.prod(p[kind_of[w], r] for w, r in enumerate(done))
             for done in itertools.product(range(tasks + 1), repeat=workers)
@@ -62,7 +70,8 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
 def test_the_ends_and_a_late_tail_keep_their_digits():
     assert _late(np.ones(3), HALVES) == 1
     assert _late(np.zeros(3), HALVES) == 0
-    # One worker late for the first block, a pair for the second, all four for the third.
+    # One worker late for the first block, a pair for the second, all four for the
+    # third.
     late = np.array([1e-12, 1e-6, 1e-3])
     assert _late(late, HALVES) == pytest.approx(4e-12 + 2e-12 + 1e-12, rel=1e-5)
     slope = jax.jit(jax.grad(OneOfEach(HALVES).late))(np.array([np.inf, 0.7, 0.0]))
@@ -74,10 +83,14 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
     for used in itertools.product((False, True), repeat=3):
         if any(used):
             groups = [
-                set(group) for level, on in zip(UNEVEN, used, strict=True) if on for group in level
+                set(group)
+                for level, on in zip(UNEVEN, used, strict=True)
+                if on
+                for group in level
             ]
             fine = [
-                all(not any(g <= set(gone) for g in groups) for gone in late[k]) for k in range(6)
+                all(not any(g <= set(gone) for g in groups) for gone in late[k])
+                for k in range(6)
             ]
             found = OneOfEach(UNEVEN).tolerated(jnp.array(used, float))
             assert int(found) == sum(itertools.takewhile(bool, fine)) - 1
@@ -85,7 +98,10 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
 
 @pytest.mark.parametrize(
     "case",
-    [laws.WEIBULL.at(1.0, 0.6, 0.3), *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5))],
+    [
+        laws.WEIBULL.at(1.0, 0.6, 0.3),
+        *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5)),
+    ],
 )
 def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
     sizes = (1, 3, 12)
@@ -108,7 +124,9 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
             ready = (start / 2 + y * times + c).reshape(len(times), -1, size)
             tau = np.maximum(tau, ready.min(axis=2).max(axis=1))
         (value, error), slopes = value_and_slope(work, sent, start)
-        assert float(value) == pytest.approx(tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size))
+        assert float(value) == pytest.approx(
+            tau.mean(), abs=4 * tau.std() / np.sqrt(tau.size)
+        )
         assert float(error) < 1e-6 * float(value)
         # f is homogeneous, but for the start-up.
         of_load = float(work @ slopes[0] + sent @ slopes[1])
@@ -117,7 +135,8 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
             continue
         move = rng.uniform(size=3)
         low, high = (
-            float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0]) for s in (-1, 1)
+            float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0])
+            for s in (-1, 1)
         )
         assert (high - low) / 2e-5 == pytest.approx(float(slopes[0] @ move), rel=1e-5)
 
@@ -152,7 +171,10 @@ def _any_of(finish: Any) -> list[float]:
 def _first_holder(finish: Any) -> list[float]:
     """Worker w does subset w + k as its k-th."""
     return [
-        max(min(row[(j - k) % WORKERS] for k, row in enumerate(finish)) for j in range(WORKERS))
+        max(
+            min(row[(j - k) % WORKERS] for k, row in enumerate(finish))
+            for j in range(WORKERS)
+        )
     ]
 
 

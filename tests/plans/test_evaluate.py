@@ -26,10 +26,18 @@ NAMES = CONTINUOUS + ATOMIC
 # κ = M b / N is not 1, and no two of its parts are equal.
 SAMPLES, CYCLES = 3.0, 0.7
 
-# Relative error of value and slope in float64; the slope's is relative to the largest slope. Laws
-# with a kink or with atoms are summed piece by piece.
-VALUE_ERROR = {"line": 1e-8, "panels": 1e-11, "atoms": 1e-12}  # worst measured 1.3e-9, 4e-15, 6e-14
-SLOPE_ERROR = {"line": 1e-7, "panels": 1e-10, "atoms": 1e-10}  # worst measured 1.2e-8, 6e-12, 7e-12
+# Relative error of value and slope in float64; the slope's is relative to the largest
+# slope. Laws with a kink or with atoms are summed piece by piece.
+VALUE_ERROR = {
+    "line": 1e-8,
+    "panels": 1e-11,
+    "atoms": 1e-12,
+}  # worst measured 1.3e-9, 4e-15, 6e-14
+SLOPE_ERROR = {
+    "line": 1e-7,
+    "panels": 1e-10,
+    "atoms": 1e-10,
+}  # worst measured 1.2e-8, 6e-12, 7e-12
 
 
 def _rule(name: str) -> str:
@@ -46,10 +54,12 @@ def _value(
 
 @jax.jit
 def _everything(law: Any, x: Array, workers: Any) -> Any:
-    """((value, error), (slope in the law's parameters, slope in x)), compiled once for a law."""
-    return jax.value_and_grad(lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True)(
-        law, x
-    )
+    """((value, error), (slope in the law's parameters, slope in x)), compiled once for
+    a law.
+    """
+    return jax.value_and_grad(
+        lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True
+    )(law, x)
 
 
 def _padded(x: Any, size: int = SIZE) -> Array:
@@ -70,12 +80,16 @@ def _partitions(
     rng: np.random.Generator, workers: int, count: int, total: float = 100.0
 ) -> np.ndarray:
     """Even ones, uneven ones, and ones with empty levels."""
-    rows = np.concatenate([rng.dirichlet(np.full(workers, c), count) for c in (0.2, 1.0, 5.0)])
+    rows = np.concatenate(
+        [rng.dirichlet(np.full(workers, c), count) for c in (0.2, 1.0, 5.0)]
+    )
     rows[rows < 0.02 / workers] = 0
     return total * rows / rows.sum(1, keepdims=True)
 
 
-def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarray) -> np.ndarray:
+def _central(
+    f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarray
+) -> np.ndarray:
     """Fourth-order central differences; `f` maps rows to values."""
     steps = np.array([-2.0, -1, 1, 2])[:, None, None] * np.diag(h)
     values = f((at + steps).reshape(-1, at.size)).reshape(4, at.size)
@@ -92,7 +106,9 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
     for workers, kept in ((20, 2), (50, 1)):
         partitions = _partitions(rng, workers, 1)[-kept - 1 : -1]
         for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
-            (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
+            (value, _), (_, slope) = _everything(
+                case.law(), _padded(partition), workers
+            )
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
             np.testing.assert_allclose(
                 slope[:workers] @ partition, exact, rtol=SLOPE_ERROR[_rule(name)]
@@ -108,16 +124,21 @@ def test_the_reported_error_bounds_the_true_error_closely(name):
         partitions = _partitions(rng, workers, 3)
         for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
             (value, error), _ = _everything(law, _padded(partition), workers)
-            # The oracle's own error is below 1e-14. Worst measured share of the bound: 0.75.
+            # The oracle's own error is below 1e-14. Worst measured share of the bound:
+            # 0.75.
             assert abs(value - exact) <= error + 1e-14 * exact
             assert error < 1e-5 * value  # worst measured 4e-7
 
 
 def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
-    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640: no float has them."""
+    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640: no float
+    has them.
+    """
     for shape in (1.003, 1.006):
         exact = _scale(4) * 100 * np.prod(1 / (1 - 1 / (shape * np.arange(1, 5))))
-        (value, error), _ = _everything(bcgc.Pareto(1.0, shape), _padded([100.0, 0, 0, 0]), 4)
+        (value, error), _ = _everything(
+            bcgc.Pareto(1.0, shape), _padded([100.0, 0, 0, 0]), 4
+        )
         assert 1e-3 * exact < abs(value - exact) <= error < exact
 
 
@@ -130,7 +151,9 @@ def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
     partitions = _partitions(rng, workers, 8)
     for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
         value, error = _value(law, jnp.asarray(partition), workers, num_nodes=40)
-        assert abs(value - exact) <= error + 1e-14 * exact  # worst measured share of the bound: 0.2
+        assert (
+            abs(value - exact) <= error + 1e-14 * exact
+        )  # worst measured share of the bound: 0.2
         far = max(far, float(abs(value / exact - 1)))
     # The rule is coarse enough for the bound to have something to do.
     assert far > 1e-10
@@ -154,7 +177,9 @@ def test_the_slope_in_the_interior_is_that_of_central_differences(name):
 def test_second_slopes_are_second_differences_of_the_recursion(name):
     case = CASES[name]
     rng = np.random.default_rng(8)
-    hessian = jax.jit(jax.hessian(lambda law, x, workers: _value(law, x, workers).value, 1))
+    hessian = jax.jit(
+        jax.hessian(lambda law, x, workers: _value(law, x, workers).value, 1)
+    )
     for workers in (5, 20):
         partition = 100 * rng.dirichlet(np.full(workers, 3.0))
         found = hessian(case.law(), _padded(partition, 20), workers)[:workers, :workers]
@@ -162,7 +187,9 @@ def test_second_slopes_are_second_differences_of_the_recursion(name):
         rows = partition + 2e-3 * np.array([-2.0, -1, 0, 1, 2])[:, None, None] * moves
         values = _exact(case, rows.reshape(-1, workers)).reshape(5, -1)
         exact = np.array([-1.0, 16, -30, 16, -1]) @ values / (12 * 2e-3**2)
-        np.testing.assert_allclose(np.einsum("mi,ij,mj->m", moves, found, moves), exact, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.einsum("mi,ij,mj->m", moves, found, moves), exact, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
@@ -180,7 +207,9 @@ def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
 
 
 @pytest.mark.parametrize("name", ATOMIC)
-def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(name):
+def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(
+    name,
+):
     case = CASES[name]
     workers = 6
     rng = np.random.default_rng(7)
@@ -191,8 +220,8 @@ def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_
         (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
         slope = np.asarray(slope)[:workers]
         assert np.all(at_others >= value + (others - partition) @ slope - 1e-12 * value)
-        # Work never pays: a negative slope would be a legal subgradient, and a worthless
-        # certificate.
+        # Work never pays: a negative slope would be a legal subgradient, and a
+        # worthless certificate.
         assert slope.min() >= 0
 
 
@@ -203,7 +232,9 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     partition = 100 * rng.dirichlet(np.full(6, 1.0))
     at = np.array(case.parameters)
     if name == "empirical":
-        at = np.array([1.25, 2.0, 3.5, 5.0, 9.0])  # ties apart: there is no slope at a tie
+        at = np.array(
+            [1.25, 2.0, 3.5, 5.0, 9.0]
+        )  # ties apart: there is no slope at a tie
     moved = at > 0  # a shift of 0 has no room below
 
     def at_parameters(rows: np.ndarray) -> np.ndarray:
@@ -213,7 +244,9 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
 
     exact = _central(at_parameters, at[moved], 1e-3 * at[moved])
     _, (law_slope, _) = _everything(case.family.at(*at).law(), _padded(partition), 6)
-    slope = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(law_slope)])[moved]
+    slope = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(law_slope)])[
+        moved
+    ]
     np.testing.assert_allclose(slope, exact, rtol=SLOPE_ERROR[_rule(name)])
 
 
@@ -227,9 +260,11 @@ def test_tied_times_share_one_slope():
 
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
     exact = _central(both, np.zeros(1), np.array([1e-3]))
-    np.testing.assert_allclose(law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9)
-    # All of it stands at one of the two; the other's is 0 to rounding (measured -8e-16, of slopes
-    # up to 10).
+    np.testing.assert_allclose(
+        law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9
+    )
+    # All of it stands at one of the two; the other's is 0 to rounding (measured -8e-16,
+    # of slopes up to 10).
     assert np.min(law_slope.times) >= -1e-14
 
 

@@ -1,4 +1,6 @@
-"""Extreme laws, in both precisions: errors are bounded, and no bound lies above a known plan."""
+"""Extreme laws, in both precisions: errors are bounded, and no bound lies above a known
+plan.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -34,14 +36,16 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _uniform(width: float) -> Extreme:
     high = float(np.float32(1 + width))
-    return Extreme(bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,))
+    return Extreme(
+        bcgc.Uniform(1.0, high), stats.uniform(0, high - 1), 1.0, (high - 1,)
+    )
 
 
 def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
     """Shapes from 0.02 to 500, shifts from 0 to a million scales.
 
-    Single precision has no room for the longest tails: its `runtime_error` is as large as the
-    value.
+    Single precision has no room for the longest tails: its `runtime_error` is as large
+    as the value.
     """
     shift = 0.0 if rng.random() < 0.25 else _log_uniform(rng, 1e-3, 1e6)
     match family:
@@ -50,10 +54,14 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
             return Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
         case "weibull":
             shape = _log_uniform(rng, 0.1 if single else 0.02, 500)
-            return Extreme(bcgc.Weibull(1.0, shape, shift), stats.weibull_min(shape), shift)
+            return Extreme(
+                bcgc.Weibull(1.0, shape, shift), stats.weibull_min(shape), shift
+            )
         case "lognormal":
             scale = _log_uniform(rng, 0.002, 3 if single else 6)
-            return Extreme(bcgc.Lognormal(0.0, scale, shift), stats.lognorm(scale), shift)
+            return Extreme(
+                bcgc.Lognormal(0.0, scale, shift), stats.lognorm(scale), shift
+            )
         case "pareto":
             shape = float(np.float32(1 + _log_uniform(rng, 0.02, 500)))
             return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
@@ -63,8 +71,12 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
             return Extreme(bcgc.ShiftedExponential(1.0, shift), stats.expon(), shift)
 
 
-def _partition(rng: np.random.Generator, law: Any, workers: int, size: int) -> np.ndarray:
-    """One level, a few, all, or those of a closed form, in shares that single precision has."""
+def _partition(
+    rng: np.random.Generator, law: Any, workers: int, size: int
+) -> np.ndarray:
+    """One level, a few, all, or those of a closed form, in shares that single precision
+    has.
+    """
     kind = rng.integers(5)
     x = np.zeros(size)
     few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
@@ -100,7 +112,9 @@ def _check(case: Extreme, workers: int, x: np.ndarray, value_too: bool = True) -
     pairs = [(certificate.expected_runtime, certificate.runtime_error)]
     pairs += [_found(bcgc.plans.integrate_runtime, *given)] if value_too else []
     with np.errstate(all="ignore"):
-        exact = extremes.expected_max(case.excess, case.infimum, x[:workers], case.kinks)
+        exact = extremes.expected_max(
+            case.excess, case.infimum, x[:workers], case.kinks
+        )
     rounding = 1e-13 * exact  # of the oracle
     for found, bound in pairs:
         assert abs(float(found) - exact) <= float(bound) + rounding, (
@@ -121,14 +135,18 @@ def _check(case: Extreme, workers: int, x: np.ndarray, value_too: bool = True) -
 
 
 def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes(x64):
-    # Typical times of these laws are the shift to sixteen digits: the rule once saw nothing else,
-    # 12 to 16 % too low with an error of 4e-11. (Without a certificate: test_mass_at_infimum.)
+    # Typical times of these laws are the shift to sixteen digits: the rule once saw
+    # nothing else, 12 to 16 % too low with an error of 4e-11. (Without a certificate:
+    # test_mass_at_infimum.)
     for shape, shift in ((0.05, 1.0), (0.065, 0.055), (0.02, 0.3)):
         case = Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
         for workers in (2, 8):
             for partition in ([0.3, 0.7], np.full(workers, 1 / workers)):
                 _check(
-                    case, workers, np.pad(partition, (0, SMALL - len(partition))), value_too=False
+                    case,
+                    workers,
+                    np.pad(partition, (0, SMALL - len(partition))),
+                    value_too=False,
                 )
 
 
@@ -149,10 +167,12 @@ def test_the_error_of_thousands_of_extreme_laws_is_bounded(family, precision, re
 def _best(case: Extreme, workers: int) -> float:
     """What a coordinate takes by the plan that double precision finds."""
     with jax.enable_x64(True):
-        plan = np.maximum(np.asarray(known(bcgc.solve(padded(case.law, workers)).partition)), 0)[
-            :workers
-        ]
-    return extremes.expected_max(case.excess, case.infimum, plan, case.kinks) / plan.sum()
+        plan = np.maximum(
+            np.asarray(known(bcgc.solve(padded(case.law, workers)).partition)), 0
+        )[:workers]
+    return (
+        extremes.expected_max(case.excess, case.infimum, plan, case.kinks) / plan.sum()
+    )
 
 
 def _check_optimum(case: Extreme, workers: int, best: float) -> None:
@@ -162,8 +182,15 @@ def _check_optimum(case: Extreme, workers: int, best: float) -> None:
     exact = float(problem.scale) * float(problem.total) * best
     assert 0 <= float(solution.relative_gap) <= 1
     # 1e-7 is what the plan's own rounding to a sum of L is worth.
-    assert float(solution.lower_bound) <= exact * (1 + 1e-7), (case.law, workers, solution, exact)
-    assert float(solution.expected_runtime + solution.runtime_error) >= exact * (1 - 1e-7)
+    assert float(solution.lower_bound) <= exact * (1 + 1e-7), (
+        case.law,
+        workers,
+        solution,
+        exact,
+    )
+    assert float(solution.expected_runtime + solution.runtime_error) >= exact * (
+        1 - 1e-7
+    )
     if int(solution.status) == bcgc.Status.CONVERGED:
         assert float(solution.relative_gap) < 1e-4, (case.law, workers, solution)
     else:
@@ -171,8 +198,8 @@ def _check_optimum(case: Extreme, workers: int, best: float) -> None:
 
 
 def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
-    # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at gaps up to
-    # 29 %.
+    # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at
+    # gaps up to 29 %.
     for width, *best in (
         (5e-4, 1.0003645357859756, 1.0004176689903326),
         (1e-5, 1.0000073013811788, 1.0000083655520018),
@@ -199,8 +226,8 @@ def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
 
 @pytest.mark.slow
 def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x64):
-    # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels that crowd at
-    # the knots.
+    # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels
+    # that crowd at the knots.
     points, weights = np.polynomial.legendre.leggauss(40)
     crowd = np.concatenate([[0], np.geomspace(1e-9, 0.5, 40)])
     crowd = np.concatenate([crowd, 1 - crowd[:-1][::-1]])
@@ -209,13 +236,19 @@ def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x6
         times = np.where(rng.random(60) < 0.1, 1000, 1) * rng.uniform(1, 1.01, 60)
         law = bcgc.measured.smooth_empirical(times)
         knots = np.append(
-            np.asarray(law.hazards), float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0])
+            np.asarray(law.hazards),
+            float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0]),
         )
         knots = np.unique((knots[:-1, None] + np.diff(knots)[:, None] * crowd).ravel())
         half = np.diff(knots)[:, None] / 2
         a = knots[:-1, None] + half * (1 + points)
         exact = float(
-            np.sum(np.asarray(law.inverse_cumulative_hazard(a)) * np.exp(-a) * half * weights)
+            np.sum(
+                np.asarray(law.inverse_cumulative_hazard(a))
+                * np.exp(-a)
+                * half
+                * weights
+            )
         )
         (value, error), certificate = (
             _found(of, law, 1, jnp.ones(1))

@@ -1,4 +1,6 @@
-"""Workers on a circle: exact values against enumeration, the trace formula and draws."""
+"""Workers on a circle: exact values against enumeration, the trace formula and
+draws.
+"""
 
 import itertools
 
@@ -23,7 +25,9 @@ SIZE = 24
 
 def _worker(law, start_up=0.0):
     start = (
-        start_up if isinstance(start_up, bcgc.distributions.Distribution) else jnp.asarray(start_up)
+        start_up
+        if isinstance(start_up, bcgc.distributions.Distribution)
+        else jnp.asarray(start_up)
     )
     return Worker(law, start, jnp.asarray(1.0))
 
@@ -40,15 +44,21 @@ def _expected(worker, work, workers):
 
 @jax.jit
 def _late(worker, work, workers, t):
-    return exceedance(worker, Load(work, jnp.zeros_like(work)), FirstHolder(workers, SIZE), t)
+    return exceedance(
+        worker, Load(work, jnp.zeros_like(work)), FirstHolder(workers, SIZE), t
+    )
 
 
 _missed = jax.jit(uncovered, static_argnums=2)
 
 
 def _tau(ready, depth):
-    """When all is covered, worker by worker and subset by subset; `ready` is `[K, N, D]`."""
-    turned = [np.roll(ready[:, :, d], d, axis=1) for d in range(min(depth, ready.shape[1]))]
+    """When all is covered, worker by worker and subset by subset; `ready` is
+    `[K, N, D]`.
+    """
+    turned = [
+        np.roll(ready[:, :, d], d, axis=1) for d in range(min(depth, ready.shape[1]))
+    ]
     return np.min(turned, axis=0).max(axis=1)
 
 
@@ -60,7 +70,10 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     missed = sum(
         float(np.prod(p[list(done)]))
         for done in itertools.product(range(depth + 1), repeat=workers)
-        if not all(any(done[(j - d) % workers] > d for d in range(depth)) for j in range(workers))
+        if not all(
+            any(done[(j - d) % workers] > d for d in range(depth))
+            for j in range(workers)
+        )
     )
     # Worst of all 1.2e-16.
     assert abs(float(_missed(np.cumsum(p)[:-1], workers, SIZE)) - missed) < 1e-15
@@ -69,9 +82,13 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
 @pytest.mark.parametrize("missing", [0.3, 1e-9])
 @pytest.mark.parametrize(("workers", "size"), [(SIZE, SIZE), (1003, 1200)])
 def test_workers_go_round_one_by_one(workers, size, missing):
-    """Against all arcs between two misses, one worker after the other, in extended precision."""
+    """Against all arcs between two misses, one worker after the other, in extended
+    precision.
+    """
     depth = 4
-    p = np.r_[missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))]
+    p = np.r_[
+        missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))
+    ]
     p = p.astype(np.longdouble)
     until_miss = np.cumprod(np.cumsum(p)[:-1])
     at = np.zeros(depth, np.longdouble)
@@ -91,10 +108,13 @@ def test_workers_go_round_one_by_one(workers, size, missing):
 
 
 @pytest.mark.parametrize(
-    ("depth", "value"), [(6, 7.24622e7), pytest.param(20, 5.46934e7, marks=pytest.mark.slow)]
+    ("depth", "value"),
+    [(6, 7.24622e7), pytest.param(20, 5.46934e7, marks=pytest.mark.slow)],
 )
 def test_the_published_setting(depth, value):
-    found = _expected(_worker(bcgc.ShiftedExponential(1e-3, 50.0)), 20_000 * _work(depth), 20)
+    found = _expected(
+        _worker(bcgc.ShiftedExponential(1e-3, 50.0)), 20_000 * _work(depth), 20
+    )
     assert float(found.value) * 50 / 20 == pytest.approx(value, rel=1e-6)
     assert float(found.error) < 1e-6 * float(found.value)
 
@@ -110,7 +130,11 @@ LAWS = {
 @pytest.mark.parametrize(
     ("name", "start_up", "depth"),
     [
-        *(("shifted exponential", False, 6), ("uniform", False, 3), ("atoms", False, 6)),
+        *(
+            ("shifted exponential", False, 6),
+            ("uniform", False, 3),
+            ("atoms", False, 6),
+        ),
         pytest.param("uniform", True, 3, marks=pytest.mark.slow),
     ],
 )
@@ -124,7 +148,9 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
         worker = _worker(case.law(), bcgc.Exponential(1 / mean) if start_up else 0.0)
         found = _expected(worker, _work(depth), workers)
         times = case.draw(rng, (draws, workers))
-        begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
+        begin = (
+            rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
+        )
         tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
         room = 4 * tau.std() / np.sqrt(draws) + float(found.error)
         assert abs(float(found.value) - tau.mean()) < room
@@ -135,7 +161,9 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
 
 
 def _missed_by_enumeration(workers, depth):
-    """The states, how many subsets each worker has done, in which nobody has done some subset."""
+    """The states, how many subsets each worker has done, in which nobody has done some
+    subset.
+    """
     states = np.array(list(itertools.product(range(depth + 1), repeat=workers)))
     done = [np.roll(states > d, d, axis=1) for d in range(depth)]
     return states[~np.any(done, axis=0).all(axis=1)]
@@ -143,7 +171,9 @@ def _missed_by_enumeration(workers, depth):
 
 @pytest.mark.slow
 def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_rules():
-    """Where one claim of an error was below the error: Weibull times begin with a steep slope."""
+    """Where one claim of an error was below the error: Weibull times begin with a steep
+    slope.
+    """
     workers = 5
     depth = 2
     unit = 2e5
@@ -166,7 +196,10 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
     gap = starts[1] - starts[0]
     first = late(starts[0] + gap * between) * gap * 2 * between * (1 - between) * growth
     after = 2000 * unit * np.exp(e)
-    want = starts[0] + (first.sum() + (late(starts[1] + after) * after * growth).sum()) / 32
+    want = (
+        starts[0]
+        + (first.sum() + (late(starts[1] + after) * after * growth).sum()) / 32
+    )
     law = bcgc.Weibull(1000.0, 0.7)
     start = bcgc.TwoSpeed(*starts, 0.3)
     problem = bcgc.Problem(law, workers, 20_000, 50, start_up=start)
@@ -179,7 +212,9 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
     @jax.jit
     @jax.value_and_grad
     def found(numbers):
-        worker = _worker(bcgc.ShiftedExponential(numbers[0], 0.3), bcgc.Exponential(1 / numbers[1]))
+        worker = _worker(
+            bcgc.ShiftedExponential(numbers[0], 0.3), bcgc.Exponential(1 / numbers[1])
+        )
         return _expected(worker, numbers[2:], 9).value
 
     at = jnp.array([0.7, 0.5, *_work(3)])
@@ -191,8 +226,12 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
     tau = _tau(np.asarray(ready), 3)
     assert abs(float(value) - tau.mean()) < 4 * tau.std() / np.sqrt(tau.size)
     for move in ([1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.3, 0.2, 0.5]):
-        low, high = (float(found(at + step * jnp.array(move))[0]) for step in (-1e-5, 1e-5))
-        assert float(slopes @ jnp.array(move)) == pytest.approx((high - low) / 2e-5, rel=2e-6)
+        low, high = (
+            float(found(at + step * jnp.array(move))[0]) for step in (-1e-5, 1e-5)
+        )
+        assert float(slopes @ jnp.array(move)) == pytest.approx(
+            (high - low) / 2e-5, rel=2e-6
+        )
 
 
 def test_nodes_follow_the_start_of_laws_with_mass_there():
@@ -201,7 +240,9 @@ def test_nodes_follow_the_start_of_laws_with_mass_there():
     @jax.jit
     @jax.value_and_grad
     def found(numbers):
-        return _expected(_worker(bcgc.Gamma(0.02, 1.0, numbers[0]), numbers[1]), _work(3), 7).value
+        return _expected(
+            _worker(bcgc.Gamma(0.02, 1.0, numbers[0]), numbers[1]), _work(3), 7
+        ).value
 
     _, slopes = found(jnp.array([1.0, 0.5]))
     assert float(slopes[1]) == pytest.approx(1, rel=1e-14)
@@ -210,7 +251,9 @@ def test_nodes_follow_the_start_of_laws_with_mass_there():
 
 
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
-    """D workers are slow together: two of a Pareto law have a mean at shape 0.6, none at 0.4."""
+    """D workers are slow together: two of a Pareto law have a mean at shape 0.6, none
+    at 0.4.
+    """
     values = [
         float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value)
         for shape in (0.6, 0.4)

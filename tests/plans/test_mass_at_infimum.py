@@ -1,7 +1,9 @@
-"""Values and slopes where nearly all mass is at the infimum, against NumPy's and SciPy's.
+"""Values and slopes where nearly all mass is at the infimum, against NumPy's and
+SciPy's.
 
-There most workers take no time to speak of beyond the least, and the mean is in the times of a few:
-rules whose nodes follow typical times see none of it, and slopes at the infimum are infinite.
+There most workers take no time to speak of beyond the least, and the mean is in the
+times of a few: rules whose nodes follow typical times see none of it, and slopes at the
+infimum are infinite.
 """
 
 import functools
@@ -21,8 +23,8 @@ from tests.problems import SIZE
 Numbers = dict[str, Any]
 NOTHING = oracle.Steps([0.0], [1.0])
 LINK = ("start", "send")
-# Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up, 1.2e-5 with
-# random ones.
+# Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up,
+# 1.2e-5 with random ones.
 SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 
@@ -35,11 +37,16 @@ def _gamma(shape: float) -> Any:
     )
 
 
-# Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
+# Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the
+# sizes.
 FAMILIES: dict[
     str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], tuple[float, float]]
 ] = {
-    "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: _gamma(p[0]), (-2, -0.4)),
+    "gamma": (
+        lambda p: bcgc.Gamma(p[0], 1.0, p[1]),
+        lambda p: _gamma(p[0]),
+        (-2, -0.4),
+    ),
     "lognormal": (
         lambda p: bcgc.Lognormal(0.0, p[0], p[1]),
         lambda p: stats.lognorm(p[0]),
@@ -58,7 +65,9 @@ FAMILIES: dict[
 }
 
 # Of a start-up's number s, the start-up and the oracle's infimum, excess and its scale.
-STARTS: dict[str, tuple[Callable[[Any], Any], Callable[[float], tuple[float, Any, float]]]] = {
+STARTS: dict[
+    str, tuple[Callable[[Any], Any], Callable[[float], tuple[float, Any, float]]]
+] = {
     "none": (lambda s: None, lambda s: (0.0, NOTHING, 0.0)),
     "constant": (lambda s: s, lambda s: (s, NOTHING, 0.0)),
     "steps": (
@@ -73,7 +82,9 @@ STARTS: dict[str, tuple[Callable[[Any], Any], Callable[[float], tuple[float, Any
 
 
 def _draw(name: str, rng: np.random.Generator) -> Numbers:
-    """A partition with one, two or all levels, and zeros among everything that may be 0."""
+    """A partition with one, two or all levels, and zeros among everything that may be
+    0.
+    """
     workers = int(rng.choice([3, 5, 8, 12]))
     used = rng.choice(workers, [1, 2, workers][rng.integers(3)], replace=False)
     x = np.zeros(SIZE)
@@ -97,15 +108,23 @@ def _draw(name: str, rng: np.random.Generator) -> Numbers:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, Any, Numbers]:
+def _ours(
+    name: str, start: str, overlap: bool, numbers: Numbers
+) -> tuple[Any, Any, Numbers]:
     """Value, claimed error and slopes."""
     workers = numbers["workers"]
 
     def value_of(n: Numbers) -> tuple[Any, Any]:
-        more = {"setup_cycles": n["setup"], "chain_cycles": n["chain"], "overlap": overlap}
+        more = {
+            "setup_cycles": n["setup"],
+            "chain_cycles": n["chain"],
+            "overlap": overlap,
+        }
         if start != "none":
             more |= {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
-        problem = bcgc.Problem(FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **more)
+        problem = bcgc.Problem(
+            FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **more
+        )
         return bcgc.plans.integrate_runtime(problem, n["x"])
 
     rest = {key: value for key, value in numbers.items() if key != "workers"}
@@ -118,18 +137,26 @@ def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
     send = n["send"] if start != "none" else 0.0
     infimum, excess, start_scale = STARTS[start][1](n["start"])
     law = FAMILIES[name][1](n["law"])
-    work, sent = oracle.loads(n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send)
+    work, sent = oracle.loads(
+        n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send
+    )
     scale = work.max() * float(law.mean()) + start_scale
     kinks = (float(n["law"][0]),) if name == "uniform" else ()
-    given = oracle.Delivery(work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks)
+    given = oracle.Delivery(
+        work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks
+    )
     return oracle.expected_last(given)
 
 
-def _difference(exact: Callable[[Numbers], float], n: Numbers, key: str, i: int | None) -> float:
+def _difference(
+    exact: Callable[[Numbers], float], n: Numbers, key: str, i: int | None
+) -> float:
     """The oracle's slope, by central differences of two steps."""
     one = 1.0 if i is None else np.arange(n[key].size) == i
     step = 1e-3 * np.sum(one * n[key])
-    low, below, above, high = (exact(n | {key: n[key] + m * step * one}) for m in (-2, -1, 1, 2))
+    low, below, above, high = (
+        exact(n | {key: n[key] + m * step * one}) for m in (-2, -1, 1, 2)
+    )
     return float((8 * (above - below) - (high - low)) / (12 * step))
 
 
@@ -141,7 +168,8 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
         n = _draw(name, rng)
         if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             n = {
-                key: v if key == "workers" else np.float32(v).astype(float) for key, v in n.items()
+                key: v if key == "workers" else np.float32(v).astype(float)
+                for key, v in n.items()
             }
         value, error, slopes = _ours(name, start, overlap, n)
         expected = exact(n)
@@ -155,7 +183,9 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
         wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
         wanted += [("law", i) for i in range(3 if name == "two_speed" else 2)]
         wanted += [
-            (key, None) for key in (*LINK, "setup", "chain") if start != "none" or key not in LINK
+            (key, None)
+            for key in (*LINK, "setup", "chain")
+            if start != "none" or key not in LINK
         ]
         tolerance = SLOPES if start in ("none", "constant") else RANDOM_SLOPES
         for m in rng.permutation(len(wanted))[:most]:
@@ -163,11 +193,15 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
             if at == 0:
                 continue
-            # Relative to the slope, or to two thousandths of the value where it hardly changes:
-            # worst 1.8.
+            # Relative to the slope, or to two thousandths of the value where it hardly
+            # changes: worst 1.8.
             least = 2e-3 * tolerance * expected / at
             known = _difference(exact, n, key, i)
-            assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
+            assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (
+                key,
+                i,
+                n,
+            )
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -178,7 +212,9 @@ def test_values_and_slopes_of_gamma_laws(overlap, x64):
 
 # What one program is for: smooth laws differ in the law alone.
 THREE = ("gamma", "two_speed", "uniform")
-_ALL = [(name, True, True) for name in FAMILIES] + [(name, False, True) for name in THREE]
+_ALL = [(name, True, True) for name in FAMILIES] + [
+    (name, False, True) for name in THREE
+]
 
 
 @pytest.mark.slow
@@ -204,12 +240,16 @@ def test_values_and_slopes_without_start_up_and_link(name, x64):
         *(("two_speed", "weibull", overlap, 10, 2) for overlap in (False, True)),
     ],
 )
-def test_values_and_slopes_with_random_start_ups(name, start, overlap, count, slopes, x64):
+def test_values_and_slopes_with_random_start_ups(
+    name, start, overlap, count, slopes, x64
+):
     _check(name, start, overlap, 4, count, slopes, 2)
 
 
 def test_the_mean_is_in_the_times_of_a_few(x64):
-    """A rule took the link's time, 0.3, for it, and claimed 3e-15; 10⁶ draws gave 0.35859 (19)."""
+    """A rule took the link's time, 0.3, for it, and claimed 3e-15; 10⁶ draws gave
+    0.35859 (19).
+    """
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
     n = {
@@ -226,8 +266,12 @@ def test_the_mean_is_in_the_times_of_a_few(x64):
 
 @pytest.mark.slow
 def test_the_optimum_is_certified(x64):
-    """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its bound."""
-    problem = bcgc.Problem(bcgc.Gamma(0.05, 1.0), 5, 2_000, send_time=0.0005, overlap=True)
+    """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its
+    bound.
+    """
+    problem = bcgc.Problem(
+        bcgc.Gamma(0.05, 1.0), 5, 2_000, send_time=0.0005, overlap=True
+    )
     solution = bcgc.solve(problem)
     assert solution.status == bcgc.Status.CONVERGED
     assert solution.relative_gap < 1e-7

@@ -1,4 +1,6 @@
-"""Slopes of means of runtimes that jump: against a closed form, and what is exact in each draw."""
+"""Slopes of means of runtimes that jump: against a closed form, and what is exact in
+each draw.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +26,15 @@ def _steps(starts, seconds, round_trip):
 
 def _mean(rate, trip=0.0):
     seconds = jnp.asarray(DRAWS) / jnp.stack([rate, jnp.ones_like(rate)])
-    ends, _ = with_mean_slope(_steps, jnp.zeros_like(seconds), seconds, jnp.asarray(trip))
+    ends, _ = with_mean_slope(
+        _steps, jnp.zeros_like(seconds), seconds, jnp.asarray(trip)
+    )
     return jnp.mean(ends)
 
 
-SLOPE_ALONG = jax.jit(lambda at, way: jax.jvp(lambda *a: with_mean_slope(_steps, *a), at, way))
+SLOPE_ALONG = jax.jit(
+    lambda at, way: jax.jvp(lambda *a: with_mean_slope(_steps, *a), at, way)
+)
 SLOPES = jax.jit(jax.vmap(jax.value_and_grad(_mean)))
 
 
@@ -56,7 +62,9 @@ def test_a_round_trip_has_a_slope_where_there_is_none():
 
 def test_a_scale_of_all_times_and_a_later_start_are_exact():
     rng = np.random.default_rng(1)
-    times = tuple(map(jnp.asarray, (rng.exponential(size=(9, 3)), rng.exponential(size=(9, 3)))))
+    times = tuple(
+        map(jnp.asarray, (rng.exponential(size=(9, 3)), rng.exponential(size=(9, 3))))
+    )
     at = (*times, jnp.asarray(0.2))
     ends = _steps(*at)[0]
     (_, _), (scaled, _) = SLOPE_ALONG(at, at)
@@ -69,16 +77,22 @@ def test_a_scale_of_all_times_and_a_later_start_are_exact():
 def test_equal_times_of_single_precision_have_the_slope_of_their_scale():
     def mean(value):
         seconds = jnp.full((50, 3), value, jnp.float32)
-        return jnp.mean(with_mean_slope(_steps, 0 * seconds, seconds, jnp.float32(0))[0])
+        return jnp.mean(
+            with_mean_slope(_steps, 0 * seconds, seconds, jnp.float32(0))[0]
+        )
 
-    assert float(jax.jit(jax.grad(mean))(jnp.float32(0.3))) == pytest.approx(3, rel=1e-5)
+    assert float(jax.jit(jax.grad(mean))(jnp.float32(0.3))) == pytest.approx(
+        3, rel=1e-5
+    )
 
 
 def test_ways_to_a_slope_agree():
     rates = jnp.array([0.5, 2.0])
     _, found = SLOPES(rates)
     np.testing.assert_allclose(jax.grad(_mean)(rates[0]), found[0], rtol=1e-9)
-    np.testing.assert_allclose(jax.jit(jax.vmap(jax.jacfwd(_mean)))(rates), found, rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(jax.jacfwd(_mean)))(rates), found, rtol=1e-9
+    )
 
 
 def test_second_derivatives_are_nan_also_within_a_loop():

@@ -1,4 +1,6 @@
-"""Runtimes of a draw in plain Python, Theorem 1 by brute force, deadlines, certificates."""
+"""Runtimes of a draw in plain Python, Theorem 1 by brute force, deadlines,
+certificates.
+"""
 
 import functools
 import itertools
@@ -37,7 +39,9 @@ def _equation_5(x, times, samples: float, cycles: float) -> float:
     return oracles.delivered_runtime(x, np.zeros(len(times)), times, samples, cycles)
 
 
-@pytest.mark.parametrize("law", [bcgc.Uniform(1.0, 2.5), bcgc.ShiftedExponential(0.4, 1.0)])
+@pytest.mark.parametrize(
+    "law", [bcgc.Uniform(1.0, 2.5), bcgc.ShiftedExponential(0.4, 1.0)]
+)
 def test_nodes_beyond_a_search_rule_have_no_weight(law):
     @jax.jit
     def weights(load):
@@ -62,10 +66,14 @@ def test_runtimes_of_draws_are_equations_2_and_5(precision):
             (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
         ):
             expected = [[loop(a, t, SAMPLES, CYCLES) for t in times] for a in schemes]
-            found = jax.jit(function)(schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES)
+            found = jax.jit(function)(
+                schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES
+            )
             assert found.dtype == precision
             # Worst measured 4e-16, 2e-7.
-            np.testing.assert_allclose(found, expected, rtol=10 * np.finfo(precision).eps)
+            np.testing.assert_allclose(
+                found, expected, rtol=10 * np.finfo(precision).eps
+            )
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -86,7 +94,10 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     }
     workers = list(zip(starts, times, strict=True))
     loop = [
-        [oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given) for s, t in workers]
+        [
+            oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given)
+            for s, t in workers
+        ]
         for a in x
     ]
     given |= {"num_samples": SAMPLES, "cycles": CYCLES}
@@ -107,12 +118,18 @@ def test_levels_in_ascending_order_lose_nothing_and_are_partitions():
     times = _draws(np.random.default_rng(3), 6, workers)
     every = np.array(list(itertools.product(range(workers), repeat=coordinates)))
     runtime = np.asarray(bcgc.coordinate_runtime(every[:, None], times))
-    in_order = np.asarray(bcgc.coordinate_runtime(np.sort(every, axis=1)[:, None], times))
+    in_order = np.asarray(
+        bcgc.coordinate_runtime(np.sort(every, axis=1)[:, None], times)
+    )
     assert np.all(in_order <= runtime * (1 + 1e-14))
     assert np.any(in_order < 0.9 * runtime)
     partitions = np.array([np.bincount(levels, minlength=workers) for levels in every])
-    assert len(np.unique(partitions, axis=0)) == math.comb(workers + coordinates - 1, coordinates)
-    np.testing.assert_allclose(bcgc.block_runtime(partitions[:, None], times), in_order, rtol=1e-14)
+    assert len(np.unique(partitions, axis=0)) == math.comb(
+        workers + coordinates - 1, coordinates
+    )
+    np.testing.assert_allclose(
+        bcgc.block_runtime(partitions[:, None], times), in_order, rtol=1e-14
+    )
 
 
 _probability = jax.jit(bcgc.completion_probability)
@@ -133,10 +150,15 @@ def test_simulation_is_within_its_error_of_the_exact_value(name):
     load = oracles.load_of(PARTITION)
     exact = SAMPLES * CYCLES / 6 * oracles.expected_max(CASES[name], load)
     assert np.all(
-        np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error)
+        np.abs(np.asarray(estimate.mean) - exact)
+        < 4 * np.asarray(estimate.standard_error)
     )
-    sorted_draws = oracles.slowest_first(CASES[name], np.random.default_rng(4), 50_000, 6)
-    expected = SAMPLES * CYCLES / 6 * (sorted_draws * load).max(1).std() / math.sqrt(20_000)
+    sorted_draws = oracles.slowest_first(
+        CASES[name], np.random.default_rng(4), 50_000, 6
+    )
+    expected = (
+        SAMPLES * CYCLES / 6 * (sorted_draws * load).max(1).std() / math.sqrt(20_000)
+    )
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
 
 
@@ -151,21 +173,31 @@ def test_the_completion_probability_is_that_of_the_recursion(name):
     partitions[0, :3] = 0
     for partition in partitions:
         load = oracles.load_of(partition)
-        draws = scale * (oracles.slowest_first(case, rng, 20_000, workers) * load).max(1)
+        draws = scale * (oracles.slowest_first(case, rng, 20_000, workers) * load).max(
+            1
+        )
         # Midway between draws, so that no deadline is an atom of the law.
         spread = np.unique(
-            np.round(np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9)
+            np.round(
+                np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9
+            )
         )
-        later = 1.5 * spread[-1] * np.arange(1, 10 - spread.size)  # nine in all, for one program
+        later = (
+            1.5 * spread[-1] * np.arange(1, 10 - spread.size)
+        )  # nine in all, for one program
         deadlines = np.concatenate([1.0001 * spread, later])
         actual = np.asarray(_probability(problem, partition, deadlines))
         late = oracles.exceedance(case, load, deadlines / scale)
-        np.testing.assert_allclose(actual, 1 - late, atol=1e-12, rtol=0)  # worst measured 2e-14
+        np.testing.assert_allclose(
+            actual, 1 - late, atol=1e-12, rtol=0
+        )  # worst measured 2e-14
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 def test_the_completion_probability_runs_from_0_to_1(name, precision):
-    earliest = SAMPLES * CYCLES / 6 * oracles.load_of(PARTITION)[-1] * CASES[name].infimum
+    earliest = (
+        SAMPLES * CYCLES / 6 * oracles.load_of(PARTITION)[-1] * CASES[name].infimum
+    )
     deadlines = np.array([0.0, 0.999 * earliest, 1e12, np.inf])
     actual = _probability(_problem(name, 6), PARTITION, deadlines)
     assert actual.dtype == precision
@@ -175,13 +207,16 @@ def test_the_completion_probability_runs_from_0_to_1(name, precision):
 
 
 def test_a_deadline_met_exactly_counts():
-    # Scale 1; loads 2, 4, 4, 4: the runtime is 6 if all are fast, 15 with one slow worker, else 30.
+    # Scale 1; loads 2, 4, 4, 4: the runtime is 6 if all are fast, 15 with one slow
+    # worker, else 30.
     problem = bcgc.Problem(bcgc.TwoSpeed(1.5, 7.5, 0.25), 4, 3, num_samples=4.0)
     actual = _probability(
         problem, jnp.array([2.0, 1.0, 0.0, 0.0]), jnp.array([[5.99, 6.0], [15.0, 30.0]])
     )
     fast = 0.75**4
-    np.testing.assert_allclose(actual, [[0, fast], [fast + 4 * 0.25 * 0.75**3, 1]], atol=1e-14)
+    np.testing.assert_allclose(
+        actual, [[0, fast], [fast + 4 * 0.25 * 0.75**3, 1]], atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -202,7 +237,9 @@ def test_a_deadline_met_exactly_counts_whatever_rounding_says(precision, rows):
         deadlines = [float(end * samples / 4) for end in ends]
         actual = _probability(problem, partition, jnp.array([[0.0, *deadlines]]))
         np.testing.assert_allclose(actual[0, 1:], np.array(count, float), atol=1e-6)
-        drawn = simulate_completion(jax.random.key(0), problem, partition, deadlines[2], 100)
+        drawn = simulate_completion(
+            jax.random.key(0), problem, partition, deadlines[2], 100
+        )
         assert drawn.mean == 1
 
 
@@ -212,7 +249,9 @@ def test_the_slope_of_the_completion_probability_is_that_of_central_differences(
     deadline = 350.0
     case = CASES["weibull_3"]
     problem = _problem("weibull_3", 5)
-    slope = jax.jit(jax.grad(bcgc.completion_probability, 1))(problem, partition, deadline)
+    slope = jax.jit(jax.grad(bcgc.completion_probability, 1))(
+        problem, partition, deadline
+    )
     h = 1e-3 * partition
     steps = np.concatenate([partition + np.diag(h), partition - np.diag(h)])
     loads = np.array([oracles.load_of(row) for row in steps])
@@ -237,7 +276,10 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
     late = np.exp(-rate * (t / 0.75 - 0.3))
     slope = np.array([excess, rate / 0.75]) * late
     second = (
-        np.array([[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]) * late
+        np.array(
+            [[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]
+        )
+        * late
     )
     second[1, 0] = second[0, 1]
     exact = 12 * (1 - late) ** 2 * np.outer(slope, slope) + 4 * (1 - late) ** 3 * second
@@ -254,7 +296,9 @@ def test_single_precision_keeps_both_tails_of_the_completion_probability():
         )
         actual = _probability(_problem(name, 6), PARTITION, deadlines)
         assert actual.dtype == jnp.float32
-        np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)  # worst measured 3e-7
+        np.testing.assert_allclose(
+            actual, 1 - late, atol=5e-6, rtol=0
+        )  # worst measured 3e-7
 
 
 @jax.jit
@@ -284,7 +328,9 @@ def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
     assert max(bounds) > 0.5 * best
 
 
-@pytest.mark.parametrize(("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)]
+)
 def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
     case = CASES[name]
     workers = 8
@@ -293,6 +339,6 @@ def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
     np.testing.assert_allclose(
         result.expected_runtime, 100 * SAMPLES * CYCLES / workers * value, rtol=1e-8
     )
-    # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences see no slope
-    # there).
+    # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences
+    # see no slope there).
     assert 0 <= result.relative_gap < gap

@@ -1,4 +1,6 @@
-"""Work sharing: a batch of steps against what is handed out; bounds by linear programs."""
+"""Work sharing: a batch of steps against what is handed out; bounds by linear
+programs.
+"""
 
 import csv
 import functools
@@ -54,10 +56,14 @@ OTHERS = slow((1, 2, False), (3, 4, True), (5, 3, False))
 
 
 @pytest.mark.parametrize(
-    "case", [(2, 3, False), (3, 3, False), (6, 2, False), *OTHERS], ids=lambda case: str(case)
+    "case",
+    [(2, 3, False), (3, 3, False), (6, 2, False), *OTHERS],
+    ids=lambda case: str(case),
 )
 def test_a_batch_is_what_a_queue_hands_out(case):
-    """In the program of JAX; workers begin late or not, and a third of the steps has ties."""
+    """In the program of JAX; workers begin late or not, and a third of the steps has
+    ties.
+    """
     stored, chunks, equal = case
     sizes = chunk_sizes(chunks, equal)
     storage = spread(WORKERS, stored, len(sizes))
@@ -83,8 +89,12 @@ def _least_time(holders, starts, times):
     pairs = [(k, w) for k, some in enumerate(parts) for w in some]
     # Variables: how much each holder does of a part, then t. With starts 0: time of
     # w = Σ amounts · T_w ≤ t.
-    amounts = np.array([[k == p for k, _ in pairs] + [False] for p in range(len(parts))], float)
-    spent = np.array([[(u == w) * times[w] for _, u in pairs] + [-1.0] for w in range(workers)])
+    amounts = np.array(
+        [[k == p for k, _ in pairs] + [False] for p in range(len(parts))], float
+    )
+    spent = np.array(
+        [[(u == w) * times[w] for _, u in pairs] + [-1.0] for w in range(workers)]
+    )
     cost = np.zeros(len(pairs) + 1)
     cost[-1] = 1
     solved = linprog(cost, spent, -starts, amounts, np.full(len(parts), 1 / count))
@@ -103,7 +113,9 @@ def test_the_bound_of_a_storage_is_below_that_of_any_placement():
         bound = float(jnp.mean(_bounds(nothing, orders, stored)))
         assert 0.9 * best < bound <= best
     all_data = _bounds(nothing, orders, WORKERS)
-    np.testing.assert_allclose(all_data, WORKERS / np.sum(1 / orders, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        all_data, WORKERS / np.sum(1 / orders, axis=1), rtol=1e-12
+    )
 
 
 @pytest.mark.slow
@@ -125,7 +137,9 @@ def test_the_bound_counts_start_ups():
     """Two slow workers that start late alone have a share of the data: by hand."""
     starts = jnp.array([0.0, 3.0, 1.0])
     times = jnp.array([1.0, 2.0, 4.0])
-    # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at
-    # t = 11 / 3. All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
-    assert float(storage_bound(starts, times, least_alone(3, 2))) == pytest.approx(11 / 3)
+    # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺
+    # / 2 = 1 at t = 11 / 3. All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
+    assert float(storage_bound(starts, times, least_alone(3, 2))) == pytest.approx(
+        11 / 3
+    )
     assert float(storage_bound(starts, times, least_alone(3, 3))) == pytest.approx(2.6)

@@ -1,4 +1,6 @@
-"""Steps one after the other, against an event loop in plain Python: who is busy when one ends."""
+"""Steps one after the other, against an event loop in plain Python: who is busy when
+one ends.
+"""
 
 from typing import Any
 
@@ -32,7 +34,10 @@ COSTS: dict[str, dict[str, Any]] = {
 def _case(name: str, costs: str, unit: str) -> tuple[Plan, Any, Any, Any]:
     """A plan of four workers, their pieces, what completes a step, and the link."""
     more = COSTS[costs]
-    given = {"setup": more.get("setup_cycles", 0.0), "passing": more.get("chain_cycles", 0.0)}
+    given = {
+        "setup": more.get("setup_cycles", 0.0),
+        "passing": more.get("chain_cycles", 0.0),
+    }
     link = None
     if more.get("overlap"):
         link = [more["send_time"] * size for size in SIZES]
@@ -43,17 +48,26 @@ def _case(name: str, costs: str, unit: str) -> tuple[Plan, Any, Any, Any]:
         pieces = [in_order([1, 2, 3, 4], SIZES, parts=PARTS[unit], **given)] * 4
 
         def complete(done):
-            return all(sum((w, k) in done for w in range(4)) >= 4 - k for k in range(4) if SIZES[k])
+            return all(
+                sum((w, k) in done for w in range(4)) >= 4 - k
+                for k in range(4)
+                if SIZES[k]
+            )
 
     else:
         groups = nested_groups((1, 2, 4), 4) if name == "groups" else _UNEVEN
         kinds, data = kinds_by_size(groups)
         sizes = SIZES[:1] + SIZES[2:]
-        plan = Plan(jnp.array(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, kinds))
-        rows = np.broadcast_to(
-            np.atleast_2d(data)[np.zeros(4, int) if kinds is None else list(kinds)], (4, 3)
+        plan = Plan(
+            jnp.array(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, kinds)
         )
-        pieces = [in_order(row.tolist(), sizes, parts=PARTS[unit], **given) for row in rows]
+        rows = np.broadcast_to(
+            np.atleast_2d(data)[np.zeros(4, int) if kinds is None else list(kinds)],
+            (4, 3),
+        )
+        pieces = [
+            in_order(row.tolist(), sizes, parts=PARTS[unit], **given) for row in rows
+        ]
         link = link and [more["send_time"] * size for size in sizes]
 
         def complete(done):
@@ -67,10 +81,14 @@ _UNEVEN = (((0,), (1,), (2,), (3,)), ((0,), (1,), (2, 3)), ((0, 1, 2, 3),))
 
 
 def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Start-ups that are long at times, and times of which many are equal: ties of all kinds."""
+    """Start-ups that are long at times, and times of which many are equal: ties of all
+    kinds.
+    """
     rng = np.random.default_rng(3)
     starts = rng.exponential(2.0, (steps, 4)) * (rng.random((steps, 4)) < 0.4)
-    times = np.where(rng.random((steps, 4)) < 0.5, 1.0, rng.choice([0.5, 2.0, 40.0], (steps, 4)))
+    times = np.where(
+        rng.random((steps, 4)) < 0.5, 1.0, rng.choice([0.5, 2.0, 40.0], (steps, 4))
+    )
     times[steps // 2 :] = rng.exponential(1.0, (steps - steps // 2, 4))
     starts[: steps // 4] = 0
     return starts, times
@@ -99,7 +117,9 @@ def test_a_worker_ends_what_it_has_begun(name, costs, unit):
     starts, times = _draws()
     want, late = chain(pieces, complete, starts.tolist(), times.tolist(), link)
     assert np.mean(np.array(late) > 0) > 0.1
-    np.testing.assert_allclose(_host(problem, plan, unit, starts, times), want, rtol=1e-12)
+    np.testing.assert_allclose(
+        _host(problem, plan, unit, starts, times), want, rtol=1e-12
+    )
 
 
 SCHEDULE = cyclic_plan(6.0, 3)
@@ -136,36 +156,53 @@ def test_a_worker_on_a_circle_ends_its_subset():
     for costs in ("bare", "passes"):
         more = COSTS[costs]
         problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more)
-        own = around_circle(ORDER, [6.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0))
+        own = around_circle(
+            ORDER, [6.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0)
+        )
         thirds = [
-            Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)
+            Piece(piece.cycles / 3, task=task)
+            for piece in own
+            for task in (None, None, piece.task)
         ]
-        want, _ = chain([thirds] * 4, _someone_has_each, starts.tolist(), times.tolist())
+        want, _ = chain(
+            [thirds] * 4, _someone_has_each, starts.tolist(), times.tolist()
+        )
         found = _host(problem, SCHEDULE, "chunk:3", starts, times)
         np.testing.assert_allclose(found, want, rtol=1e-12)
-        want, late = chain([own] * 4, _someone_has_each, starts.tolist(), times.tolist())
+        want, late = chain(
+            [own] * 4, _someone_has_each, starts.tolist(), times.tolist()
+        )
         assert np.mean(np.array(late) > 0) > 0.1
         found = _host(problem, SCHEDULE, "subset", starts, times)
         np.testing.assert_allclose(found, want, rtol=1e-12)
     more = {"max_workers": 6, **COSTS["passes"]}
     padded = (np.pad(a, ((0, 0), (0, 2)), constant_values=9.0) for a in (starts, times))
     found = _scanned(
-        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more), SCHEDULE, "subset", *padded
+        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more),
+        SCHEDULE,
+        "subset",
+        *padded,
     )
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["levels", pytest.param("uneven", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["levels", pytest.param("uneven", marks=pytest.mark.slow)]
+)
 def test_jax_ends_what_it_has_begun_as_numpy_does(name):
     starts, times = _draws()
     plan, pieces, complete, _ = _case(name, "sent", "chunk:3")
     problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **COSTS["sent"])
     want, _ = chain(pieces, complete, starts.tolist(), times.tolist())
-    np.testing.assert_allclose(_scanned(problem, plan, "chunk:3", starts, times), want, rtol=1e-12)
+    np.testing.assert_allclose(
+        _scanned(problem, plan, "chunk:3", starts, times), want, rtol=1e-12
+    )
 
 
 def test_unlike_workers_keep_their_places():
-    """As in the event loop; if they changed at each step, a step would take 1.8 times as long."""
+    """As in the event loop; if they changed at each step, a step would take 1.8 times
+    as long.
+    """
 
     def problem(slow: Any) -> bcgc.Problem:
         laws = [bcgc.Uniform(1.0, 1.0 + slow), *[bcgc.Uniform(1.0, 1.1)] * 3]
@@ -180,14 +217,18 @@ def test_unlike_workers_keep_their_places():
     def simulate(key: Any, slow: Any) -> Any:
         return bcgc.simulate_runtime(key, problem(slow), x, 4000)
 
-    found, none = (jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2))
+    found, none = (
+        jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2)
+    )
     rng = np.random.default_rng(1)
     slow_ones = rng.uniform(1.0, 10.0, (4000, 1))
     times = np.concatenate([slow_ones, rng.uniform(1.0, 1.1, (4000, 3))], axis=1)
     pieces = [in_order([2], [6.0])] * 4
     means = []
     for row in (times, rng.permuted(times, axis=1)):
-        each, _ = chain(pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist())
+        each, _ = chain(
+            pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist()
+        )
         means.append(np.mean(each))
     assert found.chained == pytest.approx(means[0], abs=5 * found.chained_error)
     mean = np.sort(times, axis=1)[:, 2].mean() * 12
@@ -201,9 +242,14 @@ def test_unlike_workers_keep_their_places():
 
 
 def test_equal_workers_lose_by_redundancy():
-    """Two subsets each: 1, 2, 2, 2, …, for both begin the other's as a step ends; uncoded 1."""
+    """Two subsets each: 1, 2, 2, 2, …, for both begin the other's as a step ends;
+    uncoded 1.
+    """
     problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0)
-    for plan, more in ((cyclic_plan(1.0, 2), 1.0), (np.array([1.0, 0.0, 0.0, 0.0]), 0.0)):
+    for plan, more in (
+        (cyclic_plan(1.0, 2), 1.0),
+        (np.array([1.0, 0.0, 0.0, 0.0]), 0.0),
+    ):
         assert added_in_a_row(problem, plan) == (more, 0.0)
     # Of so many samples passes go over chunks, and a chunk of eight is lost.
     many = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0 * 2048)
@@ -212,12 +258,16 @@ def test_equal_workers_lose_by_redundancy():
 
 def test_a_unit_that_is_none_is_refused():
     for unit in ("pass", "chunk", "chunk:0", "subset:2"):
-        with pytest.raises(ValueError, match='unit must be "subset", "block" or "chunk:C"'):
+        with pytest.raises(
+            ValueError, match='unit must be "subset", "block" or "chunk:C"'
+        ):
             parts_of(unit)
 
 
 def test_what_draws_cannot_tell_has_nan_for_a_slope():
-    """Shares and counts of draws, and the probability at which a draw jumps; a mean has slopes."""
+    """Shares and counts of draws, and the probability at which a draw jumps; a mean has
+    slopes.
+    """
 
     @jax.jit
     @jax.jacfwd

@@ -19,7 +19,9 @@ STEPS = 50
 
 
 def _drawn(rng, workers, sizes, whole):
-    """Workers that begin late or not, seconds for a unit, lengths that vary, and pauses."""
+    """Workers that begin late or not, seconds for a unit, lengths that vary, and
+    pauses.
+    """
     starts = rng.exponential(3.0, (STEPS, workers)) * rng.integers(0, 2, (STEPS, 1))
     times = rng.exponential(size=(STEPS, workers)) + 0.05
     shape = STEPS, workers, workers * len(sizes)
@@ -33,7 +35,9 @@ def _drawn(rng, workers, sizes, whole):
 
 
 def _chain(step, num_workers, drawn):
-    """How each step ends, of `step(late, overdue, one)`: who is busy begins the next one late."""
+    """How each step ends, of `step(late, overdue, one)`: who is busy begins the next
+    one late.
+    """
 
     def following(before, one):
         end = step(*before, one)
@@ -44,7 +48,8 @@ def _chain(step, num_workers, drawn):
 
 
 @pytest.mark.parametrize(
-    "case", [(6, 2, 3, False), *slow((5, 3, 2, True), (7, 7, 1, False), (3, 1, 2, True))]
+    "case",
+    [(6, 2, 3, False), *slow((5, 3, 2, True), (7, 7, 1, False), (3, 1, 2, True))],
 )
 def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
     """To 1e-12; measured 5e-16 in 6,800 steps of ten shapes."""
@@ -78,9 +83,9 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
     assert voided > 0 or stored == 1
 
 
-# Workers, how likely a pause is for each chunk, its least and its longest in steps. Where chunks
-# are spread a step takes 1.395, 1.546 (1.526 ± 0.009 in three times as many), 1.912, 2.293; uncoded
-# 2.44 to 5.98.
+# Workers, how likely a pause is for each chunk, its least and its longest in steps.
+# Where chunks are spread a step takes 1.395, 1.546 (1.526 ± 0.009 in three times as
+# many), 1.912, 2.293; uncoded 2.44 to 5.98.
 PAUSES = [
     (spread, 16, 0.004, 0.5, 5.0, 1.45),
     (spread, 16, 0.002, 2.0, 10.0, 1.52),
@@ -93,7 +98,9 @@ PAUSES = [
 
 @pytest.mark.study
 @pytest.mark.slow
-@pytest.mark.parametrize("case", PAUSES, ids=lambda case: f"{case[0].__name__}-{case[1:]}")
+@pytest.mark.parametrize(
+    "case", PAUSES, ids=lambda case: f"{case[0].__name__}-{case[1:]}"
+)
 def test_pauses_cost_little_where_chunks_are_copied(case):
     """Each chunk takes its size ± 5 %, and seldom a pause."""
     place, workers, likely, least, longest, limit = case
@@ -107,9 +114,13 @@ def test_pauses_cost_little_where_chunks_are_copied(case):
         lengths = share * jax.random.uniform(noise, shape, minval=0.95, maxval=1.05)
         pauses = jax.random.uniform(long, shape, minval=least, maxval=longest)
         lengths += jnp.where(jax.random.uniform(some, shape) < likely, pauses, 0)
-        return step_with_copies(tables, late, jnp.ones(workers), lengths=lengths, overdue=overdue)
+        return step_with_copies(
+            tables, late, jnp.ones(workers), lengths=lengths, overdue=overdue
+        )
 
-    chains = jax.jit(jax.vmap(lambda key: _chain(step, workers, jax.random.split(key, 300)).time))
+    chains = jax.jit(
+        jax.vmap(lambda key: _chain(step, workers, jax.random.split(key, 300)).time)
+    )
     means = np.mean(chains(jax.random.split(jax.random.key(0), 20)), axis=1)
     error = np.std(means, ddof=1) / np.sqrt(20)
     assert np.mean(means) < limit + 2 * error

@@ -1,4 +1,6 @@
-"""When the last block is delivered: by enumeration, NumPy's draws, and what is known without."""
+"""When the last block is delivered: by enumeration, NumPy's draws, and what is known
+without.
+"""
 
 import functools
 import itertools
@@ -41,16 +43,22 @@ def _last(
 ) -> np.ndarray:
     """τ̂ for start-ups and times, `[D, N]`."""
     names = ("setup_cycles", "chain_cycles", "send_time")
-    given: Any = {name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names}
+    given: Any = {
+        name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names
+    }
     each = zip(starts, times, strict=True)
     given["overlap"] = problem.overlap
-    return np.array([delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **given) for s, t in each])
+    return np.array(
+        [delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **given) for s, t in each]
+    )
 
 
 def _enumerated(
     problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray
 ) -> tuple:
-    """Runtimes and probabilities of all combinations of workers' (start-up, time, probability)."""
+    """Runtimes and probabilities of all combinations of workers' (start-up, time,
+    probability).
+    """
     workers = int(np.asarray(problem.num_workers))
     found = list(itertools.product(pairs, repeat=workers))
     starts, times = (np.array([[p[i] for p in one] for one in found]) for i in (0, 1))
@@ -60,16 +68,25 @@ def _enumerated(
 
 @pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dependent", [False, True])
-def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool) -> None:
+def test_atoms_are_summed_as_all_combinations_are(
+    dependent: bool, overlap: bool
+) -> None:
     x = np.array([30.0, 50.0, 20.0])
-    more = {"send_time": 0.9, "overlap": overlap, "setup_cycles": 4.0, "chain_cycles": 0.1}
+    more = {
+        "send_time": 0.9,
+        "overlap": overlap,
+        "setup_cycles": 4.0,
+        "chain_cycles": 0.1,
+    }
     if dependent:
         starts = [10.0, 250.0, 40.0, 90.0]
         times = [2.5, 0.7, 1.1, 0.9]
         problem = _problem(EmpiricalPairs(starts, times), 3, **more)
         pairs = [(s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     else:
-        problem = _problem(bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more)
+        problem = _problem(
+            bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more
+        )
         pairs = [
             (s, t, p * q)
             for s, p in ((10.0, 0.7), (300.0, 0.3))
@@ -89,16 +106,26 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
 def test_measured_steps_with_one_start_up_and_a_link() -> None:
     times = np.random.default_rng(0).gamma(2.0, 1.0, (40, 5))
     for overlap in (False, True):
-        problem = _problem(bcgc.EmpiricalRows(times), start_up=70.0, send_time=0.8, overlap=overlap)
+        problem = _problem(
+            bcgc.EmpiricalRows(times), start_up=70.0, send_time=0.8, overlap=overlap
+        )
         runtimes = _last(problem, X, np.full_like(times, 70.0), times)
-        assert float(bcgc.expected_runtime(problem, X)) == pytest.approx(runtimes.mean(), rel=1e-13)
-        found = bcgc.completion_probability(problem, X, float(np.median(runtimes)) + 1e-9)
+        assert float(bcgc.expected_runtime(problem, X)) == pytest.approx(
+            runtimes.mean(), rel=1e-13
+        )
+        found = bcgc.completion_probability(
+            problem, X, float(np.median(runtimes)) + 1e-9
+        )
         assert float(found) == pytest.approx(0.5, abs=1e-12)  # of 40 rows
 
 
 # Partitions of 2, 4 and 6 workers, padded.
 BATCH = np.array(
-    [[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40, 20, 10, 10, 10, 10, 0, 0]]
+    [
+        [50, 50, 0, 0, 0, 0, 0, 0],
+        [25, 25, 25, 25, 0, 0, 0, 0],
+        [40, 20, 10, 10, 10, 10, 0, 0],
+    ]
 )
 SIZES = np.array([2, 4, 6])
 
@@ -122,10 +149,14 @@ def _values(*columns: Any) -> np.ndarray:
 def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
     problem = _problem(TIMES["atoms"], 1, start_up=STARTS["uniform"], send_time=0.9)
     value, error = bcgc.plans.integrate_runtime(problem, np.array([100.0]))
-    assert float(value) == pytest.approx(110 + 300 * (0.6 * 0.8 + 0.4 * 4.0) + 90, rel=1e-6)
+    assert float(value) == pytest.approx(
+        110 + 300 * (0.6 * 0.8 + 0.4 * 4.0) + 90, rel=1e-6
+    )
     assert float(error) < 1e-4 * float(value)
     scale, send = np.array([[30.0, 60.0, 120.0], [0.9, 0.0, 0.5]])
-    found = _values(np.ones(3, int), scale, send, np.tile(100 * np.eye(SIZE)[0], (3, 1)))
+    found = _values(
+        np.ones(3, int), scale, send, np.tile(100 * np.eye(SIZE)[0], (3, 1))
+    )
     np.testing.assert_allclose(
         found, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6
     )
@@ -134,7 +165,10 @@ def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
 def test_start_ups_that_vanish_leave_what_was_there() -> None:
     law = SHIFTED_EXPONENTIAL.at(0.7, 1.0)
     without = np.array(
-        [expected_max(law, load_of(x[:n])) / n for n, x in zip(SIZES, BATCH, strict=True)]
+        [
+            expected_max(law, load_of(x[:n])) / n
+            for n, x in zip(SIZES, BATCH, strict=True)
+        ]
     )
     for scale in (1e-2, 1e-6, 1e-10):
         found = _values(SIZES, np.full(3, scale), np.zeros(3), BATCH.astype(float))
@@ -167,8 +201,8 @@ def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):
     rows = start_ups.compute_values(3, count, draws)
     z = np.array([[row.runtime_z, row.probability_z] for row in rows])
     assert np.abs(z).max() < 4
-    # Of a normal law two thirds are; a binomial count of so many problems may fall 3 deviations
-    # short.
+    # Of a normal law two thirds are; a binomial count of so many problems may fall 3
+    # deviations short.
     assert np.mean(np.abs(z) < 1) > 0.683 - 3 * math.sqrt(0.683 * 0.317 / z.size)
 
 
@@ -181,9 +215,13 @@ def _integrated(problem: bcgc.Problem, x: jax.Array, num_nodes: int) -> tuple:
 @pytest.mark.parametrize(
     ("time", "overlap"), [(name, name != "shifted exponential") for name in TIMES]
 )
-def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, overlap: bool) -> None:
+def test_the_reported_error_bounds_the_difference_to_a_finer_rule(
+    time: str, overlap: bool
+) -> None:
     """Of laws that test_mass_at_infimum does not hold against an oracle together."""
-    problem = _problem(TIMES[time], start_up=STARTS["uniform"], send_time=0.7, overlap=overlap)
+    problem = _problem(
+        TIMES[time], start_up=STARTS["uniform"], send_time=0.7, overlap=overlap
+    )
     value, error = _integrated(problem, jnp.asarray(X), 128)
     finer, left = _integrated(problem, jnp.asarray(X), 768)
     assert abs(float(value - finer)) <= float(error + left)
@@ -191,7 +229,9 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, ove
 
 
 def test_slopes_are_those_of_differences() -> None:
-    """Slopes in the partition, both laws and the link, of values exact to 1e-9 or so."""
+    """Slopes in the partition, both laws and the link, of values exact to 1e-9 or
+    so.
+    """
 
     @jax.jit
     @jax.value_and_grad
@@ -199,13 +239,17 @@ def test_slopes_are_those_of_differences() -> None:
         scale, rate, send = numbers[5:]
         law = bcgc.ShiftedExponential(rate, 1.0)
         start = bcgc.Weibull(scale, 0.8)
-        return bcgc.expected_runtime(_problem(law, start_up=start, send_time=send), numbers[:5])
+        return bcgc.expected_runtime(
+            _problem(law, start_up=start, send_time=send), numbers[:5]
+        )
 
     at = jnp.array([*X, 120.0, 0.7, 0.7])
     _, slope = value_and_slope(at)
     for i in np.flatnonzero(at):
         step = jnp.zeros_like(at).at[i].set(1e-3 * at[i])
-        difference = (value_and_slope(at + step)[0] - value_and_slope(at - step)[0]) / (2 * step[i])
+        difference = (value_and_slope(at + step)[0] - value_and_slope(at - step)[0]) / (
+            2 * step[i]
+        )
         assert float(slope[i]) == pytest.approx(float(difference), rel=2e-4, abs=2e-5)
 
 
@@ -214,12 +258,18 @@ def test_slopes_behind_each_kink_are_those_of_differences() -> None:
     problem = bcgc.Problem(
         bcgc.Gamma(0.3, 1.0, 0.2), 3, 6, 3.0, start_up=bcgc.TwoSpeed(0.1, 2.0, 0.3)
     )
-    value_and_slope = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))
+    value_and_slope = jax.jit(
+        jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x))
+    )
     x = np.array([2.0, 1.0, 3.0])
     slope = np.asarray(value_and_slope(x)[1])
     for i, step in enumerate(1e-5 * np.eye(3)):
-        difference = (value_and_slope(x + step)[0] - value_and_slope(x - step)[0]) / 2e-5
-        assert slope[i] == pytest.approx(float(difference), rel=1e-5)  # worst measured 1.1e-6
+        difference = (
+            value_and_slope(x + step)[0] - value_and_slope(x - step)[0]
+        ) / 2e-5
+        assert slope[i] == pytest.approx(
+            float(difference), rel=1e-5
+        )  # worst measured 1.1e-6
 
 
 def test_draws_of_a_problem_are_as_numpys() -> None:
@@ -237,7 +287,9 @@ def test_draws_of_a_problem_are_as_numpys() -> None:
             "send_time": 0.5,
             "start_up": start_up,
         }
-        problem = bcgc.Problem(TIMES["shifted exponential"], 5, 100, max_workers=SIZE, **costs)
+        problem = bcgc.Problem(
+            TIMES["shifted exponential"], 5, 100, max_workers=SIZE, **costs
+        )
         known = start_ups.runtimes(start_ups.Case(problem, x, None), starts, times)
         found = bcgc.simulate_runtime(jax.random.key(0), problem, x, draws, unit=None)
         error = np.hypot(found.standard_error, known.std() / np.sqrt(draws))

@@ -1,4 +1,6 @@
-"""What a newcomer touches to add a scheme, a remedy or a law: tried in a copy of the package."""
+"""What a newcomer touches to add a scheme, a remedy or a law: tried in a copy of the
+package.
+"""
 
 import functools
 import json
@@ -160,11 +162,20 @@ def test_a_scheme_with_a_search_is_one_file_and_one_line(copied):
     line = '    "halves": About(solver="halves.Halves"),\n'
     added(names, line, after="ABOUT: Mapping[str, About] = {\n")
     assert "halves, optimal" in bcgc(copied, "solve", "--help")
-    law = ("--cycle-time", "exponential:rate=1", "--workers", "4", "--coordinates", "400")
+    law = (
+        "--cycle-time",
+        "exponential:rate=1",
+        "--workers",
+        "4",
+        "--coordinates",
+        "400",
+    )
     shown = ("--method", "halves", "--format", "json")
     solution = json.loads(bcgc(copied, "solve", *law, *shown))["solutions"][0]
     assert solution["partition"] == [200, 200, 0, 0]
-    log = written(copied / "log.csv", np.random.default_rng(0).gamma(2.0, 1.0, (24, 4)) + 0.1)
+    log = written(
+        copied / "log.csv", np.random.default_rng(0).gamma(2.0, 1.0, (24, 4)) + 0.1
+    )
     rows = json.loads(bcgc(copied, "advise", log, *shown))["rows"]
     assert [row["stored_subsets"] for row in rows if row["remedy"] == "halves"] == [2]
 
@@ -194,17 +205,33 @@ def test_a_distribution_is_a_class_and_four_names(copied):
     families = package / "distributions" / "families.py"
     families.write_text(families.read_text("utf-8") + _LAW, "utf-8")
     line = "from bcgc_jax.distributions{}import {} as {}\n"
-    for file, module in (("distributions/__init__.py", ".families "), ("__init__.pyi", " ")):
-        pareto, rayleigh = (line.format(module, law, law) for law in ("Pareto", "Rayleigh"))
+    for file, module in (
+        ("distributions/__init__.py", ".families "),
+        ("__init__.pyi", " "),
+    ):
+        pareto, rayleigh = (
+            line.format(module, law, law) for law in ("Pareto", "Rayleigh")
+        )
         added(package / file, rayleigh, after=pareto)
     weibull = '    "weibull": {"scale": None, "shape": None, "shift": 0.0},\n'
     row = '    "rayleigh": {"scale": None, "shift": 0.0},\n'
     added(package / "cli" / "arguments.py", row, after=weibull)
     added(package / "cli" / "arguments.py", '"rayleigh", ', after="_NOT_FITTED = (")
-    problem = ("--workers", "4", "--coordinates", "400", "--method", "uncoded", "--format", "json")
+    problem = (
+        "--workers",
+        "4",
+        "--coordinates",
+        "400",
+        "--method",
+        "uncoded",
+        "--format",
+        "json",
+    )
     # It is a Weibull distribution.
     laws = ("rayleigh:scale=1,shift=1", f"weibull:scale={2**0.5!r},shape=2,shift=1")
-    answers = [json.loads(bcgc(copied, "solve", "--cycle-time", law, *problem)) for law in laws]
+    answers = [
+        json.loads(bcgc(copied, "solve", "--cycle-time", law, *problem)) for law in laws
+    ]
     found, want = (answer["solutions"][0]["expected_runtime"] for answer in answers)
     assert found == pytest.approx(want, rel=1e-9)
     assert "rayleigh:scale=,[shift=0]" in bcgc(copied, "solve", "--help")
@@ -214,7 +241,9 @@ def test_the_schemes_of_a_log_are_those_that_its_workers_can_use():
     every = possible(Resources(4, know_lengths=True))
     together = possible(Resources(4, know_lengths=True, lock_step=True))
     schemes = [*every.values(), *together.values()]
-    kinds = {f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in schemes}
+    kinds = {
+        f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in schemes
+    }
     assert kinds == {f"bcgc_jax.schemes.{where}" for where in ADVISED}
     assert [name for name, scheme in every.items() if scheme.advisable] == [
         "dealt by length",
@@ -224,4 +253,6 @@ def test_the_schemes_of_a_log_are_those_that_its_workers_can_use():
         *("shares by speed", "shares anew"),
     ]
     assert [name for name in possible(Resources(4, 2)) if name not in every] == []
-    assert {scheme.by_length for scheme in possible(Resources(4, 2)).values()} == {False}
+    assert {scheme.by_length for scheme in possible(Resources(4, 2)).values()} == {
+        False
+    }

@@ -22,10 +22,14 @@ from bcgc_jax.steps.steps import Steps
 TRACES = Path(os.environ.get("TRACES", Path(__file__).parents[3] / "shared" / "traces"))
 
 
-def _steps(count: int, workers: int, chunks: int, *, lock_step: bool, alike: bool = True) -> Steps:
+def _steps(
+    count: int, workers: int, chunks: int, *, lock_step: bool, alike: bool = True
+) -> Steps:
     rng = np.random.default_rng(count)
     lengths = rng.gamma(1.5, 1.0, (count, workers, chunks)) + 0.1
-    pace = np.ones((count, workers)) if alike else rng.uniform(0.8, 1.5, (count, workers))
+    pace = (
+        np.ones((count, workers)) if alike else rng.uniform(0.8, 1.5, (count, workers))
+    )
     pauses = np.zeros(lengths.shape) if alike else rng.exponential(0.1, lengths.shape)
     return Steps(pace, lengths, pauses, 0 * pace, lengths, lock_step=lock_step)
 
@@ -41,7 +45,9 @@ def test_each_worker_gets_its_number_of_chunks_and_all_are_dealt(kind):
     dealt = kind().chunks(costs)
     assert dealt.shape == costs.shape
     assert (np.sort(dealt.reshape(30, -1), axis=1) == np.arange(20)).all()
-    inside = np.take_along_axis(costs.reshape(30, -1), dealt.reshape(30, -1), 1).reshape(30, 5, 4)
+    inside = np.take_along_axis(
+        costs.reshape(30, -1), dealt.reshape(30, -1), 1
+    ).reshape(30, 5, 4)
     assert (np.diff(inside, axis=2) <= 0).all()
     if kind is Sorted:
         assert (dealt // 4 == np.arange(5)[:, None]).all()
@@ -66,15 +72,22 @@ def test_a_step_that_goes_chunk_by_chunk_against_a_loop(alike):
     pace = steps.pace.copy()
     pace[:, 2] = np.median(np.delete(pace, 2, axis=1), axis=1)
     pauses = np.where(slow[:, None], 0, steps.pauses)
-    other = [_lock_step(step) for step in (pace[:, :, None] * steps.lengths + pauses).tolist()]
-    np.testing.assert_allclose(OtherMachines(slow).replay(steps).seconds, other, rtol=1e-14)
+    other = [
+        _lock_step(step)
+        for step in (pace[:, :, None] * steps.lengths + pauses).tolist()
+    ]
+    np.testing.assert_allclose(
+        OtherMachines(slow).replay(steps).seconds, other, rtol=1e-14
+    )
 
 
 def test_rows_of_alike_chunks_are_the_best_dealing_in_lock_step():
     """Of all that two workers can do with six chunks of one speed."""
     steps = _steps(10, 2, 3, lock_step=True)
     found = AlikeRows().replay(steps).seconds
-    for lengths, seconds in zip(steps.lengths.reshape(10, 6).tolist(), found, strict=True):
+    for lengths, seconds in zip(
+        steps.lengths.reshape(10, 6).tolist(), found, strict=True
+    ):
         every = (
             _lock_step([list(order[:3]), list(order[3:])])
             for order in itertools.permutations(lengths)
@@ -82,7 +95,7 @@ def test_rows_of_alike_chunks_are_the_best_dealing_in_lock_step():
         assert seconds == pytest.approx(min(every), rel=1e-14)
 
 
-def test_dealing_equal_numbers_loses_little_and_sorting_changes_nothing_without_lock_step():
+def test_dealing_equal_numbers_loses_little_and_sorting_needs_lock_step():
     steps = _steps(200, 6, 6, lock_step=False)
     nothing, any_number, equal, own = (
         scheme.replay(steps).seconds.mean()
@@ -124,7 +137,9 @@ def test_what_causes_add_in_lock_step_is_the_loss_of_each_chunk():
     np.testing.assert_allclose(sum(found.values()), total, rtol=1e-12)
     nobody = Parts(0 * parts.steady, 0 * parts.random, parts.data, 0 * parts.pauses)
     alone = losses(nobody, lock_step=True)
-    assert [name for name, added in alone.items() if np.abs(added).max() > 1e-12] == ["data"]
+    assert [name for name, added in alone.items() if np.abs(added).max() > 1e-12] == [
+        "data"
+    ]
 
 
 def _log(text: str, **more: Any) -> Trace:
@@ -145,11 +160,15 @@ def test_lengths_alone_cost_what_is_said():
     assert found.slow_workers == []
     assert found.step == pytest.approx(want.max(axis=1).sum(axis=1).mean(), rel=1e-12)
     assert found.advised == "rows of alike chunks"
-    steps = Steps(np.ones((12, 4)), want, 0 * want, np.zeros((12, 4)), want, lock_step=True)
+    steps = Steps(
+        np.ones((12, 4)), want, 0 * want, np.zeros((12, 4)), want, lock_step=True
+    )
     for scheme in (Sorted(), AlikeRows(), DealtEqual()):
         saved = 1 - scheme.replay(steps).seconds.mean() / steps.last().mean()
         # The model of the log takes a millionth for chance.
-        assert found.row(scheme.name).saved.value == pytest.approx(saved, abs=1e-5)  # 2e-6
+        assert found.row(scheme.name).saved.value == pytest.approx(
+            saved, abs=1e-5
+        )  # 2e-6
     assert {row.remedy for row in found.rows} == {
         "limit",
         *(scheme.name for scheme in (Sorted, AlikeRows, DealtEqual)),
@@ -163,7 +182,10 @@ def test_lengths_alone_cost_what_is_said():
             "step,worker,chunk,load,seconds\n1,a,0,5,1\n",
             "has seconds: a cost is for a log of lengt",
         ),
-        ("step,worker,load\n1,a,5\n", "a log of lengths has the columns step, worker, chunk and"),
+        (
+            "step,worker,load\n1,a,5\n",
+            "a log of lengths has the columns step, worker, chunk and",
+        ),
         ("step,chunk,load\n1,0,5\n", "has no column worker"),
     ],
 )
@@ -174,24 +196,32 @@ def test_what_is_no_log_of_lengths_is_refused(text, message):
 
 def test_lock_step_needs_chunks():
     rows = "".join(
-        f"{step},{worker},{1 + step % 3 + worker}\n" for step in range(9) for worker in (0, 1)
+        f"{step},{worker},{1 + step % 3 + worker}\n"
+        for step in range(9)
+        for worker in (0, 1)
     )
-    with pytest.raises(ValueError, match="lock-step is of chunks, and the log has none"):
+    with pytest.raises(
+        ValueError, match="lock-step is of chunks, and the log has none"
+    ):
         advise(_log(f"step,worker,seconds\n{rows}"), lock_step=True)
 
 
 @pytest.mark.slow
 def test_the_training_job_saves_what_is_documented():
-    """Its forward passes stand for lengths, which they are: its data are slow, not its workers.
+    """Its forward passes stand for lengths, which they are: its data are slow, not its
+    workers.
 
-    So the recorded seconds themselves may be dealt, and save as much: 24.5, 32.7 and 47.7 %.
+    So the recorded seconds themselves may be dealt, and save as much: 24.5, 32.7 and
+    47.7 %.
     """
     path = TRACES / "llm_training_32_workers_microbatches.csv"
     if not path.exists():
         pytest.skip(f"{path} is not there")
     header, *rows = path.read_text().splitlines()
     place = header.split(",").index("forward_seconds")
-    text = "\n".join([f"{header},load", *(f"{row},{row.split(',')[place]}" for row in rows)])
+    text = "\n".join(
+        [f"{header},load", *(f"{row},{row.split(',')[place]}" for row in rows)]
+    )
     trace = _log(text)
     assert trace.microbatches is not None
     seconds = trace.microbatches.seconds

@@ -12,7 +12,11 @@ from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.solvers.baselines import _TwoMessages, ferdinand_partition, tandon_partial_runtime
+from bcgc_jax.solvers.baselines import (
+    _TwoMessages,
+    ferdinand_partition,
+    tandon_partial_runtime,
+)
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
 from tests.problems import SIZE, known, padded, slow
@@ -39,19 +43,25 @@ def test_single_block_is_the_best_level(x64):
     assert abs(float(best.expected_runtime) - means[level]) < 4 * errors[level]
 
 
-@pytest.mark.parametrize("case", [CASE, *slow(TWO)], ids=["ShiftedExponential", "TwoSpeed"])
+@pytest.mark.parametrize(
+    "case", [CASE, *slow(TWO)], ids=["ShiftedExponential", "TwoSpeed"]
+)
 def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     law = case.law()
     problem = padded(law, N, L, M, B)
     sample = np.sort(case.frozen.ppf(np.random.default_rng(5).random(400_000)))
     ratio = sample[200_000:].mean() / sample[:200_000].mean()
     default = bcgc.solvers.straggler_ratio(law)
-    assert float(default) == pytest.approx(ratio, rel=1e-2)  # sampling error of the mean: 2e-3
+    assert float(default) == pytest.approx(
+        ratio, rel=1e-2
+    )  # sampling error of the mean: 2e-3
     times = _sorted_draws(case)
     for alpha in (default, jnp.full_like(default, 6.0)):
         (value, _), level = tandon_partial_runtime(problem, alpha)
         a, s = float(alpha), np.arange(1, N)
-        runtimes = SCALE * (s + 1) / (s + a) * np.maximum(a * times[:, 1:], times[:, :1])
+        runtimes = (
+            SCALE * (s + 1) / (s + a) * np.maximum(a * times[:, 1:], times[:, :1])
+        )
         means = runtimes.mean(axis=0)
         errors = runtimes.std(axis=0) / np.sqrt(len(times))
         best = int(np.argmin(means))
@@ -60,17 +70,27 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     if case is CASE:
         solution = bcgc.solve(problem, "tandon_partial")
         by_default, _ = tandon_partial_runtime(problem, default)
-        np.testing.assert_allclose(solution.expected_runtime, by_default.value, rtol=1e-12)
+        np.testing.assert_allclose(
+            solution.expected_runtime, by_default.value, rtol=1e-12
+        )
         assert solution.partition is None
 
 
-def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial_says(x64):
+def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial_says(
+    x64,
+):
     hazard = np.array(
-        [[0.3, 0.2, 0.1, 0.05, 0.02, 0.01], [2, 1.5, 1, 0.6, 0.3, 0.1], [5, 4, 3, 2, 1, 0.5]]
+        [
+            [0.3, 0.2, 0.1, 0.05, 0.02, 0.01],
+            [2, 1.5, 1, 0.6, 0.3, 0.1],
+            [5, 4, 3, 2, 1, 0.5],
+        ]
     )
     for level in (1, 3, N - 1):
         none, no_second = np.exp(-hazard[:, 0]), np.exp(-hazard[:, level])
-        on_time = (1 - none) ** N * stats.binom.cdf(level, N, (no_second - none) / (1 - none))
+        on_time = (1 - none) ** N * stats.binom.cdf(
+            level, N, (no_second - none) / (1 - none)
+        )
         found = jax.jit(_TwoMessages(N, level=level).late)(hazard)
         np.testing.assert_allclose(found, 1 - on_time, rtol=1e-12)
 
@@ -91,13 +111,19 @@ def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
             whole, part = (-np.expm1(-rate * max(u - shift, 0)) for u in (t, t / alpha))
             if whole == 0:
                 return 1.0
-            return 1 - whole**workers * stats.binom.cdf(s, workers, 1 - min(part / whole, 1))
+            return 1 - whole**workers * stats.binom.cdf(
+                s, workers, 1 - min(part / whole, 1)
+            )
 
         # Where all but one or all are early, and where enough are.
         marks = (
-            shift - np.log1p(-((1 - np.array([0.999, 0.5, 1e-3, 1e-9])) ** (1 / workers))) / rate
+            shift
+            - np.log1p(-((1 - np.array([0.999, 0.5, 1e-3, 1e-9])) ** (1 / workers)))
+            / rate
         )
-        early = -np.log((s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / (workers + 1))
+        early = -np.log(
+            (s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / (workers + 1)
+        )
         ends = np.sort([shift, *marks, *(alpha * (shift + early / rate)), 1e5])
         parts = [
             integrate.quad(later, a, b, limit=200, epsabs=1e-9)[0]
@@ -109,12 +135,19 @@ def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
     # 4e-14 apart
     assert float(value) == pytest.approx(best, rel=1e-12)
     assert float(error) < 1.01e-9 * best  # what windows leave out, 1e-9, and rounding
-    assert min(runtime(int(level) + step) for step in (-100, -30, -3, -1, 1, 3, 30, 100)) > best
+    assert (
+        min(runtime(int(level) + step) for step in (-100, -30, -3, -1, 1, 3, 30, 100))
+        > best
+    )
 
 
 # With 24 and 20 the sum keeps u below N / r; with 2 it does that where no level is 1.
-@pytest.mark.parametrize(("layers", "total"), [*((r, L) for r in (90, 40, 27, 24, 20)), (2, 6)])
-def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, layers, total):
+@pytest.mark.parametrize(
+    ("layers", "total"), [*((r, L) for r in (90, 40, 27, 24, 20)), (2, 6)]
+)
+def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(
+    x64, layers, total
+):
     partition = ferdinand_partition(padded(LAW, N, total, M, B), layers)
     j = np.arange(1, layers + 1)
     ascending = np.eye(layers)[:-1] - np.eye(layers)[1:]
@@ -122,14 +155,18 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
     programme = optimize.linprog(
         [-1] + [0] * layers,
         A_ub=np.block(
-            [[np.ones((layers, 1)), -np.diag(1 / j)], [np.zeros((layers - 1, 1)), ascending]]
+            [
+                [np.ones((layers, 1)), -np.diag(1 / j)],
+                [np.zeros((layers - 1, 1)), ascending],
+            ]
         ),
         b_ub=np.concatenate([1 / j, np.zeros(layers - 1)]),
         A_eq=[[0] + [1] * layers],
         b_eq=[layers * N - total],
         bounds=[(0, None)] + [(1, N - 1)] * layers,
     )
-    # Of all s with this u, the one with the least Σ s²: bounds from below only, so water filling.
+    # Of all s with this u, the one with the least Σ s²: bounds from below only, so
+    # water filling.
     low, target = np.maximum(1, -programme.fun * j - 1), layers * N - total
     level = (
         optimize.brentq(lambda c: np.maximum(c, low).sum() - target, 0, N)
@@ -140,7 +177,8 @@ def test_ferdinand_layers_are_the_least_squares_optimum_of_the_programme(x64, la
     # A level at exactly n + 1/2 may be rounded either way.
     rounded = [np.floor(s + 0.5 + nudge).astype(int) for nudge in (-1e-9, 1e-9)]
     assert any(
-        np.allclose(partition, np.bincount(n, minlength=SIZE) * total / layers) for n in rounded
+        np.allclose(partition, np.bincount(n, minlength=SIZE) * total / layers)
+        for n in rounded
     )
     assert partition.sum() == pytest.approx(total)
 
@@ -166,9 +204,12 @@ def test_the_straggler_ratio_is_that_of_adaptive_quadrature(precision, name):
         return np.exp(-w) * float(case.frozen.isf(np.exp(-w)))
 
     ends = [np.log(2), 2, 5, 10, 30, 100, 300, 600]
-    high = sum(integrate.quad(slow, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(ends))
+    high = sum(
+        integrate.quad(slow, a, b, epsrel=1e-10)[0] for a, b in itertools.pairwise(ends)
+    )
     fast = [
-        integrate.quad(case.frozen.ppf, a, b, epsrel=1e-10)[0] for a, b in ((0, 1e-3), (1e-3, 0.5))
+        integrate.quad(case.frozen.ppf, a, b, epsrel=1e-10)[0]
+        for a, b in ((0, 1e-3), (1e-3, 0.5))
     ]
     # Worst measured 1e-11, 7e-7.
     rtol = 1e-9 if precision == np.float64 else 5e-6
@@ -177,7 +218,9 @@ def test_the_straggler_ratio_is_that_of_adaptive_quadrature(precision, name):
     )
 
 
-def test_the_straggler_ratio_of_an_exponential_is_that_of_the_paper_an_infinite_mean_has_none(x64):
+def test_the_straggler_ratio_is_the_papers_and_an_infinite_mean_has_none(
+    x64,
+):
     ratio = bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(0.4))
     np.testing.assert_allclose(ratio, (1 + np.log(2)) / (1 - np.log(2)), rtol=1e-12)
     assert bcgc.solvers.straggler_ratio(bcgc.Pareto(2.0, 0.9)) == np.inf
@@ -217,24 +260,35 @@ def test_the_limit_of_two_workers_is_a_double_integral(precision, name):
 
 
 def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
-    # One worker: the mean, 2 a / (a - 1). Two: P(T > t)² has a tail of 2 a, finite for a > 1/2.
+    # One worker: the mean, 2 a / (a - 1). Two: P(T > t)² has a tail of 2 a, finite for
+    # a > 1/2.
     def limit(shape, workers):
         return bcgc.solvers.runtime_limit(padded(bcgc.Pareto(2.0, shape), workers, 10))
 
     for shape in (1.2, 1.05):  # worst measured 2e-9
         np.testing.assert_allclose(limit(shape, 1), 20 * shape / (shape - 1), rtol=1e-7)
     assert limit(0.9, 1) == np.inf
-    draws = 20 / np.sum(np.random.default_rng(7).random((1_000_000, 2)) ** (1 / 0.9), axis=1)
+    draws = 20 / np.sum(
+        np.random.default_rng(7).random((1_000_000, 2)) ** (1 / 0.9), axis=1
+    )
     two = limit(0.9, 2)
-    assert abs(two - draws.mean()) < 0.01 * draws.mean()  # no second moment, so no standard error
-    never = bcgc.TwoSpeed(1.5, np.inf, 0.2)  # all of three workers stop with probability 0.008
+    assert (
+        abs(two - draws.mean()) < 0.01 * draws.mean()
+    )  # no second moment, so no standard error
+    never = bcgc.TwoSpeed(
+        1.5, np.inf, 0.2
+    )  # all of three workers stop with probability 0.008
     assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
     late = bcgc.Problem(bcgc.Pareto(2.0, 3.0), 2, 10, start_up=7.0)
-    assert float(bcgc.solvers.runtime_limit(late)) == pytest.approx(float(limit(3.0, 2)) + 7)
+    assert float(bcgc.solvers.runtime_limit(late)) == pytest.approx(
+        float(limit(3.0, 2)) + 7
+    )
 
 
 def test_the_limit_makes_both_passes_of_a_sample_once(x64):
-    """Against samples that are handed out whole, one by one, to the worker that would end first."""
+    """Against samples that are handed out whole, one by one, to the worker that would
+    end first.
+    """
     times = np.random.default_rng(12).gamma(3.0, 0.5, (6, 4)) + 0.2
     num_coordinates = 8
     num_samples = 4000
@@ -254,11 +308,15 @@ def test_the_limit_makes_both_passes_of_a_sample_once(x64):
         one_more.append(max(row))
     law = bcgc.EmpiricalRows(times)
     costs: Any = {"setup_cycles": forward, "chain_cycles": chain}
-    problem = bcgc.Problem(law, 4, num_coordinates, num_samples, cycles, start_up=start, **costs)
+    problem = bcgc.Problem(
+        law, 4, num_coordinates, num_samples, cycles, start_up=start, **costs
+    )
     limit = float(bcgc.solve(problem, "limit").expected_runtime)
     # By less than what one more sample takes.
     assert limit <= np.mean(last) <= limit + np.mean(one_more)
     # Workers that are alike need no scheme.
     alike = replace(problem, cycle_time=bcgc.EmpiricalRows(np.full((6, 4), 3.0)))
     uncoded = start + 3.0 * num_samples / 4 * of_a_sample
-    assert float(bcgc.solve(alike, "limit").expected_runtime) == pytest.approx(uncoded, rel=1e-12)
+    assert float(bcgc.solve(alike, "limit").expected_runtime) == pytest.approx(
+        uncoded, rel=1e-12
+    )

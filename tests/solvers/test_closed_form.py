@@ -1,4 +1,6 @@
-"""The closed forms of Theorems 2 and 3, against independent answers and what was published."""
+"""The closed forms of Theorems 2 and 3, against independent answers and what was
+published.
+"""
 
 import math
 from collections import defaultdict
@@ -28,7 +30,9 @@ from tests.studies import rows_of
 def _closed_form(times: list[float], total: float) -> np.ndarray:
     """Theorem 2 as printed, for ascending times t_1 … t_N."""
     n = len(times)
-    x = [1 / times[-1]] + [(1 / times[n - i - 1] - 1 / times[n - i]) / (i + 1) for i in range(1, n)]
+    x = [1 / times[-1]] + [
+        (1 / times[n - i - 1] - 1 / times[n - i]) / (i + 1) for i in range(1, n)
+    ]
     return np.array(x) * total / sum(x)
 
 
@@ -46,8 +50,12 @@ def test_both_closed_forms_agree_with_independent_quadrature(x64):
     case = SHIFTED_EXPONENTIAL.at(0.6, 0.3)
     problem = padded(case.law(), 7)
     times = [expected_order_statistic(case, 7, k) for k in range(1, 8)]
-    rates = [1 / expected_order_statistic(case, 7, k, lambda t: 1 / t) for k in range(1, 8)]
-    np.testing.assert_allclose(time_partition(problem)[:7], _closed_form(times, 20_000), rtol=1e-7)
+    rates = [
+        1 / expected_order_statistic(case, 7, k, lambda t: 1 / t) for k in range(1, 8)
+    ]
+    np.testing.assert_allclose(
+        time_partition(problem)[:7], _closed_form(times, 20_000), rtol=1e-7
+    )
     np.testing.assert_allclose(
         frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7
     )
@@ -86,7 +94,9 @@ _PUBLISHED = Path(__file__).parents[2] / "experiments/data"
 
 
 def _problem(workers, rate) -> bcgc.Problem:
-    return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), workers, 20_000, 50, max_workers=50)
+    return bcgc.Problem(
+        bcgc.ShiftedExponential(rate, 50.0), workers, 20_000, 50, max_workers=50
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,9 @@ def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Workers, rates and expected runtimes of each scheme of Fig. 4."""
     by_scheme = defaultdict(list)
     for row in rows_of(_PUBLISHED / "published_runtimes.csv"):
-        workers, rate = (row["x"], 1e-3) if row["axis"] == "num_workers" else (20, row["x"])
+        workers, rate = (
+            (row["x"], 1e-3) if row["axis"] == "num_workers" else (20, row["x"])
+        )
         by_scheme[row["scheme"]].append(
             (float(workers), float(rate), float(row["expected_runtime"]))
         )
@@ -106,7 +118,9 @@ _LEVELS = {"time": 1, "frequency": 2}
 
 
 @pytest.mark.parametrize("scheme", [*_LEVELS, "single_block", "ferdinand_full"])
-def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published, scheme):
+def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(
+    x64, published, scheme
+):
     *cells, known = published[scheme]
     assert known.size == 10
     cells = [(int(workers), float(rate)) for workers, rate in zip(*cells, strict=True)]
@@ -115,7 +129,9 @@ def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published
     np.testing.assert_allclose(runtimes, known, rtol=0.025)  # worst measured 0.0096
     if scheme in _LEVELS:
         counts = np.asarray(solutions[cells.index((20, 1e-3))].rounded)[:20]
-        expected = [int(row[scheme]) for row in rows_of(_PUBLISHED / "published_partitions.csv")]
+        expected = [
+            int(row[scheme]) for row in rows_of(_PUBLISHED / "published_partitions.csv")
+        ]
         np.testing.assert_allclose(counts, expected, rtol=0, atol=_LEVELS[scheme])
         assert counts.sum() == 20_000
 

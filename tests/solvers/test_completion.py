@@ -1,4 +1,6 @@
-"""The most probable completion and its bound, against global searches and published values."""
+"""The most probable completion and its bound, against global searches and published
+values.
+"""
 
 from typing import Any
 
@@ -38,7 +40,8 @@ def _solve(problem, deadline):
 
 
 def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum(x64):
-    # The journal version: L = 40000, M = 50, b = 1, rate 0.1, shift 1, deadline 10^6.5, N = 10.
+    # The journal version: L = 40000, M = 50, b = 1, rate 0.1, shift 1, deadline 10^6.5,
+    # N = 10.
     workers = 10
     problem = padded(bcgc.ShiftedExponential(0.1, 1.0), workers, 40_000, 50)
     result = completion_partition(problem, 10**6.5)
@@ -64,10 +67,14 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
     workers = 5
     size = 7
     t = 1.3
-    found = jax.jit(order_survival)(bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1))
+    found = jax.jit(order_survival)(
+        bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1)
+    )
     for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
-        assert float(found[n]) == pytest.approx(stats.binom.sf(n, workers, slow), rel=1e-12)
+        assert float(found[n]) == pytest.approx(
+            stats.binom.sf(n, workers, slow), rel=1e-12
+        )
 
 
 def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
@@ -80,7 +87,9 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
 
     start = jnp.full(4, 0.25)
     # Not every step gains, but ten together do.
-    found = search(lambda x: jnp.sum(weights * (x - middle) ** 2), start, least_gain=1e-12)
+    found = search(
+        lambda x: jnp.sum(weights * (x - middle) ** 2), start, least_gain=1e-12
+    )
 
     def at(multiplier):  # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1
         return np.maximum(0, middle - multiplier / (2 * weights))
@@ -95,16 +104,22 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
 
 
 @pytest.mark.slow
-def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_often(x64):
+def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_often(
+    x64,
+):
     speeds = 0.7, 3.2, 0.15
     problem = bcgc.Problem(bcgc.TwoSpeed(*speeds), 5, 300, 4)
     deadline = 0.9 * 300 * 4 / 5 * best_of_two_speeds(*speeds, 5)
     solution = _solve(problem, deadline)
     rng = np.random.default_rng(2)
-    shares = np.concatenate([rng.dirichlet(np.full(5, c), 400) for c in (0.2, 1.0, 5.0)])
+    shares = np.concatenate(
+        [rng.dirichlet(np.full(5, c), 400) for c in (0.2, 1.0, 5.0)]
+    )
     near = np.asarray(solution.partition) * np.exp(0.03 * rng.standard_normal((400, 5)))
     points = 300 * np.concatenate([shares, near / near.sum(axis=1, keepdims=True)])
-    others = jax.jit(jax.vmap(lambda x: bcgc.completion_probability(problem, x, deadline)))(points)
+    others = jax.jit(
+        jax.vmap(lambda x: bcgc.completion_probability(problem, x, deadline))
+    )(points)
     assert 0.05 < float(solution.completion_probability) < 1
     assert others.max() <= float(solution.completion_probability) + 1e-9
     found = bcgc.completion_probability(problem, solution.partition, deadline)
@@ -118,7 +133,10 @@ def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_o
         (lambda: bcgc.Optimal(max_steps=0), "max_steps must be"),
         (lambda: bcgc.Subgradient(batch_size=0), "batch_size must be"),
         (lambda: bcgc.Optimal(levels=[]), "levels"),
-        (lambda: bcgc.Optimal(levels=[0, 4]), "levels must be whole numbers from 0 to 3"),
+        (
+            lambda: bcgc.Optimal(levels=[0, 4]),
+            "levels must be whole numbers from 0 to 3",
+        ),
         (lambda: bcgc.Optimal(levels=[0.5]), "levels"),  # type: ignore[list-item]
     ],
 )
@@ -130,7 +148,9 @@ def test_what_makes_no_sense_is_refused(method, message):
 @pytest.mark.slow
 def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
     def problem(rate):
-        return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), 4, 5_000, 10.0, max_workers=4)
+        return bcgc.Problem(
+            bcgc.ShiftedExponential(rate, 50.0), 4, 5_000, 10.0, max_workers=4
+        )
 
     def best(rate, deadline):
         return bcgc.solve(problem(rate), bcgc.Deadline(deadline)).completion_probability
@@ -139,30 +159,48 @@ def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
     slopes = jax.jit(jax.grad(best, (0, 1)))(1e-3, 1.5e7)
     for argument, (slope, step) in enumerate(zip(slopes, (1e-7, 1e2), strict=True)):
         near: Any = [
-            np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument] for sign in (1, -1)
+            np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument]
+            for sign in (1, -1)
         ]
         above, below = (
-            bcgc.completion_probability(problem(r), known(partition), d) for r, d in near
+            bcgc.completion_probability(problem(r), known(partition), d)
+            for r, d in near
         )
-        assert float(slope) == pytest.approx(float((above - below) / (2 * step)), rel=1e-5)
+        assert float(slope) == pytest.approx(
+            float((above - below) / (2 * step)), rel=1e-5
+        )
     # Of another plan than the fastest: no slope is known without that of the plan.
-    runtime = jax.grad(lambda t: bcgc.solve(problem(1e-3), bcgc.Deadline(t)).expected_runtime)
+    runtime = jax.grad(
+        lambda t: bcgc.solve(problem(1e-3), bcgc.Deadline(t)).expected_runtime
+    )
     assert np.isnan(jax.jit(runtime)(1.5e7))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "deadline"),
-    [(0.5, 4.8), (0.5, 10.0), (0.3, 8.0), (0.8, 3.0), (1.0, 6.0), (1.1, 9.0), (1.5, 4.0)],
+    [
+        (0.5, 4.8),
+        (0.5, 10.0),
+        (0.3, 8.0),
+        (0.8, 3.0),
+        (1.0, 6.0),
+        (1.1, 9.0),
+        (1.5, 4.0),
+    ],
 )
-def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, shape, deadline):
+def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(
+    x64, shape, deadline
+):
     # M = N, L = b = 1: a load of 1 takes a worker T.
     case = PARETO.at(1.0, shape)
     result = completion_partition(bcgc.Problem(case.law(), 5, 1.0, 5.0), deadline)
     best = oracles.most_in_time(case, 5, deadline)
     assert int(result.status) == bcgc.Status.CONVERGED
     assert float(result.value) >= best - 1e-8
-    late = oracles.exceedance(case, oracles.load_of(np.asarray(result.point)), np.array([deadline]))
+    late = oracles.exceedance(
+        case, oracles.load_of(np.asarray(result.point)), np.array([deadline])
+    )
     np.testing.assert_allclose(result.value, 1 - late[0], rtol=1e-9)
     from_starts = np.asarray(result.aux)
     # where no plan beside it is ever in time, a search has no slope to go by
@@ -178,14 +216,18 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
     @jax.jit
     def told(status: int) -> Any:
         return known(
-            solution_of(problem, jnp.zeros(problem.max_workers), status, 1, True, infinite).status
+            solution_of(
+                problem, jnp.zeros(problem.max_workers), status, 1, True, infinite
+            ).status
         )
 
     assert told(bcgc.Status.STEP_LIMIT) == bcgc.Status.STEP_LIMIT
     assert told(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
 
 
-def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64, monkeypatch):
+def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(
+    x64, monkeypatch
+):
     case, deadline = WEIBULL.at(1.0, 0.6, 0.2), 60.0
     problem = bcgc.Problem(case.law(), 4, 100)
     best = oracles.most_in_time(case, 4, deadline * 4 / 100)
@@ -193,7 +235,9 @@ def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64
     assert best == pytest.approx(float(found.value), abs=1e-4)
     # The bound holds by itself, also where the plan that was found is a worse one.
     worse = found._replace(value=found.value - 0.01)
-    monkeypatch.setitem(completion_bound.__globals__, "completion_partition", lambda *_: worse)
+    monkeypatch.setitem(
+        completion_bound.__globals__, "completion_partition", lambda *_: worse
+    )
     found = completion_bound(problem, deadline)
     assert found.reached < best <= found.upper_bound + 1e-9 < best + 1e-3
 
@@ -213,26 +257,37 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
 def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
     values = [[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]]
     straight = [[True, False], [False, True]]
-    minorant = _Minorant(jnp.ones(2), jnp.full(2, 3.0), jnp.array(values), jnp.array(straight))
-    for r, expected in (([1.25, 2.5], [0.25, 2.5]), ([2.5, 3.5], [-np.log(-np.expm1(-0.4)), 3.5])):
+    minorant = _Minorant(
+        jnp.ones(2), jnp.full(2, 3.0), jnp.array(values), jnp.array(straight)
+    )
+    for r, expected in (
+        ([1.25, 2.5], [0.25, 2.5]),
+        ([2.5, 3.5], [-np.log(-np.expm1(-0.4)), 3.5]),
+    ):
         found = jax.jit(_faster)(bcgc.Exponential(1.0), minorant, np.array(r))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_is_always_in_time_needs_no_bound(monkeypatch):
     always = local_optimum(jnp.ones(3), jnp.ones(()), True, 0)
-    monkeypatch.setitem(completion_bound.__globals__, "completion_partition", lambda *_: always)
+    monkeypatch.setitem(
+        completion_bound.__globals__, "completion_partition", lambda *_: always
+    )
     found = completion_bound(bcgc.Problem(bcgc.Exponential(1.0), 3, 3), 9.0)
     assert (found.reached, found.upper_bound) == (1.0, 1.0)
 
 
 def test_limits_are_where_plans_are_as_probable():
-    """Of log P = -Σ a_n r_n² / 2, which with a tilt of λ for level n is λ² / (2 a_n) at most."""
+    """Of log P = -Σ a_n r_n² / 2, which with a tilt of λ for level n is λ² / (2 a_n) at
+    most.
+    """
     a, reached = np.array([0.5, 3.0]), 0.3
     edge = np.sqrt(-2 * np.log(reached) / a)
     tilts = np.array([-2.0, -1.0, 1.0, 2.0])[:, None] * a * edge
     most: Any = np.ravel(tilts**2 / (2 * a))
-    limits = _closer(jnp.full(2, -9.0), jnp.full(2, 9.0), jnp.asarray(tilts), most, reached)
+    limits = _closer(
+        jnp.full(2, -9.0), jnp.full(2, 9.0), jnp.asarray(tilts), most, reached
+    )
     np.testing.assert_allclose(limits, [-edge, edge], rtol=1e-6)
 
 
@@ -268,7 +323,7 @@ def _fastest(problem, deadline, least, starts):
 
 
 @pytest.mark.slow
-def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_are_the_two_optima(
+def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(
     x64,
 ):
     deadline, workers = 300.0, 8
@@ -298,9 +353,13 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_
         last = float(found.expected_runtime)
 
     free = solve(low - 1e-3)
-    assert float(free.expected_runtime) == pytest.approx(float(fast.expected_runtime), rel=1e-6)
+    assert float(free.expected_runtime) == pytest.approx(
+        float(fast.expected_runtime), rel=1e-6
+    )
     assert float(free.relative_gap) < 1e-5
-    np.testing.assert_allclose(known(solve(high - 1e-7).partition), known(sure.partition), atol=0.2)
+    np.testing.assert_allclose(
+        known(solve(high - 1e-7).partition), known(sure.partition), atol=0.2
+    )
     assert int(solve(high + 1e-4).status) == bcgc.Status.INFEASIBLE
 
 
@@ -317,12 +376,18 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     fastest = bcgc.solve(problem)
     uncoded = known(bcgc.solve(problem, "uncoded").partition)
     found = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
-    answers = {"completion_partition": found, "chance_constrained": found, "optimum": fastest}
+    answers = {
+        "completion_partition": found,
+        "chance_constrained": found,
+        "optimum": fastest,
+    }
     for name, answer in answers.items():
         place = f"bcgc_jax.solvers.deadline.{name}"
         monkeypatch.setattr(place, lambda *args, answer=answer, **options: answer)
     solution = bcgc.Deadline(1e8, min_completion=0.8).plan(problem, None)
-    assert float(solution.lower_bound) == pytest.approx(float(fastest.lower_bound), rel=1e-9)
+    assert float(solution.lower_bound) == pytest.approx(
+        float(fastest.lower_bound), rel=1e-9
+    )
     assert (
         float(solution.lower_bound)
         < float(fastest.expected_runtime)
@@ -331,7 +396,9 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
 
 
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
-    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its law on a grid of shares."""
+    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its law on a grid of
+    shares.
+    """
     share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]
 
     def late(t):
@@ -341,7 +408,9 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     runtime = np.trapezoid(late(t), t, axis=0)
     in_time = 1 - late(3.0)
     least = 0.974
-    fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
+    fast, sure = (
+        np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax())
+    )
     surest = local_optimum(jnp.asarray(sure), jnp.asarray(in_time.max()), True, 0)
     found = chance_constrained(
         bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest
@@ -354,11 +423,15 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [20, 50])
 def test_single_precision_meets_the_optimum_of_double_and_says_so(workers):
-    """It went on to the limit of 2000 steps: its slopes do not resolve the tolerance."""
+    """It went on to the limit of 2000 steps: its slopes do not resolve the
+    tolerance.
+    """
 
     def best(double):
         with jax.enable_x64(double):
-            problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50)
+            problem = bcgc.Problem(
+                bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50
+            )
             found = completion_partition(problem, 4e7 if workers == 50 else 6e7)
             return found, np.asarray(found.point, float)
 

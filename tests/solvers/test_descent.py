@@ -28,8 +28,12 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     )
     assert found.num_steps < MAX_STEPS
     best = np.where(used, weights if kinked else np.sqrt(weights), 0)
-    assert float(found.value) == pytest.approx(best.sum() ** (1 if kinked else 2), rel=1e-5)
-    np.testing.assert_allclose(found.point, best / best.sum(), rtol=3e-2)  # worst measured 0.011
+    assert float(found.value) == pytest.approx(
+        best.sum() ** (1 if kinked else 2), rel=1e-5
+    )
+    np.testing.assert_allclose(
+        found.point, best / best.sum(), rtol=3e-2
+    )  # worst measured 0.011
 
 
 def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
@@ -40,7 +44,9 @@ def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
         return jnp.sum(weights / share), None
 
     search = jax.jit(
-        lambda one, least: quasi_newton_descent(function, one > 0, one, tolerance=1e-3, least=least)
+        lambda one, least: quasi_newton_descent(
+            function, one > 0, one, tolerance=1e-3, least=least
+        )
     )
     whole, early, later = (search(np.ones(3), least) for least in (np.inf, 20.0, 36.01))
     assert later.point.tolist() == whole.point.tolist()

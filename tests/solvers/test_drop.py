@@ -1,4 +1,6 @@
-"""Schemes that lose samples, `backup` and `drop`, against harmonic numbers and draws by NumPy."""
+"""Schemes that lose samples, `backup` and `drop`, against harmonic numbers and draws by
+NumPy.
+"""
 
 import re
 
@@ -14,7 +16,13 @@ from tests.problems import known
 N = 6
 START = 150.0
 PROBLEM = bcgc.Problem(
-    bcgc.ShiftedExponential(1.0, 0.5), N, 200, 3.0, 2.0, start_up=START, setup_cycles=20.0
+    bcgc.ShiftedExponential(1.0, 0.5),
+    N,
+    200,
+    3.0,
+    2.0,
+    start_up=START,
+    setup_cycles=20.0,
 )
 WHOLE = 210.0  # M (b L + f) / N, cycles of a subset
 
@@ -22,7 +30,9 @@ WHOLE = 210.0  # M (b L + f) / N, cycles of a subset
 @pytest.mark.parametrize("start", [0.0, START, 1e6])
 def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     # E T_(N-B) = 1/2 + H_N - H_B.
-    times = 0.5 + np.array([sum(1 / j for j in range(spare + 1, N + 1)) for spare in range(N)])
+    times = 0.5 + np.array(
+        [sum(1 / j for j in range(spare + 1, N + 1)) for spare in range(N)]
+    )
     step = start + WHOLE * times
     spare = int(np.argmin(step / (1 - np.arange(N) / N)))
     problem = replace(PROBLEM, start_up=start)
@@ -42,7 +52,9 @@ def test_backup_loses_no_samples_where_all_numbers_are_as_good():
 
 
 def test_backup_with_random_start_ups_needs_its_number():
-    with pytest.raises(ValueError, match='needs its number of workers, as in "backup:1"'):
+    with pytest.raises(
+        ValueError, match='needs its number of workers, as in "backup:1"'
+    ):
         bcgc.solve(replace(PROBLEM, start_up=bcgc.Exponential(1.0)), "backup")
 
 
@@ -53,7 +65,9 @@ def _rule(solution: bcgc.Solution) -> Stopped:
 
 
 def _step(threshold, times, chunks):
-    """Seconds of each step, and the share of the samples that is used, by plain counting."""
+    """Seconds of each step, and the share of the samples that is used, by plain
+    counting.
+    """
     ends = START + times[:, :, None] * WHOLE * np.arange(1, chunks + 1) / chunks
     in_time = ends <= threshold * (1 + 1e-12)
     return np.minimum(threshold, ends[:, :, -1].max(axis=1)), in_time.mean(axis=(1, 2))
@@ -73,7 +87,9 @@ def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
     found = bcgc.solve(PROBLEM, "drop")
     rule = _rule(found)
     threshold = float(rule.threshold * PROBLEM.scale)
-    (stopped, _), (ended, used) = (f(threshold, times, rule.chunks) for f in (_step, _whole_chunks))
+    (stopped, _), (ended, used) = (
+        f(threshold, times, rule.chunks) for f in (_step, _whole_chunks)
+    )
     clock = START + times[:, :, None] * WHOLE * np.arange(rule.chunks + 1) / rule.chunks
     for at_once, want in ((True, _step), (False, _whole_chunks)):
         seconds, there = inexact.stopped(
@@ -99,8 +115,8 @@ def test_drop_stops_where_draws_of_numpy_say(x64):
     for value, draws in ((found.expected_runtime, seconds), (1 - needs.lost, used)):
         # Worst: 1.3 standard errors.
         assert abs(draws.mean() - float(value)) < 4 * draws.std() / np.sqrt(len(draws))
-    # No other threshold is better at which 30 % of the workers are done, within what draws are off
-    # by.
+    # No other threshold is better at which 30 % of the workers are done, within what
+    # draws are off by.
     least = seconds.mean() / used.mean()
     first = START + WHOLE * (0.5 - np.log(0.7))
     for other in np.linspace(first, START + WHOLE * 8, 40):
@@ -130,7 +146,9 @@ def test_a_threshold_at_which_three_tenths_of_the_atoms_have_ended_is_possible()
     alone = np.diff((count / 10) ** N, prepend=0)  # of the slowest worker's time
     for _ in range(3):
         # The first three are much faster: it is best to wait for these only.
-        atoms = np.sort(np.round(rng.uniform(1, 1.2, 10), 3)) * np.where(count <= 3, 1, 20)
+        atoms = np.sort(np.round(rng.uniform(1, 1.2, 10), 3)) * np.where(
+            count <= 3, 1, 20
+        )
         stops = np.unique(np.outer(atoms, np.arange(1, 9) / 8))
         stops = stops[stops >= atoms[2]]
         ends = np.outer(atoms, np.arange(1, 9) / 8).ravel()
@@ -139,12 +157,16 @@ def test_a_threshold_at_which_three_tenths_of_the_atoms_have_ended_is_possible()
         problem = bcgc.Problem(bcgc.Empirical(atoms), N, 100, float(N))
         found = bcgc.solve(problem, "drop")
         value = found.expected_runtime / (1 - known(found.needs).lost)
-        assert float(value) == pytest.approx(100 * least, rel=1e-5)  # worst measured 1.4e-6
+        assert float(value) == pytest.approx(
+            100 * least, rel=1e-5
+        )  # worst measured 1.4e-6
 
 
 def test_drop_is_refused_where_no_distribution_function_says_it(x64):
     unlike = bcgc.Heterogeneous([bcgc.Exponential(1.0), bcgc.Exponential(2.0)])
-    with pytest.raises(ValueError, match='"drop" is for independent workers that are alike'):
+    with pytest.raises(
+        ValueError, match='"drop" is for independent workers that are alike'
+    ):
         bcgc.solve(bcgc.Problem(unlike, 2, 100), "drop")
     plan = known(bcgc.solve(PROBLEM, "drop").plan)
     with pytest.raises(ValueError, match="take simulate_runtime"):
@@ -171,7 +193,9 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
 
 
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
-    """Steps of `backup:2` in a row take as many times as long; two of N workers are lost."""
+    """Steps of `backup:2` in a row take as many times as long; two of N workers are
+    lost.
+    """
     problem = replace(PROBLEM, start_up=0.0)
     text = str(bcgc.compare(problem, ["backup:2"]))
     value, times = re.findall(r"backup:2 (\S+) \(×(\S+)\)", " ".join(text.split()))[0]

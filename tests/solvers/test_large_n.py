@@ -1,4 +1,6 @@
-"""The optimum of many workers against dense Newton steps, and another rule of integration."""
+"""The optimum of many workers against dense Newton steps, and another rule of
+integration.
+"""
 
 import math
 
@@ -21,7 +23,9 @@ LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
 def _certified(problem, tolerance):
-    """The solution, and its certificate by another quadrature and by triangular systems."""
+    """The solution, and its certificate by another quadrature and by triangular
+    systems.
+    """
     found = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
     assert found.status == bcgc.Status.CONVERGED
     known = bcgc.certificate(problem, found.point)
@@ -35,42 +39,61 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
     columns, samples = large_n._basis(500)
     np.testing.assert_allclose(columns.sum(axis=1), 1, rtol=1e-14)
     assert columns.min() >= 0
-    assert columns[:20, :20].tolist() == columns[-20:, -20:].tolist() == np.eye(20).tolist()
+    assert (
+        columns[:20, :20].tolist()
+        == columns[-20:, -20:].tolist()
+        == np.eye(20).tolist()
+    )
     assert np.linalg.matrix_rank(columns) == columns.shape[1]
     assert {*range(60), *range(440, 500)} <= {*samples.tolist()} <= {*range(500)}
 
 
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
-    """A failure follows one j levels before with Borel's probability, e^-r r^(j-1) / j!."""
+    """A failure follows one j levels before with Borel's probability, e^-r r^(j-1) /
+    j!.
+    """
     size, rate = 7, 0.9
     below = rate * np.arange(size, 0, -1) / size
     rows = [
-        np.stack([row]) for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))
+        np.stack([row])
+        for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))
     ]
     found = jax.jit(large_n._laplacian, static_argnums=1)(np.arange(size), size, *rows)
     lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     borel = [
         0.0,
-        *(math.exp(-rate * j) * (rate * j) ** (j - 1) / math.factorial(j) for j in range(1, size)),
+        *(
+            math.exp(-rate * j) * (rate * j) ** (j - 1) / math.factorial(j)
+            for j in range(1, size)
+        ),
     ]
     np.testing.assert_allclose(
-        found, np.diag(np.array(borel)[lag].sum(axis=1)) - np.array(borel)[lag], rtol=1e-12
+        found,
+        np.diag(np.array(borel)[lag].sum(axis=1)) - np.array(borel)[lag],
+        rtol=1e-12,
     )
 
 
 def test_the_published_optimum_of_fewer_workers_is_found():
     """Fifty are few for its splines, which certify 98 %: this compiles the least."""
     given = bcgc.Problem(LAW, 50, 20_000, 50.0)
-    found, short = (optimum_of_many(given, tolerance=1e-5, max_steps=most) for most in (100, 2))
+    found, short = (
+        optimum_of_many(given, tolerance=1e-5, max_steps=most) for most in (100, 2)
+    )
     np.testing.assert_allclose(found.value, 3.997e7, rtol=2e-4)
     assert 0.97 * found.value < found.bound < 3.9971e7  # measured 3.917e7
-    assert (found.status, found.num_steps < 30) == (bcgc.Status.PRECISION, True)  # measured 17
+    assert (found.status, found.num_steps < 30) == (
+        bcgc.Status.PRECISION,
+        True,
+    )  # measured 17
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
 
 
 @pytest.mark.slow
 def test_dense_newton_steps_find_the_same():
-    problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
+    problem = bcgc.Problem(
+        LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0
+    )
     found, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
     assert dense.bound <= found.value * (1 + 1e-9)
     assert found.bound <= dense.value * (1 + 1e-9)
@@ -80,8 +103,13 @@ def test_dense_newton_steps_find_the_same():
 @pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_of_ten_thousand_is_certified():
-    found = optimum_of_many(bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30)
-    assert (found.status, found.bound > 0.999 * found.value) == (bcgc.Status.CONVERGED, True)
+    found = optimum_of_many(
+        bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30
+    )
+    assert (found.status, found.bound > 0.999 * found.value) == (
+        bcgc.Status.CONVERGED,
+        True,
+    )
 
 
 @pytest.mark.slow
@@ -107,7 +135,9 @@ def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified(
     assert 1 - (float(found.bound) - float(found.error)) / value < 1e-4
     assert int(found.num_steps) < 60
     # By draws: T = Λ⁻¹(A), the slowest first.
-    drawn = np.asarray(law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160))))
+    drawn = np.asarray(
+        law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160)))
+    )
     load = np.cumsum(np.arange(1, 161) * np.asarray(found.point)) / 160
     runtimes = (-np.sort(-drawn, axis=1) * load).max(axis=1)
     assert abs(runtimes.mean() - value) < 4 * runtimes.std() / np.sqrt(runtimes.size)

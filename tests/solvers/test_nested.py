@@ -1,4 +1,6 @@
-"""Nested repetition: its runtimes against NumPy's draws, its optima against published ones."""
+"""Nested repetition: its runtimes against NumPy's draws, its optima against published
+ones.
+"""
 
 import functools
 import itertools
@@ -27,7 +29,9 @@ pytestmark, _SLOW = pytest.mark.usefixtures("x64"), pytest.mark.slow
 
 
 def _problem(workers, **more):
-    return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more)
+    return bcgc.Problem(
+        bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more
+    )
 
 
 def _runtimes(plan, times, start_ups=0.0):
@@ -61,21 +65,32 @@ def _drawn(plan, rng, count, samples=50, start_ups=0.0):
 def test_the_runtime_is_that_of_draws(workers, data, start_up):
     solution = bcgc.solve(_problem(workers, start_up=start_up), Nested(data=data))
     drawn = _drawn(
-        solution.plan, np.random.default_rng(workers), 400_000, start_ups=start_up or 0.0
+        solution.plan,
+        np.random.default_rng(workers),
+        400_000,
+        start_ups=start_up or 0.0,
     )
     error = drawn.std() / np.sqrt(drawn.size)
-    assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
+    assert float(solution.expected_runtime) == pytest.approx(
+        drawn.mean(), abs=4 * error
+    )
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
     if data == "by_size":  # the bound is that of groups as small as the smallest
         plan = known(solution.plan)
         mean, error, *_ = bcgc.simulate_runtime(
             jax.random.key(0), _problem(workers), plan, 40_000, unit=None
         )
-        assert float(mean) == pytest.approx(float(solution.expected_runtime), abs=4 * float(error))
+        assert float(mean) == pytest.approx(
+            float(solution.expected_runtime), abs=4 * float(error)
+        )
         least = np.broadcast_to(np.min(plan.data, axis=0), np.shape(plan.data))
-        drawn = _drawn(replace(plan, data=least), np.random.default_rng(workers), 400_000)
+        drawn = _drawn(
+            replace(plan, data=least), np.random.default_rng(workers), 400_000
+        )
         assert (
-            0 < float(solution.lower_bound) < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
+            0
+            < float(solution.lower_bound)
+            < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
         )
 
 
@@ -84,7 +99,9 @@ def _padded(workers):
 
 
 def test_one_program_serves_all_numbers_of_workers():
-    """Of seven, in types of three paths, and of two and five, whose finest levels are empty."""
+    """Of seven, in types of three paths, and of two and five, whose finest levels are
+    empty.
+    """
     solve = functools.partial(bcgc.solve, method="nested")
     first = solve(_padded(7))
     with compilations() as compiled:
@@ -95,10 +112,14 @@ def test_one_program_serves_all_numbers_of_workers():
         assert known(plan.completion).groups == halving(workers)
         drawn = _drawn(plan, np.random.default_rng(workers), 400_000)
         error = drawn.std() / np.sqrt(drawn.size)
-        assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
+        assert float(solution.expected_runtime) == pytest.approx(
+            drawn.mean(), abs=4 * error
+        )
     # With shapes of their own; they were equal but for the last digit.
     alone = solve(_problem(7))
-    assert float(first.expected_runtime) == pytest.approx(float(alone.expected_runtime), rel=1e-12)
+    assert float(first.expected_runtime) == pytest.approx(
+        float(alone.expected_runtime), rel=1e-12
+    )
     assert float(first.lower_bound) == pytest.approx(float(alone.lower_bound), rel=1e-9)
 
 
@@ -112,8 +133,13 @@ def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
     for name in ("expected_runtime", "lower_bound"):
         each = [float(getattr(one, name)) for one in loop]
         np.testing.assert_allclose(getattr(batch, name), each, rtol=1e-9)
-    np.testing.assert_allclose(known(batch.needs).sent, [known(one.needs).sent for one in loop])
-    assert known(batch.needs).stored_subsets.tolist() == [2, *([2, 2, 2] if stored else [3, 5, 7])]
+    np.testing.assert_allclose(
+        known(batch.needs).sent, [known(one.needs).sent for one in loop]
+    )
+    assert known(batch.needs).stored_subsets.tolist() == [
+        2,
+        *([2, 2, 2] if stored else [3, 5, 7]),
+    ]
     with pytest.raises(ValueError, match="does not say who is in which group"):
         jax.tree.map(lambda a: a[0], known(batch.plan)).storage(2)
 
@@ -132,7 +158,10 @@ def test_published_optima_are_met(stored, data, published):
     assert float(solution.expected_runtime) == pytest.approx(1e6 + published, rel=1e-4)
     # its bound is of the least groups
     kind, gap = ("exact", 1e-6) if data == "equal" else ("local", 0.07)
-    assert (solution.kind, float(known(solution.needs).stored_subsets)) == (kind, stored or 20)
+    assert (solution.kind, float(known(solution.needs).stored_subsets)) == (
+        kind,
+        stored or 20,
+    )
     assert float(solution.relative_gap) < gap
 
 
@@ -140,8 +169,13 @@ def test_published_optima_are_met(stored, data, published):
     "name", ["alike", *(pytest.param(name, marks=_SLOW) for name in ("seen", "kinks"))]
 )
 def test_blocks_of_all_sizes_are_found(name):
-    """Of 0.98 to 10⁻⁴, times alike. A gap was 5e-3 with hidden knots, and 0.7 for two speeds."""
-    laws = {"alike": bcgc.ShiftedExponential(1e-3, 1e5), "kinks": bcgc.TwoSpeed(100.0, 800.0, 0.2)}
+    """Of 0.98 to 10⁻⁴, times alike. A gap was 5e-3 with hidden knots, and 0.7 for two
+    speeds.
+    """
+    laws = {
+        "alike": bcgc.ShiftedExponential(1e-3, 1e5),
+        "kinks": bcgc.TwoSpeed(100.0, 800.0, 0.2),
+    }
     law = laws.get(name) or smooth_empirical(
         np.random.default_rng(0).gamma(9.0, 100.0, 400), large_n=True
     )
@@ -151,54 +185,83 @@ def test_blocks_of_all_sizes_are_found(name):
 
 @_SLOW
 def test_a_local_search_ends_at_a_kink():
-    """Halves of eight workers are alike: cuts, which have a bound, find the same optimum."""
+    """Halves of eight workers are alike: cuts, which have a bound, find the same
+    optimum.
+    """
     problem = bcgc.Problem(bcgc.Empirical(_MEASURED), 8, 1000)
-    local, cut = (bcgc.solve(problem, Nested(data=data)) for data in ("by_size", "equal"))
+    local, cut = (
+        bcgc.solve(problem, Nested(data=data)) for data in ("by_size", "equal")
+    )
     assert int(local.status) == bcgc.Status.CONVERGED
     # Worst measured 2e-7.
-    assert float(local.expected_runtime) == pytest.approx(float(cut.expected_runtime), rel=1e-6)
+    assert float(local.expected_runtime) == pytest.approx(
+        float(cut.expected_runtime), rel=1e-6
+    )
 
 
 def test_slopes_at_an_empty_level_are_those_of_differences():
-    """Workers of three kinds then begin to be late at equal times, with no node between."""
+    """Workers of three kinds then begin to be late at equal times, with no node
+    between.
+    """
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
     plan = known(bcgc.solve(problem, "nested").plan)
-    both = jax.value_and_grad(lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes)))
+    both = jax.value_and_grad(
+        lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes))
+    )
     runtime = jax.jit(both)
     ends = [(sizes + s, np.maximum(sizes - s, 0)) for s in 2 * np.eye(4)]
-    slopes = [float(runtime(high)[0] - runtime(low)[0]) / np.sum(high - low) for high, low in ends]
+    slopes = [
+        float(runtime(high)[0] - runtime(low)[0]) / np.sum(high - low)
+        for high, low in ends
+    ]
     # Worst measured 5e-5 of the largest, at the empty level, where it was 0.023.
     np.testing.assert_allclose(runtime(sizes)[1], slopes, atol=5e-4 * max(slopes))
     assert np.isnan(runtime(sizes * np.nan)[0])  # it was 0
 
 
 def test_no_sizes_are_in_time_more_often():
-    """By the same draws for all sizes, which a difference of four standard errors is judged by."""
+    """By the same draws for all sizes, which a difference of four standard errors is
+    judged by.
+    """
     deadline, rng = 1.4e8, np.random.default_rng(3)
     solution = bcgc.solve(_problem(7), Nested(deadline=deadline))
     plan = known(solution.plan)
     chance = float(known(solution.completion_probability))
     found = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
-    assert chance == pytest.approx(found.mean(), abs=4 * found.std() / np.sqrt(found.size))
+    assert chance == pytest.approx(
+        found.mean(), abs=4 * found.std() / np.sqrt(found.size)
+    )
     shares = np.asarray(plan.sizes) / 20_000
-    others = [*rng.dirichlet(np.ones(4), 4), *(rng.dirichlet(30 * shares + 0.1) for _ in range(8))]
+    others = [
+        *rng.dirichlet(np.ones(4), 4),
+        *(rng.dirichlet(30 * shares + 0.1) for _ in range(8)),
+    ]
     for share in others:
         other = (
-            _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000) <= deadline
+            _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000)
+            <= deadline
         )
         off = found.astype(float) - other
         assert off.mean() > -4 * off.std() / np.sqrt(off.size)
     fastest = known(bcgc.solve(_problem(7), "nested").plan)
     # Measured 0.5953, and 0.5856 of the fastest; draws of both tell them apart.
-    off = found.astype(float) - (_drawn(fastest, np.random.default_rng(0), 200_000) <= deadline)
+    off = found.astype(float) - (
+        _drawn(fastest, np.random.default_rng(0), 200_000) <= deadline
+    )
     assert off.mean() > 4 * off.std() / np.sqrt(off.size)
     assert chance > float(bcgc.completion_probability(_problem(7), fastest, deadline))
     # 0.78 when fastest
     narrow = replace(_problem(7), cycle_time=bcgc.ShiftedExponential(1.8247, 8.2824))
-    assert float(known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)) > 0.75
+    assert (
+        float(
+            known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)
+        )
+        > 0.75
+    )
 
 
-# Those that had the sizes of the fastest plan, and CONVERGED: N, law, P(T ≤ t), M b / N, deadline.
+# Those that had the sizes of the fastest plan, and CONVERGED: N, law, P(T ≤ t), M b /
+# N, deadline.
 _MEASURED = np.random.default_rng(0).lognormal(0, 0.8, 100)
 _FLAT = {
     "measured": (
@@ -211,7 +274,11 @@ _FLAT = {
         lambda: bcgc.ShiftedExponential(1e-3, 1e3),
         lambda t: -np.expm1(np.minimum((1e3 - t) / 1e3, 0)),
     ),
-    "two": (3, lambda: bcgc.TwoSpeed(1.0, 8.0, 0.2), lambda t: 0.8 * (t >= 1) + 0.2 * (t >= 8)),
+    "two": (
+        3,
+        lambda: bcgc.TwoSpeed(1.0, 8.0, 0.2),
+        lambda t: 0.8 * (t >= 1) + 0.2 * (t >= 8),
+    ),
     "setup": (3, lambda: bcgc.Uniform(1.0, 3.0), lambda t: np.clip((t - 1) / 2, 0, 1)),
     # of an infinite mean, for which it was refused
     "heavy": (3, lambda: bcgc.Pareto(1.0, 0.7), lambda t: 1 - np.maximum(t, 1) ** -0.7),
@@ -219,33 +286,48 @@ _FLAT = {
 
 
 def _in_time(sizes, groups, cdf, t, setup):
-    """P(τ ≤ t) of many sizes, `[..., K]`, by how many blocks each group's first worker ends."""
+    """P(τ ≤ t) of many sizes, `[..., K]`, by how many blocks each group's first worker
+    ends.
+    """
     used, levels = sizes > 0, len(groups)
     of_group = []
     for worker in range(sum(map(len, groups[0]))):
-        size = np.array([len(group) for level in groups for group in level if worker in group])
+        size = np.array(
+            [len(group) for level in groups for group in level if worker in group]
+        )
         work = np.cumsum(size * sizes, axis=-1) + setup * np.maximum.accumulate(
             size * used, axis=-1
         )
         done = np.where(work > 0, cdf(t / np.where(work > 0, work, 1)), 1)
-        ends = np.concatenate([np.ones_like(done[..., :1]), done, 0 * done[..., :1]], axis=-1)
+        ends = np.concatenate(
+            [np.ones_like(done[..., :1]), done, 0 * done[..., :1]], axis=-1
+        )
         of_group.append((frozenset([worker]), -np.diff(ends)))
     for k, level in enumerate((*groups, (range(len(of_group)),))):
         within = [
-            [chance for members, chance in of_group if members <= set(group)] for group in level
+            [chance for members, chance in of_group if members <= set(group)]
+            for group in level
         ]
-        best = [np.diff(np.prod(np.cumsum(each, axis=-1), axis=0), prepend=0) for each in within]
+        best = [
+            np.diff(np.prod(np.cumsum(each, axis=-1), axis=0), prepend=0)
+            for each in within
+        ]
         if k < levels:
             late = used[..., k, None] & (np.arange(levels + 1) <= k)
             best = [np.where(late, 0, chance) for chance in best]
-        of_group = [(frozenset(group), chance) for group, chance in zip(level, best, strict=True)]
+        of_group = [
+            (frozenset(group), chance)
+            for group, chance in zip(level, best, strict=True)
+        ]
     return of_group[0][1].sum(axis=-1)
 
 
 def _searched(in_time, levels, rounds):
     """The most that NumPy's draws find, ever closer to the best so far."""
     rng = np.random.default_rng(1)
-    shares = rng.dirichlet(np.full(levels, 0.6), 9000) * (rng.random((9000, levels)) < 0.8)
+    shares = rng.dirichlet(np.full(levels, 0.6), 9000) * (
+        rng.random((9000, levels)) < 0.8
+    )
     shares = np.concatenate([np.eye(levels), shares[shares.sum(axis=1) > 0]])
     for step in 0.5 * 0.9 ** np.arange(rounds):
         shares /= shares.sum(axis=1, keepdims=True)
@@ -273,7 +355,9 @@ def _searched(in_time, levels, rounds):
         pytest.param("heavy", 100_000.0, 0.4733, marks=_SLOW),
     ],
 )
-def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, deadline, found):
+def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(
+    name, deadline, found
+):
     """Where P has no slope, or is 0 at the fastest plan. `found` was known before."""
     workers, law, cdf = _FLAT[name]
     samples, cycles = {"measured": (8, 1), "shifted": (1, 1)}.get(name, (40, 2))
@@ -283,7 +367,9 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, dead
     groups, unit = halving(workers), samples * cycles / workers
 
     def in_time(shares):
-        return _in_time(1000 * shares, groups, cdf, deadline / unit, (setup or 0.0) / cycles)
+        return _in_time(
+            1000 * shares, groups, cdf, deadline / unit, (setup or 0.0) / cycles
+        )
 
     chance = float(known(solution.completion_probability))
     assert chance == pytest.approx(
@@ -296,7 +382,9 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, dead
 
 @_SLOW
 def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
-    """Nearly all is for the quickest of four, L E T_(1); E T of a single worker is infinite."""
+    """Nearly all is for the quickest of four, L E T_(1); E T of a single worker is
+    infinite.
+    """
     problem = bcgc.Problem(bcgc.Pareto(1.0, 0.7), 4, 5000)
     solution = bcgc.solve(problem, Nested(deadline=2e5))
     # Worst measured 2.5e-6.
@@ -306,12 +394,16 @@ def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
 
 @_SLOW
 def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
-    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L, y_k the work at ends."""
+    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L, y_k the work at
+    ends.
+    """
     groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
     weight = 1 / size - np.append(1 / size[1:], 0)
     for deadline in (848.144, 1187.4, 1441.84, 1696.29):
         work = deadline / np.sort(_MEASURED) * (1 - 1e-12)
-        index = np.stack(np.meshgrid(*3 * [np.arange(100)], indexing="ij"), axis=-1).reshape(-1, 3)
+        index = np.stack(
+            np.meshgrid(*3 * [np.arange(100)], indexing="ij"), axis=-1
+        ).reshape(-1, 3)
         index = index[np.all(np.diff(index) <= 0, axis=1)]
         ends = work[index]
         first = np.maximum((1000 - ends @ weight[1:]) / weight[0], 0)
@@ -320,10 +412,13 @@ def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
         sizes *= 1000 / sizes.sum(axis=1, keepdims=True)
         cdf = _FLAT["measured"][2]
         best = max(
-            _in_time(part, groups, cdf, deadline, 0.0).max() for part in np.array_split(sizes, 20)
+            _in_time(part, groups, cdf, deadline, 0.0).max()
+            for part in np.array_split(sizes, 20)
         )
         problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
-        found = known(bcgc.solve(problem, Nested(deadline=deadline)).completion_probability)
+        found = known(
+            bcgc.solve(problem, Nested(deadline=deadline)).completion_probability
+        )
         assert float(found) > float(
             known(bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability)
         )
@@ -357,14 +452,20 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
     program = jax.jit(vars(nested._optimum)["__wrapped__"])
     data = np.array([[1.0, 2.0, 4.0]])
     levels = np.ones(3, bool)
-    found = program(_problem(4, setup_cycles=1.0), OneOfEach(halving(4)), data, levels)[1]
+    found = program(_problem(4, setup_cycles=1.0), OneOfEach(halving(4)), data, levels)[
+        1
+    ]
     assert found.tolist() == [1, 0, 0]
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block takes 34,478, a search over all levels ended at 35,403."""
+    """Not convex: a single block takes 34,478, a search over all levels ended at
+    35,403.
+    """
     problem = replace(
-        _problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0
+        _problem(4, start_up=bcgc.Weibull(3e3, 0.5)),
+        num_coordinates=20,
+        num_samples=5.0,
     )
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
@@ -372,8 +473,12 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     others = rng.dirichlet([0.5] * 3, 12)
     starts = 3000 * rng.weibull(0.5, (200_000, 4))
     for sizes in 20 * np.concatenate([np.eye(3), others]):
-        drawn = _drawn(plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts)
-        most = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)  # four standard errors are 1 %
+        drawn = _drawn(
+            plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts
+        )
+        most = drawn.mean() + 4 * drawn.std() / np.sqrt(
+            drawn.size
+        )  # four standard errors are 1 %
         assert 0 < solution.lower_bound <= solution.expected_runtime <= most
 
 
@@ -395,16 +500,26 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, read, params)
     rows = 50.0 + rng.exponential(1000.0, (9, 7))
     subsets, sgd = bcgc.coding.split_batch(data, 7), optax.sgd(0.1)
-    found = bcgc.coding.train(jax.random.key(1), loss, scheme, rows, params, subsets, sgd, 9)
+    found = bcgc.coding.train(
+        jax.random.key(1), loss, scheme, rows, params, subsets, sgd, 9
+    )
     last, done = np.zeros(9), np.zeros(7)
     for block, groups in zip(scheme.plan.blocks, scheme.plan.groups, strict=True):
-        done = done + [len(group) * block.size for w in range(7) for group in groups if w in group]
+        done = done + [
+            len(group) * block.size for w in range(7) for group in groups if w in group
+        ]
         for group in map(list, groups):
-            last = np.maximum(last, np.min(rows[:, group] * done[group], axis=1) * 14 / 7)
+            last = np.maximum(
+                last, np.min(rows[:, group] * done[group], axis=1) * 14 / 7
+            )
     np.testing.assert_allclose(known(found.fresh), last, rtol=1e-12)
     for _ in range(9):
-        params = jax.tree.map(lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params)
+        params = jax.tree.map(
+            lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data)
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params
+    )
 
 
 def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
@@ -421,7 +536,10 @@ def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
     rng = np.random.default_rng(2)
     tree = halving(5)
     problem = _problem(5)
-    times = rng.exponential(1.0, (40, 5)) + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
+    times = (
+        rng.exponential(1.0, (40, 5))
+        + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
+    )
     each = [
         tuple(tuple(tuple(p[w] for w in group) for group in level) for level in tree)
         for p in itertools.permutations(range(5))
@@ -446,39 +564,56 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
     draws, fresh = np.split(known(law.sample(jax.random.key(0), (20_000, 12))), [1000])
     placed: Any = place_workers(_problem(12), plan, draws)
     assert all(sum(w < 4 for w in group) <= 1 for group in placed.completion.groups[2])
-    assert _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()  # measured 0.68
+    assert (
+        _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()
+    )  # measured 0.68
 
 
 @_SLOW
 def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     def problem(num_workers, rate, max_workers):
         return bcgc.Problem(
-            bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers
+            bcgc.ShiftedExponential(rate, 50.0),
+            num_workers,
+            100,
+            max_workers=max_workers,
         )
 
     # One program for both numbers of workers, but for what needs to know it.
     cells = bcgc.sweeps.grid(num_workers=[3, 4], rate=[1e-2])
-    sweeps = [bcgc.sweeps.Sweep(problem, cells, name) for name in ("nested", "sharing:2")]
+    sweeps = [
+        bcgc.sweeps.Sweep(problem, cells, name) for name in ("nested", "sharing:2")
+    ]
     assert list(map(len, sweeps)) == [1, 2]
     rows = bcgc.sweeps.sweep(problem, cells.take(np.array([1])), ["nested", "uncoded"])
     assert rows["method"].tolist() == ["nested", "uncoded"]
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")
-    assert rows["expected_runtime"][0] == pytest.approx(float(alone.expected_runtime), rel=1e-9)
+    assert rows["expected_runtime"][0] == pytest.approx(
+        float(alone.expected_runtime), rel=1e-9
+    )
     monkeypatch.setattr("bcgc_jax.sweeps.cells._COMPILATION", 0)
     sizes = bcgc.sweeps.sweep(
         problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded"
     )
-    assert sizes["expected_runtime"][2] == pytest.approx(rows["expected_runtime"][1], rel=1e-6)
+    assert sizes["expected_runtime"][2] == pytest.approx(
+        rows["expected_runtime"][1], rel=1e-6
+    )
 
 
 def test_refusals():
     law = bcgc.Uniform(1.0, 2.0)
-    with pytest.raises(ValueError, match="takes a number of stored subsets from 1 to 4"):
+    with pytest.raises(
+        ValueError, match="takes a number of stored subsets from 1 to 4"
+    ):
         bcgc.solve(bcgc.Problem(law, 4, 10), "nested:5")
-    with pytest.raises(ValueError, match="independent workers that are alike: pool the times"):
+    with pytest.raises(
+        ValueError, match="independent workers that are alike: pool the times"
+    ):
         bcgc.solve(
-            bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10), "nested", key=jax.random.key(0)
+            bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10),
+            "nested",
+            key=jax.random.key(0),
         )
     with pytest.raises(ValueError, match="knows no setup_cycles"):
         bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))

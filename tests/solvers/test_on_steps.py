@@ -1,4 +1,6 @@
-"""Codes planned on some measured steps and replayed in others, against a loop over workers."""
+"""Codes planned on some measured steps and replayed in others, against a loop over
+workers.
+"""
 
 import math
 
@@ -10,7 +12,9 @@ from bcgc_jax.steps.steps import Steps
 
 
 def one_level(times, stored, chunks=8):
-    """Workers compute `stored` subsets in whole chunks, and all but `stored` - 1 are waited for."""
+    """Workers compute `stored` subsets in whole chunks, and all but `stored` - 1 are
+    waited for.
+    """
     late, found = [0.0] * len(times[0]), []
     for row in times:
         done = [begin + stored * time for begin, time in zip(late, row, strict=True)]
@@ -28,10 +32,18 @@ def one_level(times, stored, chunks=8):
 @pytest.mark.slow
 def test_a_worker_first_ends_its_chunk_and_does_whole_passes():
     times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
-    steps = Steps(times, np.ones((30, 4, 1)), np.zeros((30, 4, 0)), np.zeros((30, 4)), forward=0.47)
+    steps = Steps(
+        times,
+        np.ones((30, 4, 1)),
+        np.zeros((30, 4, 0)),
+        np.zeros((30, 4)),
+        forward=0.47,
+    )
     first = np.arange(30) < 15
     outcome = code_of("tandon:1").plan_on(steps, first).replay(steps, ~first)
-    np.testing.assert_allclose(outcome.seconds, one_level(times[15:].tolist(), 2), rtol=1e-9)
+    np.testing.assert_allclose(
+        outcome.seconds, one_level(times[15:].tolist(), 2), rtol=1e-9
+    )
     assert outcome.choice == (2.0,)
 
 

@@ -1,4 +1,6 @@
-"""The certified optimum, against another optimiser on another evaluation, and its certificate."""
+"""The certified optimum, against another optimiser on another evaluation, and its
+certificate.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,9 @@ from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
 from tests.problems import SIZE, expected_max, known, padded, slow
 
-# The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times,
-# with the gaps that they are to reach; worst measured 3e-8 of the first three.
+# The paper's, one of a heavy tail, one whose density is infinite at its shift, and
+# measured times, with the gaps that they are to reach; worst measured 3e-8 of the first
+# three.
 CASES = [
     pytest.param(bcgc.ShiftedExponential, (1e-3, 50.0), 1e-7, marks=pytest.mark.smoke),
     pytest.param(bcgc.Pareto, (1.5, 1.2), 1e-7, marks=pytest.mark.slow),
@@ -30,7 +33,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("law", "parameters", "gap"), CASES)
-def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law, parameters, gap):
+def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(
+    x64, law, parameters, gap
+):
     problem = padded(law(*parameters), 6, 3_000, 7, 1.3)
     solution = bcgc.solve(problem, "optimal")
     assert int(solution.status) == bcgc.Status.CONVERGED
@@ -39,7 +44,9 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     rough = bcgc.solve(problem, bcgc.Optimal(tolerance=0.03))
     assert int(rough.num_steps) < int(solution.num_steps)
     rng = np.random.default_rng(5)
-    shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
+    shares = np.concatenate(
+        [rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)]
+    )
     best = np.asarray(known(solution.partition)[:6])
     near = np.abs(best * (1 + 0.02 * rng.standard_normal((200, 6))))
     near = near / near.sum(1, keepdims=True)
@@ -49,7 +56,9 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     @jax.jit
     def runtimes(problem, points):
         # 13 batches without a rest, which would be compiled by itself.
-        return jax.lax.map(lambda x: bcgc.expected_runtime(problem, x), points, batch_size=62)
+        return jax.lax.map(
+            lambda x: bcgc.expected_runtime(problem, x), points, batch_size=62
+        )
 
     values = runtimes(problem, points)
     assert float(values.min()) >= float(solution.lower_bound)
@@ -76,7 +85,9 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
 
 @pytest.mark.slow
 def test_only_the_value_of_an_optimum_has_a_slope(x64):
-    """The value of a partition, and all that follows from it; what has no slope is NaN."""
+    """The value of a partition, and all that follows from it; what has no slope is
+    NaN.
+    """
 
     def numbers(costs):
         law = bcgc.ShiftedExponential(0.8, 0.2)
@@ -92,7 +103,9 @@ def test_only_the_value_of_an_optimum_has_a_slope(x64):
     assert all(np.isnan(other).all() for other in others)
 
 
-def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):
+def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_finds(
+    x64,
+):
     problem = padded(bcgc.ShiftedExponential(0.4, 0.9), 6, 5_000, 3)
     levels = [0, 2, 5]
     solution = bcgc.solve(problem, bcgc.Optimal(levels=levels))
@@ -118,7 +131,8 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
 
 @pytest.mark.slow
 def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x64):
-    # By the merit alone the step that meets the bound was refused, and both took about 90 steps.
+    # By the merit alone the step that meets the bound was refused, and both took about
+    # 90 steps.
     for workers, rate in ((38, 7.498942e-3), (27, 1.154782e-2)):
         law = bcgc.ShiftedExponential(rate, 50.0)
         solution = bcgc.solve(bcgc.Problem(law, workers, 20_000, 50, max_workers=38))
@@ -136,8 +150,12 @@ def test_float32_reaches_the_float64_optimum():
         exact = float(bcgc.solve(padded(LAW, 12, 2_000, 50)).expected_runtime)
     solution = bcgc.solve(padded(LAW, 12, 2_000, 50))
     assert known(solution.partition).dtype == jnp.float32
-    assert float(solution.expected_runtime) == pytest.approx(exact, rel=1e-5)  # measured 2e-7
-    assert 0 < float(solution.relative_gap) < 1e-4  # measured 1.2e-5: the allowance for rounding
+    assert float(solution.expected_runtime) == pytest.approx(
+        exact, rel=1e-5
+    )  # measured 2e-7
+    assert (
+        0 < float(solution.relative_gap) < 1e-4
+    )  # measured 1.2e-5: the allowance for rounding
 
 
 @pytest.mark.parametrize("name", ["pareto_12", *slow("uniform")])
@@ -151,21 +169,29 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
         one = jnp.eye(workers)
         value, error, (slope,) = first_derivatives(given, one, load, start, sums)
         hessian = second_derivatives(one, load, sums.upper)
-        exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)
+        exact, gradient = jax.value_and_grad(
+            lambda y: expected_max(law, y, workers).value
+        )(load)
         return value, error, slope, hessian, exact, gradient
 
     load = np.cumsum(np.array([3.0, 0.4, 0.7, 0.2, 1.1, 0.6]) * np.arange(1, 7))
     value, error, slope, hessian, exact, gradient = expansion(load, 4)
     np.testing.assert_allclose(value, exact, rtol=1e-11)
     np.testing.assert_allclose(slope, gradient, rtol=1e-9)
-    if name == "pareto_12":  # nodes that nest: a coarse rule whose error shows is told by itself
+    if (
+        name == "pareto_12"
+    ):  # nodes that nest: a coarse rule whose error shows is told by itself
         value, error, *_ = expansion(load, 1)
-        assert 1e-10 * exact < abs(value - exact) < error < 1e-5 * exact  # measured 4e-10 and 1e-6
+        assert (
+            1e-10 * exact < abs(value - exact) < error < 1e-5 * exact
+        )  # measured 4e-10 and 1e-6
     for k, move in enumerate(np.diag(1e-4 * load)):
         above, below = (expansion(load + m, 4)[-1] for m in (move, -move))
         # Of the central difference; worst measured 2e-6 of the largest entry.
         atol = 1e-5 * np.abs(hessian).max()
-        np.testing.assert_allclose(hessian[k], (above - below) / (2 * move[k]), atol=atol)
+        np.testing.assert_allclose(
+            hessian[k], (above - below) / (2 * move[k]), atol=atol
+        )
 
 
 def test_the_elimination_solves_a_positive_definite_system(x64):
@@ -178,7 +204,9 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
-@pytest.mark.parametrize(("batched", "size"), [(False, 33), (False, 170), (True, 33), (True, 170)])
+@pytest.mark.parametrize(
+    ("batched", "size"), [(False, 33), (False, 170), (True, 33), (True, 170)]
+)
 def test_the_forward_substitution_solves_the_triangular_system(x64, batched, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
@@ -191,7 +219,9 @@ def test_the_forward_substitution_solves_the_triangular_system(x64, batched, siz
 
 
 def _collatz(steps_at_a_time: int):
-    """Steps of 3n + 1 from n to the target, one by one in lanes: their number, the largest n."""
+    """Steps of 3n + 1 from n to the target, one by one in lanes: their number, the
+    largest n.
+    """
 
     def step(target, state):
         n, steps, largest = state
@@ -245,7 +275,9 @@ def test_constants_may_be_batched_and_batches_nested():
     nested = jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None))
     steps, _ = jax.jit(nested)(starts, targets)
     for row, found in zip(starts, steps, strict=True):
-        expected = [_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)]
+        expected = [
+            _by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)
+        ]
         np.testing.assert_array_equal(found, expected)
     steps, _ = jax.jit(jax.vmap(lambda t: run(40, t, 2)))(np.array([1, 40, 10]))
     np.testing.assert_array_equal(steps, [_by_hand(40, t)[0] for t in (1, 40, 10)])

@@ -35,6 +35,8 @@ def test_no_sizes_within_the_limits_have_a_larger_sum(x64):
 
 
 def test_a_batch_of_one_dtype_stays_in_it():
-    found = largest_sum(jnp.ones((1, 2), jnp.float32), jnp.ones(1, jnp.float32), jnp.ones(2, bool))
+    found = largest_sum(
+        jnp.ones((1, 2), jnp.float32), jnp.ones(1, jnp.float32), jnp.ones(2, bool)
+    )
     assert found.dtype == jnp.float32
     assert float(found.sum()) == 1.0

@@ -12,7 +12,9 @@ from tests.problems import known, padded
 
 @pytest.mark.slow
 def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme(x64):
-    """In a speed and its probability; with start-ups, which all have to wait for, of rows."""
+    """In a speed and its probability; with start-ups, which all have to wait for, of
+    rows.
+    """
 
     @jax.jit
     @jax.value_and_grad
@@ -31,7 +33,8 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
             below, here, above = (exact(at + s * move) for s in (-1, 0, 1))
             # where pieces meet they differ
             low, high = np.sort([here - below, above - here]) / 1e-4
-            # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed plan 4e-2.
+            # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed
+            # plan 4e-2.
             assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
 
     times = np.random.default_rng(7).lognormal(0.0, 0.8, (40, 5))
@@ -40,15 +43,23 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
     @jax.grad
     def rows(power):
         law = bcgc.EmpiricalRows(jnp.asarray(times) ** power)
-        return bcgc.solve(bcgc.Problem(law, 5, 1_000, 5.0, start_up=300 * power)).expected_runtime
+        return bcgc.solve(
+            bcgc.Problem(law, 5, 1_000, 5.0, start_up=300 * power)
+        ).expected_runtime
 
-    above, below = (1_000 * best_shares(level_times(times**p))[0] for p in (1 + 1e-5, 1 - 1e-5))
+    above, below = (
+        1_000 * best_shares(level_times(times**p))[0] for p in (1 + 1e-5, 1 - 1e-5)
+    )
     assert float(rows(1.0)) == pytest.approx(300 + (above - below) / 2e-5, rel=1e-4)
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(("fast", "slow", "times"), [(0.7, 3.2, 4), (1.0, 9.0, 1), (1.1, 1.6, 12)])
-def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow, times):
+@pytest.mark.parametrize(
+    ("fast", "slow", "times"), [(0.7, 3.2, 4), (1.0, 9.0, 1), (1.1, 1.6, 12)]
+)
+def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(
+    x64, fast, slow, times
+):
     """Of 25 measured times, so many of them slow: as many atoms as above."""
     law = bcgc.Empirical([fast] * (25 - times) + [slow] * times)
     for workers in (4, 11):

@@ -1,4 +1,6 @@
-"""Plans for unlike workers: optima against linear programming, limits against what they limit."""
+"""Plans for unlike workers: optima against linear programming, limits against what they
+limit.
+"""
 
 import itertools
 
@@ -34,12 +36,22 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _problem(law, **changed) -> bcgc.Problem:
-    arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
-    return bcgc.Problem(bcgc.Heterogeneous(law) if isinstance(law, list) else law, **arguments)
+    arguments = {
+        "num_workers": N,
+        "num_coordinates": L,
+        "num_samples": M,
+        "cycles": B,
+        **changed,
+    }
+    return bcgc.Problem(
+        bcgc.Heterogeneous(law) if isinstance(law, list) else law, **arguments
+    )
 
 
 def _best_of_rows(rows: np.ndarray, levels=range(N), setup: float = 0.0) -> float:
-    """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for their setup."""
+    """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for their
+    setup.
+    """
     levels = list(levels)
     finish = level_times(rows)[:, levels][:, :, levels]
     later = setup / L * rows[:, levels] * (np.array(levels) + 1)
@@ -59,7 +71,9 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     mean = _runtimes(np.asarray(solution.partition), SORTED).mean()
     np.testing.assert_allclose(solution.expected_runtime, mean, rtol=1e-12)
     assert solution.relative_gap <= 2e-6
-    restricted = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), bcgc.Optimal(levels=(0, 2)))
+    restricted = bcgc.solve(
+        _problem(bcgc.EmpiricalRows(TIMES)), bcgc.Optimal(levels=(0, 2))
+    )
     best_of_two = _best_of_rows(SORTED, (0, 2))
     np.testing.assert_allclose(restricted.expected_runtime, best_of_two, rtol=2e-6)
     problem = _problem(bcgc.EmpiricalRows(TIMES))
@@ -95,7 +109,8 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     assert met >= best - 1.01 / S
 
 
-# Of three atoms, so that all outcomes of two slow workers and two fast ones can be written down.
+# Of three atoms, so that all outcomes of two slow workers and two fast ones can be
+# written down.
 ATOMS = 2 * [(0.95, 1.6, 3.3)] + 2 * [(0.45, 1.15, 2.85)]
 LAWS = [bcgc.Empirical(atoms) for atoms in ATOMS]
 OUTCOMES = -np.sort(-np.array(list(itertools.product(*ATOMS))), axis=1)
@@ -108,7 +123,9 @@ def optimum() -> float:
 
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
-    """Of 97.5 % limits 960 of 1,000 hold; of 95 % with probability 8 %, of 94 % with 0.4 %."""
+    """Of 97.5 % limits 960 of 1,000 hold; of 95 % with probability 8 %, of 94 % with
+    0.4 %.
+    """
     problem, levels = _problem(bcgc.Heterogeneous(LAWS)), np.ones(N, bool)
 
     @jax.jit
@@ -131,13 +148,17 @@ def test_limits_hold_as_often_as_they_say(optimum):
 
 def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     x = np.array([900.0, 700.0, 500.0, 400.0])
-    found = judge(_problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True]))
+    found = judge(
+        _problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True])
+    )
     finish = np.cumsum(np.arange(1, N + 1) * x) * SORTED
     last = finish.argmax(axis=1)
     needed = np.arange(N) <= last[:, None]
     slope = np.arange(1, N + 1) * needed * SORTED[np.arange(S), last][:, None]
     bound = SCALE * L * slope[:, [0, 2, 3]]
-    limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(axis=0, ddof=1) / np.sqrt(S)
+    limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(
+        axis=0, ddof=1
+    ) / np.sqrt(S)
     np.testing.assert_allclose(found.lower_bound, limits.min(), rtol=1e-12)
     mean = SCALE * finish.max(axis=1).mean()
     np.testing.assert_allclose(found.expected_runtime, mean, rtol=1e-12)
@@ -157,7 +178,9 @@ def _two_groups(rng, size: int) -> np.ndarray:
     return -np.sort(-np.concatenate([slow, fast], axis=1), axis=1)
 
 
-TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [bcgc.ShiftedExponential(3.2, 0.35)] * 2
+TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [
+    bcgc.ShiftedExponential(3.2, 0.35)
+] * 2
 # As many draws as there are measured rows: programs for these serve here, too.
 FRESH = 16 * S
 
@@ -171,7 +194,9 @@ def test_every_method_is_judged_by_the_same_draws():
     for method in ("time", "uncoded", "tandon:2"):
         solution = bcgc.solve(problem, method, key=key, num_draws=S)
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
-        np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
+        np.testing.assert_allclose(
+            solution.expected_runtime, runtimes.mean(), rtol=1e-12
+        )
         error = runtimes.std(ddof=1) / np.sqrt(FRESH)
         np.testing.assert_allclose(solution.runtime_error, error, rtol=1e-9)
         rounded = _runtimes(np.asarray(solution.rounded), fresh).mean()
@@ -184,17 +209,24 @@ def test_every_method_is_judged_by_the_same_draws():
     limit = bcgc.solve(problem, "limit", key=key, num_draws=S)
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
-    np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8)
+    np.testing.assert_allclose(
+        limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8
+    )
     partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=6.5), key=key, num_draws=S)
     s = np.arange(1, N)
     costs = (s + 1) / (s + 6.5) * np.maximum(6.5 * fresh[:, 1:], fresh[:, :1])
     used = (N - np.arange(N)) / N
     backup = bcgc.solve(problem, "backup", key=key, num_draws=S)
     spare = int(np.argmin(fresh.mean(axis=0) / used))
-    planned = ((partial, costs[:, np.argmin(costs.mean(axis=0))]), (backup, fresh[:, spare]))
+    planned = (
+        (partial, costs[:, np.argmin(costs.mean(axis=0))]),
+        (backup, fresh[:, spare]),
+    )
     for solution, times in planned:  # five parts would prefer another level
         runtimes = SCALE * L * times
-        np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
+        np.testing.assert_allclose(
+            solution.expected_runtime, runtimes.mean(), rtol=1e-12
+        )
         parts = runtimes.reshape(16, S).mean(axis=1)
         error = parts.std(ddof=1) / 4
         np.testing.assert_allclose(solution.runtime_error, error, rtol=1e-9)
@@ -212,7 +244,9 @@ def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     assert 0.1 < probability < 0.95
     error = np.sqrt(probability * (1 - probability) / FRESH)
     assert abs(solution.completion_probability - probability) < 4 * error
-    scheme = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
+    scheme = bcgc.Scheme(
+        "slowest", lambda problem, times: times[..., 0], gives="runtime"
+    )
     slowest = bcgc.solve(problem, scheme, key=key, num_draws=S)
     error = rows[:, 0].std() / np.sqrt(50_000)
     assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * error
@@ -229,7 +263,16 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
 
 
 def test_quantiles_of_students_t_and_the_f_distribution():
-    degrees = [(1, 1), (1, 15), (1, 99), (2, 5), (40, 3), (7, 1000), (1e4, 9), (2e5, 1e6)]
+    degrees = [
+        (1, 1),
+        (1, 15),
+        (1, 99),
+        (2, 5),
+        (40, 3),
+        (7, 1000),
+        (1e4, 9),
+        (2e5, 1e6),
+    ]
     for above, below in degrees:
         exact = stats.f.ppf(0.975, above, below)
         assert f_quantile(0.975, above, below) == pytest.approx(exact, rel=2e-6)
@@ -264,7 +307,8 @@ def test_steps_that_are_like_the_next_ones_say_less():
         low, high = bootstrap_interval(jax.random.key(3), problem, x)
         assert low < bcgc.expected_runtime(problem, x) < high
         widths.append(high - low)
-    # A mean of the drift has (1 + 0.9) / (1 - 0.9) = 19 times the variance of independent steps.
+    # A mean of the drift has (1 + 0.9) / (1 - 0.9) = 19 times the variance of
+    # independent steps.
     assert 2 < widths[0] / widths[1] < 5
 
 

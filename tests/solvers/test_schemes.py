@@ -20,26 +20,35 @@ PROBLEM = padded(LAW, 6, 5_000, 50)
 def test_a_partition_is_rounded_evaluated_and_certified():
     def halves(problem):
         level = jnp.arange(problem.max_workers)
-        return jnp.where((level == 0) | (level == problem.num_workers - 1), problem.total / 2, 0)
+        return jnp.where(
+            (level == 0) | (level == problem.num_workers - 1), problem.total / 2, 0
+        )
 
     scheme = bcgc.Scheme("halves", halves, label="half and half")
     solution = bcgc.solve(PROBLEM, scheme)
     assert solution.method == "halves"
-    assert known(solution.rounded).tolist() == [2500, 0, 0, 0, 0, 2500] + [0] * (SIZE - 6)
-    # By hand: all of T_(6) before half of the work, T_(1) for the rest: simulated over NumPy draws.
-    times = np.sort(50 + 1000 * np.random.default_rng(0).standard_exponential((200_000, 6)), axis=1)
+    assert known(solution.rounded).tolist() == [2500, 0, 0, 0, 0, 2500] + [0] * (
+        SIZE - 6
+    )
+    # By hand: all of T_(6) before half of the work, T_(1) for the rest: simulated over
+    # NumPy draws.
+    times = np.sort(
+        50 + 1000 * np.random.default_rng(0).standard_exponential((200_000, 6)), axis=1
+    )
     draws = 50 / 6 * np.maximum(times[:, -1] * 2500, times[:, 0] * (2500 + 6 * 2500))
     error = draws.std() / np.sqrt(draws.size)
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
-    # In a batch, the number of workers traced; of a law whose program is small: all take the same
-    # time.
+    # In a batch, the number of workers traced; of a law whose program is small: all
+    # take the same time.
     law = bcgc.distributions.Deterministic(2.0)
     of_sizes = jax.vmap(lambda n: bcgc.solve(padded(law, n, 5_000, 50), scheme))
     batch = jax.jit(of_sizes)(np.array([6, 8]))
     exact = [50 / n * 2 * (2500 + n * 2500) for n in (6, 8)]
     np.testing.assert_allclose(batch.expected_runtime, exact, rtol=1e-12)
-    assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (SIZE - 8)
+    assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (
+        SIZE - 8
+    )
 
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
@@ -48,7 +57,9 @@ def test_levels_are_counted_also_for_units_of_unequal_cost():
     assert counts == [1667, 1667, 1666] + [0] * (SIZE - 3)
     law = bcgc.TwoSpeed(1.0, 2.0, 0.5)  # for which the program is smaller
     units = bcgc.Problem(law, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
-    np.testing.assert_allclose(known(bcgc.solve(units, comb).partition), [9.0, 9.0, 2.0, 0.0])
+    np.testing.assert_allclose(
+        known(bcgc.solve(units, comb).partition), [9.0, 9.0, 2.0, 0.0]
+    )
 
 
 def test_a_runtime_is_averaged_with_its_standard_error():
@@ -62,9 +73,13 @@ def test_a_runtime_is_averaged_with_its_standard_error():
         bcgc.solve(PROBLEM, scheme)
     exact = float(bcgc.solve(PROBLEM, "limit").expected_runtime)
     found = [bcgc.solve(PROBLEM, scheme, key=jax.random.key(seed)) for seed in range(8)]
-    errors, reported = np.array([(s.expected_runtime - exact, s.runtime_error) for s in found]).T
+    errors, reported = np.array(
+        [(s.expected_runtime - exact, s.runtime_error) for s in found]
+    ).T
     assert np.all(np.abs(errors) < 4 * reported)
-    assert np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()  # and no larger than it must be
+    assert (
+        np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()
+    )  # and no larger than it must be
     assert found[0].partition is None
     assert found[0].kind == "confidence"
 
@@ -86,9 +101,17 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
         # nobody's level
         (lambda p: p.total * (jnp.arange(SIZE) == 6), "partition", "gave no partition"),
         (lambda p: jnp.zeros(3), "partition", r"shape \(12,\)"),
-        (lambda p: jnp.zeros(SIZE).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
+        (
+            lambda p: jnp.zeros(SIZE).at[:2].set(jnp.array([6e3, -1e3])),
+            "partition",
+            "from -1000",
+        ),
         (lambda p, unit: unit, "levels", "over 6 levels: .*sum 12"),
-        (lambda p, unit: 0, "levels", r"a level for each coordinate, .* \(4096,\), got \(\)"),
+        (
+            lambda p, unit: 0,
+            "levels",
+            r"a level for each coordinate, .* \(4096,\), got \(\)",
+        ),
         (
             lambda p, times: times,
             "runtime",
@@ -109,7 +132,8 @@ def test_runtimes_of_cycle_times_alone_know_no_start_ups():
         dataclasses.replace(PROBLEM, send_time=0.1),
     ):
         with pytest.raises(
-            ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start'
+            ValueError,
+            match='"mine" makes runtimes of cycle times alone: it knows no start',
         ):
             bcgc.solve(problem, scheme, key=jax.random.key(0))
 
@@ -134,7 +158,9 @@ def test_schemes_of_one_name_are_kept_apart():
     for level in (0, 2):
         mine = bcgc.Scheme(
             "mine",
-            lambda p, level=level: jnp.where(jnp.arange(p.max_workers) == level, p.total, 0),
+            lambda p, level=level: jnp.where(
+                jnp.arange(p.max_workers) == level, p.total, 0
+            ),
             baseline=level == 2,
         )
         assert int(jnp.argmax(known(bcgc.solve(PROBLEM, mine).rounded))) == level

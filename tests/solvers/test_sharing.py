@@ -1,4 +1,6 @@
-"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy."""
+"""Work sharing as a method: its mean against steps in plain Python, its bound against
+NumPy.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +51,15 @@ def solution():
 
 def _drawn(count):
     rng = np.random.default_rng(1)
-    return rng.exponential(1e4, (count, 5)), PASS * (50 + rng.exponential(1e3, (count, 5)))
+    return rng.exponential(1e4, (count, 5)), PASS * (
+        50 + rng.exponential(1e3, (count, 5))
+    )
 
 
 def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
-    """Passes, start-ups, a question before each chunk, and a vector that is sent at the end."""
+    """Passes, start-ups, a question before each chunk, and a vector that is sent at the
+    end.
+    """
     rule = known(solution.plan).completion
     starts, times = _drawn(2000)
     each = rule.in_lockstep(times, starts)
@@ -92,7 +98,9 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
     error = np.hypot(error, float(found.runtime_error))
     assert abs(float(found.expected_runtime) - mean) < 4 * error
     # The confidence limit of the solution is that mean less two standard errors.
-    assert float(solution.lower_bound) == pytest.approx(float(found.expected_runtime), rel=0.02)
+    assert float(solution.lower_bound) == pytest.approx(
+        float(found.expected_runtime), rel=0.02
+    )
     assert solution.bound_of == "storage"
 
 
@@ -138,7 +146,9 @@ def test_one_worker_takes_its_mean_time_and_the_questions():
 
 
 def test_limits_of_a_batch_and_their_slopes():
-    """A runtime is linear in all times: rate and shift together have the slope of a scale."""
+    """A runtime is linear in all times: rate and shift together have the slope of a
+    scale.
+    """
 
     def limit(scale):
         law = bcgc.ShiftedExponential(1e-3 / scale, 50.0 * scale)
@@ -155,8 +165,8 @@ def test_limits_of_a_batch_and_their_slopes():
 def test_slopes_are_differences_of_means_of_other_draws():
     """In log rate and log shift, of three workers that store all data.
 
-    Off by 1.5 % of E τ in the rate, as is the runtime itself, and by 0.1 % in the shift. There a
-    draw's own derivative is off by 2.8 %.
+    Off by 1.5 % of E τ in the rate, as is the runtime itself, and by 0.1 % in the
+    shift. There a draw's own derivative is off by 2.8 %.
     """
     rule = WorkSharing(num_workers=3, max_subsets=3, chunks=2)
     hazards = np.random.default_rng(1).exponential(size=(50_000, 3))
@@ -182,14 +192,17 @@ def test_slopes_are_differences_of_means_of_other_draws():
     off = abs(np.multiply(slopes, at) - wanted)
     assert np.all(off < np.array([0.02, 0.01]) * mean)
     # A runtime without start-ups is linear in all times.
-    assert float(at[1] * slopes[1] - at[0] * slopes[0]) == pytest.approx(float(value), rel=1e-9)
+    assert float(at[1] * slopes[1] - at[0] * slopes[0]) == pytest.approx(
+        float(value), rel=1e-9
+    )
 
 
 @pytest.mark.slow
 def test_slopes_in_start_ups_round_trips_and_passes_too():
     """By NumPy, of 20,000 steps at each of two numbers.
 
-    The slope in the start-up's rate has a standard error of 1.6 % of E τ: four keys have 0.8 %.
+    The slope in the start-up's rate has a standard error of 1.6 % of E τ: four keys
+    have 0.8 %.
     """
     rule = WorkSharing(num_workers=5, max_subsets=2, chunks=3)
     rng = np.random.default_rng(2)
@@ -204,7 +217,9 @@ def test_slopes_in_start_ups_round_trips_and_passes_too():
         law = bcgc.ShiftedExponential(rate, shift)
         start_up = bcgc.Exponential(start)
         problem = bcgc.Problem(law, 5, 20, 5, 2, setup_cycles=setup, start_up=start_up)
-        return bcgc.solve(problem, bcgc.Sharing(2, 3, round_trip=trip, seed=seed)).expected_runtime
+        return bcgc.solve(
+            problem, bcgc.Sharing(2, 3, round_trip=trip, seed=seed)
+        ).expected_runtime
 
     at = np.array([1e-3, 200.0, 1e-4, 500.0, 6.0])
     mean = reference(*at)
@@ -238,11 +253,15 @@ def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
 
 
 def test_all_numbers_of_workers_share_one_program():
-    """The answer does not depend on `max_workers`, nor on whether numbers are traced."""
+    """The answer does not depend on `max_workers`, nor on whether numbers are
+    traced.
+    """
 
     def solve(workers, rate, most=8):
         law = bcgc.ShiftedExponential(rate, 50.0)
-        problem = bcgc.Problem(law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=most)
+        problem = bcgc.Problem(
+            law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=most
+        )
         return bcgc.solve(problem, bcgc.Sharing(2, 3)).expected_runtime
 
     five = solve(5, 1e-3)
@@ -269,11 +288,14 @@ def test_fewer_chunks_where_questions_take_long(monkeypatch):
 
 def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
     law = bcgc.Heterogeneous(
-        [bcgc.ShiftedExponential(1e-3, 50.0)] * 4 + [bcgc.ShiftedExponential(1e-4, 500.0)]
+        [bcgc.ShiftedExponential(1e-3, 50.0)] * 4
+        + [bcgc.ShiftedExponential(1e-4, 500.0)]
     )
     found = [
         float(
-            bcgc.solve(replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)).expected_runtime
+            bcgc.solve(
+                replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)
+            ).expected_runtime
         )
         for d in (2, 5)
     ]
@@ -283,7 +305,9 @@ def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
 def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
     read = known(bcgc.Solution.load(solution.save(tmp_path / "plan.json")).plan)
     assert vars(read.completion) == vars(solution.plan.completion)
-    again = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), read, 64)
+    again = bcgc.simulate_runtime(
+        jax.random.key(0), replace(PROBLEM, send_time=10.0), read, 64
+    )
     assert again == bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), solution.plan, 64
     )
@@ -294,7 +318,8 @@ def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
     [
         (
             "sharing:7",
-            "as workers, 5; no worker can store 7; the number of chunks comes second, as in "
+            "as workers, 5; no worker can store 7; the number of chunks comes second, "
+            "as in "
             '"sharing:2:7"',
         ),
         ("sharing:0", 'takes the number of subsets that a worker stores, or "all"'),
@@ -342,8 +367,12 @@ def test_a_traced_number_of_workers_is_refused():
 
 @pytest.mark.slow
 def test_whole_subsets_are_a_worse_place_for_help(solution):
-    """Help comes from neighbours alone, and each chunk of a subset has the same two holders."""
-    whole = bcgc.solve(replace(PROBLEM, send_time=10.0), replace(METHOD, whole_subsets=True))
+    """Help comes from neighbours alone, and each chunk of a subset has the same two
+    holders.
+    """
+    whole = bcgc.solve(
+        replace(PROBLEM, send_time=10.0), replace(METHOD, whole_subsets=True)
+    )
     ratio = float(whole.expected_runtime / solution.expected_runtime)
     assert ratio > 1.02
     holders = known(whole.plan).storage(5).holders
@@ -352,8 +381,12 @@ def test_whole_subsets_are_a_worse_place_for_help(solution):
 
 @pytest.mark.slow
 def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
-    """In the unit of cycles, against the machine that hands out; a vector is sent at the end."""
-    plan = replace(solution.plan, completion=replace(solution.plan.completion, ends="sums"))
+    """In the unit of cycles, against the machine that hands out; a vector is sent at
+    the end.
+    """
+    plan = replace(
+        solution.plan, completion=replace(solution.plan.completion, ends="sums")
+    )
     load, rule, scale = problem_tasks(replace(PROBLEM, send_time=10.0), plan)
     starts, times = _drawn(20)
     step = jax.jit(lambda starts, times: rule.step(load, False, starts, times))
@@ -367,7 +400,9 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
         np.testing.assert_allclose(
             scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
         )
-    found = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11)
+    found = bcgc.simulate_runtime(
+        jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11
+    )
     assert found.mean < known(found.chained) < 1.2 * found.mean
     # As tables say it: by the same program.
     more, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))

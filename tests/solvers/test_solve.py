@@ -1,4 +1,6 @@
-"""The one entry point: what it refuses and returns, and that it goes under jit, vmap and grad."""
+"""The one entry point: what it refuses and returns, and that it goes under jit, vmap
+and grad.
+"""
 
 import importlib
 from types import SimpleNamespace
@@ -55,7 +57,9 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
         bcgc.solve(_problem(num_workers=np.array([6, 3])), "tandon:3")
 
 
-@pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
+@pytest.mark.parametrize(
+    "law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)]
+)
 def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
     refused = rf"mean of {type(law).__name__} is infinite.*Deadline"
     for method in ("time", "uncoded", "tandon_partial"):
@@ -95,38 +99,61 @@ def test_a_solution_is_whole_evaluated_and_certified(method):
     assert 0 <= solution.lower_bound <= best * (1 + 1e-9)
     # The baselines have few levels, and little is known from the slopes there.
     assert solution.lower_bound > 0.5 * best or method not in ("time", "frequency")
-    np.testing.assert_allclose(solution.relative_gap, 1 - solution.lower_bound / exact, rtol=1e-6)
+    np.testing.assert_allclose(
+        solution.relative_gap, 1 - solution.lower_bound / exact, rtol=1e-6
+    )
     assert (int(solution.status), int(solution.num_steps)) == (bcgc.Status.CONVERGED, 0)
     assert (solution.method, solution.history) == (method, None)
 
 
 def test_single_levels_are_where_they_say():
-    levels = {"uncoded": 0, "tandon:0": 0, "tandon:3": 3, "tandon:5": 5, "ferdinand_full": 5}
+    levels = {
+        "uncoded": 0,
+        "tandon:0": 0,
+        "tandon:3": 3,
+        "tandon:5": 5,
+        "ferdinand_full": 5,
+    }
     for method, level in levels.items():
         partition = bcgc.solve(_problem(), method).partition
-        np.testing.assert_allclose(known(partition), L * np.eye(SIZE)[level], rtol=1e-12)
+        np.testing.assert_allclose(
+            known(partition), L * np.eye(SIZE)[level], rtol=1e-12
+        )
     half, layers = (
-        bcgc.solve(_problem(), method).partition for method in ("ferdinand_half", "ferdinand:45")
+        bcgc.solve(_problem(), method).partition
+        for method in ("ferdinand_half", "ferdinand:45")
     )
     np.testing.assert_array_equal(known(half), known(layers))
 
 
 def test_a_batch_over_workers_and_rates_is_the_loop():
     def solve(workers, rate):
-        return bcgc.solve(padded(bcgc.ShiftedExponential(rate, 50.0), workers, L, M, B), "time")
+        return bcgc.solve(
+            padded(bcgc.ShiftedExponential(rate, 50.0), workers, L, M, B), "time"
+        )
 
     workers, rates = jnp.array([9, 4, 6]), jnp.array([1e-3, 0.2, 8e-3])
     batch = jax.jit(jax.vmap(solve))(workers, rates)
     for i, n in enumerate(workers.tolist()):
         single = solve(n, float(rates[i]))
-        for name in ("expected_runtime", "status", "partition", "lower_bound", "rounded"):
+        for name in (
+            "expected_runtime",
+            "status",
+            "partition",
+            "lower_bound",
+            "rounded",
+        ):
             rtol = 1e-7 if name == "lower_bound" else 1e-9
-            np.testing.assert_allclose(getattr(batch, name)[i], getattr(single, name), rtol=rtol)
+            np.testing.assert_allclose(
+                getattr(batch, name)[i], getattr(single, name), rtol=rtol
+            )
 
 
 def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
     def numbers(rate):
-        found = bcgc.solve(padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B), "uncoded")
+        found = bcgc.solve(
+            padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B), "uncoded"
+        )
         return (
             found.expected_runtime,
             found.lower_bound,
@@ -139,8 +166,12 @@ def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
     for rate in (1e-3, 0.02):
         (slope, *unknown), value = slopes(rate)
         assert np.isnan(unknown).all()
-        np.testing.assert_allclose(value, M * B * L / N * (50 + harmonic / rate), rtol=1e-9)
-        np.testing.assert_allclose(slope, -M * B * L / N * harmonic / rate**2, rtol=1e-7)
+        np.testing.assert_allclose(
+            value, M * B * L / N * (50 + harmonic / rate), rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            slope, -M * B * L / N * harmonic / rate**2, rtol=1e-7
+        )
 
 
 def test_the_status_says_what_came_of_it():
@@ -148,11 +179,15 @@ def test_the_status_says_what_came_of_it():
     sparse = bcgc.solve(_problem(), "ferdinand:17")
     assert int(sparse.status) == bcgc.Status.INFEASIBLE
     assert np.isnan([sparse.expected_runtime, sparse.relative_gap]).all()
-    never = bcgc.solve(_problem(), bcgc.Subgradient(tolerance=-1.0), key=jax.random.key(0))
+    never = bcgc.solve(
+        _problem(), bcgc.Subgradient(tolerance=-1.0), key=jax.random.key(0)
+    )
     assert (int(never.status), int(never.num_steps)) == (bcgc.Status.STEP_LIMIT, 2000)
     assert known(never.history).size == 21
     assert known(never.rounded).sum() == L
-    np.testing.assert_allclose(known(never.history)[-1], never.expected_runtime, rtol=1e-5)
+    np.testing.assert_allclose(
+        known(never.history)[-1], never.expected_runtime, rtol=1e-5
+    )
 
 
 def test_one_worker_alone_has_no_partial_stragglers():
@@ -161,14 +196,20 @@ def test_one_worker_alone_has_no_partial_stragglers():
         bcgc.Status.INFEASIBLE,
         bcgc.Status.CONVERGED,
     ]
-    assert np.isnan([alone.expected_runtime, four.expected_runtime]).tolist() == [True, False]
+    assert np.isnan([alone.expected_runtime, four.expected_runtime]).tolist() == [
+        True,
+        False,
+    ]
     assert alone.partition is None
 
 
 @pytest.mark.parametrize(
     ("law", "workers", "gap", "way"),
     [
-        *((CASE.law(), *rest) for rest in ((401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0))),
+        *(
+            (CASE.law(), *rest)
+            for rest in ((401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0))
+        ),
         (bcgc.Exponential(1.0), 401, 1e-7, 1),  # for which the model is poor
         (bcgc.Gamma(4.0, 4.0), 401, 1e-7, 0),  # whose density is 0 where it begins
     ],

@@ -1,4 +1,6 @@
-"""Plans for workers that start up and send, against a global search and all sets of levels."""
+"""Plans for workers that start up and send, against a global search and all sets of
+levels.
+"""
 
 from typing import Any
 
@@ -31,7 +33,8 @@ def _others() -> np.ndarray:
 def test_a_global_search_finds_nothing_better_in_any_family() -> None:
     rows = start_ups.compute_plans(1, 9, 60)
     *others, worst = sorted(row.excess for row in rows)
-    # With measured times it may be a local one: of 200 nine are above 1e-3, the worst 1.25e-2.
+    # With measured times it may be a local one: of 200 nine are above 1e-3, the worst
+    # 1.25e-2.
     assert (others[0] > -1e-2, others[-1] < 1e-3, worst < 1.3e-2) == (True, True, True)
     assert all(row.lower_bound <= min(row.found, row.global_search) for row in rows)
 
@@ -43,7 +46,9 @@ def test_levels_that_do_not_exist_are_no_starts() -> None:
     alone, padded = (bcgc.Problem(law, 3, 2000, max_workers=n, **more) for n in (3, 8))
     found, share = bcgc.solve(padded), np.linspace(0, 1, 41)
     others = 2000 * np.stack([0 * share, share, 1 - share], axis=1)
-    runtimes = jax.jit(lambda rows: jax.lax.map(lambda x: bcgc.expected_runtime(alone, x), rows))
+    runtimes = jax.jit(
+        lambda rows: jax.lax.map(lambda x: bcgc.expected_runtime(alone, x), rows)
+    )
     least = np.min(runtimes(others))
     assert 0.999 * least < found.expected_runtime <= least * (1 + 1e-9)
     assert known(found.partition)[0] == 0
@@ -65,7 +70,8 @@ def test_the_bound_of_ordered_times_is_what_its_inequality_says(mean: float) -> 
         ]
         work = np.array([max(min(ends[n:]), 0.0) for n in range(5)])
         return max(
-            work[m] / (m + 1) + np.sum(np.diff(work[m:]) / np.arange(m + 2, 6)) for m in range(5)
+            work[m] / (m + 1) + np.sum(np.diff(work[m:]) / np.arange(m + 2, 6))
+            for m in range(5)
         )
 
     assert done(bound * (1 - 1e-9)) <= 2000 <= done(bound * (1 + 1e-9))
@@ -75,7 +81,9 @@ def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
     plain = _problem(max_workers=SIZE)
     late = _problem(max_workers=SIZE, start_up=500.0)
     solutions = [bcgc.solve(problem) for problem in (plain, late)]
-    assert np.allclose(known(solutions[0].partition), known(solutions[1].partition), rtol=1e-6)
+    assert np.allclose(
+        known(solutions[0].partition), known(solutions[1].partition), rtol=1e-6
+    )
     later = solutions[1].expected_runtime - solutions[0].expected_runtime
     assert float(later) == pytest.approx(500, rel=1e-9)
     assert solutions[1].kind == "exact"
@@ -84,7 +92,9 @@ def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
 
 @pytest.mark.slow
 def test_a_link_has_a_certified_optimum_too() -> None:
-    """Projected subgradient steps from everywhere, and every single level, are at least as slow."""
+    """Projected subgradient steps from everywhere, and every single level, are at least
+    as slow.
+    """
     problem = _problem(send_time=0.8)
     solution = bcgc.solve(problem)
     assert int(solution.status) == Status.CONVERGED
@@ -106,5 +116,7 @@ def test_a_deadline_is_met_with_start_ups_as_probably_as_by_any_plan_tried() -> 
     problem = _problem(start_up=bcgc.Exponential(1 / 300), send_time=0.3)
     deadline = 1.1 * float(bcgc.solve(problem, "time").expected_runtime)
     found = bcgc.solve(problem, bcgc.Deadline(deadline))
-    tried = [float(bcgc.completion_probability(problem, x, deadline)) for x in _others()]
+    tried = [
+        float(bcgc.completion_probability(problem, x, deadline)) for x in _others()
+    ]
     assert float(known(found.completion_probability)) >= max(tried) - 1e-9

@@ -1,4 +1,6 @@
-"""Stochastic subgradients against known optima, and the stopping rule against its description."""
+"""Stochastic subgradients against known optima, and the stopping rule against its
+description.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 TOTAL = 700
 SAMPLES = 6.0
 CYCLES = 0.7
-STEPS = 210  # no multiple of the 40 between checks: the last one is ten steps after the one before
+# no multiple of the 40 between checks: the last one is ten steps after the one before
+STEPS = 210
 
 
 def _unit(workers: int) -> float:
@@ -46,7 +49,9 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum():
     assert seen[-1] < seen[0]
     assert int(result.status) != bcgc.Status.INFINITE
     # That is where the mean is infinite whatever the plan.
-    never = bcgc.Problem(bcgc.TwoSpeed(1.5, np.inf, 0.2), workers, TOTAL, SAMPLES, CYCLES)
+    never = bcgc.Problem(
+        bcgc.TwoSpeed(1.5, np.inf, 0.2), workers, TOTAL, SAMPLES, CYCLES
+    )
     result = subgradient_partition(never, jax.random.key(8), Subgradient())
     assert int(result.status) == bcgc.Status.INFINITE
 
@@ -79,13 +84,20 @@ def test_it_stops_where_two_checks_have_improved_by_less_than_the_tolerance():
     improvement = 1 - history[2:] / history[:-2]  # at checks 2, 3, 4, 5 and the last
     stops = set()
     for tolerance in [0.5, *(1.01 * improvement), *(0.99 * improvement)]:
-        check = next((i for i, gain in enumerate(improvement, 2) if gain <= tolerance), None)
+        check = next(
+            (i for i, gain in enumerate(improvement, 2) if gain <= tolerance), None
+        )
         result = _run(key, tolerance)
         last = 6 if check is None else check
         stops.add(check)
         expected = bcgc.Status.STEP_LIMIT if check is None else bcgc.Status.CONVERGED
-        assert (int(result.status), int(result.num_steps)) == (expected, min(40 * last, STEPS))
-        np.testing.assert_allclose(result.aux[: last + 1], history[: last + 1], rtol=1e-13)
+        assert (int(result.status), int(result.num_steps)) == (
+            expected,
+            min(40 * last, STEPS),
+        )
+        np.testing.assert_allclose(
+            result.aux[: last + 1], history[: last + 1], rtol=1e-13
+        )
         assert np.all(np.isnan(result.aux[last + 1 :]))
     assert len(stops) >= 3
 
@@ -95,7 +107,9 @@ def test_the_key_decides_the_answer_and_the_unit_of_time_does_not():
     np.testing.assert_array_equal(plain.point, again.point)
     assert np.abs(plain.point - other.point).max() > 1e-3
     nanoseconds = _run(jax.random.key(5), -1.0, 1e-3 * 1e9, 50.0 / 1e9)
-    np.testing.assert_allclose(nanoseconds.point, plain.point, rtol=1e-7, atol=1e-7 * TOTAL)
+    np.testing.assert_allclose(
+        nanoseconds.point, plain.point, rtol=1e-7, atol=1e-7 * TOTAL
+    )
     np.testing.assert_allclose(1e9 * nanoseconds.aux, plain.aux, rtol=1e-10)
 
 
@@ -103,13 +117,18 @@ def test_the_key_decides_the_answer_and_the_unit_of_time_does_not():
 def test_a_batch_over_workers_rates_and_keys_is_the_loop_and_leaves_padding_empty():
     workers, rates = jnp.array([1, 4, 6]), jnp.array([1e-3, 2e-2, 5e-3])
     keys = jax.random.split(jax.random.key(6), 3)
-    batch = jax.vmap(lambda rate, n, key: _run(key, 1e-3, rate, workers=n))(rates, workers, keys)
+    batch = jax.vmap(lambda rate, n, key: _run(key, 1e-3, rate, workers=n))(
+        rates, workers, keys
+    )
     for i, n in enumerate(workers.tolist()):
         single = _run(keys[i], 1e-3, rates[i], workers=n)
         # Rounding differs, and the steps pass it on.
         np.testing.assert_allclose(batch.point[i], single.point, atol=1e-8 * TOTAL)
         np.testing.assert_allclose(batch.aux[i], single.aux, rtol=1e-9)
-        assert (batch.num_steps[i], batch.status[i]) == (single.num_steps, single.status)
+        assert (batch.num_steps[i], batch.status[i]) == (
+            single.num_steps,
+            single.status,
+        )
         assert np.all(np.asarray(batch.point[i, n:]) == 0)
         np.testing.assert_allclose(batch.point[i].sum(), TOTAL, rtol=1e-12)
     assert len(set(batch.num_steps.tolist())) > 1

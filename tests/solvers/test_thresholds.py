@@ -1,4 +1,6 @@
-"""Deadlines where times are atoms, against all paths of thresholds, counted in NumPy."""
+"""Deadlines where times are atoms, against all paths of thresholds, counted in
+NumPy.
+"""
 
 import inspect
 import itertools
@@ -21,13 +23,17 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _paths(workers: int, atoms: int) -> np.ndarray:
-    """The slowest atom for which each level is in time, by all paths: that of level 0 first."""
+    """The slowest atom for which each level is in time, by all paths: that of level 0
+    first.
+    """
     rising = itertools.combinations_with_replacement(range(atoms), workers)
     return np.array(list(rising))[:, ::-1]
 
 
 def _chances(paths: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """P that all but n workers have an atom up to path[n], for all n: workers counted by atoms."""
+    """P that all but n workers have an atom up to path[n], for all n: workers counted
+    by atoms.
+    """
     workers = paths.shape[1]
     counted = np.zeros((len(paths), workers + 1))
     counted[:, 0] = 1
@@ -45,10 +51,14 @@ def _chances(paths: np.ndarray, mass: np.ndarray) -> np.ndarray:
 
 
 def _best(rates: np.ndarray, mass: np.ndarray, paths: np.ndarray) -> float:
-    """P of the best path. By the deadline the atoms manage loads of `rates`, the most first."""
+    """P of the best path. By the deadline the atoms manage loads of `rates`, the most
+    first.
+    """
     workers = paths.shape[1]
     work = rates[paths]
-    coordinates = np.sum(np.diff(work, axis=1, prepend=0) / np.arange(1, workers + 1), axis=1)
+    coordinates = np.sum(
+        np.diff(work, axis=1, prepend=0) / np.arange(1, workers + 1), axis=1
+    )
     feasible = paths[coordinates >= 1 - 1e-12]
     return float(np.max(_chances(feasible, mass), initial=0.0))
 
@@ -57,7 +67,9 @@ def _in_time(x: np.ndarray, starts: np.ndarray, times: np.ndarray, t: float) -> 
     """P that level n is there from all but n workers, one outcome after the other."""
     load = np.cumsum(np.arange(1, x.size + 1) * x)
     atoms = np.array(list(itertools.product(range(times.size), repeat=x.size)))
-    ends = np.where(x > 1e-9, starts[atoms][..., None] + times[atoms][..., None] * load, 0)
+    ends = np.where(
+        x > 1e-9, starts[atoms][..., None] + times[atoms][..., None] * load, 0
+    )
     slowest_first = -np.sort(-ends, axis=1)
     done = np.diagonal(slowest_first, axis1=1, axis2=2)
     return float(np.mean(np.all(done <= t * (1 + 1e-12), axis=1)))
@@ -73,7 +85,9 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
     size, atoms, problems = 4, 5, 40
     workers = rng.integers(2, size + 1, problems)
     # half of the problems without start-ups; two or three times are alike
-    starts = rng.exponential(0.2, (problems, atoms)) * rng.integers(2, size=(problems, 1))
+    starts = rng.exponential(0.2, (problems, atoms)) * rng.integers(
+        2, size=(problems, 1)
+    )
     times = np.exp(rng.normal(0, 0.7, (problems, atoms)))
     times[:, 1] = times[:, 0]
     deadlines = times.mean(axis=1) * rng.uniform(0.6, 1.8, problems)
@@ -93,7 +107,9 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
         x = np.asarray(found.point[i])
         assert np.all(x[n:] == 0)
         assert x.sum() == pytest.approx(1, abs=1e-12)
-        assert _in_time(x[:n], starts[i], times[i], deadlines[i]) == pytest.approx(best[i])
+        assert _in_time(x[:n], starts[i], times[i], deadlines[i]) == pytest.approx(
+            best[i]
+        )
     np.testing.assert_allclose(found.value, best, atol=1e-13)
     assert np.mean((best > 0.02) & (best < 0.98)) > 0.5
 
@@ -109,11 +125,15 @@ def _deadlines(rng: np.random.Generator, workers: int, atoms: int, problems: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "atoms", "problems"), [(3, 9, 40), (5, 6, 40), (8, 9, 60)])
+@pytest.mark.parametrize(
+    ("workers", "atoms", "problems"), [(3, 9, 40), (5, 6, 40), (8, 9, 60)]
+)
 def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
     monkeypatch, workers, atoms, problems
 ):
-    """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by 0.15, 0.19 and 0.23 at most."""
+    """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by 0.15, 0.19 and 0.23 at
+    most.
+    """
     monkeypatch.setattr(thresholds, "_MOST_PATHS", 0)
     # A program of its own: those of other tests have another number.
     plain: Any = inspect.unwrap(completion_partition)
@@ -135,7 +155,9 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
     paths = _paths(workers, 2)
     subsets = np.arange(1.0, workers + 1)
     for _ in range(30):
-        slow, often, start, link = rng.uniform((1.2, 0.05, 0.0, 0.0), (4.0, 0.6, 0.3, 0.5))
+        slow, often, start, link = rng.uniform(
+            (1.2, 0.05, 0.0, 0.0), (4.0, 0.6, 0.3, 0.5)
+        )
         deadline = start + rng.uniform(0.7, 1.5) + link
         problem = _problem(bcgc.TwoSpeed(1.0, slow, often), workers)
         problem = replace(problem, start_up=start, send_time=link)
@@ -148,7 +170,9 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
                 -np.ones(workers), A_ub=ends, b_ub=np.full(workers, deadline - start)
             )
             if -most.fun >= 1 - 1e-9:
-                best = max(best, float(_chances(path[None], np.array([1 - often, often]))[0]))
+                best = max(
+                    best, float(_chances(path[None], np.array([1 - often, often]))[0])
+                )
         found = completion_partition(problem, deadline)
         assert float(found.value) == pytest.approx(best, abs=1e-13)
 
@@ -156,21 +180,29 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
 def _most_with_overlap(levels, times, room: float, link: float) -> float:
     """The most coordinates at these levels, in time for a worker of each level's time.
 
-    Each level is sent once it is computed and the one before is sent: of F_n the terms for j ≤ n,
-    T y_j + c (X_n - X_{j-1}) ≤ room, in the sizes.
+    Each level is sent once it is computed and the one before is sent: of F_n the terms
+    for j ≤ n, T y_j + c (X_n - X_{j-1}) ≤ room, in the sizes.
     """
     subsets = np.array(levels) + 1.0
     rows = []
     for n, time in enumerate(times):
         for j in range(n + 1):
             place = np.arange(len(levels))
-            rows.append(time * subsets * (place <= j) + link * ((place >= j) & (place <= n)))
+            rows.append(
+                time * subsets * (place <= j) + link * ((place >= j) & (place <= n))
+            )
     limits = np.full(len(rows), room)
-    return -optimize.linprog(-np.ones(len(levels)), A_ub=np.array(rows), b_ub=limits).fun
+    return -optimize.linprog(
+        -np.ones(len(levels)), A_ub=np.array(rows), b_ub=limits
+    ).fun
 
 
-def _best_with_overlap(workers: int, times: np.ndarray, room: float, link: float) -> float:
-    """P of the best set of levels, each in time for the atoms up to a threshold of its own."""
+def _best_with_overlap(
+    workers: int, times: np.ndarray, room: float, link: float
+) -> float:
+    """P of the best set of levels, each in time for the atoms up to a threshold of its
+    own.
+    """
     candidates = []
     for count in range(1, workers + 1):
         for levels in itertools.combinations(range(workers), count):
@@ -190,12 +222,20 @@ def _best_with_overlap(workers: int, times: np.ndarray, room: float, link: float
 
 
 @pytest.mark.slow
-def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_while_a_worker_computes():
-    """0.890625, at levels 0, 1, 4 and 5; each level in turn as large as it can be: 0.65625."""
+def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_meanwhile():
+    """0.890625, at levels 0, 1, 4 and 5; each level in turn as large as it can be:
+    0.65625.
+    """
     workers, link, deadline = 6, 4.997089048656324, 478.52977216692165
     times = np.array([2.0, 7.0])
     problem = bcgc.Problem(
-        bcgc.Empirical(times), workers, 28, 8.0, cycles=2.5, send_time=link, overlap=True
+        bcgc.Empirical(times),
+        workers,
+        28,
+        8.0,
+        cycles=2.5,
+        send_time=link,
+        overlap=True,
     )
     found = completion_partition(problem, deadline)
     # of 28 coordinates, each of 8 * 2.5 / 6 cycles on a subset
@@ -237,17 +277,22 @@ def test_of_17_atoms_no_path_is_in_time_more_often():
     rng = np.random.default_rng(0)
     for times, deadline in _deadlines(rng, workers, atoms, 3):
         found = completion_partition(_problem(bcgc.Empirical(times), workers), deadline)
-        best = _best(deadline / times, np.full(atoms, 1 / atoms), _paths(workers, atoms))
+        best = _best(
+            deadline / times, np.full(atoms, 1 / atoms), _paths(workers, atoms)
+        )
         assert float(found.value) == pytest.approx(best, abs=1e-13)
 
 
 @pytest.mark.slow
-def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_worker_computes():
+def test_no_tried_partition_is_in_time_more_often_where_a_link_sends_meanwhile():
     """0.2890625; before 0.2061."""
     times = np.array([1.0, 2.0, 2.5, 7.0])
     workers, deadline, start, link = 5, 2.5, 5e-4, 0.25
     problem = replace(
-        _problem(bcgc.Empirical(times), workers), start_up=start, send_time=link, overlap=True
+        _problem(bcgc.Empirical(times), workers),
+        start_up=start,
+        send_time=link,
+        overlap=True,
     )
     found = completion_partition(problem, deadline)
     shares = np.random.default_rng(0).dirichlet(np.full(workers, 0.5), 1000)
@@ -270,12 +315,18 @@ def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_wor
 
 @pytest.mark.slow
 def test_where_no_plan_is_ever_in_time_there_is_a_plan_that_is_late_for_sure():
-    """P(late) of each plan is 1 but for rounding; a plan of nothing, late for sure, won."""
+    """P(late) of each plan is 1 but for rounding; a plan of nothing, late for sure,
+    won.
+    """
     starts = np.array([31.7, 309.6])
     times = np.array([1.0, 6.0])
     workers = 3
     problem = bcgc.Problem(
-        bcgc.TwoSpeed(1.0, 6.0, 0.25), workers, 25, 19, start_up=bcgc.TwoSpeed(31.7, 309.6, 0.5)
+        bcgc.TwoSpeed(1.0, 6.0, 0.25),
+        workers,
+        25,
+        19,
+        start_up=bcgc.TwoSpeed(31.7, 309.6, 0.5),
     )
     solution = bcgc.solve(problem, bcgc.Deadline(169.6))
     x = np.asarray(solution.partition)

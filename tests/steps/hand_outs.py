@@ -1,8 +1,8 @@
 """Processes and a network around `Ledger`, for its tests.
 
-They keep their own books of who added what. Each event is one of the `actions` that are possible
-now. Messages are repeated, lost, late and reordered: a request is handled any number of times while
-it is not answered, and perhaps once more at any later time.
+They keep their own books of who added what. Each event is one of the `actions` that are
+possible now. Messages are repeated, lost, late and reordered: a request is handled any
+number of times while it is not answered, and perhaps once more at any later time.
 """
 
 import dataclasses
@@ -71,11 +71,14 @@ class World:
     The other arguments say how often something may happen.
     """
 
-    def __init__(self, ledger: Ledger, stale=0, late=0, lost=0, join=0, next_first=False):
+    def __init__(
+        self, ledger: Ledger, stale=0, late=0, lost=0, join=0, next_first=False
+    ):
         self.ledger = ledger
         self.total: Counter[Chunk] = Counter()
         members = [
-            Member(ledger.step, worker, life) for worker, life in enumerate(ledger.roster.lives)
+            Member(ledger.step, worker, life)
+            for worker, life in enumerate(ledger.roster.lives)
         ]
         self.processes = [Process.of(who) for who in members]
         self.stale: list[Request | Parcel] = []
@@ -116,13 +119,19 @@ class World:
         keep = None
         if request.done is not None:
             keep = ledger.done(who, request.done)
-            assert self.answers.setdefault((who, request.done), keep) == keep, "another answer"
+            assert self.answers.setdefault((who, request.done), keep) == keep, (
+                "another answer"
+            )
             if keep is not None:
                 self._name(keep, who)
         ticket = self._next(who) if self.next_first else None
         wanted = ledger.wanted(who)
         ticket = ticket if self.next_first else self._next(who)
-        held = request.held if keep is None or keep in request.held else (*request.held, keep)
+        held = (
+            request.held
+            if keep is None or keep in request.held
+            else (*request.held, keep)
+        )
         standing = tuple(name for name in held if ledger.stands(who, name))
         return Answer(True, None, keep, standing, wanted, ticket)
 
@@ -206,7 +215,9 @@ class World:
             who = process.who._replace(step=answer.step)
             self.processes[i] = Process.of(who, not answer.present)
             return
-        process.sums = {name: v for name, v in process.sums.items() if name in answer.standing}
+        process.sums = {
+            name: v for name, v in process.sums.items() if name in answer.standing
+        }
         if process.parcel is not None and process.parcel.name not in process.sums:
             self._forget(process)
         keep = answer.keep
@@ -268,7 +279,8 @@ class World:
     # What must come of it.
 
     def finish(self, moving: set[int], worth=()) -> bool:
-        """Whether the step settles if those in `moving` go on alone, and the watch sees it.
+        """Whether the step settles if those in `moving` go on alone, and the watch sees
+        it.
 
         It must if each missing chunk has a holder that moves.
         """
@@ -305,7 +317,9 @@ class World:
         self.take(i)
 
     def key(self) -> str:
-        """Worlds of one key have one future: only the order of names counts, not forgotten ones."""
+        """Worlds of one key have one future: only the order of names counts, not
+        forgotten ones.
+        """
         books = self.ledger.state()
         held = repr([self.processes, self.stale])
         known = [(k, v) for k, v in books.decided.items() if repr(k[1]) in held]
@@ -315,7 +329,12 @@ class World:
             [
                 *(sorted(some.items()) for some in sums),
                 *map(sorted, (known, books.added, self.ledger.queue.open, self.total)),
-                [roster.lives, sorted(roster.alive), sorted(roster.overdue), self.budget],
+                [
+                    roster.lives,
+                    sorted(roster.alive),
+                    sorted(roster.overdue),
+                    self.budget,
+                ],
             ]
         )
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})

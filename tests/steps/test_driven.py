@@ -1,4 +1,6 @@
-"""A step an event at a time: by hand, and with the looks and questions that are left out."""
+"""A step an event at a time: by hand, and with the looks and questions that are left
+out.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ BOTH = Storage((((0, 1),) * 2, ((1, 0),) * 2))
     [
         # Worker 1 takes 3 for its first chunk; meanwhile worker 0 does the other three.
         ([0.0, 0.0], Asking(), 3.0),
-        # Worker 1 begins when one chunk is left, the second of its own, and ends it at 5.5.
+        # Worker 1 begins when one chunk is left, the second of its own, and ends it at
+        # 5.5.
         ([0.0, 2.5], Asking(), 5.5),
         # Each chunk takes 0.5 more.
         ([0.0, 0.0], Asking(delay=0.5), 4.5),
@@ -37,14 +40,20 @@ def test_a_step_of_two_workers_by_hand(starts, asking, end):
 
 
 def test_a_pause_is_in_the_first_chunk_that_a_worker_is_given():
-    """Worker 0 pauses for 5 in its first chunk, and worker 1 does the others, 3 each."""
+    """Worker 0 pauses for 5 in its first chunk, and worker 1 does the others, 3
+    each.
+    """
     ledger = Ledger(0, BOTH, [[4, 4]] * 2, "chunks")
     pauses = np.array([[5.0], [0.0]])
-    assert driven(ledger, Paces(2), np.array([[1.0] * 4, [3.0] * 4]), None, pauses).time == 7.0
+    assert (
+        driven(ledger, Paces(2), np.array([[1.0] * 4, [3.0] * 4]), None, pauses).time
+        == 7.0
+    )
 
 
 def test_a_copy_ends_the_step_and_its_first_worker_is_busy():
-    """Worker 0 pauses for 50 in its first chunk. Worker 1 takes 2 for each of the others.
+    """Worker 0 pauses for 50 in its first chunk. Worker 1 takes 2 for each of the
+    others.
 
     At 6 they are done. The first one has taken 6 by then: a copy is worth it at once.
     """
@@ -73,7 +82,9 @@ class _Plain(Ledger):
 
 
 class _Watchful(Paces):
-    """It looks whenever a copy is worth it for anybody, whether he stores the chunk or not."""
+    """It looks whenever a copy is worth it for anybody, whether he stores the chunk or
+    not.
+    """
 
     def next_look(self, now, voided=0, copies=None):
         return super().next_look(now, voided)
@@ -93,7 +104,9 @@ def test_looks_and_questions_that_are_left_out_are_of_no_use(whole):
             starts = starts.round()
             paces = rng.integers(1, 4, paces.shape).astype(float)
         seconds = 0.25 + paces * np.tile(sizes, workers)
-        seconds = seconds + rng.integers(1, 40, seconds.shape) * (rng.random(seconds.shape) < 0.05)
+        seconds = seconds + rng.integers(1, 40, seconds.shape) * (
+            rng.random(seconds.shape) < 0.05
+        )
         ends = []
         for k, (books, times) in enumerate(((Ledger, Paces), (_Plain, _Watchful))):
             ledger = books(step, storage, [sizes] * workers, before=rosters[k])

@@ -15,7 +15,9 @@ def _own(seconds) -> Timed:
 
 def _shared(who: str, seconds: str) -> Timed:
     numbers = np.array([*map(float, seconds)])
-    return Timed(np.array([*map(int, who)]), numbers, np.ones(numbers.size), is_shared=True)
+    return Timed(
+        np.array([*map(int, who)]), numbers, np.ones(numbers.size), is_shared=True
+    )
 
 
 def test_paces_and_lengths_of_an_own_step():
@@ -50,7 +52,9 @@ def test_a_shared_step_after_an_own_step_of_ones(who, seconds, paces, pauses, ow
 
 
 def test_drawn_paces_are_found_again_whoever_did_which_chunk():
-    """Chunks vary by 10 %, paces by a factor of about 1.5; the worst of 40 steps is 8 % off."""
+    """Chunks vary by 10 %, paces by a factor of about 1.5; the worst of 40 steps is 8 %
+    off.
+    """
     rng = np.random.default_rng(0)
     known = Known.of(5)
     for _ in range(40):
@@ -66,5 +70,7 @@ def test_drawn_paces_are_found_again_whoever_did_which_chunk():
         paused = np.zeros(40)
         for worker in np.flatnonzero(estimate.pauses):
             done = np.flatnonzero(who == worker)
-            paused[done[(step.seconds / sizes)[done].argmax()]] = estimate.pauses[worker]
+            paused[done[(step.seconds / sizes)[done].argmax()]] = estimate.pauses[
+                worker
+            ]
         assert seconds + paused == pytest.approx(step.seconds)

@@ -1,4 +1,6 @@
-"""Holders on other hosts, and sets of workers that may be absent: vectors, and all sets counted."""
+"""Holders on other hosts, and sets of workers that may be absent: vectors, and all sets
+counted.
+"""
 
 import itertools
 from collections import Counter
@@ -33,7 +35,9 @@ def test_holders_are_those_worked_out():
 
 @pytest.mark.parametrize("hosts", HOSTS.values(), ids=HOSTS)
 @pytest.mark.parametrize("stored", [2, 3])
-def test_loads_are_equal_and_holders_on_different_hosts_where_hosts_are_small(hosts, stored):
+def test_loads_are_equal_and_holders_on_different_hosts_where_hosts_are_small(
+    hosts, stored
+):
     names = tuple(hosts.tolist())
     storage = by_hosts(names, stored, CHUNKS)
     chunks = [holders for row in storage.holders for holders in row]
@@ -53,7 +57,9 @@ def test_hosts_are_numbered_by_their_first_workers():
 
 @pytest.mark.parametrize("slower", [2.0, 5.0, 8.0])
 def test_with_a_slow_host_a_step_is_near_the_limit_of_that_storage(slower):
-    """93 to 96 % of what the limit saves; at 8 times 95 %, and 74 % where ranks alone decide."""
+    """93 to 96 % of what the limit saves; at 8 times 95 %, and 74 % where ranks alone
+    decide.
+    """
     rng = np.random.default_rng(0)
     steps, hosts = 60, HOSTS["4 x 8"]
     paces = rng.lognormal(0, 0.03, (steps, 32))
@@ -75,7 +81,10 @@ def test_with_a_slow_host_a_step_is_near_the_limit_of_that_storage(slower):
 def _borne(storage: Storage, absent: int) -> int:
     """How many sets of so many absent workers are borne."""
     workers = range(len(storage.holders))
-    sets = [set(workers).difference(some) for some in itertools.combinations(workers, absent)]
+    sets = [
+        set(workers).difference(some)
+        for some in itertools.combinations(workers, absent)
+    ]
     return sum(not missing(storage, present) for present in sets)
 
 
@@ -86,10 +95,14 @@ def test_any_worker_may_be_absent_and_as_many_pairs_as_were_counted():
     assert _borne(spread(32, 2, CHUNKS), 2) == 176
     place = Placement(32, 2, 8, hosts=tuple(HOSTS["4 x 8"].tolist()))
     for host in range(4):
-        assert not missing(place.storage, np.flatnonzero(HOSTS["4 x 8"] != host).tolist())
+        assert not missing(
+            place.storage, np.flatnonzero(HOSTS["4 x 8"] != host).tolist()
+        )
 
 
-@pytest.mark.parametrize(("offsets", "percent"), [(1, 94), (3, 81), (5, 68), (None, 35)])
+@pytest.mark.parametrize(
+    ("offsets", "percent"), [(1, 94), (3, 81), (5, 68), (None, 35)]
+)
 def test_fewer_offsets_bear_more_pairs(offsets, percent):
     storage = Placement(32, 2, 8, offsets=offsets).storage
     assert 100 * _borne(storage, 2) / 496 == pytest.approx(percent, abs=0.6)
@@ -100,8 +113,8 @@ def test_fewer_offsets_bear_more_pairs(offsets, percent):
 def test_what_nobody_present_stores_is_said():
     storage = Storage((((0, 2), (0, 1), (0, 2)), ((1, 0),) * 3, ((2, 1),) * 3))
     assert missing(storage, [1]) == (
-        "chunks 0 and 2 of subset 0 are stored by workers 0 and 2 alone, and both are absent; "
-        "store three subsets to bear any two"
+        "chunks 0 and 2 of subset 0 are stored by workers 0 and 2 alone, and both are "
+        "absent; store three subsets to bear any two"
     )
 
 

@@ -1,4 +1,6 @@
-"""The machine that hands out chunks: its rule by known ends, its protocol by all events."""
+"""The machine that hands out chunks: its rule by known ends, its protocol by all
+events.
+"""
 
 import csv
 import dataclasses
@@ -29,11 +31,16 @@ def _pairs(num_workers: int, chunks: int) -> Storage:
     """Two holders of each chunk, with another offset for each chunk of a subset."""
     offsets = offsets_of(num_workers, chunks)
     return Storage(
-        tuple(tuple((j, (j + o) % num_workers) for o in offsets) for j in range(num_workers))
+        tuple(
+            tuple((j, (j + o) % num_workers) for o in offsets)
+            for j in range(num_workers)
+        )
     )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}")
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}"
+)
 def test_neediest_first_ends_when_it_should(row):
     chunks = int(row["chunks"])
     sizes = sizes_of(chunks, row["equal"] == "1")
@@ -55,7 +62,9 @@ def _random_ledger(rng: random.Random, step: int, before=None, n=None) -> Ledger
     stored = rng.randint(2, n)
     sizes = sizes_of(rng.randint(1, 4), rng.random() < 0.5)
     rows = [
-        tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes)
+        tuple(
+            (j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes
+        )
         for j in range(n)
     ]
     ledger = Ledger(step, Storage(tuple(rows)), [sizes] * n, before=before)
@@ -70,7 +79,9 @@ def _reweigh(ledger: Ledger, rng: random.Random, subset: int) -> None:
 
 
 def _go(world: World, rng: random.Random, events: int):
-    """Random events: some processes act often, some hardly ever; some sums travel long."""
+    """Random events: some processes act often, some hardly ever; some sums travel
+    long.
+    """
     eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
@@ -79,10 +90,14 @@ def _go(world: World, rng: random.Random, events: int):
     everything = list(ledger.holders)
     for _ in range(events):
         world.worth = (
-            rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
+            rng.sample(everything, rng.randint(0, len(everything)))
+            if rng.random() < 0.2
+            else []
         )
         world.next_first = rng.random() < 0.3
-        if rng.random() < 0.02:  # a worker begins late, and says its lengths, or says them again
+        if (
+            rng.random() < 0.02
+        ):  # a worker begins late, and says its lengths, or says them again
             _reweigh(ledger, rng, rng.randrange(len(world.seconds)))
         possible = world.actions()
         if not possible:
@@ -101,16 +116,24 @@ def _go(world: World, rng: random.Random, events: int):
 
 
 def _run(seed: int) -> int:
-    """Two steps with random events, and whether what is left is done by whoever still moves."""
+    """Two steps with random events, and whether what is left is done by whoever still
+    moves.
+    """
     rng = random.Random(seed)
     world = World(_random_ledger(rng, 0))
     settled = 0
     for step in range(2):
         if step:
             old = world.ledger
-            world.ledger = _random_ledger(rng, step, old.roster, n=len(old.roster.lives))
+            world.ledger = _random_ledger(
+                rng, step, old.roster, n=len(old.roster.lives)
+            )
             world.total.clear()
-        budget = {"late": rng.randint(0, 8), "lost": rng.randint(0, 2), "join": rng.randint(0, 2)}
+        budget = {
+            "late": rng.randint(0, 8),
+            "lost": rng.randint(0, 2),
+            "join": rng.randint(0, 2),
+        }
         world.budget = {**budget, "stale": rng.randint(0, 12)}
         _go(world, rng, rng.randint(0, 40 * len(world.seconds)))
         ledger = world.ledger
@@ -125,7 +148,9 @@ def _run(seed: int) -> int:
 
 def test_every_chunk_is_in_one_sum_whatever_happens():
     settled = [_run(seed) for seed in range(200)]
-    assert sum(settled) > 320  # of 400 steps; elsewhere a chunk has lost all its holders
+    assert (
+        sum(settled) > 320
+    )  # of 400 steps; elsewhere a chunk has lost all its holders
 
 
 @pytest.mark.slow
@@ -136,12 +161,17 @@ def test_every_chunk_is_in_one_sum_in_many_runs():
 
 def _small(num_workers: int, chunks: int = 1) -> Ledger:
     """Each chunk is stored by its owner and the next worker."""
-    rows = [tuple((j, (j + 1) % num_workers) for _ in range(chunks)) for j in range(num_workers)]
+    rows = [
+        tuple((j, (j + 1) % num_workers) for _ in range(chunks))
+        for j in range(num_workers)
+    ]
     return Ledger(0, Storage(tuple(rows)), [[1] * chunks] * num_workers)
 
 
 def _explore(world: World) -> tuple[int, int]:
-    """All interleavings: the number of states and of settled ones, which all states can reach."""
+    """All interleavings: the number of states and of settled ones, which all states can
+    reach.
+    """
     start = world.key()
     states = {start: pickle.dumps(world)}
     before: dict[str, list[str]] = {start: []}
@@ -217,7 +247,9 @@ def _alike(ledger: Ledger) -> list[float]:
     return [1.0] * len(ledger.queue.stored)
 
 
-def _next(ledger: Ledger, who: Member, worth: Sequence[Chunk] = ()) -> tuple[Name, Chunk]:
+def _next(
+    ledger: Ledger, who: Member, worth: Sequence[Chunk] = ()
+) -> tuple[Name, Chunk]:
     given = ledger.next(who, _alike(ledger), worth)
     assert given is not None
     return given
@@ -251,7 +283,9 @@ def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_
     assert _next(ledger, THIRD)[1] == (0, 0)
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
-    assert ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None  # neither runs
+    assert (
+        ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None
+    )  # neither runs
     ledger.late(0)
     assert _next(ledger, THIRD)[1] == (0, 0)
 
@@ -333,7 +367,9 @@ def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
     copy, _ = _next(ledger, FIRST, worth=[(1, 0)])
-    assert ledger.wanted(FIRST) is None  # a chunk is not kept yet, and may come into this sum
+    assert (
+        ledger.wanted(FIRST) is None
+    )  # a chunk is not kept yet, and may come into this sum
     ledger.done(SECOND, tickets[1])
     wanted = ledger.wanted(FIRST)
     assert wanted is not None
@@ -353,7 +389,8 @@ def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
 def test_nothing_begins_while_a_sum_is_on_its_way():
     ledger, tickets = _all_begun()
     names = [
-        ledger.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
+        ledger.done(who, ticket)
+        for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
     ]
     wanted = ledger.wanted(FIRST)
     assert wanted is not None

@@ -1,4 +1,5 @@
-"""Work sharing in many steps at once, against one step at a time by `Ledger` and `Paces`.
+"""Work sharing in many steps at once, against one step at a time by `Ledger` and
+`Paces`.
 
 With lengths it is held against what runs: tests/handout/test_promise.py.
 """
@@ -45,10 +46,11 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
 
 @pytest.mark.parametrize(("ticks", "end"), [(None, 5.0), ([1, 4, 1, 1], 4.0)])
 def test_a_long_chunk_is_begun_early_where_its_length_is_known(ticks, end):
-    """By hand: two workers of one pace store all; the second chunk of worker 0 takes 4 s, others 1.
+    """By hand: two workers of one pace store all; the second chunk of worker 0 takes 4
+    s, others 1.
 
-    By sizes each begins with its own first chunk, and worker 0 ends its long one at 1 + 4. By
-    lengths worker 0 begins with the long one, and worker 1 does the three others.
+    By sizes each begins with its own first chunk, and worker 0 ends its long one at 1 +
+    4. By lengths worker 0 begins with the long one, and worker 1 does the three others.
     """
     chunks = Chunks(
         paces=np.ones((1, 2)),
@@ -66,7 +68,10 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
     shape = 5, 4, 3
     data = rng.gamma(2.0, 1.0, shape) + 0.1
     parts = Parts(
-        rng.normal(0, 0.3, shape[:2]), rng.normal(0, 0.3, shape[:2]), data, rng.random(shape)
+        rng.normal(0, 0.3, shape[:2]),
+        rng.normal(0, 0.3, shape[:2]),
+        data,
+        rng.random(shape),
     )
     costs = data * rng.uniform(0.8, 1.2, shape) if known else None
     scheme = Sharing("all", 4, by_length=known, costs=Costs(Asking(0.05)))
@@ -87,6 +92,8 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
             del left[subset, c]
             length = data[s, subset, min(c, 2)] * sizes[c] / UNITS
             pause = parts.pauses[s, w, done[w]] if done[w] < 3 else 0.0
-            free[w] += 0.05 + length * np.exp(parts.steady[s, w] + parts.random[s, w]) + pause
+            free[w] += (
+                0.05 + length * np.exp(parts.steady[s, w] + parts.random[s, w]) + pause
+            )
             done[w] += 1
         assert end == pytest.approx(free.max(), rel=1e-12)

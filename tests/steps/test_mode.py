@@ -1,4 +1,6 @@
-"""When sharing begins and ends: vectors, and what the rule loses against who knows the draws."""
+"""When sharing begins and ends: vectors, and what the rule loses against who knows the
+draws.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ def _decisions(pairs) -> list[bool]:
         ([(10, 8)] * 3, "FTT"),
         ([(10, 9.97)] * 3, "FFF"),  # within the margin
         ([(10, 8), (10, 10.5)] * 3, "FFTTTT"),
-        ([(10, 8)] * 50 + [(8, 8.4)] * 2, "F" + 49 * "T" + "TF"),  # the old steps are forgotten
+        (
+            [(10, 8)] * 50 + [(8, 8.4)] * 2,
+            "F" + 49 * "T" + "TF",
+        ),  # the old steps are forgotten
         ([(8, 8.4)] * 50 + [(16, 9)] * 2, 51 * "F" + "T"),
     ],
 )
@@ -30,7 +35,9 @@ def test_it_decides_as_worked_out(pairs, shared):
 
 
 def _taken(own: np.ndarray, sharing: np.ndarray) -> float:
-    """What the steps of a training take, each in the mode that those before have decided."""
+    """What the steps of a training take, each in the mode that those before have
+    decided.
+    """
     before = [False, *_decisions(zip(own, sharing, strict=True))[:-1]]
     return float(np.where(before, sharing, own).sum())
 
@@ -40,7 +47,8 @@ def _taken(own: np.ndarray, sharing: np.ndarray) -> float:
 def test_regret_against_the_better_of_both_modes(slow, cost):
     """Own steps are five times as long in a share `slow`; in points of own steps.
 
-    Of 30 draws of 500 steps means were 0.0 to 1.5, and the worst had 2.6, for rare slowness.
+    Of 30 draws of 500 steps means were 0.0 to 1.5, and the worst had 2.6, for rare
+    slowness.
     """
     for seed in range(3):
         rng = np.random.default_rng(seed)

@@ -11,7 +11,9 @@ from bcgc_jax.steps.paces import Paces
 def _timing(
     num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4
 ) -> Paces:
-    """Workers that took so long for a first chunk, and those that have begun one then."""
+    """Workers that took so long for a first chunk, and those that have begun one
+    then.
+    """
     paces = Paces(num_workers)
     for worker, end in ends.items():
         paces.began(worker, (worker, 0), size, 0.0)
@@ -43,7 +45,10 @@ def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
         (21.9, [(1, 1), (3, 1)]),
         (22.1, [(1, 1)]),  # the fourth needs less than 6
         (27.9, [(1, 1)]),
-        (28.0, [(1, 1), (3, 1)]),  # the fourth is late by now, and expected to take as long again
+        (
+            28.0,
+            [(1, 1), (3, 1)],
+        ),  # the fourth is late by now, and expected to take as long again
         (40.0, [(3, 1), (1, 1)]),
     ],
 )
@@ -77,7 +82,9 @@ def test_a_worker_is_overdue_after_twice_its_own_mean_or_that_of_all():
     # The mean of all is 2 a unit, that of the second 4.
     deadlines = {0: 36.0, 1: 52.0, 3: 36.0}
     for now in (35.9, 36.0, 51.9, 52.0):
-        assert paces.overdue(now) == [worker for worker, end in deadlines.items() if end <= now]
+        assert paces.overdue(now) == [
+            worker for worker, end in deadlines.items() if end <= now
+        ]
     assert paces.overdue(51.9, voided=1) == []
     assert paces.overdue(52.0, voided=1) == [0, 3]
 
@@ -88,14 +95,18 @@ def test_nothing_new_is_worth_it_or_overdue_before_the_next_look():
     for _ in range(200):
         began = {worker: 9 * rng.random() for worker in rng.sample(range(5), 3)}
         paces = _timing(
-            5, {w: 9 * rng.random() for w in rng.sample(range(5), rng.randint(0, 5))}, began
+            5,
+            {w: 9 * rng.random() for w in rng.sample(range(5), rng.randint(0, 5))},
+            began,
         )
         now = 9 + 9 * rng.random()
         look = paces.next_look(now)
         free = set(range(5)) - began.keys()
 
         def found(at, paces=paces, free=free):
-            worth = {(worker, chunk) for worker in free for chunk in paces.worth(worker, at)}
+            worth = {
+                (worker, chunk) for worker in free for chunk in paces.worth(worker, at)
+            }
             return worth | {(worker, None) for worker in paces.overdue(at)}
 
         until = look if math.isfinite(look) else now + 1e3

@@ -1,4 +1,6 @@
-"""Who stores what by a plan, against what workers are given when a model is trained with it."""
+"""Who stores what by a plan, against what workers are given when a model is trained
+with it.
+"""
 
 import cmath
 import itertools
@@ -17,12 +19,17 @@ from bcgc_jax.steps.placement import whole_subsets
 N = 6
 PARAMS = [np.zeros(10)]
 ONE = np.ones(4)
-# Singles, pairs and threes, all: of workers that share the data by the size of their group, or
-# equally.
+# Singles, pairs and threes, all: of workers that share the data by the size of their
+# group, or equally.
 GROUPS = halving(N)
-BY_SIZE = np.array([[len(next(g for g in level if w in g)) for level in GROUPS] for w in (0, 1, 2)])
+BY_SIZE = np.array(
+    [[len(next(g for g in level if w in g)) for level in GROUPS] for w in (0, 1, 2)]
+)
 PLANS = {
-    "a partition": (partition_plan(np.array([3.0, 0.0, 5.0, 2.0, 0.0, 0.0]), N), "random_cyclic"),
+    "a partition": (
+        partition_plan(np.array([3.0, 0.0, 5.0, 2.0, 0.0, 0.0]), N),
+        "random_cyclic",
+    ),
     "a schedule": (cyclic_plan(10.0, 3), None),
     "groups by size": (
         Plan(
@@ -56,12 +63,17 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
         assert {j for j, _ in storage.chunks()[worker]} == set(assigned.held(worker))
         for j in assigned.held(worker):
             assert worker in storage.holders[j][0]
-    assert [chunks[0][0] for chunks in storage.holders] == list(range(N))  # each stores its own
+    assert [chunks[0][0] for chunks in storage.holders] == list(
+        range(N)
+    )  # each stores its own
 
 
 def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():
     def waves(offsets):
-        sums = [sum(cmath.exp(2j * cmath.pi * k * o / 20) for o in offsets) for k in range(1, 20)]
+        sums = [
+            sum(cmath.exp(2j * cmath.pi * k * o / 20) for o in offsets)
+            for k in range(1, 20)
+        ]
         return round(sum(abs(one) ** 8 for one in sums), 6)
 
     pairs = [(0, *two) for two in itertools.combinations(range(1, 20), 2)]

@@ -7,8 +7,8 @@ import pytest
 from bcgc_jax.steps.placement import Storage
 from bcgc_jax.steps.queue import Queue
 
-# Worker 0 stores chunks of all: with worker 1 that of subset 1, with worker 2 that of subset 2, and
-# with both its own two.
+# Worker 0 stores chunks of all: with worker 1 that of subset 1, with worker 2 that of
+# subset 2, and with both its own two.
 STORED = Storage((((0, 1, 2),) * 2, ((1, 0),), ((2, 0),)))
 ALIKE = [1.0, 1.0, 1.0]
 
@@ -32,10 +32,11 @@ def _order(queue: Queue, worker: int, seconds: list[float]) -> list[tuple[int, i
 @pytest.mark.parametrize(
     ("lengths", "seconds", "order"),
     [
-        # By size: 8 x 2, 8 x 2, 8 x 4, 16 x 4. Then worker 2 has 4: 8 x 2, 8 x 2, 8 x 4.
+        # By size: 8 x 2, 8 x 2, 8 x 4, 16 x 4. Then worker 2 has 4: 8 x 2, 8 x 2, 8 x
+        # 4.
         ((), [1.0, 1.0, 2.0], [(2, 0), (1, 0), (0, 0), (0, 1)]),
-        # Workers 1 and 2 have 8 left each: 8 x 1, 8 x 3, 8 x 4, 8 x 4, of equal ones the first.
-        # Then worker 1 has 4: 4 x 1, 4 x 3, 8 x 4.
+        # Workers 1 and 2 have 8 left each: 8 x 1, 8 x 3, 8 x 4, 8 x 4, of equal ones
+        # the first. Then worker 1 has 4: 4 x 1, 4 x 3, 8 x 4.
         (([1, 3], [4], [4]), ALIKE, [(1, 0), (2, 0), (0, 1), (0, 0)]),
         # Worker 2 is slow: 8 x 1, 8 x 3, 8 x 4, 24 x 4. Then 8 x 1, 8 x 3, 8 x 4.
         (([1, 3], [4], [4]), [1.0, 1.0, 3.0], [(2, 0), (1, 0), (0, 1), (0, 0)]),
@@ -48,7 +49,9 @@ def test_the_neediest_chunk_is_next(lengths, seconds, order):
 
 
 def test_a_small_chunk_of_a_slow_worker_comes_before_a_large_one():
-    """Worker 1 has 8 left, worker 2 has 2: 8 x 4, 8 x 4, 2 s x 2 for a tick of s seconds."""
+    """Worker 1 has 8 left, worker 2 has 2: 8 x 4, 8 x 4, 2 s x 2 for a tick of s
+    seconds.
+    """
     queue = Queue(Storage((((0, 1),), ((1, 0),), ((2, 0),))), [[4], [4], [2]])
     assert queue.best(0, [1.0, 1.0, 9.0]) == (2, 0)
     assert queue.best(0, [1.0, 1.0, 7.0]) == (0, 0)

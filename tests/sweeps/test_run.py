@@ -49,7 +49,9 @@ def test_a_grid_of_no_numbers_is_refused():
 def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x64):
     # 25 cells of N = 2 and 3, and three more: all padded to 5.
     rng = np.random.default_rng(5)
-    workers = np.concatenate([rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [5, 4, 5]])
+    workers = np.concatenate(
+        [rng.permutation(np.r_[np.full(9, 2), np.full(16, 3)]), [5, 4, 5]]
+    )
     cells = {"num_workers": workers, "rate": 10 ** rng.uniform(-4, -1, workers.size)}
     rows = bcgc.sweeps.sweep(paper, cells, "optimal", partitions=True)
     # By padded size, and within a size in the order of the cells.
@@ -57,11 +59,15 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
     assert rows["method"].tolist() == ["optimal"] * workers.size
     for i in (0, 6, 16, 23, 25, 26, 27):
         n = int(rows["num_workers"][i])
-        problem = padded(bcgc.ShiftedExponential(float(rows["rate"][i]), 50.0), n, 20_000, 50)
+        problem = padded(
+            bcgc.ShiftedExponential(float(rows["rate"][i]), 50.0), n, 20_000, 50
+        )
         alone = bcgc.solve(problem)
         assert rows["status"][i] == bcgc.Status(int(alone.status)).name.lower()
         # Both within their gaps of 1e-7; measured 2e-8.
-        np.testing.assert_allclose(rows["expected_runtime"][i], alone.expected_runtime, rtol=1e-7)
+        np.testing.assert_allclose(
+            rows["expected_runtime"][i], alone.expected_runtime, rtol=1e-7
+        )
         assert (sum(rows["partition"][i]), len(rows["partition"][i])) == (20_000, n)
     assert rows["relative_gap"].max() <= 1.1e-7  # measured 1.0e-7
     # All at level 2, for the fastest of three to do: no faster than the bound.
@@ -73,13 +79,17 @@ def test_every_cell_is_what_solve_says_and_padding_and_company_change_nothing(x6
 @pytest.mark.slow
 def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
-        return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
+        return bcgc.Problem(
+            bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers
+        )
 
     cells: dict[str, Any] = {
         "shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5],
         "deadline": [1e3] * 5 + [-1.0],
     }
-    rows = bcgc.sweeps.sweep(heavy, cells | {"num_workers": [4] * 6}, "uncoded", partitions=True)
+    rows = bcgc.sweeps.sweep(
+        heavy, cells | {"num_workers": [4] * 6}, "uncoded", partitions=True
+    )
     assert rows["status"].tolist() == [
         "converged",
         "infinite",
@@ -114,14 +124,18 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
     others = 20_000 * np.random.default_rng(8).dirichlet(np.full(3, 0.7), 400)
     probability = jax.jit(jax.vmap(bcgc.completion_probability, (None, 0, None)))
     for j, deadline in enumerate((1.5e8, 3e8)):
-        exact = bcgc.completion_probability(problem, known(solution.partition), deadline)
+        exact = bcgc.completion_probability(
+            problem, known(solution.partition), deadline
+        )
         plain, limit, best = rows[3 * j : 3 * j + 3]
         assert plain == pytest.approx(float(exact), abs=1e-9)
         assert np.isnan(limit)
         assert best >= float(probability(problem, others, deadline).max())
         assert best > plain + 1e-3  # what is best on average is not for a deadline
     with pytest.raises(ValueError, match='column "deadline"'):
-        bcgc.sweeps.sweep(paper, bcgc.sweeps.grid(num_workers=[4], rate=[1e-3]), ["deadline"])
+        bcgc.sweeps.sweep(
+            paper, bcgc.sweeps.grid(num_workers=[4], rate=[1e-3]), ["deadline"]
+        )
 
 
 def test_methods_that_draw_have_a_key_for_each_cell(x64):
@@ -133,7 +147,10 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
         bcgc.sweeps.sweep(paper, cells, [by_draws])
     rows = bcgc.sweeps.sweep(paper, cells, [by_draws], key=jax.random.key(3))
-    drawn, exact = rows["expected_runtime"], 50 / 3 * 20_000 * (50 + 1000 * (1 + 1 / 2 + 1 / 3))
+    drawn, exact = (
+        rows["expected_runtime"],
+        50 / 3 * 20_000 * (50 + 1000 * (1 + 1 / 2 + 1 / 3)),
+    )
     assert drawn[0] != drawn[1]
     assert np.all(np.abs(drawn - exact) < 4 * rows["runtime_error"])
     assert rows["exact_gradient"].tolist() == [None, None]
@@ -141,13 +158,18 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
 
 def test_unknown_methods_are_refused_before_anything_is_solved():
     cells = bcgc.sweeps.grid(num_workers=[5], rate=[1e-3])
-    for method, words in (("optimle", 'did you mean "optimal"'), ("tandon:5", "from 0 to 4")):
+    for method, words in (
+        ("optimle", 'did you mean "optimal"'),
+        ("tandon:5", "from 0 to 4"),
+    ):
         with pytest.raises(ValueError, match=words):
             bcgc.sweeps.Sweep(paper, cells, [method])
     with pytest.raises(TypeError, match="a method is a name"):
         bcgc.sweeps.Sweep(paper, cells, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one length"):
-        bcgc.sweeps.Sweep(paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])})
+        bcgc.sweeps.Sweep(
+            paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])}
+        )
 
 
 @functools.cache
@@ -166,11 +188,15 @@ def plan(monkeypatch):
     return _sweep_to(1e-2, jnp.result_type(float))
 
 
-def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(x64, monkeypatch, plan, tmp_path):
+def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
+    x64, monkeypatch, plan, tmp_path
+):
     whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
     assert len(plan) > 4
     solved: list[int] = []
-    bcgc.sweeps.write_sweep(plan, whole, progress=lambda done, total: solved.append(done))
+    bcgc.sweeps.write_sweep(
+        plan, whole, progress=lambda done, total: solved.append(done)
+    )
     assert (solved, solved[-1]) == (sorted(solved), len(plan.cells))
     original, left = bcgc.sweeps.Sweep.solve, [3]
 
@@ -207,7 +233,9 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(x64, monkeypatc
 def test_parts_of_unknown_origin_are_not_taken_for_results(x64, plan, tmp_path):
     parts = tmp_path / "s.csv.parts"
     parts.mkdir()
-    (parts / "00000000.csv").write_text("2,0.001,2e8,time,converged,1,0,1,0,0,1,20000 0\n")
+    (parts / "00000000.csv").write_text(
+        "2,0.001,2e8,time,converged,1,0,1,0,0,1,20000 0\n"
+    )
     with pytest.raises(FileExistsError, match="remove the folder"):
         bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv")
     for note in (None, "another"):
@@ -217,7 +245,9 @@ def test_parts_of_unknown_origin_are_not_taken_for_results(x64, plan, tmp_path):
             bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv", resume=True)
 
 
-def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, plan, tmp_path):
+def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(
+    x64, plan, tmp_path
+):
     refused = bcgc.sweeps.Sweep(
         paper, bcgc.sweeps.grid(num_workers=[2], rate=[1e-3]), ["subgradient"]
     )
@@ -234,35 +264,51 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, pla
     assert not (tmp_path / "s.csv.parts").exists()
 
 
-def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_are_alike():
+def test_another_scheme_or_problem_is_another_sweep_though_first_cells_are_alike():
     def mark(other):
         def problem(num_workers, rate, max_workers):
-            shift = jnp.where(jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0)
-            law = bcgc.ShiftedExponential(rate, shift)
-            start = (bcgc.distributions.Deterministic if other == "start-up" else bcgc.Exponential)(
-                rate
+            shift = jnp.where(
+                jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0
             )
+            law = bcgc.ShiftedExponential(rate, shift)
+            start = (
+                bcgc.distributions.Deterministic
+                if other == "start-up"
+                else bcgc.Exponential
+            )(rate)
             more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
             return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
 
         gives = "levels" if other == "gives" else "partition"
-        scheme = bcgc.Scheme("yours" if other == "name" else "mine", lambda p: p.total, gives=gives)
+        scheme = bcgc.Scheme(
+            "yours" if other == "name" else "mine", lambda p: p.total, gives=gives
+        )
         cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3, 1e-2])
         return fingerprint(bcgc.sweeps.Sweep(problem, cells, [scheme]))
 
     assert mark("none") == mark("none")
     assert (
-        len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
+        len(
+            {
+                mark(other)
+                for other in ("none", "name", "gives", "law", "start-up", "overlap")
+            }
+        )
+        == 6
     )
     # In another process functions are at other addresses.
     assert not any(
-        " at 0x" in repr(method_of(name)) for name in ("uncoded", "ferdinand_half", "limit")
+        " at 0x" in repr(method_of(name))
+        for name in ("uncoded", "ferdinand_half", "limit")
     )
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
-    cells = {"num_workers": np.repeat([40, 2], 20), "rate": np.geomspace(1e-3, 1e-2, 40)}
+    cells = {
+        "num_workers": np.repeat([40, 2], 20),
+        "rate": np.geomspace(1e-3, 1e-2, 40),
+    }
     plan = bcgc.sweeps.Sweep(paper, cells, ["time"])
     assert [group.max_workers for group in plan.groups] == [2, 40]
     order = np.concatenate([chunk.cells for chunk in plan.chunks()])
@@ -271,7 +317,9 @@ def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
 
 def test_sizes_are_few_where_padding_costs_less_than_compiling():
     def sizes(*workers, num_rates=33):
-        cells = bcgc.sweeps.grid(num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates))
+        cells = bcgc.sweeps.grid(
+            num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates)
+        )
         groups = bcgc.sweeps.Sweep(paper, cells, ["time"]).groups
         assert sum(len(group.cells) for group in groups) == len(cells)
         assert groups[-1].max_workers == max(workers)
@@ -287,7 +335,9 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
     monkeypatch.setattr(sweeps, "_COMPILATION", 1)
     before = set(threading.enumerate())
     # Two sizes, both compiled though only one is asked for.
-    plan = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["limit"])
+    plan = bcgc.sweeps.Sweep(
+        paper, bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3]), ["limit"]
+    )
     plan.solve(next(plan.chunks()))
     for thread in set(threading.enumerate()) - before:
         thread.join()
@@ -296,7 +346,10 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
 
 def test_files_hold_the_rows_in_full_precision(tmp_path, precision, plan):
     kind, tables = precision.type, [plan.solve(chunk) for chunk in plan.chunks()]
-    rows = {name: np.concatenate([table[name] for table in tables]).tolist() for name in plan.names}
+    rows = {
+        name: np.concatenate([table[name] for table in tables]).tolist()
+        for name in plan.names
+    }
     path = bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv")
     text = list(csv.DictReader(path.read_text().splitlines()))
     assert list(text[0]) == list(plan.names)
@@ -329,7 +382,9 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
 
 def test_memory_does_not_grow_with_the_cells():
     # The largest table of the work is a chunk; the cells themselves are never listed.
-    cells = bcgc.sweeps.grid(num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6))
+    cells = bcgc.sweeps.grid(
+        num_workers=np.arange(2, 51), rate=np.geomspace(1e-4, 1e-1, 10**6)
+    )
     plan = bcgc.sweeps.Sweep(paper, cells)
     assert len(plan.cells) == 49 * 10**6
     chunks = list(itertools.islice(plan.chunks(), 101))

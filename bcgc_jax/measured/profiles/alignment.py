@@ -1,7 +1,8 @@
 """Step numbers of ranks, put right by when they leave their collectives.
 
-Numbers only name steps. Seconds between two releases are the same on all ranks, whatever their
-clocks say, and no two steps take the same: so they tell which step is which.
+Numbers only name steps. Seconds between two releases are the same on all ranks,
+whatever their clocks say, and no two steps take the same: so they tell which step is
+which.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ _CLEARLY = 3.0
 
 
 def shift_of(first: Recording, other: Recording) -> int:
-    """By how much the numbers of the other one must be raised; 0 where that is not clear."""
+    """By how much the numbers of the other one must be raised; 0 where that is not
+    clear.
+    """
     fits = {shift: _apart(first, other, shift) for shift in range(-_MOST, _MOST + 1)}
     best = min(fits, key=fits.__getitem__)
     return best if fits[best] < fits[0] / _CLEARLY else 0
@@ -29,7 +32,10 @@ def _apart(first: Recording, other: Recording, shift: int) -> float:
     """How much the seconds between releases differ, by their median."""
     ours, theirs = first.releases(), other.releases()
     differences = [
-        abs((ours[step] - ours[step - 1]) - (theirs[step - shift] - theirs[step - shift - 1]))
+        abs(
+            (ours[step] - ours[step - 1])
+            - (theirs[step - shift] - theirs[step - shift - 1])
+        )
         for step in ours
         if step - 1 in ours and {step - shift, step - shift - 1} <= theirs.keys()
     ]
@@ -37,14 +43,17 @@ def _apart(first: Recording, other: Recording, shift: int) -> float:
 
 
 def aligned(recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:
-    """The recordings with numbers as of the first one, and in words which were wrong."""
+    """The recordings with numbers as of the first one, and in words which were
+    wrong.
+    """
     first, *others = recordings
     ranks, said = [first], []
     for other in others:
         if shift := shift_of(first, other):
             said.append(
-                f"Steps of worker {other.rank} are numbered {-shift:+d} against those of worker "
-                f"{first.rank}: put right by when workers leave the collectives."
+                f"Steps of worker {other.rank} are numbered {-shift:+d} against those "
+                f"of worker {first.rank}: put right by when workers leave the "
+                "collectives."
             )
             other = other.numbered(shift)
         ranks.append(other)

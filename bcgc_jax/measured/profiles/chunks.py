@@ -1,4 +1,6 @@
-"""What of a step each chunk took: from its begin to the next one's, or to the step's end."""
+"""What of a step each chunk took: from its begin to the next one's, or to the step's
+end.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -43,12 +45,17 @@ def chunks_of(ranks: Sequence[Recording], waits: Waits) -> Chunks | None:
     return Chunks(*(np.stack(part, axis=1) for part in zip(*cut, strict=True)))
 
 
-def _cut(rank: Recording, which: np.ndarray, waits: Waits, place: int) -> tuple[np.ndarray, ...]:
-    """Seconds, waits and forward passes of a rank's chunks, by their places, `[S, C]`."""
+def _cut(
+    rank: Recording, which: np.ndarray, waits: Waits, place: int
+) -> tuple[np.ndarray, ...]:
+    """Seconds, waits and forward passes of a rank's chunks, by their places,
+    `[S, C]`.
+    """
     begins = rank.begin[which]
     ends = np.append(begins[:, 1:], waits.ends[:, [place]], axis=1)
     exposed = np.append(0.0, np.cumsum(rank.exposed[:, 0]))
-    # The collectives that have ended by then: of this step, for clocks of two threads differ.
+    # The collectives that have ended by then: of this step, for clocks of two threads
+    # differ.
     first = np.searchsorted(rank.step, waits.steps)[:, None]
     ended = np.searchsorted(np.maximum.accumulate(rank.end), ends, "right")
     ended = np.append(first, np.clip(ended, first, first + waits.collectives), axis=1)

@@ -1,4 +1,6 @@
-"""Events of a Chrome trace (JSON, also gzipped), one after another: memory does not grow."""
+"""Events of a Chrome trace (JSON, also gzipped), one after another: memory does not
+grow.
+"""
 
 import gzip
 import io
@@ -16,7 +18,8 @@ _WINDOW = 1 << 20
 # The keys before the events are searched for in so many characters.
 _HEAD = 1 << 24
 _CUT_OFF = (
-    "is cut off: copy it again. Events stand by thread, not by time, so none of its steps is whole"
+    "is cut off: copy it again. Events stand by thread, not by time, so none of its "
+    "steps is whole"
 )
 
 
@@ -44,7 +47,8 @@ class Events:
 
     Attributes:
       path: of the file.
-      head: what stands before the events, as far as it is named here; empty until they are read.
+      head: what stands before the events, as far as it is named here; empty until they
+        are read.
     """
 
     def __init__(self, path: str) -> None:
@@ -52,7 +56,9 @@ class Events:
         self.head: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Event]:
-        """Raises ValueError for a file without events, with odd ones, or one that breaks off."""
+        """Raises ValueError for a file without events, with odd ones, or one that
+        breaks off.
+        """
         with open(self.path, "rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             content: Any = gzip.GzipFile(fileobj=file) if packed else file
@@ -91,7 +97,9 @@ def _read(event: Any, path: str) -> Event | None:
         return Event(phase, name, category, begin, end, event.get("pid"), arguments)
     except (AttributeError, KeyError, TypeError, ValueError):
         odd = json.dumps(event)[:80]
-        raise ValueError(f"{path} has an event that no profiler writes: {odd}") from None
+        raise ValueError(
+            f"{path} has an event that no profiler writes: {odd}"
+        ) from None
 
 
 class _Text:

@@ -1,4 +1,6 @@
-"""Which files are traces of a profiler, by what is in them, and the log that they make."""
+"""Which files are traces of a profiler, by what is in them, and the log that they
+make.
+"""
 
 import re
 import zlib
@@ -41,7 +43,8 @@ def _head(path: str) -> bytes:
 
 
 def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | None:
-    """Make the log of those files that are traces, one or more a rank; None where none is.
+    """Make the log of those files that are traces, one or more a rank; None where none
+    is.
 
     See `made_log`. Raises ValueError, with the reason, for traces that make no log.
     """
@@ -49,21 +52,26 @@ def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | Non
     if not kinds:
         return None
     if len(set(kinds.values())) > 1:
-        raise ValueError("there are traces of PyTorch and of JAX: give those of one job")
+        raise ValueError(
+            "there are traces of PyTorch and of JAX: give those of one job"
+        )
     kind = next(iter(kinds.values()))
     read = _read_torch if kind == TORCH else _read_jax
     recordings, said = read(list(kinds), chunk_name)
     ranks = joined(recordings)
     if len(ranks) < 2:
         raise ValueError(
-            f"there is a trace of one rank alone ({ranks[0].rank}): record each, in a file of its "
-            "own. JAX names files after the host, so processes of one host need a folder each"
+            f"there is a trace of one rank alone ({ranks[0].rank}): record each, in a "
+            "file of its own. JAX names files after the host, so processes of one host "
+            "need a folder each"
         )
     made = made_log(ranks, kind, chunk_name)
     return made._replace(found=[*made.found, *said])
 
 
-def _read_torch(files: list[str], chunk_name: str | None) -> tuple[list[Recording], list[str]]:
+def _read_torch(
+    files: list[str], chunk_name: str | None
+) -> tuple[list[Recording], list[str]]:
     read = [kineto.read(file, chunk_name or kineto.FORWARD) for file in files]
     recordings = [rank.recording for rank in read]
     ranks = {recording.rank for recording in recordings}
@@ -73,13 +81,17 @@ def _read_torch(files: list[str], chunk_name: str | None) -> tuple[list[Recordin
         return recordings, []
     names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
     return recordings, [
-        f"There is no trace of {counted(len(missing), 'rank')} of {world} ({names}). Others may "
-        "have waited for them: what all waited counts as the collective's."
+        f"There is no trace of {counted(len(missing), 'rank')} of {world} ({names}). "
+        "Others may have waited for them: what all waited counts as the collective's."
     ]
 
 
-def _read_jax(files: list[str], chunk_name: str | None) -> tuple[list[Recording], list[str]]:
-    """Of a process with several recordings the last is read, from *.xplane.pb if JAX is there."""
+def _read_jax(
+    files: list[str], chunk_name: str | None
+) -> tuple[list[Recording], list[str]]:
+    """Of a process with several recordings the last is read, from *.xplane.pb if JAX is
+    there.
+    """
     planes = [file for file in files if file.endswith(".pb")]
     if planes and find_spec("jax"):
         files = planes
@@ -87,13 +99,16 @@ def _read_jax(files: list[str], chunk_name: str | None) -> tuple[list[Recording]
         files = [file for file in files if not file.endswith(".pb")]
     if not files:
         raise ValueError(
-            "*.xplane.pb are read with JAX, which is not installed. jax.profiler writes "
-            "*.trace.json.gz beside them: give those too"
+            "*.xplane.pb are read with JAX, which is not installed. jax.profiler "
+            "writes *.trace.json.gz beside them: give those too"
         )
     newest = {_RECORDING.sub("", file): file for file in sorted(files)}
     recordings: list[Recording] = []
     for process, file in zip(short_names(list(newest)), newest.values(), strict=True):
         recordings += jax_traces.read(file, process, chunk_name)
     older = len(files) - len(newest)
-    said = f"Left out: {counted(older, 'trace')} of an older recording of the same process."
+    said = (
+        f"Left out: {counted(older, 'trace')} of an older recording of the same "
+        "process."
+    )
     return recordings, [said] if older else []

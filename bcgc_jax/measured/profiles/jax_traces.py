@@ -1,4 +1,6 @@
-"""Traces of `jax.profiler`: *.xplane.pb, which needs JAX to be read, or *.trace.json.gz."""
+"""Traces of `jax.profiler`: *.xplane.pb, which needs JAX to be read, or
+*.trace.json.gz.
+"""
 
 import bisect
 import math
@@ -39,10 +41,11 @@ class _Device:
 def read(path: str, process: str, chunk_name: str | None = None) -> list[Recording]:
     """Read one process: a recording of each device on which collectives ran.
 
-    The program that is in collectives the longest is the step. A chunk is a run of the program
-    of the jitted function `chunk_name`.
+    The program that is in collectives the longest is the step. A chunk is a run of the
+    program of the jitted function `chunk_name`.
 
-    Raises ValueError, with the reason, for a file that does not show what a worker waits.
+    Raises ValueError, with the reason, for a file that does not show what a worker
+    waits.
     """
     planes: dict[Any, str] = {}
     marks: list[tuple[float, int]] = []
@@ -62,25 +65,28 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
     steps = {place: device for place, device in devices.items() if device.collectives}
     if not steps:
         raise ValueError(
-            f"{path}: no collective (psum, all-reduce) was recorded: was a step of data-parallel "
-            "training profiled?"
+            f"{path}: no collective (psum, all-reduce) was recorded: was a step of "
+            "data-parallel training profiled?"
         )
     marks.sort()
     names = [process if len(steps) == 1 else f"{process}:{place}" for place in steps]
     return [
-        _recording(device, name, marks) for device, name in zip(steps.values(), names, strict=True)
+        _recording(device, name, marks)
+        for device, name in zip(steps.values(), names, strict=True)
     ]
 
 
 def _add(event: Event, device: _Device, chunk_name: str | None, path: str) -> None:
     operation, program, run = (
-        str(event.arguments.get(name, "")) for name in ("hlo_op", "hlo_module", "run_id")
+        str(event.arguments.get(name, ""))
+        for name in ("hlo_op", "hlo_module", "run_id")
     )
     named = f"{operation} {event.name}"
     if _PAIR.search(named):
         raise ValueError(
             f"{path}: the device sends to single others ({operation}), as a stage of a "
-            "pipeline. It is no whole replica, and what it waits for them is no time of its own"
+            "pipeline. It is no whole replica, and what it waits for them is no time "
+            "of its own"
         )
     if chunk_name is not None and program in (chunk_name, f"jit_{chunk_name}"):
         device.chunks[run] = min(event.begin, device.chunks.get(run, math.inf))
@@ -98,7 +104,9 @@ def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Re
     for each in device.collectives:
         if each.program != step_program:
             device.work.add(each.begin, each.end)
-    collectives = sorted(each for each in device.collectives if each.program == step_program)
+    collectives = sorted(
+        each for each in device.collectives if each.program == step_program
+    )
     step = _steps(collectives, marks, name)
     spans = np.array([(each.begin, each.end) for each in collectives])
     chunks = np.sort(np.array(list(device.chunks.values())))
@@ -113,10 +121,14 @@ def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Re
     )
 
 
-def _steps(collectives: list[_Collective], marks: list[tuple[float, int]], name: str) -> np.ndarray:
-    """The number of the step of each collective, `[C]`: of the runs of a program, in a row.
+def _steps(
+    collectives: list[_Collective], marks: list[tuple[float, int]], name: str
+) -> np.ndarray:
+    """The number of the step of each collective, `[C]`: of the runs of a program, in a
+    row.
 
-    A host that runs ahead marks steps too early, so one mark alone is taken, if there are any.
+    A host that runs ahead marks steps too early, so one mark alone is taken, if there
+    are any.
     """
     runs: dict[str, int] = {}
     for each in collectives:
@@ -126,8 +138,8 @@ def _steps(collectives: list[_Collective], marks: list[tuple[float, int]], name:
         return np.array([first + runs[each.run] for each in collectives])
     if not marks:
         raise ValueError(
-            f"process {name}: neither runs of programs nor steps are marked: put the step into "
-            "jax.profiler.StepTraceAnnotation('train', step_num=…)"
+            f"process {name}: neither runs of programs nor steps are marked: put the "
+            "step into jax.profiler.StepTraceAnnotation('train', step_num=…)"
         )
     return np.array([_marked(marks, each.begin) for each in collectives])
 

@@ -15,7 +15,9 @@ FORWARD = "DistributedDataParallel.forward"
 # The number of what comes before the first step.
 _BEFORE = -1
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
-_COLLECTIVE = re.compile(r"nccl|rccl|gloo:|all_?reduce|reduce_?scatter|all_?gather", re.IGNORECASE)
+_COLLECTIVE = re.compile(
+    r"nccl|rccl|gloo:|all_?reduce|reduce_?scatter|all_?gather", re.IGNORECASE
+)
 _PAIR = re.compile(r"nccl.*send|nccl.*recv|gloo:send|gloo:recv", re.IGNORECASE)
 
 
@@ -41,7 +43,8 @@ def read(path: str, chunk_name: str = FORWARD) -> Kineto:
 
     Where there are kernels, all is taken from the device's time, else from the host's.
 
-    Raises ValueError, with the reason, for a file that does not show what a worker waits.
+    Raises ValueError, with the reason, for a file that does not show what a worker
+    waits.
     """
     events = Events(path)
     host, device = _Side(), _Side()
@@ -71,9 +74,9 @@ def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -
         kind = _kind(name)
         if kind == "pair":
             raise ValueError(
-                f"{path}: the rank sends to single others ({name[:40]}), as a stage of a pipeline "
-                "or with experts elsewhere. It is no whole replica, and what it waits for them is "
-                "no time of its own"
+                f"{path}: the rank sends to single others ({name[:40]}), as a stage of "
+                "a pipeline or with experts elsewhere. It is no whole replica, and "
+                "what it waits for them is no time of its own"
             )
         if kind == "collective":
             side.collectives.append((begin, end))
@@ -94,11 +97,13 @@ def _kind(name: str) -> str:
 def _recording(side: _Side, name: str, path: str) -> Recording:
     if not side.collectives:
         raise ValueError(
-            f"{path}: no collective (NCCL, gloo) of rank {name} was recorded: was a step of "
-            "data-parallel training profiled?"
+            f"{path}: no collective (NCCL, gloo) of rank {name} was recorded: was a "
+            "step of data-parallel training profiled?"
         )
     if not side.steps:
-        raise ValueError(f"{path}: no ProfilerStep#: call profiler.step() after each step")
+        raise ValueError(
+            f"{path}: no ProfilerStep#: call profiler.step() after each step"
+        )
     steps = sorted(side.steps)
     begins, numbers = (np.array(part) for part in zip(*steps, strict=True))
     collectives = np.array(sorted(side.collectives))

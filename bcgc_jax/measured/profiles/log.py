@@ -23,8 +23,11 @@ class MadeLog(NamedTuple):
     found: list[str]
 
 
-def made_log(recordings: list[Recording], kind: str, chunk_name: str | None = None) -> MadeLog:
-    """Make the log of a job: seconds and waits of each rank's steps, or of their chunks.
+def made_log(
+    recordings: list[Recording], kind: str, chunk_name: str | None = None
+) -> MadeLog:
+    """Make the log of a job: seconds and waits of each rank's steps, or of their
+    chunks.
 
     Args:
       recordings: of all ranks.
@@ -44,7 +47,9 @@ def made_log(recordings: list[Recording], kind: str, chunk_name: str | None = No
     ]
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerows(_rows_of_steps(waits) if chunks is None else _rows_of_chunks(waits, chunks))
+    rows.writerows(
+        _rows_of_steps(waits) if chunks is None else _rows_of_chunks(waits, chunks)
+    )
     return MadeLog(file.getvalue(), found)
 
 
@@ -52,13 +57,13 @@ def _counts(waits: Waits, ranks: list[Recording], kind: str) -> str:
     steps = len(waits.steps)
     recorded = max(len(np.unique(rank.step)) for rank in ranks)
     said = (
-        f"Found in {kind}: {counted(len(ranks), 'worker')}, {counted(steps, 'step')} with "
-        f"{counted(waits.collectives, 'collective')} each."
+        f"Found in {kind}: {counted(len(ranks), 'worker')}, {counted(steps, 'step')} "
+        f"with {counted(waits.collectives, 'collective')} each."
     )
     if recorded > steps:
         said += (
-            f" Left out: {counted(recorded - steps, 'step')}. The first only begins the clock; "
-            "others lack a rank or have another number of collectives."
+            f" Left out: {counted(recorded - steps, 'step')}. The first only begins "
+            "the clock; others lack a rank or have another number of collectives."
         )
     return said
 
@@ -71,11 +76,13 @@ def _chunks_in_words(
         count = chunks.seconds.shape[2]
         return [
             f"A chunk goes from one {name} to the next: {count} in a worker's step. "
-            f"{percent(chunks.outside(waits))} % of the workers' own time is outside of chunks "
-            "(data, optimizer), and left out."
+            f"{percent(chunks.outside(waits))} % of the workers' own time is outside "
+            "of chunks (data, optimizer), and left out."
         ]
     if any(len(rank.begin) for rank in ranks):
-        return [f"Workers have unequal numbers of {name} in a step, so there are no chunks."]
+        return [
+            f"Workers have unequal numbers of {name} in a step, so there are no chunks."
+        ]
     if chunk_name is not None:
         raise ValueError(f"--chunk-name: nothing in the traces is named {chunk_name}")
     return ["No chunks were found: --chunk-name names what begins one."]
@@ -100,5 +107,7 @@ def _rows_of_chunks(waits: Waits, chunks: Chunks) -> Iterator[tuple[object, ...]
 
 
 def _times(seconds: float, wait: float) -> tuple[float | str, float]:
-    """Nothing was measured where the profiler's clocks leave no time of the worker's own."""
+    """Nothing was measured where the profiler's clocks leave no time of the worker's
+    own.
+    """
     return (float(seconds) if wait < seconds else ""), wait

@@ -13,11 +13,13 @@ class Recording(NamedTuple):
       rank: its name.
       step: the number of the step of each collective, `[C]`, in the order of time.
       end: of each collective, `[C]`.
-      exposed: seconds of each collective beside no computation, `[C, 2]`: with gaps as waits, and
-        as work.
-      chunk_step: the number of the step of each chunk, `[M]`; none where chunks are not known.
+      exposed: seconds of each collective beside no computation, `[C, 2]`: with gaps as
+        waits, and as work.
+      chunk_step: the number of the step of each chunk, `[M]`; none where chunks are not
+        known.
       begin: of each chunk, `[M]`, in the order of time.
-      forward: seconds of each chunk's forward pass, `[M]`; NaN where they are not known.
+      forward: seconds of each chunk's forward pass, `[M]`; NaN where they are not
+        known.
     """
 
     rank: str
@@ -38,7 +40,8 @@ class Recording(NamedTuple):
 
 
 def joined(recordings: Sequence[Recording]) -> list[Recording]:
-    """Join recordings of a rank, one after another, as of a profiler that records in cycles.
+    """Join recordings of a rank, one after another, as of a profiler that records in
+    cycles.
 
     Raises ValueError where a rank has two of one step.
     """
@@ -51,8 +54,8 @@ def joined(recordings: Sequence[Recording]) -> list[Recording]:
         numbers = [number for cycle in cycles for number in np.unique(cycle.step)]
         if len(set(numbers)) < len(numbers):
             raise ValueError(
-                f"there are two traces of rank {rank} with the same steps: give those of one "
-                "recording"
+                f"there are two traces of rank {rank} with the same steps: give those "
+                "of one recording"
             )
         parts = zip(*(cycle[1:] for cycle in cycles), strict=True)
         ranks.append(Recording(rank, *map(np.concatenate, parts)))

@@ -6,7 +6,8 @@ import numpy as np
 
 
 class Spans:
-    """Collects begins and ends; what follows within or upon the last span is joined with it.
+    """Collects begins and ends; what follows within or upon the last span is joined
+    with it.
 
     >>> spans = Spans()
     >>> for begin, end in ((0.0, 3.0), (1.0, 2.0), (5.0, 6.0), (4.0, 5.5)):
@@ -53,13 +54,16 @@ def covered(spans: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def exposed(collectives: np.ndarray, work: np.ndarray) -> np.ndarray:
-    """Return the exposed seconds of each collective, `[C, 2]`: with gaps as waits, or as work.
+    """Return the exposed seconds of each collective, `[C, 2]`: with gaps as waits, or
+    as work.
 
     Args:
-      collectives: begins and ends, `[C, 2]`, by their begins; seconds of two count once.
+      collectives: begins and ends, `[C, 2]`, by their begins; seconds of two count
+        once.
       work: disjoint spans of computation, `[n, 2]`; none: not known.
 
-    A gap is a time within a collective without computation, after which there is some again.
+    A gap is a time within a collective without computation, after which there is some
+    again.
 
     >>> work = np.array([[0.0, 2.0], [3.0, 4.0]])
     >>> exposed(np.array([[1.0, 5.0]]), work).tolist()

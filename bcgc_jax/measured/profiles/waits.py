@@ -1,4 +1,6 @@
-"""The wait inversion: each rank's seconds and waits by step, and whether they can be trusted."""
+"""The wait inversion: each rank's seconds and waits by step, and whether they can be
+trusted.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,8 +11,8 @@ import numpy as np
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.profiles.recording import Recording
 
-# Own choices: what all ranks wait of a step, at most; how far the loss may be uncertain; how far
-# apart, of a step, ranks may leave a collective.
+# Own choices: what all ranks wait of a step, at most; how far the loss may be
+# uncertain; how far apart, of a step, ranks may leave a collective.
 _WAITED_BY_ALL = 0.05
 _UNCERTAIN = 0.08
 _APART = 0.25
@@ -22,11 +24,12 @@ class Waits(NamedTuple):
     Attributes:
       ranks: W names.
       steps: `[S]`, int.
-      begins, ends: of the steps, by each rank's clock: when the collectives of the step before
-        and of this one have ended, `[S, W]`.
+      begins, ends: of the steps, by each rank's clock: when the collectives of the step
+        before and of this one have ended, `[S, W]`.
       wait: seconds in collectives beside no computation, `[S, W]`, with gaps as waits.
       least: the same with gaps as work.
-      by_all: seconds that all ranks wait beyond the transfers, `[S]`: for each other, within.
+      by_all: seconds that all ranks wait beyond the transfers, `[S]`: for each other,
+        within.
       collectives: in a step.
     """
 
@@ -48,8 +51,8 @@ class Waits(NamedTuple):
 def waits_of(ranks: Sequence[Recording]) -> Waits:
     """Invert the waits of ranks whose steps are numbered alike.
 
-    Own seconds are `seconds - wait`. Steps count that all ranks have, with as many collectives as
-    most steps, after another one.
+    Own seconds are `seconds - wait`. Steps count that all ranks have, with as many
+    collectives as most steps, after another one.
 
     Raises ValueError where there are no two such steps.
     """
@@ -58,7 +61,9 @@ def waits_of(ranks: Sequence[Recording]) -> Waits:
     shown = np.empty((len(steps), len(ranks), collectives, 2))
     for place, rank in enumerate(ranks):
         there = np.flatnonzero(np.isin(rank.step, steps))
-        rows = there[np.argsort(rank.step[there], kind="stable")].reshape(-1, collectives)
+        rows = there[np.argsort(rank.step[there], kind="stable")].reshape(
+            -1, collectives
+        )
         release[:, place] = rank.end[rows].max(axis=1)
         shown[:, place] = rank.exposed[rows]
     # The shortest is the transfer; who waits more waits for others.
@@ -81,10 +86,15 @@ def waits_of(ranks: Sequence[Recording]) -> Waits:
 def _common_steps(ranks: Sequence[Recording]) -> tuple[np.ndarray, int]:
     counts = [Counter(rank.step.tolist()) for rank in ranks]
     common = sorted(set.intersection(*map(set, counts)))
-    alike = {step: counts[0][step] for step in common if len({rank[step] for rank in counts}) == 1}
+    alike = {
+        step: counts[0][step]
+        for step in common
+        if len({rank[step] for rank in counts}) == 1
+    }
     if not alike:
         raise ValueError(
-            "no step has as many collectives on all ranks: are these traces of one recording?"
+            "no step has as many collectives on all ranks: are these traces of one "
+            "recording?"
         )
     usual = int(np.bincount(list(alike.values())).argmax())
     return np.array([step for step in common if alike.get(step) == usual]), usual
@@ -97,25 +107,27 @@ def check(waits: Waits) -> None:
     apart = float(np.median(np.ptp(leave, axis=1)))
     if apart > _APART * step:
         raise ValueError(
-            f"ranks do not leave their collectives together: {1e3 * apart:.3g} ms apart, of a step "
-            f"of {1e3 * step:.3g} ms. Are these traces of one recording?"
+            f"ranks do not leave their collectives together: {1e3 * apart:.3g} ms "
+            f"apart, of a step of {1e3 * step:.3g} ms. Are these traces of one "
+            "recording?"
         )
     waited = waits.by_all / waits.seconds.mean(axis=1)
     by_all = max(float(waited.mean()), float(np.median(waited)))
     if by_all > _WAITED_BY_ALL:
         raise ValueError(
-            "workers wait for each other within a step (FSDP, a pipeline, a barrier), or for one "
-            f"that was not recorded: {percent(by_all)} % of a step is waited by all of them, "
-            f"{percent(_WAITED_BY_ALL)} % may be. Seconds of steps do not show what that costs. "
-            "Record each chunk (bcgc_jax.measured.recorder), and take --lock-step for FSDP"
+            "workers wait for each other within a step (FSDP, a pipeline, a barrier), "
+            f"or for one that was not recorded: {percent(by_all)} % of a step is "
+            f"waited by all of them, {percent(_WAITED_BY_ALL)} % may be. Seconds of "
+            "steps do not show what that costs. Record each chunk "
+            "(bcgc_jax.measured.recorder), and take --lock-step for FSDP"
         )
     losses = [_loss(waits.seconds - wait) for wait in (waits.wait, waits.least)]
     if abs(losses[0] - losses[1]) > _UNCERTAIN:
         raise ValueError(
-            "computation is seen in a part of the workers' own time alone: gaps within collectives "
-            f"are waits, and then {percent(losses[0])} % of the time is lost, or work, and then "
-            f"{percent(losses[1])} %. Is the host late? Record own seconds "
-            "(bcgc_jax.measured.recorder)"
+            "computation is seen in a part of the workers' own time alone: gaps within "
+            f"collectives are waits, and then {percent(losses[0])} % of the time is "
+            f"lost, or work, and then {percent(losses[1])} %. Is the host late? Record "
+            "own seconds (bcgc_jax.measured.recorder)"
         )
 
 

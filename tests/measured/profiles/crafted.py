@@ -1,4 +1,5 @@
-"""Jobs of ranks that compute and meet in collectives, and their traces as profilers write them.
+"""Jobs of ranks that compute and meet in collectives, and their traces as profilers
+write them.
 
 The clock of each rank is off by seconds, and drifts.
 """
@@ -31,7 +32,9 @@ class Rank(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Ranks, what each computed of a step, `[S, W]`, and what of it chunk by chunk, `[S, W, C]`."""
+    """Ranks, what each computed of a step, `[S, W]`, and what of it chunk by chunk,
+    `[S, W, C]`.
+    """
 
     ranks: list[Rank]
     own: np.ndarray
@@ -47,7 +50,9 @@ def loss_of(times: np.ndarray) -> float:
 
 
 def lengths(steps: int, workers: int, chunks: int, seed: int = 0) -> np.ndarray:
-    """Uneven chunks, of workers that are slow in single steps, `[S, W, C]`, about 10 ms each."""
+    """Uneven chunks, of workers that are slow in single steps, `[S, W, C]`, about 10 ms
+    each.
+    """
     rng = np.random.default_rng(seed)
     slow = np.exp(0.6 * (rng.random((steps, workers, 1)) < 0.2))
     return 0.01 * rng.lognormal(0.0, 0.4, (steps, workers, chunks)) * slow
@@ -61,9 +66,11 @@ def overlapped(
     forward: float = 1 / 3,
     cover: float = 1.0,
 ) -> Job:
-    """DDP: gradients of the last chunk are reduced in buckets while its backward pass goes on.
+    """DDP: gradients of the last chunk are reduced in buckets while its backward pass
+    goes on.
 
-    A chunk has so much of its forward pass. Kernels fill the last part, `cover`, of a computation.
+    A chunk has so much of its forward pass. Kernels fill the last part, `cover`, of a
+    computation.
     """
     workers = chunks.shape[1]
     now = np.zeros(workers)
@@ -80,11 +87,18 @@ def overlapped(
             collectives.append(np.stack([begin, end], axis=1))
         for worker, (steps, calls, work, marks) in enumerate(parts):
             marks.append(
-                np.stack([begins[worker], begins[worker] + forward * seconds[worker]], axis=1)
+                np.stack(
+                    [begins[worker], begins[worker] + forward * seconds[worker]], axis=1
+                )
             )
-            cuts = np.unique(np.concatenate([begins[worker], marks[-1][:, 1], ends[worker]]))
+            cuts = np.unique(
+                np.concatenate([begins[worker], marks[-1][:, 1], ends[worker]])
+            )
             lasts = np.diff(cuts)
-            work += [(b + (1 - cover) * d, b + d) for b, d in zip(cuts[:-1], lasts, strict=True)]
+            work += [
+                (b + (1 - cover) * d, b + d)
+                for b, d in zip(cuts[:-1], lasts, strict=True)
+            ]
             work.append((end[worker], end[worker] + OPTIMIZER))
             steps.append((now[worker], end[worker] + OPTIMIZER))
             calls.append([collective[worker] for collective in collectives])
@@ -94,7 +108,9 @@ def overlapped(
 
 
 def barriers(own: np.ndarray, transfer: float = 0.001) -> Job:
-    """All wait for each other after each of K computations, `[S, W, K]`: FSDP if K > 1."""
+    """All wait for each other after each of K computations, `[S, W, K]`: FSDP if K >
+    1.
+    """
     workers, segments = own.shape[1:]
     now = 0.0
     parts: list[list[Any]] = [[[], [], []] for _ in range(workers)]
@@ -124,9 +140,15 @@ def clock(rank: int, times: Any) -> Any:
 
 
 def write_kineto(
-    folder: Path, job: Job, *, shift: tuple[int, ...] = (), packed: bool = False, **more: Any
+    folder: Path,
+    job: Job,
+    *,
+    shift: tuple[int, ...] = (),
+    packed: bool = False,
+    **more: Any,
 ) -> Path:
-    """A file a rank, as the PyTorch profiler writes of GPUs: two streams, the host ahead.
+    """A file a rank, as the PyTorch profiler writes of GPUs: two streams, the host
+    ahead.
 
     `shift` is added to the step numbers of each rank; `more` are events of each file.
     """
@@ -137,43 +159,74 @@ def write_kineto(
         for step, (begin, end) in enumerate(rank.steps):
             name = f"ProfilerStep#{step + first}"
             events.append(_event(number, "gpu_user_annotation", name, begin, end))
-            events.append(_event(number, "user_annotation", name, begin - 0.05, begin - 0.001))
+            events.append(
+                _event(number, "user_annotation", name, begin - 0.05, begin - 0.001)
+            )
         for begin, end in rank.work:
-            events.append(_event(number, "kernel", "ampere_sgemm_128x64_tn", begin, end))
+            events.append(
+                _event(number, "kernel", "ampere_sgemm_128x64_tn", begin, end)
+            )
         for begin, end in rank.collectives.reshape(-1, 2):
-            events.append(_event(number, "kernel", "ncclDevKernel_AllReduce_Sum_f32", begin, end))
+            events.append(
+                _event(number, "kernel", "ncclDevKernel_AllReduce_Sum_f32", begin, end)
+            )
         for begin, end in rank.chunks.reshape(-1, 2):
             name = "DistributedDataParallel.forward"
             events.append(_event(number, "gpu_user_annotation", name, begin, end))
         events += more.get("events", [])
         head = {"schemaVersion": 1, "deviceProperties": [{"id": 0}]}
         world = {"backend": "nccl", "rank": number, "world_size": len(job.ranks)}
-        content = json.dumps({**head, "distributedInfo": world, "traceEvents": events}).encode()
+        content = json.dumps(
+            {**head, "distributedInfo": world, "traceEvents": events}
+        ).encode()
         file = folder / f"rank{number}.json{'.gz' * packed}"
         file.write_bytes(gzip.compress(content) if packed else content)
     return folder
 
 
-def _event(rank: int, category: str, name: str, begin: float, end: float) -> dict[str, Any]:
+def _event(
+    rank: int, category: str, name: str, begin: float, end: float
+) -> dict[str, Any]:
     begin, end = clock(rank, [begin, end])
     times = {"ts": 1e6 * begin, "dur": 1e6 * (end - begin)}
-    return {"ph": "X", "cat": category, "name": name, "pid": 0, "tid": 7, **times, "args": {}}
+    return {
+        "ph": "X",
+        "cat": category,
+        "name": name,
+        "pid": 0,
+        "tid": 7,
+        **times,
+        "args": {},
+    }
 
 
 def write_jax(
-    folder: Path, job: Job, *, early: float = 0.0, chunks: bool = False, marked: bool = True
+    folder: Path,
+    job: Job,
+    *,
+    early: float = 0.0,
+    chunks: bool = False,
+    marked: bool = True,
 ) -> Path:
     """A folder a process, as jax.profiler writes: *.trace.json.gz.
 
-    Hosts mark their steps so many seconds `early`. With `chunks` each is a run of `jit_gradient`.
+    Hosts mark their steps so many seconds `early`. With `chunks` each is a run of
+    `jit_gradient`.
     """
     for number, rank in enumerate(job.ranks):
-        metadata = {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/host:CPU"}}
+        metadata = {
+            "ph": "M",
+            "pid": 1,
+            "name": "process_name",
+            "args": {"name": "/host:CPU"},
+        }
         events: list[dict[str, Any]] = [metadata]
         for step, (begin, end) in enumerate(rank.steps):
             if marked:
                 mark = {"step_num": str(step)}
-                events.append(_operation(number, "train", begin - early, end - early, mark))
+                events.append(
+                    _operation(number, "train", begin - early, end - early, mark)
+                )
             for call in rank.collectives[step]:
                 run = _of("step", step, "psum.7")
                 events.append(_operation(number, "psum.7", call[0], call[1], run))
@@ -181,8 +234,14 @@ def write_jax(
                 run = _of("gradient", 100 * step + chunk, "dot.1")
                 events.append(_operation(number, "dot.1", first, first + 1e-4, run))
         for begin, end in rank.work:
-            events.append(_operation(number, "dot.3", begin, end, _of("step", 0, "dot.3")))
-        content = {"displayTimeUnit": "ns", "metadata": {}, "traceEvents": [*events, {}]}
+            events.append(
+                _operation(number, "dot.3", begin, end, _of("step", 0, "dot.3"))
+            )
+        content = {
+            "displayTimeUnit": "ns",
+            "metadata": {},
+            "traceEvents": [*events, {}],
+        }
         place = folder / f"p{number}" / "plugins" / "profile" / "2026_01_01_00_00_00"
         place.mkdir(parents=True)
         packed = gzip.compress(json.dumps(content).encode())

@@ -1,7 +1,8 @@
-"""A rank of a data-parallel JAX job, traced: `python -m tests.measured.profiles.jax_job SPEC`.
+"""A rank of a data-parallel JAX job, traced:
+`python -m tests.measured.profiles.jax_job SPEC`.
 
-It prints its own seconds of each step by its own clock: from the end of the step before to the
-gradient, which a callback sees.
+It prints its own seconds of each step by its own clock: from the end of the step before
+to the gradient, which a callback sees.
 """
 
 import json
@@ -28,7 +29,9 @@ def sleeps(steps: int, workers: int) -> np.ndarray:
 
 
 def traced_step(mesh: Mesh, layers: int, before: Any, after: Any) -> Any:
-    """One jitted step with a `psum`; callbacks before and after the gradient return 0."""
+    """One jitted step with a `psum`; callbacks before and after the gradient return
+    0.
+    """
     nothing = jax.ShapeDtypeStruct((), jnp.float32)
 
     def loss(weights: Any, rows: Any) -> Any:
@@ -43,7 +46,9 @@ def traced_step(mesh: Mesh, layers: int, before: Any, after: Any) -> Any:
         return weights - 1e-6 * jax.lax.psum(gradient, "worker")
 
     specs = (P(), P("worker"))
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False))
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    )
 
 
 def main(spec: dict[str, Any]) -> None:
@@ -67,7 +72,9 @@ def main(spec: dict[str, Any]) -> None:
     mesh = Mesh(np.array(jax.devices()), ("worker",))
     step = traced_step(mesh, spec["layers"], before, after)
     local = np.random.default_rng(rank).standard_normal((64, WIDTH)).astype(np.float32)
-    rows = jax.make_array_from_process_local_data(NamedSharding(mesh, P("worker")), local)
+    rows = jax.make_array_from_process_local_data(
+        NamedSharding(mesh, P("worker")), local
+    )
     weights = jax.device_put(np.eye(WIDTH, dtype=np.float32), NamedSharding(mesh, P()))
     for _ in range(2):
         weights = step(weights, rows).block_until_ready()

@@ -8,12 +8,19 @@ import sys
 from typing import Any
 
 
-def run_ranks(module: str, specs: list[dict[str, Any]], **environment: str) -> list[Any]:
+def run_ranks(
+    module: str, specs: list[dict[str, Any]], **environment: str
+) -> list[Any]:
     """What each rank of `python -m MODULE SPEC` has printed last, as JSON."""
     address = f"127.0.0.1:{_free_port()}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps({"rank": rank, "address": address, **spec})],
+            [
+                sys.executable,
+                "-m",
+                module,
+                json.dumps({"rank": rank, "address": address, **spec}),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},

@@ -1,4 +1,6 @@
-"""Jobs of several processes on CPUs, traced by the profilers; their own clocks say what is true."""
+"""Jobs of several processes on CPUs, traced by the profilers; their own clocks say what
+is true.
+"""
 
 import io
 import multiprocessing
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 
 def _read(folder: Path, *ends: str) -> Trace:
-    files = [str(path) for path in sorted(folder.rglob("*")) if path.name.endswith(ends)]
+    files = [
+        str(path) for path in sorted(folder.rglob("*")) if path.name.endswith(ends)
+    ]
     made = log_of(files)
     assert made is not None
     return load_trace(io.BytesIO(made.text.encode()))
@@ -53,7 +57,9 @@ def _busy(core: int, done: Any) -> None:
         sum(range(100_000))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned here")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned here"
+)
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need a core each")
 def test_jax_sees_a_load_that_competes_with_a_worker(tmp_path):
     """Of .136 lost .141 were found, and own seconds to 0.14 %, by the median."""
@@ -92,7 +98,9 @@ def test_torch_recovers_what_a_job_loses(tmp_path, chunks):
 
 
 def test_a_hook_records_what_a_job_of_torch_loses(tmp_path):
-    """It numbers steps from the first that it has seen whole. Of .168 lost .164 were found."""
+    """It numbers steps from the first that it has seen whole. Of .168 lost .164 were
+    found.
+    """
     log = tmp_path / "log"
     true = _torch(tmp_path, steps=30, chunks=1, log=str(log))
     files = sorted(log.iterdir())

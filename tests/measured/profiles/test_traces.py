@@ -46,15 +46,17 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     made = _log(write_kineto(tmp_path, job, packed=packed))
     trace = _trace(made)
     assert made.found[0] == (
-        "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 collectives each. "
-        "Left out: 1 step. The first only begins the clock; others lack a rank or have another "
-        "number of collectives."
+        "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 "
+        "collectives each. Left out: 1 step. The first only begins the clock; others "
+        "lack a rank or have another number of collectives."
     )
     assert trace.microbatches is not None
     # The worst is 1.6e-4, by a clock that drifts.
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
     assert trace.microbatches.forward is not None
-    np.testing.assert_allclose(3 * trace.microbatches.forward, job.chunks[1:], rtol=3e-4)
+    np.testing.assert_allclose(
+        3 * trace.microbatches.forward, job.chunks[1:], rtol=3e-4
+    )
     outside = OPTIMIZER / job.own[1:].mean()
     assert (
         f"4 in a worker's step. {100 * outside:.1f} % of the workers' own time is outs"
@@ -70,10 +72,10 @@ def test_steps_that_are_numbered_otherwise_are_told_and_put_right(tmp_path):
     plain = _log(write_kineto(tmp_path / "plain", job))
     moved = _log(write_kineto(tmp_path / "moved", job, shift=(0, 2, 0, -1)))
     assert moved.found[1:3] == [
-        "Steps of worker 1 are numbered +2 against those of worker 0: put right by when workers "
-        "leave the collectives.",
-        "Steps of worker 3 are numbered -1 against those of worker 0: put right by when workers "
-        "leave the collectives.",
+        "Steps of worker 1 are numbered +2 against those of worker 0: put right by "
+        "when workers leave the collectives.",
+        "Steps of worker 3 are numbered -1 against those of worker 0: put right by "
+        "when workers leave the collectives.",
     ]
     # Steps of which a file has no other number are left out.
     assert set(moved.text.splitlines()) <= set(plain.text.splitlines())
@@ -83,20 +85,32 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
     job = overlapped(_CHUNKS)
     write_kineto(tmp_path, job)
     for file in tmp_path.iterdir():
-        file.write_text(file.read_text().replace("DistributedDataParallel.forward", "microbatch"))
+        file.write_text(
+            file.read_text().replace("DistributedDataParallel.forward", "microbatch")
+        )
     named = _log(tmp_path, "microbatch")
-    assert named.found[1].startswith("A chunk goes from one microbatch to the next: 4 in a worker")
+    assert named.found[1].startswith(
+        "A chunk goes from one microbatch to the next: 4 in a worker"
+    )
     without = _log(tmp_path)
-    assert without.found[1] == "No chunks were found: --chunk-name names what begins one."
+    assert (
+        without.found[1] == "No chunks were found: --chunk-name names what begins one."
+    )
     np.testing.assert_allclose(_trace(without).rows(), job.own[1:], rtol=3e-4)
-    with pytest.raises(ValueError, match="--chunk-name: nothing in the traces is named batch"):
+    with pytest.raises(
+        ValueError, match="--chunk-name: nothing in the traces is named batch"
+    ):
         _log(tmp_path, "batch")
 
 
 def test_a_rank_that_is_missing_is_told(tmp_path):
     write_kineto(tmp_path, overlapped(_CHUNKS))
     (tmp_path / "rank2.json").unlink()
-    assert _log(tmp_path).found[-1].startswith("There is no trace of 1 rank of 4 (2). Others may")
+    assert (
+        _log(tmp_path)
+        .found[-1]
+        .startswith("There is no trace of 1 rank of 4 (2). Others may")
+    )
 
 
 @pytest.mark.parametrize("early", [0.0, 0.011])
@@ -105,7 +119,9 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     job = overlapped(_CHUNKS)
     made = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
     trace = _trace(made)
-    assert made.found[0].startswith("Found in traces of jax.profiler: 4 workers, 29 steps")
+    assert made.found[0].startswith(
+        "Found in traces of jax.profiler: 4 workers, 29 steps"
+    )
     assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
     assert trace.microbatches is not None
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
@@ -132,7 +148,9 @@ def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
     made = _log(tmp_path)
     old = tmp_path / "p1" / "plugins" / "profile" / "2025_01_01_00_00_00"
     old.mkdir()
-    (old / "vm.trace.json.gz").write_bytes(gzip.compress(b'{"traceEvents": [{"ph": "M"}]}'))
+    (old / "vm.trace.json.gz").write_bytes(
+        gzip.compress(b'{"traceEvents": [{"ph": "M"}]}')
+    )
     again = _log(tmp_path)
     assert again.text == made.text
     assert again.found[-1].startswith("Left out: 1 trace of an older recording")
@@ -144,7 +162,9 @@ def _cut(folder: Path) -> None:
 
 
 def _cut_packed(folder: Path) -> None:
-    (folder / "rank1.json").write_bytes(gzip.compress((folder / "rank1.json").read_bytes())[:-300])
+    (folder / "rank1.json").write_bytes(
+        gzip.compress((folder / "rank1.json").read_bytes())[:-300]
+    )
 
 
 def _alone(folder: Path) -> None:
@@ -167,18 +187,26 @@ def _replaced(old: str, new: str):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (_cut, r"rank1\.json is cut off: copy it again\. Events stand by thread, not by time"),
+        (
+            _cut,
+            r"rank1\.json is cut off: copy it again\. Events stand by thread, not by "
+            "time",
+        ),
         (_cut_packed, r"rank1\.json is cut off: copy it again"),
         (_alone, r"there is a trace of one rank alone \(0\): record each"),
         (_twice, "there are two traces of rank 1 with the same steps"),
-        (_replaced("ProfilerStep#", "Step"), r"no ProfilerStep#: call profiler\.step\(\) after"),
+        (
+            _replaced("ProfilerStep#", "Step"),
+            r"no ProfilerStep#: call profiler\.step\(\) after",
+        ),
         (
             _replaced("ncclDevKernel_AllReduce_Sum_f32", "sum"),
             r"no collective \(NCCL, gloo\) of rank 1 was recorded",
         ),
         (
             _replaced("AllReduce", "SendRecv"),
-            r"sends to single others \(ncclDevKernel_SendRecv_Sum_f32\), as a stage of a pipeline",
+            r"sends to single others \(ncclDevKernel_SendRecv_Sum_f32\), as a stage of "
+            "a pipeline",
         ),
         (_replaced('"traceEvents"', '"events", "ph"'), r"has no traceEvents"),
         (
@@ -196,7 +224,9 @@ def test_what_is_broken_is_refused_in_a_sentence(tmp_path, broken, message):
 
 def test_ranks_that_meet_in_each_layer_are_refused(tmp_path):
     own = 0.005 * np.random.default_rng(0).lognormal(0, 0.4, (30, 3, 6))
-    with pytest.raises(ValueError, match=r"FSDP, a pipeline, .*: 1\d\.\d % of a step is waited by"):
+    with pytest.raises(
+        ValueError, match=r"FSDP, a pipeline, .*: 1\d\.\d % of a step is waited by"
+    ):
         _log(write_kineto(tmp_path, barriers(own)))
 
 
@@ -236,9 +266,16 @@ def test_events_may_stand_alone_and_windows_end_anywhere(tmp_path, monkeypatch, 
     monkeypatch.setattr("bcgc_jax.measured.profiles.events._WINDOW", window)
     path = tmp_path / "events.json"
     arguments = {"k": [1, {"x": "}"}]}
-    spans = [{"ph": "X", "name": "a]b", "ts": 1e6, "dur": 2e6, "args": arguments}, {"ph": "s"}, {}]
+    spans = [
+        {"ph": "X", "name": "a]b", "ts": 1e6, "dur": 2e6, "args": arguments},
+        {"ph": "s"},
+        {},
+    ]
     events = [*spans, {"ph": "M", "name": "process_name", "pid": 3}]
-    for text in (json.dumps(events), json.dumps({"a": 1, "traceEvents": events}, indent=2)):
+    for text in (
+        json.dumps(events),
+        json.dumps({"a": 1, "traceEvents": events}, indent=2),
+    ):
         path.write_text(text)
         span, metadata = Events(str(path))
         assert span == ("X", "a]b", "", 1.0, 3.0, None, arguments)

@@ -1,4 +1,6 @@
-"""Waits are inverted: vectors of the derivation, jobs that were made up, and what is refused."""
+"""Waits are inverted: vectors of the derivation, jobs that were made up, and what is
+refused.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,14 @@ from bcgc_jax.measured.profiles.alignment import aligned, shift_of
 from bcgc_jax.measured.profiles.recording import Recording, joined
 from bcgc_jax.measured.profiles.spans import Spans, covered, exposed
 from bcgc_jax.measured.profiles.waits import Waits, check, waits_of
-from tests.measured.profiles.crafted import Job, Rank, barriers, clock, lengths, overlapped
+from tests.measured.profiles.crafted import (
+    Job,
+    Rank,
+    barriers,
+    clock,
+    lengths,
+    overlapped,
+)
 
 _NONE = np.zeros(0)
 
@@ -17,7 +26,9 @@ def _recording(
 ) -> Recording:
     spans = np.array(collectives)
     shown = exposed(spans, np.array(work).reshape(-1, 2))
-    return Recording(name, np.array(step), spans[:, 1], shown, _NONE.astype(int), _NONE, _NONE)
+    return Recording(
+        name, np.array(step), spans[:, 1], shown, _NONE.astype(int), _NONE, _NONE
+    )
 
 
 def _recordings(job: Job) -> list[Recording]:
@@ -27,7 +38,9 @@ def _recordings(job: Job) -> list[Recording]:
         steps, count, _ = rank.collectives.shape
         calls = clock(number, rank.collectives).reshape(-1, 2).tolist()
         step = np.repeat(np.arange(steps), count).tolist()
-        found.append(_recording(str(number), step, calls, clock(number, rank.work).tolist()))
+        found.append(
+            _recording(str(number), step, calls, clock(number, rank.work).tolist())
+        )
     return found
 
 
@@ -39,7 +52,9 @@ def test_one_all_reduce_as_in_the_derivation():
     """Clocks are 100 s apart."""
     first = [[1.0, 2.1], [3.1, 4.6], [6.5, 6.7]]
     second = [[102.0, 102.1], [104.5, 104.6], [105.6, 106.7]]
-    waits = waits_of([_recording(n, [0, 1, 2], of, []) for n, of in (("0", first), ("1", second))])
+    waits = waits_of(
+        [_recording(n, [0, 1, 2], of, []) for n, of in (("0", first), ("1", second))]
+    )
     assert waits.steps.tolist() == [1, 2]
     np.testing.assert_allclose(_own(waits), [[1.0, 2.4], [1.9, 1.0]], atol=1e-13)
     np.testing.assert_allclose(waits.wait.min(axis=1), [0.1, 0.2], atol=1e-13)
@@ -47,7 +62,9 @@ def test_one_all_reduce_as_in_the_derivation():
 
 
 def test_two_buckets_beside_work_as_in_the_derivation():
-    """Rank 0 computes until 2.0 and 5.1, rank 1 until 3.0 and 4.1. Durations alone are wrong."""
+    """Rank 0 computes until 2.0 and 5.1, rank 1 until 3.0 and 4.1. Durations alone are
+    wrong.
+    """
     first = [[0.5, 1.6], [2.0, 3.2], [3.7, 4.8], [5.1, 5.3]]
     second = [[1.5, 1.6], [3.0, 3.2], [3.6, 4.8], [4.8, 5.3]]
     work = {"0": [[0, 2.0], [3.2, 5.1]], "1": [[0, 3.0], [3.2, 4.1]]}
@@ -81,12 +98,18 @@ def test_spans_are_those_of_a_clock_that_ticks():
         at = rng.integers(0, 50, 5)
         assert covered(work, at).tolist() == [working[:time].sum() for time in at]
         order = np.argsort(begins[1], kind="stable")
-        shown = exposed(np.stack([begins[1], ends[1]], axis=1)[order].astype(float), work)
+        shown = exposed(
+            np.stack([begins[1], ends[1]], axis=1)[order].astype(float), work
+        )
         seen = np.zeros(50, bool)
         for row, call in zip(shown, order, strict=True):
             anew = calls[call] & ~seen
             seen |= calls[call]
-            after = ticks >= max(np.flatnonzero(working & (ticks < ends[1][call])), default=-1) + 1
+            after = (
+                ticks
+                >= max(np.flatnonzero(working & (ticks < ends[1][call])), default=-1)
+                + 1
+            )
             assert row.tolist() == [(anew & ~working).sum(), (anew & after).sum()]
 
 
@@ -102,7 +125,9 @@ def test_buckets_beside_work_give_each_rank_its_own_seconds(transfer):
 
 def test_one_collective_needs_no_computation():
     job = barriers(lengths(60, 6, 1), transfer=0.004)
-    waits = waits_of(_recordings(job._replace(ranks=[_idle(rank) for rank in job.ranks])))
+    waits = waits_of(
+        _recordings(job._replace(ranks=[_idle(rank) for rank in job.ranks]))
+    )
     check(waits)
     np.testing.assert_allclose(_own(waits), job.own[1:], rtol=3e-4)
     np.testing.assert_allclose(waits.wait.min(axis=1), 0.004, rtol=3e-4)
@@ -115,8 +140,12 @@ def _idle(rank: Rank) -> Rank:
 def test_ranks_that_meet_within_a_step_are_refused_with_what_all_wait():
     """FSDP: slow layers are others in each; a step is the sum of maxima."""
     rng = np.random.default_rng(0)
-    own = 0.005 * np.exp(rng.normal(0, 0.5, (40, 4, 8)) * (rng.random((40, 4, 8)) < 0.3))
-    with pytest.raises(ValueError, match=r"FSDP.*: 9\.3 % of a step is waited by all of them"):
+    own = 0.005 * np.exp(
+        rng.normal(0, 0.5, (40, 4, 8)) * (rng.random((40, 4, 8)) < 0.3)
+    )
+    with pytest.raises(
+        ValueError, match=r"FSDP.*: 9\.3 % of a step is waited by all of them"
+    ):
         check(waits_of(_recordings(barriers(own))))
     # Those of one speed within a step meet without loss.
     check(waits_of(_recordings(barriers(np.repeat(own[:, :, :1], 8, axis=2)))))
@@ -126,14 +155,18 @@ def test_kernels_that_cover_half_are_refused_with_both_losses():
     """Of 15.9 % lost, 36.8 or 21.7 % are seen."""
     rng = np.random.default_rng(0)
     chunks = 0.02 * rng.lognormal(0, 0.05, (60, 8, 1))
-    chunks *= np.exp(rng.normal(0, 0.3, chunks.shape) * (rng.random(chunks.shape) < 0.2))
+    chunks *= np.exp(
+        rng.normal(0, 0.3, chunks.shape) * (rng.random(chunks.shape) < 0.2)
+    )
 
     def covered_by(cover: float) -> Waits:
         job = overlapped(chunks, 8, transfer=1e-4, forward=0.02, cover=cover)
         return waits_of(_recordings(job))
 
     check(covered_by(0.95))
-    with pytest.raises(ValueError, match=r"then 36\.8 % of the time is lost.*then 21\.7 %"):
+    with pytest.raises(
+        ValueError, match=r"then 36\.8 % of the time is lost.*then 21\.7 %"
+    ):
         check(covered_by(0.5))
 
 
@@ -145,7 +178,9 @@ def test_ranks_of_other_recordings_are_refused():
     ):
         check(waits_of([*ranks[:2], other[2]]))
     far = other[2]._replace(step=other[2].step + 1000)
-    with pytest.raises(ValueError, match="no step has as many collectives on all ranks"):
+    with pytest.raises(
+        ValueError, match="no step has as many collectives on all ranks"
+    ):
         waits_of([*ranks[:2], far])
 
 
@@ -161,8 +196,12 @@ def test_shifted_numbers_are_put_right_and_none_is_invented(seed):
             moved = list(ranks)
             moved[place] = ranks[place].numbered(shift)
             found, said = aligned(moved)
-            assert [rank.step.tolist() for rank in found] == [r.step.tolist() for r in ranks]
-            assert said[0].startswith(f"Steps of worker {place} are numbered {shift:+d} against")
+            assert [rank.step.tolist() for rank in found] == [
+                r.step.tolist() for r in ranks
+            ]
+            assert said[0].startswith(
+                f"Steps of worker {place} are numbered {shift:+d} against"
+            )
             np.testing.assert_array_equal(_own(waits_of(found)), true)
 
 
@@ -173,13 +212,17 @@ def test_steps_with_other_collectives_are_left_out():
     ranks[1] = _without(ranks[1], 7)
     ranks = [_with_another(rank, 12) for rank in ranks]
     waits = waits_of(ranks)
-    assert waits.steps.tolist() == [step for step in range(1, 20) if step not in (7, 8, 12, 13)]
+    assert waits.steps.tolist() == [
+        step for step in range(1, 20) if step not in (7, 8, 12, 13)
+    ]
     np.testing.assert_allclose(_own(waits), job.own[waits.steps], rtol=3e-4)
 
 
 def _without(rank: Recording, step: int) -> Recording:
     keep = rank.step != step
-    return rank._replace(step=rank.step[keep], end=rank.end[keep], exposed=rank.exposed[keep])
+    return rank._replace(
+        step=rank.step[keep], end=rank.end[keep], exposed=rank.exposed[keep]
+    )
 
 
 def _with_another(rank: Recording, step: int) -> Recording:
@@ -195,7 +238,9 @@ def test_cycles_of_a_profiler_are_one_recording():
     (rank,) = _recordings(barriers(lengths(20, 1, 1)))
     halves = [_without(rank, 10), rank]
     cycles = [
-        rank._replace(step=rank.step[part], end=rank.end[part], exposed=rank.exposed[part])
+        rank._replace(
+            step=rank.step[part], end=rank.end[part], exposed=rank.exposed[part]
+        )
         for part in (slice(12, None), slice(0, 8))
     ]
     (found,) = joined(cycles)

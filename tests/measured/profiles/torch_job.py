@@ -1,7 +1,7 @@
 """A rank of a DDP job, traced: `python -m tests.measured.profiles.torch_job SPEC`.
 
-It prints its own seconds of each step by its own clock: from the begin of the step to the end of
-the backward pass, as far as the input's gradient.
+It prints its own seconds of each step by its own clock: from the begin of the step to
+the end of the backward pass, as far as the input's gradient.
 """
 
 import contextlib
@@ -39,7 +39,9 @@ class _Sleep(torch.autograd.Function):
 class _Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList([torch.nn.Linear(WIDTH, WIDTH) for _ in range(6)])
+        self.layers = torch.nn.ModuleList(
+            [torch.nn.Linear(WIDTH, WIDTH) for _ in range(6)]
+        )
 
     def forward(self, rows: Any, seconds: float) -> Any:
         for number, layer in enumerate(self.layers):
@@ -50,7 +52,9 @@ class _Net(torch.nn.Module):
 
 
 def main(spec: dict[str, Any]) -> None:
-    rank, workers, steps, chunks = (spec[name] for name in ("rank", "workers", "steps", "chunks"))
+    rank, workers, steps, chunks = (
+        spec[name] for name in ("rank", "workers", "steps", "chunks")
+    )
     host, port = spec["address"].split(":")
     os.environ.update(MASTER_ADDR=host, MASTER_PORT=port)
     torch.set_num_threads(1)
@@ -67,7 +71,9 @@ def main(spec: dict[str, Any]) -> None:
     with profile(
         activities=[ProfilerActivity.CPU],
         schedule=schedule(wait=0, warmup=WARM_UP, active=steps - WARM_UP),
-        on_trace_ready=lambda done: done.export_chrome_trace(f"{spec['out']}/rank{rank}.json"),
+        on_trace_ready=lambda done: done.export_chrome_trace(
+            f"{spec['out']}/rank{rank}.json"
+        ),
     ) as profiler:
         begun = time.perf_counter()
         for step in range(steps):
@@ -76,7 +82,9 @@ def main(spec: dict[str, Any]) -> None:
                 given.register_hook(lambda _: marks.append(time.perf_counter()))
                 last = chunk == chunks - 1
                 with contextlib.nullcontext() if last else model.no_sync():
-                    seconds = 0.12 / chunks if slow[step, rank, chunk] else 0.01 / chunks
+                    seconds = (
+                        0.12 / chunks if slow[step, rank, chunk] else 0.01 / chunks
+                    )
                     model(given, seconds).square().sum().backward()
             own.append(marks[-1] - begun)
             begun = time.perf_counter()

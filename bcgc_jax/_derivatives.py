@@ -81,7 +81,9 @@ def with_slopes(
     `value` is that of the function, if it is known, or None. Second derivatives need
     those of the plan.
     """
-    return function(problem, plan, *others) if value is None else value
+    if value is None:
+        return function(problem, plan, *others)
+    return value
 
 
 @with_slopes.defjvp

@@ -85,9 +85,9 @@ def show(value: Any) -> str:
             for text, same in itertools.groupby(map(show, value))
         ]
         texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
-        more = (
-            [f"… {len(texts) - _MOST_SHOWN} more"] if len(texts) > _MOST_SHOWN else []
-        )
+        more = []
+        if len(texts) > _MOST_SHOWN:
+            more = [f"… {len(texts) - _MOST_SHOWN} more"]
         return f"[{', '.join(texts[:_MOST_SHOWN] + more)}]"
     if isinstance(value, dict):
         return (
@@ -110,7 +110,9 @@ def show(value: Any) -> str:
         return str(array)
     if array.ndim == 1 and array.size <= _MOST_SHOWN:
         return f"[{', '.join(map(str, array))}]"
-    return f"{kind} from {array.min():.4g} to {array.max():.4g}" if array.size else kind
+    if array.size:
+        return f"{kind} from {array.min():.4g} to {array.max():.4g}"
+    return kind
 
 
 def replace(tree: T, **changes: Any) -> T:
@@ -136,7 +138,9 @@ def concrete(value: Any) -> np.ndarray | None:
     """`value` as a NumPy array, or None where it is traced and nothing can be said
     about it.
     """
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(value)
 
 
 def is_traced(tree: Any) -> bool:
@@ -180,7 +184,9 @@ def _is_subnormal(value: Any) -> Any:
     Whether a comparison of it with 0 sees that depends on the program around it.
     """
     if isinstance(value, np.ndarray):
-        tiny = np.finfo(value.dtype).tiny if value.dtype.kind == "f" else 0
+        tiny = 0
+        if value.dtype.kind == "f":
+            tiny = np.finfo(value.dtype).tiny
         return (value != 0) & (np.abs(value) < tiny)
     value = jnp.abs(jnp.asarray(value))
     if not jnp.issubdtype(value.dtype, jnp.floating):

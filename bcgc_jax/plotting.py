@@ -33,7 +33,9 @@ def style(method: str) -> Style:
     if scheme not in STYLES:
         return Style(method, "#555555", "x", ":")
     look = STYLES[scheme]
-    return look._replace(label=f"{look.label} ({method})") if options else look
+    if options:
+        return look._replace(label=f"{look.label} ({method})")
+    return look
 
 
 def curve(look: Style) -> dict[str, Any]:
@@ -96,7 +98,9 @@ def legend_outside(
     the data.
     """
     where: Any = f"outside {place} center"
-    left: Any = {"title": title, "alignment": "left"} if title else {}
+    left: Any = {}
+    if title:
+        left = {"title": title, "alignment": "left"}
     figure.legend(
         handles=handles,
         loc=where,

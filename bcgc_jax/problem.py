@@ -172,7 +172,9 @@ class Problem:
             )
 
     def _check_coordinates(self, count: np.ndarray | None) -> None:
-        shape = None if self.unit_costs is None else np.shape(self.unit_costs)
+        shape = None
+        if self.unit_costs is not None:
+            shape = np.shape(self.unit_costs)
         if shape == () or (shape and count is not None and np.any(count != shape[-1])):
             wanted = f"one entry for each of the {self.num_coordinates} coordinates"
             raise ValueError(f"unit_costs must have {wanted}, got shape {shape}")
@@ -304,11 +306,9 @@ class Problem:
 
         NaN where traced numbers make no problem.
         """
-        return (
-            jnp.where(self.valid, self._cycle, jnp.nan)
-            if is_traced(self)
-            else self._cycle
-        )
+        if is_traced(self):
+            return jnp.where(self.valid, self._cycle, jnp.nan)
+        return self._cycle
 
     @property
     def _cycle(self) -> Array:

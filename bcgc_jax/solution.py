@@ -91,11 +91,9 @@ class Solution:
     @property
     def partition(self) -> Array | None:
         """Float x, `[max_workers]`; None for a scheme that is no partition."""
-        return (
-            self.plan.sizes
-            if self.plan is not None and self.plan.is_partition
-            else None
-        )
+        if self.plan is not None and self.plan.is_partition:
+            return self.plan.sizes
+        return None
 
     @property
     def relative_gap(self) -> Array:
@@ -151,10 +149,14 @@ class Solution:
 
         def say(code: int) -> str:
             text = Status(code).message
-            return text + self._remedy if code == Status.PRECISION else text
+            if code == Status.PRECISION:
+                return text + self._remedy
+            return text
 
         said = np.vectorize(say, otypes=[object])(np.asarray(self.status))
-        return said.item() if said.ndim == 0 else said
+        if said.ndim == 0:
+            return said.item()
+        return said
 
     @property
     def _remedy(self) -> str:
@@ -196,7 +198,10 @@ class Solution:
         )
         document = {"format": _FORMAT, "version": _VERSION, **_written(alone)}
         document["bcgc_jax"] = version_of_package()
-        document["problem"] = None if self.problem is None else repr(self.problem)
+        if self.problem is None:
+            document["problem"] = None
+        else:
+            document["problem"] = repr(self.problem)
         text = json.dumps(document, indent=1, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
         return path
@@ -240,7 +245,9 @@ class Solution:
 
     def _in_words(self) -> Iterator[str]:
         value = float(self.expected_runtime)
-        sign = "±" if self.kind == "confidence" else "error"
+        sign = "error"
+        if self.kind == "confidence":
+            sign = "±"
         yield f"expected runtime {value:.6g} ({sign} {float(self.runtime_error):.1g})"
         needs = self.needs
         if needs is not None and not needs.exact_gradient:
@@ -267,8 +274,12 @@ class Solution:
             less = f"takes {100 * gap:.3g} % less, with 97.5 % confidence"
             yield f"no exact scheme with as much storage {less}"
         elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
-            sure = "with 97.5 % confidence" if self.kind == "confidence" else "proven"
-            of = "best of several local searches; " if self.kind == "local" else ""
+            sure = "proven"
+            if self.kind == "confidence":
+                sure = "with 97.5 % confidence"
+            of = ""
+            if self.kind == "local":
+                of = "best of several local searches; "
             yield f"{of}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}"
 
 
@@ -435,9 +446,14 @@ def _written(value: Any) -> Any:
     if isinstance(value, tuple) and not isinstance(value, Requirements):
         return list(map(_written, value))
     if type(value) in _PARTS.values():
-        fields = value._asdict() if isinstance(value, Requirements) else vars(value)
+        if isinstance(value, Requirements):
+            fields = value._asdict()
+        else:
+            fields = vars(value)
         name = type(value).__name__
-        rule = {"rule": name} if name in _PARTS else {}
+        rule = {}
+        if name in _PARTS:
+            rule = {"rule": name}
         return rule | {name: _written(part) for name, part in fields.items()}
     array = np.asarray(value)
     return {"dtype": array.dtype.name, "values": array.tolist()}

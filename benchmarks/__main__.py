@@ -172,19 +172,17 @@ def print_table(
             peer, ratio = "", ""
             if "peer" in row:
                 peer = seconds_text(row["peer"]["median"])
-                ratio = (
-                    f"{row['ratio']:.3g}"
-                    if row["ratio"] < 1000
-                    else f"{row['ratio']:.0f}"
-                )
+                if row["ratio"] < 1000:
+                    ratio = f"{row['ratio']:.3g}"
+                else:
+                    ratio = f"{row['ratio']:.0f}"
             what = f"{row['what']}, {row['dtype']}"
             times = f"{seconds_text(row['package']['median']):>10}{peer:>10}{ratio:>8}"
             print(f"{what:<58}{times}{seconds_text(row['package']['first_call']):>14}")
-            text = (
-                (f"against {row['against']}; {row['accuracy']}")
-                if "peer" in row
-                else row["accuracy"]
-            )
+            if "peer" in row:
+                text = f"against {row['against']}; {row['accuracy']}"
+            else:
+                text = row["accuracy"]
             text = text.replace(" %", "\u00a0%")  # no line starts with the sign
             print(
                 textwrap.fill(
@@ -196,7 +194,9 @@ def print_table(
         head = f"{mine[0]['x_name']:>12}{heads}"
         print(f"\n{'scaling: ' + curve:<28}{head}")
         for point in mine:
-            gap = "" if point["gap"] is None else f"{point['gap']:.0e}"
+            gap = ""
+            if point["gap"] is not None:
+                gap = f"{point['gap']:.0e}"
             warm = seconds_text(point["seconds"])
             cold = seconds_text(point["first_call"])
             print(f"{'':28}{point['x']:>12}{warm:>12}{cold:>14}{gap:>14}")

@@ -78,11 +78,10 @@ def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
     `cache`.
     """
     settings = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    kept = (
-        {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        if cache is None
-        else {"XDG_CACHE_HOME": cache}
-    )
+    if cache is None:
+        kept = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    else:
+        kept = {"XDG_CACHE_HOME": cache}
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=settings | kept)
     after, wall = os.times(), time.perf_counter() - start

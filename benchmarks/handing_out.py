@@ -88,7 +88,9 @@ def _row(
         f"{1e6 * processor:.0f} µs of the processor a chunk"
     )
     figures = {"chunks_a_second": rate, "answer": answer, "processor": processor}
-    against = "a server that decides nothing" if "peer" in found else ""
+    against = ""
+    if "peer" in found:
+        against = "a server that decides nothing"
     return result_row(
         "questions", what, found, accuracy, figures, against=against, dtype="float32"
     )

@@ -244,7 +244,10 @@ def _optimum(
     name: str, law: bcgc.distributions.Distribution, num_workers: int, dtype: str
 ) -> Row:
     problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
-    tolerance, repeats = (1e-6, 1) if num_workers == 1000 else (1e-7, 3)
+    if num_workers == 1000:
+        tolerance, repeats = (1e-6, 1)
+    else:
+        tolerance, repeats = (1e-7, 3)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
     found = compare({"package": solve}, repeats)
     gap = float(found["package"].value.relative_gap)

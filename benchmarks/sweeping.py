@@ -87,7 +87,10 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
     gap = float(found["package"].value["relative_gap"].max())
     each = {}
     for name, one in found.items():
-        cells = len(rates) if name == "package" else len(some)
+        if name == "package":
+            cells = len(rates)
+        else:
+            cells = len(some)
         of_cell = {key: one.seconds[key] / cells for key in ("median", "best", "worst")}
         each[name] = one._replace(seconds=one.seconds | of_cell)
     what = f"a cell of a sweep, N={num_workers}"

@@ -150,28 +150,32 @@ def curve_point(
 
 def _finite(figure: float | None) -> float | None:
     """JSON has neither inf nor NaN."""
-    return figure if figure is not None and math.isfinite(figure) else None
+    if figure is not None and math.isfinite(figure):
+        return figure
+    return None
 
 
 def usable_cores() -> int:
     """Return the number of cores that this process may run on."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_model() -> str | None:
     """What the processor calls itself, where that is known."""
     listed = Path("/proc/cpuinfo")
-    lines = listed.read_text().splitlines() if listed.exists() else []
+    lines = []
+    if listed.exists():
+        lines = listed.read_text().splitlines()
     names = [
         line.partition(":")[2].strip()
         for line in lines
         if line.startswith("model name")
     ]
-    return names[0] if names else platform.processor() or None
+    if names:
+        return names[0]
+    return platform.processor() or None
 
 
 def commit() -> str | None:

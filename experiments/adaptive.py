@@ -176,17 +176,22 @@ def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray
     shared = np.zeros(len(times), bool)
     for k, row in enumerate(zip(starts, times, strict=True)):
         shared[k] = judge.mode.is_shared
-        step = shared_step(place, asking, *row) if shared[k] else own_step(*row)
-        taken[k] = (
-            step.took if shared[k] else (step.starts + step.busy).max() + asking.alone
-        )
+        if shared[k]:
+            step = shared_step(place, asking, *row)
+        else:
+            step = own_step(*row)
+        if shared[k]:
+            taken[k] = step.took
+        else:
+            taken[k] = (step.starts + step.busy).max() + asking.alone
         judge.add(step)
     return taken, shared
 
 
 def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Row:
     """A row of the table."""
-    starts = np.zeros_like(times) if starts is None else starts
+    if starts is None:
+        starts = np.zeros_like(times)
     uncoded = np.max(starts + times, axis=1)
     shared = {stored: always_shared(starts, times, stored) for stored in (2, 3)}
     taken, by_sharing = train(starts, times)

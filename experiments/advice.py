@@ -105,9 +105,14 @@ def judged(
     """
     whole = whole_steps(trace)
     times = whole.times
-    every = None if trace.microbatches is None else trace.microbatches.whole_steps()
+    every = None
+    if trace.microbatches is not None:
+        every = trace.microbatches.whole_steps()
     log = model_of(whole)
-    likely, draws = best_and_drawn(log.model) if parts is None else (parts, [parts])
+    if parts is None:
+        likely, draws = best_and_drawn(log.model)
+    else:
+        likely, draws = (parts, [parts])
     schemes = possible(Resources(trace.num_workers, know_lengths=log.costs is not None))
     drawn = [draw.steps(log.costs) for draw in draws]
     outcomes = replayed(schemes.values(), likely.steps(log.costs), drawn).draws
@@ -123,7 +128,9 @@ def judged(
             name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact
         }
         saved["nothing"] = 0.0
-        some = None if every is None else every.take(~steps)
+        some = None
+        if every is not None:
+            some = every.take(~steps)
         advised = advise(_trace(times[~steps], some)).advised or "nothing"
         best = max(saved, key=saved.__getitem__)
         yield Row(name, known, half, advised, saved[advised], best, saved[best])
@@ -155,7 +162,9 @@ def show(
         some = [row for row in drawn if row.known == known]
         above = sum(row.regret > 2 for row in some)
         worst, least = max(row.regret for row in some), min(row.saved for row in some)
-        right = f"{found[known]} of {num_logs}" if known in found else "–"
+        right = "–"
+        if known in found:
+            right = f"{found[known]} of {num_logs}"
         lines.append(
             [known, right, f"{above} of {len(some)}", f"{worst:.1f}", f"{least:.1f}"]
         )

@@ -428,11 +428,9 @@ def draw(blocks: Sequence[Block]) -> "Figure":
             axes.errorbar(
                 cpu, predicted, xerr=spread, label=label, markeredgewidth=0.6, **look
             )
-        y = (
-            "predicted for a block\n(gradients of a subset)"
-            if axes is panels[0]
-            else ""
-        )
+        y = ""
+        if axes is panels[0]:
+            y = "predicted for a block\n(gradients of a subset)"
         x, title = (
             "CPU time of a block\n(gradients of a subset)",
             title.replace(", ", "\n"),

@@ -125,7 +125,8 @@ def run(
             if method.startswith("sharing") and setting.workers not in round_trips:
                 round_trips[setting.workers] = _round_trip(cluster, seed, subset)
             found = trained(cluster, seed, setting, method, subset)
-            first = found if method == setting.methods[0] else first
+            if method == setting.methods[0]:
+                first = found
             assert first is not None
             round_trip = round_trips.get(setting.workers, 0.0)
             predicted = _predicted(seed, setting, subset, method, first, round_trip)
@@ -243,7 +244,9 @@ def _told(setting: Setting, method: str, subset: float) -> Told:
     """
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
-    options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
+    options = {}
+    if not method.startswith("sharing"):
+        options = {"chunks": CHUNKS}
     return Told(problem, on_processes(method), {"units": "leaves", **options})
 
 
@@ -318,7 +321,9 @@ def trained(
         loss = sleeping_loss(
             unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset
         )
-    plans: Any = ClosedLoop() if method == LOOP else told
+    plans: Any = told
+    if method == LOOP:
+        plans = ClosedLoop()
     alone = contextlib.nullcontext(before_step)
     with _beside_a_load() if setting.slower is None else alone as before:
         run = Run(cluster, before_step=before)
@@ -338,7 +343,10 @@ def _beside_a_load() -> Iterator[BeforeStep]:
 
     def pin(step: int, cluster: Cluster) -> None:
         for pid, core in zip(cluster.pids, cores, strict=True):
-            threads = [] if step or pid is None else os.listdir(f"/proc/{pid}/task")
+            if step or pid is None:
+                threads = []
+            else:
+                threads = os.listdir(f"/proc/{pid}/task")
             for thread in threads:
                 os.sched_setaffinity(int(thread), [core])
 
@@ -367,7 +375,9 @@ def sleeping_loss(
     def sleep(begins: bool, x: Any) -> np.ndarray:
         now = time.perf_counter()
         rng = np.random.default_rng([seed, os.getpid(), int(time.time())])
-        slow = slower if rng.integers(ONE_OF) == 0 else 1.0
+        slow = 1.0
+        if rng.integers(ONE_OF) == 0:
+            slow = slower
         follows = not begins and now - ended[0] < GAP
         ended[0] = (ended[0] if follows else now) + unit * slow * len(x)
         if pauses and begins:

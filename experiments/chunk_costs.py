@@ -44,9 +44,10 @@ def run(
     tasks = [(name, size) for name, sizes in samples.items() for size in sizes]
     rows: list[dict[str, Any]] = []
     for name, size in each(tasks, "timing"):
-        model = (
-            perceptron([width] * 7, size) if name == "dense" else convolutional(size)
-        )
+        if name == "dense":
+            model = perceptron([width] * 7, size)
+        else:
+            model = convolutional(size)
         whole, ratios = _times(model, chunks, seconds)
         rows.append({"model": name, "samples": size, "whole_seconds": whole, **ratios})
     title = (

@@ -132,7 +132,9 @@ def run(
             run = Run(cluster, even if kind == "even" else pace)
             if kind == "faults":
                 run = dataclasses.replace(run, before_step=disturb)
-            count = _EVEN if kind == "even" else steps
+            count = steps
+            if kind == "even":
+                count = _EVEN
             found = train_on_processes(
                 jax.random.key(seed), run, problem, method, count
             )
@@ -205,7 +207,9 @@ def on_processes(method: str) -> Method:
     sums.
     """
     found = method_of(method)
-    return replace(found, ends="sums") if isinstance(found, Sharing) else found
+    if isinstance(found, Sharing):
+        return replace(found, ends="sums")
+    return found
 
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
@@ -271,7 +275,9 @@ def _course(method: str, faults: bool, found: Found) -> list[dict[str, Any]]:
     """Its iterations; `event` is what was done to a worker before one."""
     course, training = found
     steps = training.seconds.size
-    events = {steps // 3: "killed", 2 * steps // 3: "stopped"} if faults else {}
+    events = {}
+    if faults:
+        events = {steps // 3: "killed", 2 * steps // 3: "stopped"}
     columns = zip(training.seconds, course.clock[0], course.loss[0], strict=True)
     return [
         {"method": method, "faults": faults, "iteration": k, "event": events.get(k)}
@@ -316,7 +322,9 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         row["measured_seconds"]
         for row in sorted(plain, key=lambda r: r["busy_seconds"])
     ]
-    ordered = "are" if measured == sorted(measured) else "are not"
+    ordered = "are not"
+    if measured == sorted(measured):
+        ordered = "are"
     print(f"\nThe schemes {ordered} in the predicted order.")
     without, lines = {row["method"]: row for row in plain}, []
     for row in sorted(

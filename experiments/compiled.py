@@ -28,29 +28,36 @@ KINDS = "equal", "slow"
 
 
 class Case(NamedTuple):
-    """How many processes there are, whether each loops in Python, and the subsets
-    stored.
+    """Where workers are, whether they loop in Python, and how many subsets they store.
+
+    All steps are shared, or with `adapt` those in which that saves time.
     """
 
     processes: int
     in_python: bool
     stored: int
+    adapt: bool = False
 
     @property
     def where(self) -> str:
-        return "one process" if self.processes == 1 else "four processes"
+        if self.processes == 1:
+            return "one process"
+        return "four processes"
 
     @property
     def scheme(self) -> str:
         if self.stored == 1:
             return "uncoded"
-        return f"sharing:{self.stored}" + ", in Python" * self.in_python
+        name = f"sharing:{self.stored}" + ", in Python" * self.in_python
+        return name + ", if it saves time" * self.adapt
 
 
 # Of workers in one place the first is uncoded.
 CASES = (
     *(Case(1, False, stored) for stored in (1, 2, 3)),
+    Case(1, False, 2, adapt=True),
     *(Case(WORKERS, False, stored) for stored in (1, 2)),
+    Case(WORKERS, False, 2, adapt=True),
     Case(WORKERS, True, 2),
 )
 
@@ -117,7 +124,8 @@ def measured(kind: str, case: Case, seed: int, steps: int) -> list[float]:
         "subset": SUBSET,
         "ports": free_ports(2),
     }
-    spec |= {"processes": case.processes, "loop": case.in_python, "stored": case.stored}
+    spec |= {"processes": case.processes, "loop": case.in_python}
+    spec |= {"stored": case.stored, "adapt": case.adapt}
     specs = [{**spec, "rank": rank} for rank in range(case.processes)]
     devices = WORKERS // case.processes
     environment = {

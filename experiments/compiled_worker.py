@@ -70,7 +70,10 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
 
     def loss(weights: Array, rows: Any, key: Array) -> Array:
         inputs, step = rows
-        worker = jnp.int32(rank) if rank is not None else lax.axis_index("data")
+        if rank is not None:
+            worker = jnp.int32(rank)
+        else:
+            worker = lax.axis_index("data")
         share = len(inputs) * WORKERS / SAMPLES
         weights = late(share, weights, jnp.stack([step[0], worker]))
         return jnp.sum(jnp.tanh(jnp.tanh(inputs @ weights) @ weights)) / SAMPLES
@@ -184,7 +187,10 @@ def main(spec: dict[str, Any]) -> list[float]:
             )
             stack.enter_context(server)
         share = stack.enter_context(join(address, rank, key="key"))
-        loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})
+        if spec["loop"]:
+            loop = in_python(spec, share)
+        else:
+            loop = compiled(spec, {rank: share})
     return loop
 
 

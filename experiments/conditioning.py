@@ -115,7 +115,9 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
             .astype(float)
         )
         each = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
-        return float(each[decodable].max()) if decodable.any() else float("nan")
+        if decodable.any():
+            return float(each[decodable].max())
+        return float("nan")
 
     return {
         "amplification": float(share[decodable].max())

@@ -109,9 +109,12 @@ def true_shares(log: Made) -> dict[str, float]:
     names = "data or pauses", "steady", "random"
 
     def loss(present: frozenset[str]) -> float:
-        times = work if names[0] in present else even
+        times = even
+        if names[0] in present:
+            times = work
         for name, factor in zip(names[1:], (log.stays, log.single), strict=True):
-            times = times * factor if name in present else times
+            if name in present:
+                times = times * factor
         return float(np.mean(times.max(axis=1) - times.mean(axis=1)))
 
     orders = list(itertools.permutations(names))

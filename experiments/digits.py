@@ -95,7 +95,9 @@ def initial_params(key: Array, model: str) -> PyTree:
     weights.
     """
     shapes = list(itertools.pairwise(MODELS[model]))
-    gain = 0.0 if len(shapes) == 1 else 2.0
+    gain = 2.0
+    if len(shapes) == 1:
+        gain = 0.0
     layers = []
     for layer_key, (a, b) in zip(
         jax.random.split(key, len(shapes)), shapes, strict=True

@@ -115,7 +115,9 @@ def drawing() -> str:
 
 
 def _shade(subset: int) -> str:
-    return "#c8c8c8" if subset == SLOW else "#fff"
+    if subset == SLOW:
+        return "#c8c8c8"
+    return "#fff"
 
 
 if __name__ == "__main__":

@@ -188,7 +188,9 @@ def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
     there = [w for w, pid in enumerate(cluster.pids) if pid is not None]
     if kind == "master" or not there:
         os.kill(os.getpid(), signal.SIGKILL)
-    number = signal.SIGKILL if kind == "kill" else signal.SIGSTOP
+    number = signal.SIGSTOP
+    if kind == "kill":
+        number = signal.SIGKILL
     pids = signal_workers(cluster, [int(rng.choice(there))], number)
     if kind == "thaw":
         time.sleep(rng.uniform(0, 3 * _PATIENCE))

@@ -58,11 +58,9 @@ def stored_grid(workers: int) -> list[int]:
 def method_of(scheme: str, stored: int) -> str | Any:
     """Return the method of a scheme whose workers store so many subsets."""
     # A coordinate on no more subsets.
-    return (
-        bcgc.Optimal(levels=range(stored))
-        if scheme == "optimal"
-        else f"{scheme}:{stored}"
-    )
+    if scheme == "optimal":
+        return bcgc.Optimal(levels=range(stored))
+    return f"{scheme}:{stored}"
 
 
 def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
@@ -80,7 +78,10 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
             float(found.expected_runtime) / unit,
             float(found.runtime_error) / unit,
         )
-        sent = float("nan") if found.needs is None else float(found.needs.sent)
+        if found.needs is None:
+            sent = float("nan")
+        else:
+            sent = float(found.needs.sent)
         return Point(name, forward, trip, scheme, stored, value, error, sent)
 
     without = [
@@ -97,7 +98,9 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
         )
         for one in without:
             if one.stored_subsets == 2 and one.scheme != "sharing":
-                asked = trip if one.scheme == "cyclic" else 0.0
+                asked = 0.0
+                if one.scheme == "cyclic":
+                    asked = trip
                 yield one._replace(round_trip=trip, runtime=one.runtime + asked)
 
 
@@ -167,7 +170,9 @@ def draw(rows: Sequence[Point]) -> Any:
             _curve(axes[place], scheme, above, lambda row: row.stored_subsets)
             _curve(axes[count + place], scheme, below, lambda row: 100 * row.round_trip)
         stored = sorted({row.stored_subsets for row in above})
-        y = "runtime over uncoded" if first else ""
+        y = ""
+        if first:
+            y = "runtime over uncoded"
         looks.label_axes(
             axes[place],
             "subsets stored by a worker",

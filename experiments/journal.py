@@ -254,7 +254,9 @@ def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Arr
         return equal_risk_partition(problem, deadline)
     if scheme == "large_deadline":
         return large_deadline_partition(problem)
-    method: Any = bcgc.Deadline(deadline) if scheme == "deadline" else scheme
+    method: Any = scheme
+    if scheme == "deadline":
+        method = bcgc.Deadline(deadline)
     found = bcgc.solve(
         problem, bcgc.Optimal(tolerance=1e-5) if scheme == "optimal" else method
     )
@@ -271,7 +273,8 @@ def compute(points: Sequence[Point], published: Published) -> Iterator[Row]:
         known = published.get(
             (point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {}
         )
-        known = known if point.deadline == DEADLINE else {}
+        if point.deadline != DEADLINE:
+            known = {}
         for scheme in SCHEMES:
             both = assess(scheme, problem, point.deadline)
             yield Row(
@@ -297,7 +300,10 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
     """Each published setting: what was found, and how far from the best it can be."""
     for (workers, rate, count), theirs in each(list(published.items()), "bounds"):
         problem = Point("a", workers, float(rate), count).problem()
-        some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
+        if workers <= 30:
+            some = rounds
+        else:
+            some = min(rounds, FEWER_ROUNDS)
         bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
         closed_forms = (
             assess(scheme, problem, DEADLINE)[0]
@@ -400,7 +406,9 @@ def print_plans(plans: Sequence[Plan], workers: int) -> None:
     least = min(plan.expected_runtime for plan in plans)
     lines = []
     for plan in sorted(plans, key=lambda plan: plan.expected_runtime):
-        name = plan.scheme if plan.asked is None else f"at least {plan.asked:.5f}"
+        name = plan.scheme
+        if plan.asked is not None:
+            name = f"at least {plan.asked:.5f}"
         above = f"{100 * (plan.expected_runtime / least - 1):.2f} %"
         in_time = f"{plan.completion:.5f}", f"{1 - plan.completion:.4g}"
         lines.append([name, number(plan.expected_runtime, 5), above, *in_time])
@@ -425,7 +433,9 @@ def draw_completion(rows: Sequence[Row]) -> Any:
                 for row in mine
             ]
             look = plotting.style(scheme)
-            own = {"marker": look.marker, "markersize": 5} if scheme in ALIKE else {}
+            own = {}
+            if scheme in ALIKE:
+                own = {"marker": look.marker, "markersize": 5}
             axes.plot(
                 [row.x / scale for row in mine], late, **plotting.curve(look) | own
             )
@@ -434,9 +444,13 @@ def draw_completion(rows: Sequence[Row]) -> Any:
                 for row in mine
                 if row.published is not None
             ]
-            known = ITERATIVE if scheme == "deadline" else look
+            known = look
+            if scheme == "deadline":
+                known = ITERATIVE
             axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(known))
-        y_label = "probability to miss\nthe deadline" if panel in "ac" else ""
+        y_label = ""
+        if panel in "ac":
+            y_label = "probability to miss\nthe deadline"
         looks.label_axes(
             axes,
             label,

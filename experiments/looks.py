@@ -52,11 +52,10 @@ def legend_handle(
     """
     from matplotlib.lines import Line2D
 
-    shape = (
-        points(look, filled=filled) | {"linestyle": look.line}
-        if marker
-        else {"marker": None}
-    )
+    if marker:
+        shape = points(look, filled=filled) | {"linestyle": look.line}
+    else:
+        shape = {"marker": None}
     return Line2D(
         [], [], **plotting.curve(look) | shape | {"label": label or look.label}
     )

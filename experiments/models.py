@@ -131,7 +131,8 @@ def _normal(
     draw: np.random.Generator, shape: tuple[int, ...], scale: float | None = None
 ) -> np.ndarray:
     """Draw normal numbers; weights keep the size of what they take."""
-    scale = shape[0] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = shape[0] ** -0.5
     return np.float32(scale) * draw.standard_normal(shape, np.float32)
 
 

@@ -5,7 +5,8 @@ Processes sleep for their chunks, as in `experiments.own_loop`. Workers are equa
 chunks of 50 to 5 ms, and of 20 ms of which a third does not depend on the size; or each
 is five times as slow in one of seven steps. Three loops take turns, round by round:
 without a coordinator, with one that decides each step, and with one that shares all. A
-row has the medians of their rounds. Five minutes; nothing else should run beside it.
+row has the medians of their rounds. A quarter of an hour; nothing else should run
+beside it.
 """
 
 import sys
@@ -72,7 +73,9 @@ def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
         took["adapting"].append(measured(setting, *steps, place, adapt=True).sum())
         took["sharing"].append(measured(setting, *steps, place).sum())
     seconds = {name: float(median(found)) for name, found in took.items()}
-    against = "uncoded" if case.law == "equal" else "sharing"
+    against = "sharing"
+    if case.law == "equal":
+        against = "uncoded"
     ratios = [a / b for a, b in zip(took["adapting"], took[against], strict=True)]
     ratio = float(median(ratios))
     return Row(

@@ -68,7 +68,9 @@ def run(
     for setting, subsets in each(tasks, "training"):
         place = Placement(setting.workers, subsets or setting.workers, CHUNKS)
         found = measured(setting, seed, steps, None if subsets == 1 else place)
-        first = rows[-1 - stored.index(subsets) + 1] if subsets != stored[0] else None
+        first = None
+        if subsets != stored[0]:
+            first = rows[-1 - stored.index(subsets) + 1]
         rows.append(_row(setting, seed, found, subsets, first))
     if format == "json":
         print(json.dumps(rows, indent=2))
@@ -113,7 +115,10 @@ def measured(
     spec["sends_lengths"] = sends_lengths
     alone = Placement(setting.workers, 1, CHUNKS)
     with serve(place or alone, key=key, record=record, adapt=adapt) as coordinator:
-        spec["address"] = None if place is None else coordinator.address
+        if place is None:
+            spec["address"] = None
+        else:
+            spec["address"] = coordinator.address
         specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
         told = printed_by(
             "experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key}
@@ -150,7 +155,9 @@ def _row(
         float(least(times, count).mean()),
     )
     seconds = float(measured.mean())
-    before = seconds if uncoded is None else uncoded["measured"]
+    before = seconds
+    if uncoded is not None:
+        before = uncoded["measured"]
     names = {1: "uncoded", None: f"sharing:all:{CHUNKS}"}
     return {
         "workers": setting.law,
@@ -217,7 +224,9 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
         )
         place.set_xticks(at, ["1" if name == "uncoded" else name for name in stored])
         place.grid(False, axis="x")
-        label = "seconds of a step" if place is axes[0] else ""
+        label = ""
+        if place is axes[0]:
+            label = "seconds of a step"
         plotting.label_axes(
             place, "subsets stored", label, title=f"{law}, N = {workers}"
         )

@@ -254,7 +254,9 @@ def print_runtimes(rows: Sequence[Row], title: str) -> None:
     lines = []
     for method, all_of_it in grouped(rows, lambda row: row.scheme).items():
         mine = [row for row in all_of_it if row.x in shown]
-        label = f"{method} α {ALPHA:g}" if method == "tandon_partial" else method
+        label = method
+        if method == "tandon_partial":
+            label = f"{method} α {ALPHA:g}"
         lines.append([label, "computed", *(row.computed for row in mine)])
         if any(row.published for row in mine):
             lines.append(["", "published", *(number(row.published) for row in mine)])

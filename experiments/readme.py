@@ -31,7 +31,9 @@ def printed_anew(text: str) -> str:
     def answered(found: re.Match[str]) -> str:
         language, code, old = found.groups()
         printed = _run(["-c", code] if language == "python" else _arguments(code))
-        answer = printed if language == "python" else excerpt(printed)
+        answer = printed
+        if language != "python":
+            answer = excerpt(printed)
         return found[0].removesuffix(f"{old}```") + f"{answer}```"
 
     return ANSWERED.sub(answered, text)

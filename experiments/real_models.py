@@ -204,7 +204,9 @@ def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
             panel.plot(clock, loss, **looks.points(look, filled=True) | jump)
         lowest = min(float(row["loss"]) for row in mine)
         ticks = [t for t in LOSS_TICKS if t >= lowest]
-        y = "training loss (nats)" if panel is axes[0] else ""
+        y = ""
+        if panel is axes[0]:
+            y = "training loss (nats)"
         title = model.replace(", ", ",\n")
         looks.label_axes(
             panel, "wall clock (s)", y, title=title, log="y", y_ticks=ticks

@@ -206,7 +206,9 @@ def save(
 def _field(value: object) -> str:
     if value is None or value != value:
         return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return str(value)
 
 
 def readable(name: str) -> str:
@@ -245,11 +247,9 @@ def number(value: float | None, digits: int = 4) -> str:
     """
     if value is None or value != value:
         return "–"
-    return (
-        f"{value:#.{digits}g}"
-        if 1e-3 <= abs(value) < 1e5
-        else f"{value:.{digits - 1}e}"
-    )
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:#.{digits}g}"
+    return f"{value:.{digits - 1}e}"
 
 
 def print_table(

@@ -150,7 +150,9 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
         (left, "(a) against uncoded"),
         (right, "(b) against the best baseline"),
     ):
-        label = RATE_LABEL if axes is left else ""
+        label = ""
+        if axes is left:
+            label = RATE_LABEL
         looks.label_axes(
             axes, WORKERS_LABEL, label, log="y", title=title, x_ticks=ticks
         )
@@ -189,7 +191,9 @@ def _map(
         *edges, percent, cmap="viridis", vmin=0, vmax=highest, rasterized=True
     )
     axes.grid(False)
-    step = 10 if highest > 20 else 5
+    step = 5
+    if highest > 20:
+        step = 10
     levels = np.arange(step, percent.max(), step)
     if min(percent.shape) > 1 and levels.size:
         # White shows on the dark end of the colours, black on the bright one.
@@ -206,7 +210,9 @@ def _map(
 
 def _edges(middles: np.ndarray) -> np.ndarray:
     """Edges of cells around points of equal distance."""
-    half = (middles[1] - middles[0]) / 2 if middles.size > 1 else 0.5
+    half = 0.5
+    if middles.size > 1:
+        half = (middles[1] - middles[0]) / 2
     return np.append(middles - half, middles[-1] + half)
 
 

@@ -88,11 +88,9 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
     )
     lines = []
     for row in sorted(rows, key=lambda row: row["expected_runtime"]):
-        saved = (
-            (f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %")
-            if np.isfinite(uncoded)
-            else "–"
-        )
+        saved = "–"
+        if np.isfinite(uncoded):
+            saved = f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %"
         lines.append([row["method"], *(row[name] for name in _COLUMNS), saved])
     print_table(
         f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median "

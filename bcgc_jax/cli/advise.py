@@ -91,7 +91,9 @@ def answer(question: AdviseOptions) -> None:
 def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
     """The log that was made of traces, if they are some, and the log as it is read."""
     files = files_of(question.logs)
-    log = None if files == ["-"] else log_of(files, question.chunk_name)
+    log = None
+    if files != ["-"]:
+        log = log_of(files, question.chunk_name)
     if log is not None:
         refuse_without_effect(
             "on traces of a profiler", "columns", "layout", "unit", "cost"
@@ -134,7 +136,9 @@ def _print(name: str, advice: Advice) -> None:
         log += f", {advice.num_chunks} chunks in a worker's step"
     left_out = left_out_in_words(advice.steps)
     print_lines(" ".join([f"{log}.", *left_out]), *long_start_in_words(advice.steps))
-    together = "In lock-step a step" if advice.lock_step else "A step"
+    together = "A step"
+    if advice.lock_step:
+        together = "In lock-step a step"
     step = f"{together} takes {advice.step:.4g} s on average."
     if advice.alike:
         print_lines(step, "", *advice.alike_in_words(), _APART)
@@ -157,13 +161,17 @@ def _print_causes(advice: Advice) -> None:
 
     def share(cause: str) -> str:
         of_loss = advice.causes[cause]
-        return f"{percent(of_loss.value)} %" if advice.cause_shows(cause) else _NONE
+        if advice.cause_shows(cause):
+            return f"{percent(of_loss.value)} %"
+        return _NONE
 
     def interval(cause: str) -> str:
         of_loss = advice.causes[cause]
         if advice.cause_shows(cause):
             return of_loss.in_percent()
-        return f"at most {percent(of_loss.high)}" if of_loss.high > 0.0005 else ""
+        if of_loss.high > 0.0005:
+            return f"at most {percent(of_loss.high)}"
+        return ""
 
     columns: list[Shown] = [
         (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause]),
@@ -206,7 +214,9 @@ def _needs(row: Remedy) -> str:
     if row.longer is None:
         return f"{row.needs}; all are lost"
     times = f"{row.longer:.2g}"
-    as_long = "as long as others" if times == "1" else f"{times} times as long"
+    as_long = "as long as others"
+    if times != "1":
+        as_long = f"{times} times as long"
     return f"{row.needs}; lost are {as_long}"
 
 
@@ -322,11 +332,9 @@ def _saves(advice: Advice, remedy: str) -> str:
     row = advice.row(remedy)
     between = ""
     if advice.several_models and percent(row.range[0]) != percent(row.saved.value):
-        what = (
-            "long chunks have paused"
-            if advice.recorded
-            else "chunks are slow, not workers"
-        )
+        what = "chunks are slow, not workers"
+        if advice.recorded:
+            what = "long chunks have paused"
         between = f", or {percent(row.range[0])} % if {what}"
     return (
         f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."

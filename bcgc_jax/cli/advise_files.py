@@ -88,7 +88,9 @@ def _look(advice: Advice, row: Any) -> dict[str, Any]:
         return _ADVISED
     if row.remedy == Limit.name:
         return _LIMIT
-    return _INEXACT if row.lost else _EXACT
+    if row.lost:
+        return _INEXACT
+    return _EXACT
 
 
 def _bars(
@@ -122,11 +124,9 @@ def _mark_other_models(axes: "Axes", advice: Advice) -> None:
         "zorder": 3,
     }
     places = np.arange(len(ends))
-    what = (
-        "if long chunks have paused"
-        if advice.recorded
-        else "if chunks are slow, not workers"
-    )
+    what = "if chunks are slow, not workers"
+    if advice.recorded:
+        what = "if long chunks have paused"
     other = np.where(ends[:, 0] < [row.saved.value for row in advice.rows], *ends.T)
     axes.scatter(100 * other, places, label=what, **look)
 
@@ -152,7 +152,9 @@ def plan_of(advice: Advice) -> "Solution":
     saved = row.saved
     limit = advice.row(Limit.name).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    line = advice.load_line if row.scheme.by_length else None
+    line = None
+    if row.scheme.by_length:
+        line = advice.load_line
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,

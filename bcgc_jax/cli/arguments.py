@@ -63,7 +63,9 @@ def law_usage(law: str) -> str:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The nearest of the `names`, in brackets, if one is near."""
     near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    if near:
+        return f" (did you mean {near[0]}?)"
+    return ""
 
 
 class Argument(click.ParamType):
@@ -93,11 +95,9 @@ class LogPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        return (
-            value
-            if glob.glob(value, recursive=True)
-            else super().convert(value, param, ctx)
-        )
+        if glob.glob(value, recursive=True):
+            return value
+        return super().convert(value, param, ctx)
 
 
 def number(
@@ -111,12 +111,18 @@ def number(
     1e6.
     """
     # a larger float may be no whole number that was typed
-    high = min(high, 2**53) if whole else high
+    if whole:
+        high = min(high, 2**53)
     bound = ""
     if low > -math.inf:
-        bound = f" at least {low:g}" if include else f" above {low:g}"
+        if include:
+            bound = f" at least {low:g}"
+        else:
+            bound = f" above {low:g}"
 
-    kind = "whole" if whole else "finite"
+    kind = "finite"
+    if whole:
+        kind = "whole"
 
     def read(text: str) -> float | int:
         try:
@@ -128,7 +134,9 @@ def number(
             raise ValueError(f"must be a {kind} number{bound}, got {text!r}")
         if value > high:
             raise ValueError(f"must be at most {high:,}, got {text!r}")
-        return int(value) if whole else value
+        if whole:
+            return int(value)
+        return value
 
     return Argument("number", read)
 
@@ -154,7 +162,9 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
         try:
             given[key] = float(number if expected else "")
         except ValueError:
-            hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
+            hint = ""
+            if key not in LAWS[name]:
+                hint = did_you_mean(key, LAWS[name])
             refusal = (
                 f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
             )
@@ -185,7 +195,9 @@ def number_or_law(numbers: Argument) -> Argument:
     name = f"{numbers.name} or distribution"
 
     def read(text: str) -> Any:
-        return read_law(text) if text[:1].isalpha() else numbers.read(text)
+        if text[:1].isalpha():
+            return read_law(text)
+        return numbers.read(text)
 
     return Argument(name, read)
 
@@ -235,7 +247,9 @@ def axis(one: Argument) -> Argument:
             )
         count = _POINTS.read(rest[0] if rest else str(last - first + 1))
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)
-        return np.unique(np.round(values).astype(int)) if whole else values
+        if whole:
+            return np.unique(np.round(values).astype(int))
+        return values
 
     return Argument("axis", read)
 
@@ -273,7 +287,9 @@ def _range_of_levels(text: str) -> range:
         return range(0)
     low = int(ends[1])
     high = int(ends[2] or ends[1])
-    return range(low, high + 1) if high < MOST_WORKERS else range(0)
+    if high < MOST_WORKERS:
+        return range(low, high + 1)
+    return range(0)
 
 
 def read_method(text: str) -> str:

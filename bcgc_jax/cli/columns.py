@@ -41,14 +41,18 @@ class Column:
     csv: tuple[str, ...] | None = None
 
     def value(self, row: Any) -> Any:
-        return getattr(row, self.name) if self.of is None else self.of(row)
+        if self.of is None:
+            return getattr(row, self.name)
+        return self.of(row)
 
     def cell(self, row: Any) -> str:
         """What a table says of a row."""
         if callable(self.form):
             return self.form(row)
         value = self.value(row)
-        return value if isinstance(value, str) else number(value, self.form)
+        if isinstance(value, str):
+            return value
+        return number(value, self.form)
 
     def is_there(self, row: Any) -> bool:
         return self.there is None or self.there(row)
@@ -118,7 +122,9 @@ def without_questions(rows: Iterable[Any]) -> dict[str, Sequence[Shown]]:
     asking = any(
         (row.round_trips or 0) > 0 or row.exact_gradient is False for row in rows
     )
-    return {} if asking else {"sent": (), "round_trips": ()}
+    if asking:
+        return {}
+    return {"sent": (), "round_trips": ()}
 
 
 def _or_null(kind: Row) -> Row:
@@ -193,7 +199,9 @@ def _parameters(fit: Any) -> str:
 
 
 def _pvalue(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
+    if value >= 0.095:
+        return f"{value:.2f}"
+    return f"{value:.3f}"
 
 
 def _time(name: str, about: str = "", **more: Any) -> Column:

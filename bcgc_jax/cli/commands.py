@@ -90,7 +90,9 @@ def cycles_of_forward(
     """f, of a forward pass that takes this ratio of a backward pass of L (b + h)
     cycles.
     """
-    for_coordinate = cycles if chain_cycles is None else cycles + chain_cycles
+    for_coordinate = cycles
+    if chain_cycles is not None:
+        for_coordinate = cycles + chain_cycles
     return ratio * coordinates * for_coordinate
 
 

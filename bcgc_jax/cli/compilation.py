@@ -58,7 +58,9 @@ def padded(problem: Problem) -> Problem:
     if searched or law.width() is not None or law.pooled().atomic:
         return problem
     size = _PADDED * math.ceil(problem.max_workers / _PADDED)
-    most = MANY if problem.bare else _PADDED
+    most = _PADDED
+    if problem.bare:
+        most = MANY
     kinked = problem.has_setup and not law.pooled().smooth
     if kinked or size > most:
         return problem

@@ -65,9 +65,9 @@ def flush() -> str:
         # complain.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return (
-            "" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
-        )
+        if isinstance(error, BrokenPipeError):
+            return ""
+        return error.strerror or str(error)
     return ""
 
 

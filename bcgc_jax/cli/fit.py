@@ -48,10 +48,14 @@ def _json(answer: FitAnswer) -> output.Row:
     trace = answer.description._asdict()
     lost = trace.pop("slowness")
     for name in ("step", "balanced", "causes", "together"):
-        trace[name] = None if lost is None else getattr(lost, name)
-    trace["slow_workers"] = (
-        [] if lost is None else [worker._asdict() for worker in lost.slow_workers]
-    )
+        if lost is None:
+            trace[name] = None
+        else:
+            trace[name] = getattr(lost, name)
+    if lost is None:
+        trace["slow_workers"] = []
+    else:
+        trace["slow_workers"] = [worker._asdict() for worker in lost.slow_workers]
     fits = [values(FITS, row) for row in answer.fits]
     plans = [values(PLANS, plan) for plan in answer.plans]
     rows: output.Row = {

@@ -57,7 +57,9 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     trace = traces.read_loads(question)
     workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
-    start_up = None if one_load(trace) else fit_start_up(trace)
+    start_up = None
+    if not one_load(trace):
+        start_up = fit_start_up(trace)
     times = trace.per_cycle()
     seconds = np.asarray(times.seconds)
     if start_up is not None:
@@ -80,7 +82,9 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
         solutions[name] = solve(problem)
     # Replays know nothing of start-ups and passes.
     bare = start_up is None and all(problem.bare for problem in problems.values())
-    steps = times if bare else None
+    steps = None
+    if bare:
+        steps = times
     names = (*laws, UNCODED)
     plans = [
         plan_of(name, solutions.get(name), problems, steps, workers) for name in names
@@ -127,7 +131,9 @@ def remarks_on(
     plans: list[FitPlan],
     start_up: StartUpFit | None,
 ) -> list[str]:
-    more = [] if start_up is None else start_up.remarks()
+    more = []
+    if start_up is not None:
+        more = start_up.remarks()
     for plan in plans:
         promised = plan.runtime_under.get(MEASURED)
         taken = plan.replayed_runtime
@@ -153,5 +159,7 @@ def remarks_on(
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said
-    loads = "one load" if trace.load is None else f"one load, {trace.load[0]:g}"
+    loads = "one load"
+    if trace.load is not None:
+        loads = f"one load, {trace.load[0]:g}"
     return [*said, NO_LOADS.format(loads=loads)]

@@ -62,7 +62,9 @@ def laws_of(
     """
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
-        return both if start_up.separable else dict(reversed(both.items()))
+        if start_up.separable:
+            return both
+        return dict(reversed(both.items()))
     laws = {
         fits[0].name: fits[0].distribution,
         MEASURED: distribution_of(trace.seconds, workers, trace.censored),

@@ -22,7 +22,9 @@ from bcgc_jax.measured.words import counted
 def print_answer(file: str, answer: FitAnswer) -> None:
     d = answer.description
     start_up = answer.start_up
-    unit = "seconds" if start_up is None else "relative to the mean at their load"
+    unit = "relative to the mean at their load"
+    if start_up is None:
+        unit = "seconds"
     print_lines(
         f"{file}: {', '.join(_trace_in_words(answer.trace, d))}",
         f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median "
@@ -110,7 +112,9 @@ def _print_plans(answer: FitAnswer) -> None:
     def under(law: str) -> Shown:
         def cell(plan: FitPlan) -> str:
             value = plan.runtime_under[law]
-            return "infinite" if value is None else f"{value / unit:.5g}"
+            if value is None:
+                return "infinite"
+            return f"{value / unit:.5g}"
 
         return f"under\n{law}", cell
 

@@ -21,12 +21,16 @@ _LOG = re.compile(r"\.(csv|tsv|jsonl)(\.gz)?$")
 
 
 def log_name(path: str) -> str:
-    return "standard input" if path == "-" else path
+    if path == "-":
+        return "standard input"
+    return path
 
 
 def short_name(paths: Sequence[str]) -> str:
     """What a person calls the files or folders that were named."""
-    more = f" and {counted(len(paths) - 1, 'other')}" if len(paths) > 1 else ""
+    more = ""
+    if len(paths) > 1:
+        more = f" and {counted(len(paths) - 1, 'other')}"
     return Path(log_name(paths[0])).name + more
 
 
@@ -77,7 +81,9 @@ def read_log(
     columns.
     """
     try:
-        file: Any = sys.stdin.buffer if path in ("-", ["-"]) else path
+        file: Any = path
+        if path in ("-", ["-"]):
+            file = sys.stdin.buffer
         trace = load_trace(file, unit=unit or "s", **columns)
     except ColumnError as error:
         text = str(error).replace("step=, worker=, seconds=", options)

@@ -37,7 +37,9 @@ def option(
     elif isinstance(kind, tuple):
         more |= {"type": click.Choice(kind), "metavar": "NAME"}
         text = f"{text}: {', '.join(kind[:-1])} or {kind[-1]}."
-        default = None if "multiple" in more else kind[0]
+        default = None
+        if "multiple" not in more:
+            default = kind[0]
     else:
         more["type"] = kind
     if default is not None:
@@ -82,7 +84,9 @@ def one_line_errors() -> Iterator[None]:
     except (BrokenPipeError, ModuleNotFoundError):  # `main` knows what to say
         raise
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
+        named = ""
+        if error.filename:
+            named = f"{error.filename}: "
         raise click.UsageError(f"{named}{error.strerror or error}") from None
     except (ValueError, ImportError) as error:
         raise click.UsageError(_as_typed(str(error))) from None
@@ -157,7 +161,9 @@ class Command(click.Command):
                 record := param.get_help_record(ctx)
             ):
                 base = self.home.get(param.name or "", self.kind)
-                title = "Options" if base is self.kind else base.__doc__
+                title = base.__doc__
+                if base is self.kind:
+                    title = "Options"
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):

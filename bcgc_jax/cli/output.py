@@ -85,21 +85,29 @@ def scheme_label(row: Any) -> str:
 
 def for_used(runtime: float, lost: float | None) -> float:
     """What as many samples take as a step has, where some of a step's are lost."""
-    return runtime / (1 - lost) if lost and lost > 0 else runtime
+    if lost and lost > 0:
+        return runtime / (1 - lost)
+    return runtime
 
 
 def number(value: float | None, form: str = ".4g", unknown: str = "–") -> str:
-    return unknown if value is None or not math.isfinite(value) else format(value, form)
+    if value is None or not math.isfinite(value):
+        return unknown
+    return format(value, form)
 
 
 def above_bound(value: float, bound: float | None) -> str:
     """Say by how much at most a runtime is above the optimum, which has this `bound`,
     if any.
     """
-    gap = 100 * (value / bound - 1) if bound else math.inf
+    gap = math.inf
+    if bound:
+        gap = 100 * (value / bound - 1)
     if gap < 10:
         return f"{gap:.2g} %"
-    return f"{gap:.0f} %" if gap < 1000 else "–"
+    if gap < 1000:
+        return f"{gap:.0f} %"
+    return "–"
 
 
 def saved_in_words(share: float | None) -> str:
@@ -108,7 +116,9 @@ def saved_in_words(share: float | None) -> str:
     """
     if share is None or not math.isfinite(share):
         return "–"
-    return f"{100 * share:.1f} %" if share > -9 else f"× {1 - share:.3g}"
+    if share > -9:
+        return f"{100 * share:.1f} %"
+    return f"× {1 - share:.3g}"
 
 
 def print_answer(
@@ -133,7 +143,9 @@ def print_answer(
 def finite(value: Any) -> float | None:
     """A plain number; None, JSON's null, where it is infinite or unknown."""
     number = float(value)
-    return number if math.isfinite(number) else None
+    if math.isfinite(number):
+        return number
+    return None
 
 
 def json_of(document: Row | Sequence[Row]) -> str:
@@ -151,7 +163,9 @@ def _plain(value: Any) -> Any:
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    return finite(value) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return finite(value)
+    return value
 
 
 def write_rows(rows: Iterable[Row], columns: Sequence[str] = ()) -> None:

@@ -53,7 +53,10 @@ def _of_file(question: PlotOptions) -> "Figure":
         return plans([scheme], "the plan's unit")
     rows: list[Row] = []
     with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
-        rows = read_log(path) if log else list(read(path))
+        if log:
+            rows = read_log(path)
+        else:
+            rows = list(read(path))
     if not rows or "method" not in rows[0]:
         return _of_times(path, question.unit)
     refuse_without_effect("but on measured times", "unit")
@@ -106,7 +109,9 @@ def read_log(path: Path) -> list[Row]:
 def _number(value: Any) -> Any:
     """What stands in a CSV file, which has no types."""
     try:
-        return float(value) if value else None
+        if value:
+            return float(value)
+        return None
     except (TypeError, ValueError):
         return value
 
@@ -231,7 +236,9 @@ def plans(
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
     right.grid(False, axis="y")
     with_savings = any(one.saved is not None for one in schemes)
-    title = "runtime,  share saved" if with_savings else "runtime"
+    title = "runtime"
+    if with_savings:
+        title = "runtime,  share saved"
     plotting.label_axes(left, f"expected runtime\n({unit})", "", title=title)
     plotting.label_axes(
         right, "share of the gradient", "", title="blocks, darker on more workers"
@@ -275,7 +282,9 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
     ]
     _bars(axes, schemes)
     with_savings = any(one.saved is not None for one in schemes)
-    title = "runtime,  share of uncoded time that is saved" if with_savings else ""
+    title = ""
+    if with_savings:
+        title = "runtime,  share of uncoded time that is saved"
     plotting.label_axes(axes, LABELS.get(value, value), "", title=title)
     return figure
 

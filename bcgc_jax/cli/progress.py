@@ -31,7 +31,9 @@ class Progress:
         self._thread.join()
 
     def __str__(self) -> str:
-        done = f", {self.done:,} of {self.total:,}" if self.total > 1 else ""
+        done = ""
+        if self.total > 1:
+            done = f", {self.done:,} of {self.total:,}"
         return f"{self.what}{done}, {time.monotonic() - self._began:.0f} s"
 
     __rich__ = __str__  # of a spinner, whenever it moves

@@ -71,7 +71,9 @@ def for_a_person(
     baseline = fastest([row for row in silent if row.exact])
     # Where no baseline is possible, as for an infinite mean, a single block is not
     # either.
-    setup = None if baseline is None else _largest_setup(judged, answer.rows)
+    setup = None
+    if baseline is not None:
+        setup = _largest_setup(judged, answer.rows)
     enough = None
     shared = any(row.shares_work for row in answer.rows)
     stays_slow = shared and traces.stays_slow(trace)

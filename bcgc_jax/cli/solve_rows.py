@@ -115,7 +115,9 @@ class SolveAnswer(NamedTuple):
 
     @property
     def parts(self) -> str:
-        return "coordinates" if self.problem.unit_costs is None else "units"
+        if self.problem.unit_costs is None:
+            return "coordinates"
+        return "units"
 
 
 def fastest(rows: Sequence[Solved]) -> Solved | None:
@@ -212,7 +214,9 @@ def _chance(problem: Problem, judged: Any, deadline: float) -> RuntimeEstimate:
 
 
 def _schedule(problem: Problem, plan: Plan) -> Schedule | None:
-    listing = {} if plan.completion is None else plan.completion.listing(plan.block)
+    listing = {}
+    if plan.completion is not None:
+        listing = plan.completion.listing(plan.block)
     if not listing:
         return None
     return Schedule(np.asarray(whole_numbers(problem, plan.sizes)).tolist(), **listing)

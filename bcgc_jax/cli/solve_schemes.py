@@ -75,7 +75,9 @@ def _chained(problem: Problem, row: Solved) -> Solved:
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     names = question.methods
     if not names:
-        names = ("deadline", *_ROWS) if question.for_deadline else _ROWS
+        names = _ROWS
+        if question.for_deadline:
+            names = ("deadline", *_ROWS)
     # Fewer for many workers: of 256 a quarter, in a quarter of the time, ends 0.03 %
     # higher.
     draws = min(Subgradient.batch_size, max(2**15 // problem.max_workers, 64))
@@ -122,12 +124,12 @@ def _solve_all(
             chance = row.completion_probability or 0.0
             # In whole numbers the plan that is just often enough in time may be so by
             # less.
-            least = (
-                2.0
-                if question.min_completion is None
-                else question.min_completion - 1e-5
-            )
-        return (-2.0, row.runtime) if chance >= least else (-chance, 0.0)
+            least = 2.0
+            if question.min_completion is not None:
+                least = question.min_completion - 1e-5
+        if chance >= least:
+            return (-2.0, row.runtime)
+        return (-chance, 0.0)
 
     return sorted(_each_possible(tasks, required, work), key=place)
 

@@ -91,14 +91,16 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     size, _ = answer.unit
 
     def runtime(row: Solved) -> str:
-        return f"{row.runtime / size:.4g}" if np.isfinite(row.runtime) else row.status
+        if np.isfinite(row.runtime):
+            return f"{row.runtime / size:.4g}"
+        return row.status
 
     def above(row: Solved) -> str:
         if row.kind == "local" and np.isfinite(row.runtime):
             return "best found"
-        return (
-            output.above_bound(row.runtime, bound) if row.bound_of == "levels" else "–"
-        )
+        if row.bound_of == "levels":
+            return output.above_bound(row.runtime, bound)
+        return "–"
 
     def blocks_of(row: Solved) -> str:
         if row.shares_work:
@@ -150,7 +152,9 @@ def _best_bound(answer: SolveAnswer) -> float:
         bound = max((row.lower_bound or 0 for row in of_all_levels), default=0)
     searched = any(row.method == "optimal" for row in coded)
     nearest = min((row.runtime for row in coded), default=np.inf)
-    return bound if searched or bound >= (1 - LOOSE) * nearest else 0
+    if searched or bound >= (1 - LOOSE) * nearest:
+        return bound
+    return 0
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
@@ -158,12 +162,12 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     for.
     """
     if np.isfinite(answer.limit):
-        passes = ", each sample's passes made once" if answer.problem.has_setup else ""
-        begun = (
-            ", after the first start-up, nothing sent"
-            if not answer.problem.plain
-            else ""
-        )
+        passes = ""
+        if answer.problem.has_setup:
+            passes = ", each sample's passes made once"
+        begun = ""
+        if not answer.problem.plain:
+            begun = ", after the first start-up, nothing sent"
         yield (
             "No scheme of any kind is faster than "
             f"{answer.limit / answer.unit[0]:.4g}, assuming perfectly divisible "
@@ -272,11 +276,9 @@ def _bounds(answer: SolveAnswer) -> Iterator[str]:
         bound = row.lower_bound
         if bound and np.isfinite(value):
             of_groups = row.bound_of == "groups"
-            which = (
-                "For independent workers no plan with these groups"
-                if of_groups
-                else "None"
-            )
+            which = "None"
+            if of_groups:
+                which = "For independent workers no plan with these groups"
             less = 100 * (1 - bound / value)
             text = (
                 f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % "
@@ -298,7 +300,9 @@ def _bounds(answer: SolveAnswer) -> Iterator[str]:
     bounds = ((row.method, row.levels) for row in rows if row.levels is not None)
     for method, used in itertools.islice(bounds, 1):
         levels = ", ".join(map(str, used))
-        word = "level" if len(used) == 1 else "levels"
+        word = "levels"
+        if len(used) == 1:
+            word = "level"
         yield f"The bound of {method} is for plans of the {word} {levels} only."
 
 
@@ -342,8 +346,13 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
         if size:
             low = min(map(len, groups))
             high = max(map(len, groups))
-            each = f"{low}" if low == high else f"{low} to {high}"
-            word = "group" if len(groups) == 1 else "groups"
+            if low == high:
+                each = f"{low}"
+            else:
+                each = f"{low} to {high}"
+            word = "groups"
+            if len(groups) == 1:
+                word = "group"
             parts = counted(size, answer.parts.removesuffix("s"))
             yield f"block {block}: {len(groups)} {word} of {each}, {parts}"
             most = max(most, high)
@@ -378,7 +387,10 @@ def _largest_forward(answer: SolveAnswer) -> Iterator[str]:
         return
     problem = answer.problem
     cycles = answer.setup * float(problem.total) * float(np.asarray(problem.cycles))
-    plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
+    if 100 <= cycles < 1e7:
+        plain = f"{cycles:.0f}"
+    else:
+        plain = f"{cycles:.3g}"
     yield (
         f"The plan of {best.method} assumes a free forward pass. If one costs more "
         f"than {100 * answer.setup:.2g} % of a backward pass ({plain} cycles per "

@@ -61,7 +61,9 @@ class Swept(NamedTuple):
 
     @property
     def runtime(self) -> float:
-        return np.nan if self.expected_runtime is None else self.expected_runtime
+        if self.expected_runtime is None:
+            return np.nan
+        return self.expected_runtime
 
     @classmethod
     def of(cls, columns: output.Row) -> "Swept":
@@ -131,7 +133,11 @@ def _axes(
     parameters = {}
     fixed: dict[str, Any] = {"overlap": question.overlap}
     if (trace := traces.read(question)) is not None:
-        asked: list[int | None] = [None] if workers is None else workers.tolist()
+        asked: list[int | None]
+        if workers is None:
+            asked = [None]
+        else:
+            asked = workers.tolist()
         workers = np.array([traces.workers_of(question, trace, one) for one in asked])
         most = int(workers.max())
         fixed["cycle_time"] = traces.law_for(question, trace, most)
@@ -225,7 +231,9 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
         def cell(row: Swept) -> str:
             value = row.columns[name]
-            return f"{value:.4g}" if isinstance(value, float) else str(value)
+            if isinstance(value, float):
+                return f"{value:.4g}"
+            return str(value)
 
         return name, cell
 
@@ -325,7 +333,9 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
     lines = []
     for method in sweep.methods:
         of_status = {status: counts[method, status] for status in statuses}
-        mean = float(np.mean(saved[method])) if method in saved else None
+        mean = None
+        if method in saved:
+            mean = float(np.mean(saved[method]))
         numbers = (len(sweep.cells), of_status, gaps.get(method), mean)
         lines.append(Summary(method, *numbers, with_savings=bool(saved)))
     return lines, statuses
@@ -339,7 +349,9 @@ def _end(statuses: Counter[str]) -> None:
     infeasible = statuses[Status.INFEASIBLE.name.lower()]
     if invalid:
         why = "their numbers make no problem, or are too large or small for float64"
-        are = "is" if invalid == 1 else "are"
+        are = "are"
+        if invalid == 1:
+            are = "is"
         say(
             f"bcgc: {invalid} of {counted(statuses.total(), 'row')} {are} invalid: "
             f"{why}"

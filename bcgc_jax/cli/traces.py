@@ -129,7 +129,9 @@ def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> 
 
 def measured_forward(trace: Trace | None) -> float | None:
     """The forward pass as a ratio to the backward pass; None where it was not timed."""
-    return None if trace is None else trace.forward_ratio
+    if trace is None:
+        return None
+    return trace.forward_ratio
 
 
 def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
@@ -157,15 +159,21 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
     if not asked.keep_workers:
         said = in_words(description)
         more = "bcgc fit says more; --keep-workers plans on whole steps."
-        return fewer if said == [NOTHING] else [*fewer, *said, more]
-    return fewer if lost is None else [*fewer, *lost.causes_in_words()]
+        if said == [NOTHING]:
+            return fewer
+        return [*fewer, *said, more]
+    if lost is None:
+        return fewer
+    return [*fewer, *lost.causes_in_words()]
 
 
 def stays_slow(trace: Trace | None) -> bool:
     """Whether workers of the trace stay slow, so that one knows beforehand who will
     be.
     """
-    lost = None if trace is None else slowness_in(trace)
+    lost = None
+    if trace is not None:
+        lost = slowness_in(trace)
     return lost is not None and lost.unlike_workers
 
 
@@ -248,9 +256,9 @@ def in_its_steps(
     error = 100 * error_of(uncoded - taken) / uncoded.mean()
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     planned = plan.completion is None or plan.completion.bound_of != "storage"
-    advice = (
-        "; it was made for these, so expect less of later ones." if planned else "."
-    )
+    advice = "."
+    if planned:
+        advice = "; it was made for these, so expect less of later ones."
     if share < 2 * error:
         advice = "; it is not faster by two standard errors: take uncoded."
     said = [

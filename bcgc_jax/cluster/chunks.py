@@ -80,9 +80,10 @@ class ChunkWorker:
         self.index = index
         self.subsets = subsets
         self._sizes = duty.plan.sizes
-        self._drawn = (
-            None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
-        )
+        if duty.batch_size is None:
+            self._drawn = None
+        else:
+            self._drawn = duty.plan.drawn(duty.batch_size)
         self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
         self._order = Order(-1, 0, 0)
         self._began = 0.0
@@ -164,12 +165,12 @@ class ChunkWorker:
             self._changed.wait_for(
                 lambda: is_over() or self._has(number, chunks), _ADDING
             )
-            asked = (
-                self._sums[number]
-                if self._has(number, chunks) and not is_over()
-                else None
-            )
-        return None if asked is None else _on_host(asked)
+            asked = None
+            if self._has(number, chunks) and not is_over():
+                asked = self._sums[number]
+        if asked is None:
+            return None
+        return _on_host(asked)
 
     def sum(self, number: int) -> Sum:
         """A sum that stands, for the thread that computes."""
@@ -231,11 +232,10 @@ class ChunkWorker:
             total = before.leaves
             weight = float(self.duty.weights[chunk])
             if gradient:
-                total = (
-                    added(total, gradient, weight)
-                    if total
-                    else _begun(gradient, weight)
-                )
+                if total:
+                    total = added(total, gradient, weight)
+                else:
+                    total = _begun(gradient, weight)
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
             self._changed.notify_all()
 

@@ -304,17 +304,18 @@ def cause_of(error: Exception) -> Exception:
     text.
     """
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else RuntimeError(reason_of(error))
+    if isinstance(cause, Exception):
+        return cause
+    return RuntimeError(reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
     """One line of Ray's many: what was raised in the process, or how it ended."""
     cause = getattr(error, "cause", None)
-    text = (
-        f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, Exception)
-        else str(error)
-    )
+    if isinstance(cause, Exception):
+        text = f"{type(cause).__name__}: {cause}"
+    else:
+        text = str(error)
     lines = [
         line.strip()
         for line in re.sub(r"\x1b\[\d*m", "", text).splitlines()
@@ -437,7 +438,10 @@ class Bench:
                 continue
             key = data[1:]
             if key not in made:
-                made[key] = self._made[key] if key in self._made else data.make()
+                if key in self._made:
+                    made[key] = self._made[key]
+                else:
+                    made[key] = data.make()
             subsets[j] = made[key]
         self._made = made
         return subsets
@@ -601,6 +605,8 @@ def is_safe(path: str, *, private: bool = False) -> bool:
         status = os.lstat(path)
     except OSError:
         return False
-    refused = 0o077 if private else 0o022
+    refused = 0o022
+    if private:
+        refused = 0o077
     own = status.st_uid == os.getuid()
     return own and stat.S_ISDIR(status.st_mode) and not status.st_mode & refused

@@ -241,9 +241,9 @@ class Cluster(Processes):
         others.
         """
         if self._asked is None:
-            host = (
-                "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
-            )
+            host = "127.0.0.1"
+            if not self._is_local:
+                host = self.ray.util.get_node_ip_address()
             self._asked = Coordinator(Tcp(host, key=secrets.token_bytes(32)))
         return self._asked
 
@@ -267,7 +267,10 @@ class Cluster(Processes):
         if callable(subsets):
             return dict(enumerate(self._made(subsets, workers))), np.ones(workers)
         sizes = _sizes(subsets, workers, batch_size)
-        weights = sizes / sizes.mean() if plan.mean else np.ones(workers)
+        if plan.mean:
+            weights = sizes / sizes.mean()
+        else:
+            weights = np.ones(workers)
         data = (jax.tree.map(np.asarray, subset) for subset in subsets)
         return {j: self.ray.put(subset) for j, subset in enumerate(data)}, weights
 
@@ -338,7 +341,10 @@ class Cluster(Processes):
         refuse_complex("params", params)
         if pace is not None:
             pace = _checked(pace, self.plan)
-        self.iteration = self.iteration + 1 if iteration is None else iteration
+        if iteration is None:
+            self.iteration = self.iteration + 1
+        else:
+            self.iteration = iteration
         return self._collect(params, pace)
 
     def _collect(self, params: PyTree, pace: Pace | None) -> ClusterGradient:
@@ -349,7 +355,9 @@ class Cluster(Processes):
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
             # into the store once, not to each worker
             large = sum(leaf.nbytes for leaf in leaves) > 2**16
-            told = self.ray.put(leaves) if large else leaves
+            told = leaves
+            if large:
+                told = self.ray.put(leaves)
             round_ = given.round(call, self.iteration, told, pace, begin)
             try:
                 return _Iteration(round_, self, call, begin).run()

@@ -153,7 +153,10 @@ class MessageBook:
         ):  # the first one is Ray's own
             messages[0] += values
         else:
-            messages[0] = messages[0] + values if messages else values
+            if messages:
+                messages[0] = messages[0] + values
+            else:
+                messages[0] = values
         return True
 
     def gradients(self, block: int) -> list[np.ndarray] | None:

@@ -84,11 +84,9 @@ class Told:
 
     @property
     def name(self) -> str:
-        return (
-            str(self.method)
-            if isinstance(self.method, Plan)
-            else method_of(self.method).name
-        )
+        if isinstance(self.method, Plan):
+            return str(self.method)
+        return method_of(self.method).name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,11 +218,9 @@ class Course:
 
     def prepared(self, scheme: TrainingScheme) -> Assignment:
         """A scheme's plan, and the data, where the members find them."""
-        parts = (
-            self.data
-            if callable(self.data)
-            else split_unevenly(self.data, len(self.members))
-        )
+        parts = self.data
+        if not callable(self.data):
+            parts = split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.work, self.params, parts
         return self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
 
@@ -252,7 +248,10 @@ class Course:
         # `before_step` has the cluster too.
         absent = [w for w in range(self.num_workers) if w not in self.members]
         self.members = [*self.members, *absent][:count]
-        self._joined = [] if resized else self.members[left:]
+        if resized:
+            self._joined = []
+        else:
+            self._joined = self.members[left:]
         return resized or bool(self._joined)
 
     def replan(self) -> None:
@@ -332,7 +331,9 @@ def scheme_for(
         samples = problem.num_samples * (1 if batch_size is None else left / workers)
         # The program that solved it for all workers then solves it for those left,
         # unless each has its own.
-        most = problem.max_workers if law.width() is None else left
+        most = left
+        if law.width() is None:
+            most = problem.max_workers
         problem = replace(
             problem,
             cycle_time=law,
@@ -430,7 +431,9 @@ class Loop(Course):
             self._judge = Judge(place, asking=Asking(_QUESTION * self._message()))
             self._place = place
         if self.scheme.work.handed_out:
-            beside = float(np.median(self._beside)) if self._beside else 0.0
+            beside = 0.0
+            if self._beside:
+                beside = float(np.median(self._beside))
             step = shared_step(work, self._place, self._took - beside)
         else:
             step = uncoded_step(work, self._place)

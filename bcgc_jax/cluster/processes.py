@@ -200,7 +200,9 @@ class Process:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     self.ray.get(done)
                     self.attempts = 0
-        return self.unfinished[0] if len(self.unfinished) >= _UNFINISHED else None
+        if len(self.unfinished) >= _UNFINISHED:
+            return self.unfinished[0]
+        return None
 
     def is_asked(self) -> None:
         """Take note that it is given an iteration."""
@@ -409,7 +411,9 @@ class Processes:
         The first one alone, which takes longest, for the others find its programs.
         """
         while work.ready < self.num_workers:
-            upto = self.num_workers if work.ready else 1
+            upto = 1
+            if work.ready:
+                upto = self.num_workers
             if not work.pending:
                 work.pending = [
                     process.actor.prepare.remote(*self._order(work, worker))
@@ -519,7 +523,9 @@ class Processes:
         """Seconds that a process has for an answer."""
         if process.starting is None:
             return self.patience
-        limit = _STARTING if process.pid is None else _LOADING
+        limit = _LOADING
+        if process.pid is None:
+            limit = _STARTING
         if (
             process.attempts and self._started_in
         ):  # not at first, when all start at once
@@ -543,7 +549,9 @@ class Processes:
             return _NO_ROOM
         limit = self._patience_with(process)
         late = process.asked is not None and now - process.asked_at > limit
-        return f"no answer within {limit:g} s" if late else ""
+        if late:
+            return f"no answer within {limit:g} s"
+        return ""
 
     def lose(self, worker: int, what: str, why: Exception | str) -> None:
         """End what is left of a worker, and start another in its place if that is

@@ -117,7 +117,9 @@ class CodedRound:
         self._parts: list[Any] = [None] * len(self.plan.blocks)
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        pace = None if self._pace is None else self._pace.of(worker)
+        pace = None
+        if self._pace is not None:
+            pace = self._pace.of(worker)
         return [
             Ask(worker, "compute", (self._call, self._iteration, self._leaves, pace))
         ]
@@ -163,11 +165,9 @@ class CodedRound:
         return f"a block at level {level} survives no more than {level} of them"
 
     def gradient(self) -> PyTree | None:
-        return (
-            self.decoder.gradient(self._parts)
-            if np.all(np.isfinite(self.completed))
-            else None
-        )
+        if np.all(np.isfinite(self.completed)):
+            return self.decoder.gradient(self._parts)
+        return None
 
     def end(self) -> None:
         pass

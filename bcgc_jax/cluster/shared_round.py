@@ -103,7 +103,9 @@ class SharedRound(Attempt):
                 self.ledger.join(worker)
             self._forget(worker)
             member = self.ledger.member(worker)
-        pace = None if self._pace is None else self._pace.of(worker)
+        pace = None
+        if self._pace is not None:
+            pace = self._pace.of(worker)
         order = Order(member.step, member.life, self._iteration, pace)
         return [Ask(worker, "share", (order, self._leaves, self._place))]
 
@@ -117,7 +119,10 @@ class SharedRound(Attempt):
         if counts:  # added now, by this thread
             self._add(message.leaves)
             self.arrived[0, worker] = True
-            self.completed[0] = now if self.ledger.settled else np.inf
+            if self.ledger.settled:
+                self.completed[0] = now
+            else:
+                self.completed[0] = np.inf
         self._touch()
         return self.look(now)
 
@@ -154,7 +159,9 @@ class SharedRound(Attempt):
     def short(self, coming: Collection[int]) -> str:
         with self._turn:
             possible = self.ledger.possible(coming)
-        return "" if possible else "nobody else stores some of their chunks"
+        if possible:
+            return ""
+        return "nobody else stores some of their chunks"
 
     def gradient(self) -> PyTree | None:
         if self._error is not None:
@@ -190,11 +197,10 @@ class SharedRound(Attempt):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank
-            step, ticket = (
-                (question.step, None)
-                if isinstance(question, Begin)
-                else question.ticket
-            )
+            if isinstance(question, Begin):
+                step, ticket = (question.step, None)
+            else:
+                step, ticket = question.ticket
             # of an earlier step, or it was given up
             if self._over or not self.ledger.present(Member(step, worker, who.life)):
                 tell(Answer(over=True))

@@ -65,7 +65,8 @@ def listening() -> Iterator[None]:
     collector).
     """
     global _came, _listeners
-    _came = _came if _listeners else None
+    if not _listeners:
+        _came = None
     _listeners += 1
     try:
         yield

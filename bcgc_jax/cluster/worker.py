@@ -200,14 +200,18 @@ class WorkerProcess:
             # One backward pass for each chunk: it begins when a task first asks for it,
             # and goes on.
             passes: dict[_Key, _Part] = {}
-        spans = None if pace is None else begin + pace.spans()
+        spans = None
+        if pace is not None:
+            spans = begin + pace.spans()
         sends_beside = pace is not None and pace.overlap
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
             start = time.perf_counter()
             self._slept = 0.0
-            span = None if spans is None else spans[number]
+            span = None
+            if spans is not None:
+                span = spans[number]
             with jax.enable_x64(self.duty.x64):
                 values = self._values(call, number, iteration, params, passes, span)
             seconds = time.perf_counter() - start - self._slept
@@ -291,9 +295,10 @@ class WorkerProcess:
                         chunk.at, block, self._later[number][j]
                     )
                     so_far = gradients[k]
-                    gradients[k] = (
-                        own if so_far is None else added(so_far, own, chunk.weight)
-                    )
+                    if so_far is None:
+                        gradients[k] = own
+                    else:
+                        gradients[k] = added(so_far, own, chunk.weight)
                     # Else the next chunk would be begun before "stop" is heard.
                     jax.block_until_ready(gradients[k])
                     if span is not None:
@@ -303,7 +308,9 @@ class WorkerProcess:
         pieces = [np.asarray(piece) for piece in encoded]
         # Not by XLA, which asks of each number anew which piece it is of: nine times
         # slower.
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
         """Begin the pass of a part, in chunks of one size, or of two that differ by a
@@ -328,11 +335,15 @@ class WorkerProcess:
             key = self._keys(iteration, subset, own.start)
             cut = self._cut(share, params, batch, *key)
             end += size
-            weight = size / sizes[0] if self.plan.mean else 1.0
+            weight = 1.0
+            if self.plan.mean:
+                weight = size / sizes[0]
             chunks.append(
                 _Passing(cut, cut.begin(params, batch, *key), weight, end / count)
             )
-        first = sizes[0] / count if self.plan.mean else 1.0
+        first = 1.0
+        if self.plan.mean:
+            first = sizes[0] / count
         return _Part(chunks, portion * first * float(self.duty.weights[subset]))
 
     def _cut(

@@ -45,7 +45,9 @@ def check_params(params: PyTree) -> None:
     """
     refuse_complex("params", params)
     for path, leaf in jax.tree.leaves_with_path(params):
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+        dtype = leaf.dtype
+        if not hasattr(leaf, "dtype"):
+            dtype = np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(
                 f"params{keystr(path)} is a random key, and no step gets a new one. A "

@@ -88,7 +88,9 @@ class SharedPlan:
         samples.
         """
         size = np.array([self.drawn(count) for count in counts], float)
-        return size / size.sum() if self.mean else (size > 0).astype(float)
+        if self.mean:
+            return size / size.sum()
+        return (size > 0).astype(float)
 
     def completed(self, pace: Pace) -> np.ndarray:
         """When all sums are there, `[1]`, if workers work so."""

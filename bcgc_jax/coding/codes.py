@@ -392,7 +392,9 @@ def message(
 
 
 def _message_dtype(wide: bool, dtype: Any) -> Any:
-    return jnp.float64 if wide else jnp.promote_types(dtype, jnp.float32)
+    if wide:
+        return jnp.float64
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def decode(

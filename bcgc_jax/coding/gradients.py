@@ -144,7 +144,9 @@ class CodingPlan:
         """When each message is there, `[B, N]`, from when each task is done,
         `[tasks, N]`.
         """
-        return finish if self.coded else soonest_of(finish)[..., None, :]
+        if self.coded:
+            return finish
+        return soonest_of(finish)[..., None, :]
 
     def completed(self, pace: Pace) -> np.ndarray:
         """When the master can have each block, `[B]`, if workers work so."""
@@ -152,7 +154,9 @@ class CodingPlan:
 
     def subset_of(self, task: Task) -> int | None:
         """The one subset of a schedule's task; None of a code's."""
-        return None if self.coded else task.subsets[0]
+        if self.coded:
+            return None
+        return task.subsets[0]
 
     def numbers(self) -> dict[tuple[int, int, int | None], int]:
         """The number of each task by worker, block and `subset_of`."""
@@ -165,7 +169,9 @@ class CodingPlan:
     @property
     def scaling(self) -> float:
         """What the sum of the subsets' gradients is multiplied by."""
-        return 1 / self.num_workers if self.mean else 1.0
+        if self.mean:
+            return 1 / self.num_workers
+        return 1.0
 
     def held(self, worker: int) -> tuple[int, ...]:
         """The data subsets that `worker` needs, ascending."""
@@ -716,12 +722,18 @@ def assemble(
     for block, pieces in zip(blocks, parts, strict=True):
         for (leaf, start, _), values in zip(block.pieces, pieces, strict=True):
             own = by_start[leaf]
-            own[start] = own[start] + values if start in own else values
+            if start in own:
+                own[start] = own[start] + values
+            else:
+                own[start] = values
     wholes = []
     for leaf, own in zip(leaves, by_start, strict=True):
         rows = [own[start] for start in sorted(own)] or [
             xp.zeros(0, jnp.result_type(leaf))
         ]
-        whole = xp.concatenate(rows) if len(rows) > 1 else rows[0]
+        if len(rows) > 1:
+            whole = xp.concatenate(rows)
+        else:
+            whole = rows[0]
         wholes.append(whole.reshape(np.shape(leaf)))
     return jax.tree.unflatten(tree, wholes)

@@ -63,7 +63,9 @@ class Pace(NamedTuple):
     def of(self, worker: int) -> "Pace":
         """The pace of one worker, of numbers that are known."""
         load = np.asarray(self.load, float)
-        own = load if load.ndim == 1 else load[:, worker]
+        own = load
+        if load.ndim != 1:
+            own = load[:, worker]
         return Pace(
             begin=float(self.begin[worker]),
             unit=float(self.unit[worker]),
@@ -92,7 +94,9 @@ class Pace(NamedTuple):
         computed = self.begin + self.unit * load
         if not self.overlap:
             computed = computed + np.concatenate([[0.0], sent[:-1]])
-        before = computed if self.overlap else ends
+        before = ends
+        if self.overlap:
+            before = computed
         return np.stack(
             [np.concatenate([[self.begin], before[:-1]]), computed, ends], axis=-1
         )

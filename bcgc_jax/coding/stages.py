@@ -248,7 +248,10 @@ def _flatten(
                     [v.aval for v in taken]
                 )
                 taken = _append(equations, fence.jaxpr.eqns[0], taken)
-            inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+            if "jaxpr" in params:
+                inner = params["jaxpr"]
+            else:
+                inner = params["call_jaxpr"]
             given_back = _flatten(inner, taken, equations, constants)
         names.update(zip(equation.outvars, given_back, strict=True))
     return read(body.outvars)

@@ -439,7 +439,9 @@ def _train(
 ) -> SimulatedTraining:
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
-    starts = scheme.start_up if start_ups is None else start_ups
+    starts = start_ups
+    if start_ups is None:
+        starts = scheme.start_up
     draw = draws_of(cycle_times, starts, plan.num_workers, scheme.load.dtype)
 
     def some_of(key: Array, subset: PyTree) -> PyTree:
@@ -532,7 +534,10 @@ def draws_of(
     next_starts = source("start_ups", start) if drawn else lambda *_: start
 
     def draw(index: Any, key: Array) -> tuple[Any, Any]:
-        start_key, time_key = jax.random.split(key) if drawn else (key, key)
+        if drawn:
+            start_key, time_key = jax.random.split(key)
+        else:
+            start_key, time_key = (key, key)
         return next_starts(index, start_key), next_times(index, time_key)
 
     return draw

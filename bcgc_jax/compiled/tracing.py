@@ -54,8 +54,13 @@ def varying(x: Array, *axes: str) -> Array:
 
 
 def _varies(x: Any) -> frozenset[str]:
-    aval = x if hasattr(x, "dtype") and not isinstance(x, Array) else jax.typeof(x)
-    axes = aval.vma if hasattr(aval, "vma") else aval.mat.varying
+    if hasattr(x, "dtype") and not isinstance(x, Array):
+        aval = x
+    else:
+        aval = jax.typeof(x)
+    axes = aval.mat.varying
+    if hasattr(aval, "vma"):
+        axes = aval.vma
     return frozenset(axes)
 
 
@@ -121,11 +126,9 @@ def _zero(kind: Any, dtype_of: Callable[[Any], Any]) -> Array:
 
 def wide(dtype: Any) -> Any:
     """The type of a sum: float32 or more for floats."""
-    return (
-        jnp.promote_types(dtype, jnp.float32)
-        if jnp.issubdtype(dtype, jnp.floating)
-        else dtype
-    )
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.promote_types(dtype, jnp.float32)
+    return dtype
 
 
 def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
@@ -198,7 +201,9 @@ def _refuse_vmap(size: int, batched: Any, x: Array) -> Any:
 
 @jax.custom_jvp
 def _refused(x: Array) -> Array:
-    return _not_batched(x) if not isinstance(x, np.ndarray) else x
+    if not isinstance(x, np.ndarray):
+        return _not_batched(x)
+    return x
 
 
 @_refused.defjvp

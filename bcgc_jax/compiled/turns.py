@@ -58,7 +58,10 @@ def sum_of_chunks(
         params = jax.tree.map(of_worker, params)
         bits = of_worker(jax.random.key_data(key))
         key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
-        lengths = jnp.zeros(0, jnp.int32) if loads is None else _bits(loads.reshape(-1))
+        if loads is None:
+            lengths = jnp.zeros(0, jnp.int32)
+        else:
+            lengths = _bits(loads.reshape(-1))
         zero = of_worker(jnp.int32(0))
 
         def of_chunk(size: int, begin: Array, subset: Array, number: Array) -> Any:

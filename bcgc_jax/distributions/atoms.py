@@ -53,7 +53,9 @@ class Constant(Deterministic):
 
 
 def law_of_number(value: Distribution | ArrayLike) -> Distribution:
-    return value if isinstance(value, Distribution) else Constant(value)
+    if isinstance(value, Distribution):
+        return value
+    return Constant(value)
 
 
 @pytree_dataclass
@@ -128,7 +130,9 @@ class _Measured(Distribution):
     def cumulative_hazard(self, t):
         times = self.ascending()
         t = jnp.asarray(t)
-        method = "sort" if t.size > 64 else "scan"
+        method = "scan"
+        if t.size > 64:
+            method = "sort"
         count = jnp.searchsorted(times, t, side="right", method=method)
         # Counts alone would give float32. log1p in the lower half, or the first times
         # lose their digits.

@@ -126,7 +126,9 @@ class AnyDistribution:
                 continue
             if field.name not in ranks and self._is_one():
                 continue
-            what = f"an array of rank {rank}" if rank else "one number"
+            what = "one number"
+            if rank:
+                what = f"an array of rank {rank}"
             shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
             raise ValueError(
                 f"{field.name} of {type(self).__name__} must be {what}, got shape "
@@ -250,7 +252,9 @@ class Distribution(AnyDistribution):
     def breaks(self) -> Array:
         """The atoms or kinks, `[K]`, ascending."""
         pieces = self.pieces()
-        return jnp.zeros(0) if isinstance(pieces, Smooth) else pieces.times
+        if isinstance(pieces, Smooth):
+            return jnp.zeros(0)
+        return pieces.times
 
     def expected_order_statistics(
         self, num_workers: ArrayLike, max_workers: int
@@ -299,7 +303,8 @@ class Distribution(AnyDistribution):
         `working_dtype`.
         """
         check_key(key)
-        dtype = working_dtype(self) if dtype is None else dtype
+        if dtype is None:
+            dtype = working_dtype(self)
         a = jax.random.exponential(key, shape, dtype)
         return self.with_fast_inverse().inverse_cumulative_hazard(a).astype(dtype)
 

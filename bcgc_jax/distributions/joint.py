@@ -55,7 +55,8 @@ class JointDistribution(AnyDistribution):
                 f"a sample's last axis has its {self.width()} workers, not shape "
                 f"{shape}"
             )
-        dtype = working_dtype(self) if dtype is None else dtype
+        if dtype is None:
+            dtype = working_dtype(self)
         return self._sample(key, shape, dtype).astype(dtype)
 
     def _sample(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

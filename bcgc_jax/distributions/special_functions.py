@@ -207,7 +207,9 @@ def _gamma_tail(
     """
     double = x.dtype == jnp.float64
     nodes, weights = legendre(30 if double else 14)
-    cut = 37.0 if double else 17.5
+    cut = 17.5
+    if double:
+        cut = 37.0
     # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst
     # 1e-14 at shape 0.02).
     left = x < jnp.maximum(shape - 0.7, 0.1)

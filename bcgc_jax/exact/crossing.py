@@ -186,13 +186,15 @@ class Crossing:
                 power = power * power
             return weight
         rate = self.workers * share
-        decay = jnp.exp(-rate / 2**self.late) if decay is None else decay
+        if decay is None:
+            decay = jnp.exp(-rate / 2**self.late)
         power = rate * factor
         weight = jnp.ones_like(rate * factor)
         for bit in reversed(range(max(bits, self.late + 1))):
             weight = weight * weight
             weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
-            weight = weight * decay if bit == self.late else weight
+            if bit == self.late:
+                weight = weight * decay
         return weight
 
     def _column(self, values: Array | np.ndarray) -> Any:
@@ -297,7 +299,10 @@ class Crossing:
         )
         share = jnp.where(later, share, 0)
         lag = lag.reshape(shape)
-        decay = None if decay is None else jnp.where(later, decay, 1)
+        if decay is None:
+            decay = None
+        else:
+            decay = jnp.where(later, decay, 1)
         before = jnp.where(later, self._weight(lag - 1, share, decay), 0)
         hit = before * self.unit * share / lag
         solved = solve_unit_upper(
@@ -311,7 +316,8 @@ class Crossing:
         )
 
     def probability(self, first: Array | None = None) -> Array:
-        first = self.first_failures() if first is None else first
+        if first is None:
+            first = self.first_failures()
         return jnp.sum(first * self.last, axis=0) / self.total
 
 

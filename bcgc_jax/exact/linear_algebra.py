@@ -22,7 +22,9 @@ LARGE = 150
 def dot(a: ArrayLike, b: ArrayLike, *more: ArrayLike) -> Array:
     """`a @ b @ …` in the full precision of the dtype."""
     product = jnp.matmul(a, b, precision=_FULL)
-    return dot(product, *more) if more else product
+    if more:
+        return dot(product, *more)
+    return product
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
@@ -35,7 +37,10 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
     size = matrix.shape[0]
     system = jnp.concatenate([matrix, rhs.reshape(size, -1)], axis=1)
     width = 8  # rows at a time, of more than a few: at N = 300 in a third of the time
-    first = size if size <= 30 else size % width
+    if size <= 30:
+        first = size
+    else:
+        first = size % width
     system = jax.lax.fori_loop(0, first, _pivot, system)
 
     def eliminate(i: Array, system: Array) -> Array:
@@ -83,9 +88,10 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
     rest = size - half
     near = jnp.concatenate([rows[:half], rows[size:]])
     left = solve_unit_upper(near[:, :half], strict[:half, :half], batched)
-    product = (
-        _product if size <= LARGE else functools.partial(einsum, "ji...,ik...->jk...")
-    )
+    if size <= LARGE:
+        product = _product
+    else:
+        product = functools.partial(einsum, "ji...,ik...->jk...")
     above = near[:, half:] - product(left, strict[:half, half:])
     below = jnp.concatenate([rows[half:size, half:], above])
     right = solve_unit_upper(below, strict[half:, half:], batched)
@@ -149,4 +155,6 @@ def _product(left: Array, right: Array) -> Array:
 
     rest = sum(left[:, i, None] * right[i] for i in range(whole * each, len(right)))
     start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + rest
-    return jax.lax.fori_loop(0, whole, add, start) if whole else start
+    if whole:
+        return jax.lax.fori_loop(0, whole, add, start)
+    return start

@@ -199,7 +199,9 @@ def moments(
         return jnp.where(exists, averages, of(law.infimum()))
     mode = jnp.log(k / above)[:, None]
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
-    reach = 400.0 if k.dtype == jnp.float64 else 70.0
+    reach = 70.0
+    if k.dtype == jnp.float64:
+        reach = 400.0
     end = jnp.arcsinh(reach / width)
     num_nodes = 224  # errors against mpmath are of rounding, up to N = 1000
     v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
@@ -262,7 +264,10 @@ def expected_shared_time(
         times = law.breaks()
         mass = mass_of(law, law.breaks())
     else:
-        ends = (-36.0, 36.0) if dtype == jnp.float64 else (-16.0, 60.0)
+        if dtype == jnp.float64:
+            ends = (-36.0, 36.0)
+        else:
+            ends = (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
         mass = jax.nn.softmax(
             -jax.nn.softplus(z) - jax.nn.softplus(-z)

@@ -122,7 +122,8 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     nodes move too, it is not in the integral, which does not depend on them. Those of a
     line all move with the first, the start.
     """
-    onsets = onsets if nodes.panels else onsets[:1]
+    if not nodes.panels:
+        onsets = onsets[:1]
     still = jax.lax.stop_gradient(onsets)
     moved = jnp.where(still < jnp.inf, onsets - still, 0)
     start = nodes.start + moved[0]

@@ -107,10 +107,14 @@ class Share:
         its machine is.
         """
         step = operator.index(step)
-        lengths = None if loads is None else [float(load) for load in loads]
+        lengths = None
+        if loads is not None:
+            lengths = [float(load) for load in loads]
         if why := wrong_loads(lengths, len(self.own)):
             raise ValueError(f"worker {self._rank}, step {step}: {why}")
-        ranks = None if present is None else sorted({*map(operator.index, present)})
+        ranks = None
+        if present is not None:
+            ranks = sorted({*map(operator.index, present)})
         if self.shares or (ranks is not None and len(ranks) < self.num_workers):
             yield from self._handed_out(Begin(step, lengths, ranks))
         else:
@@ -250,9 +254,13 @@ def join(
 
 def key_of(key: bytes | str | None) -> bytes:
     """The key in bytes; ValueError if there is none."""
-    given = os.environ.get(KEY, "") if key is None else key
+    given = key
+    if key is None:
+        given = os.environ.get(KEY, "")
     if not given:
         raise ValueError(
             f"a coordinator and its workers need the same key: set {KEY}, or give key="
         )
-    return given.encode() if isinstance(given, str) else given
+    if isinstance(given, str):
+        return given.encode()
+    return given

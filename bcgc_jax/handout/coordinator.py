@@ -74,9 +74,11 @@ class Coordinator:
         self._clock = clock
         self._joined: dict[Reply, Join] = {}  # who has, by which line
         # in one, for another thread may set it
-        self._served: tuple[Steps, float] | None = (
-            None if steps is None else (steps, 0.0)
-        )
+        self._served: tuple[Steps, float] | None
+        if steps is None:
+            self._served = None
+        else:
+            self._served = (steps, 0.0)
         self._listening = transport.listen(self)
         self.address = self._listening.address
         self.touch = self._listening.touch
@@ -224,7 +226,9 @@ def serve(
 
 def _warn_of_hosts(place: Placement) -> None:
     """Say which share of the chunks a slow or absent host has alone."""
-    share = 0.0 if place.hosts is None else on_one_host(place.storage, place.hosts)
+    share = 0.0
+    if place.hosts is not None:
+        share = on_one_host(place.storage, place.hosts)
     if share:
         warnings.warn(
             f"{100 * share:.0f} % of the chunks have two holders on one host: a host "

@@ -60,7 +60,9 @@ class GroupShare:
         A chunk is done when the first process asks for the next one: its collectives
         have ended.
         """
-        chunks = None if self._share is None else self._share.step(step, loads, present)
+        chunks = None
+        if self._share is not None:
+            chunks = self._share.step(step, loads, present)
         while (chunk := self._next(chunks)) is not None:
             yield chunk
 
@@ -68,13 +70,17 @@ class GroupShare:
         """The next chunk in the whole group."""
         following: Any = None
         try:
-            following = None if chunks is None else next(chunks, None)
+            following = None
+            if chunks is not None:
+                following = next(chunks, None)
         except Exception as error:
             following = error
         following = self._broadcast(following)
         if isinstance(following, Exception):
             raise following
-        return None if following is None else Chunk(*following)
+        if following is None:
+            return None
+        return Chunk(*following)
 
 
 def follow(broadcast: Callable[[Any], Any]) -> GroupShare:

@@ -142,7 +142,9 @@ class Judge:
         steps = self._waiting
         if any(step.is_shared for step in steps):
             return True
-        count = _AT_FIRST if len(self.mode.saved) < _YOUNG else _LATER
+        count = _LATER
+        if len(self.mode.saved) < _YOUNG:
+            count = _AT_FIRST
         enough = len(steps) >= count and any(map(_is_worth_a_replay, steps))
         return enough or len(steps) >= _AT_MOST
 
@@ -188,7 +190,9 @@ class Judge:
                 self._loss = float(np.mean(losses))
         else:
             ends = np.array([owns[k] * (1 + (self._loss or 0.0)) for k in alone])
-        rest = float(np.median(self._rest)) if self._rest else 0.0
+        rest = 0.0
+        if self._rest:
+            rest = float(np.median(self._rest))
         for k, end in zip(alone, ends, strict=True):
             seconds[k] = float(end) + rest
         return seconds

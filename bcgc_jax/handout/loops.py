@@ -148,7 +148,9 @@ class Loops:
         self._due = first.time
         if self._due > now:
             return min(later, self._due)
-        what = "has been gone" if rank in gone else "was silent"
+        what = "was silent"
+        if rank in gone:
+            what = "has been gone"
         why = f"worker {rank} {what} for {first.patience:g} s"
         missing = self._missing(attempt, besides=rank)
         self._fail(f"{why}: step {attempt.step} is to be begun anew{missing}")
@@ -215,14 +217,14 @@ class Loops:
                 f"from 0 to {len(self._all) - 1}: got {_listed(present) or 'nobody'}"
             )
         why = self._missing_of(present)
-        return f"step {question.step}: {why}" if why else ""
+        if why:
+            return f"step {question.step}: {why}"
+        return ""
 
     def _missing_of(self, present: frozenset[int]) -> str:
-        return (
-            ""
-            if present == self._all
-            else absences.missing(self._place.storage, present)
-        )
+        if present == self._all:
+            return ""
+        return absences.missing(self._place.storage, present)
 
     def _new_attempt(
         self, step: int, present: frozenset[int], *, is_shared: bool, now: float
@@ -230,11 +232,10 @@ class Loops:
         number = next(self._numbers)
         self._due = 0.0
         self._present = present
-        self._attempt = (
-            SharedAttempt(number, step, self._place, now, present)
-            if is_shared
-            else OwnAttempt(number, step, self._place, now)
-        )
+        if is_shared:
+            self._attempt = SharedAttempt(number, step, self._place, now, present)
+        else:
+            self._attempt = OwnAttempt(number, step, self._place, now)
         return self._attempt
 
     def _done(self, rank: int, question: Done, tell: Tell, now: float) -> None:
@@ -269,7 +270,10 @@ class Loops:
         if rank not in self._present:
             return
         attempt = self._attempt
-        begun = set() if attempt is None or attempt.is_over else set(attempt.heard)
+        if attempt is None or attempt.is_over:
+            begun = set()
+        else:
+            begun = set(attempt.heard)
         if rank in begun or not self._shares:
             self._fail_if_begun(why)
         if not self._shares:

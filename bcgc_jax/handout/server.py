@@ -144,7 +144,9 @@ def _listening(host: str, port: int) -> socket.socket:
     """IPv4 where the host has that too."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
     families = {family for family, *_ in found}
-    family = socket.AF_INET if socket.AF_INET in families else found[0][0]
+    family = socket.AF_INET
+    if socket.AF_INET not in families:
+        family = found[0][0]
     return socket.create_server((host, port), family=family)
 
 
@@ -235,7 +237,9 @@ class _Called:
         if len(self._unsent) > MOST:  # it asks, and hears nothing
             self.cut()
         if waited != bool(self._unsent) and self in self._server.lines:
-            writes = selectors.EVENT_WRITE if self._unsent else 0
+            writes = 0
+            if self._unsent:
+                writes = selectors.EVENT_WRITE
             self._server.selector.modify(
                 self._socket, selectors.EVENT_READ | writes, self._ready
             )

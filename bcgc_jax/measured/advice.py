@@ -176,7 +176,10 @@ def advise(
     log = model_of(whole, chunks, lock_step=lock_step)
     slowness = slowness_of(log, seed, timed_apart=timed_apart or trace.of_lengths)
     enough = slowness.num_steps >= FEWEST_STEPS
-    asking = _asking(whole) if round_trip is None else Asking(round_trip)
+    if round_trip is None:
+        asking = _asking(whole)
+    else:
+        asking = Asking(round_trip)
     costs = Costs(asking, chunk_overhead)
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
@@ -194,7 +197,9 @@ def advise(
         forward = trace.forward_ratio or 0.0
     replays, models = _by_models(log, resources, codes, forward, seed)
     one_model = not log.recorded and _stays(log.model.parts.random)
-    judges = models[:1] if one_model else models
+    judges = models
+    if one_model:
+        judges = models[:1]
     may = [
         name
         for name, scheme in replays.schemes.items()

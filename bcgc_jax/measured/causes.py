@@ -186,7 +186,9 @@ class Model(NamedTuple):
 
     def without_chance(self) -> "Model":
         """The model without slowness at random where it is no more than by chance."""
-        return self if self.random_shows else self.changed(without_random)
+        if self.random_shows:
+            return self
+        return self.changed(without_random)
 
     def of_workers(self, order: np.ndarray, unit: float) -> "Model":
         """Of workers in another order: place w is `order[w]`'s; and of seconds in
@@ -224,7 +226,9 @@ def model_of_chunks(parts: Microbatches) -> Model:
     rng = np.random.default_rng(0)
     steady = levels(scores, paces)
     without = scores_of(rest / length / np.exp(steady)[:, :, None])
-    count = _DRAWS if parts.seconds.size < _MANY_CHUNKS else _FEWER_DRAWS
+    count = _FEWER_DRAWS
+    if parts.seconds.size < _MANY_CHUNKS:
+        count = _DRAWS
     drawn = _levels_drawn(steady, without, paces, count, rng)
     random, others, shows = random_of(
         logs - steady[:, :, None],
@@ -240,7 +244,9 @@ def model_of_chunks(parts: Microbatches) -> Model:
 
 
 def _slow_in_all(scores: np.ndarray, times: np.ndarray) -> dict[int, float]:
-    return slow_in_all_steps(scores, times) if len(scores) < FEWEST_STEPS else {}
+    if len(scores) < FEWEST_STEPS:
+        return slow_in_all_steps(scores, times)
+    return {}
 
 
 def _levels_drawn(

@@ -61,7 +61,9 @@ def distribution_of(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     size = np.size(times)
-    cut = 0 if censored is None else np.sum(np.asarray(censored))
+    cut = 0
+    if censored is not None:
+        cut = np.sum(np.asarray(censored))
     # An optimum of 1e7 operations takes some ten seconds.
     if kind == "auto" and (
         cut or size * num_workers * (num_workers**2 + size / 6) > 1e7
@@ -74,7 +76,9 @@ def distribution_of(
         )
     instead = "take a smooth distribution"
     if cut:
-        are = "is" if cut == 1 else "are"
+        are = "are"
+        if cut == 1:
+            are = "is"
         raise ValueError(
             f"{cut} of {counted(size, 'time')} {are} censored, no atoms: {instead}"
         )

@@ -57,7 +57,9 @@ class Description(NamedTuple):
         """Say where the trace is not what the paper assumes, and what that means for a
         plan.
         """
-        said = [] if self.slowness is None else self.slowness.remarks()
+        said = []
+        if self.slowness is not None:
+            said = self.slowness.remarks()
         onward = self.autocorrelation
         if onward.low * onward.high > 0 and abs(onward.value) > _SMALL:
             said.append(
@@ -67,7 +69,9 @@ class Description(NamedTuple):
             )
         tail = self.tail_index
         if tail.low > 0.5:
-            moment = "mean" if tail.high > 1 else "variance"
+            moment = "variance"
+            if tail.high > 1:
+                moment = "mean"
             said.append(
                 f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): "
                 f"the {moment} may be infinite, and a sample says little about the "
@@ -75,7 +79,9 @@ class Description(NamedTuple):
             )
         if self.num_censored > 0:
             cut = f"{self.num_censored} of {counted(self.num_times, 'time')}"
-            are = "is" if self.num_censored == 1 else "are"
+            are = "are"
+            if self.num_censored == 1:
+                are = "is"
             said.append(f"{cut} {are} cut off. Fits take such a time as a lower bound.")
         if self.slowness is None or self.slowness.num_steps < FEWEST_STEPS:
             said.append(

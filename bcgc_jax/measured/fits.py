@@ -137,7 +137,9 @@ def _check_values(whole: np.ndarray) -> None:
 
 def _known_names(distributions: Sequence[str] | None, cut: np.ndarray) -> list[str]:
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
-    names = known if distributions is None else list(distributions)
+    names = known
+    if distributions is not None:
+        names = list(distributions)
     if unknown := [name for name in names if name not in known]:
         text = f"no distribution {unknown[0]!r} for these times"
         raise ValueError(f"{text}; known: {', '.join(known)}")

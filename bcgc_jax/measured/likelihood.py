@@ -61,11 +61,9 @@ class Sample(NamedTuple):
     def spacing(self) -> Array:
         """The mean distance of the smallest √K times."""
         few = int(len(self.times) ** 0.5) + 1
-        lowest = (
-            self.times
-            if self.censored is None
-            else jnp.sort(self.whole(self.times, jnp.inf))
-        )
+        lowest = self.times
+        if self.censored is not None:
+            lowest = jnp.sort(self.whole(self.times, jnp.inf))
         reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
         return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
 
@@ -77,11 +75,10 @@ def sorted_times(
     bool `[K]`.
     """
     t = np.asarray(times, float).ravel()
-    cut = (
-        np.zeros(t.size, bool)
-        if censored is None
-        else np.asarray(censored, bool).ravel()
-    )
+    if censored is None:
+        cut = np.zeros(t.size, bool)
+    else:
+        cut = np.asarray(censored, bool).ravel()
     if t.shape != cut.shape:
         raise ValueError(
             f"censored must have one entry for each time, got {cut.size} for {t.size}"
@@ -113,7 +110,10 @@ def spread_ties(times: np.ndarray) -> np.ndarray:
     if values.size in (1, times.size):
         return times
     gaps = np.diff(values)
-    tick = np.median(gaps) if values.size < 0.9 * times.size else gaps.min()
+    if values.size < 0.9 * times.size:
+        tick = np.median(gaps)
+    else:
+        tick = gaps.min()
     tick = min(tick, values[0])  # stay positive
     first = np.cumsum(counts) - counts
     share = (np.arange(times.size) - first[place] + 0.5) / counts[place] - 0.5

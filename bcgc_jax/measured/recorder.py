@@ -21,7 +21,9 @@ _STEPS = ("step", "worker", "host", "seconds", "wait")
 def _ready(value: T) -> T:
     """Wait for JAX's devices; all else is there when it is returned."""
     jax = sys.modules.get("jax")
-    return value if jax is None else jax.block_until_ready(value)
+    if jax is None:
+        return value
+    return jax.block_until_ready(value)
 
 
 class Recorder:
@@ -163,7 +165,9 @@ def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
 
     # PyTorch refuses a hook with annotations that are not its own.
     def hook(group, bucket):  # type: ignore[no-untyped-def]
-        entered = steps.clock.now() if bucket.is_last() else None
+        entered = None
+        if bucket.is_last():
+            entered = steps.clock.now()
         future = allreduce_hook(group, bucket)
         if entered is None:
             return future

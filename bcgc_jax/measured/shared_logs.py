@@ -101,7 +101,9 @@ def _group(rows: list[tuple[int, list[str]]], places: _Places) -> _Group | None:
     order = [_order(row, place, places) for _, row in rows]
     whole = order == list(itertools.product(range(len(subsets)), chunks))
     sane = np.all(seconds > 0) and np.all((shares > 0) & (shares <= 1))
-    return _Group(rows, subsets, who, seconds, shares) if whole and sane else None
+    if whole and sane:
+        return _Group(rows, subsets, who, seconds, shares)
+    return None
 
 
 def _order(row: list[str], place: dict[str, int], places: _Places) -> tuple[int, int]:
@@ -115,7 +117,10 @@ def _as_own(reader: Reader, estimate: Estimate, group: _Group, places: _Places) 
     pieces = group.who.size // len(group.workers)
     for (subset, chunk), took in np.ndenumerate(seconds):
         first = subset * pieces + chunk
-        last = first + 1 if chunk + 1 < seconds.shape[1] else (subset + 1) * pieces
+        if chunk + 1 < seconds.shape[1]:
+            last = first + 1
+        else:
+            last = (subset + 1) * pieces
         line, row = group.rows[first]
         changed = [*row]
         changed[places.worker] = group.workers[subset]

@@ -175,7 +175,9 @@ def _trimmed_mean(values: np.ndarray) -> float:
     """
     ordered = np.sort(values[np.isfinite(values)])
     cut = len(ordered) // 5
-    return float(ordered[cut : len(ordered) - cut].mean()) if ordered.size else 0.0
+    if ordered.size:
+        return float(ordered[cut : len(ordered) - cut].mean())
+    return 0.0
 
 
 def _unlike(scores: np.ndarray) -> list[Stretch]:

@@ -214,11 +214,9 @@ class Slowness:
             f"{'; '.join(shares)}."
         ]
         if self.of_data:
-            what = (
-                "data are"
-                if "data" in self.causes
-                else "chunks, by their data or by pauses, are"
-            )
+            what = "chunks, by their data or by pauses, are"
+            if "data" in self.causes:
+                what = "data are"
             said.append(
                 f"The {what} slow more than the workers. Plans here suppose slow "
                 "workers: what they promise does not hold for this trace. bcgc advise "
@@ -259,14 +257,18 @@ class Slowness:
         long = self.long_chunks
         if long is None or long.chunks == 0:
             return f"{said} No chunk takes more than three times its worker's median."
-        chunks = "1 chunk takes" if long.chunks == 1 else f"{long.chunks} chunks take"
+        chunks = "1 chunk takes"
+        if long.chunks != 1:
+            chunks = f"{long.chunks} chunks take"
         return (
             f"{said} {chunks} more than three times the worker's median: "
             f"{percent(long.share)} % of this cause."
         )
 
     def slow_workers_in_words(self) -> list[str]:
-        every = f"all {counted(self.num_steps, 'step')}" if self.too_few else None
+        every = None
+        if self.too_few:
+            every = f"all {counted(self.num_steps, 'step')}"
         said = [
             slow.in_words(f"Worker {slow.worker}", every)
             for slow in self.slow_workers[:MOST_TOLD]
@@ -286,7 +288,9 @@ class Slowness:
         """Say that nothing can be learnt, and what else it may be that workers are
         alike.
         """
-        said = NOT_TIMED_APART if self.collective is None else WAITED_ELSEWHERE
+        said = WAITED_ELSEWHERE
+        if self.collective is None:
+            said = NOT_TIMED_APART
         if not self.slow_together:
             return [
                 said,
@@ -376,11 +380,14 @@ class Log(NamedTuple):
         """
         few = len(self.model.parts.data) < FEWEST_STEPS
         if not self.recorded:
-            lengths = [] if self.line is None else [("data", "data")]
+            lengths = []
+            if self.line is not None:
+                lengths = [("data", "data")]
             return [*lengths, *([] if few else [("steady", STEADY)]), ("random", REST)]
-        workers = (
-            [("random", WORKERS)] if few else [("steady", STEADY), ("random", "random")]
-        )
+        if few:
+            workers = [("random", WORKERS)]
+        else:
+            workers = [("steady", STEADY), ("random", "random")]
         if self.told_apart:
             return [("data", "data"), *workers, ("pauses", "pauses")]
         return [("data", DATA_OR_PAUSES), *workers]
@@ -453,7 +460,9 @@ def long_start_in_words(steps: WholeSteps) -> list[str]:
 def slowness_in(trace: Trace) -> Slowness | None:
     """Return what slows the steps; None for less than two whole steps or workers."""
     steps = whole_steps(trace)
-    return None if steps.few else slowness_of(model_of(steps))
+    if steps.few:
+        return None
+    return slowness_of(model_of(steps))
 
 
 def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowness:
@@ -553,14 +562,16 @@ def _model_of_parts(
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
     ordered = parts.take(np.s_[:, order])
-    forward = None if ordered.forward is None else ordered.forward / unit
+    forward = None
+    if ordered.forward is not None:
+        forward = ordered.forward / unit
     model = model_of_chunks(
         ordered._replace(seconds=ordered.seconds / unit, forward=forward)
     )
     told_apart = parts.load is not None or parts.forward is not None
-    others = (
-        [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
-    )
+    others = []
+    if not told_apart and as_pauses(model.parts).pauses.any():
+        others = [as_pauses]
     costs, line = None, None
     if parts.load is not None:
         costs, line = _costs(parts.seconds, parts.load)

@@ -237,7 +237,10 @@ def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
 
 def one_load(trace: Trace) -> bool:
     """Say whether a trace has one load, or none: then S and T cannot be told apart."""
-    load = np.zeros(0) if trace.load is None else trace.load[~trace.censored]
+    if trace.load is None:
+        load = np.zeros(0)
+    else:
+        load = trace.load[~trace.censored]
     return load.size == 0 or bool(load.max() < load.min() * (1 + ALIKE))
 
 
@@ -283,7 +286,9 @@ def _places(step: np.ndarray) -> np.ndarray:
     from.
     """
     _, place = np.unique(step, return_inverse=True)
-    return place if place.max() >= 4 else np.arange(step.size)
+    if place.max() >= 4:
+        return place
+    return np.arange(step.size)
 
 
 def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
@@ -297,7 +302,10 @@ def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
     y = load / unit
     line = np.stack([np.ones_like(y), y], axis=1)
     parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)
-    used = [0, 1, 2] if np.unique(load).size > 2 else [0, 2]
+    if np.unique(load).size > 2:
+        used = [0, 1, 2]
+    else:
+        used = [0, 2]
     variance = np.full(y.size, 1.0)
     variances = np.zeros(3)
     for _ in range(4):
@@ -370,7 +378,9 @@ def lines_of_cells(
     start = level - slope * middle
     rest = total((seconds - start[place] - slope[place] * load) ** 2)
     spare = np.sum(count[several] - 2)
-    noise = np.sum(rest[several]) / spare if spare else 0.0
+    noise = 0.0
+    if spare:
+        noise = np.sum(rest[several]) / spare
     m = middle[several]
     s = square[several]
     of_start = np.sum(m**2 / s + 1 / count[several])

@@ -73,7 +73,10 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
         rows = read_table(file, name)
         source.before.append(line)
         at, columns = next(rows)
-        more = [] if len(files) == 1 or worker in columns else [short]
+        if len(files) == 1 or worker in columns:
+            more = []
+        else:
+            more = [short]
         columns = columns + [worker] * len(more)
         if not header:
             header = columns
@@ -116,9 +119,9 @@ def read_table(file: BinaryIO, path: str) -> Rows:
     buffer: Any = (
         file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
     )  # type: ignore[type-var]
-    content = (
-        gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
-    )
+    content = buffer
+    if buffer.peek(2)[:2] == b"\x1f\x8b":
+        content = gzip.GzipFile(fileobj=buffer)
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
     head = "\n"
     blank = -1

@@ -33,8 +33,6 @@ def unusual_in_words(step: np.ndarray, seconds: np.ndarray) -> list[str]:
         for name, time in likely.items()
         if _SHORTEST <= time <= _LONGEST
     ]
-    return (
-        [said, f"If that is not so, give their unit: {', '.join(others)}."]
-        if others
-        else [said]
-    )
+    if others:
+        return [said, f"If that is not so, give their unit: {', '.join(others)}."]
+    return [said]

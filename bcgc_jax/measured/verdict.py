@@ -110,7 +110,9 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
         for name in candidates:
             less[name] += savings.less(name, best).high / len(models)
     fine = [name for name in candidates if less[name] <= FOR_CHEAPER]
-    return fine[0] if fine else min(candidates, key=less.__getitem__)
+    if fine:
+        return fine[0]
+    return min(candidates, key=less.__getitem__)
 
 
 def as_good(models: Sequence[Savings], remedy: str, others: Sequence[str]) -> list[str]:

@@ -33,7 +33,9 @@ class WholeSteps(NamedTuple):
         waits.
         """
         seconds = self.trace.collective
-        return None if seconds is None else float(seconds[self.places].mean())
+        if seconds is None:
+            return None
+        return float(seconds[self.places].mean())
 
     @property
     def few(self) -> bool:
@@ -55,7 +57,7 @@ def whole_steps(trace: Trace) -> WholeSteps:
     alone = last._replace(load=None)
     table = alone.table()
     places = np.flatnonzero(np.isfinite(table).all(axis=1))
-    load = (
-        None if last.load is None else alone._replace(seconds=last.load).table()[places]
-    )
+    load = None
+    if last.load is not None:
+        load = alone._replace(seconds=last.load).table()[places]
     return WholeSteps(trace, table, places, table[places], load)

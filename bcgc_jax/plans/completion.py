@@ -274,7 +274,10 @@ class AnyOf(Exact):
         """At each level: of the last task which survives no more."""
         load = in_order(sizes, tasks, cost)
         data = jnp.asarray(tasks.data)
-        survives = data - 1 if self.survives is None else jnp.asarray(self.survives)
+        if self.survives is None:
+            survives = data - 1
+        else:
+            survives = jnp.asarray(self.survives)
         here = survives <= np.arange(cost.num_levels)[:, None]
         task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
         return jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
@@ -573,7 +576,9 @@ class OneOfEach(Exact):
     def kind_of(self) -> np.ndarray:
         """Of each worker."""
         one = np.zeros(sum(map(len, self.known_groups[0])), int)
-        return one if self.kinds is None else np.array(self.kinds)
+        if self.kinds is None:
+            return one
+        return np.array(self.kinds)
 
     @property
     def num_kinds(self) -> int:
@@ -581,7 +586,9 @@ class OneOfEach(Exact):
 
     @property
     def _tree(self) -> Tree:
-        return tree_of(self.groups, self.kinds) if self.tree is None else self.tree
+        if self.tree is None:
+            return tree_of(self.groups, self.kinds)
+        return self.tree
 
     def _by_kind(self, values: Array) -> Array:
         """Values of the tasks of each kind of workers, `[..., W K]` to

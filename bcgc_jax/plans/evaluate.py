@@ -95,7 +95,9 @@ def with_rounding(
     `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at
     most: the worst of all distributions up to N = 50.
     """
-    left_out = LEFT_OUT if load.size > MANY else 0.0
+    left_out = 0.0
+    if load.size > MANY:
+        left_out = LEFT_OUT
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
     return Expectation(exact.value, exact.error + share * exact.value)
 
@@ -226,7 +228,10 @@ def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
 
     Before it all of τ is smooth, but far wider than what is between the kinks.
     """
-    images, last = (onsets, None) if kinks is None else kinks
+    if kinks is None:
+        images, last = (onsets, None)
+    else:
+        images, last = kinks
     shares = np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
     return jnp.append(images, peaks[0] + (peaks[2] - peaks[0]) * shares), last
 
@@ -236,8 +241,14 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     subsets.
     """
     law = worker.cycle_time
-    starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
-    times = law.breaks() if law.atomic else law.infimum()[None]
+    if worker.start.atomic:
+        starts = worker.atoms()[0]
+    else:
+        starts = worker.infimum()[None]
+    if law.atomic:
+        times = law.breaks()
+    else:
+        times = law.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]
     first = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
@@ -249,7 +260,9 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
 def _marked(load: Load) -> np.ndarray | slice:
     """The tasks at the images of whose kinks panels end."""
     size = load.work.size
-    return quadrature.kinked_levels(size) if load.kinds == 1 else slice(None)
+    if load.kinds == 1:
+        return quadrature.kinked_levels(size)
+    return slice(None)
 
 
 def _peaks(
@@ -304,7 +317,9 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
         times = jnp.append(law.infimum(), law.breaks())
         if not dense:
             return times
-        return times[np.r_[0, -1]] if law.has_end else times[:1]
+        if law.has_end:
+            return times[np.r_[0, -1]]
+        return times[:1]
 
     start_kinks = (kinks_of(starts) / worker.unit).astype(dtype)
     time_kinks = kinks_of(law).astype(dtype)
@@ -312,7 +327,9 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
         time_kinks = jnp.concatenate([_overtaking(load), time_kinks])
     ready = delivered(load, time_kinks[:, None], worker.overlap)
     images = (start_kinks[:, None, None] + ready[:, _marked(load)]).ravel()
-    last = start_kinks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
+    last = None
+    if starts.has_end and law.has_end:
+        last = start_kinks[-1] + jnp.max(ready)
     return images, last
 
 

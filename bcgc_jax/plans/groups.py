@@ -138,7 +138,10 @@ def _tree_of(
 def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     """The tree of groups of workers of these kinds; all alike by default."""
     workers = sorted(worker for group in groups[0] for worker in group)
-    kind_of = dict.fromkeys(workers, 0) if kinds is None else dict(enumerate(kinds))
+    if kinds is None:
+        kind_of = dict.fromkeys(workers, 0)
+    else:
+        kind_of = dict(enumerate(kinds))
     below = dict(kind_of)
     held = []
     number = []

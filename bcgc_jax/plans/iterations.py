@@ -90,7 +90,10 @@ class Iteration:
         """Raise ValueError where a concrete distribution has an infinite mean."""
         if is_traced(self):
             return
-        laws = [self.law] if self.alike else list(self.law.members())
+        if self.alike:
+            laws = [self.law]
+        else:
+            laws = list(self.law.members())
         names = [type(law).__name__ for law in laws]
         start = self.worker.start
         if not start.constant:
@@ -163,11 +166,9 @@ class Iteration:
         """
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
-        return (
-            last
-            if self.worker.plain
-            else self.worker.infimum().astype(last.dtype) + last
-        )
+        if self.worker.plain:
+            return last
+        return self.worker.infimum().astype(last.dtype) + last
 
 
 @pytree_dataclass
@@ -203,7 +204,9 @@ class Independent(Iteration):
         inner = max(pieces)
         if worker.stepwise:
             return float(both * size**3)
-        nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
+        nodes = NUM_NODES
+        if both != 1:
+            nodes = 9 * min(size, 24) * both
         return (
             20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
         )
@@ -251,7 +254,9 @@ class Independent(Iteration):
 
     def exceedance(self, load, t, rule=None):
         """P(not all is there by t), for t of any shape."""
-        end = just_after(t) if self.stepped else t
+        end = t
+        if self.stepped:
+            end = just_after(t)
         return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
@@ -373,7 +378,10 @@ def sorted_cycle_times(
     check_key(key)
     check_whole("num_draws", num_draws, 1)
     problem = Problem(law, num_workers, 1, max_workers=max_workers or 0)
-    dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
+    if dtype is None:
+        dtype = working_dtype(law)
+    else:
+        dtype = jnp.result_type(dtype)
     return _if_valid(iteration_of(problem).sorted_draws(key, num_draws, dtype), problem)
 
 
@@ -403,6 +411,6 @@ def _if_valid(value: Array, problem: Problem) -> Array:
     maximum.
     """
     # A product: where the value is NaN its derivatives are.
-    return (
-        value * jnp.where(problem.valid, 1.0, jnp.nan) if is_traced(problem) else value
-    )
+    if is_traced(problem):
+        return value * jnp.where(problem.valid, 1.0, jnp.nan)
+    return value

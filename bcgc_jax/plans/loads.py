@@ -103,21 +103,26 @@ def _rule_of(problem: Problem, plan: Plan) -> Completion:
 
 def _cost_of(problem: Problem) -> Cost:
     """What a worker spends besides the cycles of coordinates."""
-    setup, chain = (
-        (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
-    )
+    if problem.bare:
+        setup, chain = (None, None)
+    else:
+        setup, chain = (problem.setup_load, problem.chain_load)
     return Cost(setup, chain, _sent_cost(problem), problem.max_workers)
 
 
 def sent_load(problem: Problem, sizes: Array) -> Array | None:
     """c X_n / κ, in cycle times, of tasks of these sizes; None without a link."""
     cost = _sent_cost(problem)
-    return None if cost is None else cost * jnp.cumsum(sizes)
+    if cost is None:
+        return None
+    return cost * jnp.cumsum(sizes)
 
 
 def _sent_cost(problem: Problem) -> Array | None:
     """c / κ, for a coordinate."""
-    return None if problem.send_time is None else problem.send_load / problem.scale
+    if problem.send_time is None:
+        return None
+    return problem.send_load / problem.scale
 
 
 def levels_of_bound(problem: Problem, x: Array) -> Array:
@@ -168,7 +173,9 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     if x.shape != (problem.max_workers,):
         return
     rounding = _ZERO * total
-    summed = x.sum() if x.dtype.kind == "f" else np.nan
+    summed = np.nan
+    if x.dtype.kind == "f":
+        summed = x.sum()
     if not np.isfinite(summed):  # this takes longer than all else here
         check("partition", x, "")
         summed = x.sum()
@@ -183,7 +190,9 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
             f"lack: {x}"
         )
     if not abs(summed - total) <= _SUM_SLACK * total:
-        what = "num_coordinates" if costs is None else "the sum of unit_costs"
+        what = "the sum of unit_costs"
+        if costs is None:
+            what = "num_coordinates"
         raise ValueError(
             f"partition must sum to {total:g}, {what}, got {summed:g}: multiply shares "
             "by problem.total, whole units by their costs"
@@ -201,11 +210,9 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
         block >= 0
     ]  # of a block's samples
     summed = np.sum(sizes * share)
-    subsets = (
-        0
-        if rule is None
-        else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
-    )
+    subsets = 0
+    if rule is not None:
+        subsets = rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
     if subsets > workers or not abs(summed - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {summed:g} coordinates on up to {subsets} subsets of the "

@@ -56,7 +56,8 @@ def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Ar
     [1, 0, 2]
     """
     s = jnp.asarray(levels)
-    num_workers = int(np.asarray(s).max()) + 1 if num_workers is None else num_workers
+    if num_workers is None:
+        num_workers = int(np.asarray(s).max()) + 1
     check_levels(s, num_workers)
     return _counts(s, num_workers)
 
@@ -108,7 +109,9 @@ def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
     """
     size = values.shape[-1]
     if size > MANY:
-        running = jax.lax.cumsum if reduce is jnp.sum else jax.lax.cummax
+        running = jax.lax.cummax
+        if reduce is jnp.sum:
+            running = jax.lax.cumsum
         return running(values, axis=values.ndim - 1)
     return reduce(jnp.where(np.tri(size, dtype=bool), values[..., None, :], 0), axis=-1)
 

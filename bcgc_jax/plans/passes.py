@@ -67,7 +67,9 @@ class Passes:
         if parts:
             return replace(self, length=self.length / parts)
         last = slice(self.runs - 1, None, self.runs)
-        sent = None if self.sent is None else self.sent[last]
+        sent = None
+        if self.sent is not None:
+            sent = self.sent[last]
         return Passes(self.end[last], 0 * self.end[last], sent, overlap=self.overlap)
 
     def finish(self, begin: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -66,7 +66,9 @@ class Plan:
         assert self.completion is not None
         data = np.asarray(self.data)
         used = np.asarray(self.sizes)[np.asarray(self.block)] > 0
-        most = data.max(axis=0) if data.ndim > 1 else data
+        most = data
+        if data.ndim > 1:
+            most = data.max(axis=0)
         return self.completion.storage(np.where(used, most, 0), num_workers)
 
     @property

@@ -117,7 +117,8 @@ def block_runtime(
     if all(zero) and not overlap:  # N log N operations, not N²
         return scale * max_finish_time(load, slowest_first(times))
     starts = jnp.asarray(start_ups, dtype)
-    starts = starts if starts.ndim else jnp.full(workers, starts)
+    if not starts.ndim:
+        starts = jnp.full(workers, starts)
     advice = "one for each of cycle_times, or a number for all"
     check_shape("start_ups", starts, (..., workers), advice)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)

@@ -75,7 +75,9 @@ class WorkSharing(Completion):
     @property
     def stored(self) -> Storage:
         """Who stores which chunk."""
-        place = whole_subsets if self.whole_subsets else spread
+        place = spread
+        if self.whole_subsets:
+            place = whole_subsets
         return place(self.num_workers, self.max_subsets, len(self.sizes))
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
@@ -140,7 +142,9 @@ class WorkSharing(Completion):
         ):
             shape = len(drawn), len(share)
             pauses = np.zeros((len(drawn), self.num_workers, 0))
-            begins = None if starts is None else starts[drawn]
+            begins = None
+            if starts is not None:
+                begins = starts[drawn]
             lengths = np.broadcast_to(share, shape)
             chunks = Chunks(times[drawn], lengths, pauses, starts=begins)
             if self.max_subsets == self.num_workers:
@@ -171,11 +175,15 @@ class WorkSharing(Completion):
             starts: Array, seconds: Array, round_trip: Array
         ) -> tuple[Array, Array | None]:
             every = step
-            of_draw = 0 if round_trip.ndim else None
+            of_draw = None
+            if round_trip.ndim:
+                of_draw = 0
             for _ in range(seconds.ndim - 1):
                 every = jax.vmap(every, (0, 0, of_draw))
             end = every(starts, seconds, round_trip)
-            return (end.time, end.busy) if isinstance(end, StepEnd) else (end, None)
+            if isinstance(end, StepEnd):
+                return (end.time, end.busy)
+            return (end, None)
 
         return steps
 

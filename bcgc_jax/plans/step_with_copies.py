@@ -106,7 +106,9 @@ def step_with_copies(
 
 
 def _length_of(lengths: Array, worker: Array, chunk: Array) -> Array:
-    return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]
+    if lengths.ndim == 1:
+        return lengths[chunk]
+    return lengths[worker, chunk]
 
 
 def _complete(at: _State) -> Array:

@@ -115,7 +115,9 @@ class Worker:
     @property
     def pairs(self) -> EmpiricalPairs | None:
         """The start-ups and cycle times, where they depend on each other."""
-        return self.cycle_time if isinstance(self.cycle_time, EmpiricalPairs) else None
+        if isinstance(self.cycle_time, EmpiricalPairs):
+            return self.cycle_time
+        return None
 
     @property
     def plain(self) -> bool:
@@ -133,13 +135,17 @@ class Worker:
         return self.cycle_time.atomic and self.start.atomic
 
     def with_fast_inverses(self) -> "Worker":
-        start = None if self.start_up is None else self.start.with_fast_inverse()
+        start = None
+        if self.start_up is not None:
+            start = self.start.with_fast_inverse()
         return replace(
             self, cycle_time=self.cycle_time.with_fast_inverse(), start_up=start
         )
 
     def with_knots(self) -> "Worker":
-        start = None if self.start_up is None else self.start.with_knots()
+        start = None
+        if self.start_up is not None:
+            start = self.start.with_knots()
         return replace(self, cycle_time=self.cycle_time.with_knots(), start_up=start)
 
     def draw(
@@ -156,11 +162,9 @@ class Worker:
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
         # A number of no dtype of its own.
-        return (
-            jnp.asarray(0.0)
-            if self.start_up is None
-            else self.start.infimum() / self.unit
-        )
+        if self.start_up is None:
+            return jnp.asarray(0.0)
+        return self.start.infimum() / self.unit
 
     def atoms(self) -> tuple[Array, Array]:
         """Of a start-up that has them: times, in units of κ, and probabilities."""
@@ -286,7 +290,9 @@ def _integrated(
     dtype = load.work.dtype
     # Beyond this hazard, and before its inverse, a start-up has no probability to speak
     # of.
-    longest = 40.0 if dtype == jnp.float64 else 18.0
+    longest = 18.0
+    if dtype == jnp.float64:
+        longest = 40.0
 
     def hazard_left(cycle_time: Array) -> Array:
         """Of the latest start-up with which a worker of this cycle time delivers by

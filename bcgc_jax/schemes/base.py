@@ -128,7 +128,9 @@ class Scheme:
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         """How many subsets a worker stores by plans with these numbers."""
-        return num_workers if self.stores_all else 1
+        if self.stores_all:
+            return num_workers
+        return 1
 
     def plan_on(self, steps: "Steps", which: "np.ndarray") -> "LogRule":
         """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no

@@ -148,7 +148,8 @@ class OtherMachines(LogRule):
     slow: np.ndarray
 
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
-        steps = steps if which is None else steps.take(which)
+        if which is not None:
+            steps = steps.take(which)
         usual = np.median(steps.pace[:, ~self.slow], axis=1, keepdims=True)
         pace = np.where(self.slow, usual, steps.pace)
         pauses = np.where(self.slow[:, None], 0.0, steps.pauses)

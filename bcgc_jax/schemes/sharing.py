@@ -71,19 +71,25 @@ class Sharing(Unplanned):
     @property
     def instead(self) -> "Sharing | None":
         """In equal chunks."""
-        return (
-            None if self.equal_chunks else dataclasses.replace(self, equal_chunks=True)
-        )
+        if self.equal_chunks:
+            return None
+        return dataclasses.replace(self, equal_chunks=True)
 
     @property
     def advice(self) -> str:  # type: ignore[override]
-        by_length = " by length" if self.by_length else ""
-        equal = " in equal chunks" if self.equal_chunks else ""
+        by_length = ""
+        if self.by_length:
+            by_length = " by length"
+        equal = ""
+        if self.equal_chunks:
+            equal = " in equal chunks"
         stored = _STORED.get(self.subsets, f"{self.subsets} subsets")
         return f"share the work{by_length}{equal}, with {stored} stored ({self.name})"
 
     def needs(self, choice: Sequence[float]) -> str:
-        lengths = "; lengths" if self.by_length else ""
+        lengths = ""
+        if self.by_length:
+            lengths = "; lengths"
         return f"{QUESTION}{lengths}{'; equal chunks' if self.equal_chunks else ''}"
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:

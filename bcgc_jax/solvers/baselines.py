@@ -148,7 +148,9 @@ class Ferdinand(Numbered):
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
         coordinates = concrete(problem.num_coordinates)
-        return None if coordinates is None else int(coordinates.min())
+        if coordinates is None:
+            return None
+        return int(coordinates.min())
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         return assess(problem, ferdinand_partition(problem, self.num_layers))

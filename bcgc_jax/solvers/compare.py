@@ -75,8 +75,12 @@ class Comparison(dict[str, Solution]):
 
     def _line(self, name: str, solution: Solution) -> str:
         value = _for_used(solution)
-        least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
-        bound = least if solution.bound_of == "levels" else np.nan
+        least = np.nan
+        if "optimal" in self:
+            least = float(self["optimal"].lower_bound)
+        bound = np.nan
+        if solution.bound_of == "levels":
+            bound = least
         return _LINE.format(
             f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name,
             f"{value:.5g}",
@@ -100,7 +104,9 @@ class Comparison(dict[str, Solution]):
             "Samples that are lost, with runtimes for as many that are used as a step "
             "has"
         )
-        return [f"{said}: {', '.join(lost)}."] if lost else []
+        if lost:
+            return [f"{said}: {', '.join(lost)}."]
+        return []
 
     @functools.cached_property
     def _chained(self) -> list[str]:
@@ -173,13 +179,17 @@ def chained_runtime(
 
 def _used(solution: Solution) -> float:
     """The share of a step's samples that are used."""
-    return 1.0 if solution.needs is None else 1 - float(solution.needs.lost)
+    if solution.needs is None:
+        return 1.0
+    return 1 - float(solution.needs.lost)
 
 
 def _for_used(solution: Solution) -> float:
     """The runtime; of what loses samples for as many that are used as a step has."""
     used = _used(solution)
-    return float(solution.expected_runtime) / used if used > 0 else np.nan
+    if used > 0:
+        return float(solution.expected_runtime) / used
+    return np.nan
 
 
 def _runtime(solution: Solution) -> float:
@@ -189,8 +199,12 @@ def _runtime(solution: Solution) -> float:
 
 def _finite(solution: Solution | None) -> float:
     """The runtime, or NaN: nothing is a share of what is infinite or unknown."""
-    runtime = np.nan if solution is None else _runtime(solution)
-    return runtime if np.isfinite(runtime) else np.nan
+    runtime = np.nan
+    if solution is not None:
+        runtime = _runtime(solution)
+    if np.isfinite(runtime):
+        return runtime
+    return np.nan
 
 
 def _asks_nobody(solution: Solution) -> bool:
@@ -200,7 +214,9 @@ def _asks_nobody(solution: Solution) -> bool:
 
 
 def _known(share: float, form: str = "z.1f") -> str:
-    return f"{percent(share, form)} %" if np.isfinite(share) else ""
+    if np.isfinite(share):
+        return f"{percent(share, form)} %"
+    return ""
 
 
 def _plan(solution: Solution) -> str:
@@ -260,7 +276,10 @@ def compare(
                 "by one"
             )
         tasks[method.name] = method
-    required = {"optimal"} if methods is EVERY else set(tasks)
+    if methods is EVERY:
+        required = {"optimal"}
+    else:
+        required = set(tasks)
     others = {name: method_of(name) for name in BASELINES if name not in tasks}
     solutions = list[Solution]()
     earlier = list[Solution]()

@@ -135,11 +135,9 @@ def completion_bound(
 
 
 def _double(leaf: Any) -> Any:
-    return (
-        jnp.asarray(leaf, float)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        else leaf
-    )
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        return jnp.asarray(leaf, float)
+    return leaf
 
 
 def _lateness(law: Distribution, r: Array) -> Array:

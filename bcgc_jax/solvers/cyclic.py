@@ -65,11 +65,10 @@ def _evaluate(
     """Expected runtime, by draws with a key, and what the plan needs; NaN for too few
     workers.
     """
-    runtime = (
-        integrate_runtime(problem, plan)
-        if key is None
-        else _by_draws(problem, plan, key)
-    )
+    if key is None:
+        runtime = integrate_runtime(problem, plan)
+    else:
+        runtime = _by_draws(problem, plan, key)
     work = load_of_plan(problem, plan).work
     workers = jnp.asarray(problem.num_workers)
 

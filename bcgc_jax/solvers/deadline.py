@@ -190,9 +190,9 @@ def completion_partition(
     iteration = iteration_of(problem)
     deadline = jnp.asarray(deadline, problem.dtype)
     t = deadline / problem.scale
-    thresholds = (
-        thresholds_of(problem, t) if iteration.stepped and iteration.alike else None
-    )
+    thresholds = None
+    if iteration.stepped and iteration.alike:
+        thresholds = thresholds_of(problem, t)
     if thresholds is not None and thresholds.few:
         return _of_thresholds(problem, thresholds.best())
     shares, searches = _from_starts(problem, deadline, max_steps)
@@ -275,7 +275,9 @@ def _from_starts(
         return found.point, found
 
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
-    rounding = single if t.dtype.itemsize == 4 else {}
+    rounding = {}
+    if t.dtype.itemsize == 4:
+        rounding = single
     spreads = jnp.asarray(
         [0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype
     )

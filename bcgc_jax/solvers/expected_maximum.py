@@ -62,7 +62,9 @@ class Sums(NamedTuple):
 
 def no_sums(load: Array) -> Sums:
     zero = jnp.zeros((load.size, load.size), load.dtype)
-    rules = 3 if load.size > LARGE else 1
+    rules = 1
+    if load.size > LARGE:
+        rules = 3
     return Sums(
         jnp.zeros(4, load.dtype), jnp.zeros((rules, load.size), load.dtype), zero
     )
@@ -82,7 +84,9 @@ def first_fineness(size: int) -> int:
     """The fineness of the first rule: what a level adds is in a range of times as long
     as 1/√N.
     """
-    return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
+    if size <= LARGE:
+        return 1
+    return max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
@@ -141,7 +145,10 @@ def rule_in_pieces(
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
-        slope = dot(rules[:3], leaving.T) if many else jnp.sum(leaving, axis=-1)
+        if many:
+            slope = dot(rules[:3], leaving.T)
+        else:
+            slope = jnp.sum(leaving, axis=-1)
 
         def upper() -> Array:
             between = crossing.renewals()[2] if following is None else following

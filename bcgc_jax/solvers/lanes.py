@@ -42,11 +42,9 @@ def loop(
         size: int, batched: Any, constants: Any, state: Any
     ) -> tuple[Any, Any]:
         def each(a: ArrayLike, is_batched: bool) -> Array:
-            return (
-                jnp.asarray(a)
-                if is_batched
-                else jnp.broadcast_to(a, (size, *jnp.shape(a)))
-            )
+            if is_batched:
+                return jnp.asarray(a)
+            return jnp.broadcast_to(a, (size, *jnp.shape(a)))
 
         cells = jax.tree.map(each, (constants, state), tuple(batched))
         functions = go_on, step_of(size), answer

@@ -204,7 +204,9 @@ class _Search:
             best = self.best
             # Close to the optimum what three steps leave is what the splines cannot
             # tell.
-            patience = 3 if best.gap < 1e-4 else 12
+            patience = 12
+            if best.gap < 1e-4:
+                patience = 3
             stalled = self.since >= patience
             enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
             if enough or stalled or self.steps >= max_steps:

@@ -143,7 +143,9 @@ class Numbered(Method):
         tracing.
         """
         workers = concrete(problem.num_workers)
-        return None if workers is None else int(workers.min()) + cls.counts[0][1] - 1
+        if workers is None:
+            return None
+        return int(workers.min()) + cls.counts[0][1] - 1
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> "Method":
@@ -159,8 +161,12 @@ class Numbered(Method):
     @classmethod
     def _wrong_number(cls, method: str, problem: Problem | None) -> ValueError:
         low = cls.counts[0][1]
-        high = None if problem is None else cls.highest(problem)
-        until = "" if high is None else f" to {high}"
+        high = None
+        if problem is not None:
+            high = cls.highest(problem)
+        until = ""
+        if high is not None:
+            until = f" to {high}"
         example = f'"{cls.word}:{max(low, 1)}"'
         return ValueError(
             f'method "{method}": "{cls.word}" takes {cls.what} from {low}{until}, as '

@@ -45,7 +45,9 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
             f'there is no method "{word}" any more: take "sharing:D" in its place'
         )
     near = difflib.get_close_matches(method, ALONE, n=1)
-    hint = f' (did you mean "{near[0]}"?)' if near else ""
+    hint = ""
+    if near:
+        hint = f' (did you mean "{near[0]}"?)'
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
 
 

@@ -141,7 +141,9 @@ class Nested(Numbered):
     @property
     def refuses(self) -> Sequence[str]:  # type: ignore[override]
         """Setup and chain, with equal data: subsets of two levels overlap in part."""
-        return SETUP if self.data == "equal" else ()
+        if self.data == "equal":
+            return SETUP
+        return ()
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
@@ -351,7 +353,9 @@ def _by_jobs(
     sets, due = _sets(problem, levels, levels, first=True)
     begin = _Queue(levels, sets, due, jnp.asarray(False), levels, nothing, nothing)
     end = jax.lax.while_loop(lambda q: jnp.any(q.due) | q.bound_is_due, run, begin)
-    used = end.used if problem.has_setup else levels
+    used = levels
+    if problem.has_setup:
+        used = end.used
     return used, end.best, end.latest if bound_too else end.best
 
 
@@ -368,7 +372,10 @@ def _sets(
     place = np.arange(len(sets))
     other = jnp.any(sets != around, axis=1)
     # Each level alone is quick.
-    wanted = other | (place == len(alone)) if first else other & (place > len(alone))
+    if first:
+        wanted = other | (place == len(alone))
+    else:
+        wanted = other & (place > len(alone))
     return sets, wanted & jnp.any(sets, axis=1)
 
 
@@ -393,7 +400,9 @@ def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
     if not problem.bare:  # else 0, up to rounding
         bound = bound + found.value - jnp.sum(slope * found.point)
     # At a kink no slope says that the search has ended.
-    status = found.status if with_kinks else status_of(residual <= _enough(problem))
+    status = found.status
+    if not with_kinks:
+        status = status_of(residual <= _enough(problem))
     return found._replace(error=error, bound=bound, status=status, aux=None)
 
 
@@ -429,11 +438,9 @@ def _runtime(
     paid = jnp.finfo(problem.dtype).tiny * (problem.setup_load + problem.chain_load > 0)
     # For workers of several kinds 96 are enough in single precision: the worst of 27
     # runtimes was 7e-8 off.
-    nodes = (
-        96
-        if problem.dtype.itemsize == 4 and np.size(data) > np.size(share)
-        else NUM_NODES
-    )
+    nodes = NUM_NODES
+    if problem.dtype.itemsize == 4 and np.size(data) > np.size(share):
+        nodes = 96
     share = jnp.where(used, share + paid, 0)
     return integrate_runtime(
         problem, _plan_of(problem, rule, share, data), num_nodes=nodes
@@ -469,13 +476,18 @@ def _most_probable(
         chance = jnp.clip(late(share), precision.tiny, 1 - precision.epsneg)
         return chance / (1 - chance), None
 
-    rounds = MAX_STEPS if iteration.stepped else _ROUNDS
+    rounds = _ROUNDS
+    if iteration.stepped:
+        rounds = MAX_STEPS
     best = pattern_search(late, start, directions, max_steps=rounds)
     share = best.point
     steps = best.num_steps
     ended = best.status == int(Status.CONVERGED)
     if not iteration.stepped:
-        used = share > 0 if _by_levels(problem) else start >= 0
+        if _by_levels(problem):
+            used = share > 0
+        else:
+            used = start >= 0
         tolerance = _TOLERANCE[start.dtype.itemsize]
         smooth = quasi_newton_descent(odds, used, share, tolerance=tolerance)
         least = smooth.value / (1 + smooth.value)

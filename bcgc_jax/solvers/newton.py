@@ -250,7 +250,10 @@ def _decide(
     total = jnp.sum(x)
     least, *coarser = jnp.min(given.among(slopes, jnp.inf), axis=1)
     gap = 1 - least * total / value
-    doubt = rule_error(least, *coarser) if coarser else jnp.zeros_like(least)
+    if coarser:
+        doubt = rule_error(least, *coarser)
+    else:
+        doubt = jnp.zeros_like(least)
     # The bound is to have the error of the value, and what its own is beyond it.
     off = error / total
     off_before = s.error / jnp.sum(s.x)
@@ -269,7 +272,9 @@ def _decide(
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
-        finer = _FINER if given.workers.law.smooth else _FINER_WITH_KINKS
+        finer = _FINER_WITH_KINKS
+        if given.workers.law.smooth:
+            finer = _FINER
 
         def direction() -> tuple[Array, ...]:
             half = upper()

@@ -122,11 +122,9 @@ def least_gap(problem: Problem) -> float:
     eps = float(jnp.finfo(problem.dtype).eps)
     rounding = (64 + 8 * problem.max_workers) * eps
     # What the normal equations of `polyhedral` resolve: 3e-4 in float32.
-    return (
-        max(rounding, 1e-6, 2500 * eps)
-        if iteration_of(problem).polyhedral
-        else rounding
-    )
+    if iteration_of(problem).polyhedral:
+        return max(rounding, 1e-6, 2500 * eps)
+    return rounding
 
 
 def _loads(problem: Problem, levels: Array) -> Array:

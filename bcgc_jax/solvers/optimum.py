@@ -150,14 +150,18 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     tolerance.
     """
     # The schemes that go by expected times have compiled this.
-    times = expected_times(problem) if problem.has_setup else None
+    times = None
+    if problem.has_setup:
+        times = expected_times(problem)
     found, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
         # All partitions are assessed with this program; plain problems have no other
         # bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
-        bound = None if problem.plain else found.bound
+        bound = found.bound
+        if problem.plain:
+            bound = None
         solution = _judged(problem, solution, bound, options["tolerance"])
     if found.aux is None:
         return solution
@@ -217,7 +221,9 @@ def _searched(
     used = allowed
     rounds = 0
     if problem.has_setup:
-        relaxed = still if problem.convex else with_least_start_up(still)
+        relaxed = still
+        if not problem.convex:
+            relaxed = with_least_start_up(still)
         assert times is not None
         times = jax.lax.stop_gradient(times)
         of_levels = best_levels(relaxed, allowed, times, **options)

@@ -93,9 +93,9 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     groups = tuple(
         tuple(_placed(group, place) for group in level) for level in rule.groups
     )
-    kinds = (
-        None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
-    )
+    kinds = None
+    if rule.kinds is not None:
+        kinds = tuple(rule.kind_of[np.argsort(place)].tolist())
     return replace(plan, completion=OneOfEach(groups, kinds))
 
 

@@ -85,7 +85,9 @@ def judge(
 
     if not by_optima:
         value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)
-        constant = 0 if fresh.bare else value - dot(slope, x)
+        constant = 0
+        if not fresh.bare:
+            constant = value - dot(slope, x)
         below, deviation = _mean(constant + fresh.total * slope.T)
         limit = jnp.min(jnp.where(levels, below - _NORMAL * deviation, jnp.inf))
     else:

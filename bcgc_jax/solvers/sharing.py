@@ -121,11 +121,19 @@ class Sharing(Method):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        stored = "all" if self.max_subsets is None else str(self.max_subsets)
+        stored = "all"
+        if self.max_subsets is not None:
+            stored = str(self.max_subsets)
         chunks = {_CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
-        equal = ", equal chunks" if self.equal_chunks else ""
-        whole = ", whole subsets" if self.whole_subsets else ""
-        copies = ", copies" if self.ends == "sums" else ""
+        equal = ""
+        if self.equal_chunks:
+            equal = ", equal chunks"
+        whole = ""
+        if self.whole_subsets:
+            whole = ", whole subsets"
+        copies = ""
+        if self.ends == "sums":
+            copies = ", copies"
         return f"{self.word}:{stored}{chunks}{equal}{whole}{copies}"
 
     @classmethod
@@ -146,7 +154,10 @@ class Sharing(Method):
         for (field, word), text in zip(fields, texts, strict=False):
             if text != word and not (text.isdecimal() and int(text) > 0):
                 raise wrong
-            numbers[field] = None if text == word else int(text)
+            if text == word:
+                numbers[field] = None
+            else:
+                numbers[field] = int(text)
         return replace(cls(), **numbers)
 
     def check(self, problem: Problem) -> None:

@@ -101,7 +101,9 @@ def solve(
         solution = replace(
             solution, runtime_error=error, lower_bound=lower, history=history
         )
-    kind = solution.kind if iteration.exact and not drawn else "confidence"
+    kind = "confidence"
+    if iteration.exact and not drawn:
+        kind = solution.kind
     return replace(solution, method=method.name, problem=problem, kind=kind)
 
 

@@ -65,7 +65,9 @@ class Subgradient(Method):
         assert key is not None
         found = subgradient_partition(problem.without_delivery, key, self)
         solution = assess(problem, found.point, found.status, found.num_steps)
-        return replace(solution, history=found.aux) if problem.plain else solution
+        if problem.plain:
+            return replace(solution, history=found.aux)
+        return solution
 
 
 class _Search(NamedTuple):
@@ -102,7 +104,9 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     NumPy.
     """
     traced = not at_hand((problem, key, method))
-    xp: Any = jnp if traced else np
+    xp: Any = np
+    if traced:
+        xp = jnp
     start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
     share = start / total
     none: Any = np.asarray(0)

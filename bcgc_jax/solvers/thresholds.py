@@ -144,11 +144,9 @@ class Thresholds(NamedTuple):
 
         Uncoded, where nothing is in time for these.
         """
-        return (
-            self._as_shares(self._programmed(path))
-            if self.overlaps
-            else self.shares(path)
-        )
+        if self.overlaps:
+            return self._as_shares(self._programmed(path))
+        return self.shares(path)
 
     def shares(self, path: Array) -> Array:
         """The same, each level in turn as large as it can be."""

@@ -39,7 +39,9 @@ def missing(storage: Storage, present: Collection[int]) -> str:
 def _named(noun: str, numbers: list[int]) -> str:
     """Such as "chunks 2 and 5"."""
     *others, last = map(str, numbers)
-    return f"{noun}s {', '.join(others)} and {last}" if others else f"{noun} {last}"
+    if others:
+        return f"{noun}s {', '.join(others)} and {last}"
+    return f"{noun} {last}"
 
 
 def _are_absent(count: int) -> str:

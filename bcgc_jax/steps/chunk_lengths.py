@@ -28,7 +28,9 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
     >>> chunk_sizes(3), chunk_sizes(3, equal=True)
     ((4, 4, 2, 1, 1), (4, 4, 4))
     """
-    return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
+    if equal:
+        return (UNITS,) * num_chunks
+    return (UNITS,) * (num_chunks - 1) + _LAST
 
 
 def lengths_of_pieces(

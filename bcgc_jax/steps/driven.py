@@ -111,7 +111,9 @@ def _next_event(
             worker: ledger.begun(worker) for worker in ledger.may_be_given(resting)
         }
         look = paces.next_look(now, ledger.voided, copies)
-    following = look if look < (1 - _ROUNDING) * asked else asked
+    following = asked
+    if look < (1 - _ROUNDING) * asked:
+        following = look
     if following == math.inf:
         raise ValueError(
             "nobody is left who stores the chunks that are missing, and answers"

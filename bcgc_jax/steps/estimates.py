@@ -93,7 +93,9 @@ class Known(NamedTuple):
         means = np.where(count > 0, np.bincount(who, z, workers) / done, usual)
         free = max(len(z) - int(np.count_nonzero(count)), 1)
         noise = float(np.sum((z - means[who]) ** 2)) / free
-        spread = float(means.var(ddof=1)) if workers > 1 else 0.0
+        spread = 0.0
+        if workers > 1:
+            spread = float(means.var(ddof=1))
         known = Known(
             means,
             _KEPT * self.between + spread - noise * float(np.mean(1 / done)),
@@ -128,7 +130,9 @@ class Reader:
     @property
     def fixed(self) -> float:
         """What a chunk takes whatever its size, as a share of a whole one."""
-        return float(np.median(self._fixed)) if self._fixed else 0.0
+        if self._fixed:
+            return float(np.median(self._fixed))
+        return 0.0
 
     def read(self, is_shared: bool, who: np.ndarray, seconds: np.ndarray) -> Estimate:
         """The estimate of a step, whose chunks stand in the order of subsets."""
@@ -184,7 +188,10 @@ def _without_pauses(
         done = np.flatnonzero(step.who == worker)
         longest = done[z[done].argmax()]
         others = done[done != longest]
-        rest = z[others].mean() if others.size else usual[worker]
+        if others.size:
+            rest = z[others].mean()
+        else:
+            rest = usual[worker]
         if z[longest] - rest > _LONG:
             pauses[worker] = (
                 step.seconds[longest] - math.exp(rest) * step.sizes[longest]

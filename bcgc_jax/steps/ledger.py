@@ -222,9 +222,9 @@ class Ledger:
             # what it computes from now on is another sum
             self._closed[worker] = self._filling.pop(worker)
         closed = self._closed.get(worker)
-        return (
-            None if closed is None else (closed.name, frozenset(self._contents[closed]))
-        )
+        if closed is None:
+            return None
+        return (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
         """Whether to add this vector, now: True at most once. The worker can forget it

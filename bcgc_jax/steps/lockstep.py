@@ -128,9 +128,9 @@ def handed_out(
     every = clock.steps
     # The weight of what nobody has begun, and less than nothing for the rest.
     fresh = np.where(np.arange(count + 1) < count, weight, weight.dtype.type(_BEGUN))
-    needs = (
-        None if stored.shape[1] == count else _Needs(weight, stored, holders, workers)
-    )
+    needs = None
+    if stored.shape[1] != count:
+        needs = _Needs(weight, stored, holders, workers)
     for _ in range(count + workers):
         worker = clock.until.argmin(axis=1)
         heard = clock.hear(worker)

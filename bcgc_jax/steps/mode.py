@@ -64,7 +64,9 @@ class Mode(NamedTuple):
     @property
     def share(self) -> float:
         """What sharing saves, as a share of own steps; 0 before anything is known."""
-        return sum(self.saved) / sum(self.own) if self.own else 0.0
+        if self.own:
+            return sum(self.saved) / sum(self.own)
+        return 0.0
 
 
 def _contradicting(saved: tuple[float, ...], own: float) -> int:

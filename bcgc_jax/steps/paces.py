@@ -68,7 +68,9 @@ class Paces:
         seconds = now - self._began[worker]
         self.lost(worker)
         self._last[worker] = self._expected[worker] = seconds / ticks
-        change = self._unknown.discard if seconds > 0 else self._unknown.add
+        change = self._unknown.add
+        if seconds > 0:
+            change = self._unknown.discard
         change(worker)
         self._taken[worker] += seconds
         self._done[worker] += ticks

@@ -247,7 +247,9 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
         return [tuple(range(1, workers))] * chunks
     if stored == 2:
         half = sorted(range(1, (workers + 1) // 2), key=lambda o: 0.618 * o % 1)
-        middle = [workers // 2] if workers % 2 == 0 else []
+        middle = []
+        if workers % 2 == 0:
+            middle = [workers // 2]
         in_turn = [*half, *middle, *(workers - o for o in half)]
         return [(in_turn[c % len(in_turn)],) for c in range(chunks)]
     if stored == 1:

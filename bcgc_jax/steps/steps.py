@@ -76,7 +76,9 @@ class Steps(NamedTuple):
             )
 
         flat = chunks.reshape(len(chunks), -1)
-        costs = None if self.costs is None else dealt(self.costs)
+        costs = None
+        if self.costs is not None:
+            costs = dealt(self.costs)
         return self._replace(lengths=dealt(self.lengths), costs=costs)
 
     def take(self, which: np.ndarray) -> "Steps":
@@ -128,7 +130,9 @@ class Outcome(NamedTuple):
     @property
     def lost(self) -> float:
         """The mean share of a step's samples that are not in the gradient."""
-        return 0.0 if self.used is None else float(np.mean(~self.used))
+        if self.used is None:
+            return 0.0
+        return float(np.mean(~self.used))
 
     def longer(self, steps: Steps) -> float | None:
         """Return how many times as long as all others the lost chunks took; None

@@ -28,7 +28,9 @@ class Storage(NamedTuple):
 
         def holders(subset: int) -> tuple[int, ...]:
             others = [w for w in workers if subset in kept[w] and w != subset]
-            return (subset, *others) if subset in kept[subset] else tuple(others)
+            if subset in kept[subset]:
+                return (subset, *others)
+            return tuple(others)
 
         return cls(tuple((holders(subset),) for subset in workers))
 

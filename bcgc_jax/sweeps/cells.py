@@ -80,7 +80,9 @@ class Cells:
 
     def __len__(self) -> int:
         sizes = [len(values) for values in self.columns.values()]
-        return math.prod(sizes) if self.product else sizes[0]
+        if self.product:
+            return math.prod(sizes)
+        return sizes[0]
 
     def take(self, index: np.ndarray) -> Table:
         """The numbers of some cells, a column each."""
@@ -170,7 +172,9 @@ def groups_of(
     # size for the rest.
     costs = np.zeros(1)
     before = []
-    compilation = 0 if apart else _COMPILATION
+    compilation = _COMPILATION
+    if apart:
+        compilation = 0
     for i, size in enumerate(sizes):
         solving = (ends[i + 1] - ends[: i + 1]) * size**2.5
         of_each = costs + compilation + solving

@@ -124,7 +124,9 @@ def fingerprint(sweep: Sweep) -> str:
 
     That is cells, methods, options, some problems, precision and chunks.
     """
-    key = None if sweep.key is None else jax.random.key_data(sweep.key)
+    key = None
+    if sweep.key is not None:
+        key = jax.random.key_data(sweep.key)
     devices = sweep.mesh.devices
     problems = list[Any]()
     for group in sweep.groups:
@@ -167,7 +169,9 @@ def _field(value: Any) -> Any:
     """Return what CSV is to hold: nothing for NaN, a list with blanks between."""
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return None if value != value else value
+    if value != value:
+        return None
+    return value
 
 
 def _join(names: Sequence[str], files: list[Path], path: Path) -> None:

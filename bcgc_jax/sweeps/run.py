@@ -245,7 +245,9 @@ def _solved(
         if apart:
             numbers["num_workers"] = max_workers
         problem = problem_of(max_workers=max_workers, **numbers)
-        own = None if key is None else jax.random.fold_in(key, index)
+        own = None
+        if key is not None:
+            own = jax.random.fold_in(key, index)
         answers = [
             _answer(problem, method, own, deadline, partitions) for method in methods
         ]
@@ -267,7 +269,9 @@ def _answer(
     partitions: bool,
 ) -> dict[str, Array]:
     """What a method says of a cell."""
-    own = replace(method, deadline=deadline) if method.lacks_deadline else method
+    own = method
+    if method.lacks_deadline:
+        own = replace(method, deadline=deadline)
     solution = solve(problem, own, key=key)
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
@@ -282,7 +286,9 @@ def _answer(
     if deadline is not None:
         status = jnp.where(meets(deadline, "> 0"), status, int(Status.INVALID))
         x = solution.partition
-        chance = unknown if x is None else completion_probability(problem, x, deadline)
+        chance = unknown
+        if x is not None:
+            chance = completion_probability(problem, x, deadline)
         columns["completion_probability"] = chance
     exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
     columns = {
@@ -291,7 +297,10 @@ def _answer(
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
     if partitions:
         none = jnp.full(problem.max_workers, -1)
-        columns["partition"] = none if solution.rounded is None else solution.rounded
+        if solution.rounded is None:
+            columns["partition"] = none
+        else:
+            columns["partition"] = solution.rounded
     return columns
 
 

@@ -122,9 +122,8 @@ def test_a_search_counts_setup_chain_and_start_up_as_partitions_do(x64, monkeypa
         "optimal_partition",
         lambda *_, **asked: found._replace(status=asked["least"]),
     )
-    late = optimal_partition.__wrapped__(
-        replace(problem, start_up=700.0), True, least=709.0
-    )  # type: ignore[attr-defined]
+    search = optimal_partition.__wrapped__  # type: ignore[attr-defined]
+    late = search(replace(problem, start_up=700.0), True, least=709.0)
     assert (late.value, late.bound, late.status) == (
         found.value + 700,
         found.bound + 700,

@@ -25,7 +25,9 @@ def shift_of(first: Recording, other: Recording) -> int:
     """
     fits = {shift: _apart(first, other, shift) for shift in range(-_MOST, _MOST + 1)}
     best = min(fits, key=fits.__getitem__)
-    return best if fits[best] < fits[0] / _CLEARLY else 0
+    if fits[best] < fits[0] / _CLEARLY:
+        return best
+    return 0
 
 
 def _apart(first: Recording, other: Recording, shift: int) -> float:
@@ -39,7 +41,9 @@ def _apart(first: Recording, other: Recording, shift: int) -> float:
         for step in ours
         if step - 1 in ours and {step - shift, step - shift - 1} <= theirs.keys()
     ]
-    return float(np.median(differences)) if len(differences) >= _FEWEST else np.inf
+    if len(differences) >= _FEWEST:
+        return float(np.median(differences))
+    return np.inf
 
 
 def aligned(recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:

@@ -61,7 +61,9 @@ class Events:
         """
         with open(self.path, "rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
-            content: Any = gzip.GzipFile(fileobj=file) if packed else file
+            content: Any = file
+            if packed:
+                content = gzip.GzipFile(fileobj=file)
             text = _Text(io.TextIOWrapper(content, "utf-8", errors="replace"))
             try:
                 self._read_head(text)

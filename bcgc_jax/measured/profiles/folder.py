@@ -28,7 +28,9 @@ def kind_of(path: str) -> str | None:
     if not re.match(rb"\s*[{\[]", head) or not re.search(rb'"traceEvents"|"ph"', head):
         return None
     torch = re.search(rb'"schemaVersion"|"deviceProperties"|"cat":\s*"cpu_op"', head)
-    return TORCH if torch else JAX
+    if torch:
+        return TORCH
+    return JAX
 
 
 def _head(path: str) -> bytes:
@@ -56,7 +58,9 @@ def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | Non
             "there are traces of PyTorch and of JAX: give those of one job"
         )
     kind = next(iter(kinds.values()))
-    read = _read_torch if kind == TORCH else _read_jax
+    read = _read_jax
+    if kind == TORCH:
+        read = _read_torch
     recordings, said = read(list(kinds), chunk_name)
     ranks = joined(recordings)
     if len(ranks) < 2:

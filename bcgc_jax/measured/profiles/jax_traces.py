@@ -60,7 +60,9 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
         elif "hlo_op" in arguments:
             plane = planes.get(event.process, "")
             on_device = plane.startswith("/device:")
-            place = plane if on_device else str(arguments.get("device_ordinal", 0))
+            place = plane
+            if not on_device:
+                place = str(arguments.get("device_ordinal", 0))
             _add(event, devices.setdefault(place, _Device()), chunk_name, path)
     steps = {place: device for place, device in devices.items() if device.collectives}
     if not steps:
@@ -134,7 +136,9 @@ def _steps(
     for each in collectives:
         runs.setdefault(each.run, len(runs))
     if "" not in runs:
-        first = _marked(marks, collectives[0].begin) if marks else 0
+        first = 0
+        if marks:
+            first = _marked(marks, collectives[0].begin)
         return np.array([first + runs[each.run] for each in collectives])
     if not marks:
         raise ValueError(

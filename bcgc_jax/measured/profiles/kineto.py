@@ -59,13 +59,18 @@ def read(path: str, chunk_name: str = FORWARD) -> Kineto:
         side.chunks = device.chunks or host.chunks
     distributed = events.head.get("distributedInfo") or {}
     rank = distributed.get("rank")
-    name = Path(path).name.partition(".")[0] if rank is None else str(rank)
+    if rank is None:
+        name = Path(path).name.partition(".")[0]
+    else:
+        name = str(rank)
     return Kineto(_recording(side, name, path), distributed.get("world_size"))
 
 
 def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -> None:
     _, name, category, begin, end, *_ = event
-    side = device if category.startswith("gpu_") or category == "kernel" else host
+    side = host
+    if category.startswith("gpu_") or category == "kernel":
+        side = device
     if name == chunk_name:
         side.chunks.append((begin, end - begin))
     elif name.startswith("ProfilerStep#"):
@@ -91,7 +96,9 @@ def _kind(name: str) -> str:
     """What a kernel, or a call of gloo, is by its name; names come again and again."""
     if _PAIR.search(name):
         return "pair"
-    return "collective" if _COLLECTIVE.search(name) else "work"
+    if _COLLECTIVE.search(name):
+        return "collective"
+    return "work"
 
 
 def _recording(side: _Side, name: str, path: str) -> Recording:

@@ -1,15 +1,16 @@
 """Intervals of `bcgc advise` against logs of which it is known what was slow.
 
 Each log has chunks and no lengths. What its causes truly add to the loss, and what each
-remedy truly saves, is a mean over very many steps of the same kind. Held: how often an
-interval of 95 % had the true value in it, of the logs in which it was printed.
+remedy truly saves, is a mean over very many steps of the same kind. A remedy that is
+planned on the log saves what the plans of its two halves save there: a user does what
+was planned. Held: how often an interval of 95 % had the true value in it, of the logs
+in which it was printed.
 """
 
 import itertools
-import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,14 @@ from bcgc_jax.measured import Advice, Trace, advise
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.replays import replayed
+from bcgc_jax.measured.replays import halves, replayed
+from bcgc_jax.measured.slowness import model_of
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.names import possible
 from bcgc_jax.schemes.unplanned import Nothing
+from bcgc_jax.steps.rule import LogRule
+from bcgc_jax.steps.steps import Steps
 from experiments.report import each, print_table, run_command, save
 
 KINDS = (
@@ -53,6 +58,17 @@ class Row(NamedTuple):
     mean: float
     logs: int
     held: float
+
+
+class Judgement(NamedTuple):
+    """An interval, and the value that it should hold."""
+
+    interval: Interval
+    true: float
+
+    @property
+    def holds(self) -> bool:
+        return self.interval.low - 1e-9 <= self.true <= self.interval.high + 1e-9
 
 
 class Made(NamedTuple):
@@ -127,39 +143,51 @@ def true_shares(log: Made) -> dict[str, float]:
     return {name: value / whole for name, value in added.items()}
 
 
-def true_savings(
-    rng: np.random.Generator, steps: int, workers: int, kind: Sequence[str]
-) -> dict[str, float]:
-    """Mean savings of remedies that are planned in logs of so many steps, in these and
-    others.
-    """
-    count = math.ceil(
-        min(_TRUE_CHUNKS / 5 / (workers * CHUNKS), _MOST_TRUE_STEPS / 2) / steps
-    )
-    now = 0.0
-    taken: dict[str, float] = defaultdict(float)
-    for _ in range(count):
-        log = made(rng, steps, workers, kind)
-        paces = np.log(log.stays), np.log(log.single)
-        parts = Parts(*paces, log.chunks, np.zeros_like(log.chunks))
-        schemes = possible(Resources(workers)).values()
-        (outcomes,) = replayed(schemes, parts.steps(), [parts.steps()]).draws
-        now += outcomes[Nothing.name].seconds.mean()
-        for name, outcome in outcomes.items():
-            taken[name] += float(outcome.seconds.mean()) / (1 - outcome.lost)
-    return {name: 1 - seconds / now for name, seconds in taken.items()}
+def steps_of(log: Made) -> Steps:
+    paces = np.log(log.stays), np.log(log.single)
+    return Parts(*paces, log.chunks, np.zeros_like(log.chunks)).steps()
 
 
-def advice_on(log: Made) -> Advice:
-    """Advice where questions are free, as in the true savings."""
+def saved_by(rules: Sequence[LogRule], steps: Steps) -> float:
+    """What rules save on average, of the time for a sample that is used."""
+    outcomes = [rule.replay(steps) for rule in rules]
+    taken = [outcome.seconds.mean() / (1 - outcome.lost) for outcome in outcomes]
+    return float(1 - np.mean(taken) / steps.last().mean())
+
+
+def true_savings(steps: Steps) -> dict[str, float]:
+    """What schemes save that learn nothing of a log."""
+    schemes = possible(Resources(steps.pace.shape[1])).values()
+    unplanned = [scheme for scheme in schemes if not scheme.learns]
+    (outcomes,) = replayed(unplanned, steps, [steps]).draws
+    none = outcomes[Nothing.name].seconds.mean()
+    return {
+        name: float(1 - outcome.seconds.mean() / none)
+        for name, outcome in outcomes.items()
+    }
+
+
+def savings_of_plans(trace: Trace, steps: Steps) -> dict[str, float]:
+    """What the plans save that `advise` makes on the halves of a log."""
+    log = model_of(whole_steps(trace))
+    likely = log.as_steps(log.model.without_chance().parts)
+    schemes = possible(Resources(trace.num_workers)).values()
+    saved = {}
+    for scheme in schemes:
+        if scheme.learns:
+            plans = [scheme.plan_on(likely, half) for half in halves(len(likely.pace))]
+            saved[scheme.name] = saved_by(plans, steps)
+    return saved
+
+
+def trace_of(log: Made) -> Trace:
     seconds = log.seconds
     steps, workers = (np.arange(count).astype(str) for count in seconds.shape[:2])
     step, worker = np.indices(seconds.shape[:2]).reshape(2, -1)
     every = Microbatches(seconds)
     times = seconds.sum(axis=2).ravel()
     whole = np.zeros(times.size, bool)
-    trace = Trace(steps, workers, step, worker, times, whole, microbatches=every)
-    return advise(trace, round_trip=0.0)
+    return Trace(steps, workers, step, worker, times, whole, microbatches=every)
 
 
 def printed(advice: Advice) -> Iterator[tuple[str, Interval]]:
@@ -176,21 +204,27 @@ def judged(
     """Compare the intervals of logs of one kind and size with the truth."""
     rng = np.random.default_rng([seed, steps, workers, *map(len, kind)])
     many = int(min(_TRUE_CHUNKS / (workers * CHUNKS), _MOST_TRUE_STEPS))
-    true: Mapping[str, float] = true_shares(made(rng, many, workers, kind))
-    saved = true_savings(rng, steps, workers, kind)
-    true = {**true, **{f"saved by {name}": value for name, value in saved.items()}}
-    found: dict[str, list[Interval]] = defaultdict(list)
+    long_log = made(rng, many, workers, kind)
+    shares = true_shares(long_log)
+    true_steps = steps_of(long_log).take(np.arange(many) < many // 5)
+    unplanned = true_savings(true_steps)
+    judgements: dict[str, list[Judgement]] = defaultdict(list)
     for _ in range(num_logs):
-        for name, interval in printed(advice_on(made(rng, steps, workers, kind))):
-            found[name].append(interval)
-    rows = []
-    for name, intervals in found.items():
-        value = true[name]
-        held = [each.low - 1e-9 <= value <= each.high + 1e-9 for each in intervals]
-        mean = float(np.mean([each.value for each in intervals]))
-        size = " + ".join(kind), steps, workers
-        rows.append(Row(*size, name, value, mean, len(intervals), float(np.mean(held))))
-    return rows
+        trace = trace_of(made(rng, steps, workers, kind))
+        savings = unplanned | savings_of_plans(trace, true_steps)
+        true = shares | {f"saved by {name}": value for name, value in savings.items()}
+        # Questions are free, as in the true savings.
+        for name, interval in printed(advise(trace, round_trip=0.0)):
+            judgements[name].append(Judgement(interval, true[name]))
+    size = " + ".join(kind), steps, workers
+    return [_row(size, name, same) for name, same in judgements.items()]
+
+
+def _row(size: tuple[str, int, int], name: str, judgements: list[Judgement]) -> Row:
+    held = [judgement.holds for judgement in judgements]
+    true = float(np.mean([judgement.true for judgement in judgements]))
+    mean = float(np.mean([judgement.interval.value for judgement in judgements]))
+    return Row(*size, name, true, mean, len(held), float(np.mean(held)))
 
 
 def show(rows: Sequence[Row]) -> None:

@@ -194,7 +194,7 @@ def printed(advice: Advice) -> Iterator[tuple[str, Interval]]:
     """The intervals of an answer, by name."""
     yield from advice.causes.items()
     for row in advice.rows:
-        if row.saved.known:
+        if row.saved.is_known:
             yield f"saved by {row.remedy}", row.saved
 
 

@@ -92,7 +92,7 @@ def show(found: Mapping[str, Advice]) -> None:
             [
                 f"  {row.remedy}",
                 f"{100 * row.saved.value:.1f}"
-                + (f" ({row.saved.in_percent()})" if row.saved.known else ""),
+                + (f" ({row.saved.in_percent()})" if row.saved.is_known else ""),
                 f"{100 * row.lost:.1f}" if row.lost else "",
                 "advised" if row.remedy == advice.advised else "",
             ]

@@ -60,7 +60,7 @@ def answer(question: AdviseOptions) -> None:
 
     def table() -> None:
         if log:
-            print_lines(*log.found)
+            print_lines(*log.remarks)
         _print(short_name(question.logs), advice)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.collective is not None
@@ -71,7 +71,7 @@ def answer(question: AdviseOptions) -> None:
             print_lines(*perhaps_jitter(advice.steps.times))
 
     if log and question.output != "table":
-        say(f"bcgc: {' '.join(log.found)}")
+        say(f"bcgc: {' '.join(log.remarks)}")
     output.print_answer(question, rows, lambda: _json(advice), table, csv_names(ADVICE))
     if advice.alike and question.output == "csv":
         say(f"bcgc: {advice.alike_in_words()[0]}")
@@ -191,7 +191,7 @@ def _print_rows(advice: Advice) -> None:
     saved = next(column for column in ADVICE if column.name == "saved")
     interval: Shown = (
         "95 %",
-        lambda row: row.saved.in_percent() if row.saved.known else "",
+        lambda row: row.saved.in_percent() if row.saved.is_known else "",
     )
     by_model: Shown = "by model", lambda row: " to ".join(map(percent, row.range))
     columns = table_of(

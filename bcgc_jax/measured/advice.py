@@ -167,7 +167,7 @@ def advise(
     ('sharing:3', '1')
     """
     whole = whole_steps(trace)
-    if whole.few:
+    if whole.too_small:
         raise ValueError(
             "advice needs two workers or more, and two steps with a time of each. "
             f"Workers in the log: {trace.num_workers}. Steps with a time of each: "
@@ -241,7 +241,7 @@ def _by_models(
     # By all models a worker takes the same seconds.
     coded = {code.name: replays.draws[0][code.name] for code in codes}
     schemes = [scheme for name, scheme in replays.schemes.items() if name not in coded]
-    for changed in log.others:
+    for changed in log.other_models:
         steps = _as_steps(log, changed(best), map(changed, draws))
         outcomes = replayed(schemes, *steps, chosen=True).draws
         models.append(savings_of([coded | ended for ended in outcomes], seed))
@@ -276,17 +276,15 @@ def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
 
 
 def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
-    """Those that are replaced in a half of the steps; of each the first that is
-    listed.
-    """
+    """The workers that are replaced in half of the steps, each as first listed."""
     first, second = halves(len(steps.pace))
     replaced = stay_slow(steps, first) | stay_slow(steps, second)
     names = {str(name) for name in slowness.steps.trace.worker_names[replaced]}
-    found: dict[str, SlowWorker] = {}
+    stretches: dict[str, SlowWorker] = {}
     for worker in slowness.slow_workers:
         if worker.worker in names:
-            found.setdefault(worker.worker, worker)
-    return list(found.values())
+            stretches.setdefault(worker.worker, worker)
+    return list(stretches.values())
 
 
 def _stays(random: np.ndarray) -> bool:

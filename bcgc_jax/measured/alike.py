@@ -125,5 +125,5 @@ def workers_alike(times: np.ndarray) -> bool:
     far = np.mean(times > _FAR * np.median(times, axis=1, keepdims=True))
     common, between = deviations(times)
     differences = len(times) * (times.shape[1] - 1)
-    needed = _COMMON * (1 + _FOR_FEW / differences)
-    return bool(far <= _SELDOM and common >= needed * between)
+    least_ratio = _COMMON * (1 + _FOR_FEW / differences)
+    return bool(far <= _SELDOM and common >= least_ratio * between)

@@ -42,21 +42,23 @@ def shares_of(
       seed: of the resampled steps.
     """
     resampled = _resampled(draws, seed)
-    every = [(resampled.values, resampled)]
+    estimates = [(resampled.values, resampled)]
     if without is not None:
         # Draws with it are of chance: their middle is the median.
-        every = [(np.median(resampled.drawn, axis=0), resampled)]
+        estimates = [(np.median(resampled.drawn, axis=0), resampled)]
         resampled = _resampled(without, seed)
-        every.append((resampled.values, resampled))
+        estimates.append((resampled.values, resampled))
     positive = np.maximum(resampled.values, 0.0)
     values = positive / max(float(positive.sum()), 1e-300)
     intervals = []
     for k, value in enumerate(values.tolist()):
         ends = [
             widened(
-                middle[k], np.quantile(found.drawn[:, k], _ENDS), found.influence[:, k]
+                middle[k],
+                np.quantile(estimate.drawn[:, k], _ENDS),
+                estimate.influence[:, k],
             )
-            for middle, found in every
+            for middle, estimate in estimates
         ]
         low, high = np.clip([np.min(ends), np.max(ends)], 0.0, 1.0).tolist()
         intervals.append(Interval(value, min(low, value), max(high, value)))

@@ -121,20 +121,21 @@ def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
     size = len(CAUSES)
     counts = range(size + 1)
     sets = [
-        frozenset(some) for k in counts for some in itertools.combinations(CAUSES, k)
+        frozenset(causes)
+        for k in counts
+        for causes in itertools.combinations(CAUSES, k)
     ]
     loss_of = {
-        some: loss(parts.until_met(some, lock_step=lock_step)).sum(axis=1)
-        for some in sets
+        causes: loss(parts.until_met(causes, lock_step=lock_step)).sum(axis=1)
+        for causes in sets
     }
     added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
     for cause in CAUSES:
-        for others in sets:
-            if cause not in others:
-                orders = math.factorial(len(others)) * math.factorial(
-                    size - 1 - len(others)
-                )
-                gain = loss_of[others | {cause}] - loss_of[others]
+        for causes in sets:
+            if cause not in causes:
+                before = len(causes)
+                orders = math.factorial(before) * math.factorial(size - 1 - before)
+                gain = loss_of[causes | {cause}] - loss_of[causes]
                 added[cause] += orders / math.factorial(size) * gain
     return added
 
@@ -219,28 +220,30 @@ def model_of_chunks(parts: Microbatches) -> Model:
         pauses = length * pauses_for_length(parts.seconds / length)
     else:
         pauses = np.zeros_like(parts.seconds)
-    rest = parts.seconds - pauses
-    paces = rest.sum(axis=2) / length.sum(axis=2)
-    logs = np.log(rest / length)
-    scores = scores_of(rest / length)
+    work = parts.seconds - pauses
+    paces = work.sum(axis=2) / length.sum(axis=2)
+    logs = np.log(work / length)
+    scores = scores_of(work / length)
     rng = np.random.default_rng(0)
     steady = levels(scores, paces)
-    without = scores_of(rest / length / np.exp(steady)[:, :, None])
+    scores_without_steady = scores_of(work / length / np.exp(steady)[:, :, None])
     count = _FEWER_DRAWS
     if parts.seconds.size < _MANY_CHUNKS:
         count = _DRAWS
-    drawn = _levels_drawn(steady, without, paces, count, rng)
-    random, others, shows = random_of(
+    steady_draws = _levels_drawn(steady, scores_without_steady, paces, count, rng)
+    random, random_draws, shows = random_of(
         logs - steady[:, :, None],
-        [logs - level[:, :, None] for level in drawn],
+        [logs - level[:, :, None] for level in steady_draws],
         np.random.default_rng(0),
     )
 
     def of(level: np.ndarray, pace: np.ndarray) -> Parts:
-        return Parts(level, pace, rest / np.exp(level + pace)[:, :, None], pauses)
+        return Parts(level, pace, work / np.exp(level + pace)[:, :, None], pauses)
 
     slow = _slow_in_all(scores, paces)
-    return Model(of(steady, random), list(map(of, drawn, others)), shows, slow)
+    return Model(
+        of(steady, random), list(map(of, steady_draws, random_draws)), shows, slow
+    )
 
 
 def _slow_in_all(scores: np.ndarray, times: np.ndarray) -> dict[int, float]:

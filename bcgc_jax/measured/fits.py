@@ -136,13 +136,13 @@ def _check_values(whole: np.ndarray) -> None:
 
 
 def _known_names(distributions: Sequence[str] | None, cut: np.ndarray) -> list[str]:
-    known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
-    names = known
+    possible_names = [name for name in FAMILIES if name != "uniform" or not cut.any()]
+    names = possible_names
     if distributions is not None:
         names = list(distributions)
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in possible_names]:
         text = f"no distribution {unknown[0]!r} for these times"
-        raise ValueError(f"{text}; known: {', '.join(known)}")
+        raise ValueError(f"{text}; known: {', '.join(possible_names)}")
     return names
 
 
@@ -162,21 +162,21 @@ def _fit(
 ) -> Fit:
     # All work is done in batches of one size, at most 2^17 times: each function is
     # compiled once.
-    most = max(3, 2**17 // len(sample.times))
-    batches = math.ceil(num_replicates / most)
+    largest_batch = max(3, 2**17 // len(sample.times))
+    batches = math.ceil(num_replicates / largest_batch)
     batch = max(3, math.ceil(num_replicates / batches))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     best, likelihood = _maximum(family, sample, data)
     keys = jax.random.split(key, batches)
     drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
-    again = [_search(family, samples, best)[0] for samples in drawn]
-    replicates = np.concatenate(again)
+    refits = [_search(family, samples, best)[0] for samples in drawn]
+    replicates = np.concatenate(refits)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
     bias = replicates[good].mean(axis=0) - best[0]
     law, ks, ad = (values[0] for values in _corrected(family, data, best, bias))
     far = [
         _corrected(family, samples, parameters, bias)[1:]
-        for samples, parameters in zip(drawn, again, strict=True)
+        for samples, parameters in zip(drawn, refits, strict=True)
     ]
     farther = np.concatenate(far, axis=1)[:, good] >= np.array([[ks], [ad]])
     ks_pvalue, ad_pvalue = (1 + farther.sum(axis=1)) / (1 + good.sum())
@@ -203,8 +203,8 @@ def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, 
     copies = math.ceil(len(data.times) / len(guesses))
     starts = np.tile(guesses, (copies, 1))[: len(data.times)]
     ends, likelihoods = map(np.asarray, _search(family, data, starts))
-    at = int(np.nanargmax(likelihoods))
-    return np.broadcast_to(ends[at], ends.shape), float(likelihoods[at])
+    best = int(np.nanargmax(likelihoods))
+    return np.broadcast_to(ends[best], ends.shape), float(likelihoods[best])
 
 
 def _corrected(

@@ -39,7 +39,7 @@ class Interval(NamedTuple):
         return self.low > 0
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         return not math.isnan(self.low)
 
     def in_percent(self) -> str:
@@ -62,9 +62,10 @@ def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.
     rng = np.random.default_rng(seed)
     # Of ten thousand steps all at once would take gigabytes.
     groups = math.ceil(count * size * width / _AT_ONCE)
-    counts = [len(group) for group in np.array_split(np.arange(count), groups)]
+    group_sizes = [len(group) for group in np.array_split(np.arange(count), groups)]
     means = [
-        series[rng.integers(size, size=(few, size))].mean(axis=1) for few in counts
+        series[rng.integers(size, size=(group_size, size))].mean(axis=1)
+        for group_size in group_sizes
     ]
     return np.concatenate(means)
 

@@ -11,14 +11,15 @@ from bcgc_jax.measured.words import counted
 def left_out_in_words(steps: WholeSteps) -> list[str]:
     """Say which steps are left out; nothing where none is."""
     timed = np.isfinite(steps.table)
-    rest = int(np.sum(~timed.all(axis=1))) - len(_with_fewer_chunks(steps))
+    num_incomplete = int(np.sum(~timed.all(axis=1))) - len(_with_fewer_chunks(steps))
     said = fewer_chunks_in_words(steps)
-    if rest:
+    if num_incomplete:
         counts = timed.sum(axis=0)
         worker = int(counts.argmin())
         name = steps.trace.worker_names[worker]
         said.append(
-            f"Left out: {counted(rest, 'step')} in which a worker has no whole time."
+            f"Left out: {counted(num_incomplete, 'step')} in which a worker has no "
+            "whole time."
         )
         said.append(
             f"Worker {name} has one in {counts[worker]} of "
@@ -35,13 +36,15 @@ def fewer_chunks_in_words(steps: WholeSteps) -> list[str]:
     if not counts.size:
         return []
     assert steps.trace.microbatches is not None
-    most = steps.trace.microbatches.seconds.shape[2]
+    num_chunks = steps.trace.microbatches.seconds.shape[2]
     left = f"Left out: {counted(len(counts), 'step')} in which"
     if np.all(counts == counts[:, :1]):
         fewer = " or ".join(map(str, np.unique(counts)))
         apart = "Ask about these steps again in a log of their own."
-        return [f"{left} each worker has {fewer} of {most} chunks. {apart}"]
-    said = f"{left} a worker has fewer than {most} chunks, {counts.min()} at least."
+        return [f"{left} each worker has {fewer} of {num_chunks} chunks. {apart}"]
+    said = (
+        f"{left} a worker has fewer than {num_chunks} chunks, {counts.min()} at least."
+    )
     if len(counts) == 1:  # where a log breaks off
         return [said]
     sums = (

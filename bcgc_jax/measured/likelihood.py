@@ -60,12 +60,14 @@ class Sample(NamedTuple):
     @property
     def spacing(self) -> Array:
         """The mean distance of the smallest √K times."""
-        few = int(len(self.times) ** 0.5) + 1
+        num_smallest = int(len(self.times) ** 0.5) + 1
         lowest = self.times
         if self.censored is not None:
             lowest = jnp.sort(self.whole(self.times, jnp.inf))
-        reach = jnp.where(jnp.isfinite(lowest[few]), lowest[few], self.times[-1])
-        return jnp.maximum((reach - lowest[0]) / few, 1e-9 * lowest[0])
+        reach = jnp.where(
+            jnp.isfinite(lowest[num_smallest]), lowest[num_smallest], self.times[-1]
+        )
+        return jnp.maximum((reach - lowest[0]) / num_smallest, 1e-9 * lowest[0])
 
 
 def sorted_times(

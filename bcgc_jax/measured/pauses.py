@@ -83,11 +83,11 @@ def pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
     order = np.argsort(length, axis=None, kind="stable")
     usual = np.empty(ratio.size)
     deviation = np.empty(ratio.size)
-    for some in np.array_split(order, max(1, ratio.size // _BIN)):
-        own = ratio.ravel()[some]
-        usual[some] = np.median(own)
-        deviation[some] = max(
-            1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION
+    for places in np.array_split(order, max(1, ratio.size // _BIN)):
+        ratios = ratio.ravel()[places]
+        usual[places] = np.median(ratios)
+        deviation[places] = max(
+            1.4826 * np.median(np.abs(ratios - usual[places])), _LEAST_DEVIATION
         )
     usual = usual.reshape(ratio.shape)
     deviation = deviation.reshape(ratio.shape)

@@ -53,18 +53,20 @@ def _planning(scheme: Scheme, steps: Steps) -> np.ndarray:
     S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan
     of m steps (the jackknife).
     """
-    every = len(steps.pace)
-    planning = np.zeros(every)
-    if every > _MANY_STEPS:
+    num_steps = len(steps.pace)
+    planning = np.zeros(num_steps)
+    if num_steps > _MANY_STEPS:
         return planning
-    for planned in halves(every):
+    for planned in halves(num_steps):
         count = int(planned.sum())
         rules = scheme.without_each(steps, planned) if count > 1 else ()
         if not rules:
             continue
-        others = steps.take(~planned)
-        means = np.array([rule.replay(others).seconds.sum() / every for rule in rules])
-        planning[planned] = every * (count - 1) / count * (means.mean() - means)
+        other_steps = steps.take(~planned)
+        means = np.array(
+            [rule.replay(other_steps).seconds.sum() / num_steps for rule in rules]
+        )
+        planning[planned] = num_steps * (count - 1) / count * (means.mean() - means)
     return planning
 
 
@@ -85,7 +87,7 @@ def replayed(
         place.
     """
     seats = seats_of(draws[0], len(draws))
-    every = Steps.joined(
+    all_draws = Steps.joined(
         [draw.seated(seat) for draw, seat in zip(draws, seats, strict=True)]
     )
     done: dict[str, Scheme] = {}
@@ -98,11 +100,12 @@ def replayed(
             outcomes.append([judged(scheme, draw) for draw in draws])
         else:
             # A step depends on no other: all draws are replayed at once.
-            outcome = judged(scheme, every)
+            outcome = judged(scheme, all_draws)
             if not chosen and scheme.instead is not None:
-                other = judged(scheme.instead, every)
-                if _takes_less(other, outcome, len(draws)):
-                    done[scheme.name], outcome = scheme.instead, other
+                alternative = judged(scheme.instead, all_draws)
+                if _takes_less(alternative, outcome, len(draws)):
+                    done[scheme.name] = scheme.instead
+                    outcome = alternative
             outcomes.append(outcome.split(len(draws)))
     by_draw = [
         dict(zip(done, drawn, strict=True)) for drawn in zip(*outcomes, strict=True)
@@ -110,11 +113,9 @@ def replayed(
     return Replays(done, by_draw)
 
 
-def _takes_less(other: Outcome, outcome: Outcome, draws: int) -> bool:
-    """Whether the other one takes less time in both halves; draws are one behind the
-    other.
-    """
-    less = (outcome.seconds - other.seconds).reshape(draws, -1).mean(axis=0)
+def _takes_less(alternative: Outcome, outcome: Outcome, draws: int) -> bool:
+    """Whether the alternative takes less time in both halves of the steps."""
+    less = (outcome.seconds - alternative.seconds).reshape(draws, -1).mean(axis=0)
     return all(less[half].mean() > 0 for half in halves(len(less)))
 
 

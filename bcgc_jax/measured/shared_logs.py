@@ -43,10 +43,10 @@ class _Group(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        own = np.repeat(
+        own_workers = np.repeat(
             np.arange(len(self.workers)), self.who.size // len(self.workers)
         )
-        return bool(np.any(self.shares < 1) or np.any(self.who != own))
+        return bool(np.any(self.shares < 1) or np.any(self.who != own_workers))
 
 
 def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
@@ -61,19 +61,21 @@ def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
     >>> [row for _, row in own_rows(rows, header, {name: name for name in header})][2:]
     [['1', 'b', 'b', '0', '1', '6.0'], ['1', 'b', 'b', '1', '1', '6.0']]
     """
-    at = {name: header.index(names.get(name, name)) for name in _Places._fields[:-1]}
+    index_of = {
+        name: header.index(names.get(name, name)) for name in _Places._fields[:-1]
+    }
     places = _Places(
-        **at, load=header.index(names["load"]) if "load" in names else None
+        **index_of, load=header.index(names["load"]) if "load" in names else None
     )
     reader: Reader | None = None
-    for _, of_step in itertools.groupby(rows, lambda row: row[1][places.step]):
-        known = list(of_step)
-        group = _group(known, places)
+    for _, numbered_rows in itertools.groupby(rows, lambda row: row[1][places.step]):
+        step_rows = list(numbered_rows)
+        group = _group(step_rows, places)
         if group is None:
             # Own steps as they are, also broken ones: who reads them says what is
             # wrong.
-            if all(row[places.worker] == row[places.subset] for _, row in known):
-                yield from known
+            if all(row[places.worker] == row[places.subset] for _, row in step_rows):
+                yield from step_rows
             continue
         size = len(group.workers)
         if reader is None or reader.num_workers != size:
@@ -82,7 +84,7 @@ def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
             reader.shares = group.shares[: group.who.size // size]
         estimate = reader.read(group.is_shared, group.who, group.seconds)
         yield from (
-            _as_own(reader, estimate, group, places) if group.is_shared else known
+            _as_own(reader, estimate, group, places) if group.is_shared else step_rows
         )
 
 

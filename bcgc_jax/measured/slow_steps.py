@@ -176,10 +176,10 @@ def _density(laws: Laws) -> Density:
     shrunk = laws.residuals.ravel() / math.sqrt(1 + (width / laws.deviation) ** 2)
     places = np.clip(np.round(shrunk / cell).astype(int) + half, 0, 2 * half)
     counts = np.bincount(places, minlength=2 * half + 1) / places.size
-    at = np.arange(-half, half + 1) * cell
+    grid = np.arange(-half, half + 1) * cell
     reach = min(int(4 * width / cell) + 1, half)
-    kernel = np.exp(-0.5 * (at[half - reach : half + reach + 1] / width) ** 2)
-    wide = np.exp(-0.5 * (at / (3 * laws.deviation)) ** 2)
+    kernel = np.exp(-0.5 * (grid[half - reach : half + reach + 1] / width) ** 2)
+    wide = np.exp(-0.5 * (grid / (3 * laws.deviation)) ** 2)
     body = np.convolve(counts, kernel / kernel.sum(), "same")
     mixed = (1 - _TAIL) * body + _TAIL * wide / wide.sum()
     return Density(np.log(mixed + 1e-12).astype(np.float32), cell)
@@ -204,10 +204,10 @@ def _random_drawn(
     summed = np.cumsum(likely, axis=2)
     total = summed[:, :, -1:]
     uniform = rng.random((*total.shape[:2], 1)).astype(np.float32)
-    found = np.minimum(np.sum(uniform * total > summed, axis=2), len(points) - 1)
+    index = np.minimum(np.sum(uniform * total > summed, axis=2), len(points) - 1)
     of_mean = laws.deviation**2 / z.shape[2]
     kept = spacing**2 / 12 / (spacing**2 / 12 + of_mean)
-    middle = points[found]
+    middle = points[index]
     apart = z.mean(axis=2) - common - middle
     within = math.sqrt(kept * of_mean) * rng.standard_normal(middle.shape)
     return middle + kept * apart + within, np.mean(
@@ -216,19 +216,21 @@ def _random_drawn(
 
 
 def _common_moved(
-    rest: np.ndarray,
+    without_random: np.ndarray,
     common: np.ndarray,
     laws: Laws,
     density: Density,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Move a given z - B, by a step of Metropolis, `[S, 1]`."""
-    steps, workers, chunks = rest.shape
+    """Move a by a step of Metropolis, given z - B, `[S, 1]`."""
+    steps, workers, chunks = without_random.shape
     length = 1.5 * laws.deviation / math.sqrt(chunks * workers)
     tried = common + length * rng.standard_normal((steps, 1))
-    gain = density.of(rest - tried[:, :, None]) - density.of(rest - common[:, :, None])
-    taken = np.log(rng.random(steps)) < gain.sum(axis=(1, 2))
-    return np.where(taken[:, None], tried, common)
+    gain = density.of(without_random - tried[:, :, None]) - density.of(
+        without_random - common[:, :, None]
+    )
+    accepted = np.log(rng.random(steps)) < gain.sum(axis=(1, 2))
+    return np.where(accepted[:, None], tried, common)
 
 
 def _learnt(
@@ -240,10 +242,12 @@ def _learnt(
     for _ in range(_ROUNDS):
         density = _density(laws)
         random, chances = _random_drawn(z, common, laws, density, rng)
-        rest = z - random[:, :, None]
-        common = _common_moved(rest, common, laws, density, rng)
+        without_random = z - random[:, :, None]
+        common = _common_moved(without_random, common, laws, density, rng)
         chances = (1 - _FLOOR) * chances + _FLOOR / len(chances)
-        laws = laws._replace(chances=chances, residuals=rest - common[:, :, None])
+        laws = laws._replace(
+            chances=chances, residuals=without_random - common[:, :, None]
+        )
     return laws, common
 
 
@@ -280,10 +284,10 @@ def random_of(
     if max(variance.between, variance.within) < _ROUNDING**2:
         return np.zeros(z.shape[:2]), [np.zeros(z.shape[:2]) for _ in redrawn], False
     deviation = max(math.sqrt(variance.within), _ROUNDING)
-    every = math.ceil(z.shape[0] * z.shape[1] / _LEARNT_FROM)
+    stride = math.ceil(z.shape[0] * z.shape[1] / _LEARNT_FROM)
     least = max(variance.between, variance.error(0.0), 1e-12)
-    laws, common = _learnt(z[::every], least, deviation, rng)
-    if every > 1:
+    laws, common = _learnt(z[::stride], least, deviation, rng)
+    if stride > 1:
         _, common = _drawn(z, _medians(z), laws, rng)
     normal = NormalDist().inv_cdf
     chance = np.array([normal((d + 0.5) / len(redrawn)) for d in range(len(redrawn))])

@@ -61,14 +61,14 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     """
     apart = np.log(times / np.nanmedian(times, axis=1, keepdims=True))
     stretches = _unlike(scores)
-    others = _outside(stretches, times.shape)
-    if not others.any(axis=1).all():
+    outside = _outside(stretches, times.shape)
+    if not outside.any(axis=1).all():
         # As of two workers, one slow and one fast: the fast one is the usual one.
-        stretches = [some for some in stretches if _mean_in(some, scores) > 0]
-        others = _outside(stretches, times.shape)
+        stretches = [stretch for stretch in stretches if _mean_in(stretch, scores) > 0]
+        outside = _outside(stretches, times.shape)
     kept = np.zeros(times.shape)
     for worker, first, stop in stretches:
-        usual = _trimmed_mean(apart[first:stop][others[first:stop]])
+        usual = _trimmed_mean(apart[first:stop][outside[first:stop]])
         kept[first:stop, worker] = _trimmed_mean(apart[first:stop, worker]) - usual
     return kept
 
@@ -188,9 +188,9 @@ def _unlike(scores: np.ndarray) -> list[Stretch]:
     normal = scores / (deviation * math.sqrt(dependence))
     threshold = 2 * math.log(scores.size) + _ABOVE_CHANCE
     unlike = []
-    for worker, own in enumerate(normal.T):
-        for first, stop in _level_stretches(own, threshold):
-            if own[first:stop].mean() ** 2 * (stop - first) > threshold:
+    for worker, worker_scores in enumerate(normal.T):
+        for first, stop in _level_stretches(worker_scores, threshold):
+            if worker_scores[first:stop].mean() ** 2 * (stop - first) > threshold:
                 unlike.append((worker, first, stop))
     return _no_chance(scores / np.minimum(deviation, 1), unlike, threshold * dependence)
 
@@ -205,18 +205,18 @@ def _no_chance(
     (θ m - K(θ))} where K(θ) = ln E e^{θ score} (Chernoff). For normal scores the
     exponent is -n m² / 2. E is the mean over all scores outside the stretches.
     """
-    others = scores[_outside(stretches, scores.shape)]
-    if not stretches or not others.size:
+    usual_scores = scores[_outside(stretches, scores.shape)]
+    if not stretches or not usual_scores.size:
         return stretches
-    slow = _cumulants(others)
-    fast = _cumulants(-others)
+    slow = _cumulants(usual_scores)
+    fast = _cumulants(-usual_scores)
     kept = []
-    for some in stretches:
-        _, first, stop = some
-        mean = _mean_in(some, scores)
+    for stretch in stretches:
+        _, first, stop = stretch
+        mean = _mean_in(stretch, scores)
         exponents = _TILTS * abs(mean) - (slow if mean > 0 else fast)
         if 2 * exponents.max() * (stop - first) > threshold:
-            kept.append(some)
+            kept.append(stretch)
     return kept
 
 
@@ -236,12 +236,14 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):
         measured = np.isfinite(row)
-        own = row[measured]
-        ordered = np.sort(own)
-        both = np.searchsorted(ordered, own, "left") + np.searchsorted(
-            ordered, own, "right"
+        values = row[measured]
+        ordered = np.sort(values)
+        rank_sums = np.searchsorted(ordered, values, "left") + np.searchsorted(
+            ordered, values, "right"
         )
-        ranks[step, measured] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
+        ranks[step, measured] = math.sqrt(12) * (
+            rank_sums / 2 / max(values.size, 1) - 0.5
+        )
     return ranks
 
 
@@ -302,9 +304,9 @@ def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int
     sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size
     for length in lengths:
-        rest = size - length
-        if min(length, rest) >= _SHORTEST:
-            gains = (sums[length:] - sums[:-length]) ** 2 * size / (length * rest)
+        remainder = size - length
+        if min(length, remainder) >= _SHORTEST:
+            gains = (sums[length:] - sums[:-length]) ** 2 * size / (length * remainder)
             first = int(gains.argmax())
             best = max(best, (float(gains[first]), first, first + int(length)))
     return best

@@ -200,14 +200,14 @@ class Slowness:
             STEADY in self.causes and self.cause_shows(STEADY)
         ):
             return []
-        shown = [
+        causes = [
             (share.value, name)
             for name, share in self.causes.items()
             if self.cause_shows(name)
         ]
-        shown.sort(key=lambda each: -each[0])
+        causes.sort(key=lambda pair: -pair[0])
         shares = [
-            f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in shown
+            f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in causes
         ]
         said = [
             "Workers do not end together. Of the time that this costs, "
@@ -266,15 +266,18 @@ class Slowness:
         )
 
     def slow_workers_in_words(self) -> list[str]:
-        every = None
+        period = None
         if self.too_few:
-            every = f"all {counted(self.num_steps, 'step')}"
+            period = f"all {counted(self.num_steps, 'step')}"
         said = [
-            slow.in_words(f"Worker {slow.worker}", every)
+            slow.in_words(f"Worker {slow.worker}", period)
             for slow in self.slow_workers[:MOST_TOLD]
         ]
-        if (more := len(self.slow_workers) - MOST_TOLD) > 0:
-            said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
+        num_untold = len(self.slow_workers) - MOST_TOLD
+        if num_untold == 1:
+            said.append("There is 1 more of these.")
+        if num_untold > 1:
+            said.append(f"There are {num_untold} more of these.")
         return said
 
     def together_in_words(self) -> str:
@@ -351,8 +354,8 @@ class Log(NamedTuple):
     Attributes:
       steps: that it is of.
       model: of the seconds.
-      others: what makes other parts of the same seconds, by which other causes are
-        slow.
+      other_models: what makes other parts of the same seconds, by which other causes
+        are slow.
       costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not
         known.
       line: predicts a chunk's seconds from its load, by which the costs are.
@@ -363,7 +366,7 @@ class Log(NamedTuple):
 
     steps: WholeSteps
     model: Model
-    others: Sequence[Callable[[Parts], Parts]]
+    other_models: Sequence[Callable[[Parts], Parts]]
     costs: np.ndarray | None
     line: LoadLine | None
     recorded: bool
@@ -378,13 +381,17 @@ class Log(NamedTuple):
         """The causes that the log tells apart, each after its name among those of
         `losses`.
         """
-        few = len(self.model.parts.data) < FEWEST_STEPS
+        few_steps = len(self.model.parts.data) < FEWEST_STEPS
         if not self.recorded:
             lengths = []
             if self.line is not None:
                 lengths = [("data", "data")]
-            return [*lengths, *([] if few else [("steady", STEADY)]), ("random", REST)]
-        if few:
+            return [
+                *lengths,
+                *([] if few_steps else [("steady", STEADY)]),
+                ("random", REST),
+            ]
+        if few_steps:
             workers = [("random", WORKERS)]
         else:
             workers = [("steady", STEADY), ("random", "random")]
@@ -399,9 +406,9 @@ class Log(NamedTuple):
         return self._added(self.model.without_chance().draws)
 
     def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
-        each = [losses(parts, lock_step=self.lock_step) for parts in draws]
+        losses_of_draws = [losses(parts, lock_step=self.lock_step) for parts in draws]
         return {
-            name: np.stack([added[cause] for added in each])
+            name: np.stack([added[cause] for added in losses_of_draws])
             for cause, name in self.causes()
         }
 
@@ -409,17 +416,19 @@ class Log(NamedTuple):
         """The shares of the causes, and as how many steps one counts that depend on
         each other.
         """
-        every, without = self._added(self.model.draws), None
+        added, without = self._added(self.model.draws), None
         if not self.model.random_shows:
             without = self._stacked(self.losses())
-        found = shares_of(self._stacked(every), without, seed)
-        causes = dict(zip(every, found.intervals, strict=True))
-        shown = [
-            f
-            for f, share in zip(found.dependence, found.intervals, strict=True)
+        shares = shares_of(self._stacked(added), without, seed)
+        causes = dict(zip(added, shares.intervals, strict=True))
+        dependences = [
+            dependence
+            for dependence, share in zip(
+                shares.dependence, shares.intervals, strict=True
+            )
             if share.shows
         ]
-        return causes, max(shown, default=1.0)
+        return causes, max(dependences, default=1.0)
 
     def _stacked(self, added: dict[str, np.ndarray]) -> np.ndarray:
         """`[D, S, K]`; where all take one time, rounding is no cause."""
@@ -460,7 +469,7 @@ def long_start_in_words(steps: WholeSteps) -> list[str]:
 def slowness_in(trace: Trace) -> Slowness | None:
     """Return what slows the steps; None for less than two whole steps or workers."""
     steps = whole_steps(trace)
-    if steps.few:
+    if steps.too_small:
         return None
     return slowness_of(model_of(steps))
 
@@ -551,8 +560,10 @@ def _without_chunks(
     costs: np.ndarray | None = None,
     line: LoadLine | None = None,
 ) -> Log:
-    others = [as_data, as_one_chunk]
-    return Log(steps, model, others, costs, line, recorded=False, told_apart=False)
+    other_models = [as_data, as_one_chunk]
+    return Log(
+        steps, model, other_models, costs, line, recorded=False, told_apart=False
+    )
 
 
 def _model_of_parts(
@@ -569,13 +580,15 @@ def _model_of_parts(
         ordered._replace(seconds=ordered.seconds / unit, forward=forward)
     )
     told_apart = parts.load is not None or parts.forward is not None
-    others = []
+    other_models = []
     if not told_apart and as_pauses(model.parts).pauses.any():
-        others = [as_pauses]
+        other_models = [as_pauses]
     costs, line = None, None
     if parts.load is not None:
         costs, line = _costs(parts.seconds, parts.load)
-    return Log(steps, model, others, costs, line, recorded=True, told_apart=told_apart)
+    return Log(
+        steps, model, other_models, costs, line, recorded=True, told_apart=told_apart
+    )
 
 
 def _model_of_loads(
@@ -616,15 +629,15 @@ def _levels(log: Log) -> tuple[np.ndarray, np.ndarray]:
     if log.recorded or log.line is not None:
         return log.steps.places, log.model.parts.steady
     table = log.steps.table
-    known = np.flatnonzero(np.isfinite(table).any(axis=1))
-    return known, levels(ranks_of(table[known]), table[known])
+    places = np.flatnonzero(np.isfinite(table).any(axis=1))
+    return places, levels(ranks_of(table[places]), table[places])
 
 
 def _slow_workers(log: Log) -> list[SlowWorker]:
     """The stretches in which a worker stays slow, those that cost the most time
     first.
     """
-    known, steady = _levels(log)
+    places, steady = _levels(log)
     trace = log.steps.trace
     slow: list[tuple[float, SlowWorker]] = []
     for worker, level in enumerate(steady.T):
@@ -632,12 +645,12 @@ def _slow_workers(log: Log) -> list[SlowWorker]:
         for first, stop in itertools.pairwise(ends):
             if level[first] > _TOLD:
                 ratio = float(np.exp(level[first]))
-                stretch = _slow_worker(trace, worker, known[[first, stop - 1]], ratio)
+                stretch = _slow_worker(trace, worker, places[[first, stop - 1]], ratio)
                 slow.append(((ratio - 1) * (stop - first), stretch))
     for worker, ratio in log.model.slow_in_all.items():
         if not steady.any() and ratio > math.exp(_TOLD):
-            every = log.steps.places[[0, -1]]
-            slow.append((ratio - 1, _slow_worker(trace, worker, every, ratio)))
+            first_and_last = log.steps.places[[0, -1]]
+            slow.append((ratio - 1, _slow_worker(trace, worker, first_and_last, ratio)))
     return [worker for _, worker in sorted(slow, key=lambda cost: -cost[0])]
 
 

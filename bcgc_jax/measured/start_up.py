@@ -78,8 +78,8 @@ class StartUpFit(NamedTuple):
         mean. A T that has the spread of S too costs 3 to 4 % in simulated traces, to
         leave the start-up out 0.1 to 1.4 %.
         """
-        most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
-        return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
+        upper_bound = self.start_up_variance.value + 1.96 * self.start_up_variance.error
+        return self.pairs is not None or bool(upper_bound < (0.3 * self.means[0]) ** 2)
 
     def share(self, load: float) -> Estimate:
         """Return the share of the time that does not grow with the load: E S / (E S +
@@ -187,14 +187,14 @@ def _from_pairs(
 ) -> _Means:
     """Take the means of S and T of iterations, and the pairs less their noise."""
     means, covariance = _mean(pairs, step)
-    own = np.cov(pairs, rowvar=False) - noise
+    pair_covariance = np.cov(pairs, rowvar=False) - noise
     less_noise = pairs
     if noise[1, 1] > 1e-9 * np.var(pairs[:, 1]):  # else it is rounding
-        less_noise = with_covariance(pairs, own)
+        less_noise = with_covariance(pairs, pair_covariance)
     return _Means(
         means=means,
         covariance=covariance,
-        start_up_variance=Estimate(float(max(own[0, 0], 0)), math.nan),
+        start_up_variance=Estimate(float(max(pair_covariance[0, 0], 0)), math.nan),
         pairs=np.maximum(less_noise, [0, 1e-3 * means[1]]),
         num_times=len(pairs),
         num_left_out=num_cells - len(pairs),
@@ -228,10 +228,10 @@ def _apart(trace: Trace, estimates: _Means) -> dict[str, Distribution]:
     return apart
 
 
-def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
-    """The seconds, the loads, and others, of times that are not cut off."""
+def _columns(trace: Trace, *names: str) -> list[np.ndarray]:
+    """The seconds, the loads and more columns, of times that are not cut off."""
     return [
-        getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *others)
+        getattr(trace, name)[~trace.censored] for name in ("seconds", "load", *names)
     ]
 
 
@@ -274,8 +274,8 @@ def line(
     place = _places(step)
     group = place * min(40, place.max() + 1) // (place.max() + 1)
     moments = _moments(seconds, load)
-    others = [group != g for g in range(group.max() + 1)]
-    without = np.array([_moments(seconds[rest], load[rest]) for rest in others])
+    masks = [group != g for g in range(group.max() + 1)]
+    without = np.array([_moments(seconds[mask], load[mask]) for mask in masks])
     covariance = np.cov(without, rowvar=False, ddof=0) * (len(without) - 1)
     variance = Estimate(float(moments[2]), math.sqrt(covariance[2, 2]))
     return moments[:2], covariance[:2, :2], variance
@@ -335,16 +335,14 @@ def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, sums.T @ sums / len(pairs) ** 2 * steps / (steps - 1)
 
 
-def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Draw the pairs, `[C, 2]`, towards their mean until they have the `wanted`
-    covariance.
-    """
+def with_covariance(pairs: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Draw the pairs, `[C, 2]`, towards their mean until they have a covariance."""
     mean = pairs.mean(axis=0)
     scale = pairs.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     scaled = (pairs - mean) / scale
     whitened = scaled @ _power(np.cov(scaled, rowvar=False) + 1e-12 * np.eye(2), -0.5)
-    return mean + whitened @ _power(wanted / np.outer(scale, scale), 0.5) * scale
+    return mean + whitened @ _power(covariance / np.outer(scale, scale), 0.5) * scale
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
@@ -373,18 +371,18 @@ def lines_of_cells(
     level = total(seconds) / count
     off = load - middle[place]
     square = total(off**2)
-    several = square > 1e-12 * middle**2
-    slope = total(off * (seconds - level[place])) / np.where(several, square, 1)
+    has_slope = square > 1e-12 * middle**2
+    slope = total(off * (seconds - level[place])) / np.where(has_slope, square, 1)
     start = level - slope * middle
-    rest = total((seconds - start[place] - slope[place] * load) ** 2)
-    spare = np.sum(count[several] - 2)
+    residual = total((seconds - start[place] - slope[place] * load) ** 2)
+    spare = np.sum(count[has_slope] - 2)
     noise = 0.0
     if spare:
-        noise = np.sum(rest[several]) / spare
-    m = middle[several]
-    s = square[several]
-    of_start = np.sum(m**2 / s + 1 / count[several])
+        noise = np.sum(residual[has_slope]) / spare
+    m = middle[has_slope]
+    s = square[has_slope]
+    of_start = np.sum(m**2 / s + 1 / count[has_slope])
     crossed = -np.sum(m / s)
     sums = np.array([[of_start, crossed], [crossed, np.sum(1 / s)]])
-    errors = sums / max(np.sum(several), 1)
-    return np.stack([start, slope], axis=1)[several], cells[several], noise * errors
+    errors = sums / max(np.sum(has_slope), 1)
+    return np.stack([start, slope], axis=1)[has_slope], cells[has_slope], noise * errors

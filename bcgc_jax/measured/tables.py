@@ -45,14 +45,16 @@ class Source(NamedTuple):
 
     def lines(self, first: int, second: int) -> str:
         file, line = self._place(first)
-        other, last = self._place(second)
-        if file == other:
+        last_file, last = self._place(second)
+        if file == last_file:
             return f"{self.names[file]}, lines {line} and {last}"
         return f"{self.line(first)} and {self.line(second)}"
 
     def __str__(self) -> str:
-        more = len(self.names) - 1
-        return self.names[0] + (f" and {counted(more, 'other file')}" if more else "")
+        num_others = len(self.names) - 1
+        if not num_others:
+            return self.names[0]
+        return f"{self.names[0]} and {counted(num_others, 'other file')}"
 
     def _place(self, number: int) -> tuple[int, int]:
         file = bisect.bisect_left(self.before, number) - 1
@@ -72,15 +74,15 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
     ):
         rows = read_table(file, name)
         source.before.append(line)
-        at, columns = next(rows)
+        row_line, columns = next(rows)
         if len(files) == 1 or worker in columns:
-            more = []
+            name_cells = []
         else:
-            more = [short]
-        columns = columns + [worker] * len(more)
+            name_cells = [short]
+        columns = columns + [worker] * len(name_cells)
         if not header:
             header = columns
-            yield at, header
+            yield row_line, header
         if set(columns) != set(header):
             raise ValueError(
                 f"{name} has the columns {', '.join(columns)}, and {source.names[0]} "
@@ -88,10 +90,10 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
                 "a header each"
             )
         order = [columns.index(column) for column in header]
-        for at, row in rows:
-            row = row + more
-            yield line + at, [row[place] for place in order]
-        line += at
+        for row_line, row in rows:
+            row = row + name_cells
+            yield line + row_line, [row[place] for place in order]
+        line += row_line
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -325,7 +325,8 @@ def _is_wide(
         raise ValueError(
             f"{path} has two columns {twice[0]!r}: rename one, or put a header first"
         )
-    step, *names = needed = list(columns.values())
+    required_columns = list(columns.values())
+    step, *names = required_columns
     workers = [name for name in header if name != step]
     # Neither must a long file with other names pass for a wide one, nor a row of
     # numbers for a header.
@@ -339,8 +340,8 @@ def _is_wide(
         # A step's column of another name must not pass for a worker.
         odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
         has_step = step != "step" or odd or header[0].lower().startswith("step")
-        needed = [step] if has_step else []
-    _check_columns(path, header, needed)
+        required_columns = [step] if has_step else []
+    _check_columns(path, header, required_columns)
     return wide
 
 
@@ -364,8 +365,10 @@ def _check_wide(
             )
 
 
-def _check_columns(path: str, header: Sequence[str], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in header]
+def _check_columns(
+    path: str, header: Sequence[str], required_columns: Sequence[str]
+) -> None:
+    missing = [name for name in required_columns if name not in header]
     if not missing:
         return
     if missing == ["seconds"] and {"chunk", "load"} <= {*header}:
@@ -373,27 +376,28 @@ def _check_columns(path: str, header: Sequence[str], needed: Sequence[str]) -> N
             f"{path} has no column seconds. If it has lengths alone, say what they "
             "cost: cost="
         )
-    shown = [name[:40] or "''" for name in header[:12]]
+    header_names = [name[:40] or "''" for name in header[:12]]
     if len(header) > 12:
-        shown.append("…")
+        header_names.append("…")
     raise ColumnError(
-        f"{path} has no column {', '.join(missing)}: it has {', '.join(shown)}. A long "
-        "trace has a row for each step and worker and the columns step, worker, "
+        f"{path} has no column {', '.join(missing)}: it has {', '.join(header_names)}. "
+        "A long trace has a row for each step and worker and the columns step, worker, "
         "seconds: give other names by step=, worker=, seconds=. A wide one has a row "
-        "for each step and a column for each "
-        'worker, named after it, beside the step\'s: ask for it by layout="wide"'
+        "for each step and a column for each worker, named after it, beside the "
+        'step\'s: ask for it by layout="wide"'
     )
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
-    """Yield step, worker and seconds of each cell of a wide table; unnamed steps are
-    counted.
-    """
-    at = header.index(step) if step in header else None
+    """Yield step, worker and seconds of each cell; steps without a name are counted."""
+    step_place = header.index(step) if step in header else None
     for number, (line, row) in enumerate(rows, 1):
+        step_name = str(number)
+        if step_place is not None:
+            step_name = row[step_place]
         for k, worker in enumerate(header):
-            if k != at:
-                yield line, [str(number) if at is None else row[at], worker, row[k]]
+            if k != step_place:
+                yield line, [step_name, worker, row[k]]
 
 
 def _alike(names: Sequence[str]) -> bool:
@@ -436,10 +440,9 @@ class _Columns(NamedTuple):
 
 
 def _read_columns(
-    rows: Rows, source: Source, at: dict[str, int], names: dict[str, str]
+    rows: Rows, source: Source, index_of: dict[str, int], names: dict[str, str]
 ) -> _Columns:
-    """Read long rows; `at` has the place of each column, and `names` what the file
-    calls it.
+    """Read long rows; `index_of` a column is its place, `names` what the file calls it.
 
     Seconds are a worker's own: without the wait.
     """
@@ -457,17 +460,17 @@ def _read_columns(
     steps = dict[str, int]()
     workers = dict[str, int]()
     chunks = dict[str, int]()
-    cut = at.get("censored")
-    work = at.get("load")
-    part = at.get("chunk")
-    passed = at.get("forward")
-    asked = at.get("asking")
-    waited = at.get("wait")
+    cut = index_of.get("censored")
+    work = index_of.get("load")
+    part = index_of.get("chunk")
+    passed = index_of.get("forward")
+    asked = index_of.get("asking")
+    waited = index_of.get("wait")
     for line, row in rows:
         try:
-            i = _number_of(row[at["step"]], steps)
-            j = _number_of(row[at["worker"]], workers)
-            if not (time := _positive(row[at["seconds"]], names["seconds"])):
+            i = _number_of(row[index_of["step"]], steps)
+            j = _number_of(row[index_of["worker"]], workers)
+            if not (time := _positive(row[index_of["seconds"]], names["seconds"])):
                 continue
             wait_there = (
                 0.0 if waited is None else _wait(row[waited], names["wait"], time)
@@ -485,7 +488,7 @@ def _read_columns(
             wait.append(wait_there)
             line_of.append(line)
         except ValueError as error:
-            worker_name = row[at["worker"]]
+            worker_name = row[index_of["worker"]]
             raise ValueError(
                 f"{source.line(line)}: {error} (worker {worker_name})"
             ) from None
@@ -520,15 +523,19 @@ def _read_columns(
 
 
 def _trace_of(
-    rows: Rows, source: Source, at: dict[str, int], names: dict[str, str], unit: float
+    rows: Rows,
+    source: Source,
+    index_of: dict[str, int],
+    names: dict[str, str],
+    unit: float,
 ) -> Trace:
     """Make a trace of long rows, as `_read_columns` reads them."""
-    if "censored" in at and "chunk" in at:
+    if "censored" in index_of and "chunk" in index_of:
         instead = "leave their steps out"
         raise ValueError(
             f"{source}: chunks that were cut off are not supported: {instead}"
         )
-    columns = _read_columns(rows, source, at, names)
+    columns = _read_columns(rows, source, index_of, names)
     columns = columns._replace(
         seconds=unit * columns.seconds, forward=unit * columns.forward
     )
@@ -545,15 +552,15 @@ def _trace_of(
         censored=columns.censored,
         load=None if np.isnan(columns.load).all() else columns.load,
     )
-    if "wait" in at:
+    if "wait" in index_of:
         # Several loads of a cell count from its beginning, chunks do not.
-        added = np.add if "chunk" in at else np.maximum
+        added = np.add if "chunk" in index_of else np.maximum
         trace = trace._replace(
             collective=unit * _least_wait(trace, columns.wait, added)
         )
-    if "chunk" in at:
+    if "chunk" in index_of:
         number = _numbers_of_chunks(trace, source, columns)
-        forward = columns.forward if "forward" in at else None
+        forward = columns.forward if "forward" in index_of else None
         asking = columns.asking[columns.asking > 0]
         question = unit * float(np.median(asking)) if asking.size else None
         return _summed(trace, number, forward, question)
@@ -653,10 +660,12 @@ def _check_cells(trace: Trace, source: Source, lines: np.ndarray) -> None:
     """Raise ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
-    cell, more, later = (
+    cell_change, load_change, time_change = (
         np.diff(column[rows]) for column in (trace.cell, load, trace.seconds)
     )
-    wrong = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
+    wrong = np.flatnonzero(
+        (cell_change == 0) & ((load_change == 0) | (time_change < 0))
+    )
     if not wrong.size:
         return
     a, b = min(

@@ -28,11 +28,11 @@ def unusual_in_words(step: np.ndarray, seconds: np.ndarray) -> list[str]:
     if usual < _SHORTEST:
         return [said, "Convert the times, if that is not so."]
     likely = {name: usual * of for name, of in UNITS.items()}
-    others = [
+    likely_units = [
         f"{name} ({time:.3g} s)"
         for name, time in likely.items()
         if _SHORTEST <= time <= _LONGEST
     ]
-    if others:
-        return [said, f"If that is not so, give their unit: {', '.join(others)}."]
+    if likely_units:
+        return [said, f"If that is not so, give their unit: {', '.join(likely_units)}."]
     return [said]

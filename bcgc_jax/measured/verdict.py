@@ -51,24 +51,24 @@ def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings
     names = list(draws[0])
 
     def series(outcomes: Mapping[str, Outcome]) -> np.ndarray:
-        every = outcomes.values()
+        rows = outcomes.values()
         return np.stack(
-            [(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1
+            [(row.seconds + row.planning) / (1 - row.lost) for row in rows], axis=1
         )
 
-    every = np.stack([series(outcomes) for outcomes in draws])
-    now = names.index(Nothing.name)
+    drawn_series = np.stack([series(outcomes) for outcomes in draws])
+    baseline = names.index(Nothing.name)
 
     def saved(means: np.ndarray) -> np.ndarray:
-        return 1 - means.T / means.T[now]
+        return 1 - means.T / means.T[baseline]
 
-    seconds = every.mean(axis=0)
+    seconds = drawn_series.mean(axis=0)
     values = saved(seconds.mean(axis=0))
-    without = seconds[:, now]
+    without = seconds[:, baseline]
     influence = ((1 - values)[:, None] * without - seconds.T) / without.mean()
     return Savings(
         values=dict(zip(names, values.tolist(), strict=True)),
-        drawn=dict(zip(names, saved(resample_draws(every, seed)), strict=True)),
+        drawn=dict(zip(names, saved(resample_draws(drawn_series, seed)), strict=True)),
         influence=dict(zip(names, influence, strict=True)),
     )
 
@@ -115,13 +115,14 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
     return min(candidates, key=less.__getitem__)
 
 
-def as_good(models: Sequence[Savings], remedy: str, others: Sequence[str]) -> list[str]:
-    """Return those of the others that save as much as a remedy, within the error, by
-    all models.
-    """
-    found = []
-    for name in others:
+def as_good(
+    models: Sequence[Savings], remedy: str, candidates: Sequence[str]
+) -> list[str]:
+    """Return the candidates that save as much as a remedy, within the error."""
+    remedies = []
+    for name in candidates:
         less = [savings.less(name, remedy) for savings in models]
-        if name != remedy and all(each.low <= 0 <= each.high for each in less):
-            found.append(name)
-    return found
+        equal = all(interval.low <= 0 <= interval.high for interval in less)
+        if equal and name != remedy:
+            remedies.append(name)
+    return remedies

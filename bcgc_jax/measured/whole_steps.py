@@ -38,7 +38,7 @@ class WholeSteps(NamedTuple):
         return float(seconds[self.places].mean())
 
     @property
-    def few(self) -> bool:
+    def too_small(self) -> bool:
         """Whether there are less than two steps or workers: nothing can be compared."""
         return min(self.times.shape) < 2
 
@@ -50,7 +50,7 @@ def whole_steps(trace: Trace) -> WholeSteps:
     >>> trace = Trace(
     ...     names, names, row, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), row > 1
     ... )
-    >>> whole_steps(trace).times.tolist(), whole_steps(trace).few
+    >>> whole_steps(trace).times.tolist(), whole_steps(trace).too_small
     ([[3.0, 1.0]], True)
     """
     last = trace.largest_loads()

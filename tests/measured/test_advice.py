@@ -135,7 +135,7 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
     low, high = found.row("sharing:2").range
     # The interval is not surer than the models are.
     for row in found.rows:
-        if row.saved.known:
+        if row.saved.is_known:
             assert row.saved.low < row.range[0] <= row.range[1] < row.saved.high
     same = Microbatches(np.delete(log.seconds, 4, axis=0))
     true = advice_on(same, round_trip=0.0).row("sharing:2").saved.value

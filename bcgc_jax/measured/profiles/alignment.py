@@ -19,20 +19,18 @@ _FEWEST = 6
 _CLEARLY = 3.0
 
 
-def shift_of(first: Recording, other: Recording) -> int:
-    """By how much the numbers of the other one must be raised; 0 where that is not
-    clear.
-    """
-    fits = {shift: _apart(first, other, shift) for shift in range(-_MOST, _MOST + 1)}
+def shift_of(first: Recording, second: Recording) -> int:
+    """By how much numbers of the second must be raised; 0 where that is not clear."""
+    fits = {shift: _apart(first, second, shift) for shift in range(-_MOST, _MOST + 1)}
     best = min(fits, key=fits.__getitem__)
     if fits[best] < fits[0] / _CLEARLY:
         return best
     return 0
 
 
-def _apart(first: Recording, other: Recording, shift: int) -> float:
+def _apart(first: Recording, second: Recording, shift: int) -> float:
     """How much the seconds between releases differ, by their median."""
-    ours, theirs = first.releases(), other.releases()
+    ours, theirs = first.releases(), second.releases()
     differences = [
         abs(
             (ours[step] - ours[step - 1])
@@ -47,18 +45,16 @@ def _apart(first: Recording, other: Recording, shift: int) -> float:
 
 
 def aligned(recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:
-    """The recordings with numbers as of the first one, and in words which were
-    wrong.
-    """
-    first, *others = recordings
+    """The recordings, numbered as the first one, and in words which were wrong."""
+    first = recordings[0]
     ranks, said = [first], []
-    for other in others:
-        if shift := shift_of(first, other):
+    for recording in recordings[1:]:
+        if shift := shift_of(first, recording):
             said.append(
-                f"Steps of worker {other.rank} are numbered {-shift:+d} against those "
-                f"of worker {first.rank}: put right by when workers leave the "
+                f"Steps of worker {recording.rank} are numbered {-shift:+d} against "
+                f"those of worker {first.rank}: put right by when workers leave the "
                 "collectives."
             )
-            other = other.numbered(shift)
-        ranks.append(other)
+            recording = recording.numbered(shift)
+        ranks.append(recording)
     return ranks, said

@@ -26,8 +26,8 @@ class Chunks(NamedTuple):
 
     def outside(self, waits: Waits) -> float:
         """The share of the workers' own time that is in no chunk."""
-        own = waits.seconds.sum() - waits.wait.sum()
-        return float(1 - (self.seconds.sum() - self.wait.sum()) / own)
+        own_seconds = waits.seconds.sum() - waits.wait.sum()
+        return float(1 - (self.seconds.sum() - self.wait.sum()) / own_seconds)
 
 
 def chunks_of(ranks: Sequence[Recording], waits: Waits) -> Chunks | None:

@@ -75,7 +75,7 @@ class Events:
 
     def _read_head(self, text: "_Text") -> None:
         while not (first := _FIRST.search(text.buffer)):
-            if len(text.buffer) > _HEAD or not text.more():
+            if len(text.buffer) > _HEAD or not text.refill():
                 raise ValueError(f"{self.path} has no traceEvents")
         before = text.buffer[: first.end()]
         if named := re.search(r'"distributedInfo"\s*:\s*', before):
@@ -112,7 +112,7 @@ class _Text:
         self.buffer = ""
         self.at = 0
 
-    def more(self) -> bool:
+    def refill(self) -> bool:
         new = self.file.read(_WINDOW)
         self.buffer = self.buffer[self.at :] + new
         self.at = 0
@@ -129,7 +129,7 @@ def _decoded(text: _Text) -> Iterator[dict[str, Any]]:
         try:
             event, text.at = _DECODE(text.buffer, text.at)
         except ValueError:  # the window ends within it
-            if not text.more():
+            if not text.refill():
                 raise EOFError from None
         else:
             yield event

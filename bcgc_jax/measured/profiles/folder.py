@@ -69,8 +69,8 @@ def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | Non
             "file of its own. JAX names files after the host, so processes of one host "
             "need a folder each"
         )
-    made = made_log(ranks, kind, chunk_name)
-    return made._replace(found=[*made.found, *said])
+    log = made_log(ranks, kind, chunk_name)
+    return log._replace(remarks=[*log.remarks, *said])
 
 
 def _read_torch(

@@ -100,17 +100,21 @@ def _add(event: Event, device: _Device, chunk_name: str | None, path: str) -> No
 
 def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Recording:
     seconds: dict[str, float] = {}
-    for each in device.collectives:
-        seconds[each.program] = seconds.get(each.program, 0.0) + each.end - each.begin
+    for collective in device.collectives:
+        seconds[collective.program] = (
+            seconds.get(collective.program, 0.0) + collective.end - collective.begin
+        )
     step_program = max(seconds, key=seconds.__getitem__)
-    for each in device.collectives:
-        if each.program != step_program:
-            device.work.add(each.begin, each.end)
+    for collective in device.collectives:
+        if collective.program != step_program:
+            device.work.add(collective.begin, collective.end)
     collectives = sorted(
-        each for each in device.collectives if each.program == step_program
+        collective
+        for collective in device.collectives
+        if collective.program == step_program
     )
     step = _steps(collectives, marks, name)
-    spans = np.array([(each.begin, each.end) for each in collectives])
+    spans = np.array([(collective.begin, collective.end) for collective in collectives])
     chunks = np.sort(np.array(list(device.chunks.values())))
     return Recording(
         rank=name,
@@ -133,19 +137,19 @@ def _steps(
     are any.
     """
     runs: dict[str, int] = {}
-    for each in collectives:
-        runs.setdefault(each.run, len(runs))
+    for collective in collectives:
+        runs.setdefault(collective.run, len(runs))
     if "" not in runs:
         first = 0
         if marks:
             first = _marked(marks, collectives[0].begin)
-        return np.array([first + runs[each.run] for each in collectives])
+        return np.array([first + runs[collective.run] for collective in collectives])
     if not marks:
         raise ValueError(
             f"process {name}: neither runs of programs nor steps are marked: put the "
             "step into jax.profiler.StepTraceAnnotation('train', step_num=…)"
         )
-    return np.array([_marked(marks, each.begin) for each in collectives])
+    return np.array([_marked(marks, collective.begin) for collective in collectives])
 
 
 def _marked(marks: list[tuple[float, int]], begin: float) -> int:

@@ -17,10 +17,10 @@ from bcgc_jax.measured.words import counted
 
 
 class MadeLog(NamedTuple):
-    """A log as CSV, for `load_trace`, and what was found, a sentence each."""
+    """A log as CSV, for `load_trace`, and remarks on the traces, a sentence each."""
 
     text: str
-    found: list[str]
+    remarks: list[str]
 
 
 def made_log(
@@ -40,7 +40,7 @@ def made_log(
     waits = waits_of(ranks)
     check(waits)
     chunks = chunks_of(ranks, waits)
-    found = [
+    remarks = [
         _counts(waits, ranks, kind),
         *moved,
         *_chunks_in_words(ranks, waits, chunks, chunk_name),
@@ -50,7 +50,7 @@ def made_log(
     rows.writerows(
         _rows_of_steps(waits) if chunks is None else _rows_of_chunks(waits, chunks)
     )
-    return MadeLog(file.getvalue(), found)
+    return MadeLog(file.getvalue(), remarks)
 
 
 def _counts(waits: Waits, ranks: list[Recording], kind: str) -> str:

@@ -58,16 +58,16 @@ def waits_of(ranks: Sequence[Recording]) -> Waits:
     """
     steps, collectives = _common_steps(ranks)
     release = np.empty((len(steps), len(ranks)))
-    shown = np.empty((len(steps), len(ranks), collectives, 2))
+    exposed = np.empty((len(steps), len(ranks), collectives, 2))
     for place, rank in enumerate(ranks):
-        there = np.flatnonzero(np.isin(rank.step, steps))
-        rows = there[np.argsort(rank.step[there], kind="stable")].reshape(
+        common = np.flatnonzero(np.isin(rank.step, steps))
+        rows = common[np.argsort(rank.step[common], kind="stable")].reshape(
             -1, collectives
         )
         release[:, place] = rank.end[rows].max(axis=1)
-        shown[:, place] = rank.exposed[rows]
+        exposed[:, place] = rank.exposed[rows]
     # The shortest is the transfer; who waits more waits for others.
-    for_others = shown[..., 0] - shown[..., 0].min(axis=1, keepdims=True)
+    for_others = exposed[..., 0] - exposed[..., 0].min(axis=1, keepdims=True)
     after = 1 + np.flatnonzero(np.diff(steps) == 1)
     if not len(after):
         raise ValueError("the ranks have no two neighbouring steps in common")
@@ -76,8 +76,8 @@ def waits_of(ranks: Sequence[Recording]) -> Waits:
         steps=steps[after],
         begins=release[after - 1],
         ends=release[after],
-        wait=shown[after, ..., 0].sum(axis=2),
-        least=shown[after, ..., 1].sum(axis=2),
+        wait=exposed[after, ..., 0].sum(axis=2),
+        least=exposed[after, ..., 1].sum(axis=2),
         by_all=for_others.sum(axis=2).min(axis=1)[after],
         collectives=collectives,
     )

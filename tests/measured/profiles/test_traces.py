@@ -45,7 +45,7 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     job = overlapped(_CHUNKS)
     made = _log(write_kineto(tmp_path, job, packed=packed))
     trace = _trace(made)
-    assert made.found[0] == (
+    assert made.remarks[0] == (
         "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 "
         "collectives each. Left out: 1 step. The first only begins the clock; others "
         "lack a rank or have another number of collectives."
@@ -60,7 +60,7 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     outside = OPTIMIZER / job.own[1:].mean()
     assert (
         f"4 in a worker's step. {100 * outside:.1f} % of the workers' own time is outs"
-        in (made.found[1])
+        in (made.remarks[1])
     )
     assert trace.collective is not None
     # In three steps another rank's earlier bucket comes last: all wait for that too.
@@ -71,7 +71,7 @@ def test_steps_that_are_numbered_otherwise_are_told_and_put_right(tmp_path):
     job = overlapped(_CHUNKS)
     plain = _log(write_kineto(tmp_path / "plain", job))
     moved = _log(write_kineto(tmp_path / "moved", job, shift=(0, 2, 0, -1)))
-    assert moved.found[1:3] == [
+    assert moved.remarks[1:3] == [
         "Steps of worker 1 are numbered +2 against those of worker 0: put right by "
         "when workers leave the collectives.",
         "Steps of worker 3 are numbered -1 against those of worker 0: put right by "
@@ -89,12 +89,13 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
             file.read_text().replace("DistributedDataParallel.forward", "microbatch")
         )
     named = _log(tmp_path, "microbatch")
-    assert named.found[1].startswith(
+    assert named.remarks[1].startswith(
         "A chunk goes from one microbatch to the next: 4 in a worker"
     )
     without = _log(tmp_path)
     assert (
-        without.found[1] == "No chunks were found: --chunk-name names what begins one."
+        without.remarks[1]
+        == "No chunks were found: --chunk-name names what begins one."
     )
     np.testing.assert_allclose(_trace(without).rows(), job.own[1:], rtol=3e-4)
     with pytest.raises(
@@ -108,7 +109,7 @@ def test_a_rank_that_is_missing_is_told(tmp_path):
     (tmp_path / "rank2.json").unlink()
     assert (
         _log(tmp_path)
-        .found[-1]
+        .remarks[-1]
         .startswith("There is no trace of 1 rank of 4 (2). Others may")
     )
 
@@ -119,7 +120,7 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     job = overlapped(_CHUNKS)
     made = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
     trace = _trace(made)
-    assert made.found[0].startswith(
+    assert made.remarks[0].startswith(
         "Found in traces of jax.profiler: 4 workers, 29 steps"
     )
     assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
@@ -153,7 +154,7 @@ def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
     )
     again = _log(tmp_path)
     assert again.text == made.text
-    assert again.found[-1].startswith("Left out: 1 trace of an older recording")
+    assert again.remarks[-1].startswith("Left out: 1 trace of an older recording")
 
 
 def _cut(folder: Path) -> None:

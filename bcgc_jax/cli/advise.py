@@ -126,8 +126,8 @@ def _json(advice: Advice) -> Row:
         name: None if part is None else part._asdict() for name, part in parts.items()
     }
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
-    every = vars(advice) | {"costs": costs, **plain}
-    return {name: value for name, value in every.items() if name != "steps"}
+    fields = vars(advice) | {"costs": costs, **plain}
+    return {name: value for name, value in fields.items() if name != "steps"}
 
 
 def _print(name: str, advice: Advice) -> None:
@@ -271,8 +271,11 @@ def _costs(advice: Advice) -> str:
 
 def _verdict(advice: Advice) -> str:
     if not advice.enough:
-        few = f"This is too little for advice: {counted(advice.num_steps, 'step')}."
-        return f"{few} Record {FEWEST_STEPS} steps or more."
+        steps = counted(advice.num_steps, "step")
+        return (
+            f"This is too little for advice: {steps}. Record {FEWEST_STEPS} steps or "
+            "more."
+        )
     if advice.look_at:
         return (
             f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
@@ -300,10 +303,10 @@ def _joined(names: list[str]) -> str:
     >>> _joined(["3"]), _joined(["3", "1"]), _joined(["3", "1", "4", "0", "5"])
     ('3', '3 and 1', '3, 1, 4 and 2 more')
     """
-    told = names[:MOST_TOLD]
+    words = names[:MOST_TOLD]
     if len(names) > MOST_TOLD:
-        told.append(f"{len(names) - MOST_TOLD} more")
-    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+        words.append(f"{len(names) - MOST_TOLD} more")
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _pays(advice: Advice, begin: str, nothing: str) -> str:
@@ -315,11 +318,11 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     ]
     if advice.as_good:
         said.append(f"Within the error as good: {'; '.join(advice.as_good)}.")
-    others = {
+    remedies = {
         "If workers cannot send lengths": advice.without_lengths,
         "If workers cannot ask within a step": advice.beforehand,
     }
-    for condition, remedy in others.items():
+    for condition, remedy in remedies.items():
         if remedy not in (None, advice.advised):
             said.append(
                 f"{condition}: {advice.row(remedy).scheme.advice}. "

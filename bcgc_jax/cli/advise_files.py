@@ -127,8 +127,8 @@ def _mark_other_models(axes: "Axes", advice: Advice) -> None:
     what = "if chunks are slow, not workers"
     if advice.recorded:
         what = "if long chunks have paused"
-    other = np.where(ends[:, 0] < [row.saved.value for row in advice.rows], *ends.T)
-    axes.scatter(100 * other, places, label=what, **look)
+    savings = np.where(ends[:, 0] < [row.saved.value for row in advice.rows], *ends.T)
+    axes.scatter(100 * savings, places, label=what, **look)
 
 
 def plan_of(advice: Advice) -> "Solution":

@@ -53,11 +53,11 @@ PICTURES = (".png", ".svg", ".pdf")
 
 def law_usage(law: str) -> str:
     """A distribution with its parameters, those with a default in brackets."""
-    given = (
+    parameters = (
         f"{name}=" if value is None else f"[{name}={value:g}]"
         for name, value in LAWS[law].items()
     )
-    return f"{law}:{','.join(given)}"
+    return f"{law}:{','.join(parameters)}"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -154,13 +154,13 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
             f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: "
             f"{', '.join(LAWS)}"
         )
-    given: dict[str, float] = {}
+    values: dict[str, float] = {}
     for part in filter(None, parameters.split(",")):
         key, _, number = (word.strip() for word in part.partition("="))
         key = SYNONYMS.get(key, key)
-        expected = key in LAWS[name] and key not in given
+        expected = key in LAWS[name] and key not in values
         try:
-            given[key] = float(number if expected else "")
+            values[key] = float(number if expected else "")
         except ValueError:
             hint = ""
             if key not in LAWS[name]:
@@ -169,17 +169,17 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
                 f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
             )
             raise ValueError(refusal) from None
-    return name, given
+    return name, values
 
 
 def read_law(text: str) -> "Distribution":
     """NAME:PARAMETER=VALUE,… of a distribution."""
-    name, given = read_open_law(text)
-    if missing := missing_parameters(name, given):
+    name, values = read_open_law(text)
+    if missing := missing_parameters(name, values):
         raise ValueError(
             f"{', '.join(missing)} missing in {text!r}; expected {law_usage(name)}"
         )
-    return law_class(name)(**given)
+    return law_class(name)(**values)
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
@@ -202,11 +202,11 @@ def number_or_law(numbers: Argument) -> Argument:
     return Argument(name, read)
 
 
-def missing_parameters(law: str, given: Collection[str]) -> list[str]:
+def missing_parameters(law: str, names: Collection[str]) -> list[str]:
     return [
         name
         for name, default in LAWS[law].items()
-        if default is None and name not in given
+        if default is None and name not in names
     ]
 
 
@@ -222,7 +222,7 @@ def law_name(law: type) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower()
 
 
-def axis(one: Argument) -> Argument:
+def axis(number: Argument) -> Argument:
     """Return the argument that reads 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps.
 
     LOW:HIGH:COUNT:log is in equal ratios.
@@ -232,20 +232,20 @@ def axis(one: Argument) -> Argument:
         import numpy as np
 
         if ":" not in text:
-            return np.unique([one.read(part) for part in text.split(",")])
-        low, high, *rest = text.split(":")
-        first = one.read(low)
-        last = one.read(high)
-        logarithmic = rest[1:] == ["log"]
+            return np.unique([number.read(part) for part in text.split(",")])
+        low, high, *tail = text.split(":")
+        first = number.read(low)
+        last = number.read(high)
+        logarithmic = tail[1:] == ["log"]
         whole = isinstance(first, int)
         in_order = first <= last and not (logarithmic and first <= 0)
-        complete = (rest or whole) and len(rest) <= 1 + logarithmic
+        complete = (tail or whole) and len(tail) <= 1 + logarithmic
         if not (in_order and complete):
             raise ValueError(
                 "must be numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 "
                 f"LOW:HIGH:COUNT:log, LOW not above HIGH, got {text!r}"
             )
-        count = _POINTS.read(rest[0] if rest else str(last - first + 1))
+        count = _POINTS.read(tail[0] if tail else str(last - first + 1))
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)
         if whole:
             return np.unique(np.round(values).astype(int))
@@ -270,13 +270,13 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
     """Whole numbers and ranges: 0,3,7-9; as they were typed, and all of them."""
     levels: set[int] = set()
     for part in text.split(","):
-        some = _range_of_levels(part)
-        if not some:
+        part_levels = _range_of_levels(part)
+        if not part_levels:
             below = f"below N, which is at most {MOST_WORKERS:,}"
             raise ValueError(
                 f"must be levels and ranges such as 0,3,7-9, {below}, got {text!r}"
             )
-        levels.update(some)
+        levels.update(part_levels)
     return text, tuple(sorted(levels))
 
 
@@ -306,17 +306,17 @@ def read_method(text: str) -> str:
 
 def read_forward(text: str) -> float:
     """0.47 or 47%: a forward pass as a ratio to a backward pass."""
-    digits, percent, rest = text.partition("%")
+    digits, percent, remainder = text.partition("%")
     try:
-        ratio = float("" if rest.strip() else digits) / (100 if percent else 1)
+        ratio = float("" if remainder.strip() else digits) / (100 if percent else 1)
     except ValueError:
         ratio = math.nan
     if not 0 <= ratio <= _MOST_FORWARD:
-        wanted = (
+        expected = (
             f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or "
             "47%"
         )
-        raise ValueError(f"must be {wanted}, got {text!r}")
+        raise ValueError(f"must be {expected}, got {text!r}")
     return ratio
 
 
@@ -326,9 +326,9 @@ def read_columns(text: str) -> dict[str, str]:
     for part in filter(None, text.split(",")):
         name, equals, column = (word.strip() for word in part.partition("="))
         if name not in LOG_COLUMNS or not equals or not column:
-            wanted = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
+            expected = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
             raise ValueError(
-                f"must be {wanted}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}"
+                f"must be {expected}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}"
             )
         columns[name] = column
     return columns
@@ -341,8 +341,8 @@ def read_cost(text: str) -> tuple[float, float]:
     except ValueError:
         a = b = math.nan
     if not (0 <= a < math.inf and 0 <= b < math.inf and a + b > 0):
-        wanted = "a,b of a L + b L², from 0 on and not both 0, such as 1,0.0001"
-        raise ValueError(f"must be {wanted}, got {text!r}")
+        expected = "a,b of a L + b L², from 0 on and not both 0, such as 1,0.0001"
+        raise ValueError(f"must be {expected}, got {text!r}")
     return a, b
 
 

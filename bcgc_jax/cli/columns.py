@@ -24,7 +24,7 @@ class Column:
       head: in a table, if it is a column of that; a string is the head of numbers.
       form: of a number in a table, or what the table says of a row.
       of: the value of a row; by default its attribute of this name.
-      there: whether a row has the value at all; by default each has.
+      condition: whether a row has the value at all; by default each has.
       required: whether the schema says so, where each has.
       csv: its names in CSV: none, or several for a list; by default `name`.
     """
@@ -36,7 +36,7 @@ class Column:
     head: str | table.Column | None = None
     form: str | Callable[[Any], str] = ".4g"
     of: Callable[[Any], Any] | None = None
-    there: Callable[[Any], bool] | None = None
+    condition: Callable[[Any], bool] | None = None
     required: bool = True
     csv: tuple[str, ...] | None = None
 
@@ -55,7 +55,7 @@ class Column:
         return number(value, self.form)
 
     def is_there(self, row: Any) -> bool:
-        return self.there is None or self.there(row)
+        return self.condition is None or self.condition(row)
 
 
 def values(columns: Sequence[Column], row: Any) -> Row:
@@ -71,16 +71,16 @@ def values(columns: Sequence[Column], row: Any) -> Row:
 
 def flat(columns: Sequence[Column], row: Any) -> Row:
     """A row of CSV."""
-    found: Row = {}
+    cells: Row = {}
     for column in columns:
         if not column.is_there(row):
             continue
         value = column.value(row)
         if column.csv is None:
-            found[column.name] = value
+            cells[column.name] = value
         else:
-            found |= zip(column.csv, value, strict=False)
-    return found
+            cells |= zip(column.csv, value, strict=False)
+    return cells
 
 
 def csv_names(columns: Sequence[Column]) -> list[str]:
@@ -107,12 +107,12 @@ def table_of(
     headed = [
         name for name in by_name if by_name[name].head is not None or name in instead
     ]
-    shown: list[Shown] = []
+    shown_columns: list[Shown] = []
     ordered = [name for name in first if name in headed]
     for name in dict.fromkeys((*ordered, *headed)):
         head = by_name[name].head or ""
-        shown += instead.get(name, [(head, by_name[name].cell)])
-    return shown
+        shown_columns += instead.get(name, [(head, by_name[name].cell)])
+    return shown_columns
 
 
 def without_questions(rows: Iterable[Any]) -> dict[str, Sequence[Shown]]:
@@ -204,16 +204,16 @@ def _pvalue(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _time(name: str, about: str = "", **more: Any) -> Column:
-    return Column(name, NUMBER, "time", about, **more)
+def _time(name: str, about: str = "", **options: Any) -> Column:
+    return Column(name, NUMBER, "time", about, **options)
 
 
-def _ratio(name: str, about: str = "", **more: Any) -> Column:
-    return Column(name, NUMBER, "1", about, **more)
+def _ratio(name: str, about: str = "", **options: Any) -> Column:
+    return Column(name, NUMBER, "1", about, **options)
 
 
-def _text(name: str, about: str = "", **more: Any) -> Column:
-    return Column(name, TEXT, "", about, **more)
+def _text(name: str, about: str = "", **options: Any) -> Column:
+    return Column(name, TEXT, "", about, **options)
 
 
 def _count(status: str, about: str = "") -> Column:
@@ -226,7 +226,7 @@ def _count(status: str, about: str = "") -> Column:
         head=status,
         form="d",
         of=lambda line: line.counts[status],
-        there=lambda line: status in line.counts,
+        condition=lambda line: status in line.counts,
     )
 
 
@@ -352,30 +352,30 @@ SOLUTION = (
     _ratio(
         "completion_probability",
         "P(runtime ≤ deadline) of the whole numbers; only with a deadline.",
-        there=_has_deadline,
+        condition=_has_deadline,
     ),
     _ratio(
         "completion_error",
         "Standard error of completion_probability; 0 where it is exact.",
-        there=_has_deadline,
+        condition=_has_deadline,
     ),
     _ratio(
         "alpha",
         "Of tandon_partial only: how many times as long slow workers take, by default "
         "the distribution's E[T | T > median] / E[T | T ≤ median].",
-        there=lambda solved: solved.method == "tandon_partial",
+        condition=lambda solved: solved.method == "tandon_partial",
     ),
     _time(
         "threshold",
         "Of drop only: when workers stop, from the begin of a step on.",
-        there=lambda solved: solved.threshold is not None,
+        condition=lambda solved: solved.threshold is not None,
     ),
     Column(
         "levels",
         INTEGERS,
         "",
         "Redundancy levels that the bound is for; only with setup or chain cycles.",
-        there=lambda solved: solved.levels is not None,
+        condition=lambda solved: solved.levels is not None,
     ),
 )
 
@@ -574,7 +574,7 @@ _MORE_OF_A_CELL = (
         "that scheme's time; only where `uncoded` is one of the methods.",
         head="saved",
         form=_saved,
-        there=lambda row: "saved" in row.columns,
+        condition=lambda row: "saved" in row.columns,
     ),
     Column(
         "num_steps", INTEGER, "steps", "Of an iterative method, 0 for a closed form."
@@ -608,7 +608,7 @@ _MORE_OF_A_CELL = (
         "P(runtime ≤ deadline); only with a deadline.",
         head="P(runtime ≤\ndeadline)",
         form=".4f",
-        there=lambda row: "completion_probability" in row.columns,
+        condition=lambda row: "completion_probability" in row.columns,
     ),
     Column(
         "partition",
@@ -656,6 +656,6 @@ SUMMARY = (
         "of the methods.",
         head="saved\non average",
         form=_saved,
-        there=lambda line: line.with_savings,
+        condition=lambda line: line.with_savings,
     ),
 )

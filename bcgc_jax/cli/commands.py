@@ -69,18 +69,18 @@ def check_picture(option: str, path: str | None) -> None:
         require_matplotlib()
 
 
-def check_not_both(what: str, **given: Any) -> None:
+def check_not_both(what: str, **values: Any) -> None:
     """Raise UsageError where both of two options are given."""
-    if all(given.values()):
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    if all(values.values()):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in values)
         raise click.UsageError(f"{options} both give {what}: drop one of them")
 
 
-def check_one(what: str, **given: Any) -> None:
+def check_one(what: str, **values: Any) -> None:
     """Raise UsageError unless exactly one of two options is given."""
-    check_not_both(what, **given)
-    if not any(given.values()):
-        options = " or ".join(f"--{name.replace('_', '-')}" for name in given)
+    check_not_both(what, **values)
+    if not any(values.values()):
+        options = " or ".join(f"--{name.replace('_', '-')}" for name in values)
         raise click.UsageError(f"give {what}, with {options}")
 
 
@@ -140,11 +140,11 @@ class Passes(Files):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {
+        given_options = {
             name: getattr(self, name) is not None
             for name in ("forward", "setup_cycles")
         }
-        check_not_both("the forward pass", **given)
+        check_not_both("the forward pass", **given_options)
 
     @property
     def asks_forward(self) -> bool:
@@ -243,10 +243,12 @@ class Comparing(Times):
 
         asked = {}
         for method in map(method_of, methods):
-            own = {
+            own_options = {
                 name: value for name, value in options.items() if hasattr(method, name)
             }
-            asked[method.name] = dataclasses.replace(method, **own) if own else method  # type: ignore[type-var]
+            if own_options:
+                method = dataclasses.replace(method, **own_options)  # type: ignore[type-var]
+            asked[method.name] = method
         return asked
 
     @property

@@ -58,11 +58,11 @@ def padded(problem: Problem) -> Problem:
     if searched or law.width() is not None or law.pooled().atomic:
         return problem
     size = _PADDED * math.ceil(problem.max_workers / _PADDED)
-    most = _PADDED
+    most_workers = _PADDED
     if problem.bare:
-        most = MANY
+        most_workers = MANY
     kinked = problem.has_setup and not law.pooled().smooth
-    if kinked or size > most:
+    if kinked or size > most_workers:
         return problem
     return replace(problem, max_workers=size)
 

@@ -23,22 +23,25 @@ from bcgc_jax.cli.progress import Progress
 def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
         with Progress("reading") as bar:
-            found = interruptible(lambda: found_in(question, bar))
+            fit_answer = interruptible(lambda: found_in(question, bar))
         file = Path(log_name(question.trace)).name
-        rows = [flat(FITS, fit) for fit in found.fits]
-        laws = [(fit.name, fit.distribution) for fit in found.fits]
+        rows = [flat(FITS, fit) for fit in fit_answer.fits]
+        laws = [(fit.name, fit.distribution) for fit in fit_answer.fits]
 
         def draw() -> Any:
-            return plot.fits(found.seconds, found.times.censored, laws)
+            return plot.fits(fit_answer.seconds, fit_answer.times.censored, laws)
 
         def write(path: str) -> None:
-            save_plan(found.best, found.best.problem, path)
+            save_plan(fit_answer.best, fit_answer.best.problem, path)
 
         output.print_answer(
-            question, rows, lambda: _json(found), lambda: print_answer(file, found)
+            question,
+            rows,
+            lambda: _json(fit_answer),
+            lambda: print_answer(file, fit_answer),
         )
         output.write_figure(question, draw)
-        planned = f"The plan for {found.plans[0].distribution}"
+        planned = f"The plan for {fit_answer.plans[0].distribution}"
         output.write_beside(question, question.out, planned, write)
 
 

@@ -131,25 +131,29 @@ def remarks_on(
     plans: list[FitPlan],
     start_up: StartUpFit | None,
 ) -> list[str]:
-    more = []
+    remarks = []
     if start_up is not None:
-        more = start_up.remarks()
+        remarks = start_up.remarks()
     for plan in plans:
         promised = plan.runtime_under.get(MEASURED)
-        taken = plan.replayed_runtime
-        if plan.distribution == MEASURED and promised is not None and taken is not None:
+        runtime = plan.replayed_runtime
+        if (
+            plan.distribution == MEASURED
+            and promised is not None
+            and runtime is not None
+        ):
             name = "the plan for the measured times"
             error = plan.replayed_error or 0.0
-            more += traces.later_than_promised(name, promised, taken, error)
-    more += fewer_chunks_in_words(whole_steps(trace))
+            remarks += traces.later_than_promised(name, promised, runtime, error)
+    remarks += fewer_chunks_in_words(whole_steps(trace))
     said = [
         remark
         for remark in traces.in_words(description)
-        if remark != NOTHING or not more
+        if remark != NOTHING or not remarks
     ]
     if start_up is not None:
-        return [*more, *said]
-    said += more
+        return [*remarks, *said]
+    said += remarks
     lost = description.slowness
     if (
         lost is not None

@@ -61,10 +61,13 @@ def laws_of(
     with the load.
     """
     if start_up is not None:
-        both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
+        start_up_laws = {
+            APART: start_up.apart,
+            TOGETHER: {"cycle_time": start_up.per_cycle},
+        }
         if start_up.separable:
-            return both
-        return dict(reversed(both.items()))
+            return start_up_laws
+        return dict(reversed(start_up_laws.items()))
     laws = {
         fits[0].name: fits[0].distribution,
         MEASURED: distribution_of(trace.seconds, workers, trace.censored),
@@ -118,8 +121,8 @@ def plan_of(
 
     It has the runtime under each distribution, and the mean in whole `steps`.
     """
-    one = next(iter(problems.values()))
-    counts = np.where(np.arange(workers) == 0, int(one.total), 0)
+    first_problem = next(iter(problems.values()))
+    counts = np.where(np.arange(workers) == 0, int(first_problem.total), 0)
     if solution is not None:
         counts = np.asarray(solution.rounded)[:workers]
 
@@ -128,13 +131,13 @@ def plan_of(
         padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
         return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
 
-    taken = np.zeros(0)
+    runtimes = np.zeros(0)
     if steps is not None:
-        taken = traces.replay(steps, one, partition_plan(counts, workers))
+        runtimes = traces.replay(steps, first_problem, partition_plan(counts, workers))
     plan = FitPlan(
         name,
         counts.tolist(),
-        {other: runtime(problem) for other, problem in problems.items()},
+        {law: runtime(problem) for law, problem in problems.items()},
     )
     if solution is not None:
         plan = plan._replace(
@@ -142,8 +145,9 @@ def plan_of(
             relative_gap=finite(solution.relative_gap),
             status=status_name(solution),
         )
-    if not taken.size:
+    if not runtimes.size:
         return plan
     return plan._replace(
-        replayed_runtime=float(taken.mean()), replayed_error=traces.error_of(taken)
+        replayed_runtime=float(runtimes.mean()),
+        replayed_error=traces.error_of(runtimes),
     )

@@ -28,10 +28,10 @@ def log_name(path: str) -> str:
 
 def short_name(paths: Sequence[str]) -> str:
     """What a person calls the files or folders that were named."""
-    more = ""
+    other_files = ""
     if len(paths) > 1:
-        more = f" and {counted(len(paths) - 1, 'other')}"
-    return Path(log_name(paths[0])).name + more
+        other_files = f" and {counted(len(paths) - 1, 'other')}"
+    return Path(log_name(paths[0])).name + other_files
 
 
 def files_of(paths: Sequence[str]) -> list[str]:
@@ -60,13 +60,13 @@ def logs_among(files: Sequence[str], paths: Sequence[str]) -> list[str]:
 
     Raises UsageError where there is none.
     """
-    found = [file for file in files if file in paths or _LOG.search(file)]
-    if not found:
+    logs = [file for file in files if file in paths or _LOG.search(file)]
+    if not logs:
         raise click.UsageError(
             f"{short_name(paths)} has no traces of a profiler (PyTorch: *.json, JAX: "
             "*.xplane.pb), and no logs (*.csv, *.jsonl)"
         )
-    return found
+    return logs
 
 
 def read_log(

@@ -24,7 +24,7 @@ def option(
     typed: str | None = None,
     *,
     default: Any = None,
-    **more: Any,
+    **settings: Any,
 ) -> Any:
     """A field that is an option of its name, or of the one that is `typed`; `text` is
     its help.
@@ -33,31 +33,31 @@ def option(
     them by default.
     """
     if kind is bool:
-        more["is_flag"] = True
+        settings["is_flag"] = True
     elif isinstance(kind, tuple):
-        more |= {"type": click.Choice(kind), "metavar": "NAME"}
+        settings |= {"type": click.Choice(kind), "metavar": "NAME"}
         text = f"{text}: {', '.join(kind[:-1])} or {kind[-1]}."
         default = None
-        if "multiple" not in more:
+        if "multiple" not in settings:
             default = kind[0]
     else:
-        more["type"] = kind
+        settings["type"] = kind
     if default is not None:
-        more |= {"default": default, "show_default": True}
+        settings |= {"default": default, "show_default": True}
 
-    def made(name: str) -> click.Parameter:
+    def parameter(name: str) -> click.Parameter:
         return click.Option(
-            [typed or f"--{name.replace('_', '-')}", name], help=text, **more
+            [typed or f"--{name.replace('_', '-')}", name], help=text, **settings
         )
 
-    return dataclasses.field(metadata={"made": made})
+    return dataclasses.field(metadata={"parameter": parameter})
 
 
-def argument(kind: Any, **more: Any) -> Any:
-    def made(name: str) -> click.Parameter:
-        return click.Argument([name], type=kind, **more)
+def argument(kind: Any, **settings: Any) -> Any:
+    def parameter(name: str) -> click.Parameter:
+        return click.Argument([name], type=kind, **settings)
 
-    return dataclasses.field(metadata={"made": made})
+    return dataclasses.field(metadata={"parameter": parameter})
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
@@ -134,20 +134,20 @@ class Command(click.Command):
         self.kind = kind
         name = kind.__name__.removesuffix("Options").lower()
         ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
-        params = [field.metadata["made"](field.name) for field in ordered]
+        params = [field.metadata["parameter"](field.name) for field in ordered]
         texts = {"help": kind.__doc__, "epilog": kind.after}
         super().__init__(name, params=params, callback=self.answer, **texts)
 
-    def make_context(self, *given: Any, **more: Any) -> click.Context:
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
         if getattr(
             self.kind, "runs_once", False
         ):  # before options are read, which may need JAX
             compile_quickly()
-        return super().make_context(*given, **more)
+        return super().make_context(*arguments, **settings)
 
-    def answer(self, **given: Any) -> None:
+    def answer(self, **values: Any) -> None:
         with one_line_errors():
-            question = self.kind(**given)
+            question = self.kind(**values)
             if getattr(question, "compiles", True):
                 importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)

@@ -50,7 +50,7 @@ def print_rows(
         else head.copy()
         for head, _ in columns
     ]
-    shown = Table(
+    table = Table(
         *heads,
         box=None,
         pad_edge=False,
@@ -59,11 +59,11 @@ def print_rows(
         title_justify="left",
     )
     for row in rows:
-        shown.add_row(*(cell(row) for _, cell in columns))
+        table.add_row(*(cell(row) for _, cell in columns))
     width = _WIDTH
-    if all(column.no_wrap for column in shown.columns):
-        width = max(width, console(100 * _WIDTH).measure(shown).maximum)
-    console(width).print(shown)
+    if all(column.no_wrap for column in table.columns):
+        width = max(width, console(100 * _WIDTH).measure(table).maximum)
+    console(width).print(table)
 
 
 def names(head: str) -> Column:
@@ -160,9 +160,9 @@ def json_of(document: Row | Sequence[Row]) -> str:
 def _plain(value: Any) -> Any:
     """Return it as JSON has it: null for what is not finite."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     if isinstance(value, float):
         return finite(value)
     return value
@@ -171,8 +171,8 @@ def _plain(value: Any) -> Any:
 def write_rows(rows: Iterable[Row], columns: Sequence[str] = ()) -> None:
     """CSV, on stdout: these columns, and every other one that a row has."""
     rows = list(rows)
-    every = list(dict.fromkeys((*columns, *(name for row in rows for name in row))))
-    writer = csv.DictWriter(sys.stdout, every, lineterminator="\n")
+    names = list(dict.fromkeys((*columns, *(name for row in rows for name in row))))
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {name: _field(value) for name, value in row.items()} for row in rows
@@ -187,7 +187,7 @@ def _field(value: Any) -> Any:
         return " ".join(map(str, value))
     if not isinstance(value, Mapping):
         return _plain(value)
-    if any(isinstance(each, list | tuple) for each in value.values()):
+    if any(isinstance(part, list | tuple) for part in value.values()):
         return json.dumps(value)
     return " ".join(f"{name}={number(value[name], '.6g', '')}" for name in value)
 

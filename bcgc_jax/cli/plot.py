@@ -195,8 +195,8 @@ def drawn(
 
 
 def without_blocks(method: str, runtime: float, saved: float | None) -> Drawn:
-    none = np.zeros(0)
-    return Drawn(method, runtime, sizes=none, copies=none, saved=saved)
+    empty = np.zeros(0)
+    return Drawn(method, runtime, sizes=empty, copies=empty, saved=saved)
 
 
 def plans(
@@ -212,21 +212,21 @@ def plans(
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.ticker import MaxNLocator
 
-    schemes = [one for one in schemes if np.isfinite(one.runtime)]
+    schemes = [scheme for scheme in schemes if np.isfinite(scheme.runtime)]
     if not schemes:
         raise click.UsageError("no scheme has a finite expected runtime")
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(9.2, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(1, 1)
     )
     shades = ListedColormap(colormaps["Blues"](np.linspace(0.1, 1, 256)))
-    norm = Normalize(1, max(one.copies.max(initial=2) for one in schemes))
+    norm = Normalize(1, max(scheme.copies.max(initial=2) for scheme in schemes))
     _bars(left, schemes)
-    for place, one in enumerate(schemes):
-        if not one.sizes.size:
+    for place, scheme in enumerate(schemes):
+        if not scheme.sizes.size:
             right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
             continue
-        share = one.sizes / one.sizes.sum()
-        colors = shades(norm(one.copies))
+        share = scheme.sizes / scheme.sizes.sum()
+        colors = shades(norm(scheme.copies))
         look: Any = {
             "color": colors,
             "edgecolor": "0.4",
@@ -235,7 +235,7 @@ def plans(
         }
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
     right.grid(False, axis="y")
-    with_savings = any(one.saved is not None for one in schemes)
+    with_savings = any(scheme.saved is not None for scheme in schemes)
     title = "runtime"
     if with_savings:
         title = "runtime,  share saved"
@@ -252,15 +252,17 @@ def plans(
 
 def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
     """The first on top; numbers beside the bars."""
-    for place, one in enumerate(schemes):
-        axes.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
-        text = f"{one.runtime:{form}}"
-        if one.saved is not None:
-            text += f",  {saved_in_words(one.saved)}"
+    for place, scheme in enumerate(schemes):
+        axes.barh(
+            place, scheme.runtime, color=_look(scheme.method)["color"], height=0.7
+        )
+        text = f"{scheme.runtime:{form}}"
+        if scheme.saved is not None:
+            text += f",  {saved_in_words(scheme.saved)}"
         look: Any = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
-        axes.annotate(text, (max(one.runtime, 0), place), (4, 0), **look)
+        axes.annotate(text, (max(scheme.runtime, 0), place), (4, 0), **look)
     axes.set_yticks(
-        range(len(schemes)), [_look(one.method)["label"] for one in schemes]
+        range(len(schemes)), [_look(scheme.method)["label"] for scheme in schemes]
     )
     axes.invert_yaxis()
     axes.margins(x=1.0)
@@ -281,7 +283,7 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
         for row in rows
     ]
     _bars(axes, schemes)
-    with_savings = any(one.saved is not None for one in schemes)
+    with_savings = any(scheme.saved is not None for scheme in schemes)
     title = ""
     if with_savings:
         title = "runtime,  share of uncoded time that is saved"
@@ -309,19 +311,20 @@ def of_rows(
         check_numbers(rows, name)
     if not axes:
         return bars(rows, value)
-    if others := [name for name in varied if name not in axes]:
-        choose = (
-            f"choose axes with --x and --y, and one value of {', '.join(others)} with "
-            "--where"
+    if other_columns := [name for name in varied if name not in axes]:
+        raise click.UsageError(
+            f"these columns vary: {', '.join(varied)}; choose axes with --x and --y, "
+            f"and one value of {', '.join(other_columns)} with --where"
         )
-        raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")
     if len(axes) == 1:
         figure = curves(rows, axes[0], value)
     else:
         figure = heat_maps(rows, axes[0], axes[1], value)
     fixed = [name for name in problem if name not in axes]
-    given = ", ".join(f"{name} = {rows[0][name]}".removesuffix(".0") for name in fixed)
-    title = textwrap.fill(f"schemes compared at {given}", 72)
+    setting = ", ".join(
+        f"{name} = {rows[0][name]}".removesuffix(".0") for name in fixed
+    )
+    title = textwrap.fill(f"schemes compared at {setting}", 72)
     figure.suptitle(title, fontsize="medium", x=0.02, ha="left")
     return figure
 
@@ -372,9 +375,10 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
         1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True
     )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
-    at = {(row["method"], row[y], row[x]): row[value] for row in rows}
+    value_at = {(row["method"], row[y], row[x]): row[value] for row in rows}
     values = np.array(
-        [[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float
+        [[[value_at.get((m, v, u)) for u in across] for v in up] for m in methods],
+        float,
     )
     low = np.nanmin(values)
     high = np.nanmax(values)

@@ -24,18 +24,18 @@ _PLANNED = ("converged", "step_limit", "infinite")
 def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
         trace, problem = problem_of(question)
-        found = interruptible(lambda: compared(question, problem, trace))
+        solve_answer = interruptible(lambda: compared(question, problem, trace))
         advice = traces.advice_on(trace)
-        if all(row.status == "invalid" for row in found.rows):
+        if all(row.status == "invalid" for row in solve_answer.rows):
             raise ValueError(f"no runtime is known: {OVERFLOW}")
         unit, name = traces.unit_of(trace, problem)
 
         def document() -> Row:
             described = described_problem(question, problem)
-            solutions = [values(SOLUTION, row) for row in found.rows]
+            solutions = [values(SOLUTION, row) for row in solve_answer.rows]
             answers = {
                 "problem": described,
-                "limit": found.limit,
+                "limit": solve_answer.limit,
                 "solutions": solutions,
             }
             if advice is not None:
@@ -43,29 +43,29 @@ def answer(question: SolveOptions) -> None:
             return answers
 
         def table() -> None:
-            said = remarks(question, trace, advice, found)
-            print_table(found._replace(unit=(unit, name)), said)
+            said = remarks(question, trace, advice, solve_answer)
+            print_table(solve_answer._replace(unit=(unit, name)), said)
 
         def draw() -> Any:
             schemes = [
                 plot.drawn(row.method, row.runtime / unit, row.solution.plan, row.saved)
-                for row in found.rows
+                for row in solve_answer.rows
             ]
             if trace is None:
                 return plot.plans(schemes)
             return plot.plans(schemes, name.partition(" (")[0])
 
-        rows = [flat(SOLUTION, row) for row in found.rows]
+        rows = [flat(SOLUTION, row) for row in solve_answer.rows]
         print_answer(question, rows, document, table)
         write_figure(question, draw)
         if question.out is not None:
-            _write_plan(question, found)
+            _write_plan(question, solve_answer)
 
 
-def _write_plan(question: SolveOptions, found: SolveAnswer) -> None:
-    planned = [row for row in found.rows if row.status in _PLANNED]
+def _write_plan(question: SolveOptions, solve_answer: SolveAnswer) -> None:
+    planned = [row for row in solve_answer.rows if row.status in _PLANNED]
     best = next((row for row in planned if not is_limit(row.method)), None)
     if best is None:
         raise ValueError("--out: there is no plan to write, for no method found one")
-    write = functools.partial(save_plan, best.solution, found.problem)
+    write = functools.partial(save_plan, best.solution, solve_answer.problem)
     write_beside(question, question.out, f"The plan of {best.method}", write)

@@ -39,9 +39,9 @@ def _problem(
     assert coordinates is not None
     total = coordinates if costs is None else float(costs.sum())
     passes = question.passes(total, question.cycles, traces.measured_forward(trace))
-    more = {**passes, "unit_costs": costs, **question.delivery()}
+    options = {**passes, "unit_costs": costs, **question.delivery()}
     return padded(
-        Problem(law, workers, coordinates, question.samples, question.cycles, **more)
+        Problem(law, workers, coordinates, question.samples, question.cycles, **options)
     )
 
 
@@ -64,8 +64,8 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
     """
     if not question.cycle_time:
         return None, question.workers
-    (count, law), *others = question.cycle_time
-    if count is None and not others:
+    (count, law), *other_laws = question.cycle_time
+    if count is None and not other_laws:
         return law, question.workers
     counts = [count or 1 for count, _ in question.cycle_time]
     total = sum(counts)
@@ -74,7 +74,7 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
             f"--cycle-time is for {counted(total, 'worker')}, but --workers is "
             f"{question.workers}"
         )
-    if not others:
+    if not other_laws:
         return law, total
     laws = [law for count, law in question.cycle_time for _ in range(count or 1)]
     return Heterogeneous(laws), total

@@ -121,8 +121,8 @@ class SolveAnswer(NamedTuple):
 
 
 def fastest(rows: Sequence[Solved]) -> Solved | None:
-    known = (row for row in rows if np.isfinite(row.runtime))
-    return min(known, key=lambda row: row.runtime, default=None)
+    finite_rows = (row for row in rows if np.isfinite(row.runtime))
+    return min(finite_rows, key=lambda row: row.runtime, default=None)
 
 
 def fastest_plan(rows: Sequence[Solved]) -> Solved | None:
@@ -155,32 +155,32 @@ def solved_of(
     exists = int(solution.status) != Status.INFEASIBLE
     plan = solution.plan if exists else None
     rule = None if plan is None else plan.completion
-    known: dict[str, Any] = _plain_needs(solution.needs) if exists else {}
+    fields: dict[str, Any] = _plain_needs(solution.needs) if exists else {}
     if float(solution.lower_bound) > 0:  # 0 bounds any runtime, and says nothing
-        known["lower_bound"] = finite(solution.lower_bound)
-        known["relative_gap"] = finite(solution.relative_gap)
+        fields["lower_bound"] = finite(solution.lower_bound)
+        fields["relative_gap"] = finite(solution.relative_gap)
     judged: Any = (
         plan
         if rule is not None and (rule.groups or rule.bound_of == "storage")
         else None
     )
     if solution.rounded is not None and exists:
-        known["partition"] = np.asarray(solution.rounded)[
+        fields["partition"] = np.asarray(solution.rounded)[
             : num_workers(problem)
         ].tolist()
-        known["partition_runtime"] = finite(solution.rounded_runtime)
+        fields["partition_runtime"] = finite(solution.rounded_runtime)
         judged = partition_of_units(problem, solution.rounded)
     if deadline is not None and judged is not None:
         chance = _chance(problem, judged, deadline)
-        known["completion_probability"] = finite(chance.mean)
-        known["completion_error"] = finite(chance.standard_error)
+        fields["completion_probability"] = finite(chance.mean)
+        fields["completion_error"] = finite(chance.standard_error)
     if solution.method == "tandon_partial":
-        known["alpha"] = finite(alpha_of(solution))
+        fields["alpha"] = finite(alpha_of(solution))
     if rule is not None:
         columns = rule.columns(problem.scale)
-        known |= {name: float(value) for name, value in columns.items()}
+        fields |= {name: float(value) for name, value in columns.items()}
     if solution.levels is not None and problem.has_setup:
-        known["levels"] = np.flatnonzero(solution.levels).tolist()
+        fields["levels"] = np.flatnonzero(solution.levels).tolist()
     return Solved(
         method,
         solution,
@@ -192,7 +192,7 @@ def solved_of(
         bound_of=solution.bound_of or None,
         schedule=None if plan is None else _schedule(problem, plan),
         deadline=deadline,
-        **known,
+        **fields,
     )
 
 
@@ -204,13 +204,15 @@ def _plain_needs(needs: Requirements | None) -> Row:
 
 def _chance(problem: Problem, judged: Any, deadline: float) -> RuntimeEstimate:
     """P(τ ≤ deadline), by draws where there is no exact one."""
-    at = jnp.asarray(deadline)
+    time_limit = jnp.asarray(deadline)
     try:
         return RuntimeEstimate(
-            completion_probability(problem, judged, at), jnp.zeros(())
+            completion_probability(problem, judged, time_limit), jnp.zeros(())
         )
     except ValueError:
-        return simulate_completion(jax.random.key(0), problem, judged, at, _DRAWS)
+        return simulate_completion(
+            jax.random.key(0), problem, judged, time_limit, _DRAWS
+        )
 
 
 def _schedule(problem: Problem, plan: Plan) -> Schedule | None:

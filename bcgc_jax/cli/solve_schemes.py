@@ -51,14 +51,14 @@ def compared(
     # What a scheme saves is of the uncoded one's time; a person reads how the best
     # baseline compares too.
     besides = BASELINES if question.output == "table" else ["uncoded"]
-    every = tasks | {name: method_of(name) for name in besides if name not in tasks}
-    solved = _solve_all(question, problem, judged, every, required, trace)
+    methods = tasks | {name: method_of(name) for name in besides if name not in tasks}
+    solved = _solve_all(question, problem, judged, methods, required, trace)
     uncoded = next((row for row in solved if row.method == "uncoded"), None)
     solved = [row._replace(saved=share_saved(row, uncoded)) for row in solved]
     rows = [_chained(problem, row) for row in solved if row.method in tasks]
     answer = SolveAnswer(problem, rows, float(runtime_limit(judged)), question.deadline)
     if question.output == "table":
-        baselines = [row for row in solved if every[row.method].baseline]
+        baselines = [row for row in solved if methods[row.method].baseline]
         answer = for_a_person(question, judged, answer, baselines, trace)
     return answer
 
@@ -110,9 +110,9 @@ def _solve_all(
         begun = time.perf_counter()
         solution = solve(problem, method, key=jax.random.key(question.seed))
         jax.block_until_ready(solution)
-        taken = time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
         solution = traces.placed(trace, problem, replace(solution, problem=judged))
-        return solved_of(name, judged, solution, taken, question.deadline)
+        return solved_of(name, judged, solution, seconds, question.deadline)
 
     def place(row: Solved) -> tuple[float, float]:
         """Put those that are in time often enough first, by runtime, then others by how

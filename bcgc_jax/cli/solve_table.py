@@ -242,14 +242,14 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     errors = {row.method: 100 * (row.runtime_error or 0) / row.runtime for row in rows}
     # those of quadrature are far below
     drawn = [name for name, error in errors.items() if error > 0.01]
-    most = f"standard error up to {max(errors.values(), default=0):.1g} %"
+    largest_error = f"standard error up to {max(errors.values(), default=0):.1g} %"
     if not iteration.exact:
         yield (
-            f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % "
-            "confidence."
+            f"Means of {NUM_FRESH_DRAWS} draws, {largest_error}; the optimum's bound "
+            "has 97.5 % confidence."
         )
     elif drawn:
-        yield f"Means of draws, {most}: {', '.join(drawn)}."
+        yield f"Means of draws, {largest_error}: {', '.join(drawn)}."
     shares = [row for row in rows if row.completion_error]
     if shares:
         error = max(row.completion_error or 0 for row in shares)
@@ -339,7 +339,7 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
     if schedule is None or schedule.groups is None:
         return
     yield f"\nThe plan of {method}, blocks {_ORDER}:"
-    most = 0
+    num_stored = 0
     for block, (size, groups) in enumerate(
         zip(schedule.sizes, schedule.groups, strict=True)
     ):
@@ -347,19 +347,19 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
             low = min(map(len, groups))
             high = max(map(len, groups))
             if low == high:
-                each = f"{low}"
+                workers = f"{low}"
             else:
-                each = f"{low} to {high}"
+                workers = f"{low} to {high}"
             word = "groups"
             if len(groups) == 1:
                 word = "group"
             parts = counted(size, answer.parts.removesuffix("s"))
-            yield f"block {block}: {len(groups)} {word} of {each}, {parts}"
-            most = max(most, high)
+            yield f"block {block}: {len(groups)} {word} of {workers}, {parts}"
+            num_stored = max(num_stored, high)
     yield (
         "A block is complete when one worker of each group has sent its sum. Each "
-        f"worker stores {most} of the {num_workers(answer.problem)} subsets of the "
-        "data."
+        f"worker stores {num_stored} of the {num_workers(answer.problem)} subsets of "
+        "the data."
     )
 
 
@@ -403,8 +403,8 @@ def blocks(partition: Sequence[int]) -> str:
     all.
     """
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
-    if (rest := len(texts) - 60) > 0:
-        texts[60:] = [f"and\0{rest}\0more\0(--out\0FILE)"]
+    if (num_hidden := len(texts) - 60) > 0:
+        texts[60:] = [f"and\0{num_hidden}\0more\0(--out\0FILE)"]
     return textwrap.fill(", ".join(texts), 100).replace(
         "\0", " "
     )  # lines end between blocks

@@ -94,9 +94,13 @@ def answer(question: SweepOptions) -> None:
             "deadline" if question.most_probable else "optimal",
         )
         tasks = list(question.asked(*names, round_trip=question.round_trip).values())
-        given: dict[str, Any] = {"key": jax.random.key(question.seed), "labels": labels}
         sweep = Sweep(
-            problem, grid(**axes), tasks, partitions=question.partitions, **given
+            problem,
+            grid(**axes),
+            tasks,
+            partitions=question.partitions,
+            key=jax.random.key(question.seed),
+            labels=labels,
         )
         if question.out is not None:
             path = Path(question.out)
@@ -109,9 +113,9 @@ def answer(question: SweepOptions) -> None:
             def table() -> None:
                 _print_table([*_with_bounds(sweep, rows)], varied)
 
-            shown = [row.columns for row in rows]
-            output.print_answer(question, shown, lambda: shown, table)
-            output.write_figure(question, lambda: plot.of_rows(shown))
+            columns = [row.columns for row in rows]
+            output.print_answer(question, columns, lambda: columns, table)
+            output.write_figure(question, lambda: plot.of_rows(columns))
             statuses = Counter(row.status for row in rows)
         _end(statuses)
 
@@ -138,10 +142,12 @@ def _axes(
             asked = [None]
         else:
             asked = workers.tolist()
-        workers = np.array([traces.workers_of(question, trace, one) for one in asked])
-        most = int(workers.max())
-        fixed["cycle_time"] = traces.law_for(question, trace, most)
-        traces.check_size(Problem(fixed["cycle_time"], most, num_coordinates=1))
+        workers = np.array(
+            [traces.workers_of(question, trace, count) for count in asked]
+        )
+        most_workers = int(workers.max())
+        fixed["cycle_time"] = traces.law_for(question, trace, most_workers)
+        traces.check_size(Problem(fixed["cycle_time"], most_workers, num_coordinates=1))
         labels["distribution"] = describe_law(fixed["cycle_time"])["distribution"]
     elif question.cycle_time is not None:
         labels["distribution"] = question.cycle_time[0]
@@ -188,12 +194,12 @@ def _axes(
 
 def _typed_law(law: Distribution) -> str:
     """Write a distribution as it is typed: NAME:PARAMETER=VALUE,…"""
-    given = ",".join(f"{name}={value:g}" for name, value in law.summary().items())
-    return f"{law_name(type(law))}:{given}"
+    parameters = ",".join(f"{name}={value:g}" for name, value in law.summary().items())
+    return f"{law_name(type(law))}:{parameters}"
 
 
 def _parameters(
-    law: str, given: dict[str, float], axes: dict[str, np.ndarray]
+    law: str, constants: dict[str, float], axes: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return all parameters of a distribution, those of --cycle-time as axes of one
     number.
@@ -203,15 +209,15 @@ def _parameters(
             raise click.UsageError(
                 f"--axis {name}: {law} has the parameters {', '.join(LAWS[law])}"
             )
-        if name in given:
+        if name in constants:
             raise click.UsageError(
                 f"{name} is given twice: in --cycle-time and as an --axis"
             )
-    if missing := missing_parameters(law, {*given, *axes}):
+    if missing := missing_parameters(law, {*constants, *axes}):
         raise click.UsageError(
             f"{law} needs {', '.join(missing)}: in --cycle-time or as an --axis"
         )
-    return {name: np.array([value]) for name, value in given.items()} | axes
+    return {name: np.array([value]) for name, value in constants.items()} | axes
 
 
 def _collect(sweep: Sweep) -> list[Swept]:

@@ -67,10 +67,10 @@ def read_loads(asked: Times | FitOptions) -> Trace:
 def workers_of(asked: Times | FitOptions, trace: Trace, workers: int | None) -> int:
     """Return N: as asked for, or that of the trace."""
     if asked.keep_workers and workers not in (None, trace.num_workers):
-        many = counted(trace.num_workers, "worker")
+        trace_workers = counted(trace.num_workers, "worker")
         raise ValueError(
-            f"--keep-workers keeps the steps of {many}, not {workers}: leave --workers "
-            "out"
+            f"--keep-workers keeps the steps of {trace_workers}, not {workers}: leave "
+            "--workers out"
         )
     if workers is None and trace.num_workers < 2:
         raise ValueError(
@@ -107,7 +107,9 @@ def planned_for(
     return trace, law, workers
 
 
-def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
+def check_size(
+    problem: Problem, alternative: str = "--trace-distribution smooth"
+) -> None:
     """Raise ValueError where one exact runtime takes more than an hour, or more than
     the memory.
     """
@@ -115,14 +117,14 @@ def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> 
     memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    quicker = f"take fewer --workers, or {other}"
+    quicker = f"take fewer --workers, or {alternative}"
     # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a
     # day of an optimum.
-    if (needed := 200 * operations / problem.max_workers**2) > memory:
-        text = (
-            f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"
+    if (required_bytes := 200 * operations / problem.max_workers**2) > memory:
+        raise ValueError(
+            f"this takes {required_bytes / 2**30:,.0f} GB of memory, and there are "
+            f"{memory / 2**30:,.0f}: {quicker}"
         )
-        raise ValueError(f"this takes {text}: {quicker}")
     if operations > 3600 * 1e8:
         raise ValueError(f"this would take more than a day: {quicker}")
 
@@ -158,10 +160,10 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
         return [*fewer, *lost.alike_in_words()]
     if not asked.keep_workers:
         said = in_words(description)
-        more = "bcgc fit says more; --keep-workers plans on whole steps."
+        hint = "bcgc fit says more; --keep-workers plans on whole steps."
         if said == [NOTHING]:
             return fewer
-        return [*fewer, *said, more]
+        return [*fewer, *said, hint]
     if lost is None:
         return fewer
     return [*fewer, *lost.causes_in_words()]
@@ -246,14 +248,14 @@ def in_its_steps(
 
     Nothing, if its steps are those of other workers.
     """
-    taken = replay(trace, problem, plan)
+    runtimes = replay(trace, problem, plan)
     workers = num_workers(problem)
     level_0 = problem.total * (np.arange(workers) == 0)
     uncoded = replay(trace, problem, partition_plan(level_0, workers))
-    if not taken.size or np.array_equal(taken, uncoded):
+    if not runtimes.size or np.array_equal(runtimes, uncoded):
         return []
-    share = 100 * np.mean(uncoded - taken) / uncoded.mean()
-    error = 100 * error_of(uncoded - taken) / uncoded.mean()
+    share = 100 * np.mean(uncoded - runtimes) / uncoded.mean()
+    error = 100 * error_of(uncoded - runtimes) / uncoded.mean()
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     planned = plan.completion is None or plan.completion.bound_of != "storage"
     advice = "."
@@ -265,7 +267,7 @@ def in_its_steps(
         f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}"
     ]
     said += _in_a_row(trace, problem, plan, uncoded.mean())
-    said += later_than_promised(name, promised, taken.mean(), error_of(taken))
+    said += later_than_promised(name, promised, runtimes.mean(), error_of(runtimes))
     if plan.completion is not None and plan.completion.groups:
         said.append(_PLACED)
     return said
@@ -276,10 +278,10 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
     % more.
     """
     steps = known_steps(trace, problem)
-    both = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
-    if both is None:
+    runtimes = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
+    if runtimes is None:
         return []
-    alone, in_a_row = (runtimes.mean() for runtimes in both)
+    alone, in_a_row = (times.mean() for times in runtimes)
     if in_a_row < 1.02 * alone:
         return []
     share = 100 * (1 - float(problem.scale) * in_a_row / uncoded)
@@ -312,14 +314,14 @@ def error_of(values: np.ndarray) -> float:
 
 
 def later_than_promised(
-    plan: str, promised: float, taken: float, error: float
+    plan: str, promised: float, runtime: float, error: float
 ) -> list[str]:
-    if taken - promised < 2 * error:
+    if runtime - promised < 2 * error:
         return []
+    share = 100 * (runtime / promised - 1)
     return [
-        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % "
-        "longer than expected: it supposes independent workers. --keep-workers plans "
-        "on whole steps."
+        f"In the steps of the trace {plan} takes {share:.2g} % longer than expected: "
+        "it supposes independent workers. --keep-workers plans on whole steps."
     ]
 
 

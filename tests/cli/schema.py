@@ -61,7 +61,9 @@ def with_rows(schema: Any) -> Any:
         for name in place:
             node = node[name]
         required = [
-            column.name for column in of_row if column.required and column.there is None
+            column.name
+            for column in of_row
+            if column.required and column.condition is None
         ]
         node |= {"properties": properties(of_row), "required": required}
     schema["$defs"]["status"]["enum"] = list(columns.STATUSES)

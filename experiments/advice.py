@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured import Trace, load_trace
-from bcgc_jax.measured.advice import advise, best_and_drawn, model_of
+from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import CAUSES, Parts, losses
+from bcgc_jax.measured.log_model import DATA_OR_PAUSES, Log, model_of
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import replayed
-from bcgc_jax.measured.slowness import DATA_OR_PAUSES, Log
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.names import possible

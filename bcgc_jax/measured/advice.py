@@ -16,8 +16,9 @@ import numpy as np
 from bcgc_jax.measured.causes import Model, Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
+from bcgc_jax.measured.log_model import Log, model_of
 from bcgc_jax.measured.replays import Replays, halves, replayed
-from bcgc_jax.measured.slowness import Log, Slowness, SlowWorker, model_of, slowness_of
+from bcgc_jax.measured.slowness import Slowness, SlowWorker, slowness_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import (
     FEWEST_STEPS,
@@ -162,8 +163,8 @@ def advise(
     >>> times[:, 1] *= 1.5
     >>> step, worker = np.indices(times.shape).reshape(2, -1)
     >>> names, whole = np.arange(40).astype(str), np.zeros(160, bool)
-    >>> found = advise(Trace(names, names[:4], step, worker, times.ravel(), whole))
-    >>> found.advised, found.slow_workers[0].worker
+    >>> advice = advise(Trace(names, names[:4], step, worker, times.ravel(), whole))
+    >>> advice.advised, advice.slow_workers[0].worker
     ('sharing:3', '1')
     """
     whole = whole_steps(trace)
@@ -206,14 +207,18 @@ def advise(
         if enough and scheme.advisable and not (slowness.changing and scheme.by_speed)
     ]
     do = advised(judges, may)
+    equals: list[str] = []
+    if do is not None:
+        equals = as_good(judges, do, may)
     by_size = [name for name in may if not replays.schemes[name].by_length]
     before = [name for name in may if not replays.schemes[name].asks]
     steps = log.model.without_chance().parts.steps()
     rows = _rows(replays, steps, judges, models)
     replaced = next((row.saved for row in rows if row.remedy == Replaced.name), None)
-    pays = (
-        enough and replaced is not None and replaced.low > 0 and replaced.value >= WORTH
-    )
+    pays = replaced is not None and replaced.low > 0 and replaced.value >= WORTH
+    look_at: list[SlowWorker] = []
+    if enough and pays:
+        look_at = _replaced(slowness, steps)
     return Advice(
         **vars(slowness),
         rows=rows,
@@ -222,17 +227,15 @@ def advise(
         advised=do,
         without_lengths=advised(judges, by_size),
         beforehand=advised(judges, before),
-        as_good=[] if do is None else as_good(judges, do, may),
-        look_at=_replaced(slowness, steps) if pays else [],
+        as_good=equals,
+        look_at=look_at,
     )
 
 
 def _by_models(
     log: Log, resources: Resources, codes: Sequence[Scheme], forward: float, seed: int
 ) -> tuple[Replays, list[Savings]]:
-    """Replay all schemes by the model of a log, and what they save by that and its
-    others.
-    """
+    """Replay all schemes; return what they save by a log's model, and by its others."""
     best, draws = best_and_drawn(log.model)
     likely, drawn = _as_steps(log, best, draws)
     likely = likely._replace(forward=forward)
@@ -265,14 +268,11 @@ def _asking(steps: WholeSteps) -> Asking:
 
 
 def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
-    """The best parts and a few draws; of many chunks the best, for they leave little to
-    chance.
-    """
+    """The best parts and a few draws; the best alone where chunks are many."""
     likely = model.without_chance()
-    best = likely.parts
-    return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[
-        :_REPLAYED_DRAWS
-    ]
+    if likely.parts.data.size >= _MANY_CHUNKS:
+        return likely.parts, [likely.parts]
+    return likely.parts, likely.draws[:_REPLAYED_DRAWS]
 
 
 def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
@@ -288,9 +288,7 @@ def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
 
 
 def _stays(random: np.ndarray) -> bool:
-    """Say whether half of what workers take more, `[S, W]`, stays in the next step's
-    data.
-    """
+    """Whether half of a step's slowness, `[S, W]`, stays in the next step."""
     return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 

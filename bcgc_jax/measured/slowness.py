@@ -6,7 +6,6 @@ stays slow.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,29 +17,22 @@ from bcgc_jax.measured.alike import (
     equal,
     workers_alike,
 )
-from bcgc_jax.measured.cause_shares import shares_of
-from bcgc_jax.measured.causes import (
-    Model,
-    Parts,
-    as_data,
-    as_one_chunk,
-    as_pauses,
-    losses,
-    model_of_chunks,
-    model_of_steps,
-    slow_together,
-)
+from bcgc_jax.measured.causes import as_pauses, losses, slow_together
 from bcgc_jax.measured.intervals import Interval, percent, ratio_of_means
-from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.log_model import (
+    DATA_OR_PAUSES,
+    REST,
+    STEADY,
+    WORKERS,
+    Log,
+    model_of,
+)
 from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
 from bcgc_jax.measured.words import counted
 from bcgc_jax.steps.chunk_lengths import LoadLine
-from bcgc_jax.steps.steps import Steps
 
-# Chunks that a step is taken to have where the log does not say.
-CHUNKS = 8
 # A worker that is slow by less is not told: ln of the ratio.
 _TOLD = 0.05
 # Slow workers that are told in words.
@@ -49,15 +41,6 @@ MOST_TOLD = 3
 _COMPILED = 5.0
 # A smaller share of the time is of no consequence for a plan: own choice.
 _SMALL = 0.05
-# Without chunks a log does not say whether what is not steady is of workers, data or
-# pauses.
-STEADY = "steady"
-REST = "rest"
-# Without loads and forward passes chunks do not say whether a long one is long or has
-# paused.
-DATA_OR_PAUSES = "data or pauses"
-# A few steps do not say whether a slow worker stays slow.
-WORKERS = "workers"
 IN_WORDS = {
     "data": "the data: some chunks are longer than others",
     STEADY: "workers that stay slow",
@@ -72,9 +55,7 @@ _ALIKE_STEPS = 3.0
 
 
 class SlowWorker(NamedTuple):
-    """A worker that took `ratio` times as long as the others in some steps, by their
-    names.
-    """
+    """A worker that took `ratio` times as long as the others in some named steps."""
 
     worker: str
     first_step: str
@@ -90,9 +71,7 @@ class SlowWorker(NamedTuple):
 
 
 class LongChunks(NamedTuple):
-    """Chunks above three times their worker's median: how many, and their share of a
-    cause.
-    """
+    """Chunks above three times a worker's median: how many, their share of a cause."""
 
     chunks: int
     share: float
@@ -171,9 +150,7 @@ class Slowness:
 
     @property
     def of_data(self) -> bool:
-        """Whether most of the loss is of long chunks, which are long on each worker, or
-        pause.
-        """
+        """Whether most of the loss is of chunks that are long anywhere, or pause."""
         return any(
             self.causes[k].value > 0.5
             for k in ("data", DATA_OR_PAUSES)
@@ -181,9 +158,7 @@ class Slowness:
         )
 
     def cause_shows(self, name: str) -> bool:
-        """Whether a cause is above chance: by its interval, or by a worker that stays
-        slow.
-        """
+        """Whether a cause is above chance: by its interval, or by a slow worker."""
         named = name in (STEADY, WORKERS) and bool(self.slow_workers)
         return self.causes[name].shows or named
 
@@ -194,11 +169,10 @@ class Slowness:
 
     def causes_in_words(self) -> list[str]:
         """The shares of the causes; nothing where only one could be found, or none."""
-        if not self.causes:
+        if self.alike:
             return []
-        if REST in self.causes and not (
-            STEADY in self.causes and self.cause_shows(STEADY)
-        ):
+        steady_shows = STEADY in self.causes and self.cause_shows(STEADY)
+        if not self.recorded and not steady_shows:
             return []
         causes = [
             (share.value, name)
@@ -225,13 +199,11 @@ class Slowness:
         return said + self.doubts()
 
     def doubts(self) -> list[str]:
-        """Say what the log does not tell of its causes, and where an estimate may be
-        off.
-        """
+        """Say what the log does not tell of its causes, or estimates badly."""
         said = []
         if DATA_OR_PAUSES in self.causes and self.cause_shows(DATA_OR_PAUSES):
             said.append(self._long_chunks_in_words())
-        if WORKERS in self.causes or (self.too_few and REST in self.causes):
+        if self.too_few and not self.alike:
             said.append(
                 f"{counted(self.num_steps, 'step')} do not tell whether slow workers "
                 f"stay slow: record {FEWEST_STEPS} steps or more."
@@ -288,9 +260,7 @@ class Slowness:
         return f"All workers are slow at once: {share}."
 
     def alike_in_words(self) -> list[str]:
-        """Say that nothing can be learnt, and what else it may be that workers are
-        alike.
-        """
+        """Say that nothing can be learnt, and why else workers may be alike."""
         said = WAITED_ELSEWHERE
         if self.collective is None:
             said = NOT_TIMED_APART
@@ -300,16 +270,17 @@ class Slowness:
                 f"If the log has these already, {percent(self.loss)} % of the time is "
                 "lost because workers do not end together.",
             ]
-        share = (
-            f": {percent(self.together.value)} % of the time "
-            f"({self.together.in_percent()})"
-        )
+        share = ""
+        if self.together.shows:
+            share = (
+                f": {percent(self.together.value)} % of the time "
+                f"({self.together.in_percent()})"
+            )
         return [
             said,
-            "If the log has these already, all workers are slow in the same "
-            f"steps{share if self.together.shows else ''}. No scheme helps against "
-            "that. Look at what they share: storage, network, cooling, or the length "
-            "of a step's data.",
+            "If the log has these already, all workers are slow in the same steps"
+            f"{share}. No scheme helps against that. Look at what they share: storage, "
+            "network, cooling, or the length of a step's data.",
         ]
 
     def collective_in_words(self) -> list[str]:
@@ -323,9 +294,7 @@ class Slowness:
         ]
 
     def remarks(self) -> list[str]:
-        """Say where workers are not what the paper assumes, and what that means for a
-        plan.
-        """
+        """Say where workers break the paper's assumptions, and what follows."""
         if self.alike:
             return self.alike_in_words()
         said = [*self.collective_in_words(), *self.causes_in_words()]
@@ -347,115 +316,8 @@ class Slowness:
         return said
 
 
-class Log(NamedTuple):
-    """The whole steps of a trace: a model of them, and others that they speak for as
-    much.
-
-    Attributes:
-      steps: that it is of.
-      model: of the seconds.
-      other_models: what makes other parts of the same seconds, by which other causes
-        are slow.
-      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not
-        known.
-      line: predicts a chunk's seconds from its load, by which the costs are.
-      recorded: whether the log has the chunks.
-      told_apart: whether loads or forward passes tell long chunks from pauses.
-      lock_step: whether chunk k of all workers is computed together.
-    """
-
-    steps: WholeSteps
-    model: Model
-    other_models: Sequence[Callable[[Parts], Parts]]
-    costs: np.ndarray | None
-    line: LoadLine | None
-    recorded: bool
-    told_apart: bool
-    lock_step: bool = False
-
-    def as_steps(self, parts: Parts) -> Steps:
-        """Parts of the seconds as steps, with the lengths that are predicted."""
-        return parts.steps(self.costs, lock_step=self.lock_step)
-
-    def causes(self) -> list[tuple[str, str]]:
-        """The causes that the log tells apart, each after its name among those of
-        `losses`.
-        """
-        few_steps = len(self.model.parts.data) < FEWEST_STEPS
-        if not self.recorded:
-            lengths = []
-            if self.line is not None:
-                lengths = [("data", "data")]
-            return [
-                *lengths,
-                *([] if few_steps else [("steady", STEADY)]),
-                ("random", REST),
-            ]
-        if few_steps:
-            workers = [("random", WORKERS)]
-        else:
-            workers = [("steady", STEADY), ("random", "random")]
-        if self.told_apart:
-            return [("data", "data"), *workers, ("pauses", "pauses")]
-        return [("data", DATA_OR_PAUSES), *workers]
-
-    def losses(self) -> dict[str, np.ndarray]:
-        """What each cause adds to the loss of each step in each of D draws,
-        `[D, S]`.
-        """
-        return self._added(self.model.without_chance().draws)
-
-    def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
-        losses_of_draws = [losses(parts, lock_step=self.lock_step) for parts in draws]
-        return {
-            name: np.stack([added[cause] for added in losses_of_draws])
-            for cause, name in self.causes()
-        }
-
-    def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
-        """The shares of the causes, and as how many steps one counts that depend on
-        each other.
-        """
-        added, without = self._added(self.model.draws), None
-        if not self.model.random_shows:
-            without = self._stacked(self.losses())
-        shares = shares_of(self._stacked(added), without, seed)
-        causes = dict(zip(added, shares.intervals, strict=True))
-        dependences = [
-            dependence
-            for dependence, share in zip(
-                shares.dependence, shares.intervals, strict=True
-            )
-            if share.shows
-        ]
-        return causes, max(dependences, default=1.0)
-
-    def _stacked(self, added: dict[str, np.ndarray]) -> np.ndarray:
-        """`[D, S, K]`; where all take one time, rounding is no cause."""
-        rounding = 1e-9 * self.model.parts.times().max(axis=1)
-        return np.stack(
-            [
-                np.where(np.abs(values) > rounding, values, 0.0)
-                for values in added.values()
-            ],
-            axis=-1,
-        )
-
-    def long_chunks(self) -> LongChunks | None:
-        """What may be pauses, where chunks are not told from them."""
-        if not self.recorded or self.told_apart:
-            return None
-        pausing = as_pauses(self.model.without_chance().parts)
-        added = losses(pausing, lock_step=self.lock_step)
-        data, pauses = (float(added[cause].mean()) for cause in ("data", "pauses"))
-        share = min(max(pauses, 0.0) / max(data + pauses, 1e-300), 1.0)
-        return LongChunks(int(np.count_nonzero(pausing.pauses)), share)
-
-
 def long_start_in_words(steps: WholeSteps) -> list[str]:
-    """Say that the first step counts as much as many others; nothing where it does
-    not.
-    """
+    """Say that the first step counts as much as many others; nothing if it does not."""
     means = steps.times.mean(axis=1)
     ratio = means[0] / np.median(means)
     if ratio < _COMPILED:
@@ -486,7 +348,17 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
     slow_workers = _slow_workers(log)
     # Behind a collective nobody is seen to stay slow.
     stays = bool(slow_workers) or (STEADY in causes and _matters(causes[STEADY]))
-    alike = not timed_apart and (equal(times) if stays else workers_alike(times))
+    if timed_apart:
+        alike = False
+    elif stays:
+        alike = equal(times)
+    else:
+        alike = workers_alike(times)
+    if alike:
+        causes = {}
+    lengths = None
+    if log.has_loads:
+        lengths = "load"
     ends = _until_all_end(log)
     return Slowness(
         steps=log.steps,
@@ -495,7 +367,7 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
         left_out=len(log.steps.table) - len(times),
         num_chunks=log.model.parts.data.shape[2],
         recorded=log.recorded,
-        lengths=None if log.line is None else "load",
+        lengths=lengths,
         load_line=log.line,
         block=dependence,
         lock_step=log.lock_step,
@@ -503,11 +375,11 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
         balanced=float(times.mean()),
         collective=log.steps.collective,
         alike=alike,
-        causes={} if alike else causes,
+        causes=causes,
         together=ratio_of_means(slow_together(times), ends, seed),
         slow_workers=slow_workers,
         changing=bool(np.any(np.diff(steady[3 * len(times) // 4 :], axis=0))),
-        long_chunks=log.long_chunks(),
+        long_chunks=_long_chunks(log),
     )
 
 
@@ -524,138 +396,76 @@ def _matters(share: Interval) -> bool:
     return share.low > 0 and share.value > _SMALL
 
 
-def model_of(
-    steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = False
-) -> Log:
-    """Model whole steps; of `chunks` in a worker's step, where the trace has none.
+def _long_chunks(log: Log) -> LongChunks | None:
+    """What may be pauses, where chunks are not told from them."""
+    if not log.recorded or log.told_apart:
+        return None
+    pausing = as_pauses(log.model.without_chance().parts)
+    added = losses(pausing, lock_step=log.lock_step)
+    data, pauses = (float(added[cause].mean()) for cause in ("data", "pauses"))
+    share = min(max(pauses, 0.0) / max(data + pauses, 1e-300), 1.0)
+    return LongChunks(int(np.count_nonzero(pausing.pauses)), share)
 
-    Slowness is drawn for workers in the order of their speeds, in seconds over their
-    median: what the log calls its workers and in which unit it counts makes no
-    difference.
+
+class _SlowStretch(NamedTuple):
+    """Steps from `first` to before `stop` in which a worker stays slow by a ratio."""
+
+    worker: int
+    first: int
+    stop: int
+    ratio: float
+
+    @property
+    def cost(self) -> float:
+        """What the worker takes more, in steps of the others."""
+        return (self.ratio - 1) * (self.stop - self.first)
+
+
+def _slow_workers(log: Log) -> list[SlowWorker]:
+    """The stretches in which workers stay slow, the costliest first.
+
+    Where no worker is seen to become slow, those that are slow in all of a few steps.
     """
-    order = np.argsort(np.log(steps.times).mean(axis=0), kind="stable")
-    unit = float(np.median(steps.times))
-    parts = steps.trace.microbatches
-    if steps.load is not None:
-        log = _model_of_loads(steps, steps.load, chunks or CHUNKS, order, unit)
-    elif parts is None or parts.seconds.shape[2] < 2:
-        model = model_of_steps(steps.times[:, order] / unit, chunks or CHUNKS)
-        log = _without_chunks(steps, model)
-    elif chunks is not None:
-        count = parts.seconds.shape[2]
-        raise ValueError(f"the log itself says that a worker's step has {count} chunks")
-    else:
-        log = _model_of_parts(steps, parts.whole_steps(), order, unit)
-    if lock_step and not log.recorded:
-        raise ValueError(
-            "lock-step is of chunks, and the log has none: give a row for each, with "
-            "its number in a column chunk"
-        )
-    return log._replace(model=log.model.of_workers(order, unit), lock_step=lock_step)
+    places, steady = _steady_levels(log)
+    stretches = _slow_stretches(steady)
+    if not steady.any():
+        places = log.steps.places
+        stretches = [
+            _SlowStretch(worker, 0, len(places), ratio)
+            for worker, ratio in log.model.slow_in_all.items()
+            if ratio > math.exp(_TOLD)
+        ]
+    stretches.sort(key=lambda stretch: -stretch.cost)
+    return [_slow_worker(log.steps.trace, places, stretch) for stretch in stretches]
 
 
-def _without_chunks(
-    steps: WholeSteps,
-    model: Model,
-    costs: np.ndarray | None = None,
-    line: LoadLine | None = None,
-) -> Log:
-    other_models = [as_data, as_one_chunk]
-    return Log(
-        steps, model, other_models, costs, line, recorded=False, told_apart=False
-    )
-
-
-def _model_of_parts(
-    steps: WholeSteps, parts: Microbatches, order: np.ndarray, unit: float
-) -> Log:
-    if parts.load is not None and np.ptp(parts.load) == 0:
-        # Equal loads, such as a batch's size, say nothing of lengths.
-        parts = parts._replace(load=None)
-    ordered = parts.take(np.s_[:, order])
-    forward = None
-    if ordered.forward is not None:
-        forward = ordered.forward / unit
-    model = model_of_chunks(
-        ordered._replace(seconds=ordered.seconds / unit, forward=forward)
-    )
-    told_apart = parts.load is not None or parts.forward is not None
-    other_models = []
-    if not told_apart and as_pauses(model.parts).pauses.any():
-        other_models = [as_pauses]
-    costs, line = None, None
-    if parts.load is not None:
-        costs, line = _costs(parts.seconds, parts.load)
-    return Log(
-        steps, model, other_models, costs, line, recorded=True, told_apart=told_apart
-    )
-
-
-def _model_of_loads(
-    steps: WholeSteps, load: np.ndarray, chunks: int, order: np.ndarray, unit: float
-) -> Log:
-    """Model a log that has the load of each worker's step: equal chunks are
-    supposed.
-    """
-    expected = predicted_seconds(steps.times, load)
-    costs, line = _costs(steps.times, load)
-    model = model_of_steps(
-        steps.times[:, order] / unit, chunks, expected[:, order] / unit
-    )
-    costs = np.repeat(costs[:, :, None], chunks, axis=2) / chunks
-    line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
-    return _without_chunks(steps, model, costs, line)
-
-
-def _costs(seconds: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, LoadLine]:
-    """Predict chunks by their loads, from the other half of the steps; and the line of
-    all steps.
-
-    Forward passes predict nothing: a chunk's own is timed after it has been handed out.
-    """
-    first = np.arange(len(seconds)) < len(seconds) // 2
-    costs = np.empty(seconds.shape)
-    for half in (first, ~first):
-        line = LoadLine.fitted(load[~half], seconds[~half])
-        costs[half] = line.costs(load[half])
-    return costs, LoadLine.fitted(load, seconds)
-
-
-def _levels(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps, by their places, and what workers take more in them that stay slow.
+def _steady_levels(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """Places of steps in the trace, and ln of workers' steady ratios in them, `[S, W]`.
 
     Without chunks and loads the steps need not be whole.
     """
-    if log.recorded or log.line is not None:
+    if log.recorded or log.has_loads:
         return log.steps.places, log.model.parts.steady
     table = log.steps.table
     places = np.flatnonzero(np.isfinite(table).any(axis=1))
     return places, levels(ranks_of(table[places]), table[places])
 
 
-def _slow_workers(log: Log) -> list[SlowWorker]:
-    """The stretches in which a worker stays slow, those that cost the most time
-    first.
-    """
-    places, steady = _levels(log)
-    trace = log.steps.trace
-    slow: list[tuple[float, SlowWorker]] = []
+def _slow_stretches(steady: np.ndarray) -> list[_SlowStretch]:
+    """Cut each worker's steps where its level changes; keep the slow stretches."""
+    stretches = []
     for worker, level in enumerate(steady.T):
-        ends = np.flatnonzero(np.diff(level, prepend=np.nan, append=np.nan) != 0)
-        for first, stop in itertools.pairwise(ends):
+        changes = 1 + np.flatnonzero(np.diff(level))
+        for first, stop in itertools.pairwise([0, *changes.tolist(), len(level)]):
             if level[first] > _TOLD:
                 ratio = float(np.exp(level[first]))
-                stretch = _slow_worker(trace, worker, places[[first, stop - 1]], ratio)
-                slow.append(((ratio - 1) * (stop - first), stretch))
-    for worker, ratio in log.model.slow_in_all.items():
-        if not steady.any() and ratio > math.exp(_TOLD):
-            first_and_last = log.steps.places[[0, -1]]
-            slow.append((ratio - 1, _slow_worker(trace, worker, first_and_last, ratio)))
-    return [worker for _, worker in sorted(slow, key=lambda cost: -cost[0])]
+                stretches.append(_SlowStretch(worker, first, stop, ratio))
+    return stretches
 
 
-def _slow_worker(
-    trace: Trace, worker: int, ends: np.ndarray, ratio: float
-) -> SlowWorker:
+def _slow_worker(trace: Trace, places: np.ndarray, stretch: _SlowStretch) -> SlowWorker:
+    ends = places[[stretch.first, stretch.stop - 1]]
     first, last = map(str, trace.step_names[ends])
-    return SlowWorker(str(trace.worker_names[worker]), first, last, ratio)
+    return SlowWorker(
+        str(trace.worker_names[stretch.worker]), first, last, stretch.ratio
+    )

@@ -25,8 +25,8 @@ from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import percent
+from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.replays import seats_of
-from bcgc_jax.measured.slowness import model_of
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs
 from bcgc_jax.schemes.sharing import Sharing

@@ -9,9 +9,9 @@ import pytest
 
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.causes import Parts, losses, model_of_chunks
+from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import judged, replayed
-from bcgc_jax.measured.slowness import model_of
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.verdict import Savings, advised
 from bcgc_jax.measured.whole_steps import whole_steps

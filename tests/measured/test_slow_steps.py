@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.advice import Advice, advise
+from bcgc_jax.measured.log_model import DATA_OR_PAUSES, WORKERS
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.slow_steps import random_of, variance_of
 from bcgc_jax.measured.slow_workers import scores_of, slow_in_all_steps
-from bcgc_jax.measured.slowness import DATA_OR_PAUSES, WORKERS, Slowness, slowness_in
+from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import load_trace
 from experiments.coverage import made, true_shares
 from tests.cli.steps import trace_of

@@ -1,0 +1,226 @@
+"""The model of a log: what its seconds are made of, and which causes it tells apart."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.cause_shares import shares_of
+from bcgc_jax.measured.causes import (
+    Model,
+    Parts,
+    as_data,
+    as_one_chunk,
+    as_pauses,
+    losses,
+    model_of_chunks,
+    model_of_steps,
+)
+from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.slow_workers import FEWEST_STEPS
+from bcgc_jax.measured.whole_steps import WholeSteps
+from bcgc_jax.steps.chunk_lengths import LoadLine
+from bcgc_jax.steps.steps import Steps
+
+# Chunks that a step is taken to have where the log does not say.
+CHUNKS = 8
+# Without chunks a log does not say whether what is not steady is of workers, data or
+# pauses.
+STEADY = "steady"
+REST = "rest"
+# Without loads and forward passes chunks do not say whether a long one is long or has
+# paused.
+DATA_OR_PAUSES = "data or pauses"
+# A few steps do not say whether a slow worker stays slow.
+WORKERS = "workers"
+
+
+class Log(NamedTuple):
+    """The whole steps of a trace, a model of them, and other models as likely.
+
+    Attributes:
+      steps: that it is of.
+      model: of the seconds.
+      other_models: what makes other parts of the same seconds, by which other causes
+        are slow.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not
+        known.
+      line: predicts a chunk's seconds from its load, by which the costs are.
+      recorded: whether the log has the chunks.
+      told_apart: whether loads or forward passes tell long chunks from pauses.
+      lock_step: whether chunk k of all workers is computed together.
+    """
+
+    steps: WholeSteps
+    model: Model
+    other_models: Sequence[Callable[[Parts], Parts]]
+    costs: np.ndarray | None
+    line: LoadLine | None
+    recorded: bool
+    told_apart: bool
+    lock_step: bool = False
+
+    def as_steps(self, parts: Parts) -> Steps:
+        """Parts of the seconds as steps, with the lengths that are predicted."""
+        return parts.steps(self.costs, lock_step=self.lock_step)
+
+    @property
+    def has_loads(self) -> bool:
+        """Whether loads predict the seconds of chunks."""
+        return self.line is not None
+
+    def causes(self) -> dict[str, str]:
+        """The causes of `losses` that the log tells apart, and what each is in it.
+
+        Whole steps tell "steady" from "rest", and with loads from "data". Chunks tell
+        "data", "steady" and "random" apart; loads or forward passes tell "pauses" from
+        the data, else both are "data or pauses". A few steps do not tell "steady": what
+        is "random" in chunks is then "workers".
+        """
+        causes = {}
+        if self.recorded or self.has_loads:
+            causes["data"] = "data"
+        few_steps = len(self.model.parts.data) < FEWEST_STEPS
+        if not few_steps:
+            causes["steady"] = STEADY
+        if not self.recorded:
+            return causes | {"random": REST}
+        causes["random"] = "random"
+        if few_steps:
+            causes["random"] = WORKERS
+        if self.told_apart:
+            return causes | {"pauses": "pauses"}
+        return causes | {"data": DATA_OR_PAUSES}
+
+    def losses(self) -> dict[str, np.ndarray]:
+        """What each cause adds to each step's loss in each of D draws, `[D, S]`."""
+        return self._added(self.model.without_chance().draws)
+
+    def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
+        losses_of_draws = [losses(parts, lock_step=self.lock_step) for parts in draws]
+        return {
+            name: np.stack([added[cause] for added in losses_of_draws])
+            for cause, name in self.causes().items()
+        }
+
+    def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
+        """The shares of the causes, and how many dependent steps count as one."""
+        added, without = self._added(self.model.draws), None
+        if not self.model.random_shows:
+            without = self._stacked(self.losses())
+        shares = shares_of(self._stacked(added), without, seed)
+        causes = dict(zip(added, shares.intervals, strict=True))
+        dependences = [
+            dependence
+            for dependence, share in zip(
+                shares.dependence, shares.intervals, strict=True
+            )
+            if share.shows
+        ]
+        return causes, max(dependences, default=1.0)
+
+    def _stacked(self, added: dict[str, np.ndarray]) -> np.ndarray:
+        """`[D, S, K]`; where all take one time, rounding is no cause."""
+        rounding = 1e-9 * self.model.parts.times().max(axis=1)
+        return np.stack(
+            [
+                np.where(np.abs(values) > rounding, values, 0.0)
+                for values in added.values()
+            ],
+            axis=-1,
+        )
+
+
+def model_of(
+    steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = False
+) -> Log:
+    """Model whole steps; of `chunks` in a worker's step, where the trace has none.
+
+    Slowness is drawn for workers in the order of their speeds, in seconds over their
+    median: what the log calls its workers and in which unit it counts makes no
+    difference.
+    """
+    order = np.argsort(np.log(steps.times).mean(axis=0), kind="stable")
+    unit = float(np.median(steps.times))
+    parts = steps.trace.microbatches
+    if steps.load is not None:
+        log = _model_of_loads(steps, steps.load, chunks or CHUNKS, order, unit)
+    elif parts is None or parts.seconds.shape[2] < 2:
+        model = model_of_steps(steps.times[:, order] / unit, chunks or CHUNKS)
+        log = _without_chunks(steps, model)
+    elif chunks is not None:
+        count = parts.seconds.shape[2]
+        raise ValueError(f"the log itself says that a worker's step has {count} chunks")
+    else:
+        log = _model_of_parts(steps, parts.whole_steps(), order, unit)
+    if lock_step and not log.recorded:
+        raise ValueError(
+            "lock-step is of chunks, and the log has none: give a row for each, with "
+            "its number in a column chunk"
+        )
+    return log._replace(model=log.model.of_workers(order, unit), lock_step=lock_step)
+
+
+def _without_chunks(
+    steps: WholeSteps,
+    model: Model,
+    costs: np.ndarray | None = None,
+    line: LoadLine | None = None,
+) -> Log:
+    other_models = [as_data, as_one_chunk]
+    return Log(
+        steps, model, other_models, costs, line, recorded=False, told_apart=False
+    )
+
+
+def _model_of_parts(
+    steps: WholeSteps, parts: Microbatches, order: np.ndarray, unit: float
+) -> Log:
+    if parts.load is not None and np.ptp(parts.load) == 0:
+        # Equal loads, such as a batch's size, say nothing of lengths.
+        parts = parts._replace(load=None)
+    ordered = parts.take(np.s_[:, order])
+    forward = None
+    if ordered.forward is not None:
+        forward = ordered.forward / unit
+    model = model_of_chunks(
+        ordered._replace(seconds=ordered.seconds / unit, forward=forward)
+    )
+    told_apart = parts.load is not None or parts.forward is not None
+    other_models = []
+    if not told_apart and as_pauses(model.parts).pauses.any():
+        other_models = [as_pauses]
+    costs, line = None, None
+    if parts.load is not None:
+        costs, line = _costs(parts.seconds, parts.load)
+    return Log(
+        steps, model, other_models, costs, line, recorded=True, told_apart=told_apart
+    )
+
+
+def _model_of_loads(
+    steps: WholeSteps, load: np.ndarray, chunks: int, order: np.ndarray, unit: float
+) -> Log:
+    """Model a log with the load of each worker's step, in chunks taken for equal."""
+    expected = predicted_seconds(steps.times, load)
+    costs, line = _costs(steps.times, load)
+    model = model_of_steps(
+        steps.times[:, order] / unit, chunks, expected[:, order] / unit
+    )
+    costs = np.repeat(costs[:, :, None], chunks, axis=2) / chunks
+    line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
+    return _without_chunks(steps, model, costs, line)
+
+
+def _costs(seconds: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, LoadLine]:
+    """Predict chunks by loads, from the other half of the steps; the line is of all.
+
+    Forward passes predict nothing: a chunk's own is timed after it has been handed out.
+    """
+    first = np.arange(len(seconds)) < len(seconds) // 2
+    costs = np.empty(seconds.shape)
+    for half in (first, ~first):
+        line = LoadLine.fitted(load[~half], seconds[~half])
+        costs[half] = line.costs(load[half])
+    return costs, LoadLine.fitted(load, seconds)

@@ -1,6 +1,4 @@
-"""`bcgc advise`: what slows the steps of a log, what can be done, and what that is
-worth.
-"""
+"""`bcgc advise`: what slows the steps of a log, and what each remedy is worth."""
 
 import io
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""What `bcgc advise` writes beside its answer: a picture, and the plan that is
-advised.
-"""
+"""What `bcgc advise` writes beside its answer: a picture, and the advised plan."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -152,17 +150,20 @@ def plan_of(advice: Advice) -> "Solution":
     saved = row.saved
     limit = advice.row(Limit.name).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    line = None
-    if row.scheme.by_length:
-        line = advice.load_line
+    line = advice.load_line
+    load_line = None
+    usual_cost = None
+    if row.scheme.by_length and line is not None:
+        load_line = line.base, line.slope
+        usual_cost = line.usual
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,
         chunks=advice.num_chunks,
         equal_chunks=row.equal_chunks,
         round_trip=advice.costs.asking.alone,
-        load_line=None if line is None else (line.base, line.slope),
-        usual_cost=None if line is None else line.usual,
+        load_line=load_line,
+        usual_cost=usual_cost,
     )
     return Solution(
         plan=sharing_plan(1.0, rule),

@@ -85,9 +85,7 @@ class Argument(click.ParamType):
 
 
 class LogPath(click.Path):
-    """A file, a folder, standard input, or a pattern that no shell has put files in
-    place of.
-    """
+    """A file, a folder, standard input, or a pattern that no shell has expanded."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, allow_dash=True)
@@ -107,9 +105,7 @@ def number(
     include: bool = False,
     whole: bool = False,
 ) -> Argument:
-    """A finite number above (or from) `low`, at most `high`; whole ones may be typed as
-    1e6.
-    """
+    """A finite number above (or from) `low`, at most `high`; 1e6 counts as whole."""
     # a larger float may be no whole number that was typed
     if whole:
         high = min(high, 2**53)
@@ -183,9 +179,7 @@ def read_law(text: str) -> "Distribution":
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
-    """Read NAME:PARAMETER=VALUE,… or COUNT*NAME:… for some workers: count or None, and
-    law.
-    """
+    """Read NAME:PARAMETER=VALUE,… or COUNT*NAME:…: count or None, distribution."""
     count, star, law = text.rpartition("*")
     return WORKERS.read(count) if star else None, read_law(law)
 
@@ -361,9 +355,7 @@ COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:
-    """Raise UsageError for the first of these parameters that was typed: it changes
-    nothing.
-    """
+    """Raise UsageError for the first typed one of parameters that change nothing."""
     context = click.get_current_context()
     for param in context.command.params:
         typed = (

@@ -1,6 +1,4 @@
-"""Each number that a command shows: one description for its table, CSV, JSON and their
-schema.
-"""
+"""Each number that a command shows: its table, CSV, JSON and schema, said once."""
 
 import dataclasses
 import itertools
@@ -116,9 +114,7 @@ def table_of(
 
 
 def without_questions(rows: Iterable[Any]) -> dict[str, Sequence[Shown]]:
-    """Leave out of a table what is sent and asked, where no scheme asks or is
-    inexact.
-    """
+    """Leave out of a table what is sent and asked, where nothing is."""
     asking = any(
         (row.round_trips or 0) > 0 or row.exact_gradient is False for row in rows
     )
@@ -175,7 +171,7 @@ _SCHEDULE = {
         {"type": "null"},
     ]
 }
-# Of a solution, as `Status` names them.
+# Names of `Status`, of a solution.
 STATUSES = ("converged", "step_limit", "infinite", "infeasible", "invalid", "precision")
 # What a scheme needs, in tables.
 _STORED: Any = {"head": "subsets\nstored", "form": ".0f"}
@@ -217,7 +213,7 @@ def _text(name: str, about: str = "", **options: Any) -> Column:
 
 
 def _count(status: str, about: str = "") -> Column:
-    """Of a sweep, how many cells have this status."""
+    """How many cells of a sweep have this status."""
     return Column(
         status,
         INTEGER,

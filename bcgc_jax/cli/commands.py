@@ -87,9 +87,7 @@ def check_one(what: str, **values: Any) -> None:
 def cycles_of_forward(
     ratio: Any, coordinates: Any, cycles: Any, chain_cycles: Any = None
 ) -> Any:
-    """f, of a forward pass that takes this ratio of a backward pass of L (b + h)
-    cycles.
-    """
+    """f of a forward pass, from its ratio to a backward pass of L (b + h) cycles."""
     for_coordinate = cycles
     if chain_cycles is not None:
         for_coordinate = cycles + chain_cycles

@@ -25,9 +25,7 @@ _PADDED = 32
 
 
 def keep_programs() -> None:
-    """Let JAX keep compiled programs in the user's cache, if no other folder was
-    chosen.
-    """
+    """Let JAX keep compiled programs in the user's cache, unless a folder is chosen."""
     warnings.filterwarnings(
         "ignore", "Error (reading|writing) persistent compilation cache"
     )

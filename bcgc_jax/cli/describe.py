@@ -36,9 +36,7 @@ def describe_law(law: Distribution | JointDistribution) -> Any:
 
 
 def describe_problem(problem: Problem) -> Row:
-    """Its numbers and distributions in JSON's own values; what was not asked for is not
-    there.
-    """
+    """Numbers and distributions in JSON's values, without what was not asked for."""
     described = {
         field.name: getattr(problem, field.name)
         for field in dataclasses.fields(problem)

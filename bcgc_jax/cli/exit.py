@@ -1,6 +1,4 @@
-"""How a command ends: Ctrl-C, pipes that are closed, full disks, files that cannot be
-written.
-"""
+"""How a command ends: by Ctrl-C, a closed pipe, a full disk, an unwritable file."""
 
 import os
 import sys
@@ -14,9 +12,7 @@ T = TypeVar("T")
 
 
 def take_any_sign() -> None:
-    """Print signs that the terminal's encoding does not have as ?: no error after the
-    work.
-    """
+    """Print signs that the terminal's encoding lacks as ?: no error after the work."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -44,9 +40,7 @@ def check_file(
 
 
 def finish(command: str, status: int) -> NoReturn:
-    """Exit with `status` once all is written, or with 2 and a line where it cannot
-    be.
-    """
+    """Exit with `status` once all is written; with 2 and a line where it cannot be."""
     if trouble := flush():
         say(f"{command}: cannot write the answer: {trouble}")
     sys.exit(2 if trouble else status)

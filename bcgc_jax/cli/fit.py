@@ -1,6 +1,4 @@
-"""`bcgc fit`: from a log of measured times to a distribution, and to plans for it and
-others.
-"""
+"""`bcgc fit`: from a log of measured times to distributions, and plans for them."""
 
 from pathlib import Path
 from typing import Any

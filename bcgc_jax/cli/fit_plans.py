@@ -1,6 +1,4 @@
-"""Plans of `bcgc fit`: one for each distribution, and what it takes under the
-others.
-"""
+"""Plans of `bcgc fit`: one for each distribution, and its runtime under the others."""
 
 from typing import Any, NamedTuple
 

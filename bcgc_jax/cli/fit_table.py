@@ -1,6 +1,4 @@
-"""What a person reads of `bcgc fit`: the log in a few lines, the fits, and the
-plans.
-"""
+"""What a person reads of `bcgc fit`: the log in short, the fits, and the plans."""
 
 from collections.abc import Iterator
 

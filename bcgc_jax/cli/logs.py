@@ -1,6 +1,4 @@
-"""A log that was named on the command line: its files, and its times, read without
-JAX.
-"""
+"""A log named on the command line: its files, and its times, read without JAX."""
 
 import glob
 import os

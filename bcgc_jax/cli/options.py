@@ -76,9 +76,7 @@ def _as_typed(text: str) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Tell what is wrong with the input, or with its files, in one line, and end with
-    status 2.
-    """
+    """Tell in one line what is wrong with the input or its files; end with status 2."""
     try:
         yield
     except (BrokenPipeError, ModuleNotFoundError):  # `main` knows what to say

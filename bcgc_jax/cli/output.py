@@ -13,8 +13,8 @@ from rich.table import Column, Table
 
 from bcgc_jax.cli.commands import AdviseOptions, Files
 
-# Of the objects that `--format json` prints (output.schema.json): the next one where a
-# field changes its meaning or goes, not where one is added.
+# The version of what `--format json` prints (output.schema.json): higher where a field
+# changes its meaning or goes, not where one is added.
 VERSION = 3
 _WIDTH = 100
 
@@ -25,9 +25,7 @@ Shown = tuple[str | Column, Callable[[Any], str]]
 
 
 def console(width: int = _WIDTH) -> Console:
-    """Prints on stdout, as wide on every screen, so that what is printed does not
-    depend on it.
-    """
+    """Prints on stdout, as wide on every screen: the text does not depend on it."""
     return Console(width=width, highlight=False, markup=False, file=sys.stdout)
 
 
@@ -67,16 +65,12 @@ def print_rows(
 
 
 def names(head: str) -> Column:
-    """A column of names, which are not broken; a long one is cut, for the numbers come
-    first.
-    """
+    """A column of names, cut where long and never broken: the numbers come first."""
     return Column(head, no_wrap=True, max_width=22)
 
 
 def scheme_label(row: Any) -> str:
-    """Return what a table calls a row: its method, the α of partial stragglers,
-    "(inexact)".
-    """
+    """Return what a table calls a row: its method, α where it has one, "(inexact)"."""
     label = str(row.method)
     if getattr(row, "alpha", None) is not None:
         label += f" α {row.alpha:.3g}"
@@ -97,9 +91,7 @@ def number(value: float | None, form: str = ".4g", unknown: str = "–") -> str:
 
 
 def above_bound(value: float, bound: float | None) -> str:
-    """Say by how much at most a runtime is above the optimum, which has this `bound`,
-    if any.
-    """
+    """Say how far at most a runtime is above the optimum, by the `bound` if any."""
     gap = math.inf
     if bound:
         gap = 100 * (value / bound - 1)
@@ -111,9 +103,7 @@ def above_bound(value: float, bound: float | None) -> str:
 
 
 def saved_in_words(share: float | None) -> str:
-    """Print the share of the uncoded time that is saved, or how many times as long it
-    takes.
-    """
+    """Print the saved share of the uncoded time, or how many times as long it takes."""
     if share is None or not math.isfinite(share):
         return "–"
     if share > -9:
@@ -149,9 +139,7 @@ def finite(value: Any) -> float | None:
 
 
 def json_of(document: Row | Sequence[Row]) -> str:
-    """An object with the version of its fields before them; rows alone have no place
-    for one.
-    """
+    """An object with its fields' version first; rows alone have no place for one."""
     if isinstance(document, dict):
         return json.dumps(_plain({"version": VERSION, **document}), indent=2)
     return json.dumps(_plain(document), indent=1)
@@ -180,9 +168,7 @@ def write_rows(rows: Iterable[Row], columns: Sequence[str] = ()) -> None:
 
 
 def _field(value: Any) -> Any:
-    """Several numbers with blanks between; nothing where one is infinite or unknown;
-    else JSON.
-    """
+    """Numbers with blanks between; nothing for an unknown one; else JSON."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if not isinstance(value, Mapping):

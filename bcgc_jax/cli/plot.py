@@ -1,6 +1,4 @@
-"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, measured times,
-trainings.
-"""
+"""`bcgc plot` and `--figure FILE`: plans, sweeps, measured times, trainings."""
 
 import contextlib
 import csv
@@ -89,9 +87,7 @@ def read(path: Path) -> Iterator[Row]:
 
 
 def read_log(path: Path) -> list[Row]:
-    """What `json_lines` wrote of the steps of a training, with the time at the end of
-    each.
-    """
+    """What `json_lines` wrote of a training's steps, with the time each ended."""
     rows = []
     end = 0.0
     for text in path.read_text("utf-8").splitlines():
@@ -138,9 +134,7 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
 
 
 def _look(method: str) -> dict[str, Any]:
-    """Keywords of a method's curve; options, as the 5 of nested:5, are its marks
-    too.
-    """
+    """Keywords of a method's curve; options, as the 5 of nested:5, mark it too."""
     look = plotting.curve(plotting.style(method))
     if options := method.partition(":")[2]:
         look |= {
@@ -355,9 +349,7 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
 
 
 def _log(rows: Sequence[Row], *columns: str) -> str:
-    """Name the logarithmic axes: positive numbers over more than a decade and a
-    half.
-    """
+    """Name the logarithmic axes: positive numbers over more than 1.5 decades."""
     log = ""
     for axis, column in zip("xy", columns, strict=True):
         values = [float(row[column]) for row in rows if row[column] is not None]

@@ -1,6 +1,4 @@
-"""What a person who waits is shown: on a terminal a spinner, elsewhere a line each half
-minute.
-"""
+"""Progress for who waits: a spinner on a terminal, else a line each half minute."""
 
 import sys
 import threading

@@ -1,6 +1,4 @@
-"""What a person reads of `bcgc solve` besides the rows: computed for the table
-alone.
-"""
+"""What a person reads of `bcgc solve` besides rows: computed for the table alone."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +40,7 @@ def remarks(
         exact = [row for row in answer.rows if row.exact]
         coded = [row for row in exact if row.partition]
         schedules = [row for row in exact if row.schedule]
-        # Of chunks `advice` has replayed it.
+        # `advice` has replayed it in a log of chunks.
         shared = [row for row in exact if row.shares_work and advice is None]
         for row in [*shared, *schedules[:1], *coded[:1]]:
             plan = row.solution.plan
@@ -64,9 +62,7 @@ def for_a_person(
     baselines: list[Solved],
     trace: Trace | None,
 ) -> SolveAnswer:
-    """Add what the table says besides; the best baseline asks nobody and loses no
-    samples.
-    """
+    """Add the table's remarks; the best baseline asks nobody and loses no samples."""
     silent = [row for row in baselines if not row.round_trips]
     baseline = fastest([row for row in silent if row.exact])
     # Where no baseline is possible, as for an infinite mean, a single block is not
@@ -96,9 +92,7 @@ def _interval(
 
 
 def _largest_setup(problem: Problem, rows: list[Solved]) -> float | None:
-    """Return `largest_setup` of the fastest plan, where it is without setup and this is
-    quick.
-    """
+    """Return `largest_setup` of the fastest plan without setup, where it is quick."""
     best = fastest_plan(rows)
     # A single block pays for start-ups, sending and setup too. Ten more expectations of
     # a second are felt.

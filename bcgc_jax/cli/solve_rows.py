@@ -17,15 +17,12 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 
-# Of a completion probability that is a share of draws: a standard error of at most
-# 0.01.
+# Draws for a completion probability: its standard error is 0.01 at most.
 _DRAWS = 2**12
 
 
 class Schedule(NamedTuple):
-    """Blocks of a scheme without a code: sizes, and their tasks, or the groups of
-    workers.
-    """
+    """Blocks of a scheme without a code: sizes, and tasks or groups of workers."""
 
     sizes: list[int]
     tasks: list[list[int]] | None = None
@@ -130,9 +127,7 @@ def fastest_plan(rows: Sequence[Solved]) -> Solved | None:
 
 
 def share_saved(row: Solved, uncoded: Solved | None) -> float | None:
-    """Return the share of the uncoded time that is saved; None where one of the two is
-    unknown.
-    """
+    """Return the saved share of the uncoded time; None where either is unknown."""
     if (
         uncoded is None
         or not np.isfinite(row.runtime)
@@ -149,9 +144,7 @@ def solved_of(
     seconds: float,
     deadline: float | None,
 ) -> Solved:
-    """What is said of a solution of `problem`, which took the solver so many
-    seconds.
-    """
+    """What is said of a solution of `problem`, which took the solver these seconds."""
     exists = int(solution.status) != Status.INFEASIBLE
     plan = solution.plan if exists else None
     rule = None if plan is None else plan.completion

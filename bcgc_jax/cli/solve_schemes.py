@@ -31,9 +31,7 @@ _ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 def compared(
     question: SolveOptions, problem: Problem, trace: Trace | None
 ) -> SolveAnswer:
-    """Solve by the methods that were asked for, best first, and collect what there is
-    to say.
-    """
+    """Solve by the methods that were asked for, best first, and collect remarks."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
@@ -102,9 +100,7 @@ def _solve_all(
     required: set[str],
     trace: Trace | None,
 ) -> list[Solved]:
-    """Solve by all methods, best first; those that are not `required` may be impossible
-    here.
-    """
+    """Solve by all methods, best first; only `required` ones must be possible."""
 
     def work(name: str, method: Method) -> Solved:
         begun = time.perf_counter()
@@ -115,9 +111,7 @@ def _solve_all(
         return solved_of(name, judged, solution, seconds, question.deadline)
 
     def place(row: Solved) -> tuple[float, float]:
-        """Put those that are in time often enough first, by runtime, then others by how
-        often.
-        """
+        """Rank rows in time often enough by runtime, then the others by chance."""
         chance = 0.0
         least = 0.0
         if question.for_deadline:

@@ -1,6 +1,4 @@
-"""What a person reads of `bcgc solve`: the table, the plan, and where the figures come
-from.
-"""
+"""What a person reads of `bcgc solve`: the table, the plan, the figures' sources."""
 
 import itertools
 import textwrap
@@ -52,9 +50,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
 
 
 def _against_baseline(answer: SolveAnswer) -> str:
-    """Compare the fastest scheme with the fastest earlier one, whether listed or
-    not.
-    """
+    """Compare the fastest scheme with the fastest earlier one, listed or not."""
     if answer.baseline is None:
         return "Best baseline: none."
     least = answer.baseline.runtime
@@ -84,9 +80,7 @@ def _in_a_row(answer: SolveAnswer) -> list[str]:
 
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
-    """The runtime of each row, what it saves, and how far it is above the bound of the
-    optimum.
-    """
+    """Each row's runtime, what it saves, and its excess over the optimum's bound."""
     bound = _best_bound(answer)
     size, _ = answer.unit
 
@@ -108,7 +102,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         if row.schedule is None:
             return draw(row.partition)
         count = sum(size > 0 for size in row.schedule.sizes)
-        return f"{count} block{'s' if count > 1 else ''}, no code"
+        return f"{counted(count, 'block')}, no code"
 
     chance: list[output.Shown] = []
     if answer.deadline:
@@ -158,9 +152,7 @@ def _best_bound(answer: SolveAnswer) -> float:
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
-    """Tell the limit of all schemes, and those that are often faster and were not asked
-    for.
-    """
+    """Tell the limit of all schemes, and often faster ones that were not asked for."""
     if np.isfinite(answer.limit):
         passes = ""
         if answer.problem.has_setup:
@@ -194,9 +186,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
 
 
 def _storage(answer: SolveAnswer) -> Iterator[str]:
-    """What no exact scheme beats whose workers store so much, and how much is
-    enough.
-    """
+    """What no exact scheme with so much storage beats, and how much is enough."""
     shared = [
         (row, row.lower_bound)
         for row in answer.rows
@@ -399,9 +389,7 @@ def _largest_forward(answer: SolveAnswer) -> Iterator[str]:
 
 
 def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty, of 60 at most: the file has them
-    all.
-    """
+    """`level: count` of the first 60 levels with a count: the file has them all."""
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
     if (num_hidden := len(texts) - 60) > 0:
         texts[60:] = [f"and\0{num_hidden}\0more\0(--out\0FILE)"]

@@ -73,9 +73,7 @@ class Swept(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """How a method came out: `counts` of the cells by status; what it `saved` on
-    average.
-    """
+    """How a method came out: `counts` of cells by status, its mean `saved` share."""
 
     method: str
     cells: int
@@ -129,9 +127,7 @@ def _cores() -> int:
 def _axes(
     question: SweepOptions,
 ) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
-    """Return the axes of the grid by name, the labels, and the function that makes a
-    problem.
-    """
+    """Return the grid's axes by name, the labels, and what makes a problem."""
     workers = question.workers
     labels = {}
     parameters = {}
@@ -201,9 +197,7 @@ def _typed_law(law: Distribution) -> str:
 def _parameters(
     law: str, constants: dict[str, float], axes: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return all parameters of a distribution, those of --cycle-time as axes of one
-    number.
-    """
+    """Return all parameters of a distribution, constants as axes of one number."""
     for name in axes:
         if name not in LAWS[law]:
             raise click.UsageError(
@@ -268,9 +262,7 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
 
 
 def _with_bounds(sweep: Sweep, rows: Iterable[Swept]) -> Iterator[Swept]:
-    """Add the bound of a cell's optimum to its rows; else their own if not loose, or
-    None.
-    """
+    """Add the bound of a cell's optimum to its rows, else a row's own if not loose."""
     # its methods after each other
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
         bounds = {row.method: row.lower_bound or np.nan for row in cell}
@@ -318,9 +310,7 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
 
 
 def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
-    """Read from the file how each method came out and what it saved, and the statuses
-    of all.
-    """
+    """Read each method's outcome and saving from the file, and all rows' statuses."""
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
     counts = Counter[tuple[str, str]]()
@@ -348,9 +338,7 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
 
 
 def _end(statuses: Counter[str]) -> None:
-    """Say how many rows are no problem; status 1 if one is none, or if no row is an
-    answer.
-    """
+    """Say how many rows are no problem; status 1 for any, or if no row is an answer."""
     invalid = statuses[Status.INVALID.name.lower()]
     infeasible = statuses[Status.INFEASIBLE.name.lower()]
     if invalid:

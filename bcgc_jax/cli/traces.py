@@ -1,6 +1,4 @@
-"""A trace that was named on the command line, and the distribution that stands for its
-times.
-"""
+"""A trace named on the command line, and the distribution that stands for it."""
 
 import math
 import os
@@ -83,9 +81,7 @@ def workers_of(asked: Times | FitOptions, trace: Trace, workers: int | None) -> 
 def law_for(
     asked: Times, trace: Trace, workers: int
 ) -> Distribution | JointDistribution:
-    """Return the distribution of all times together, or with --keep-workers of whole
-    steps.
-    """
+    """Return the distribution of all times; with --keep-workers, of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
     return distribution_of(
@@ -96,9 +92,7 @@ def law_for(
 def planned_for(
     asked: Times, law: Any, workers: int | None
 ) -> tuple[Trace | None, Any, int]:
-    """Return the trace, if there is one, and the law and the number of workers to plan
-    for.
-    """
+    """Return the trace, if any, and the law and number of workers to plan for."""
     if (trace := read(asked)) is not None:
         workers = workers_of(asked, trace, workers)
         law = law_for(asked, trace, workers)
@@ -110,9 +104,7 @@ def planned_for(
 def check_size(
     problem: Problem, alternative: str = "--trace-distribution smooth"
 ) -> None:
-    """Raise ValueError where one exact runtime takes more than an hour, or more than
-    the memory.
-    """
+    """Raise ValueError if an exact runtime takes over an hour, or too much memory."""
     operations = iteration_of(problem).evaluation_cost()
     memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
@@ -170,9 +162,7 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
 
 
 def stays_slow(trace: Trace | None) -> bool:
-    """Whether workers of the trace stay slow, so that one knows beforehand who will
-    be.
-    """
+    """Whether workers of the trace stay slow, so that they are known beforehand."""
     lost = None
     if trace is not None:
         lost = slowness_in(trace)
@@ -180,9 +170,7 @@ def stays_slow(trace: Trace | None) -> bool:
 
 
 def advice_on(trace: Trace | None) -> Advice | None:
-    """What `bcgc advise` says, of a log of chunks; None where nothing can be learnt
-    from it.
-    """
+    """What `bcgc advise` says of a log of chunks; None if nothing can be learnt."""
     if trace is None or trace.microbatches is None:
         return None
     lost = slowness_in(trace)
@@ -256,7 +244,10 @@ def in_its_steps(
         return []
     share = 100 * np.mean(uncoded - runtimes) / uncoded.mean()
     error = 100 * error_of(uncoded - runtimes) / uncoded.mean()
-    saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
+    word = "more"
+    if share > 0:
+        word = "less"
+    saved = f"{abs(share):.1f} ± {error:.2g} % {word} time"
     planned = plan.completion is None or plan.completion.bound_of != "storage"
     advice = "."
     if planned:
@@ -274,9 +265,7 @@ def in_its_steps(
 
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
-    """Say the same of workers that first end the pass they have begun, if that takes 2
-    % more.
-    """
+    """Say the same of workers that end a begun pass first, if this takes 2 % more."""
     steps = known_steps(trace, problem)
     runtimes = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
     if runtimes is None:
@@ -285,16 +274,17 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
     if in_a_row < 1.02 * alone:
         return []
     share = 100 * (1 - float(problem.scale) * in_a_row / uncoded)
-    saved = (
-        f"{abs(share):.1f} % {'less' if share > 0 else 'more'} time than uncoded there"
-    )
-    return [f"If each worker first ends the pass that it has begun, it takes {saved}."]
+    word = "more"
+    if share > 0:
+        word = "less"
+    return [
+        "If each worker first ends the pass that it has begun, it takes "
+        f"{abs(share):.1f} % {word} time than uncoded there."
+    ]
 
 
 def known_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
-    """Return steps of which all times are known, `[S, N]`; none where other workers
-    took them.
-    """
+    """Return steps with all times known, `[S, N]`; none that other workers ran."""
     workers = num_workers(problem)
     if trace is None or trace.load is not None or trace.num_workers != workers:
         return np.zeros((0, workers))
@@ -354,9 +344,7 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     numbers = law.summary()
-    times = (
-        f"{trace.seconds.size:,} measured time{'' if trace.seconds.size == 1 else 's'}"
-    )
+    times = counted(trace.seconds.size, "measured time")
     if "measured_times" in numbers:
         return [f"Distribution: the {times} as they are."]
     if "knots" in numbers:

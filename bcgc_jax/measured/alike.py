@@ -53,7 +53,7 @@ _SELDOM = 1e-3
 _JITTER = 0.1
 # In fewer steps two workers are alike by chance too often.
 FEWEST_STEPS = 8
-# Of a normal distribution: the deviation over the median distance from 0.
+# The deviation of a normal distribution over the median distance from 0.
 _OF_MEDIAN = 1.4826
 
 NOT_TIMED_APART = (
@@ -101,9 +101,7 @@ def deviations(times: np.ndarray) -> tuple[float, float]:
 
 
 def perhaps_jitter(times: np.ndarray) -> list[str]:
-    """Say that times, `[S, W]`, may differ by jitter alone; nothing where they differ
-    by more.
-    """
+    """Say that times, `[S, W]`, may differ by jitter alone; nothing if by more."""
     _, between = deviations(times)
     if between > _JITTER:
         return []
@@ -115,9 +113,7 @@ def perhaps_jitter(times: np.ndarray) -> list[str]:
 
 
 def workers_alike(times: np.ndarray) -> bool:
-    """Whether times of whole steps, `[S, W]`, look as if each worker had waited for the
-    slowest.
-    """
+    """Whether whole steps, `[S, W]`, look as if workers had waited for the slowest."""
     if equal(times):
         return True
     if len(times) < FEWEST_STEPS:

@@ -1,6 +1,4 @@
-"""The share of each cause in the loss, with an interval of 95 %, by draws that are as
-likely.
-"""
+"""The share of each cause in the loss by equally likely draws, with its interval."""
 
 from typing import NamedTuple
 
@@ -12,18 +10,14 @@ _ENDS = (0.025, 0.975)
 
 
 class Shares(NamedTuple):
-    """Shares of K causes, and as how many steps one counts that depend on each other,
-    `[K]`.
-    """
+    """Shares of K causes, and how many dependent steps count as one, `[K]`."""
 
     intervals: list[Interval]
     dependence: list[float]
 
 
 class _Resampled(NamedTuple):
-    """Shares, `[K]`, in resampled steps, `[R, K]`, and what each step adds to them,
-    `[S, K]`.
-    """
+    """Shares, `[K]`, in resampled steps, `[R, K]`, and each step's part, `[S, K]`."""
 
     values: np.ndarray
     drawn: np.ndarray

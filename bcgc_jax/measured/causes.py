@@ -70,9 +70,7 @@ class Parts(NamedTuple):
     def steps(
         self, costs: np.ndarray | None = None, *, lock_step: bool = False
     ) -> Steps:
-        """What schemes are replayed in, with the lengths of chunks as predicted,
-        `[S, W, C]`.
-        """
+        """What schemes are replayed in, with predicted lengths, `[S, W, C]`."""
         parts = self.pace, self.data, self.pauses, self.steady
         return Steps(*parts, costs, lock_step=lock_step)
 
@@ -83,9 +81,7 @@ class Parts(NamedTuple):
     def until_met(
         self, causes: Collection[str] = CAUSES, *, lock_step: bool = False
     ) -> np.ndarray:
-        """The same until they meet, `[S, W, K]`: once a step, or in lock-step after
-        each chunk.
-        """
+        """The same until they meet, `[S, W, K]`: once, or in lock-step each chunk."""
         work, pauses = self.data, self.pauses
         if not lock_step:
             work, pauses = (part.sum(axis=2, keepdims=True) for part in (work, pauses))
@@ -97,9 +93,7 @@ class Parts(NamedTuple):
 
 
 def loss(times: np.ndarray) -> np.ndarray:
-    """Return what the slowest worker takes more than the mean, `[S, W, …]` to
-    `[S, …]`.
-    """
+    """Return the slowest worker's excess over the mean, `[S, W, …]` to `[S, …]`."""
     return times.max(axis=1) - times.mean(axis=1)
 
 
@@ -192,9 +186,7 @@ class Model(NamedTuple):
         return self.changed(without_random)
 
     def of_workers(self, order: np.ndarray, unit: float) -> "Model":
-        """Of workers in another order: place w is `order[w]`'s; and of seconds in
-        `unit`.
-        """
+        """The model with place w as worker `order[w]`, its seconds times `unit`."""
         place = np.argsort(order)
 
         def change(parts: Parts) -> Parts:
@@ -319,9 +311,7 @@ def as_data(parts: Parts) -> Parts:
 
 
 def as_one_chunk(parts: Parts) -> Parts:
-    """Return other parts of the same seconds: one chunk takes what is above the median
-    worker.
-    """
+    """Other parts of the same seconds: one chunk has all above the median worker."""
     pace = np.exp(parts.random)
     usual = np.minimum(pace, np.median(pace, axis=1, keepdims=True))
     data = usual[:, :, None] * parts.data
@@ -337,8 +327,6 @@ def as_pauses(parts: Parts) -> Parts:
 
 
 def without_random(parts: Parts) -> Parts:
-    """Return other parts of the same seconds: no worker is slow at random, the data are
-    instead.
-    """
+    """Other parts of the same seconds: the data have what was slow at random."""
     data = parts.data * np.exp(parts.random)[:, :, None]
     return parts._replace(random=np.zeros_like(parts.random), data=data)

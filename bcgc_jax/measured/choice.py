@@ -24,7 +24,7 @@ from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_
 from bcgc_jax.measured.words import counted
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
-# Of more workers rules of integration overlook the knots: the maximum of so many times
+# Rules of integration overlook the knots of more workers: the maximum of so many times
 # shows none.
 _MANY = 20
 
@@ -103,9 +103,7 @@ def smooth_or_atoms(
 
 
 class Tail(NamedTuple):
-    """A tail: where it begins, scale, index with a standard error, how many times it
-    has.
-    """
+    """A tail: where it begins, scale, index with a standard error, number of times."""
 
     threshold: float
     scale: float
@@ -188,9 +186,7 @@ def _slopes(hazards: np.ndarray, times: np.ndarray, tail: Tail) -> np.ndarray:
 def _knots(
     hazard: np.ndarray, times: np.ndarray, tail: Tail
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of groups of neighbours below the tail, where the last knot is: hazards and
-    times.
-    """
+    """Hazards and times of knots: means of neighbours, the last where the tail is."""
     size = times.size
     body = times.size - tail.num_times
     count = int(np.clip(size**0.5, 5, 64))
@@ -205,9 +201,7 @@ def _knots(
 
 
 def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
-    """The tail of times in ascending order, of which some may be cut off; fitted in 64
-    bit.
-    """
+    """The tail of ascending times, some of them cut off; fitted in 64 bit."""
     whole = t[~cut]
     count = max(whole.size // 10, 5)
     count = (

@@ -54,9 +54,7 @@ class Description(NamedTuple):
     forward_ratio: float | None = None
 
     def remarks(self) -> list[str]:
-        """Say where the trace is not what the paper assumes, and what that means for a
-        plan.
-        """
+        """Say where the trace breaks the paper's assumptions, and what follows."""
         said = []
         if self.slowness is not None:
             said = self.slowness.remarks()

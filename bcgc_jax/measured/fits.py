@@ -124,9 +124,7 @@ def fit_distributions(
 
 
 def _check_values(whole: np.ndarray) -> None:
-    """Raise ValueError for too few times that are not cut off, or too few different
-    ones.
-    """
+    """Raise ValueError for too few times not cut off, or too few different ones."""
     check_enough(whole.size)
     values = np.unique(whole)
     if values.size < 3:
@@ -196,9 +194,7 @@ def _fit(
 
 
 def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, float]:
-    """Return the best parameters, repeated for a batch, `[B, P]`, and their log
-    likelihood.
-    """
+    """Return the best parameters, repeated to `[B, P]`, and their log likelihood."""
     guesses = np.asarray(family.guesses(sample))
     copies = math.ceil(len(data.times) / len(guesses))
     starts = np.tile(guesses, (copies, 1))[: len(data.times)]
@@ -210,9 +206,7 @@ def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, 
 def _corrected(
     family: Family, samples: Sample, parameters: ArrayLike, bias: np.ndarray
 ) -> list[np.ndarray]:
-    """Return the parameters less their bias, and the two distances to that
-    distribution.
-    """
+    """Return parameters less their bias, and the two distances to that distribution."""
     less_biased, hazards = _hazards(family, samples, parameters, bias)
     return [
         np.asarray(values) for values in (less_biased, *_distances(hazards, samples))
@@ -272,9 +266,7 @@ def _drawn(
 def _hazards(
     family: Family, samples: Sample, parameters: Array, bias: Array
 ) -> tuple[Array, Array]:
-    """Return each sample's parameters less their bias, and the hazards of its times by
-    these.
-    """
+    """Return each sample's parameters less their bias, and its times' hazards."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(
         parameters, -bias, samples
     )

@@ -60,7 +60,7 @@ def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.
     """
     size, width = series.shape
     rng = np.random.default_rng(seed)
-    # Of ten thousand steps all at once would take gigabytes.
+    # All groups of ten thousand steps at once would take gigabytes.
     groups = math.ceil(count * size * width / _AT_ONCE)
     group_sizes = [len(group) for group in np.array_split(np.arange(count), groups)]
     means = [
@@ -119,26 +119,20 @@ def stretch(steps: float) -> float:
 
 
 def widened(value: float, ends: np.ndarray, influence: np.ndarray) -> np.ndarray:
-    """Move percentiles of resampled steps away from the value, √f · stretch(S / f) as
-    far.
-    """
+    """Move percentiles of resampled steps √f · stretch(S / f) as far from the value."""
     f = dependence(influence)
     independent = max(len(influence) / f, _FEWEST)
     return value + (ends - value) * math.sqrt(f) * stretch(independent)
 
 
 def interval_of(value: float, resampled: np.ndarray, influence: np.ndarray) -> Interval:
-    """The interval of 95 % of an estimate: `resampled`, `[R]`, and the `influence` of
-    steps.
-    """
+    """The interval of 95 % of an estimate, by `resampled`, `[R]`, and `influence`."""
     low, high = widened(value, np.quantile(resampled, [0.025, 0.975]), influence)
     return Interval(value, float(low), float(high))
 
 
 def ratio_of_means(part: np.ndarray, whole: np.ndarray, seed: int = 0) -> Interval:
-    """The interval of mean part / mean whole, `[S]` each; the influence is part - ratio
-    · whole.
-    """
+    """The interval of r = mean part / mean whole, `[S]`; influence part - r whole."""
     means = resample(np.stack([part, whole], axis=1), seed)
     value = float(part.mean() / whole.mean())
     influence = (part - value * whole) / whole.mean()

@@ -1,6 +1,4 @@
-"""Steps of a log that are left out, because a worker has no time of all of its step,
-and why.
-"""
+"""Steps of a log that are left out for want of a worker's whole time, and why."""
 
 import numpy as np
 
@@ -29,9 +27,7 @@ def left_out_in_words(steps: WholeSteps) -> list[str]:
 
 
 def fewer_chunks_in_words(steps: WholeSteps) -> list[str]:
-    """Say which steps are left out because they have fewer chunks than others, and what
-    to do.
-    """
+    """Say which steps are left out for having fewer chunks, and what to do."""
     counts = _with_fewer_chunks(steps)
     if not counts.size:
         return []
@@ -55,9 +51,7 @@ def fewer_chunks_in_words(steps: WholeSteps) -> list[str]:
 
 
 def _with_fewer_chunks(steps: WholeSteps) -> np.ndarray:
-    """How many chunks are timed where all workers are there, but a chunk is not,
-    `[K, W]`.
-    """
+    """How many chunks are timed in steps with all workers, not all chunks, `[K, W]`."""
     parts = steps.trace.microbatches
     if parts is None:
         return np.zeros((0, 1), int)

@@ -30,9 +30,7 @@ _MOST_STEPS = 60
 
 
 class Sample(NamedTuple):
-    """Times in ascending order, `[K]`, and which are lower bounds, bool `[K]`; None for
-    none.
-    """
+    """Times in ascending order, `[K]`, and which are lower bounds, `[K]` or None."""
 
     times: Array | np.ndarray
     censored: Array | np.ndarray | None = None
@@ -73,9 +71,7 @@ class Sample(NamedTuple):
 def sorted_times(
     times: ArrayLike, censored: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measured times in ascending order, `[K]`, and which of them are lower bounds,
-    bool `[K]`.
-    """
+    """Measured times in ascending order, `[K]`, and which are lower bounds, `[K]`."""
     t = np.asarray(times, float).ravel()
     if censored is None:
         cut = np.zeros(t.size, bool)
@@ -147,9 +143,7 @@ class Family:
 
     @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
-        """Return starts, `[G, P]`: the likelihood may have several tops along the
-        shift.
-        """
+        """Return starts, `[G, P]`: the likelihood may have several tops."""
         if self.closed is not None:
             return jnp.array(self.closed(sample))[None]
         assert self.moments is not None
@@ -180,9 +174,7 @@ class Family:
         )
 
         def natural(point: Array) -> Array:
-            """Take logarithms of what is positive, and for the shift the logit of its
-            distance.
-            """
+            """Parameters by their logarithms, the shift by its distance's logit."""
             # a billionth to all of it
             away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
@@ -221,9 +213,7 @@ class Family:
 
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
-    """Return the log likelihood, the smallest whole time counted as an interval of
-    `spacing`.
-    """
+    """Return the log likelihood, the smallest whole time an interval of `spacing`."""
     times = sample.times
     spacing = sample.spacing
     smallest = sample.first
@@ -246,9 +236,7 @@ class _Point(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The best point so far, the next one to try, the damping, the last decrement, the
-    steps.
-    """
+    """The best point, the next one to try, the damping, the last decrement, steps."""
 
     best: _Point
     trial: Array
@@ -315,9 +303,7 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
 
 
 def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
-    """The log of a Weibull variable has the mean log scale - γ/c and the variance
-    π²/6c².
-    """
+    """The log of a Weibull variable has mean log scale - γ/c, variance π²/6c²."""
     inverse = jnp.sqrt(6 * variance) / jnp.pi
     return jnp.exp(mean + np.euler_gamma * inverse), 1 / inverse
 

@@ -31,9 +31,7 @@ class Microbatches(NamedTuple):
 
     @property
     def forward_ratio(self) -> float | None:
-        """The forward passes' time over the backward passes'; None if not timed
-        apart.
-        """
+        """Time of forward passes over backward ones; None if not timed apart."""
         if self.forward is None:
             return None
         forward = np.nansum(self.forward)

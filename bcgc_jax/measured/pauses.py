@@ -55,7 +55,7 @@ def pauses_for_length(seconds: np.ndarray) -> np.ndarray:
     normal = NormalDist().inv_cdf
     inner, outer = map(normal, _BODY)
     power = 1.0
-    # Of rounded times most may be equal: such a body has no heavy tail.
+    # Most rounded times may be equal: such a body has no heavy tail.
     if low > 0:
         power = max(math.log(high / low) / math.log(outer / inner), 1.0)
 
@@ -73,9 +73,7 @@ def pauses_for_length(seconds: np.ndarray) -> np.ndarray:
 
 
 def pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Return seconds of one pass that the other does not explain: long chunks are long
-    in both.
-    """
+    """Return what a pass takes beyond the other's: long chunks are long in both."""
     backward = seconds - forward
     ratio = np.log(forward / backward)
     # The length by the pass that did not pause.

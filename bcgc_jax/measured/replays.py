@@ -1,6 +1,4 @@
-"""Schemes replayed in the steps of a log: planned on one half of them, and judged in
-the other.
-"""
+"""Schemes replayed in a log's steps: planned on one half, and judged in the other."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

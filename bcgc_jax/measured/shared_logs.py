@@ -64,9 +64,10 @@ def own_rows(rows: Rows, header: Sequence[str], names: dict[str, str]) -> Rows:
     index_of = {
         name: header.index(names.get(name, name)) for name in _Places._fields[:-1]
     }
-    places = _Places(
-        **index_of, load=header.index(names["load"]) if "load" in names else None
-    )
+    load = None
+    if "load" in names:
+        load = header.index(names["load"])
+    places = _Places(**index_of, load=load)
     reader: Reader | None = None
     for _, numbered_rows in itertools.groupby(rows, lambda row: row[1][places.step]):
         step_rows = list(numbered_rows)

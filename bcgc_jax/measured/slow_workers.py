@@ -170,9 +170,7 @@ def _mean_in(stretch: Stretch, scores: np.ndarray) -> float:
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    """Average known values without the lowest and the highest fifth; 0 if there are
-    none.
-    """
+    """Average known values without the lowest and highest fifth; 0 if none is known."""
     ordered = np.sort(values[np.isfinite(values)])
     cut = len(ordered) // 5
     if ordered.size:
@@ -214,7 +212,10 @@ def _no_chance(
     for stretch in stretches:
         _, first, stop = stretch
         mean = _mean_in(stretch, scores)
-        exponents = _TILTS * abs(mean) - (slow if mean > 0 else fast)
+        cumulants = fast
+        if mean > 0:
+            cumulants = slow
+        exponents = _TILTS * abs(mean) - cumulants
         if 2 * exponents.max() * (stop - first) > threshold:
             kept.append(stretch)
     return kept
@@ -248,9 +249,7 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
 
 
 def scores_of(seconds: np.ndarray) -> np.ndarray:
-    """The mean rank of a worker's chunks among all of the step, in standard errors,
-    `[S, W]`.
-    """
+    """The mean rank of a worker's chunks in the step, in standard errors, `[S, W]`."""
     steps, workers, chunks = seconds.shape
     ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
     return math.sqrt(chunks) * ranks.mean(axis=2)
@@ -273,9 +272,7 @@ def _noise(scores: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """Cut steps into stretches, first and end, in none of which a part differs from the
-    rest.
-    """
+    """Cut steps into stretches, first and end, each without a part that differs."""
     size = len(scores)
     # Lengths in ratios of 1.2, then those around the best.
     rough = np.unique(
@@ -297,9 +294,7 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:
-    """Return the stretch that differs most from the rest: its squared z, first and
-    end.
-    """
+    """Return the stretch that differs most from the rest: squared z, first and end."""
     size = len(scores)
     sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size

@@ -82,9 +82,7 @@ class StartUpFit(NamedTuple):
         return self.pairs is not None or bool(upper_bound < (0.3 * self.means[0]) ** 2)
 
     def share(self, load: float) -> Estimate:
-        """Return the share of the time that does not grow with the load: E S / (E S +
-        load E T).
-        """
+        """Return the share of time that is start-up: E S / (E S + load E T)."""
         start, cycle = self.means
         total = start + load * cycle
         slope = np.array([load * cycle, -load * start]) / total**2
@@ -93,9 +91,7 @@ class StartUpFit(NamedTuple):
         )
 
     def remarks(self) -> list[str]:
-        """Say what share does not grow with the load, and whether S and T depend on
-        each other.
-        """
+        """Say what share is start-up, and whether S and T depend on each other."""
         low, _, high = self.loads
         said = [
             f"{self.share(low).in_percent} of the time does not grow with the load at "
@@ -282,9 +278,7 @@ def line(
 
 
 def _places(step: np.ndarray) -> np.ndarray:
-    """Number each row's step; rows themselves where steps are too few to tell errors
-    from.
-    """
+    """Number each row's step; each row where steps are too few to tell errors from."""
     _, place = np.unique(step, return_inverse=True)
     if place.max() >= 4:
         return place
@@ -324,9 +318,7 @@ def _least_squares(
 
 
 def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return E S and E T of pairs, `[C, 2]`, and their covariance, with dependent
-    workers.
-    """
+    """Return E S and E T of pairs, `[C, 2]`, and their covariance by steps."""
     mean = pairs.mean(axis=0)
     place = _places(step)
     steps = place.max() + 1
@@ -346,9 +338,7 @@ def with_covariance(pairs: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """Return a power of a symmetric matrix without its negative part, which is
-    noise.
-    """
+    """Return a power of a symmetric matrix without its negative part: noise."""
     values, axes = np.linalg.eigh(matrix)
     return axes * np.maximum(values, 0) ** exponent @ axes.T
 

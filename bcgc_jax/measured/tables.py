@@ -178,9 +178,7 @@ def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Ro
 
 
 def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
-    """Yield rows of JSON lines, an object a line: the first one's names, then values as
-    in CSV.
-    """
+    """Yield rows of JSON lines: the first object's names, then values as in CSV."""
     header: list[str] = []
     for number, line in enumerate(lines, blank + 1):
         if not line.strip():

@@ -1,6 +1,4 @@
-"""Measured cycle times: the seconds of each step and worker, read from CSV or JSON
-lines.
-"""
+"""Measured cycle times: seconds of each step and worker, from CSV or JSON lines."""
 
 import contextlib
 import math
@@ -83,9 +81,7 @@ class Trace(NamedTuple):
 
     @property
     def forward_ratio(self) -> float | None:
-        """The forward passes' time over the backward passes'; None if not timed
-        apart.
-        """
+        """Time of forward passes over backward ones; None if not timed apart."""
         return None if self.microbatches is None else self.microbatches.forward_ratio
 
     @property
@@ -99,9 +95,7 @@ class Trace(NamedTuple):
         return self.step.astype(np.int64) * self.num_workers + self.worker
 
     def largest_loads(self) -> "Trace":
-        """Keep the time of each cell's largest load alone; a trace without loads stays
-        as it is.
-        """
+        """Keep each cell's time of the largest load; all times, without loads."""
         if self.load is None:
             return self
         order = np.lexsort((self.load, self.cell))
@@ -110,9 +104,7 @@ class Trace(NamedTuple):
         return self._replace(**{name: getattr(self, name)[last] for name in columns})
 
     def per_cycle(self) -> "Trace":
-        """Return cycle times as if all time grew with the load: seconds over the
-        largest load.
-        """
+        """Return seconds over the largest load, as if all time grew with it."""
         if self.load is None:
             return self
         last = self.largest_loads()
@@ -302,9 +294,7 @@ def _check_lengths(path: str, header: Sequence[str], names: dict[str, str]) -> N
 
 
 def _priced(trace: Trace, cost: tuple[float, float]) -> Trace:
-    """The trace with what lengths cost in place of their seconds, which are the
-    lengths.
-    """
+    """The trace with what lengths cost as its seconds, which are the lengths."""
     assert trace.microbatches is not None
     lengths = trace.microbatches.load
     assert lengths is not None
@@ -348,9 +338,7 @@ def _is_wide(
 def _check_wide(
     path: str, header: Sequence[str], names: Sequence[str], workers: Sequence[str]
 ) -> None:
-    """Raise ValueError for columns of the long layout, and for names that no worker
-    has.
-    """
+    """Raise ValueError for columns of the long layout, or names that no worker has."""
     if len(names) > 2 or set(names) <= set(header):
         too_many = ", ".join(names[2:] or names)
         raise ValueError(
@@ -543,6 +531,9 @@ def _trace_of(
     order = _time_order(step_names)
     workers = sorted(columns.workers, key=_with_numbers)
     place = np.array([workers.index(name) for name in columns.workers], np.int32)
+    load = None
+    if not np.isnan(columns.load).all():
+        load = columns.load
     trace = Trace(
         step_names=step_names[order],
         worker_names=np.array(workers),
@@ -550,7 +541,7 @@ def _trace_of(
         worker=place[columns.worker],
         seconds=columns.seconds,
         censored=columns.censored,
-        load=None if np.isnan(columns.load).all() else columns.load,
+        load=load,
     )
     if "wait" in index_of:
         # Several loads of a cell count from its beginning, chunks do not.

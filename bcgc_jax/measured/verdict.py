@@ -1,6 +1,4 @@
-"""The remedy that is advised: the cheapest of those that save nearly as much as the
-best.
-"""
+"""The advised remedy: the cheapest of those that save nearly as much as the best."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -45,9 +43,7 @@ class Savings(NamedTuple):
 
 
 def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings:
-    """Return what all remedies save, in the same resampled steps; draws are as
-    likely.
-    """
+    """Return what all remedies save, in the same resampled steps of likely draws."""
     names = list(draws[0])
 
     def series(outcomes: Mapping[str, Outcome]) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""The steps of a trace in which each worker has a time: what is modelled and
-replayed.
-"""
+"""The steps of a trace with a time of each worker: what is modelled and replayed."""
 
 from typing import NamedTuple
 
@@ -29,9 +27,7 @@ class WholeSteps(NamedTuple):
 
     @property
     def collective(self) -> float | None:
-        """The mean seconds of the collective itself; None where the trace has no
-        waits.
-        """
+        """Mean seconds of the collective itself; None for a trace without waits."""
         seconds = self.trace.collective
         if seconds is None:
             return None

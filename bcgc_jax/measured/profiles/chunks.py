@@ -1,6 +1,4 @@
-"""What of a step each chunk took: from its begin to the next one's, or to the step's
-end.
-"""
+"""What of a step each chunk took: from its begin to the next one, or to the end."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -48,9 +46,7 @@ def chunks_of(ranks: Sequence[Recording], waits: Waits) -> Chunks | None:
 def _cut(
     rank: Recording, which: np.ndarray, waits: Waits, place: int
 ) -> tuple[np.ndarray, ...]:
-    """Seconds, waits and forward passes of a rank's chunks, by their places,
-    `[S, C]`.
-    """
+    """Seconds, waits and forward passes of a rank's chunks, by place, `[S, C]`."""
     begins = rank.begin[which]
     ends = np.append(begins[:, 1:], waits.ends[:, [place]], axis=1)
     exposed = np.append(0.0, np.cumsum(rank.exposed[:, 0]))

@@ -1,6 +1,4 @@
-"""Events of a Chrome trace (JSON, also gzipped), one after another: memory does not
-grow.
-"""
+"""Events of a Chrome trace (JSON, also gzipped), one by one, in constant memory."""
 
 import gzip
 import io
@@ -56,9 +54,7 @@ class Events:
         self.head: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Event]:
-        """Raises ValueError for a file without events, with odd ones, or one that
-        breaks off.
-        """
+        """Raises ValueError for a file without events, with odd ones, or cut off."""
         with open(self.path, "rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             content: Any = file

@@ -1,6 +1,4 @@
-"""Which files are traces of a profiler, by what is in them, and the log that they
-make.
-"""
+"""Which files are traces of a profiler, by their content, and the log of them."""
 
 import re
 import zlib
@@ -83,7 +81,9 @@ def _read_torch(
     missing = sorted(set(map(str, range(world))) - ranks, key=int)
     if not missing or not ranks <= set(map(str, range(world))):
         return recordings, []
-    names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    names = ", ".join(missing[:5])
+    if len(missing) > 5:
+        names += ", …"
     return recordings, [
         f"There is no trace of {counted(len(missing), 'rank')} of {world} ({names}). "
         "Others may have waited for them: what all waited counts as the collective's."
@@ -93,9 +93,7 @@ def _read_torch(
 def _read_jax(
     files: list[str], chunk_name: str | None
 ) -> tuple[list[Recording], list[str]]:
-    """Of a process with several recordings the last is read, from *.xplane.pb if JAX is
-    there.
-    """
+    """Read the last recording of each process, from *.xplane.pb if JAX is there."""
     planes = [file for file in files if file.endswith(".pb")]
     if planes and find_spec("jax"):
         files = planes
@@ -111,8 +109,9 @@ def _read_jax(
     for process, file in zip(short_names(list(newest)), newest.values(), strict=True):
         recordings += jax_traces.read(file, process, chunk_name)
     older = len(files) - len(newest)
-    said = (
-        f"Left out: {counted(older, 'trace')} of an older recording of the same "
-        "process."
-    )
-    return recordings, [said] if older else []
+    if not older:
+        return recordings, []
+    traces = counted(older, "trace")
+    return recordings, [
+        f"Left out: {traces} of an older recording of the same process."
+    ]

@@ -1,6 +1,4 @@
-"""Traces of `jax.profiler`: *.xplane.pb, which needs JAX to be read, or
-*.trace.json.gz.
-"""
+"""Traces of `jax.profiler`: *.xplane.pb, which only JAX reads, or *.trace.json.gz."""
 
 import bisect
 import math

@@ -45,11 +45,11 @@ def made_log(
         *moved,
         *_chunks_in_words(ranks, waits, chunks, chunk_name),
     ]
+    rows = _rows_of_steps(waits)
+    if chunks is not None:
+        rows = _rows_of_chunks(waits, chunks)
     file = io.StringIO()
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerows(
-        _rows_of_steps(waits) if chunks is None else _rows_of_chunks(waits, chunks)
-    )
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return MadeLog(file.getvalue(), remarks)
 
 
@@ -107,7 +107,7 @@ def _rows_of_chunks(waits: Waits, chunks: Chunks) -> Iterator[tuple[object, ...]
 
 
 def _times(seconds: float, wait: float) -> tuple[float | str, float]:
-    """Nothing was measured where the profiler's clocks leave no time of the worker's
-    own.
-    """
-    return (float(seconds) if wait < seconds else ""), wait
+    """Nothing is measured where the profiler's clocks leave a worker no time."""
+    if wait < seconds:
+        return float(seconds), wait
+    return "", wait

@@ -47,7 +47,7 @@ def covered(spans: np.ndarray, times: np.ndarray) -> np.ndarray:
         return np.zeros(len(times))
     begins, ends = spans.T
     before = np.append(0.0, np.cumsum(ends - begins))
-    # Of the last span that has begun by then.
+    # The last span that has begun by then.
     last = np.searchsorted(begins, times) - 1
     of_last = np.minimum(times, ends[last]) - begins[last]
     return np.where(last < 0, 0.0, before[last] + of_last)

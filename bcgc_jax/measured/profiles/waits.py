@@ -1,6 +1,4 @@
-"""The wait inversion: each rank's seconds and waits by step, and whether they can be
-trusted.
-"""
+"""The wait inversion: seconds and waits of ranks by step, and whether to trust them."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -21,8 +21,9 @@ from bcgc_jax.measured.log_model import DATA_OR_PAUSES, Log, model_of
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import replayed
 from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.schemes.base import Resources
+from bcgc_jax.schemes.base import Costs, Resources
 from bcgc_jax.schemes.names import possible
+from bcgc_jax.steps.asking import MEASURED
 from experiments.report import each, print_table, run_command, save
 from experiments.traces import files_of
 
@@ -113,7 +114,11 @@ def judged(
         likely, draws = best_and_drawn(log.model)
     else:
         likely, draws = (parts, [parts])
-    schemes = possible(Resources(trace.num_workers, know_lengths=log.costs is not None))
+    # Questions cost what `advise` supposes.
+    costs = Costs(MEASURED)
+    schemes = possible(
+        Resources(trace.num_workers, know_lengths=log.costs is not None, costs=costs)
+    )
     drawn = [draw.steps(log.costs) for draw in draws]
     outcomes = replayed(schemes.values(), likely.steps(log.costs), drawn).draws
     taken = {

@@ -295,6 +295,21 @@ def _look_first(advice: Advice) -> str:
     return f"First look at workers {names}. {when} To replace them {saves}."
 
 
+def _still_slow(advice: Advice) -> str:
+    """Name the workers that are slow when the log ends: nobody knows for how long."""
+    last = advice.steps.trace.step_names[-1]
+    slow = [worker for worker in advice.slow_workers if worker.last_step == last]
+    if not slow or advice.look_at:
+        return ""
+    several = f"worker {slow[0].worker} is"
+    if len(slow) > 1:
+        several = f"workers {_joined([worker.worker for worker in slow])} are"
+    return (
+        f" But the log ends while {several} slow, and does "
+        "not say for how long: look there first. If that stays, work sharing may pay."
+    )
+
+
 def _joined(names: list[str]) -> str:
     """Some names, and how many more there are.
 
@@ -309,7 +324,7 @@ def _joined(names: list[str]) -> str:
 
 def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
-        return f"{nothing} pays more than 2 %."
+        return f"{nothing} pays more than 2 %.{_still_slow(advice)}"
     said = [
         f"{begin}: {advice.row(advice.advised).scheme.advice}. "
         f"{_saves(advice, advice.advised)}"

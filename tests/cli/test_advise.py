@@ -55,6 +55,16 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert "by model" not in out
 
 
+def test_a_worker_that_is_slow_as_the_log_ends_is_named(command, tmp_path):
+    times = np.random.default_rng(5).normal(1.0, 0.01, (40, 8))
+    times[20:, 3] *= 1.5
+    status, out, err = command("advise", written(tmp_path / "steps.csv", times))
+    assert (status, err) == (0, "")
+    text = " ".join(out.split())
+    assert "Nothing here pays more than 2 %. But the log ends while worker 3 is" in text
+    assert "look there first" in text
+
+
 def test_a_log_without_chunks_is_a_range(command, tmp_path):
     rng = np.random.default_rng(2)
     times = rng.gamma(25.0, 0.04, (40, 4))

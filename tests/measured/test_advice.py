@@ -39,6 +39,18 @@ def advice_on(parts: Microbatches, **options):
 BY_SIZE = "sharing:2", "sharing:3", "sharing:all"
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_saving_from_three_steps_has_no_interval(steps):
+    """In the other steps another worker is the last, by far."""
+    times = np.random.default_rng(4).normal(1.0, 0.01, (20, 6))
+    times[:, 0] *= 1.6
+    times[np.arange(20), 1 + np.arange(20) % 5] *= 4.0
+    alone = np.linspace(1, 18, steps).astype(int)
+    times[alone, 1 + alone % 5] /= 4.0
+    advice = advise(trace_of(times), round_trip=0.0)
+    assert advice.row("slowest replaced").saved.is_known == (steps > 3)
+
+
 def test_where_the_data_are_slow_lengths_help():
     true, log = log_of("data", 3)
     log = log._replace(load=true.data)

@@ -84,20 +84,20 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
     values are known and it does not draw.
     """
     check_params(params)
-    given = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
+    arguments = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
     with traceable():
-        values = jax.tree.leaves(_shapes(loss, *given))
+        values = jax.tree.leaves(_shapes(loss, *arguments))
     if (
         len(values) != 1
         or values[0].shape
         or not jnp.issubdtype(values[0].dtype, jnp.floating)
     ):
-        told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in values)
+        shapes = ", ".join(f"{value.dtype}{list(value.shape)}" for value in values)
         raise ValueError(
             "the loss must return one real number, the mean over the samples of its "
-            f"batch, got {told}. {_STATE}"
+            f"batch, got {shapes}. {_STATE}"
         )
-    idle = _without_gradient(loss, *given)
+    idle = _without_gradient(loss, *arguments)
     if idle:
         names = ", ".join(f"params{keystr(path)}" for path in idle)
         raise ValueError(
@@ -106,14 +106,14 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
             f"{_STATE}; take another normalization; or {_APART}"
         )
     if not takes_key(loss) and not is_traced((params, batch)):
-        one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
-        once, twice = _once_and_twice(loss, params, one)
+        sample = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
+        once, twice = _once_and_twice(loss, params, sample)
         _check_mean(float(once), float(twice), mean)
 
 
-def _shapes(loss: Loss, *given: PyTree) -> PyTree:
+def _shapes(loss: Loss, *arguments: PyTree) -> PyTree:
     try:
-        return jax.eval_shape(loss, *given)
+        return jax.eval_shape(loss, *arguments)
     except TypeError as error:
         if isinstance(error, jax.errors.JAXTypeError) or not takes_key(loss):
             raise
@@ -124,18 +124,18 @@ def _shapes(loss: Loss, *given: PyTree) -> PyTree:
         ) from error
 
 
-def _without_gradient(loss: Loss, *given: PyTree) -> list[Any]:
-    """The paths of parameters whose gradient is 0, whatever the samples: it is a
-    constant.
-    """
-    closed = jax.make_jaxpr(jax.grad(loss))(*given)
+def _without_gradient(loss: Loss, *arguments: PyTree) -> list[Any]:
+    """The paths of parameters whose gradient is a constant 0, whatever the samples."""
+    closed = jax.make_jaxpr(jax.grad(loss))(*arguments)
     zeros = set[Any]()
     for equation in closed.jaxpr.eqns:
         if equation.primitive.name == "broadcast_in_dim" and _is_zero(
             equation.invars[0]
         ):
             zeros.update(equation.outvars)
-    pairs = zip(jax.tree.leaves_with_path(given[0]), closed.jaxpr.outvars, strict=True)
+    pairs = zip(
+        jax.tree.leaves_with_path(arguments[0]), closed.jaxpr.outvars, strict=True
+    )
     return [
         path
         for (path, leaf), v in pairs

@@ -79,7 +79,7 @@ class SharedPlan:
         for j, data in enumerate(subsets):
             for c, span in enumerate(self.spans(counts[j])):
                 chunks[j, c] = jax.tree.map(
-                    lambda x, own=span: np.asarray(x[own]), data
+                    lambda x, span=span: np.asarray(x[span]), data
                 )
         return chunks, self.weights(counts)
 

@@ -135,7 +135,7 @@ def gradient_code(
         "cyclic_mds": (num_workers - level) % 2 == 1,
         "random_cyclic": True,
     }
-    possible = [name for name, here in exists.items() if here]
+    possible = [name for name in exists if exists[name]]
     if construction in possible:
         asked = [construction]
     elif construction is not None:
@@ -163,10 +163,14 @@ def repetition_code(
     subsets.
     """
     of_worker = {
-        w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group
+        w: tuple(of_group)
+        for group, of_group in zip(groups, data, strict=True)
+        for w in group
     }
     subsets = tuple(of_worker[w] for w in sorted(of_worker))
-    encoding = np.array([np.isin(np.arange(len(subsets)), own) for own in subsets])
+    encoding = np.array(
+        [np.isin(np.arange(len(subsets)), stored) for stored in subsets]
+    )
     return GradientCode(
         encoding=kept(encoding, float),
         subsets=subsets,
@@ -232,8 +236,8 @@ def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
     h = rng.standard_normal((size - 1, num_workers))
     h -= h.mean(axis=1, keepdims=True)
     columns = np.moveaxis(h[:, subsets], 1, 0)
-    rest = np.linalg.solve(columns[:, :, 1:], -columns[:, :, :1])[..., 0]
-    return np.concatenate([np.ones((num_workers, 1)), rest], axis=1)
+    coefficients = np.linalg.solve(columns[:, :, 1:], -columns[:, :, :1])[..., 0]
+    return np.concatenate([np.ones((num_workers, 1)), coefficients], axis=1)
 
 
 def _seed(key: Array) -> list[int]:
@@ -272,14 +276,16 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
 @jax.jit
 def _weights(encoding: Array, arrived: Array) -> Decoding:
     size = arrived.size
-    here = arrived.astype(bool)
+    has_arrived = arrived.astype(bool)
     index = jnp.arange(size, dtype=jnp.int32)
     # In the scope stands arithmetic alone: other operations are lowered with the
     # caller's integers.
     with jax.enable_x64(True):
         b = encoding.astype(jnp.float64)
         identity = (index[:, None] == index).astype(jnp.float64)
-        system = jnp.concatenate([jnp.where(here[:, None], b, 0).T, identity], axis=1)
+        system = jnp.concatenate(
+            [jnp.where(has_arrived[:, None], b, 0).T, identity], axis=1
+        )
         smallest = 1e-13 * jnp.max(jnp.abs(b))  # a smaller pivot is rounding
 
     def eliminate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -452,12 +458,12 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
         return 1.0  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
     size = len(b)
-    needed = len(b) - code.level
+    num_arrived = len(b) - code.level
     everyone = np.tile(np.arange(size), (num_sets, 1))
     order = np.random.default_rng(_seed(key)).permuted(everyone, axis=1)
-    sets = np.concatenate([order[:, :needed], allocate(size, needed - 1)])
+    sets = np.concatenate([order[:, :num_arrived], allocate(size, num_arrived - 1)])
     # In an orthonormal basis of the span of B's rows the system is square.
-    basis = np.linalg.svd(b)[2][:needed]
+    basis = np.linalg.svd(b)[2][:num_arrived]
     coordinates = b @ basis.T
     ones = basis.sum(axis=1)
     worst = 0.0

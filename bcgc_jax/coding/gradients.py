@@ -203,8 +203,10 @@ class CodingPlan:
         """
         if not any(block.level for block in self.blocks):
             return 1
-        wanted = chunks_that_pay(num_samples) if self.chunks is None else self.chunks
-        return min(wanted, num_samples)
+        count = self.chunks
+        if count is None:
+            count = chunks_that_pay(num_samples)
+        return min(count, num_samples)
 
 
 class CodedGradient(NamedTuple):
@@ -383,7 +385,11 @@ def _cut_blocks(
     empty blocks.
     """
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
-    return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
+    return {
+        b: pieces
+        for b, pieces in enumerate(cut(params, counts, units, order))
+        if pieces
+    }
 
 
 def group_plan(
@@ -405,7 +411,8 @@ def group_plan(
     groups = tuple(rule.groups[k] for k in pieces)
     codes = [repetition_code(level, rule.data_of(level)) for level in groups]
     blocks = tuple(
-        Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True)
+        Block(code.level, block_pieces)
+        for code, block_pieces in zip(codes, pieces.values(), strict=True)
     )
     return CodingPlan(tuple(codes), blocks, mean, groups=groups)
 
@@ -497,13 +504,12 @@ def _coded_plan(
             _whole_units(plan.sizes, costs) if rounded is None else rounded, data
         )
     # Each task is a block of all coordinates, on its share of the samples.
-    parts = [make(costs.size, own) for own in data]
-    ends = itertools.pairwise(
-        [0.0, *np.cumsum(share)[:-1].tolist(), 1.0]
-    )  # not a rounding less
+    parts = [make(costs.size, num_subsets) for num_subsets in data]
+    # The last end is 1, not a rounding less.
+    ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])
     pairs = zip(parts, ends, strict=True)
-    blocks = tuple(one.blocks[0]._replace(share=between) for one, between in pairs)
-    return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)
+    blocks = tuple(part.blocks[0]._replace(share=between) for part, between in pairs)
+    return CodingPlan(tuple(part.codes[0] for part in parts), blocks, parts[0].mean)
 
 
 def num_samples(batch: PyTree) -> int:
@@ -552,7 +558,7 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
         slice(part[0], part[-1] + 1)
         for part in np.array_split(np.arange(size), num_workers)
     )
-    return [jax.tree.map(lambda x, own=part: x[own], batch) for part in parts]
+    return [jax.tree.map(lambda x, part=part: x[part], batch) for part in parts]
 
 
 def shard_subsets(
@@ -662,7 +668,7 @@ def subset_gradients(
                 lambda x: jnp.zeros((workers, *np.shape(x))), params
             )
             continue
-        part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
+        part = jax.tree.map(lambda x, chosen=chosen: x[:, chosen], subsets)
         drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(
             jnp.arange(workers)
         )
@@ -678,7 +684,7 @@ def encode_gradients(
     plan: CodingPlan, gradients: dict[tuple[float, float], PyTree]
 ) -> list[list[tuple[Array, ...]]]:
     """What every worker sends for every block: `messages[block][piece][worker]`."""
-    leaves = {share: jax.tree.leaves(own) for share, own in gradients.items()}
+    leaves = {share: jax.tree.leaves(gradient) for share, gradient in gradients.items()}
 
     def rows(block: Block, p: Piece) -> Array:
         return leaves[block.share][p.leaf].reshape((plan.num_workers, -1))[
@@ -703,8 +709,10 @@ def decode_gradients(
     for b, block in enumerate(plan.blocks):
         rows = zip(block.pieces, messages[b], strict=True)
         with jax.enable_x64(True):
-            own = weights[b] * plan.scaling
-            parts.append([decode(own, row, dtypes[piece.leaf]) for piece, row in rows])
+            block_weights = weights[b] * plan.scaling
+            parts.append(
+                [decode(block_weights, row, dtypes[piece.leaf]) for piece, row in rows]
+            )
     return assemble(plan.blocks, parts, params)
 
 
@@ -721,14 +729,14 @@ def assemble(
     by_start: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):
         for (leaf, start, _), values in zip(block.pieces, pieces, strict=True):
-            own = by_start[leaf]
-            if start in own:
-                own[start] = own[start] + values
+            sums = by_start[leaf]
+            if start in sums:
+                sums[start] = sums[start] + values
             else:
-                own[start] = values
+                sums[start] = values
     wholes = []
-    for leaf, own in zip(leaves, by_start, strict=True):
-        rows = [own[start] for start in sorted(own)] or [
+    for leaf, sums in zip(leaves, by_start, strict=True):
+        rows = [sums[start] for start in sorted(sums)] or [
             xp.zeros(0, jnp.result_type(leaf))
         ]
         if len(rows) > 1:

@@ -100,52 +100,56 @@ def stateful(
     where a new state has other leaves than the old one.
 
     The state is summed as a gradient, so whatever holds of gradients holds of it:
-    codes, copies, faults, checkpoints. To the loss it adds s - s = 0, of slope `new` in
-    s.
+    codes, copies, faults, checkpoints. To the loss it adds s - s = 0, whose slope in s
+    is the new state.
 
     >>> def loss(params, state, batch):
     ...     return jnp.mean((batch - params) ** 2), 0.9 * state + 0.1 * batch.mean()
-    >>> own, optimizer = stateful(loss, optax.sgd(0.5))
-    >>> given = Stateful(jnp.float32(0), jnp.float32(1))
-    >>> gradient = jax.grad(own)(given, jnp.array([1.0, 3.0]))
-    >>> updates, _ = optimizer.update(gradient, optimizer.init(given), given)
-    >>> jax.tree.map(float, optax.apply_updates(given, updates))
+    >>> with_state, optimizer = stateful(loss, optax.sgd(0.5))
+    >>> variables = Stateful(jnp.float32(0), jnp.float32(1))
+    >>> gradient = jax.grad(with_state)(variables, jnp.array([1.0, 3.0]))
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(variables), variables)
+    >>> jax.tree.map(float, optax.apply_updates(variables, updates))
     Stateful(params=2.0, state=1.100000023841858)
     """
 
-    def value(given: Stateful, batch: PyTree, *key: Array) -> Array:
-        old = jax.lax.stop_gradient(given.state)
-        number, new = loss(given.params, old, batch, *key)
-        _check_alike(old, new)
+    def value(variables: Stateful, batch: PyTree, *key: Array) -> Array:
+        old_state = jax.lax.stop_gradient(variables.state)
+        number, new_state = loss(variables.params, old_state, batch, *key)
+        _check_alike(old_state, new_state)
 
-        def nothing(state: Array, old: Array, new: Array) -> Array:
-            return jnp.sum((state - old) * jax.lax.stop_gradient(new)).astype(
-                number.dtype
-            )
+        def nothing(state: Array, old_state: Array, new_state: Array) -> Array:
+            return jnp.sum(
+                (state - old_state) * jax.lax.stop_gradient(new_state)
+            ).astype(number.dtype)
 
         return number + sum(
-            jax.tree.leaves(jax.tree.map(nothing, given.state, old, new))
+            jax.tree.leaves(
+                jax.tree.map(nothing, variables.state, old_state, new_state)
+            )
         )
 
-    def with_key(given: Stateful, batch: PyTree, key: Array) -> Array:
-        return value(given, batch, key)
+    def with_key(variables: Stateful, batch: PyTree, key: Array) -> Array:
+        return value(variables, batch, key)
 
-    def without(given: Stateful, batch: PyTree) -> Array:
-        return value(given, batch)
+    def without_key(variables: Stateful, batch: PyTree) -> Array:
+        return value(variables, batch)
 
-    def init(given: PyTree) -> Any:
-        return optimizer.init(given.params)
+    def init(variables: PyTree) -> Any:
+        return optimizer.init(variables.params)
 
-    def update(gradient: PyTree, kept: Any, given: PyTree) -> tuple[PyTree, Any]:
-        updates, kept = optimizer.update(gradient.params, kept, given.params)
+    def update(gradient: PyTree, kept: Any, variables: PyTree) -> tuple[PyTree, Any]:
+        updates, kept = optimizer.update(gradient.params, kept, variables.params)
         return Stateful(
-            updates, jax.tree.map(jnp.subtract, gradient.state, given.state)
+            updates, jax.tree.map(jnp.subtract, gradient.state, variables.state)
         ), kept
 
-    own = with_key if _required(loss) == 4 else without
+    loss_fn: Loss = without_key
+    if _required(loss) == 4:
+        loss_fn = with_key
     # checkpoints know a loss by it
-    own.__qualname__ = getattr(loss, "__qualname__", own.__qualname__)
-    return own, optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    loss_fn.__qualname__ = getattr(loss, "__qualname__", loss_fn.__qualname__)
+    return loss_fn, optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
@@ -154,9 +158,9 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_alike(old: PyTree, new: PyTree) -> None:
-    before = _shapes(old)
-    after = _shapes(new)
+def _check_alike(old_state: PyTree, new_state: PyTree) -> None:
+    before = _shapes(old_state)
+    after = _shapes(new_state)
     if before != after:
         raise ValueError(
             f"the new state of the loss must have the leaves of the old one, {before}, "

@@ -63,13 +63,13 @@ class Pace(NamedTuple):
     def of(self, worker: int) -> "Pace":
         """The pace of one worker, of numbers that are known."""
         load = np.asarray(self.load, float)
-        own = load
+        worker_load = load
         if load.ndim != 1:
-            own = load[:, worker]
+            worker_load = load[:, worker]
         return Pace(
             begin=float(self.begin[worker]),
             unit=float(self.unit[worker]),
-            load=own,
+            load=worker_load,
             sent=np.asarray(self.sent, float),
             overlap=self.overlap,
         )

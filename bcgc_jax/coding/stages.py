@@ -81,22 +81,22 @@ class Stages:
         return [self.programs[place] for place in places if place in self.programs]
 
     def gradients(
-        self, at: Pass, block: int, later: Iterable[int] = ()
+        self, progress: Pass, block: int, later: Iterable[int] = ()
     ) -> tuple[list[Array], Pass]:
         """The leaves of a block, and the pass from then on, with what blocks `later`
         need.
         """
-        values = dict(at.values)
-        for program in self.due(at.done, block):
-            given = program.run(*(values[v] for v in program.takes))
-            values.update(zip(program.gives, given, strict=True))
-        done = max(at.done, block + 1)
-        needed = set[core.Var]()
+        values = dict(progress.values)
+        for program in self.due(progress.done, block):
+            outputs = program.run(*(values[v] for v in program.takes))
+            values.update(zip(program.gives, outputs, strict=True))
+        done = max(progress.done, block + 1)
+        later_variables = set[core.Var]()
         for b in later:
-            needed.update(
+            later_variables.update(
                 self.results[b], *(program.takes for program in self.due(done, b))
             )
-        kept = {v: value for v, value in values.items() if v in needed}
+        kept = {v: value for v, value in values.items() if v in later_variables}
         return [values[v] for v in self.results[block]], Pass(done, kept)
 
 
@@ -130,18 +130,21 @@ def stages(
             constants[leaves[leaf]] = jnp.asarray(v.val, v.aval.dtype)  # type: ignore[attr-defined]
     results = [[leaves[leaf] for leaf in block] for block in blocks]
     placed = _placed(equations, results)
-    made = {place: _made(own) for place, own in placed.items()}
-    taken = {place: _taken(own, made[place]) for place, own in placed.items()}
-    asked = set[core.Var]().union(
-        *results, *taken.values()
-    )  # as results, or by other programs
+    outputs = {place: _outputs(eqns) for place, eqns in placed.items()}
+    operands = {
+        place: _operands(eqns, outputs[place]) for place, eqns in placed.items()
+    }
+    # As results, or by other programs.
+    asked = set[core.Var]().union(*results, *operands.values())
     programs = dict[tuple[str, int], Program]()
-    for place, own in placed.items():
-        takes = list(taken[place])
-        gives = [v for v in made[place] if v in asked]
-        body = closed.jaxpr.replace(constvars=[], invars=takes, outvars=gives, eqns=own)
+    for place, eqns in placed.items():
+        takes = list(operands[place])
+        gives = [v for v in outputs[place] if v in asked]
+        body = closed.jaxpr.replace(
+            constvars=[], invars=takes, outvars=gives, eqns=eqns
+        )
         run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(body, [])))
-        programs[place] = Program(run, tuple(takes), tuple(gives), tuple(own))
+        programs[place] = Program(run, tuple(takes), tuple(gives), tuple(eqns))
     return Stages(
         programs=programs,
         results=results,
@@ -169,20 +172,20 @@ def _placed(
         if asking:
             kind = "own" if len(asking) == 1 else "carry"
             backwards[kind, min(asking)].append(equation)
-    return {place: own[::-1] for place, own in backwards.items()}
+    return {place: eqns[::-1] for place, eqns in backwards.items()}
 
 
-def _made(equations: Sequence[Any]) -> dict[core.Var, None]:
+def _outputs(equations: Sequence[Any]) -> dict[core.Var, None]:
     """The variables that equations make, in their order."""
     return {v: None for equation in equations for v in equation.outvars}
 
 
-def _taken(
-    equations: Sequence[Any], made: Mapping[core.Var, None]
+def _operands(
+    equations: Sequence[Any], outputs: Mapping[core.Var, None]
 ) -> dict[core.Var, None]:
     """The variables that equations take from elsewhere, in their order."""
-    taken = (v for equation in equations for v in _variables(equation.invars))
-    return {v: None for v in taken if v not in made}
+    operands = (v for equation in equations for v in _variables(equation.invars))
+    return {v: None for v in operands if v not in outputs}
 
 
 def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
@@ -202,11 +205,15 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     closed = jax.make_jaxpr(jax.grad(loss))(params, batch, *key)
     equations = list[Any]()
     leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
-    made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
+    equation_of = {
+        id(v): i for i, equation in enumerate(equations) for v in equation.outvars
+    }
     # What comes at the same time comes from the end, as the layers do; constants come
     # first.
     return tuple(
-        sorted(range(len(leaves)), key=lambda k: (made.get(id(leaves[k]), -1), -k))
+        sorted(
+            range(len(leaves)), key=lambda k: (equation_of.get(id(leaves[k]), -1), -k)
+        )
     )
 
 
@@ -216,7 +223,7 @@ def _variables(atoms: Iterable[Any]) -> list[core.Var]:
 
 def _flatten(
     closed: Any,
-    given: Sequence[Any],
+    arguments: Sequence[Any],
     equations: list[Any],
     constants: dict[core.Var, Any],
 ) -> list[Any]:
@@ -224,7 +231,7 @@ def _flatten(
     results are.
     """
     body = getattr(closed, "jaxpr", closed)
-    names: dict[core.Var, Any] = dict(zip(body.invars, given, strict=True))
+    names: dict[core.Var, Any] = dict(zip(body.invars, arguments, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
         names[v] = core.Var(v.aval)
         constants[names[v]] = value
@@ -233,34 +240,33 @@ def _flatten(
         return [v if isinstance(v, core.Literal) else names[v] for v in atoms]
 
     for equation in body.eqns:
-        taken = read(equation.invars)
+        operands = read(equation.invars)
         params = equation.params
         if equation.primitive.name not in _CALLS:
-            given_back = _append(equations, equation, taken)
+            results = _append(equations, equation, operands)
         else:
             # What is to be computed again, to save memory, must not be found to be
             # known.
-            again, kept = (
-                params.get(k, False) for k in ("differentiated", "prevent_cse")
-            )
-            if again and (any(kept) if isinstance(kept, tuple) else kept):
+            recomputed = params.get("differentiated", False)
+            fenced = params.get("prevent_cse", False)
+            if recomputed and (any(fenced) if isinstance(fenced, tuple) else fenced):
                 fence = jax.make_jaxpr(jax.lax.optimization_barrier)(
-                    [v.aval for v in taken]
+                    [v.aval for v in operands]
                 )
-                taken = _append(equations, fence.jaxpr.eqns[0], taken)
+                operands = _append(equations, fence.jaxpr.eqns[0], operands)
             if "jaxpr" in params:
                 inner = params["jaxpr"]
             else:
                 inner = params["call_jaxpr"]
-            given_back = _flatten(inner, taken, equations, constants)
-        names.update(zip(equation.outvars, given_back, strict=True))
+            results = _flatten(inner, operands, equations, constants)
+        names.update(zip(equation.outvars, results, strict=True))
     return read(body.outvars)
 
 
-def _append(equations: list[Any], equation: Any, taken: list[Any]) -> list[core.Var]:
+def _append(equations: list[Any], equation: Any, operands: list[Any]) -> list[core.Var]:
     """Append it with variables of its own: a call's program may be called several
     times.
     """
-    made = [core.Var(v.aval) for v in equation.outvars]
-    equations.append(equation.replace(invars=taken, outvars=made))
-    return made
+    outputs = [core.Var(v.aval) for v in equation.outvars]
+    equations.append(equation.replace(invars=operands, outvars=outputs))
+    return outputs

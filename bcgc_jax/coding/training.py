@@ -448,10 +448,12 @@ def _train(
         chosen = jax.random.permutation(key, num_samples(subset))[:batch_size]
         return jax.tree.map(lambda x: x[chosen], subset)
 
-    def step(carry: tuple[Any, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Any, Array], number_and_key: tuple[Array, Array]
+    ) -> tuple[Any, Any]:
         state, late = carry
         params, opt_state = state
-        index, step_key = at
+        index, step_key = number_and_key
         time_key, batch_key = jax.random.split(step_key)
         starts, times = draw(index, time_key)
         batch = subsets
@@ -512,21 +514,20 @@ def draws_of(
             )
         return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
 
-    def source(name: str, given: Any) -> Callable[[Any, Array], Any]:
-        if isinstance(
-            given, EmpiricalRows
-        ):  # they are sorted: which worker is which is not known
+    def source(name: str, times: Any) -> Callable[[Any, Array], Any]:
+        # Empirical rows are sorted: which worker is which is not known.
+        if isinstance(times, EmpiricalRows):
             return lambda _, key: _in_any_order(
-                key, given.sample(key, (num_workers,), dtype)
+                key, times.sample(key, (num_workers,), dtype)
             )
-        if isinstance(given, Distribution | JointDistribution):
-            return lambda _, key: given.sample(key, (num_workers,), dtype)
-        if given.ndim != 2 or given.shape[1] != num_workers or not len(given):
+        if isinstance(times, Distribution | JointDistribution):
+            return lambda _, key: times.sample(key, (num_workers,), dtype)
+        if times.ndim != 2 or times.shape[1] != num_workers or not len(times):
             raise ValueError(
                 f"measured {name} must have shape [steps, {num_workers}], got "
-                f"{given.shape}"
+                f"{times.shape}"
             )
-        return lambda index, _: given[index % len(given)].astype(dtype)
+        return lambda index, _: times[index % len(times)].astype(dtype)
 
     next_times = source("cycle_times", cycle_times)
     start = 0.0 if start_ups is None else start_ups

@@ -83,10 +83,12 @@ class Questions:
         with self._lock:
             if self._is_broken:
                 raise RuntimeError("an earlier step has failed: call reset()")
-            others = {
+            running_steps = {
                 (running.call, running.step) for running in self._running.values()
             }
-            if others - {(call, step)} or (turn == 0) == (worker in self._running):
+            if running_steps - {(call, step)} or (turn == 0) == (
+                worker in self._running
+            ):
                 raise RuntimeError(_AT_ONCE)
             if turn == 0:
                 chunks = self.shares[worker].step(step, loads)

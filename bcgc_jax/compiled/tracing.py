@@ -38,8 +38,8 @@ class Workers(NamedTuple):
 
     @classmethod
     def of(cls, mesh: Mesh, axis: str) -> "Workers":
-        others = tuple(name for name in mesh.axis_names if name != axis)
-        return cls(axis, others, mesh.devices.flat[0].platform)
+        other_axes = tuple(name for name in mesh.axis_names if name != axis)
+        return cls(axis, other_axes, mesh.devices.flat[0].platform)
 
 
 def varying(x: Array, *axes: str) -> Array:

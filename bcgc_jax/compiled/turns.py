@@ -82,9 +82,9 @@ def sum_of_chunks(
         def turn(state: Any) -> Any:
             _, count, total, _ = state
             numbers = jnp.stack([step, count, lax.axis_index(workers.axis)])
-            known = _bits(jax.tree.leaves(total)[0].ravel()[:1])
-            question = jnp.concatenate([numbers, known, of_worker(lengths)])
-            answer, lost = _told(call, question, workers)
+            number_of_total = _bits(jax.tree.leaves(total)[0].ravel()[:1])
+            question = jnp.concatenate([numbers, number_of_total, of_worker(lengths)])
+            answer, lost = _answer_to_all(call, question, workers)
             total = lax.switch(
                 jnp.maximum(answer[0], OVER), branches, total, *answer[1:]
             )
@@ -113,40 +113,40 @@ def _add(total: Array, part: Any) -> Array:
     return total + jnp.asarray(part).astype(total.dtype)
 
 
-def _told(
+def _answer_to_all(
     call: Callable[[Array], Array], question: Array, workers: Workers
 ) -> tuple[Array, Array]:
     """The answer, the same on all devices of a worker, and whether the step has failed.
 
-    The first device asks, and a sum over the others tells them. An answer is typed as
-    equal on all workers, which `failed` is in fact; the rest differs.
+    The first device asks, and a sum over all of them tells the others. An answer is
+    typed as equal on all workers, which `failed` is in fact; the rest differs.
     """
-    others = workers.other_axes
+    other_axes = workers.other_axes
 
     def answered(question: Array) -> Array:
-        return varying(call(question), *others)
+        return varying(call(question), *other_axes)
 
     def silent(question: Array) -> Array:
-        return varying(jnp.zeros(ANSWER, jnp.int32), *others)
+        return varying(jnp.zeros(ANSWER, jnp.int32), *other_axes)
 
-    def told(question: Array, *places: Array) -> tuple[Array, Array]:
-        question = varying(question, workers.axis, *others)
-        if others:
+    def answer_to_all(question: Array, *places: Array) -> tuple[Array, Array]:
+        question = varying(question, workers.axis, *other_axes)
+        if other_axes:
             answer = lax.cond(is_first(manual, places), answered, silent, question)
-            answer = lax.psum(answer, others)
+            answer = lax.psum(answer, other_axes)
         else:
             answer = answered(question)
         return varying(answer, workers.axis), answer[0] == FAILED
 
     # A callback needs all axes manual: here those are too that the partitioner has.
-    manual = [name for name in others if is_manual(name)]
-    automatic = [name for name in others if name not in manual]
+    manual = [name for name in other_axes if is_manual(name)]
+    automatic = [name for name in other_axes if name not in manual]
     if not automatic:
-        return told(question)
+        return answer_to_all(question)
     places = [jnp.arange(axis_size(name)) for name in automatic]
     specs = P(), *(P(name) for name in automatic)
     whole = jax.shard_map(
-        told, axis_names=set(automatic), in_specs=specs, out_specs=P()
+        answer_to_all, axis_names=set(automatic), in_specs=specs, out_specs=P()
     )
     return whole(question, *places)
 

@@ -73,8 +73,8 @@ def _soonest(
         done = starts[..., worker] + times[..., worker] * work[turn]
         return (jnp.minimum(best, done), jnp.where(done < best, worker, first)), None
 
-    nobody = jnp.full_like(times, jnp.inf), jnp.zeros(times.shape, int)
-    return jax.lax.scan(sooner, nobody, jnp.arange(len(work)))[0]
+    no_finish = jnp.full_like(times, jnp.inf), jnp.zeros(times.shape, int)
+    return jax.lax.scan(sooner, no_finish, jnp.arange(len(work)))[0]
 
 
 def soonest_of(finish: Any) -> Any:
@@ -108,9 +108,9 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
 
     _, first_miss = jax.lax.scan(step, jnp.ones_like(late), None, length=size)
     length = np.arange(1, size + 1)
-    rest = jnp.clip(workers - length, 0, late.shape[-1])
-    again = jnp.moveaxis(jnp.take(missed, rest, axis=-1), -1, 0)
+    tail = jnp.clip(workers - length, 0, late.shape[-1])
+    tail_missed = jnp.moveaxis(jnp.take(missed, tail, axis=-1), -1, 0)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
     return jnp.sum(
-        weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0
+        weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * tail_missed, axis=0
     )

@@ -245,12 +245,12 @@ class Exact(Completion):
         average.
         """
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
-        wanted = jnp.maximum(
+        hazards = jnp.maximum(
             log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02
         )
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
         return Bounds(
-            choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None]
+            choices, jnp.concatenate([jnp.zeros_like(hazards[:1]), hazards])[:, None]
         )
 
 
@@ -278,8 +278,8 @@ class AnyOf(Exact):
             survives = data - 1
         else:
             survives = jnp.asarray(self.survives)
-        here = survives <= np.arange(cost.num_levels)[:, None]
-        task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
+        within_level = survives <= np.arange(cost.num_levels)[:, None]
+        task = jnp.max(jnp.where(within_level, np.arange(data.size), -1), axis=1)
         return jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
@@ -287,8 +287,8 @@ class AnyOf(Exact):
         ready = starts[..., None] + delivered(load, times[..., None], overlap)
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         ready = jnp.where(exists[:, None], ready, jnp.inf)
-        there = self.blocks(jnp.swapaxes(ready, -1, -2))
-        return jnp.max(jnp.where((load.work > 0) & exists, there, 0), axis=-1)
+        block_times = self.blocks(jnp.swapaxes(ready, -1, -2))
+        return jnp.max(jnp.where((load.work > 0) & exists, block_times, 0), axis=-1)
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
         return passes_in_order(sizes, tasks, cost, overlap)
@@ -498,23 +498,23 @@ class OneOfEach(Exact):
         return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
-        # Two probabilities of each type: something within is missing; nothing is, but
-        # nobody has done task k, of those to come.
-        nobody = jnp.exp(-self._by_kind(hazard))
-        missing = jnp.zeros_like(nobody[:, 0])
+        # Two probabilities of each type of group: a task within is missing; none is,
+        # but nobody has done task k, of those to come.
+        p_undone = jnp.exp(-self._by_kind(hazard))
+        p_missing = jnp.zeros_like(p_undone[:, 0])
         *levels, all_of_them = self._tree.held
         for held in levels:
-            missing, nobody = _joined(missing, nobody, held)
-            missing = missing + nobody[:, 0]
-            nobody = nobody[:, 1:] - nobody[:, :1]
-        return _joined(missing, nobody, all_of_them)[0][0]
+            p_missing, p_undone = _joined(p_missing, p_undone, held)
+            p_missing = p_missing + p_undone[:, 0]
+            p_undone = p_undone[:, 1:] - p_undone[:, :1]
+        return _joined(p_missing, p_undone, all_of_them)[0][0]
 
     def first(self, times: Array) -> Array:
         tree = self._tree
-        own = jnp.where(
+        member_times = jnp.where(
             tree.members > 0, self._by_kind(times)[:, tree.level].T, jnp.inf
         )
-        return largest(jnp.where(tree.number > 0, jnp.min(own, axis=-1), 0))
+        return largest(jnp.where(tree.number > 0, jnp.min(member_times, axis=-1), 0))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
         """Each task is a block of its own."""
@@ -541,8 +541,12 @@ class OneOfEach(Exact):
     def bounding(self, hazard: Array) -> Array:
         """P(τ > t) ≤ Σ e^-h over all groups, h the sum of their workers' hazards."""
         tree = self._tree
-        own = jnp.moveaxis(self._by_kind(hazard)[:, tree.level], (0, 1), (-1, -2))
-        of_group = jnp.sum(jnp.where(tree.members > 0, tree.members * own, 0), axis=-1)
+        member_hazards = jnp.moveaxis(
+            self._by_kind(hazard)[:, tree.level], (0, 1), (-1, -2)
+        )
+        of_group = jnp.sum(
+            jnp.where(tree.members > 0, tree.members * member_hazards, 0), axis=-1
+        )
         log_share = jnp.log(tree.number) - jnp.log(tree.num_workers)
         return jnp.min(
             of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True
@@ -575,9 +579,8 @@ class OneOfEach(Exact):
     @property
     def kind_of(self) -> np.ndarray:
         """Of each worker."""
-        one = np.zeros(sum(map(len, self.known_groups[0])), int)
         if self.kinds is None:
-            return one
+            return np.zeros(sum(map(len, self.known_groups[0])), int)
         return np.array(self.kinds)
 
     @property
@@ -594,8 +597,8 @@ class OneOfEach(Exact):
         """Values of the tasks of each kind of workers, `[..., W K]` to
         `[W, K, ...]`.
         """
-        own = values.reshape(*values.shape[:-1], -1, self.num_tasks)
-        return jnp.moveaxis(own, (-2, -1), (0, 1))
+        by_task = values.reshape(*values.shape[:-1], -1, self.num_tasks)
+        return jnp.moveaxis(by_task, (-2, -1), (0, 1))
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
@@ -611,26 +614,26 @@ def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
     return Load(work, None if cost.sent is None else cost.sent * jnp.cumsum(size))
 
 
-def _joined(missing: Array, nobody: Array, held: Any) -> tuple[Array, Array]:
-    """Both probabilities of groups, from those of the groups within, which each has
-    `held`.
+def _joined(p_missing: Array, p_undone: Array, held: Any) -> tuple[Array, Array]:
+    """Both probabilities of `late` for groups, from the groups within, which `held`
+    lists.
 
     1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite. What is
     held comes by a product with zeros and ones: indices, and their slopes, are compiled
     four times as long.
     """
-    both = jnp.concatenate([missing[:, None], nobody], axis=1)
+    p_within = jnp.concatenate([p_missing[:, None], p_undone], axis=1)
     if held.shape[1] == 1:  # those within, of one kind or one by one
-        both = jnp.broadcast_to(both, (len(held), *both.shape[1:]))
-        return both[:, 0], both[:, 1:]
-    places = (held[..., None] == np.arange(len(both))).astype(both.dtype)
-    both = einsum("pcq,qk...->pck...", places, both)
-    empty = jnp.expand_dims(held == NOBODY, (*range(2, both.ndim),))
-    missing = both[:, :, 0]
-    nobody = both[:, :, 1:] + empty.astype(both.dtype)
-    while missing.shape[1] > 1:
-        p, q = jnp.split(missing, 2, axis=1)
-        one, other = jnp.split(nobody, 2, axis=1)
-        missing = p + q * (1 - p)
-        nobody = one * other
-    return missing[:, 0], nobody[:, 0]
+        p_within = jnp.broadcast_to(p_within, (len(held), *p_within.shape[1:]))
+        return p_within[:, 0], p_within[:, 1:]
+    places = (held[..., None] == np.arange(len(p_within))).astype(p_within.dtype)
+    p_within = einsum("pcq,qk...->pck...", places, p_within)
+    empty = jnp.expand_dims(held == NOBODY, (*range(2, p_within.ndim),))
+    p_missing = p_within[:, :, 0]
+    p_undone = p_within[:, :, 1:] + empty.astype(p_within.dtype)
+    while p_missing.shape[1] > 1:
+        p, q = jnp.split(p_missing, 2, axis=1)
+        p_missing = p + q * (1 - p)
+        first_half, second_half = jnp.split(p_undone, 2, axis=1)
+        p_undone = first_half * second_half
+    return p_missing[:, 0], p_undone[:, 0]

@@ -18,16 +18,16 @@ def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, A
     """Start-ups (units of κ) and cycle times, `[K, max_workers]` each, workers in
     random order.
     """
-    one, other = jax.random.split(key)
+    draw_key, order_key = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype
     shape = num_draws, problem.max_workers
     if iteration_of(problem).alike:  # any order is a random one
-        return worker.draw(one, shape, dtype)
-    times = iteration_of(problem).sorted_draws(one, num_draws, dtype)
+        return worker.draw(draw_key, shape, dtype)
+    times = iteration_of(problem).sorted_draws(draw_key, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
     order = jnp.argsort(
-        jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1
+        jnp.where(exists, jax.random.uniform(order_key, shape, dtype), 2.0), axis=1
     )
     return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(
         times, order, axis=1
@@ -41,17 +41,16 @@ def over_draws(
     num_draws: int,
     width: int,
 ) -> Any:
-    """`function` of start-ups and cycle times, `[K, N]` each to `[K]`, of draws, some
-    at a time.
+    """`function` of drawn start-ups and cycle times, `[K, N]` each to `[K]`, in parts.
 
     It has `width` numbers for each draw and worker, of start-ups and of times.
     """
     count, size = _parts(num_draws, problem.max_workers, width)
 
-    def some(key: Array) -> Array:
+    def of_part(key: Array) -> Array:
         return function(*draw_workers(key, problem, size))
 
-    values = jax.lax.map(some, jax.random.split(key, count))
+    values = jax.lax.map(of_part, jax.random.split(key, count))
     return jax.tree.map(lambda a: a.ravel()[:num_draws], values)
 
 
@@ -61,16 +60,16 @@ def over_drawn(
     """`function`, as `over_draws` has it, of draws that are given, `[K, N]` each."""
     num_draws, workers = drawn[0].shape
     count, size = _parts(num_draws, workers, width)
-    more = [(0, count * size - num_draws), (0, 0)]
-    parts = [jnp.pad(a, more, "edge").reshape(count, size, workers) for a in drawn]
+    padding = [(0, count * size - num_draws), (0, 0)]
+    parts = [jnp.pad(a, padding, "edge").reshape(count, size, workers) for a in drawn]
     values = jax.lax.map(lambda part: function(*part), tuple(parts))
     return jax.tree.map(lambda a: a.ravel()[:num_draws], values)
 
 
 def _parts(num_draws: int, workers: int, width: int) -> tuple[int, int]:
     """Return the number of parts, and that of the draws of each."""
-    most = max(AT_A_TIME // (2 * workers * width), 1)
-    count = math.ceil(num_draws / most)
+    largest = max(AT_A_TIME // (2 * workers * width), 1)
+    count = math.ceil(num_draws / largest)
     # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few
     # places of a cache.
     return count, math.ceil(num_draws / count) | 1

@@ -118,15 +118,17 @@ def _late_hazards(
     laws = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in laws if law.atomic)])
     numbers = size * parts * (size if worker.overlap else 1)
-    most = max(AT_A_TIME // numbers, 1)
-    if t.size <= most:
+    largest_chunk = max(AT_A_TIME // numbers, 1)
+    if t.size <= largest_chunk:
         return late_hazard(worker, load, t[:, None], num_inner)
     # Chunks of nearly the same size: little is filled up.
-    num_chunks = math.ceil(t.size / most)
+    num_chunks = math.ceil(t.size / largest_chunk)
     chunk = math.ceil(t.size / num_chunks)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
-    at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
-    hazard_and_error = jax.lax.map(at, rows)
+    hazards_of_row = jax.checkpoint(
+        lambda row: late_hazard(worker, load, row[:, None], num_inner)
+    )
+    hazard_and_error = jax.lax.map(hazards_of_row, rows)
     return tuple(a.reshape(-1, size)[: t.size] for a in hazard_and_error)  # type: ignore[return-value]
 
 
@@ -201,10 +203,9 @@ def _nodes_by_search(
     images, last = kinks
     panels = quadrature.panels(peaks, images, last, hazard_at, choices)
     # Densities of start-ups and links may be powers; of very many panels each is small.
-    few = panels.left.size <= 4000
-    orders = (
-        (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-    )
+    orders = 5, 3, 2
+    if panels.left.size <= 4000:
+        orders = num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32
     # With start-ups of a density all may be over soon behind a kink.
     steep = None if worker.start.atomic else images
     return quadrature.gauss_rules(
@@ -337,9 +338,9 @@ def _overtaking(load: Load) -> Array:
     """The cycle time from which on work, not the link, decides when a level is
     delivered, `[N]`.
     """
-    more = load.work[:, None] - load.work
-    earlier = load.earlier & (more > 0)
-    times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
+    extra_work = load.work[:, None] - load.work
+    earlier = load.earlier & (extra_work > 0)
+    times = (load.began[:, None] - load.began) / jnp.where(earlier, extra_work, 1)
     return largest(jnp.where(earlier, times, 0))
 
 
@@ -408,5 +409,5 @@ def steps(worker: Worker) -> tuple[Array, Array, Array]:
     starts, share = worker.atoms()
     atoms = worker.cycle_time.breaks()
     mass = mass_of(worker.cycle_time, atoms)
-    both = jnp.meshgrid(starts, atoms, indexing="ij")
-    return *map(jnp.ravel, both), (share[:, None] * mass).ravel()  # type: ignore[return-value]
+    grid = jnp.meshgrid(starts, atoms, indexing="ij")
+    return *map(jnp.ravel, grid), (share[:, None] * mass).ravel()  # type: ignore[return-value]

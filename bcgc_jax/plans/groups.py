@@ -50,7 +50,8 @@ def check_groups(groups: Groups, num_workers: int) -> None:
                 f"each level must have the workers 0 to {num_workers - 1}, got {level}"
             )
         if not all(
-            any(set(group) <= set(other) for other in next_level) for group in level
+            any(set(group) <= set(next_group) for next_group in next_level)
+            for group in level
         ):
             raise ValueError(
                 f"groups must lie within those of the next level, got {level} and "
@@ -106,8 +107,8 @@ class Tree(NamedTuple):
     @property
     def of_one_kind(self) -> "Tree":
         """The same groups of workers that are alike."""
-        first, *others = self.held
-        held = first * (first == NOBODY), *others
+        first, *coarser_levels = self.held
+        held = first * (first == NOBODY), *coarser_levels
         return self._replace(
             held=held, members=self.members.sum(axis=-1, keepdims=True, dtype=np.int32)
         )
@@ -147,14 +148,16 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     number = []
     for level in (*groups, (tuple(workers),)):
         # The first worker of each group within.
-        own = [tuple(sorted(below[w] for w in group if w in below)) for group in level]
-        types = sorted(set(own))
+        group_types = [
+            tuple(sorted(below[w] for w in group if w in below)) for group in level
+        ]
+        types = sorted(set(group_types))
         below = {
-            min(group): types.index(each)
-            for group, each in zip(level, own, strict=True)
+            min(group): types.index(group_type)
+            for group, group_type in zip(level, group_types, strict=True)
         }
         width = 2 ** (max(map(len, types)) - 1).bit_length()
-        full = [(*one, *[NOBODY] * (width - len(one))) for one in types]
+        full = [(*inner, *[NOBODY] * (width - len(inner))) for inner in types]
         held.append(np.array(full, np.int32))
         number.append(np.bincount([*below.values()]).astype(np.int32))
     return _tree_of(len(workers), held, number[:-1], max(kind_of.values()) + 1)
@@ -185,11 +188,10 @@ def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
         width = len(size)
         smaller = size // 2
         unlike = (size % 2 > 0) & (smaller > 0)
-        here = np.arange(width)
-        there = xp.where(unlike, width + xp.cumsum(unlike) - 1, here)
-        held.append(
-            xp.stack([here, xp.where(smaller > 0, there, NOBODY)], 1).astype(np.int32)
-        )
+        place = np.arange(width)
+        smaller_place = xp.where(unlike, width + xp.cumsum(unlike) - 1, place)
+        smaller_place = xp.where(smaller > 0, smaller_place, NOBODY)
+        held.append(xp.stack([place, smaller_place], 1).astype(np.int32))
         # Both halves of a pair are alike.
         new = xp.argsort(~unlike, stable=True)[: 0 if level == depth - 1 else added]
         added = width

@@ -200,13 +200,13 @@ class Independent(Iteration):
         pieces = [
             max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)
         ]
-        both = math.prod(pieces)
+        num_pairs = math.prod(pieces)
         inner = max(pieces)
         if worker.stepwise:
-            return float(both * size**3)
+            return float(num_pairs * size**3)
         nodes = NUM_NODES
-        if both != 1:
-            nodes = 9 * min(size, 24) * both
+        if num_pairs != 1:
+            nodes = 9 * min(size, 24) * num_pairs
         return (
             20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
         )
@@ -227,10 +227,10 @@ class Independent(Iteration):
         """Typical times, and so many deviations from them,
         `[len(deviations), max_workers]`.
         """
-        one = jnp.ones(self.max_workers, working_dtype(self.law))
-        sigma = np.asarray(deviations, one.dtype)[:, None]
+        ones = jnp.ones(self.max_workers, working_dtype(self.law))
+        sigma = np.asarray(deviations, ones.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(
-            one, self.num_workers, (0.0, 1.0)
+            ones, self.num_workers, (0.0, 1.0)
         )
         spread = above - mean
         # Times below the mean go by logarithms: a time is positive.
@@ -238,7 +238,7 @@ class Independent(Iteration):
             np.minimum(sigma, 0) * spread / jnp.where(mean > 0, mean, 1)
         )
         hazard = below + np.maximum(sigma, 0) * spread
-        return self.law.inverse_cumulative_hazard(hazard.astype(one.dtype))
+        return self.law.inverse_cumulative_hazard(hazard.astype(ones.dtype))
 
     def expected_order_statistics(self, function=None):
         """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""

@@ -126,8 +126,10 @@ def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
         node = index % order
         panel = part // refine
         share = (part % refine + points[node]) / refine
-        own = jnp.where(panel < left.size, panel, 0)
-        t, slope = quadrature.in_panel(ends, start, left[own], sizes[own], share)
+        inner_panel = jnp.where(panel < left.size, panel, 0)
+        t, slope = quadrature.in_panel(
+            ends, start, left[inner_panel], sizes[inner_panel], share
+        )
         if tail is not None:
             later, slope_later = quadrature.in_tail(start, tail, share)
             t = jnp.where(panel < left.size, t, later)
@@ -151,5 +153,7 @@ def homogeneous_slope(
     value.
     """
     last = np.arange(load.size) == jnp.asarray(num_workers) - 1
-    others = jnp.where(last, 0, slope)
-    return jnp.where(last, (value - jnp.sum(others * load)) / load[-1], others)
+    other_slopes = jnp.where(last, 0, slope)
+    return jnp.where(
+        last, (value - jnp.sum(other_slopes * load)) / load[-1], other_slopes
+    )

@@ -65,7 +65,7 @@ def _with_mean_slope_jvp(steps, primals, tangents):
     of_starts, of_seconds, of_round_trip = tangents
     slope = jnp.sum(slopes.starts * of_starts + slopes.seconds * of_seconds, axis=-1)
     unknown = jax.jvp(
-        lambda *given: without_derivative(more, given), primals, tangents
+        lambda *arguments: without_derivative(more, arguments), primals, tangents
     )[1]
     return (end, more), (slope + slopes.round_trip * of_round_trip, unknown)
 
@@ -87,13 +87,15 @@ def _slopes(
         share * size * signs[1],
         share * (round_trip + typical) * jnp.where(signs[2, ..., 0] < 0, -1, 1),
     )
-    at = starts, seconds, jnp.broadcast_to(round_trip, draws)
+    point = starts, seconds, jnp.broadcast_to(round_trip, draws)
     forth, back = (
-        tuple(jnp.maximum(a + way * move, 0) for a, move in zip(at, moves, strict=True))
+        tuple(
+            jnp.maximum(a + way * move, 0) for a, move in zip(point, moves, strict=True)
+        )
         for way in (1, -1)
     )
-    both = [jnp.stack(pair) for pair in zip(forth, back, strict=True)]
-    ends = jax.vmap(lambda *given: steps(*given)[0])(*both)
+    forth_and_back = [jnp.stack(pair) for pair in zip(forth, back, strict=True)]
+    ends = jax.vmap(lambda *arguments: steps(*arguments)[0])(*forth_and_back)
     later = ends[0] - ends[1]
     # A mean square of the signs below 1 makes up for their sum of 0.
     raw = _Slopes(
@@ -104,10 +106,10 @@ def _slopes(
     # As much later as all begin.
     of_starts = raw.starts + (1 - jnp.sum(raw.starts, axis=-1, keepdims=True)) / workers
     # Euler's identity: the runtime is homogeneous in all times.
-    rest = end - jnp.sum(of_starts * starts + raw.seconds * seconds, axis=-1)
-    rest = (rest - raw.round_trip * round_trip)[..., None]
+    remainder = end - jnp.sum(of_starts * starts + raw.seconds * seconds, axis=-1)
+    remainder = (remainder - raw.round_trip * round_trip)[..., None]
     weight = 1 / size
-    of_seconds = raw.seconds + rest * weight / jnp.sum(
+    of_seconds = raw.seconds + remainder * weight / jnp.sum(
         weight * seconds, axis=-1, keepdims=True
     )
     return _Slopes(of_starts, of_seconds, raw.round_trip)

@@ -157,9 +157,9 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     counts = counts + ((rank < missing) & (partition > 0))
     # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes
     # to the largest.
-    rest = xp.asarray(total, counts.dtype) - xp.sum(counts)
+    leftover = xp.asarray(total, counts.dtype) - xp.sum(counts)
     largest = xp.arange(counts.size) == xp.argmax(partition)
-    return jnp.asarray(counts + xp.where(largest, rest, 0))
+    return jnp.asarray(counts + xp.where(largest, leftover, 0))
 
 
 @jax.jit

@@ -76,13 +76,13 @@ class Passes:
         """When each task is delivered, `[..., K, N]`, by who begins and works so,
         `[..., N]`.
 
-        >>> one = Passes(
+        >>> passes = Passes(
         ...     np.array([[1.0], [3.0]]),
         ...     np.zeros((2, 1)),
         ...     np.array([2.0, 4.0]),
         ...     overlap=True,
         ... )
-        >>> one.finish(np.zeros(2), np.array([1.0, 3.0])).tolist()
+        >>> passes.finish(np.zeros(2), np.array([1.0, 3.0])).tolist()
         [[3.0, 5.0], [5.0, 11.0]]
         """
         tasks = self.of("block")
@@ -102,8 +102,8 @@ class Passes:
 
         `late`, start-ups and cycle times are `[..., N]`, in one unit. NumPy or JAX.
 
-        >>> one = Passes(np.ones((1, 1)), np.ones((1, 1)))
-        >>> one.overrun(
+        >>> passes = Passes(np.ones((1, 1)), np.ones((1, 1)))
+        >>> passes.overrun(
         ...     np.array([0.5, 0.0, 0.0]), 0.0, np.array([3.0, 4.0, 2.0]), np.array(2.0)
         ... ).tolist()
         [1.5, 2.0, 0.0]
@@ -116,14 +116,14 @@ class Passes:
         if self.sent is not None and not self.overlap:
             done = done + self.sent[:, None]
         before = xp.concatenate([begin[..., None, :], done[..., :-1, :]], axis=-2)
-        one = xp.where(self.length > 0, time, 0) * self.length
+        pass_time = xp.where(self.length > 0, time, 0) * self.length
         # Times that are equal but for rounding are one.
         eps = max(np.finfo(a.dtype).eps for a in (self.end, done))
         now = (end * (1 + 64 * eps))[..., None]
-        passes = xp.floor((now[..., None] - before) / xp.where(one > 0, one, 1)) + 1
-        until = xp.where(
-            one > 0, xp.minimum(before + one * xp.maximum(passes, 1), done), done
-        )
+        ended = (now[..., None] - before) / xp.where(pass_time > 0, pass_time, 1)
+        begun = xp.maximum(xp.floor(ended) + 1, 1)
+        until = xp.minimum(before + pass_time * begun, done)
+        until = xp.where(pass_time > 0, until, done)
         free = xp.min(xp.where(done > now[..., None], until, np.inf), axis=-2)
         free = xp.where(begin > now, late, free)
         # Inf: of who has done all, of who never answers, and of a step that never ends.
@@ -208,11 +208,11 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
     xp = jnp if is_traced((sizes, tasks, cost)) else np
     data, share = (xp.asarray(a) for a in (tasks.data, tasks.share))
     size = xp.asarray(sizes)[xp.asarray(tasks.block)]
-    one = size * share
-    end = xp.cumsum(data * one, axis=-1)
+    task_size = size * share
+    end = xp.cumsum(data * task_size, axis=-1)
     if cost.setup is None or cost.chain is None:
         ends = [end]
-        lengths = [xp.broadcast_to(one, end.shape)]
+        lengths = [xp.broadcast_to(task_size, end.shape)]
     else:
         running = xp.maximum.accumulate if xp is np else jnp.maximum.accumulate
         met = running(xp.where(size > 0, data, 0), axis=-1)
@@ -222,10 +222,10 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         chain = xp.asarray(cost.chain)
         end = end + met * (setup + chain * upto)
         begun = xp.concatenate([0 * end[..., :1], end[..., :-1]], axis=-1)
-        again = one + chain * size  # over a subset that the worker knows
-        new = again + (setup + chain * (upto - size))
-        ends = [xp.maximum(end - (met - before) * new, begun), end]
-        lengths = [xp.broadcast_to(again, end.shape), new + 0 * end]
+        known_pass = task_size + chain * size  # over a subset that the worker knows
+        new_pass = known_pass + (setup + chain * (upto - size))
+        ends = [xp.maximum(end - (met - before) * new_pass, begun), end]
+        lengths = [xp.broadcast_to(known_pass, end.shape), new_pass + 0 * end]
     sent = None
     if cost.sent is not None:
         send = xp.asarray(cost.sent) * size

@@ -66,10 +66,10 @@ class Plan:
         assert self.completion is not None
         data = np.asarray(self.data)
         used = np.asarray(self.sizes)[np.asarray(self.block)] > 0
-        most = data
+        most_subsets = data
         if data.ndim > 1:
-            most = data.max(axis=0)
-        return self.completion.storage(np.where(used, most, 0), num_workers)
+            most_subsets = data.max(axis=0)
+        return self.completion.storage(np.where(used, most_subsets, 0), num_workers)
 
     @property
     def trainable(self) -> bool:
@@ -106,12 +106,12 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
     ([5.0], [0, 0], ((2, 0), (0, 0)))
     """
     sizes = jnp.asarray(total)[None]
-    one = np.ones(stored, int)
+    ones = np.ones(stored, int)
     return Plan(
         sizes=sizes,
-        block=0 * one,
-        data=one,
-        share=one.astype(sizes.dtype),
+        block=0 * ones,
+        data=ones,
+        share=ones.astype(sizes.dtype),
         completion=FirstHolder(None),
     )
 

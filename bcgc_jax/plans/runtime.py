@@ -88,7 +88,7 @@ def block_runtime(
     ... )
     7.0
     """
-    others = {
+    costs = {
         "setup_cycles": setup_cycles,
         "chain_cycles": chain_cycles,
         "send_time": send_time,
@@ -97,7 +97,7 @@ def block_runtime(
         cycle_times,
         num_samples,
         cycles,
-        **others,
+        **costs,
         start_ups=start_ups,
         partition=partition,
     )
@@ -183,7 +183,10 @@ def coordinate_runtime(
 
 
 def _scale_and_times(
-    cycle_times: Numbers, num_samples: ArrayLike, cycles: ArrayLike, **others: Numbers
+    cycle_times: Numbers,
+    num_samples: ArrayLike,
+    cycles: ArrayLike,
+    **parameters: Numbers,
 ) -> tuple[Array, Array]:
     """M b / N and the times.
 
@@ -193,7 +196,7 @@ def _scale_and_times(
         "cycle_times": cycle_times,
         "num_samples": num_samples,
         "cycles": cycles,
-        **others,
+        **parameters,
     }
     sense: Array | bool = True
     for name, value in numbers.items():
@@ -352,9 +355,9 @@ def _certify(
         at_x = value
     # the bound is that of start-ups that are all as short as the shortest of them
     else:
-        value, more = _integrate(problem, x, num_nodes)
+        value, value_error = _integrate(problem, x, num_nodes)
         at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
-        error = error + more
+        error = error + value_error
     allowed = levels_of_bound(problem, x) & (
         True if levels is None else jnp.asarray(levels)
     )

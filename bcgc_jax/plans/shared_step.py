@@ -67,24 +67,24 @@ def shared_runtime(
         end=jnp.zeros((), dtype),
     )
 
-    def serve(_: int, at: _State) -> _State:
+    def serve(_: int, state: _State) -> _State:
         """The next worker that is free."""
-        now = jnp.min(at.until)
-        worker = _first_of(at.until == now)
-        last, pace = _paces(at, now)
-        chunk = neediest(tables, at.open, at.left * pace, worker)
-        some = chunk < len(tables.size) - 1
+        now = jnp.min(state.until)
+        worker = _first_of(state.until == now)
+        last, pace = _paces(state, now)
+        chunk = neediest(tables, state.open, state.left * pace, worker)
+        has_chunk = chunk < len(tables.size) - 1
         until = now + round_trip + tables.size[chunk] * times[worker]
         return _State(
-            open=at.open.at[chunk].set(False),
-            left=at.left.at[tables.holders[chunk]].add(
+            open=state.open.at[chunk].set(False),
+            left=state.left.at[tables.holders[chunk]].add(
                 -tables.size[chunk], mode="drop"
             ),
-            pace=at.pace.at[worker].set(last[worker]),
-            running=at.running.at[worker].set(tables.size[chunk]),
-            begun=at.begun.at[worker].set(now),
-            until=at.until.at[worker].set(jnp.where(some, until, jnp.inf)),
-            end=jnp.where(some, jnp.maximum(at.end, until), at.end),
+            pace=state.pace.at[worker].set(last[worker]),
+            running=state.running.at[worker].set(tables.size[chunk]),
+            begun=state.begun.at[worker].set(now),
+            until=state.until.at[worker].set(jnp.where(has_chunk, until, jnp.inf)),
+            end=jnp.where(has_chunk, jnp.maximum(state.end, until), state.end),
         )
 
     # Each chunk is begun once, and each worker is sent away once.
@@ -113,23 +113,25 @@ def all_data_runtime(
     return jax.lax.scan(give, first, in_order)[0][1]
 
 
-def _first_of(some: Array) -> Array:
+def _first_of(mask: Array) -> Array:
     """The first that is true; `argmax` makes a step of 256 workers half as long again
     on a CPU.
     """
     return jnp.min(
-        jnp.where(some, jnp.arange(len(some), dtype=np.int32), len(some) - 1)
+        jnp.where(mask, jnp.arange(len(mask), dtype=np.int32), len(mask) - 1)
     )
 
 
-def _paces(at: _State, now: Array) -> tuple[Array, Array]:
+def _paces(state: _State, now: Array) -> tuple[Array, Array]:
     """Of each worker's last chunk, 0 before there is one, and as expected now,
     `[N]`.
     """
-    ended = at.until == now
-    taken = (now - at.begun) / jnp.where(at.running > 0, at.running, 1)
-    last = jnp.where(ended & (at.running > 0), taken, at.pace)
-    return last, expected_pace(last, jnp.where(ended, 0, at.running), at.begun, now)
+    ended = state.until == now
+    ended_pace = (now - state.begun) / jnp.where(state.running > 0, state.running, 1)
+    last = jnp.where(ended & (state.running > 0), ended_pace, state.pace)
+    return last, expected_pace(
+        last, jnp.where(ended, 0, state.running), state.begun, now
+    )
 
 
 def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) -> Array:
@@ -142,15 +144,15 @@ def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) ->
         `[N]`.
       worker: who is free.
     """
-    mine = tables.stored[worker]
-    can = is_open[mine]
-    others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
-    comes_first = jnp.min(others[tables.holders[mine]], axis=-1)
-    size = tables.size[mine]
+    own_chunks = tables.stored[worker]
+    can = is_open[own_chunks]
+    holder_need = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
+    comes_first = jnp.min(holder_need[tables.holders[own_chunks]], axis=-1)
+    size = tables.size[own_chunks]
     key = jnp.where(can, size * comes_first, -1.0)
     of_neediest = jnp.where(key == jnp.max(key), size, -1)
     place = _first_of(of_neediest == jnp.max(of_neediest))
-    return jnp.where(jnp.any(can), mine[place], len(tables.size) - 1)
+    return jnp.where(jnp.any(can), own_chunks[place], len(tables.size) - 1)
 
 
 def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Array:

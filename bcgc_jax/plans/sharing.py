@@ -174,13 +174,13 @@ class WorkSharing(Completion):
         def steps(
             starts: Array, seconds: Array, round_trip: Array
         ) -> tuple[Array, Array | None]:
-            every = step
+            batched_step = step
             of_draw = None
             if round_trip.ndim:
                 of_draw = 0
             for _ in range(seconds.ndim - 1):
-                every = jax.vmap(every, (0, 0, of_draw))
-            end = every(starts, seconds, round_trip)
+                batched_step = jax.vmap(batched_step, (0, 0, of_draw))
+            end = batched_step(starts, seconds, round_trip)
             if isinstance(end, StepEnd):
                 return (end.time, end.busy)
             return (end, None)
@@ -215,7 +215,7 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     ([5.0], 2, 10)
     """
     sizes = jnp.asarray(total)[None]
-    one = np.ones(1, int)
+    ones = np.ones(1, int)
     stored = jnp.asarray(rule.max_subsets)
     questions = jnp.asarray(len(rule.sizes))
     sent = jnp.ones((), sizes.dtype)
@@ -224,9 +224,9 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     )
     return Plan(
         sizes=sizes,
-        block=0 * one,
-        data=one,
-        share=one.astype(sizes.dtype),
+        block=0 * ones,
+        data=ones,
+        share=ones.astype(sizes.dtype),
         completion=rule,
         known_needs=needs,
     )

@@ -225,12 +225,12 @@ def added_in_a_row(
     key = jax.random.key(0, impl="unsafe_rbg")
     drawn = _steps_in_places(key, problem, steps, _ROW_CHAINS)
     starts, times = (np.asarray(a, float)[:, :chains, :workers] for a in drawn)
-    taken = steps_in_a_row(problem, plan, starts, times)
-    if taken is None:
+    runtimes = steps_in_a_row(problem, plan, starts, times)
+    if runtimes is None:
         return 0.0, 0.0
-    fresh, chained = (np.mean(tau[_FORGOTTEN:], axis=0) for tau in taken)
-    each = float(problem.scale) * (chained - fresh)
-    return float(each.mean()), float(each.std() / np.sqrt(chains - 1))
+    fresh, chained = (np.mean(tau[_FORGOTTEN:], axis=0) for tau in runtimes)
+    added = float(problem.scale) * (chained - fresh)
+    return float(added.mean()), float(added.std() / np.sqrt(chains - 1))
 
 
 def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:

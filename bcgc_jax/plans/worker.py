@@ -155,9 +155,9 @@ class Worker:
         if self.pairs is not None:
             starts, times = self.pairs.sample_pairs(key, shape, dtype)
             return (starts / self.unit).astype(dtype), times
-        one, other = jax.random.split(key)
-        starts = self.start.sample(one, shape, dtype) / self.unit
-        return starts.astype(dtype), self.cycle_time.sample(other, shape, dtype)
+        start_key, time_key = jax.random.split(key)
+        starts = self.start.sample(start_key, shape, dtype) / self.unit
+        return starts.astype(dtype), self.cycle_time.sample(time_key, shape, dtype)
 
     def infimum(self) -> Array:
         """Of the start-up, in units of κ."""
@@ -220,16 +220,16 @@ def late_hazard(
     elif worker.start.atomic:
         starts, mass = worker.atoms()
         room = t[..., None, :] - starts[:, None].astype(dtype)
-        each = _law_hazard(
+        hazards = _law_hazard(
             worker.cycle_time, latest_cycle_time(load, room, worker.overlap)
         )
-        hazard = _mixture(mass.astype(dtype)[:, None], each)
+        hazard = _mixture(mass.astype(dtype)[:, None], hazards)
     elif worker.cycle_time.atomic:
         times = worker.cycle_time.breaks()
         mass = mass_of(worker.cycle_time, times).astype(dtype)
         ready = delivered(load, times[:, None].astype(dtype), worker.overlap)
-        each = _law_hazard(worker.start, (t[..., None, :] - ready) * worker.unit)
-        hazard = _mixture(mass[:, None], each)
+        hazards = _law_hazard(worker.start, (t[..., None, :] - ready) * worker.unit)
+        hazard = _mixture(mass[:, None], hazards)
     else:
         hazard, error = _integrated(worker, load, t, num_inner)
         return jnp.where(used, hazard, jnp.inf), jnp.where(used, error, 0)
@@ -263,15 +263,15 @@ def _mixture(mass: Array, hazard: Array) -> Array:
     # The least hazard is taken out: a tail underflows otherwise.
     least = jax.lax.stop_gradient(jnp.min(hazard, axis=-2, keepdims=True))
     least = jnp.where(jnp.isfinite(least), least, 0)
-    rest = jnp.sum(mass * jnp.exp(least - hazard), axis=-2)
-    return hazard_of(early, rest, least[..., 0, :])
+    late = jnp.sum(mass * jnp.exp(least - hazard), axis=-2)
+    return hazard_of(early, late, least[..., 0, :])
 
 
-def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
+def hazard_of(early: Array, late: Array, shift: ArrayLike = 0.0) -> Array:
     """-log P from 1 - P and P e^shift, from the side where it does not cancel."""
     low = -jnp.log1p(-jnp.where(early < 0.5, early, 0))
-    high = shift - jnp.log(jnp.where(rest > 0, rest, 1))
-    return jnp.where(early < 0.5, low, jnp.where(rest > 0, high, jnp.inf))
+    high = shift - jnp.log(jnp.where(late > 0, late, 1))
+    return jnp.where(early < 0.5, low, jnp.where(late > 0, high, jnp.inf))
 
 
 def _integrated(
@@ -306,7 +306,7 @@ def _integrated(
     lowest = jnp.zeros_like(highest)
     if law.has_end:
         lowest = hazard_left(law.breaks()[-1:].astype(dtype))
-    rest = jnp.exp(-highest)
+    tail = jnp.exp(-highest)
     highest = jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
     share, weight = double_exponential(num_inner, dtype)
@@ -319,7 +319,7 @@ def _integrated(
     density = jnp.exp(-a) * size
     late = einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
     early = einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
-    fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
+    fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + tail
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(
         fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0

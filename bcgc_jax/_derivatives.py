@@ -73,7 +73,7 @@ def _nan_unless_zero(tangent: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def with_slopes(
-    function: Callable[..., Any], value: Any, problem: Any, plan: Any, *others: Any
+    function: Callable[..., Any], value: Any, problem: Any, plan: Any, *arguments: Any
 ) -> Any:
     """Return a `function` of its best plan, with slopes at this plan: the envelope
     theorem.
@@ -82,19 +82,19 @@ def with_slopes(
     those of the plan.
     """
     if value is None:
-        return function(problem, plan, *others)
+        return function(problem, plan, *arguments)
     return value
 
 
 @with_slopes.defjvp
 def _with_slopes_jvp(function, primals, tangents):
-    given, problem, plan, *others = primals
-    _, of_problem, _, *of_others = tangents
-    at = (problem, *others)
-    along = (of_problem, *of_others)
+    known_value, problem, plan, *arguments = primals
+    _, of_problem, _, *of_arguments = tangents
+    point = (problem, *arguments)
+    along = (of_problem, *of_arguments)
     value, slope = jax.jvp(
-        lambda problem, *others: function(problem, plan, *others), at, along
+        lambda problem, *arguments: function(problem, plan, *arguments), point, along
     )
-    if given is not None:
-        value = given
-    return with_slopes(function, value, problem, plan, *others), slope
+    if known_value is not None:
+        value = known_value
+    return with_slopes(function, value, problem, plan, *arguments), slope

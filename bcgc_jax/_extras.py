@@ -24,14 +24,14 @@ def first_used(name: str, package: dict[str, Any]) -> Any:
 
     `package` has the globals of its `__init__.py`.
     """
-    own = package["__name__"]
+    package_name = package["__name__"]
     public = package["_PUBLIC"]
-    if public.get(name, own) != own:
+    if public.get(name, package_name) != package_name:
         imported: Any = getattr(import_module(public[name]), name)
-    elif not name.startswith("_") and find_spec(f"{own}.{name}"):
-        imported = import_module(f"{own}.{name}")
+    elif not name.startswith("_") and find_spec(f"{package_name}.{name}"):
+        imported = import_module(f"{package_name}.{name}")
     else:
-        raise AttributeError(f"module {own!r} has no attribute {name!r}")
+        raise AttributeError(f"module {package_name!r} has no attribute {name!r}")
     package[name] = imported
     return imported
 

@@ -69,30 +69,28 @@ def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
     """`repr` of a dataclass: what is not by default, long arrays by their size and
     range.
     """
-    shown = []
+    texts = []
     for field in dataclasses.fields(tree):
         text = show(getattr(tree, field.name))
         if field.name not in leave_out and text != show(field.default):
-            shown.append(f"{field.name}={text}")
-    return f"{type(tree).__name__}({', '.join(shown)})"
+            texts.append(f"{field.name}={text}")
+    return f"{type(tree).__name__}({', '.join(texts)})"
 
 
 def show(value: Any) -> str:
     """`repr` that a person reads, also of what is traced."""
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         runs = [
-            (text, len(list(same)))
-            for text, same in itertools.groupby(map(show, value))
+            (text, len(list(run))) for text, run in itertools.groupby(map(show, value))
         ]
         texts = [text if count == 1 else f"{count} × {text}" for text, count in runs]
-        more = []
+        ellipsis = []
         if len(texts) > _MOST_SHOWN:
-            more = [f"… {len(texts) - _MOST_SHOWN} more"]
-        return f"[{', '.join(texts[:_MOST_SHOWN] + more)}]"
+            ellipsis = [f"… {len(texts) - _MOST_SHOWN} more"]
+        return f"[{', '.join(texts[:_MOST_SHOWN] + ellipsis)}]"
     if isinstance(value, dict):
-        return (
-            "{" + ", ".join(f"{key!r}: {show(one)}" for key, one in value.items()) + "}"
-        )
+        entries = [f"{key!r}: {show(entry)}" for key, entry in value.items()]
+        return "{" + ", ".join(entries) + "}"
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__.rpartition(".<locals>.")[2]
     if not isinstance(
@@ -210,11 +208,15 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         raise ValueError(f"{name} must be a number, got {value!r}")
     bad = ~meets(array, condition, finite)
     if bad.any():
-        wanted = " and ".join(filter(None, ["finite" if finite else "", condition]))
+        requirement = " and ".join(
+            filter(None, ["finite" if finite else "", condition])
+        )
         if _is_subnormal(array[bad]).flat[0]:
             tiny = np.finfo(array.dtype).tiny
-            wanted = f"0 or of a size from {tiny:.3g} on, the smallest normal number"
-        raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")
+            requirement = (
+                f"0 or of a size from {tiny:.3g} on, the smallest normal number"
+            )
+        raise ValueError(f"{name} must be {requirement}, got {array[bad].flat[0]!s}")
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
@@ -241,8 +243,10 @@ def check_key(key: Any) -> None:
     else:
         is_key = dtype == np.uint32 and len(shape) == 1
     if not is_key:
-        one = "one key of JAX, such as jax.random.key(0), under jax.vmap for several"
-        raise ValueError(f"key must be {one}, got {show(key)}")
+        raise ValueError(
+            "key must be one key of JAX, such as jax.random.key(0), under jax.vmap for "
+            f"several, got {show(key)}"
+        )
 
 
 def check_shape(
@@ -254,6 +258,6 @@ def check_shape(
     try:
         chex.assert_shape(value, shape)
     except AssertionError:
-        wanted = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
-        text = f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}"
+        expected = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
+        text = f"{name} must have shape {expected}, got {np.shape(value)}: {advice}"
         raise ValueError(text) from None

@@ -73,10 +73,10 @@ def new_figure(
 
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **subplots).ravel())
-    for one in axes:
-        one.grid(True, which="major", color="0.82", linewidth=0.6)
-        one.grid(True, which="minor", color="0.90", linewidth=0.3)
-        one.set_axisbelow(True)
+    for ax in axes:
+        ax.grid(True, which="major", color="0.82", linewidth=0.6)
+        ax.grid(True, which="minor", color="0.90", linewidth=0.3)
+        ax.set_axisbelow(True)
     return figure, axes
 
 

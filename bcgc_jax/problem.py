@@ -137,13 +137,13 @@ class Problem:
         padded = workers is None or workers.max() != self.max_workers
         return represent(self, leave_out=[] if padded else ["max_workers"])
 
-    def _convert(self, names: tuple[str, ...], given: type, kind: type) -> None:
+    def _convert(self, names: tuple[str, ...], source: type, kind: type) -> None:
         """Make numbers of one kind: 50 is no other program than 50.0, nor 2e4 than
         20_000.
         """
         for name in names:
             value = getattr(self, name)
-            if isinstance(value, given | np.integer):
+            if isinstance(value, source | np.integer):
                 object.__setattr__(self, name, kind(value))
 
     def _check_start_up(self) -> None:
@@ -176,13 +176,13 @@ class Problem:
         if self.unit_costs is not None:
             shape = np.shape(self.unit_costs)
         if shape == () or (shape and count is not None and np.any(count != shape[-1])):
-            wanted = f"one entry for each of the {self.num_coordinates} coordinates"
-            raise ValueError(f"unit_costs must have {wanted}, got shape {shape}")
+            expected = f"one entry for each of the {self.num_coordinates} coordinates"
+            raise ValueError(f"unit_costs must have {expected}, got shape {shape}")
         if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
-            needed = (
+            advice = (
                 "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
             )
-            raise ValueError(f"num_coordinates of {count.max():.6g} {needed}")
+            raise ValueError(f"num_coordinates of {count.max():.6g} {advice}")
 
     def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)

@@ -476,7 +476,7 @@ class Loop(Course):
             )
             return
         mode = self._judge.mode
-        uncoded = float(np.mean(mode.own))
+        uncoded = float(np.mean(mode.own_seconds))
         sharing = uncoded - float(np.mean(mode.saved))
         why = reason(mode, self._stored, compiling, self.num_steps - self._step)
         self.decisions.append(

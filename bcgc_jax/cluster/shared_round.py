@@ -332,7 +332,7 @@ class SharedRound(Attempt):
         """The sum that it is to be asked for now, once: its number, and how many chunks
         it has.
         """
-        wanted = self.ledger.wanted(self.ledger.member(worker))
+        wanted = self.ledger.sum_to_send(self.ledger.member(worker))
         if wanted is None or wanted[0] in self._asked:
             return None
         name, label = wanted

@@ -59,15 +59,15 @@ def with_mean_slope(
 
 @with_mean_slope.defjvp
 def _with_mean_slope_jvp(steps, primals, tangents):
-    end, more = with_mean_slope(steps, *primals)
+    end, extras = with_mean_slope(steps, *primals)
     slopes = _slopes(steps, end, *primals)
     slopes = jax.tree.map(lambda a: a * _undifferentiable_one(primals), slopes)
     of_starts, of_seconds, of_round_trip = tangents
     slope = jnp.sum(slopes.starts * of_starts + slopes.seconds * of_seconds, axis=-1)
     unknown = jax.jvp(
-        lambda *arguments: without_derivative(more, arguments), primals, tangents
+        lambda *arguments: without_derivative(extras, arguments), primals, tangents
     )[1]
-    return (end, more), (slope + slopes.round_trip * of_round_trip, unknown)
+    return (end, extras), (slope + slopes.round_trip * of_round_trip, unknown)
 
 
 def _slopes(

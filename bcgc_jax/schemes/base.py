@@ -51,7 +51,7 @@ class Resources(NamedTuple):
     know_speeds: bool = True
 
     @property
-    def most(self) -> int:
+    def most_subsets(self) -> int:
         """The most subsets that a worker stores."""
         if self.stored_subsets is None:
             return self.num_workers
@@ -59,7 +59,7 @@ class Resources(NamedTuple):
 
     @property
     def store_all(self) -> bool:
-        return self.most == self.num_workers
+        return self.most_subsets == self.num_workers
 
 
 class Scheme:
@@ -155,10 +155,10 @@ def in_words(choice: Sequence[float]) -> str:
     return " or ".join(f"{number:.3g}" for number in dict.fromkeys(choice))
 
 
-def several(choice: Sequence[float], noun: str) -> str:
+def count_of(choice: Sequence[float], noun: str) -> str:
     """How many were planned, such as "1 or 3 workers".
 
-    >>> several((1, 3), "worker"), several((1, 1), "worker")
+    >>> count_of((1, 3), "worker"), count_of((1, 1), "worker")
     ('1 or 3 workers', '1 worker')
     """
     number = in_words(choice)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Scheme, several
+from bcgc_jax.schemes.base import Scheme, count_of
 from bcgc_jax.schemes.unplanned import Unplanned
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
@@ -34,11 +34,11 @@ class Dealt(Unplanned):
         lengths = steps.lengths.reshape(count, -1)
         load = np.zeros((count, workers))
         work = np.zeros((count, workers))
-        every = np.arange(count)
+        all_steps = np.arange(count)
         for chunk in np.argsort(-expected, axis=1, kind="stable").T:
             worker = load.argmin(axis=1)
-            load[every, worker] += expected[every, chunk]
-            work[every, worker] += lengths[every, chunk]
+            load[all_steps, worker] += expected[all_steps, chunk]
+            work[all_steps, worker] += lengths[all_steps, chunk]
         return Outcome((steps.pace * work + steps.pauses.sum(axis=2)).max(axis=1))
 
 
@@ -75,8 +75,8 @@ class Anew(_BySpeed):
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         rules = [LastShares(window) for window in _WINDOWS if window < len(steps.pace)]
-        taken = [rule.replay(steps, which).seconds.mean() for rule in rules]
-        return rules[int(np.argmin(taken))]
+        mean_seconds = [rule.replay(steps, which).seconds.mean() for rule in rules]
+        return rules[int(np.argmin(mean_seconds))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,11 +118,11 @@ def _with_shares(steps: Steps, means: np.ndarray, which: np.ndarray | None) -> O
     """
     speed = 1 / means
     share = speed / speed.mean(axis=1, keepdims=True)
-    own = steps.lengths.sum(axis=2)
-    given = np.sum(np.maximum(1 - share, 0) * own, axis=1, keepdims=True)
-    more = np.maximum(share - 1, 0)
-    part = more / np.maximum(more.sum(axis=1, keepdims=True), 1e-300)
-    work = np.minimum(share, 1) * own + part * given
+    own_work = steps.lengths.sum(axis=2)
+    given_work = np.sum(np.maximum(1 - share, 0) * own_work, axis=1, keepdims=True)
+    extra_share = np.maximum(share - 1, 0)
+    part = extra_share / np.maximum(extra_share.sum(axis=1, keepdims=True), 1e-300)
+    work = np.minimum(share, 1) * own_work + part * given_work
     seconds = (steps.pace * work + steps.pauses.sum(axis=2)).max(axis=1)
     return Outcome(seconds if which is None else seconds[which])
 
@@ -135,7 +135,7 @@ class Replaced(Scheme):
     in_lock_step = True
 
     def needs(self, choice: Sequence[float]) -> str:
-        return several(choice, "other machine")
+        return count_of(choice, "other machine")
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         return OtherMachines(stay_slow(steps, which))

@@ -47,8 +47,8 @@ class Sorted(_Dealing):
         [[[1, 0], [2, 3]]]
         """
         _, workers, count = costs.shape
-        own = count * np.arange(workers)[:, None]
-        return np.argsort(-costs, axis=2, kind="stable") + own
+        first_chunk = count * np.arange(workers)[:, None]
+        return np.argsort(-costs, axis=2, kind="stable") + first_chunk
 
 
 class AlikeRows(_Dealing):
@@ -101,13 +101,13 @@ class DealtEqual(_Dealing):
         """
         steps, workers, count = costs.shape
         flat = costs.reshape(steps, -1)
-        every = np.arange(steps)
+        all_steps = np.arange(steps)
         load = np.zeros((steps, workers))
         numbers = np.zeros((steps, workers), int)
         dealt = np.empty(costs.shape, int)
         for chunk in np.argsort(-flat, axis=1, kind="stable").T:
             worker = np.where(numbers < count, load, np.inf).argmin(axis=1)
-            dealt[every, worker, numbers[every, worker]] = chunk
-            numbers[every, worker] += 1
-            load[every, worker] += flat[every, chunk]
+            dealt[all_steps, worker, numbers[all_steps, worker]] = chunk
+            numbers[all_steps, worker] += 1
+            load[all_steps, worker] += flat[all_steps, chunk]
         return dealt

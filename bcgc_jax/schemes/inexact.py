@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Scheme, in_words, several
+from bcgc_jax.schemes.base import Scheme, count_of, in_words
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
@@ -24,7 +24,7 @@ class Backup(Scheme):
     name = "backup"
 
     def needs(self, choice: Sequence[float]) -> str:
-        return f"{several(choice, 'worker')} left out"
+        return f"{count_of(choice, 'worker')} left out"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         ends = _slowest_first(steps.times())

@@ -61,7 +61,8 @@ class Sharing(Unplanned):
         subsets = {str(number): number for number in (2, 3) if number < workers}
         for text, number in (subsets | {"all": workers}).items():
             for by_length in (False, True):
-                if number <= resources.most and resources.know_lengths >= by_length:
+                is_known = resources.know_lengths or not by_length
+                if number <= resources.most_subsets and is_known:
                     yield cls(text, number, by_length, costs=resources.costs)
 
     @property

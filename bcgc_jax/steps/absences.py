@@ -20,16 +20,22 @@ def missing(storage: Storage, present: Collection[int]) -> str:
     >>> missing(storage, [2]).partition(";")[0]
     'chunk 0 of subset 0 is stored by workers 0 and 1 alone, and both are absent'
     """
-    there = set(present)
+    present_workers = set(present)
     for subset, row in enumerate(storage.holders):
-        lost = [chunk for chunk, holders in enumerate(row) if there.isdisjoint(holders)]
+        lost = [
+            chunk
+            for chunk, holders in enumerate(row)
+            if present_workers.isdisjoint(holders)
+        ]
         if lost:
             holders = sorted(row[lost[0]])
-            same = [chunk for chunk in lost if sorted(row[chunk]) == holders]
-            absent = len(storage.holders) - len(there)
+            chunks = [chunk for chunk in lost if sorted(row[chunk]) == holders]
+            verb = "are"
+            if len(chunks) == 1:
+                verb = "is"
+            absent = len(storage.holders) - len(present_workers)
             return (
-                f"{_named('chunk', same)} of subset {subset} "
-                f"{'is' if len(same) == 1 else 'are'} stored by "
+                f"{_named('chunk', chunks)} of subset {subset} {verb} stored by "
                 f"{_named('worker', holders)} alone, and {_are_absent(len(holders))}; "
                 f"store {_count(absent + 1)} subsets to bear any {_count(absent)}"
             )
@@ -38,9 +44,9 @@ def missing(storage: Storage, present: Collection[int]) -> str:
 
 def _named(noun: str, numbers: list[int]) -> str:
     """Such as "chunks 2 and 5"."""
-    *others, last = map(str, numbers)
-    if others:
-        return f"{noun}s {', '.join(others)} and {last}"
+    *numerals, last = map(str, numbers)
+    if numerals:
+        return f"{noun}s {', '.join(numerals)} and {last}"
     return f"{noun} {last}"
 
 

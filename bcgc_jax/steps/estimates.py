@@ -96,15 +96,15 @@ class Known(NamedTuple):
         spread = 0.0
         if workers > 1:
             spread = float(means.var(ddof=1))
-        known = Known(
+        knowledge = Known(
             means,
             _KEPT * self.between + spread - noise * float(np.mean(1 / done)),
             _KEPT * self.within + noise,
         )
-        real = max(known.between, 0.0)
-        shrunk = real / np.maximum(real + known.within / done, 1e-30)
+        real = max(knowledge.between, 0.0)
+        shrunk = real / np.maximum(real + knowledge.within / done, 1e-30)
         paces = np.exp((means - means.mean()) * shrunk)
-        return known, Estimate(paces, np.exp(z) * sizes / paces[who], pauses)
+        return knowledge, Estimate(paces, np.exp(z) * sizes / paces[who], pauses)
 
 
 class Reader:
@@ -187,14 +187,14 @@ def _without_pauses(
     for worker in np.unique(step.who):
         done = np.flatnonzero(step.who == worker)
         longest = done[z[done].argmax()]
-        others = done[done != longest]
-        if others.size:
-            rest = z[others].mean()
+        other_chunks = done[done != longest]
+        if other_chunks.size:
+            expected = z[other_chunks].mean()
         else:
-            rest = usual[worker]
-        if z[longest] - rest > _LONG:
+            expected = usual[worker]
+        if z[longest] - expected > _LONG:
             pauses[worker] = (
-                step.seconds[longest] - math.exp(rest) * step.sizes[longest]
+                step.seconds[longest] - math.exp(expected) * step.sizes[longest]
             )
-            z[longest] = rest
+            z[longest] = expected
     return z, pauses

@@ -44,14 +44,15 @@ def by_hosts(hosts: tuple[int, ...], max_subsets: int, num_chunks: int) -> Stora
 
     def holders(subset: int, chunk: int) -> tuple[int, ...]:
         stored = [subset]
-        for k, more in enumerate(_steps_aside(chunk, max_subsets, free), 1):
-            at = (place[subset] + k * apart + more) % workers
+        for k, offset in enumerate(_steps_aside(chunk, max_subsets, free), 1):
+            position = (place[subset] + k * apart + offset) % workers
             if free < num_chunks:  # few offsets: chunks go round within the host too
-                host = hosts[circle[at]]
-                at = first[host] + (at - first[host] + k * chunk) % size[host]
-            while circle[at] in stored:  # only where a host has too many workers
-                at = (at + 1) % workers
-            stored.append(circle[at])
+                host = hosts[circle[position]]
+                aside = position - first[host] + k * chunk
+                position = first[host] + aside % size[host]
+            while circle[position] in stored:  # only where a host has too many workers
+                position = (position + 1) % workers
+            stored.append(circle[position])
         return tuple(stored)
 
     chunks = range(num_chunks)

@@ -88,12 +88,12 @@ class Ledger:
     """Who computes which chunk of a step, and whose gradient counts.
 
     A worker makes one exchange at a time and repeats it until it is answered: `done`
-    with its last ticket, `wanted`, `next`, and `stands` for each of its sums and the
-    one that `done` names. With the answer it forgets the sums that do not stand. Then
-    it adds or drops its gradient. Only then it begins the next chunk. So it has two
-    vectors at most: a sum and the current gradient, or a sum on its way and the next
-    one. It never changes a sum that it was asked for. Another thread sends this sum
-    while a chunk computes.
+    with its last ticket, `sum_to_send`, `next`, and `stands` for each of its sums and
+    the one that `done` names. With the answer it forgets the sums that do not stand.
+    Then it adds or drops its gradient. Only then it begins the next chunk. So it has
+    two vectors at most: a sum and the current gradient, or a sum on its way and the
+    next one. It never changes a sum that it was asked for. Another thread sends this
+    sum while a chunk computes.
 
     If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and
     adds the vector if told so. The step ends when it is `settled`. If it ends with
@@ -121,7 +121,7 @@ class Ledger:
     >>> name = ledger.done(first, ticket)
     >>> ledger.done(second, ledger.next(second, [1.0, 1.0])[0]) == name
     False
-    >>> ledger.complete, ledger.wanted(first) == (name, {(0, 0)})
+    >>> ledger.complete, ledger.sum_to_send(first) == (name, {(0, 0)})
     (True, True)
     >>> (
     ...     ledger.arrived(first, name, {(0, 0)}),
@@ -210,10 +210,10 @@ class Ledger:
     def stands(self, who: Member, name: Name) -> bool:
         """Whether the worker still needs this sum of its own."""
         worker = who.worker
-        mine = self._filling.get(worker), self._closed.get(worker)
-        return self.present(who) and Sum(worker, name) in mine
+        sums = self._filling.get(worker), self._closed.get(worker)
+        return self.present(who) and Sum(worker, name) in sums
 
-    def wanted(self, who: Member) -> tuple[Name, Label] | None:
+    def sum_to_send(self, who: Member) -> tuple[Name, Label] | None:
         """The sum to send, as soon as it consists of exactly these chunks."""
         if not self.present(who):
             return None
@@ -232,13 +232,12 @@ class Ledger:
         """
         if not self._hears(who) or not self.stands(who, name):
             return False
-        this = Sum(who.worker, name)
-        if self._closed.get(who.worker) != this or self._contents[this] != frozenset(
-            label
-        ):
-            self._void(this)
+        closed = self._closed.get(who.worker)
+        arrived_sum = Sum(who.worker, name)
+        if closed != arrived_sum or self._contents[arrived_sum] != frozenset(label):
+            self._void(arrived_sum)
             return False
-        del self._closed[who.worker], self._contents[this]
+        del self._closed[who.worker], self._contents[arrived_sum]
         for chunk in label:
             del self._keeper[chunk]
             self._added.add(chunk)
@@ -256,11 +255,11 @@ class Ledger:
             return math.inf
         total = 0.0
         for chunk in self._contents[closed]:
-            others = [
+            other_holders = [
                 b for b in self.holders[chunk] if b != worker and self._answers(b)
             ]
             total += self.queue.weight(chunk) * min(
-                (seconds[b] for b in others), default=math.inf
+                (seconds[b] for b in other_holders), default=math.inf
             )
         return total
 
@@ -294,9 +293,9 @@ class Ledger:
         self.failed = self.ends == "chunks"
         if worker in self._running:
             self._reopen([self._end(worker)])
-        for mine in (self._filling.get(worker), self._closed.get(worker)):
-            if mine is not None:
-                self._void(mine)
+        for kept_sum in (self._filling.get(worker), self._closed.get(worker)):
+            if kept_sum is not None:
+                self._void(kept_sum)
 
     def join(self, worker: int) -> int:
         """The life of a worker's new process. Its old process never learns it."""
@@ -421,8 +420,8 @@ class Ledger:
         if not self._runners[chunk] <= self._overdue:
             return False
         return all(
-            any(map(self._answers, self.holders[other]))
-            for other in self._contents[kept]
+            any(map(self._answers, self.holders[kept_chunk]))
+            for kept_chunk in self._contents[kept]
         )
 
     def _answers(self, worker: int) -> bool:
@@ -473,14 +472,14 @@ class Ledger:
         self._begun.discard(chunk)
         return self._filling[worker].name
 
-    def _void(self, this: Sum) -> None:
+    def _void(self, void_sum: Sum) -> None:
         """A sum is given up as a whole: nobody can take a single chunk out of it."""
-        chunks = self._contents.pop(this)
+        chunks = self._contents.pop(void_sum)
         for chunk in chunks:
             del self._keeper[chunk]
         for sums in (self._filling, self._closed):
-            if sums.get(this.worker) == this:
-                del sums[this.worker]
+            if sums.get(void_sum.worker) == void_sum:
+                del sums[void_sum.worker]
         self.voided += 1
         self._reopen(chunks)
 

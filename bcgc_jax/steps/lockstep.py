@@ -73,9 +73,9 @@ class _Clock:
         """A worker in each step, `[S]`, begins a chunk where it `begins`, else it
         rests.
         """
-        at = self.steps, worker
-        number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
-        seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
+        place = self.steps, worker
+        number = np.minimum(self.begun[place], self.pauses.shape[2] - 1)
+        seconds = self.chunks.paces[place] * self.chunks.lengths[self.steps, chunk]
         until = (
             heard
             + self.asking.alone
@@ -83,8 +83,8 @@ class _Clock:
             + self.pauses[self.steps, worker, number]
         )
         self.end = np.where(begins, np.maximum(self.end, until), self.end)
-        self.until[at] = np.where(begins, until, np.inf)
-        self.begun[at] += 1
+        self.until[place] = np.where(begins, until, np.inf)
+        self.begun[place] += 1
 
 
 def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.ndarray:
@@ -125,7 +125,7 @@ def handed_out(
     if chunks.ticks is not None:
         weight = np.pad(chunks.ticks, [(0, 0), (0, 1)])
     clock = _Clock(chunks, asking or Asking())
-    every = clock.steps
+    all_steps = clock.steps
     # The weight of what nobody has begun, and less than nothing for the rest.
     fresh = np.where(np.arange(count + 1) < count, weight, weight.dtype.type(_BEGUN))
     needs = None
@@ -141,9 +141,9 @@ def handed_out(
             place = open_here.argmax(axis=1)
         else:
             place = _neediest(needs.first(worker, clock.until, heard), open_here)
-        begins = open_here[every, place] > _BEGUN
-        chunk = np.where(begins, stored_here[every, place], count)
-        fresh[every, chunk] = _BEGUN
+        begins = open_here[all_steps, place] > _BEGUN
+        chunk = np.where(begins, stored_here[all_steps, place], count)
+        fresh[all_steps, chunk] = _BEGUN
         if needs is not None:
             needs.begin(worker, chunk, begins, heard)
         clock.begin(worker, np.minimum(chunk, count - 1), begins, heard)
@@ -173,11 +173,11 @@ class _Needs:
         self.steps = np.arange(steps)
         self.weight = weight
         self.holders = holders
-        self.others = _others(stored, holders, workers)
+        self.other_holders = _other_holders(stored, holders, workers)
         # Nobody, who holds what is no chunk, comes last.
-        nobody = np.zeros((steps, 1))
+        left_of_nobody = np.zeros((steps, 1))
         self.left = np.append(
-            weight[:, stored].sum(axis=2, dtype=float), nobody, axis=1
+            weight[:, stored].sum(axis=2, dtype=float), left_of_nobody, axis=1
         )
         self.need = np.full((steps, workers + 1), np.inf)
         self.learnt = _Learnt(steps, workers)
@@ -191,7 +191,8 @@ class _Needs:
         expected = self.learnt.expected(until, heard)
         np.multiply(self.left[:, :-1], expected, out=self.need[:, :-1])
         return np.min(
-            [_entries(self.need, other[worker]) for other in self.others], axis=0
+            [_entries(self.need, holders[worker]) for holders in self.other_holders],
+            axis=0,
         )
 
     def begin(
@@ -222,9 +223,9 @@ class _Learnt:
         """A worker in each step, `[S]`, begins a chunk of this weight where it
         `begins`.
         """
-        at = self.steps, worker
-        self.running[at] = np.where(begins, weight, 1)
-        self.began[at] = np.where(begins, now, np.inf)
+        place = self.steps, worker
+        self.running[place] = np.where(begins, weight, 1)
+        self.began[place] = np.where(begins, now, np.inf)
 
     def expected(self, until: np.ndarray, now: np.ndarray) -> np.ndarray:
         """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is
@@ -252,11 +253,14 @@ def _entries(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return table.ravel().take(first[:, None] + columns)
 
 
-def _others(stored: np.ndarray, holders: np.ndarray, workers: int) -> list[np.ndarray]:
+def _other_holders(
+    stored: np.ndarray, holders: np.ndarray, workers: int
+) -> list[np.ndarray]:
     """Return the first other holders of each worker's chunks, `[N, S]`, second, …; N
     for none.
     """
-    found = holders[stored]
-    found = np.where(found == np.arange(workers)[:, None, None], workers, found)
-    found = np.sort(found, axis=2)[:, :, : max(found.shape[2] - 1, 1)]
-    return list(np.moveaxis(found, 2, 0))
+    numbers = holders[stored]
+    is_self = numbers == np.arange(workers)[:, None, None]
+    numbers = np.sort(np.where(is_self, workers, numbers), axis=2)
+    count = max(numbers.shape[2] - 1, 1)
+    return list(np.moveaxis(numbers[:, :, :count], 2, 0))

@@ -28,25 +28,25 @@ class Mode(NamedTuple):
     Attributes:
       is_shared: whether the next step is.
       saved: seconds that sharing has saved, or would have, in each of the last steps.
-      own: seconds of the same steps without sharing.
+      own_seconds: seconds of the same steps without sharing.
 
     >>> mode = Mode()
     >>> for _ in range(2):
-    ...     mode = mode.after(own=10.0, shared=8.0)
+    ...     mode = mode.after(own_seconds=10.0, shared_seconds=8.0)
     >>> mode.is_shared, mode.share
     (True, 0.2)
     """
 
     is_shared: bool = False
     saved: tuple[float, ...] = ()
-    own: tuple[float, ...] = ()
+    own_seconds: tuple[float, ...] = ()
 
-    def after(self, own: float, shared: float) -> "Mode":
+    def after(self, own_seconds: float, shared_seconds: float) -> "Mode":
         """The mode after a step that takes so many seconds in either mode, one of them
         replayed.
         """
-        saved = (*self.saved, own - shared)[-_MOST:]
-        owns = (*self.own, own)[-_MOST:]
+        saved = (*self.saved, own_seconds - shared_seconds)[-_MOST:]
+        owns = (*self.own_seconds, own_seconds)[-_MOST:]
         new = _contradicting(saved, float(np.mean(owns)))
         if new:
             saved = saved[-new:]
@@ -64,12 +64,12 @@ class Mode(NamedTuple):
     @property
     def share(self) -> float:
         """What sharing saves, as a share of own steps; 0 before anything is known."""
-        if self.own:
-            return sum(self.saved) / sum(self.own)
+        if self.own_seconds:
+            return sum(self.saved) / sum(self.own_seconds)
         return 0.0
 
 
-def _contradicting(saved: tuple[float, ...], own: float) -> int:
+def _contradicting(saved: tuple[float, ...], own_seconds: float) -> int:
     """How many of the newest steps contradict those before most clearly; 0 where none
     do.
     """
@@ -84,7 +84,7 @@ def _contradicting(saved: tuple[float, ...], own: float) -> int:
         error = math.sqrt(
             within / (new + before.size - 2) * (1 / new + 1 / before.size)
         )
-        gap = abs(newest.mean() - before.mean()) - _MARGIN * own
+        gap = abs(newest.mean() - before.mean()) - _MARGIN * own_seconds
         clear = gap / max(error, 1e-30)
         if clear > clearest:
             clearest = clear

@@ -110,13 +110,13 @@ class Paces:
 
         Chunks are looked for `among` these, by default all that run.
         """
-        own = max(
+        pace = max(
             self._expected[worker], (now - self._began[worker]) / self._ticks[worker]
         )
         ends: dict[Chunk, float] = {}
         for chunk in self._runners if among is None else among:
             runs = sorted(self._runners.get(chunk, ()))
-            if runs and np.all(self._worth_from(runs, own, now) <= now):
+            if runs and np.all(self._worth_from(runs, pace, now) <= now):
                 ends[chunk] = np.min(self._ends(runs, now))
         return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
@@ -177,16 +177,16 @@ class Paces:
         expected = began + self._last[workers] * self._ticks[workers]
         return np.where(expected > now, expected, now + (now - began))
 
-    def _worth_from(self, workers: list[int], own: float, now: float) -> np.ndarray:
-        """When a copy begins to be worth it for a worker that takes `own` for a
-        tick.
-        """
+    def _worth_from(self, workers: list[int], pace: float, now: float) -> np.ndarray:
+        """When a copy by a worker of this pace begins to be worth it."""
         began = self._began[workers]
         ticks = self._ticks[workers]
-        needed = WORTH * own * ticks
+        least_remainder = WORTH * pace * ticks
         expected = self._last[workers] * ticks
         return np.where(
-            began + expected - now > needed, now, began + np.maximum(expected, needed)
+            began + expected - now > least_remainder,
+            now,
+            began + np.maximum(expected, least_remainder),
         )
 
 
@@ -201,9 +201,9 @@ def hand_out(
     for worker in ledger.may_be_given(free):
         begun = ledger.begun(worker)
         worth = paces.worth(worker, now, begun) if begun else ()
-        given = ledger.next(ledger.member(worker), seconds, worth)
-        if given is not None:
-            ticket, chunk = given
+        ticket_and_chunk = ledger.next(ledger.member(worker), seconds, worth)
+        if ticket_and_chunk is not None:
+            ticket, chunk = ticket_and_chunk
             paces.began(worker, chunk, ledger.queue.weight(chunk), now)
             handed_out.append((worker, ticket, chunk))
     return handed_out

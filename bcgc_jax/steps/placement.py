@@ -45,8 +45,10 @@ def spread(
     >>> spread(5, 2, 3).holders[0]
     ((0, 2), (0, 1), (0, 3))
     """
-    few = _offsets(num_workers, max_subsets, num_offsets or num_chunks)
-    offsets = [(0, *few[chunk % len(few)]) for chunk in range(num_chunks)]
+    offset_sets = _offsets(num_workers, max_subsets, num_offsets or num_chunks)
+    offsets = [
+        (0, *offset_sets[chunk % len(offset_sets)]) for chunk in range(num_chunks)
+    ]
 
     def holders(subset: int, of_chunk: tuple[int, ...]) -> tuple[int, ...]:
         return tuple((subset + offset) % num_workers for offset in of_chunk)
@@ -191,8 +193,11 @@ class ChunkTables(NamedTuple):
 @functools.cache
 def chunk_tables(storage: Storage, sizes: tuple[int, ...]) -> ChunkTables:
     """For subsets whose chunks have these sizes."""
-    chunks = [some for subset in storage.holders for some in subset]
-    stored = [[j * len(sizes) + c for j, c in mine] for mine in storage.chunks()]
+    chunks = [holders for subset in storage.holders for holders in subset]
+    stored = [
+        [j * len(sizes) + c for j, c in worker_chunks]
+        for worker_chunks in storage.chunks()
+    ]
     size = np.array([*(sizes * len(stored)), 0], np.int32)
     return ChunkTables(
         size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored))
@@ -274,12 +279,12 @@ def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...
 
     of_chunks = []
     for _ in range(chunks):
-        others = [
+        draws = [
             rng.choice(workers - 1, stored - 1, replace=False) + 1
             for _ in range(_TRIES)
         ]
-        counts = [met_with(np.append(0, some)) for some in others]
+        counts = [met_with(np.append(0, drawn)) for drawn in draws]
         best = min(range(_TRIES), key=lambda k: int(np.sum(counts[k] ** 2)))
         met = counts[best]
-        of_chunks.append(tuple(sorted(others[best].tolist())))
+        of_chunks.append(tuple(sorted(draws[best].tolist())))
     return of_chunks

@@ -137,9 +137,9 @@ class Queue:
         numbers = [self._tables.number[subset, place] for place in range(len(ticks))]
         self._is_known[numbers] = True
         self._weights[numbers] = ticks
-        known = self._is_known
-        unit = round(self._weights[known].sum() / self._sizes[known].sum())
-        self._weights[~known] = self._sizes[~known] * max(1, unit)
+        is_known = self._is_known
+        unit = round(self._weights[is_known].sum() / self._sizes[is_known].sum())
+        self._weights[~is_known] = self._sizes[~is_known] * max(1, unit)
         is_open = self._open_weights != _BEGUN
         self._open_weights[is_open] = self._weights[is_open]
         self._left = self._weights_stored()
@@ -191,16 +191,18 @@ def _tables(storage: Storage) -> _Tables:
         for c, who in enumerate(row)
     }
     number = {chunk: place for place, chunk in enumerate(holders)}
-    nobody = len(storage.holders)
+    no_worker = len(storage.holders)
     stored, groups, group = [], [], []
     for worker, chunks in enumerate(storage.chunks()):
-        others = [tuple(sorted({*holders[chunk]} - {worker})) for chunk in chunks]
-        row_of = {who: row for row, who in enumerate(dict.fromkeys(others))}
+        other_holders = [
+            tuple(sorted({*holders[chunk]} - {worker})) for chunk in chunks
+        ]
+        row_of = {who: row for row, who in enumerate(dict.fromkeys(other_holders))}
         width = max(map(len, row_of), default=0)
-        rows = [(*who, nobody, *[nobody] * (width - len(who))) for who in row_of]
+        rows = [(*who, no_worker, *[no_worker] * (width - len(who))) for who in row_of]
         stored.append(np.array([number[chunk] for chunk in chunks], int))
         groups.append(np.array(rows, int))
-        group.append(np.array([row_of[who] for who in others], int))
+        group.append(np.array([row_of[who] for who in other_holders], int))
     who = list(map(np.array, holders.values()))
     pairs = np.array(
         [np.repeat(np.arange(len(who)), list(map(len, who))), np.concatenate(who)]

@@ -83,22 +83,22 @@ class Steps(NamedTuple):
 
     def take(self, which: np.ndarray) -> "Steps":
         """Some of the steps, `[S]` bool."""
-        return self._each(lambda part: part[which])
+        return self._mapped(lambda part: part[which])
 
     def seated(self, seats: np.ndarray) -> "Steps":
         """The same steps with the workers in another order."""
-        return self._each(lambda part: part[:, seats])
+        return self._mapped(lambda part: part[:, seats])
 
     @classmethod
     def joined(cls, steps: Sequence["Steps"]) -> "Steps":
         """All steps, one after the other."""
-        every = [each._arrays() for each in steps]
+        tables = [part._arrays() for part in steps]
         parts: Any = {
-            name: np.concatenate([each[name] for each in every]) for name in every[0]
+            name: np.concatenate([part[name] for part in tables]) for name in tables[0]
         }
         return steps[0]._replace(**parts)
 
-    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Steps":
+    def _mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> "Steps":
         parts: Any = {name: change(part) for name, part in self._arrays().items()}
         return self._replace(**parts)
 
@@ -146,14 +146,14 @@ class Outcome(NamedTuple):
 
     @classmethod
     def joined(
-        cls, which: np.ndarray, there: "Outcome", elsewhere: "Outcome"
+        cls, which: np.ndarray, outcome: "Outcome", elsewhere: "Outcome"
     ) -> "Outcome":
         """Outcomes of the steps `which`, `[S]` bool, and of all others."""
-        return cls(
-            _merged(which, there.seconds, elsewhere.seconds),
-            None if there.used is None else _merged(which, there.used, elsewhere.used),
-            there.choice + elsewhere.choice,
-        )
+        seconds = _merged(which, outcome.seconds, elsewhere.seconds)
+        used = None
+        if outcome.used is not None:
+            used = _merged(which, outcome.used, elsewhere.used)
+        return cls(seconds, used, outcome.choice + elsewhere.choice)
 
     def split(self, count: int) -> list["Outcome"]:
         """Outcomes of so many equal runs of the steps."""
@@ -163,10 +163,10 @@ class Outcome(NamedTuple):
 
 
 def _merged(
-    which: np.ndarray, there: np.ndarray, elsewhere: np.ndarray | None
+    which: np.ndarray, values: np.ndarray, elsewhere: np.ndarray | None
 ) -> np.ndarray:
     assert elsewhere is not None
-    merged = np.empty((len(which), *there.shape[1:]), there.dtype)
-    merged[which] = there
+    merged = np.empty((len(which), *values.shape[1:]), values.dtype)
+    merged[which] = values
     merged[~which] = elsewhere
     return merged

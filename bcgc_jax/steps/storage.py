@@ -27,10 +27,10 @@ class Storage(NamedTuple):
         workers = range(len(kept))
 
         def holders(subset: int) -> tuple[int, ...]:
-            others = [w for w in workers if subset in kept[w] and w != subset]
+            other_workers = [w for w in workers if subset in kept[w] and w != subset]
             if subset in kept[subset]:
-                return (subset, *others)
-            return tuple(others)
+                return (subset, *other_workers)
+            return tuple(other_workers)
 
         return cls(tuple((holders(subset),) for subset in workers))
 
@@ -47,6 +47,6 @@ class Storage(NamedTuple):
             for c, holders in enumerate(row):
                 for worker in holders:
                     stored[worker].append((j, c))
-        for worker, mine in enumerate(stored):
-            mine.sort(key=lambda chunk: chunk[0] != worker)
+        for worker, worker_chunks in enumerate(stored):
+            worker_chunks.sort(key=lambda chunk: chunk[0] != worker)
         return tuple(map(tuple, stored))

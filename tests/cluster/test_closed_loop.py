@@ -331,7 +331,7 @@ def in_turn(monkeypatch):
 
         def add(self, step):
             self.seen += 1
-            self.mode = Mode(self.seen // 3 % 2 == 1, saved=(0.1,), own=(1.0,))
+            self.mode = Mode(self.seen // 3 % 2 == 1, saved=(0.1,), own_seconds=(1.0,))
 
     monkeypatch.setattr(planning, "Judge", Turns)
     monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)

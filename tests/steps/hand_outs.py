@@ -125,7 +125,7 @@ class World:
             if keep is not None:
                 self._name(keep, who)
         ticket = self._next(who) if self.next_first else None
-        wanted = ledger.wanted(who)
+        wanted = ledger.sum_to_send(who)
         ticket = ticket if self.next_first else self._next(who)
         held = (
             request.held

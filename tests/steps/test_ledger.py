@@ -345,9 +345,9 @@ def test_a_kept_chunk_is_copied_only_where_others_can_compute_the_whole_sum():
 def test_a_sum_with_another_label_is_void(label):
     ledger = Ledger(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
     names = [_do(ledger, who) for who in (FIRST, SECOND)]
-    assert ledger.wanted(FIRST) == (names[0], {(0, 0)})
+    assert ledger.sum_to_send(FIRST) == (names[0], {(0, 0)})
     assert not ledger.arrived(FIRST, names[0], label)
-    assert ledger.wanted(FIRST) is None
+    assert ledger.sum_to_send(FIRST) is None
     assert not ledger.complete
     assert _next(ledger, FIRST)[1] == (0, 0)
 
@@ -368,22 +368,22 @@ def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
     ledger.done(FIRST, tickets[0])
     copy, _ = _next(ledger, FIRST, worth=[(1, 0)])
     assert (
-        ledger.wanted(FIRST) is None
+        ledger.sum_to_send(FIRST) is None
     )  # a chunk is not kept yet, and may come into this sum
     ledger.done(SECOND, tickets[1])
-    wanted = ledger.wanted(FIRST)
+    wanted = ledger.sum_to_send(FIRST)
     assert wanted is not None
     ledger.late(1)
     later = ledger.done(FIRST, copy)
     assert ledger.complete
-    assert ledger.wanted(FIRST) == wanted == (wanted[0], {(0, 0)})
+    assert ledger.sum_to_send(FIRST) == wanted == (wanted[0], {(0, 0)})
     assert later is not None
     assert later != wanted[0]
     spoilt = _copy(ledger)
     assert not spoilt.arrived(FIRST, wanted[0], {(0, 0), (1, 0)})
     assert [spoilt.stands(FIRST, name) for name in (wanted[0], later)] == [False, True]
     assert ledger.arrived(FIRST, *wanted)
-    assert ledger.wanted(FIRST) == (later, {(1, 0)})
+    assert ledger.sum_to_send(FIRST) == (later, {(1, 0)})
 
 
 def test_nothing_begins_while_a_sum_is_on_its_way():
@@ -392,10 +392,10 @@ def test_nothing_begins_while_a_sum_is_on_its_way():
         ledger.done(who, ticket)
         for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
     ]
-    wanted = ledger.wanted(FIRST)
+    wanted = ledger.sum_to_send(FIRST)
     assert wanted is not None
     assert wanted == (names[0], {(0, 0)})
-    others = ledger.wanted(SECOND)
+    others = ledger.sum_to_send(SECOND)
     assert others is not None
     ledger.lost(1)
     ledger.lost(2)
@@ -488,7 +488,7 @@ def test_who_was_overdue_or_lost_is_so_in_the_next_step():
 def test_what_has_been_added_needs_no_holder():
     ledger = Ledger(0, Storage((((0,),), ((1, 0),))), [[4], [4]])
     names = [_do(ledger, who) for who in (FIRST, SECOND)]
-    assert ledger.wanted(FIRST) == (names[0], {(0, 0)})
+    assert ledger.sum_to_send(FIRST) == (names[0], {(0, 0)})
     lost = _copy(ledger)
     lost.lost(0)
     assert not lost.possible()

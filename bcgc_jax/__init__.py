@@ -16,9 +16,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is used when it is first used: what prints a help text needs no
-    JAX.
-    """
+    """Import a name at first use: a help text needs no JAX."""
     if name == "__version__":
         version = version_of_package()
         globals()[name] = version

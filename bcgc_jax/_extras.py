@@ -1,6 +1,4 @@
-"""What is imported when it is first used; what is installed, and what to install for an
-extra.
-"""
+"""Imports at first use; what is installed, and how to install an extra."""
 
 import ast
 from importlib import import_module
@@ -10,9 +8,7 @@ from typing import Any
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Return public names and their modules, as the stub beside the file `package`
-    lists them.
-    """
+    """Public names and their modules, by the stub beside the file `package`."""
     lines = ast.parse(Path(package).with_suffix(".pyi").read_text("utf-8")).body
     imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
     return {name.name: str(line.module) for line in imports for name in line.names}

@@ -1,6 +1,4 @@
-"""Frozen dataclasses that are pytrees and check their fields when a person builds
-them.
-"""
+"""Frozen dataclasses that are pytrees, and check fields that a person gives."""
 
 import dataclasses
 import itertools
@@ -21,9 +19,7 @@ Numbers = ArrayLike | Sequence[float]
 
 
 def static_field(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the tree's structure: hashable, never
-    traced.
-    """
+    """A dataclass field of the tree's structure: hashable, never traced."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -66,9 +62,7 @@ _MOST_SHOWN = 8
 
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
-    """`repr` of a dataclass: what is not by default, long arrays by their size and
-    range.
-    """
+    """`repr` of what is not default in a dataclass; long arrays by size and range."""
     texts = []
     for field in dataclasses.fields(tree):
         text = show(getattr(tree, field.name))
@@ -147,9 +141,7 @@ def is_traced(tree: Any) -> bool:
 
 
 def at_hand(tree: Any) -> bool:
-    """Say whether the numbers are known, and what is computed of them: not within a
-    jit.
-    """
+    """Whether numbers are known, and what is computed of them: not within a jit."""
     return not is_traced((tree, jnp.zeros(())))
 
 
@@ -233,9 +225,7 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError unless `key`, also a traced one, is one key of JAX, new or old
-    style.
-    """
+    """Raise ValueError unless `key`, traced or not, is one key of JAX."""
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -252,9 +242,7 @@ def check_key(key: Any) -> None:
 def check_shape(
     name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str
 ) -> None:
-    """Raise ValueError unless `value`, also a traced one, has the `shape`; None is
-    open.
-    """
+    """Raise ValueError unless `value`, traced or not, has the `shape`; None is open."""
     try:
         chex.assert_shape(value, shape)
     except AssertionError:

@@ -65,9 +65,7 @@ def new_figure(
     size: tuple[float, float] = (6.8, 3.9),
     **subplots: Any,
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure of `size` inches and its axes, row by row; `subplots` go to
-    `Figure.subplots`.
-    """
+    """A figure of `size` inches and its axes, by rows; see `Figure.subplots`."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -94,9 +92,7 @@ def legend_outside(
     title: str = "",
     columns: int = 1,
 ) -> None:
-    """One legend of `handles`, beside ("right") or under ("lower") all axes: never on
-    the data.
-    """
+    """A legend of `handles`, beside ("right") or under ("lower") all axes."""
     where: Any = f"outside {place} center"
     left: Any = {}
     if title:

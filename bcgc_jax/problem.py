@@ -44,9 +44,7 @@ _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles"
 
 
 class _Largest(int):
-    """The default of `max_workers`: the largest `num_workers`; it grows with
-    `replace`.
-    """
+    """The default of `max_workers`: the largest number; it grows with `replace`."""
 
 
 @pytree_dataclass
@@ -138,9 +136,7 @@ class Problem:
         return represent(self, leave_out=[] if padded else ["max_workers"])
 
     def _convert(self, names: tuple[str, ...], source: type, kind: type) -> None:
-        """Make numbers of one kind: 50 is no other program than 50.0, nor 2e4 than
-        20_000.
-        """
+        """Make numbers of one kind, so that 50 and 50.0 are one program."""
         for name in names:
             value = getattr(self, name)
             if isinstance(value, source | np.integer):
@@ -215,9 +211,7 @@ class Problem:
             )
 
     def check_single(self) -> None:
-        """Raise ValueError for a batch of problems, which only `jax.vmap` takes; shapes
-        show it.
-        """
+        """Raise ValueError for a batch of problems, which only `jax.vmap` takes."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
         for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
@@ -231,9 +225,7 @@ class Problem:
 
     @property
     def valid(self) -> Array:
-        """Whether the numbers make a problem, which nobody has checked where they are
-        traced.
-        """
+        """Whether the numbers make a problem; traced ones are unchecked before."""
         workers = jnp.asarray(self.num_workers)
         coordinates = jnp.asarray(self.num_coordinates)
         valid = self.cycle_time.valid()
@@ -260,9 +252,7 @@ class Problem:
 
     @property
     def convex(self) -> bool:
-        """Whether the expected runtime is convex in the partition: not with random
-        start-ups.
-        """
+        """Whether the expected runtime is convex: not with random start-ups."""
         return not self.cycle_time.has_start_up and not self.random_start_up
 
     @property
@@ -288,16 +278,12 @@ class Problem:
 
     @property
     def bare(self) -> bool:
-        """Whether an iteration takes the cycles of coordinates alone, as in the
-        paper.
-        """
+        """Whether an iteration takes coordinates' cycles alone, as in the paper."""
         return self.plain and not self.has_setup
 
     @property
     def dtype(self) -> Any:
-        """float32 or float64, as the leaves and the caller's jax configuration have
-        it.
-        """
+        """float32 or float64, by the leaves and the caller's configuration of jax."""
         return working_dtype(self)
 
     @property
@@ -359,9 +345,7 @@ class Problem:
 
 
 class Status(enum.IntEnum):
-    """The outcome of a solution; `Solution.status` holds its integer, so that it can be
-    batched.
-    """
+    """The outcome of a solution; `Solution.status` is its integer, for batches."""
 
     CONVERGED = 0
     STEP_LIMIT = 1

@@ -1,6 +1,4 @@
-"""The answer, `Solution`, and how a partition becomes one: rounded, evaluated,
-certified.
-"""
+"""`Solution`, and how a partition becomes one: rounded, evaluated, certified."""
 
 import functools
 import json
@@ -438,9 +436,7 @@ _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_st
 
 
 def _written(value: Any) -> Any:
-    """A solution, or a part of it, for a file: arrays with their dtype, a rule with its
-    name.
-    """
+    """A solution or a part, for a file: arrays with dtype, a rule with its name."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, tuple) and not isinstance(value, Requirements):

@@ -1,6 +1,4 @@
-"""What parameters, samples and loss must be, else they are refused before any
-training.
-"""
+"""Checks of parameters, samples and loss before any training."""
 
 import contextlib
 import functools

@@ -1,6 +1,4 @@
-"""Work sharing for a model: which samples each chunk has, and what its gradient
-counts.
-"""
+"""Work sharing for a model: the samples of chunks, and how they count."""
 
 import itertools
 from collections.abc import Sequence
@@ -71,9 +69,7 @@ class SharedPlan:
         ]
 
     def cut(self, subsets: Sequence[PyTree]) -> tuple[dict[Chunk, PyTree], np.ndarray]:
-        """The samples of each chunk, and what the gradient of its loss counts,
-        `[N, chunks]`.
-        """
+        """The samples of each chunk, and the weight of its gradient, `[N, chunks]`."""
         counts = [len(jax.tree.leaves(data)[0]) for data in subsets]
         chunks = {}
         for j, data in enumerate(subsets):
@@ -84,9 +80,7 @@ class SharedPlan:
         return chunks, self.weights(counts)
 
     def weights(self, counts: Sequence[int]) -> np.ndarray:
-        """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many
-        samples.
-        """
+        """Weights of the chunks' gradients, `[N, chunks]`, by the subsets' sizes."""
         size = np.array([self.drawn(count) for count in counts], float)
         if self.mean:
             return size / size.sum()

@@ -41,9 +41,7 @@ _LARGEST = 1e9
 
 
 def refuse_complex(what: str, values: Any) -> None:
-    """Raise ValueError for a complex leaf of a pytree: messages are sums of real
-    numbers.
-    """
+    """Raise ValueError for a complex leaf: messages are sums of real numbers."""
     for path, leaf in jax.tree.leaves_with_path(values):
         if np.iscomplexobj(leaf):
             dtype = np.result_type(getattr(leaf, "dtype", leaf))
@@ -76,9 +74,7 @@ class GradientCode:
 
 
 class Decoding(NamedTuple):
-    """`weights` of the workers, float64 `[N]`, which are NaN where nothing is
-    `decodable`.
-    """
+    """Workers' `weights`, float64 `[N]`: NaN where nothing is `decodable`."""
 
     weights: Array
     decodable: Array
@@ -159,9 +155,7 @@ def gradient_code(
 def repetition_code(
     groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]
 ) -> GradientCode:
-    """A code where each of the `groups` of workers computes the sum over its own `data`
-    subsets.
-    """
+    """A code where each group of workers computes the sum over its `data` subsets."""
     of_worker = {
         w: tuple(of_group)
         for group, of_group in zip(groups, data, strict=True)
@@ -227,9 +221,7 @@ def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
 
 
 def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
-    """Vectors of the null space of a random H, `[s, N]`, with H 1 = 0: one for each
-    support.
-    """
+    """Vectors with H x = 0, `[s, N]`, for a random H with H 1 = 0, one a support."""
     num_workers, size = subsets.shape
     # Other numbers for each N and level, so that a plan's codes may share a key.
     rng = np.random.default_rng([*_seed(key), num_workers, size])
@@ -289,9 +281,7 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         smallest = 1e-13 * jnp.max(jnp.abs(b))  # a smaller pivot is rounding
 
     def eliminate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Gauss and Jordan's step with the largest entry left; `pivots` are those
-        before.
-        """
+        """Gauss and Jordan's step with the largest entry left, after `pivots`."""
         system, pivots = state
         used = jnp.any(pivots, axis=1)[:, None] | jnp.any(pivots, axis=0)
         left = jnp.where(used, 0, jnp.abs(system[:, :size]).astype(jnp.float32))
@@ -375,18 +365,14 @@ def _encode_long(
 
 
 def row_of(code: GradientCode, worker: int) -> Array:
-    """What a worker multiplies its gradients by, float64 `[level + 1]`; an argument of
-    programs.
-    """
+    """A worker's coefficients, float64 `[level + 1]`; an argument of programs."""
     return kept(np.asarray(code.encoding)[worker, list(code.subsets[worker])])
 
 
 def message(
     row: Array | Sequence[Array], gradients: Sequence[Array], wide: bool
 ) -> Array:
-    """What a worker sends: the sum, weighted by its `row`, of `level + 1` gradients
-    `[…]`.
-    """
+    """A worker's message: the sum of `level + 1` gradients, weighted by its `row`."""
     dtype = _message_dtype(wide, gradients[0].dtype)
     if len(gradients) == 1:
         return gradients[0].astype(dtype)  # of weight 1

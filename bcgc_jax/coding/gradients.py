@@ -50,9 +50,7 @@ UNITS = ("coordinates", "leaves", "layers")
 
 
 class Piece(NamedTuple):
-    """Coordinates `start` … `stop - 1` of a raveled leaf, numbered as in
-    `jax.tree.leaves`.
-    """
+    """Coordinates `start` … `stop - 1` of a raveled leaf, by its `jax.tree` number."""
 
     leaf: int
     start: int
@@ -74,9 +72,7 @@ class Block(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a worker does in one go: a `block` of the gradients of some data
-    `subsets`.
-    """
+    """A worker's task: a `block` of the gradients of some data `subsets`."""
 
     block: int
     subsets: tuple[int, ...]
@@ -141,9 +137,7 @@ class CodingPlan:
         )
 
     def ready(self, finish: Any) -> Any:
-        """When each message is there, `[B, N]`, from when each task is done,
-        `[tasks, N]`.
-        """
+        """When each message is there, `[B, N]`, from ends of tasks, `[tasks, N]`."""
         if self.coded:
             return finish
         return soonest_of(finish)[..., None, :]
@@ -180,9 +174,7 @@ class CodingPlan:
     def samples_of(
         self, share: tuple[float, float], num_samples: int
     ) -> tuple[slice, float]:
-        """A `share` of a subset's samples, and what their loss counts: 0 if there are
-        none.
-        """
+        """A `share` of a subset's samples, and the weight of their loss, 0 for none."""
         first, last = (round(x * num_samples) for x in share)
         if first == last:
             return slice(0), 0.0
@@ -263,9 +255,7 @@ def cut(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each block, of `counts` units; options as in
-    `unit_sizes`.
-    """
+    """The pieces of the leaves in each block of `counts` units; see `unit_sizes`."""
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[
         np.cumsum(counts)
@@ -381,9 +371,7 @@ def _cut_blocks(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> dict[int, tuple[Piece, ...]]:
-    """The pieces of the parameters in each block of a plan, by its number, but for
-    empty blocks.
-    """
+    """The pieces of the parameters in each block, by number, without empty blocks."""
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
     return {
         b: pieces
@@ -547,9 +535,7 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
 
 
 def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as a list of N subsets, the first M mod N of them a sample
-    larger.
-    """
+    """A batch of M samples as N subsets; the first M mod N have a sample more."""
     if (size := num_samples(batch)) < num_workers:
         raise ValueError(
             f"a batch of {size} samples is too small for {num_workers} workers"
@@ -564,9 +550,7 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
 def shard_subsets(
     subsets: PyTree, devices: Sequence[jax.Device] | None = None
 ) -> PyTree:
-    """Spread N data subsets, and what is computed from them, over `devices`, which
-    divide N.
-    """
+    """Spread N data subsets, and what comes of them, over `devices`, which divide N."""
     mesh = jax.sharding.Mesh(
         np.array(jax.devices() if devices is None else devices), ("worker",)
     )
@@ -651,9 +635,7 @@ def subset_gradients(
     key: Array | None = None,
     step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and for each share of the samples in the plan the gradients,
-    `[N, …]`.
-    """
+    """The full loss, and the gradients for each share of the samples, `[N, …]`."""
     refuse_complex("params", params)
     workers = plan.num_workers
     size = size_of(plan, subsets)
@@ -722,9 +704,7 @@ def assemble(
     params: PyTree,
     xp: Any = jnp,
 ) -> PyTree:
-    """A gradient, shaped as `params`, of all blocks' pieces; equal ones of shares are
-    added up.
-    """
+    """A gradient like `params`, from all blocks' pieces; equal ones are added up."""
     leaves, tree = jax.tree.flatten(params)
     by_start: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):

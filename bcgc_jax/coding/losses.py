@@ -1,6 +1,4 @@
-"""What a loss may do beside giving a number: draw at random with a key, and make a new
-state.
-"""
+"""Losses that draw at random with a key, or make a new state."""
 
 import inspect
 from collections.abc import Callable
@@ -63,9 +61,7 @@ def loss_key(
 
 
 def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
-    """(step, subset, chunk) to what the loss gets beside parameters and batch: a key or
-    nothing.
-    """
+    """From (step, subset, chunk) to the loss's further arguments: a key or nothing."""
     if not takes_key(loss):
         return lambda step, subset, chunk=0: ()
     if key is None:
@@ -77,9 +73,7 @@ def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
 
 
 class Stateful(NamedTuple):
-    """Parameters, and values that a loss makes anew of its samples: running statistics,
-    metrics.
-    """
+    """Parameters, and what a loss makes anew: running statistics, metrics."""
 
     params: PyTree
     state: PyTree

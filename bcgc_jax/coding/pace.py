@@ -1,6 +1,4 @@
-"""When each worker is done with each task of one step, by its begin, its speed and its
-link.
-"""
+"""When each worker has done each task of a step: its begin, speed and link."""
 
 from typing import Any, NamedTuple
 
@@ -40,9 +38,7 @@ class Pace(NamedTuple):
     overlap: bool = False
 
     def checked(self, tasks: int, workers: int) -> "Pace":
-        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, NaN and
-        negatives.
-        """
+        """NumPy, `ENDLESS` for infinity; ValueError for bad shapes and values."""
         shapes: dict[str, list[tuple[int, ...]]] = {
             "begin": [(workers,)],
             "unit": [(workers,)],
@@ -86,9 +82,7 @@ class Pace(NamedTuple):
         return self.begin + work + sent
 
     def spans(self) -> np.ndarray:
-        """When one worker begins each task, has computed it, and has delivered it,
-        `[tasks, 3]`.
-        """
+        """When a worker begins, has computed and has sent each task, `[tasks, 3]`."""
         ends = self.ends()
         load, sent = self._columns(np)
         computed = self.begin + self.unit * load

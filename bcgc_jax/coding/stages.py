@@ -83,9 +83,7 @@ class Stages:
     def gradients(
         self, progress: Pass, block: int, later: Iterable[int] = ()
     ) -> tuple[list[Array], Pass]:
-        """The leaves of a block, and the pass from then on, with what blocks `later`
-        need.
-        """
+        """A block's leaves, and the pass after it, with what blocks `later` need."""
         values = dict(progress.values)
         for program in self.due(progress.done, block):
             outputs = program.run(*(values[v] for v in program.takes))
@@ -227,9 +225,7 @@ def _flatten(
     equations: list[Any],
     constants: dict[core.Var, Any],
 ) -> list[Any]:
-    """Append a program's equations, those of calls in their place; return where its
-    results are.
-    """
+    """Append a program's equations, calls inlined; return where its results are."""
     body = getattr(closed, "jaxpr", closed)
     names: dict[core.Var, Any] = dict(zip(body.invars, arguments, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
@@ -264,9 +260,7 @@ def _flatten(
 
 
 def _append(equations: list[Any], equation: Any, operands: list[Any]) -> list[core.Var]:
-    """Append it with variables of its own: a call's program may be called several
-    times.
-    """
+    """Append it with new variables: a program may be called several times."""
     outputs = [core.Var(v.aval) for v in equation.outvars]
     equations.append(equation.replace(invars=operands, outvars=outputs))
     return outputs

@@ -82,9 +82,7 @@ class TrainingScheme:
         return self.plan
 
     def pace(self, starts: ArrayLike, times: Array | np.ndarray) -> Pace:
-        """The pace of one iteration, for start-ups and cycle times `[N]`; NumPy or
-        JAX.
-        """
+        """The pace of one iteration, from start-ups and cycle times `[N]`."""
         xp = np if isinstance(times, np.ndarray) else jnp
         begins = xp.broadcast_to(xp.asarray(starts), times.shape)
         return Pace(
@@ -340,9 +338,7 @@ def _pace_of_levels(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace
 def _with_whole_sizes(
     problem: Problem, plan: Plan, used: Sequence[int], assigned: CodingPlan
 ) -> Plan:
-    """The plan with the sizes of the `assigned` blocks, which are whole, at the places
-    `used`.
-    """
+    """The plan with the sizes of the `assigned` whole blocks at the places `used`."""
     sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
     sizes[list(used)] = [block.size for block in assigned.blocks]
     return plan.with_sizes(jnp.asarray(sizes))

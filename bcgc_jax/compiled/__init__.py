@@ -1,6 +1,4 @@
-"""Work sharing inside a compiled program: each data-parallel worker asks for its next
-chunk.
-"""
+"""Work sharing inside a compiled program: each worker asks for its next chunk."""
 
 from bcgc_jax.compiled.shared_work import SharedWork as SharedWork
 

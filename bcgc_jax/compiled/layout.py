@@ -35,9 +35,7 @@ class Layout(NamedTuple):
     rows: Mapping[int, list[int]]
 
     def place(self, worker: int, chunk: Chunk) -> Place:
-        """Where a worker has a chunk; the pieces of a whole one lie one behind the
-        other.
-        """
+        """Where a worker has a chunk; the pieces of a whole one follow each other."""
         begin = self.begins[worker, chunk.subset, chunk.number]
         return Place(begin, len(chunk.rows(self.num_samples, self.num_subsets)))
 

@@ -1,6 +1,4 @@
-"""What the callback does: each worker of this process asks its share for the next
-chunk.
-"""
+"""The callback: each worker of this process asks its share for the next chunk."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,10 +12,10 @@ from bcgc_jax.handout.client import Chunk, Share, StepFailed
 # Answers that are no chunk; others are 1 and more: which of `Layout.sizes`.
 OVER = 0
 FAILED = -1
-# Of a question, before the lengths of the worker's chunks: step, turn, worker, a number
-# that is known when the gradient of the turn before is.
+# Numbers of a question before the lengths of the worker's chunks: step, turn, worker,
+# and one that is known when the gradient of the turn before is.
 HEAD = 4
-# Of an answer: its kind, where its samples begin, its subset and its number there.
+# Numbers of an answer: its kind, where its samples begin, its subset, its number there.
 ANSWER = 4
 _AT_ONCE = (
     "two gradients of one SharedWork are computed at once: make one depend on the "
@@ -101,9 +99,7 @@ class Questions:
             self._running.pop(worker, None)
 
     def _fail(self, worker: int, error: BaseException) -> None:
-        """Note the first error. All but a failed step ends the shares: `reset` makes
-        others.
-        """
+        """Note the first error. Any but a failed step ends the shares until `reset`."""
         with self._lock:
             self._running.pop(worker, None)
             if self._is_broken:

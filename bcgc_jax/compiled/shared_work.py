@@ -1,6 +1,4 @@
-"""Work sharing in one's own jitted step: a gradient whose chunks are handed out while
-it runs.
-"""
+"""Work sharing in a jitted step: chunks are handed out while it runs."""
 
 import functools
 import itertools
@@ -149,9 +147,7 @@ class SharedWork:
         return self._sum_of_chunks(loss, num_samples, has_aux)
 
     def reset(self, shares: Mapping[int, Share] | None = None) -> None:
-        """Go on after an `error` other than StepFailed: with shares that have joined
-        anew.
-        """
+        """Go on after an `error` other than StepFailed, with shares that join anew."""
         self._questions.close()
         if self._in_memory:
             shares = self._joined()

@@ -103,9 +103,7 @@ def host_call(
 
 
 class Traced:
-    """A function of arrays as it is traced: its program, and zeros of the types of its
-    results.
-    """
+    """A traced function of arrays: its program, and zeros like its results."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
@@ -132,9 +130,7 @@ def wide(dtype: Any) -> Any:
 
 
 def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
-    """Raise ValueError for a collective over workers within a chunk: it would wait for
-    ever.
-    """
+    """Raise ValueError for a collective over workers in a chunk: it would never end."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if workers.axis in _axes_of(equation) and name not in _HARMLESS:
@@ -177,9 +173,7 @@ def _programs_in(parameter: Any) -> Iterable[Any]:
 
 
 def refused(tree: Any) -> Any:
-    """The same arrays; whoever takes a derivative or `vmap` of them gets a
-    ValueError.
-    """
+    """The same arrays, with a ValueError for a derivative or `vmap` of them."""
     return jax.tree.map(_refused, tree)
 
 

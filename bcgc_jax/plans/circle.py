@@ -42,9 +42,7 @@ def circle_runtime(
 def sent_on_circle(
     work: Array, times: Array, starts: Array, num_workers: ArrayLike
 ) -> Array:
-    """What a worker sends on average, `[K]`, in L: the subsets that it was the first to
-    finish.
-    """
+    """The subsets that a worker was the first to finish, on average, `[K]`, in L."""
     workers = jnp.asarray(num_workers)
     draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
@@ -60,9 +58,7 @@ def sent_on_circle(
 def _soonest(
     work: Array, times: Array, starts: Array, num_workers: ArrayLike
 ) -> tuple[Array, Array]:
-    """When each subset has first been finished, in units of κ, and by whom, `[..., N]`
-    each.
-    """
+    """Each subset's first finish, in units of κ, and its worker, `[..., N]` each."""
     place = np.arange(times.shape[-1])
 
     def sooner(
@@ -78,9 +74,7 @@ def _soonest(
 
 
 def soonest_of(finish: Any) -> Any:
-    """When each subset is there, `[..., N]`, from when tasks are done,
-    `[..., D, N]`.
-    """
+    """When each subset is there, `[..., N]`, from the ends of tasks, `[..., D, N]`."""
     xp = np if isinstance(finish, np.ndarray) else jnp
     of_subset = [
         xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])

@@ -127,42 +127,30 @@ class Completion(Rule, ABC):
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        """Who stores what for tasks on so many subsets, `[K]`, 0 for those that do
-        nothing.
-        """
+        """Who stores what for tasks on so many subsets, `[K]`; 0 for no task."""
 
     @abstractmethod
     def least_workers(self, data: np.ndarray) -> int:
         """With fewer workers there is no such plan; `data` as for `storage`."""
 
     def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
-        """Whether workers can do tasks of this size, on so many subsets, `[K]`; may be
-        traced.
-        """
+        """Whether workers can do tasks of this size on these subsets, `[K]`."""
         return True
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
-        """The rule for a load of `load` and so many workers, traced perhaps, up to the
-        maximum.
-        """
+        """The rule for a load of `load` and so many workers, which may be traced."""
         return self
 
     def awaited(self, data: Any) -> Any:
-        """How many messages complete each task, `[K]`, of tasks on `data`; None if it
-        varies.
-        """
+        """The messages that complete each task, `[K]`; None if the number varies."""
         return None
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        """Who does what, for a file, beside the blocks' sizes; empty if these say it
-        all.
-        """
+        """Who does what, for a file; empty if the blocks' sizes say it."""
         return {}
 
     def per_worker(self, values: np.ndarray) -> np.ndarray:
-        """Each worker's own values, `[N, K]`, from those of all kinds; `[1, K]` if
-        alike.
-        """
+        """Each worker's values, `[N, K]`, from those of kinds; `[1, K]` if alike."""
         return values.reshape(1, -1)
 
     def columns(self, scale: Any) -> dict[str, Any]:
@@ -207,15 +195,11 @@ class Exact(Completion):
 
     @abstractmethod
     def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`, from the hazards, `[..., K]`; that of a task for nobody is
-        inf.
-        """
+        """P(τ > t), `[...]`, from hazards, `[..., K]`; inf for a task of nobody."""
 
     @abstractmethod
     def first(self, times: Array) -> Array:
-        """When all may be there, from when each task may be finished, `[K]`,
-        ascending.
-        """
+        """When all may be there, from the earliest ends of tasks, `[K]`, ascending."""
 
     @abstractmethod
     def bounding(self, hazard: Array) -> Array:
@@ -373,9 +357,7 @@ class FirstHolder(Exact):
         return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """What is sent takes no time here, and workers from their number on do not
-        count.
-        """
+        """Sending takes no time, and workers from their number on do not count."""
         return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -470,9 +452,7 @@ class OneOfEach(Exact):
     def data_of(
         self, level: tuple[tuple[int, ...], ...]
     ) -> tuple[tuple[int, ...], ...]:
-        """The subsets of each group: its workers' own, or as many for each if sizes are
-        unlike.
-        """
+        """The subsets of each group: its workers' own, or equal numbers of them."""
         if self.kinds is not None or len(set(map(len, level))) == 1:
             return level
         if self.num_workers % len(level):
@@ -594,9 +574,7 @@ class OneOfEach(Exact):
         return self.tree
 
     def _by_kind(self, values: Array) -> Array:
-        """Values of the tasks of each kind of workers, `[..., W K]` to
-        `[W, K, ...]`.
-        """
+        """Values of each kind's tasks, from `[..., W K]` to `[W, K, ...]`."""
         by_task = values.reshape(*values.shape[:-1], -1, self.num_tasks)
         return jnp.moveaxis(by_task, (-2, -1), (0, 1))
 

@@ -1,6 +1,4 @@
-"""The expected time until all is there, and P(it is late), by any exact rule of
-completion.
-"""
+"""The expected runtime, and P(it is late), by any exact rule of completion."""
 
 import math
 from collections.abc import Callable
@@ -75,9 +73,7 @@ def expected_completion(
 def _integrated(
     nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array
 ) -> Expectation:
-    """The integral, with an error that counts that of P(F_k > t), `unsure`,
-    `[K, N]`.
-    """
+    """The integral; its error counts that of P(F_k > t), `unsure`, `[K, N]`."""
     late, pull_back = jax.vjp(rule.late, hazard)
     (slope,) = pull_back(jnp.ones_like(late))
     doubts = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
@@ -111,9 +107,7 @@ def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
 def _late_hazards(
     worker: Worker, load: Load, t: Array, num_inner: int
 ) -> tuple[Array, Array]:
-    """`late_hazard` at many times, `[K]` to `[K, N]`, some at a time where memory is
-    short.
-    """
+    """`late_hazard` at many times, `[K]` to `[K, N]`, in parts if memory is short."""
     size = load.work.size
     laws = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in laws if law.atomic)])
@@ -133,9 +127,7 @@ def _late_hazards(
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
-    """A rule of integration whose nodes move with the times at which P(τ > t) begins to
-    fall.
-    """
+    """A rule of integration whose nodes follow the fall of P(τ > t)."""
     still = jax.lax.stop_gradient((worker, load))
     first = worker.infimum() + delivered(
         load, worker.cycle_time.infimum()[None], worker.overlap
@@ -168,9 +160,7 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
 def _nodes_by_work(
     worker: Worker, load: Load, rule: Exact, bounds: Bounds, num_nodes: int
 ) -> Quadrature:
-    """For workers that begin at once and have no link: times are cycle times times the
-    work.
-    """
+    """For workers without start-up and link: times are cycle times × work."""
     law = worker.cycle_time
     times = law.inverse_cumulative_hazard(bounds.hazards).astype(load.work.dtype)
     peaks = peaks_of(times, load.work)
@@ -299,9 +289,7 @@ def _peaks(
 
 
 def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
-    """Where P(F_n > t) may have kinks, and when all is delivered for sure; None if it
-    is smooth.
-    """
+    """Kinks of P(F_n > t), and when all is surely delivered; None if it is smooth."""
     dtype = load.work.dtype
     starts = worker.start
     law = worker.cycle_time
@@ -335,9 +323,7 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
 
 
 def _overtaking(load: Load) -> Array:
-    """The cycle time from which on work, not the link, decides when a level is
-    delivered, `[N]`.
-    """
+    """The cycle time beyond which work, not the link, decides a delivery, `[N]`."""
     extra_work = load.work[:, None] - load.work
     earlier = load.earlier & (extra_work > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, extra_work, 1)

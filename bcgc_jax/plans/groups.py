@@ -37,9 +37,7 @@ def halving(num_workers: int) -> Groups:
 
 
 def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless each level has each worker once, in groups within the next
-    level's.
-    """
+    """ValueError unless levels have each worker once, in groups within the next's."""
     for level, next_level in zip(
         groups, (*groups[1:], (range(num_workers),)), strict=True
     ):
@@ -61,9 +59,7 @@ def check_groups(groups: Groups, num_workers: int) -> None:
 
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
-    """The kind of each worker, alike in groups of the same sizes, and these sizes,
-    `[W, K]`.
-    """
+    """Each worker's kind, alike in groups of like sizes, and these sizes, `[W, K]`."""
     sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:

@@ -115,9 +115,7 @@ class Iteration:
             )
 
     def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median where that is
-        infinite.
-        """
+        """The mean start-up, in the unit of runtimes; the median if it is infinite."""
         start = self.worker.start
         if self.worker.pairs is not None:
             return jnp.mean(self.worker.pairs.arrays()[0])
@@ -126,9 +124,7 @@ class Iteration:
         return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self) -> Array:
-        """E S_(1), of the shortest start-up of the N workers, in the unit of
-        runtimes.
-        """
+        """E S_(1), the shortest start-up of N workers, in the unit of runtimes."""
         if self.worker.constant:
             return self.worker.infimum() * self.worker.unit
         return jnp.take(
@@ -161,9 +157,7 @@ class Iteration:
         )
 
     def max_of_sorted(self, load: Load, times: Array) -> Array:
-        """When all levels are there, `[...]`: one start-up of all, sorted times,
-        `[..., N]`.
-        """
+        """When all levels are there, `[...]`: one start-up, sorted times `[..., N]`."""
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
         if self.worker.plain:
@@ -190,9 +184,7 @@ class Independent(Iteration):
         return self.worker.stepwise
 
     def evaluation_cost(self):
-        """Operations of one expectation, roughly, as far as it grows with measured
-        times.
-        """
+        """Rough operations of one expectation, as they grow with measured times."""
         worker = self.worker
         size = self.max_workers
         if worker.plain and not worker.stepwise:
@@ -224,9 +216,7 @@ class Independent(Iteration):
         return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
-        """Typical times, and so many deviations from them,
-        `[len(deviations), max_workers]`.
-        """
+        """Times at so many deviations from the typical ones, `[D, max_workers]`."""
         ones = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, ones.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(
@@ -260,9 +250,7 @@ class Independent(Iteration):
         return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
-        """P(not all is there by t); steps of a `stepped` iteration are spread by
-        e^±`spread`.
-        """
+        """P(not all is there by t), steps of a `stepped` iteration spread a little."""
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
@@ -302,9 +290,7 @@ class Sampled(Iteration):
         return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
     def _finish(self, load: Load, rule: Exact | None = None) -> Array:
-        """When all is there in each iteration, `[S]`; rows do not say which worker is
-        which.
-        """
+        """When all is there in each iteration, `[S]`; rows do not name workers."""
         if rule is not None and not rule.interchangeable:
             self.no_answer()
         return self.max_of_sorted(load, self.rows)
@@ -333,16 +319,12 @@ class Sampled(Iteration):
 
 
 def just_after(t: Array) -> Array:
-    """A deadline behind all times that are equal to `t` but for rounding: they are in
-    time.
-    """
+    """A deadline that includes times equal to `t` but for rounding."""
     return t * (1 + 64 * jnp.finfo(t.dtype).eps)
 
 
 def iteration_of(problem: Problem) -> Iteration:
-    """All N start-ups and cycle times of an iteration, for whatever is asked about
-    them.
-    """
+    """All N start-ups and cycle times of an iteration, for any question."""
     problem.check_single()
     law: Any = problem.cycle_time
     start = problem.start_up
@@ -407,9 +389,7 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where traced numbers make no distribution or no number of workers up to the
-    maximum.
-    """
+    """NaN where traced numbers make no distribution or number of workers."""
     # A product: where the value is NaN its derivatives are.
     if is_traced(problem):
         return value * jnp.where(problem.valid, 1.0, jnp.nan)

@@ -67,9 +67,7 @@ def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Ar
 
 
 def load_of(problem: Problem, x: Array) -> Load:
-    """What a worker has spent when each level is finished, in units of a coordinate's
-    cycles.
-    """
+    """What a worker has spent when each level is done, in cycles of a coordinate."""
     if problem.bare:  # less to compile
         return Load(cumulative_load(x), sent_load(problem, x))
     setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
@@ -84,9 +82,7 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
 
 
 def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
-    """The passes of a worker, in units of κ; None where nobody is busy when a step
-    ends.
-    """
+    """A worker's passes, in units of κ; None if nobody is busy when a step ends."""
     plan = partition
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
@@ -154,9 +150,7 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
-    """Raise ValueError for known numbers that are no partition; `as_partition` checks
-    the shape.
-    """
+    """Raise ValueError for known numbers that are no partition, once shapes fit."""
     workers = problem.num_workers
     count = problem.num_coordinates
     costs = problem.unit_costs

@@ -1,6 +1,4 @@
-r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches over the
-load y.
-"""
+r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches in y."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -41,9 +39,7 @@ def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
 
 
 def peaks_of(times: Array, load: Array) -> Array:
-    """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where
-    it lies.
-    """
+    """max_n load_n times_n, `[4]`: its first possible value, and where it lies."""
     peaks = jnp.max(jnp.where(load > 0, load * times, 0), axis=-1)
     return quadrature.raised(peaks, load[-1] * times[-1, 0])
 
@@ -82,9 +78,7 @@ class SearchRule(NamedTuple):
 def search_rule(
     law: Distribution, marks: Marks, load: Array, num_nodes: int
 ) -> SearchRule:
-    """The rule of `num_nodes` intervals, or with a number of nodes in each panel to
-    match.
-    """
+    """The rule of `num_nodes` intervals, or with as many nodes in its panels."""
     assert not law.atomic
     # The nodes need not follow the load: the integral does not depend on them.
     law, marks, load = jax.lax.stop_gradient((law, marks, load))
@@ -149,9 +143,7 @@ def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
 def homogeneous_slope(
     value: Array, slope: Array, load: Array, num_workers: ArrayLike
 ) -> Array:
-    """`slope` with that in the last load from the others: Σ_n load_n slope_n =
-    value.
-    """
+    """`slope`, the last one from the others: Σ_n load_n slope_n = value."""
     last = np.arange(load.size) == jnp.asarray(num_workers) - 1
     other_slopes = jnp.where(last, 0, slope)
     return jnp.where(

@@ -24,8 +24,8 @@ from jax import Array
 
 from bcgc_jax._derivatives import without_derivative
 
-# Of the mean deviation of the workers' times: how far they are moved. A larger share
-# has less noise and more bias: 0.1 and 0.3 are as good.
+# Times are moved by this share of the workers' mean deviation. A larger share has less
+# noise and more bias: 0.1 and 0.3 are as good.
 _SHARE = 0.2
 # The least move, in shares of a time. Single precision resolves it.
 _LEAST = 1e-3

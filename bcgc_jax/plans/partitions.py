@@ -1,6 +1,4 @@
-r"""Partitions x of L coordinates over redundancy levels, and the levels s of the
-coordinates.
-"""
+r"""Partitions x of L coordinates over levels, and the coordinates' levels s."""
 
 import functools
 from collections.abc import Callable
@@ -82,9 +80,7 @@ def _counts(levels: Array, num_workers: int) -> Array:
 
 @jax.jit
 def cumulative_load(partition: ArrayLike) -> Array:
-    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is
-    finished.
-    """
+    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles until level n is done."""
     x = jnp.asarray(partition)
     return _up_to(jnp.sum, x * jnp.arange(1, x.shape[-1] + 1))
 
@@ -180,8 +176,6 @@ def round_to_units(partition: Array, unit_costs: Array) -> Array:
 
 @jax.jit
 def cost_of_units(counts: Array, unit_costs: Array) -> Array:
-    """The partition of the costs that `counts` units at each level, in their order,
-    make.
-    """
+    """The partition of costs by `counts` units at each level, in their order."""
     ends = jnp.concatenate([jnp.zeros(1, unit_costs.dtype), jnp.cumsum(unit_costs)])
     return jnp.diff(ends[jnp.cumsum(counts)], prepend=0)

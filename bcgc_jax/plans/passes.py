@@ -131,9 +131,7 @@ class Passes:
 
 
 def unless_starting(busy: Any, late: Any, starts: Any, end: Any) -> Any:
-    """How long workers are `busy` after the `end`, `[..., N]`; who still starts up
-    begins anew.
-    """
+    """How long workers are `busy` after `end`, `[..., N]`; start-ups begin anew."""
     return jnp.where(
         late + starts > end[..., None], jnp.maximum(late - end[..., None], 0), busy
     )

@@ -1,6 +1,4 @@
-"""What every worker does, task after task, and when that is enough: `Plan`, and what it
-needs.
-"""
+"""`Plan`: what workers do, task after task, when it is enough, and its needs."""
 
 from typing import Any, NamedTuple
 
@@ -73,9 +71,7 @@ class Plan:
 
     @property
     def trainable(self) -> bool:
-        """Whether it is known who does what, and the gradient of all data comes of
-        it.
-        """
+        """Whether it says who does what, and gives the gradient of all data."""
         return self.completion is not None and self.completion.exact_gradient
 
     @property
@@ -85,9 +81,7 @@ class Plan:
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
-    """The paper's: block n of x_n coordinates on n + 1 subsets, complete with any N - n
-    workers.
-    """
+    """The paper's: x_n coordinates on n + 1 subsets, done by any N - n workers."""
     level = np.arange(partition.shape[-1])
     return Plan(
         sizes=partition,

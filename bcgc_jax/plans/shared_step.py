@@ -22,9 +22,7 @@ from bcgc_jax.steps.placement import ChunkTables
 
 
 class _State(NamedTuple):
-    """A step: the open chunks, `[M + 1]`, and what each worker has done and does,
-    `[N]`.
-    """
+    """A step: open chunks, `[M + 1]`, and what workers have done and do, `[N]`."""
 
     open: Array
     left: Array
@@ -123,9 +121,7 @@ def _first_of(mask: Array) -> Array:
 
 
 def _paces(state: _State, now: Array) -> tuple[Array, Array]:
-    """Of each worker's last chunk, 0 before there is one, and as expected now,
-    `[N]`.
-    """
+    """The last chunk's pace, 0 before there is one, and the expected one, `[N]`."""
     ended = state.until == now
     ended_pace = (now - state.begun) / jnp.where(state.running > 0, state.running, 1)
     last = jnp.where(ended & (state.running > 0), ended_pace, state.pace)

@@ -85,17 +85,13 @@ class WorkSharing(Completion):
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum after its last chunk. Those that do not exist do
-        not count.
-        """
+        """Every worker that exists sends its sum after its last chunk."""
         return self.step(load, overlap, starts, times)[0]
 
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """With copies a worker may be busy when the last chunk has ended; else everyone
-        is free.
-        """
+        """With copies a worker may be busy after the last chunk; else all are free."""
         workers = self.num_workers
         unit = load.work[-1] / (UNITS * self.chunks)
         seconds = times[..., :workers] * unit
@@ -197,9 +193,7 @@ class WorkSharing(Completion):
         return jnp.all(num_workers == self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
-        """Of each chunk that is open, and of the holders of those that one worker
-        stores.
-        """
+        """Numbers of a worker: open chunks, and the holders of those it stores."""
         return len(self.sizes) * (1 + self.max_subsets**2 // self.num_workers)
 
 

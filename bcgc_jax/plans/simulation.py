@@ -298,9 +298,7 @@ def _steps_in_places(
 
 
 def places_of(key: Array, problem: Problem, chains: int) -> Array:
-    """Who stands where in each chain, `[chains, max_workers]`; who does not exist
-    stands last.
-    """
+    """Who stands where in each chain, `[chains, max_workers]`; absent ones last."""
     shape = chains, problem.max_workers
     exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
     return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)

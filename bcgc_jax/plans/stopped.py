@@ -1,6 +1,4 @@
-"""`Stopped`: the rule where workers stop at a threshold, and chunks not ended are
-lost.
-"""
+"""`Stopped`: workers stop at a threshold, and chunks not ended are lost."""
 
 from typing import Any
 
@@ -38,9 +36,7 @@ class Stopped(Completion):
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum when the step ends. Those that do not exist do not
-        count.
-        """
+        """Every worker that exists sends its sum when the step ends."""
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         last = jnp.max(jnp.where(exists, starts + times * load.work[-1], 0), axis=-1)
         sent = 0 if load.sent is None else load.sent[-1]

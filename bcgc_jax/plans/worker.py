@@ -77,9 +77,7 @@ class Load:
 
     @property
     def earlier(self) -> Array:
-        """Whether task j of the same worker is task n or before it and has work,
-        `[n, j]`.
-        """
+        """Whether task j comes before or is task n, and has work, `[n, j]`."""
         before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds))
         return jnp.logical_and(before, self.work > 0)
 
@@ -98,9 +96,7 @@ class Load:
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time; its start-up, in the unit of runtimes (if there is one);
-    `unit`, κ.
-    """
+    """Cycle time; start-up, if any, in the unit of runtimes; `unit`, κ."""
 
     cycle_time: Distribution
     start_up: Distribution | ArrayLike | None = None
@@ -176,9 +172,7 @@ class Worker:
 
 
 def delivered(load: Load, time: Array, overlap: bool) -> Array:
-    """F_n - S for a cycle time, `[..., N]` or `[..., 1]` to `[..., N]`; 0 for levels
-    without.
-    """
+    """F_n - S for a cycle time, `[..., N]` or `[..., 1]`; 0 for unused levels."""
     used = load.work > 0
     if load.sent is None or not overlap:
         sent = 0 if load.sent is None else load.sent
@@ -189,9 +183,7 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is
-    none.
-    """
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative for none."""
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(
@@ -205,9 +197,7 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 def late_hazard(
     worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 ) -> tuple[Array, Array]:
-    """-log P(F_n > t) and the error of P, `[..., N]` each, for t `[..., N]` or
-    `[..., 1]`.
-    """
+    """-log P(F_n > t) and P's error, `[..., N]`, for t `[..., N]` or `[..., 1]`."""
     used = load.work > 0
     dtype = load.work.dtype
     if worker.pairs is not None:
@@ -295,9 +285,7 @@ def _integrated(
         longest = 40.0
 
     def hazard_left(cycle_time: Array) -> Array:
-        """Of the latest start-up with which a worker of this cycle time delivers by
-        t.
-        """
+        """The hazard of the latest start-up that delivers by t at this cycle time."""
         return _law_hazard(
             start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit
         )

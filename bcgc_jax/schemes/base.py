@@ -1,6 +1,4 @@
-"""What a scheme is, and what it must know of a log to say whether it is possible
-there.
-"""
+"""What a scheme is, and what it needs of a log to be possible there."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -100,15 +98,11 @@ class Scheme:
 
     @classmethod
     def rows(cls, resources: Resources) -> "Iterable[Scheme]":
-        """The schemes of this kind, the cheapest first; `possible` says which of them
-        are.
-        """
+        """The schemes of this kind, the cheapest first; see `possible`."""
         return (cls(),)
 
     def possible(self, resources: Resources) -> bool:
-        """Whether its workers end at all and store enough, and the log says when they
-        end.
-        """
+        """Whether its workers end, store enough, and the log says when."""
         ends = self.in_lock_step or not resources.lock_step
         stored = resources.store_all or not self.stores_all
         lengths = resources.know_lengths or not self.by_length
@@ -117,9 +111,7 @@ class Scheme:
 
     @property
     def instead(self) -> "Scheme | None":
-        """What is done in its place, under the same name, where that takes less
-        time.
-        """
+        """What replaces it, under the same name, where that takes less time."""
         return None
 
     def needs(self, choice: Sequence[float]) -> str:
@@ -133,9 +125,7 @@ class Scheme:
         return 1
 
     def plan_on(self, steps: "Steps", which: "np.ndarray") -> "LogRule":
-        """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no
-        others.
-        """
+        """The rule planned on the steps of `which` alone, `[S]` bool."""
         raise NotImplementedError(f'"{self.name}" plans on no log')
 
     def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[LogRule]":

@@ -1,6 +1,4 @@
-"""What can be done before a step: chunks dealt by length, shares by speed, other
-machines.
-"""
+"""Remedies before a step: chunks by length, shares by speed, other machines."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -102,9 +100,7 @@ class LastShares(LogRule):
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
-    """Average the steps before each one, `[S, N]`, on a circle: before the first come
-    the last.
-    """
+    """The mean of the steps before each one, `[S, N]`, on a circle."""
     circle = np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times])
     sums = np.cumsum(circle, axis=0)
     return (sums[window:-1] - sums[: len(times)]) / window
@@ -158,7 +154,5 @@ class OtherMachines(LogRule):
 
 
 def stay_slow(steps: Steps, which: np.ndarray) -> np.ndarray:
-    """Whether workers are slow in most of the steps of `which`, `[N]`: they are
-    replaced.
-    """
+    """Whether workers, `[N]`, are slow in most steps of `which`, and replaced."""
     return np.mean(steps.stays[which] > _SLOW, axis=0) > 0.5

@@ -24,9 +24,7 @@ class _Dealing(Unplanned):
 
     @abstractmethod
     def chunks(self, costs: np.ndarray) -> np.ndarray:
-        """The chunks of each worker, `[S, N, C]`, numbers of all N C; by their `costs`
-        alike.
-        """
+        """Each worker's chunks, `[S, N, C]`, numbers of all N C; costs are balanced."""
 
 
 class Sorted(_Dealing):
@@ -52,9 +50,7 @@ class Sorted(_Dealing):
 
 
 class AlikeRows(_Dealing):
-    """The N longest chunks are computed together, then the next N: one of each row a
-    worker.
-    """
+    """The N longest chunks run together, then the next N, one for each worker."""
 
     name = "rows of alike chunks"
     need = "lengths of chunks before the step"

@@ -1,6 +1,4 @@
-"""Schemes that lose samples: the slowest are not waited for, or all stop at a
-threshold.
-"""
+"""Schemes that lose samples: they drop the slowest, or stop at a threshold."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,9 +15,7 @@ _THRESHOLDS = np.linspace(0.3, 1.0, 57)
 
 @dataclasses.dataclass(frozen=True)
 class Backup(Scheme):
-    """The slowest B workers of each step are not waited for; B has the least time for a
-    sample.
-    """
+    """The slowest B workers are left out; B has the least time for a sample."""
 
     name = "backup"
 
@@ -77,9 +73,7 @@ class Drop(Scheme):
 
 @dataclasses.dataclass(frozen=True)
 class StopAfter(LogRule):
-    """Workers stop after the chunk in which the `threshold` is passed; what is left is
-    lost.
-    """
+    """Workers stop after the chunk that passes the `threshold`; the rest is lost."""
 
     threshold: float
     exact_gradient = False

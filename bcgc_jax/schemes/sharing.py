@@ -1,6 +1,4 @@
-"""Work sharing in the steps of a log: chunks are handed out to workers that store more
-data.
-"""
+"""Work sharing on a log: free workers that store more data get chunks."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

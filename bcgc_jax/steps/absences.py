@@ -1,6 +1,4 @@
-"""Which workers may be absent from a step, so that those present store all of its
-data.
-"""
+"""Which workers may be absent, so that those present store all data."""
 
 from collections.abc import Collection
 

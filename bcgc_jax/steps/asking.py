@@ -1,6 +1,4 @@
-"""What it costs to ask for a chunk: the way to the coordinator and back, and its own
-time.
-"""
+"""The cost of a question: its way to the coordinator and back, and its service."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
-"""How long chunks are: their sizes, lengths that are predicted before a step, and whole
-ticks.
-"""
+"""Sizes of chunks, lengths that are predicted before a step, whole ticks."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

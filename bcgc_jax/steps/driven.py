@@ -102,9 +102,7 @@ def driven(
 def _next_event(
     ledger: Ledger, paces: Paces, resting: set[int], now: float, asked: float
 ) -> float:
-    """When a question is heard, or before that a copy is worth it or a worker is
-    overdue.
-    """
+    """The next question, or before it a copy that is worth it, or an overdue worker."""
     look = math.inf
     if ledger.ends == "sums":
         copies = {

@@ -1,6 +1,4 @@
-"""What a step tells of its workers and its data: paces, lengths and pauses, whoever did
-what.
-"""
+"""Paces, lengths and pauses, estimated from a step, whoever did what."""
 
 import math
 from collections import deque
@@ -159,9 +157,7 @@ class Reader:
         return self.shares + self.fixed * (1 - self.shares)
 
     def _note_fixed(self, who: np.ndarray, seconds: np.ndarray) -> None:
-        """Hold the pieces that a worker did against its whole chunks in the same
-        step.
-        """
+        """Compare a worker's pieces with its whole chunks in the same step."""
         shares = np.tile(self.shares, self.num_workers)
         whole = shares == 1
         count = np.bincount(who[whole], minlength=self.num_workers)

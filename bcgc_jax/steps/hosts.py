@@ -1,6 +1,4 @@
-"""Who stores what where workers of a host are slow or leave together: holders on other
-hosts.
-"""
+"""Storage where workers of a host are slow together: holders on other hosts."""
 
 import functools
 from collections import Counter

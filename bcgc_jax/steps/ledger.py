@@ -22,9 +22,7 @@ Label = frozenset[Chunk]  # what a sum consists of
 
 
 class Name(NamedTuple):
-    """The name, never used twice, of a ticket (one handing-out of a chunk) or of a
-    sum.
-    """
+    """The name, used once, of a ticket (one handing-out of a chunk) or a sum."""
 
     step: int
     number: int
@@ -168,9 +166,7 @@ class Ledger:
     # What a worker asks.
 
     def done(self, who: Member, ticket: Name) -> Name | None:
-        """The sum to add this gradient to, the same if asked again; None: drop the
-        gradient.
-        """
+        """The sum to add this gradient to, also if asked again; None: drop it."""
         if not self._hears(who):
             return None
         held, chunk = self._running.get(who.worker, (None, None))
@@ -282,9 +278,7 @@ class Ledger:
             self._overdue.add(worker)
 
     def lost(self, worker: int) -> None:
-        """The worker's process is given up: what it keeps and computes is open
-        again.
-        """
+        """The worker's process is given up: its chunks are open again."""
         if worker not in self._alive:
             return
         self._alive.remove(worker)
@@ -322,9 +316,7 @@ class Ledger:
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
-        """The chunks that a worker may copy: others compute them, and it stores no open
-        one.
-        """
+        """Begun chunks that a worker may copy; none while it stores an open one."""
         if self.queue.num_open(worker):
             return []
         return [chunk for chunk in self.queue.stored[worker] if chunk in self._begun]
@@ -361,9 +353,7 @@ class Ledger:
         return len(self._added) == len(self.holders)
 
     def possible(self, coming: Collection[int] = ()) -> bool:
-        """Whether the step can end with the living workers and those that are
-        coming.
-        """
+        """Whether the step can end with living workers and those `coming`."""
         if self.failed:
             return False
         able = self._alive.union(coming)
@@ -398,9 +388,7 @@ class Ledger:
         return lost | self._overdue
 
     def _given_up(self, worker: int) -> Chunk | None:
-        """One that only overdue workers compute, or else one that such a worker
-        keeps.
-        """
+        """A chunk that only overdue workers compute, or else keep."""
         if not self._overdue:
             return None
         stored = self.queue.stored[worker]

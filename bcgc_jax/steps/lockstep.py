@@ -37,9 +37,7 @@ class Chunks(NamedTuple):
 
 
 class _Clock:
-    """When each worker of each step asks again, `[S, N]`, and how many chunks it has
-    begun.
-    """
+    """When each worker asks again, `[S, N]`, and how many chunks it has begun."""
 
     def __init__(self, chunks: Chunks, asking: Asking) -> None:
         steps, workers = chunks.paces.shape
@@ -162,9 +160,7 @@ def _neediest(first: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 class _Needs:
-    """When the other holders of a chunk would come to it, by what is left and by their
-    paces.
-    """
+    """When other holders would come to a chunk, by what is left and by paces."""
 
     def __init__(
         self, weight: np.ndarray, stored: np.ndarray, holders: np.ndarray, workers: int
@@ -185,9 +181,7 @@ class _Needs:
     def first(
         self, worker: np.ndarray, until: np.ndarray, heard: np.ndarray
     ) -> np.ndarray:
-        """Return when the first other holder would come to each chunk of a worker,
-        `[S, K]`.
-        """
+        """When the first other holder would come to a worker's chunks, `[S, K]`."""
         expected = self.learnt.expected(until, heard)
         np.multiply(self.left[:, :-1], expected, out=self.need[:, :-1])
         return np.min(
@@ -220,9 +214,7 @@ class _Learnt:
         begins: np.ndarray,
         now: np.ndarray,
     ) -> None:
-        """A worker in each step, `[S]`, begins a chunk of this weight where it
-        `begins`.
-        """
+        """Where it `begins`, `[S]`, a worker of each step begins a chunk."""
         place = self.steps, worker
         self.running[place] = np.where(begins, weight, 1)
         self.began[place] = np.where(begins, now, np.inf)
@@ -246,9 +238,7 @@ class _Learnt:
 
 
 def _entries(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the entries of each row of a table, `[S, M]`, at its `columns`,
-    `[S, K]`.
-    """
+    """Return the entries of each row of a table, `[S, M]`, at `columns`, `[S, K]`."""
     first = np.arange(0, table.size, table.shape[1])
     return table.ravel().take(first[:, None] + columns)
 

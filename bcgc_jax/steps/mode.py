@@ -1,6 +1,4 @@
-"""Is the next step shared? What sharing would have saved in the last steps decides; no
-clock.
-"""
+"""Whether the next step is shared, by what sharing would have saved; no clock."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +13,7 @@ _FIRST, _MOST = 2, 128
 _NEWEST = (2, 3, 4, 6, 8, 12, 16, 32)
 _CONTRADICTED = 12.0
 _BEFORE = 4
-# Of an own step, that sharing must save.
+# Sharing must save this share of a step without it.
 _MARGIN = 0.005
 # Standard errors that the saving must be above 0 to begin sharing, or below 0 to end
 # it.
@@ -42,9 +40,7 @@ class Mode(NamedTuple):
     own_seconds: tuple[float, ...] = ()
 
     def after(self, own_seconds: float, shared_seconds: float) -> "Mode":
-        """The mode after a step that takes so many seconds in either mode, one of them
-        replayed.
-        """
+        """The mode after a step of so many seconds in either mode, one replayed."""
         saved = (*self.saved, own_seconds - shared_seconds)[-_MOST:]
         owns = (*self.own_seconds, own_seconds)[-_MOST:]
         new = _contradicting(saved, float(np.mean(owns)))
@@ -70,9 +66,7 @@ class Mode(NamedTuple):
 
 
 def _contradicting(saved: tuple[float, ...], own_seconds: float) -> int:
-    """How many of the newest steps contradict those before most clearly; 0 where none
-    do.
-    """
+    """How many newest steps contradict those before most clearly; 0 for none."""
     clearest = _CONTRADICTED
     contradicting = 0
     for new in _NEWEST:

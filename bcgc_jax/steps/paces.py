@@ -86,18 +86,14 @@ class Paces:
             )
 
     def lost(self, worker: int) -> None:
-        """A worker's process is given up; what is known of its speed stays, for the
-        next one.
-        """
+        """A worker's process is given up; its known speed stays for the next."""
         chunk = self._running.pop(worker, None)
         if chunk is not None:
             self._runners[chunk].remove(worker)
             self._began[worker] = np.inf
 
     def seconds(self, now: float) -> np.ndarray:
-        """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing
-        is known.
-        """
+        """Each worker's seconds for a tick, `[N]`; by default the mean, or 1."""
         if len(self._unknown) == len(self._last):
             return np.ones(len(self._last))
         return np.maximum(self._expected, (now - self._began) / self._ticks)
@@ -121,9 +117,7 @@ class Paces:
         return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
     def overdue(self, now: float, voided: int = 0) -> list[int]:
-        """The workers that run a chunk for too long; each of `voided` sums doubles the
-        patience.
-        """
+        """Workers that run a chunk for too long; a voided sum doubles patience."""
         return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
     def patience(self, worker: int, ticks: int, voided: int = 0) -> float:
@@ -170,9 +164,7 @@ class Paces:
         return self._began + PATIENCE * 2**voided * expected
 
     def _ends(self, workers: list[int], now: float) -> np.ndarray:
-        """A chunk that is unknown or late is expected to take twice what it has taken
-        by now.
-        """
+        """Expected ends; an unknown or late chunk takes twice its time so far."""
         began = self._began[workers]
         expected = began + self._last[workers] * self._ticks[workers]
         return np.where(expected > now, expected, now + (now - began))
@@ -193,9 +185,7 @@ class Paces:
 def hand_out(
     ledger: Ledger, paces: Paces, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
-    """Gives free workers chunks that run from now on: the worker, its ticket, and the
-    chunk.
-    """
+    """Gives free workers chunks from now on: the worker, its ticket, the chunk."""
     handed_out = []
     seconds = paces.seconds(now)
     for worker in ledger.may_be_given(free):

@@ -1,6 +1,4 @@
-"""Who stores which data, and what a coordinator of work sharing must know: a
-`Placement`.
-"""
+"""`Placement`: who stores which data, and what a coordinator must know."""
 
 import functools
 import json
@@ -263,17 +261,13 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
 
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
-    """Chunk by chunk the offsets whose differences occurred least: no two workers share
-    much.
-    """
+    """Chunk by chunk the offsets whose differences occurred least so far."""
     rng = np.random.default_rng(0)
     apart = ~np.eye(stored, dtype=bool)
     met = np.zeros(workers, int)
 
     def met_with(offsets: np.ndarray) -> np.ndarray:
-        """How often each difference has occurred, with those of a chunk of these
-        offsets.
-        """
+        """How often each difference occurs, with those of these offsets."""
         differences = (offsets[:, None] - offsets)[apart] % workers
         return met + np.bincount(differences, minlength=workers)
 

@@ -1,6 +1,4 @@
-"""Which of the chunks that nobody has begun a free worker computes next: the neediest
-one.
-"""
+"""The open chunks, and which of them a free worker computes: the neediest."""
 
 import functools
 from collections.abc import Sequence, Set

@@ -58,17 +58,13 @@ class Steps(NamedTuple):
         return self.pace * self.lengths.sum(axis=2) + self.pauses.sum(axis=2)
 
     def last(self) -> np.ndarray:
-        """When the slowest worker has ended, `[S]`; in lock-step Σ_k max_n of the k-th
-        chunks.
-        """
+        """When the slowest has ended, `[S]`; in lock-step Σ_k max_n of k-th chunks."""
         if self.lock_step:
             return self.seconds.max(axis=1).sum(axis=1)
         return self.times().max(axis=1)
 
     def dealt(self, chunks: np.ndarray) -> "Steps":
-        """The same steps with other chunks: worker n's k-th is number `chunks[s, n, k]`
-        of N C.
-        """
+        """The same steps; worker n's k-th chunk is number `chunks[s, n, k]` of N C."""
 
         def dealt(values: np.ndarray) -> np.ndarray:
             return np.take_along_axis(values.reshape(len(values), -1), flat, 1).reshape(
@@ -135,9 +131,7 @@ class Outcome(NamedTuple):
         return float(np.mean(~self.used))
 
     def longer(self, steps: Steps) -> float | None:
-        """Return how many times as long as all others the lost chunks took; None
-        without any.
-        """
+        """The lost chunks' mean time over that of the others; None without any."""
         if self.used is None or self.used.all() or not self.used.any():
             return None
         used = np.broadcast_to(self.used, steps.lengths.shape)

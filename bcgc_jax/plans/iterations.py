@@ -250,7 +250,7 @@ class Independent(Iteration):
         return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
-        """P(not all is there by t), steps of a `stepped` iteration spread a little."""
+        """P(not all is there by t); `stepped` iterations are spread by e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)

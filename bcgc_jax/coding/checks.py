@@ -43,8 +43,9 @@ def check_params(params: PyTree) -> None:
     """
     refuse_complex("params", params)
     for path, leaf in jax.tree.leaves_with_path(params):
-        dtype = leaf.dtype
-        if not hasattr(leaf, "dtype"):
+        if hasattr(leaf, "dtype"):
+            dtype = leaf.dtype
+        else:
             dtype = np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(

@@ -58,10 +58,9 @@ def _varies(x: Any) -> frozenset[str]:
         aval = x
     else:
         aval = jax.typeof(x)
-    axes = aval.mat.varying
     if hasattr(aval, "vma"):
-        axes = aval.vma
-    return frozenset(axes)
+        return frozenset(aval.vma)
+    return frozenset(aval.mat.varying)  # of newer versions
 
 
 def is_manual(axis: str) -> bool:

@@ -305,7 +305,7 @@ def _rows(
         scheme = replays.schemes[name]
         if name == Nothing.name:
             continue
-        changed = np.count_nonzero(~np.isclose(outcome.seconds, without, rtol=1e-9))
+        changed = int(np.sum(~np.isclose(outcome.seconds, without, rtol=1e-9)))
         values = [savings.values[name] for savings in models]
         row = Remedy(
             scheme=scheme,

@@ -13,9 +13,7 @@ Tell = Callable[[Answer], None]
 
 
 class Finished(NamedTuple):
-    """A chunk that is done, since when it ran, and the sum that its gradient is added
-    to.
-    """
+    """A chunk that is done, since when it ran, and the sum its gradient joins."""
 
     chunk: Chunk
     since: float
@@ -85,9 +83,7 @@ class Attempt:
     def hand_out(
         self, free: Collection[int], now: float
     ) -> list[tuple[int, Name, Chunk]]:
-        """Chunks for workers that rest: each worker is to be told its ticket and its
-        chunk.
-        """
+        """Chunks for workers that rest: each is to be told its ticket and chunk."""
         handed_out = hand_out(self.ledger, self.paces, free, now)
         for worker, ticket, chunk in handed_out:
             self.running[worker] = ticket, chunk, now

@@ -39,7 +39,5 @@ class Chunk(NamedTuple):
 
     @property
     def seed(self) -> tuple[int, int, int]:
-        """For random numbers that do not depend on who computes it: after a seed of
-        one's own.
-        """
+        """For random numbers, the same whoever computes: add a seed of yours."""
         return self.step, self.subset, self.number

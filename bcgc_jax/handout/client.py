@@ -1,6 +1,4 @@
-"""A worker's own training loop asks which chunk of a step it computes next; without
-JAX.
-"""
+"""A worker's training loop asks which chunk of a step it computes next; no JAX."""
 
 import operator
 import os
@@ -118,12 +116,10 @@ class Share:
         if self.shares or (ranks is not None and len(ranks) < self.num_workers):
             yield from self._handed_out(Begin(step, lengths, ranks))
         else:
-            yield from self._own(step, lengths)
+            yield from self._own_chunks(step, lengths)
 
     def covers(self, present: Iterable[int]) -> bool:
-        """Whether these ranks store all data, so that a step with them alone is
-        possible.
-        """
+        """Whether these ranks store all data: they alone can do a step."""
         line = self._line
         answer = answer_of(
             line.ask(data_of(Covers(sorted({*map(operator.index, present)}))))
@@ -140,7 +136,7 @@ class Share:
             answer = self._ask(Done(answer.ticket, seconds))
         self.shares = answer.shares
 
-    def _own(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
+    def _own_chunks(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
         since = time.perf_counter() - self._heard
         seconds = []
         for number in range(self.num_chunks):
@@ -227,16 +223,16 @@ def join(
             line = transport.connect(address)
         except ConnectionRefusedError as error:  # nobody listens yet
             waited = time.monotonic() - began
-            nobody = (
+            message = (
                 f"worker {rank}: nobody has listened at {place} for {waited:.0f} s. "
                 "Does the process with serve run? Has it this port, and host= for "
                 "other machines?"
             )
             if waited >= wait:
-                raise ConnectionRefusedError(nobody) from error
+                raise ConnectionRefusedError(message) from error
             if waited >= _SILENCE and not warned:
                 warnings.warn(
-                    f"{nobody} This worker waits for {wait:g} s.", stacklevel=2
+                    f"{message} This worker waits for {wait:g} s.", stacklevel=2
                 )
                 warned = True
             time.sleep(_AGAIN)
@@ -254,13 +250,13 @@ def join(
 
 def key_of(key: bytes | str | None) -> bytes:
     """The key in bytes; ValueError if there is none."""
-    given = key
+    secret = key
     if key is None:
-        given = os.environ.get(KEY, "")
-    if not given:
+        secret = os.environ.get(KEY, "")
+    if not secret:
         raise ValueError(
             f"a coordinator and its workers need the same key: set {KEY}, or give key="
         )
-    if isinstance(given, str):
-        return given.encode()
-    return given
+    if isinstance(secret, str):
+        return secret.encode()
+    return secret

@@ -41,17 +41,13 @@ class Steps(Protocol):
         """A worker's line is there."""
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
-        """A worker asks what is next. ValueError where that is nonsense: its line is
-        closed.
-        """
+        """A worker asks what is next. ValueError for nonsense closes its line."""
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
         """The line of a worker has ended."""
 
     def time_goes_on(self, now: float) -> float:
-        """Do what time and questions have brought; return when to look next, infinity
-        for never.
-        """
+        """Do what time and questions brought; return when to look next, or inf."""
 
 
 class Coordinator:
@@ -193,28 +189,32 @@ def serve(
 
     >>> from bcgc_jax.handout import join
     >>> with serve(2, key="secret") as coordinator:
-    ...     (one, two) = (
-    ...         join(coordinator.address, rank, key="secret") for rank in range(2)
-    ...     )
-    ...     len(one.held), one.held[0].subset, two.held[0].subset
-    (20, 0, 1)
+    ...     host_and_port = coordinator.address
+    ...     shares = [join(host_and_port, rank, key="secret") for rank in range(2)]
+    ...     len(shares[0].held), [share.held[0].subset for share in shares]
+    (20, [0, 1])
     """
     if isinstance(plan, int):
-        subsets = 2 if max_subsets is None else max_subsets
-        count = 8 if chunks is None else chunks
-        place = Placement(plan, subsets, count, equal_chunks, whole)
+        if max_subsets is None:
+            max_subsets = 2
+        if chunks is None:
+            chunks = 8
+        place = Placement(plan, max_subsets, chunks, equal_chunks, whole)
     elif not (max_subsets is None and chunks is None) or equal_chunks or whole:
         raise ValueError(
             "the plan has the numbers of subsets and chunks: leave out max_subsets, "
             "chunks, equal_chunks and whole, or give the number of workers in place of "
             "the plan"
         )
+    elif isinstance(plan, Placement):
+        place = plan
     else:
-        place = plan if isinstance(plan, Placement) else Placement.load(plan)
+        place = Placement.load(plan)
     if hosts is not None or offsets is not None:
-        place = place._replace(
-            hosts=None if hosts is None else numbered(hosts), offsets=offsets
-        )
+        host_numbers = None
+        if hosts is not None:
+            host_numbers = numbered(hosts)
+        place = place._replace(hosts=host_numbers, offsets=offsets)
     place.check()
     _warn_of_hosts(place)
     if transport is None:

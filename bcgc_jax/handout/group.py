@@ -1,6 +1,4 @@
-"""A worker that is several processes: one asks, and all of its group compute the same
-chunks.
-"""
+"""A worker that is several processes: one asks, all compute the same chunks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol

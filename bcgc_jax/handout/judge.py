@@ -18,7 +18,7 @@ from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.mode import Mode
 from bcgc_jax.steps.placement import Placement, chunk_tables
 
-# Of an own step, that perfect sharing must save for it to be replayed.
+# The share of an own step that perfect sharing must save for it to be replayed.
 _WORTH = 0.01
 # Own steps that are replayed together: the first ones, later ones, and where nothing is
 # to be saved.
@@ -60,9 +60,7 @@ class DoneStep(NamedTuple):
 
 
 def beside(work: Callable[[], None]) -> None:
-    """Work in a thread of its own: a replay takes milliseconds, and workers ask
-    meanwhile.
-    """
+    """Work in another thread: a replay takes milliseconds, workers ask meanwhile."""
     threading.Thread(target=work, name="replays steps", daemon=True).start()
 
 
@@ -99,10 +97,10 @@ class Judge:
         self._reader = Reader(np.array(place.shares), place.num_workers)
         self._waiting: list[DoneStep] = []
         self._is_busy = False
-        # What sharing has cost: seconds of questions; of a step, beside its replay; the
-        # steps that are not replayed yet.
+        # What sharing has cost: seconds of questions; seconds of a step beside its
+        # replay; steps that are not replayed yet.
         self._questions: deque[float] = deque(maxlen=_QUESTIONS)
-        self._rest: deque[float] = deque(maxlen=_SHARED)
+        self._overheads: deque[float] = deque(maxlen=_SHARED)
         self._unreplayed: deque[tuple[DoneStep, Estimate]] = deque(maxlen=_SHARED)
         # What it costs where nothing can be saved, as a share of an own step.
         self._loss: float | None = None
@@ -118,10 +116,13 @@ class Judge:
 
     def observe(self, steps: Sequence[DoneStep]) -> None:
         estimates = [self._estimate(step) for step in steps]
-        owns = [self._own(*both) for both in zip(steps, estimates, strict=True)]
-        shared = self._shared(steps, estimates, owns)
-        for own, sharing in zip(owns, shared, strict=True):
-            self.mode = self.mode.after(own, sharing)
+        own_seconds = [
+            self._own_seconds(step, estimate)
+            for step, estimate in zip(steps, estimates, strict=True)
+        ]
+        shared_seconds = self._shared_seconds(steps, estimates, own_seconds)
+        for seconds_alone, seconds in zip(own_seconds, shared_seconds, strict=True):
+            self.mode = self.mode.after(seconds_alone, seconds)
 
     @property
     def asking(self) -> Asking:
@@ -158,7 +159,7 @@ class Judge:
             self._unreplayed.append((step, estimate))
         return estimate
 
-    def _own(self, step: DoneStep, estimate: Estimate) -> float:
+    def _own_seconds(self, step: DoneStep, estimate: Estimate) -> float:
         """Seconds without sharing: the slowest worker, and the message at its end."""
         busy = (
             estimate.paces * self._reader.whole(estimate).sum(axis=1) + estimate.pauses
@@ -166,35 +167,34 @@ class Judge:
         ends = step.starts + busy
         return float(ends.max()) + self.asking.alone
 
-    def _shared(
+    def _shared_seconds(
         self,
         steps: Sequence[DoneStep],
         estimates: Sequence[Estimate],
-        owns: Sequence[float],
+        own_seconds: Sequence[float],
     ) -> list[float]:
-        """Seconds with sharing: measured, replayed, or where nothing can be saved as
-        before.
-        """
+        """Seconds with sharing: measured, replayed, or as before if none are saved."""
         worth = [not step.is_shared and _is_worth_a_replay(step) for step in steps]
         seconds = [step.took for step in steps]
         alone = [k for k, step in enumerate(steps) if not step.is_shared]
         if alone and (any(worth) or self._loss is None):
-            self._learn_rest()
+            self._learn_overheads()
             ends = self._replay([(steps[k], estimates[k]) for k in alone])
             losses = [
-                end / owns[k] - 1
+                end / own_seconds[k] - 1
                 for k, end in zip(alone, ends, strict=True)
                 if not worth[k]
             ]
             if losses:
                 self._loss = float(np.mean(losses))
         else:
-            ends = np.array([owns[k] * (1 + (self._loss or 0.0)) for k in alone])
-        rest = 0.0
-        if self._rest:
-            rest = float(np.median(self._rest))
+            loss = self._loss or 0.0
+            ends = np.array([own_seconds[k] * (1 + loss) for k in alone])
+        overhead = 0.0
+        if self._overheads:
+            overhead = float(np.median(self._overheads))
         for k, end in zip(alone, ends, strict=True):
-            seconds[k] = float(end) + rest
+            seconds[k] = float(end) + overhead
         return seconds
 
     def _replay(self, steps: Sequence[tuple[DoneStep, Estimate]]) -> np.ndarray:
@@ -206,21 +206,22 @@ class Judge:
                 fixed = self._reader.fixed * of_chunks.mean()
                 of_chunks = lengths_of_pieces(of_chunks, self._sizes, fixed)
             lengths.append(of_chunks.ravel())
-        known = [step.ticks for step, _ in steps]
-        ticks = None if any(each is None for each in known) else np.stack(known)  # type: ignore[arg-type]
+        ticks = [step.ticks for step, _ in steps if step.ticks is not None]
+        stacked_ticks = None
+        if len(ticks) == len(steps):
+            stacked_ticks = np.stack(ticks)
         paces = np.stack([estimate.paces for _, estimate in steps])
         starts = np.stack([step.starts for step, _ in steps])
         no_pauses = np.zeros((*paces.shape, 0))
-        chunks = Chunks(paces, np.stack(lengths), no_pauses, ticks, starts)
+        chunks = Chunks(paces, np.stack(lengths), no_pauses, stacked_ticks, starts)
         return handed_out(self._tables, chunks, self.asking)
 
     # What sharing costs.
 
-    def _learn_rest(self) -> None:
-        """What shared steps took beside their replays; these are made when they are
-        needed.
+    def _learn_overheads(self) -> None:
+        """What shared steps took beside their replays, which are made only now.
 
-        Those that the mode has forgotten say nothing of now.
+        Steps that the mode has forgotten say nothing of today's cost.
         """
         if not self._unreplayed:
             return
@@ -228,8 +229,8 @@ class Judge:
         steps = list(self._unreplayed)[-remembered:]
         self._unreplayed.clear()
         took = np.array([step.took for step, _ in steps])
-        rest = [*self._rest, *(took - self._replay(steps)).tolist()]
-        self._rest = deque(rest[-remembered:], maxlen=_SHARED)
+        overheads = [*self._overheads, *(took - self._replay(steps)).tolist()]
+        self._overheads = deque(overheads[-remembered:], maxlen=_SHARED)
 
 
 def _is_worth_a_replay(step: DoneStep) -> bool:

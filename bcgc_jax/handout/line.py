@@ -40,51 +40,46 @@ class Frames:
     """Bytes as they come, and the messages that are whole."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._unread = b""
 
     def feed(self, data: bytes) -> list[Any]:
         """Raises ValueError where a message is too long, or no JSON."""
-        self._rest += data
+        self._unread += data
         return list(self._whole())
 
     def _whole(self) -> Iterator[Any]:
-        while len(self._rest) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._rest)
+        while len(self._unread) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._unread)
             if length > MOST:
                 raise ValueError(f"a message of {length} bytes, for {MOST} at most")
             end = _LENGTH.size + length
-            if len(self._rest) < end:
+            if len(self._unread) < end:
                 return
-            text = self._rest[_LENGTH.size : end].decode()
-            self._rest = self._rest[end:]
+            text = self._unread[_LENGTH.size : end].decode()
+            self._unread = self._unread[end:]
             yield json.loads(text)
 
 
-def proof(key: bytes, side: bytes, own: bytes, other: bytes) -> bytes:
-    """The proof that a side has the key, of its own random number and the other's."""
-    return hmac.digest(key, side + own + other, "sha256")
+def proof(key: bytes, side: bytes, nonce: bytes, other_nonce: bytes) -> bytes:
+    """The proof that a side has the key: an HMAC of both nonces, its own first."""
+    return hmac.digest(key, side + nonce + other_nonce, "sha256")
 
 
 def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
-    """What to answer to the greeting of whoever has called; ValueError if it has
-    another key.
-    """
-    theirs = greeting[:NONCE]
-    shown = greeting[NONCE:]
-    if not hmac.compare_digest(shown, proof(key, b"calls", theirs, nonce)):
+    """The answer to a caller's greeting; ValueError if it has another key."""
+    other_nonce = greeting[:NONCE]
+    digest = greeting[NONCE:]
+    if not hmac.compare_digest(digest, proof(key, b"calls", other_nonce, nonce)):
         raise ValueError("it has another key")
-    return proof(key, b"answers", nonce, theirs)
+    return proof(key, b"answers", nonce, other_nonce)
 
 
 def probe(line: socket.socket) -> None:
-    """So that a line ends within two minutes after the machine at its other end has
-    vanished.
-    """
+    """Let a line end within two minutes after the machine at its other end is gone."""
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _PROBES.items():
-        if hasattr(
-            socket, name
-        ):  # not on all systems: there the system's own two hours
+        # Systems without these names have two hours of their own.
+        if hasattr(socket, name):
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
@@ -119,17 +114,15 @@ class TcpLine:
         self._socket.settimeout(None)
 
     def _greet(self, key: bytes) -> None:
-        theirs = self._read(NONCE)
-        own = secrets.token_bytes(NONCE)
-        self._socket.sendall(own + proof(key, b"calls", own, theirs))
-        shown = self._read(hashlib.sha256().digest_size)
-        if not hmac.compare_digest(shown, proof(key, b"answers", theirs, own)):
+        other_nonce = self._read(NONCE)
+        nonce = secrets.token_bytes(NONCE)
+        self._socket.sendall(nonce + proof(key, b"calls", nonce, other_nonce))
+        digest = self._read(hashlib.sha256().digest_size)
+        if not hmac.compare_digest(digest, proof(key, b"answers", other_nonce, nonce)):
             raise ConnectionError("another program listens there")
 
     def ask(self, message: Any) -> Any:
-        """The answer, whenever it comes; ConnectionError where the other end is
-        gone.
-        """
+        """The answer, when it comes; ConnectionError if the other end is gone."""
         try:
             self.send(message)
             return self.receive()

@@ -1,6 +1,4 @@
-"""Attempts at a step of training loops: one that is shared, and one of own chunks
-alone.
-"""
+"""Attempts at a step of training loops: a shared one, and one of own chunks."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +12,7 @@ from bcgc_jax.steps.chunk_lengths import LoadLine
 from bcgc_jax.steps.ledger import Roster
 from bcgc_jax.steps.placement import Placement
 
-# Of a line of the record; `share` is that of a whole chunk.
+# Columns of the record; `share` is that of a whole chunk.
 COLUMNS = ("step", "worker", "subset", "chunk", "share", "load", "seconds", "asking")
 # What was too quick for a clock.
 _QUICKEST = 1e-6
@@ -67,14 +65,12 @@ class SharedAttempt(Attempt):
     ) -> None:
         """A worker begins, and is free."""
         self._starts[rank] = now
-        self._rest(rank, tell, now)
+        self._let_rest(rank, tell, now)
         if loads is not None:
             self.reweigh(rank, loads)
 
     def is_at(self, rank: int, question: Done) -> bool:
-        """Whether it is not over, the worker has begun it, and the ticket is one of
-        it.
-        """
+        """Whether the worker has begun it, the ticket fits, and it is not over."""
         return (
             not self.is_over
             and rank in self.heard
@@ -94,12 +90,10 @@ class SharedAttempt(Attempt):
             (self.step, rank, subset, number, share, load, question.seconds, asking)
         )
         self._ended = now
-        self._rest(rank, tell, now)
+        self._let_rest(rank, tell, now)
 
     def serve(self, now: float) -> bool:
-        """Hand out chunks to those that rest; whether all are done, and all workers
-        rest.
-        """
+        """Hand out chunks; whether all are done, and all workers rest."""
         for rank, ticket, chunk in self.hand_out(self.resting, now):
             self.resting.pop(rank)(Answer(ticket, chunk))
         return self.ledger.complete and len(self.resting) == len(self.present)
@@ -111,9 +105,7 @@ class SharedAttempt(Attempt):
     def deadlines(
         self, present: Collection[int], patience: float
     ) -> dict[int, Deadline]:
-        """Of the workers that have begun and do not rest. Others may write a
-        checkpoint.
-        """
+        """Workers that have begun and do not rest. Others may save a checkpoint."""
         heard = self.heard.items()
         late = {rank: since for rank, since in heard if rank not in self.resting}
         return {
@@ -137,7 +129,7 @@ class SharedAttempt(Attempt):
             ticks=ticks,
         )
 
-    def _rest(self, rank: int, tell: Tell, now: float) -> None:
+    def _let_rest(self, rank: int, tell: Tell, now: float) -> None:
         self.heard[rank] = now
         self.resting[rank] = tell
 
@@ -191,9 +183,7 @@ class OwnAttempt:
     def deadlines(
         self, present: Collection[int], patience: float
     ) -> dict[int, Deadline]:
-        """Of the workers that are there and have not ended: each has all its chunks to
-        do.
-        """
+        """Workers that are there and have not ended: each has all chunks to do."""
         whole = self._place.chunks * patience
         late = set(present).difference(self.heard)
         return {rank: Deadline(self.began + whole, whole) for rank in late}
@@ -214,9 +204,7 @@ class OwnAttempt:
 
     @property
     def share_of_chunks(self) -> float:
-        """What the chunks took of the time since the last answer, the most of all
-        workers.
-        """
+        """The largest share that chunks have of a worker's time between answers."""
         done = [
             (sum(question.seconds), question.since) for question in self._done.values()
         ]

@@ -73,12 +73,11 @@ class Loops:
         self._lines: dict[int, Tell] = {}  # of the workers that are here
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
-        # Of workers that hear it when their own chunks are done: who was lost
-        # meanwhile, and why.
+        # Who was lost and why, for each worker that hears it only when its own chunks
+        # are done.
         self._fails: dict[int, dict[int, str]] = {}
-        self._seen: set[tuple[int, float]] = (
-            set()
-        )  # workers, and the sizes that they have computed
+        # Workers, and the sizes that they have computed.
+        self._seen: set[tuple[int, float]] = set()
         self._due = 0.0  # before that nobody is out of patience
         self._warned = 0  # the attempt of which it was said who is missing
         self._warns_of_short = True
@@ -183,9 +182,7 @@ class Loops:
     def _not_now(
         self, rank: int, question: Begin | OwnDone, present: frozenset[int]
     ) -> Answer | None:
-        """Why a worker cannot take part. If it can, an attempt that this ends has
-        failed.
-        """
+        """Why a worker cannot take part. If it can, the attempt it ends has failed."""
         step = question.step
         for lost, why in self._fails.pop(rank, {}).items():
             if lost in present:
@@ -277,8 +274,8 @@ class Loops:
         if rank in begun or not self._shares:
             self._fail_if_begun(why)
         if not self._shares:
-            for other in set(self._lines) - begun - {rank}:
-                self._fails.setdefault(other, {})[rank] = why
+            for other_rank in set(self._lines) - begun - {rank}:
+                self._fails.setdefault(other_rank, {})[rank] = why
 
     def _fail_if_begun(self, why: str) -> None:
         attempt = self._attempt
@@ -307,9 +304,7 @@ class Loops:
         return math.inf
 
     def _warn_of_short(self, attempt: OwnAttempt) -> None:
-        """Say once that chunks are too short for a step: nobody waits for a device, it
-        seems.
-        """
+        """Say once that chunks are too short: it seems nobody waits for a device."""
         self._warns_of_short = attempt.number < _SETTLED
         share = attempt.share_of_chunks
         if not self._warns_of_short and share < _SHORT:
@@ -322,9 +317,7 @@ class Loops:
             )
 
     def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
-        """A sentence with the workers that have not begun the step; nothing if all
-        have.
-        """
+        """A sentence with the workers that have not begun the step, or ""."""
         ranks: dict[str, list[str]] = {}
         for rank in sorted(attempt.present):
             if rank not in attempt.heard and rank != besides:
@@ -357,9 +350,7 @@ class Loops:
 def _conflict(
     attempt: SharedAttempt | OwnAttempt, rank: int, step: int, present: frozenset[int]
 ) -> str:
-    """Why a worker can not take part in an attempt, nor begin a later step; nothing if
-    it can.
-    """
+    """Why a worker can neither join an attempt nor begin a later step, or ""."""
     if step < attempt.step:
         return f"worker {rank} asks for step {step}, the others are at {attempt.step}"
     if step == attempt.step and present != attempt.present:

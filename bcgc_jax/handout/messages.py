@@ -142,9 +142,7 @@ def question_of(data: Any) -> Question:
             return Covers(present)
         case ["own", step, since, [*seconds], loads] if _whole(step):
             if all(map(_is_time, [since, *seconds])):
-                return OwnDone(
-                    step, float(since), [float(each) for each in seconds], loads
-                )
+                return OwnDone(step, float(since), list(map(float, seconds)), loads)
         case ["join", rank, life] if _whole(rank, life):
             return Join(rank, life)
     raise ValueError("it is no message of a worker")
@@ -159,9 +157,7 @@ def _is_time(seconds: Any) -> bool:
 
 
 def answer_of(data: Any) -> Answer:
-    """The answer, with tuples in place of lists; an `Answer` as data is what JSON makes
-    of it.
-    """
+    """The answer, with tuples for lists; JSON makes its data of an `Answer`."""
     ticket, chunk, over, keep, standing, send, seat, failed, refused, shares = data
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
@@ -184,14 +180,14 @@ def wrong_loads(loads: Any, count: int) -> str:
     """
     if loads is None:
         return ""
-    wanted = (
+    expectation = (
         f"loads must be {count} positive numbers, those of the chunks of `own`: got"
     )
     if not isinstance(loads, list):
-        return f"{wanted} {type(loads).__name__}"
+        return f"{expectation} {type(loads).__name__}"
     if len(loads) != count:
-        return f"{wanted} {len(loads)}"
+        return f"{expectation} {len(loads)}"
     for load in loads:
         if type(load) not in (int, float) or not 0 < load < _LARGEST_LOAD:
-            return f"{wanted} {load!r:.40}"
+            return f"{expectation} {load!r:.40}"
     return ""

@@ -1,6 +1,4 @@
-"""The end that is called: a thread that listens, and passes what workers ask to whoever
-answers.
-"""
+"""The end that is called: a thread listens, and passes on what workers ask."""
 
 import collections
 import contextlib
@@ -38,9 +36,7 @@ class Answers(Protocol):
         """The line of whoever was replied to by this has ended."""
 
     def look(self) -> float:
-        """Do what time has brought; return seconds until the next look, infinity for
-        never.
-        """
+        """Do what time has brought; return seconds until the next look, or inf."""
 
 
 class Server:
@@ -71,9 +67,8 @@ class Server:
         self.answers = answers
         self.key = key
         self.lines: set[_Called] = set()
-        self.ungreeted: dict[
-            _Called, float
-        ] = {}  # until when they may be, the first one first
+        # Lines without a greeting, and until when they may be; the first one first.
+        self.ungreeted: dict[_Called, float] = {}
         self.selector = selectors.DefaultSelector()
         self._due = 0.0
         self._first: collections.deque[Callable[[], None]] = collections.deque()
@@ -90,9 +85,7 @@ class Server:
         self._thread.start()
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
-        """From any thread: have a look, and do something in the server's thread
-        before.
-        """
+        """From any thread: have the server's thread do something, then look."""
         if first is not None:
             self._first.append(first)
         # closed by another thread: nobody waits for an answer
@@ -131,9 +124,9 @@ class Server:
         try:
             called, _ = self._listening.accept()
             _Called(self, called)
-        except (
-            OSError
-        ):  # it is gone, or too many files are open: then this is tried again at once
+        except OSError:
+            # The caller is gone, or too many files are open: a selector would call
+            # this again at once.
             time.sleep(_AGAIN)
 
     def _wake(self) -> None:
@@ -142,11 +135,11 @@ class Server:
 
 def _listening(host: str, port: int) -> socket.socket:
     """IPv4 where the host has that too."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
-    families = {family for family, *_ in found}
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+    families = {family for family, *_ in addresses}
     family = socket.AF_INET
     if socket.AF_INET not in families:
-        family = found[0][0]
+        family = addresses[0][0]
     return socket.create_server((host, port), family=family)
 
 
@@ -157,9 +150,8 @@ class _Called:
         self._server = server
         self._socket = called
         self._nonce = secrets.token_bytes(NONCE)
-        self._greeting: bytes | None = (
-            b""  # as far as it is here; None once it has been answered
-        )
+        # As far as it is here; None once it has been answered.
+        self._greeting: bytes | None = b""
         self._frames = Frames()
         self._unsent = b""
         called.setblocking(False)
@@ -217,11 +209,11 @@ class _Called:
         if len(self._greeting) < GREETING:
             return b""
         greeting = self._greeting[:GREETING]
-        rest = self._greeting[GREETING:]
+        remainder = self._greeting[GREETING:]
         self._send(greeted(self._server.key, self._nonce, greeting))
         self._greeting = None
         del self._server.ungreeted[self]
-        return rest
+        return remainder
 
     def _send(self, data: bytes) -> None:
         """Send what can be sent now, the rest when the other end takes it."""

@@ -23,9 +23,7 @@ class Line(Protocol):
     """A worker's end."""
 
     def ask(self, message: Any) -> Any:
-        """The answer, whenever it comes; ConnectionError where the other end is
-        gone.
-        """
+        """The answer, when it comes; ConnectionError if the other end is gone."""
 
     def close(self) -> None:
         """Leave."""
@@ -51,20 +49,14 @@ class Transport(Protocol):
     """How workers reach a coordinator."""
 
     def listen(self, answers: Answers) -> Listening:
-        """Pass on what is asked; call `answers.look` after questions, and when it is
-        due.
-        """
+        """Pass on what is asked; call `answers.look` after it, and when due."""
 
     def connect(self, address: tuple[str, int]) -> Line:
-        """ConnectionRefusedError where nobody listens yet; OSError where nobody
-        will.
-        """
+        """ConnectionRefusedError if nobody listens yet; OSError if none will."""
 
 
 class Tcp(NamedTuple):
-    """Over a network, to whoever has the key: `listen` at this host, at a free port if
-    it is 0.
-    """
+    """Over a network, to whoever has the key: at this host, at any free port if 0."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -110,9 +102,7 @@ class Memory:
 
 
 class _Within:
-    """Questions are answered in the threads that ask; another one looks when it is
-    due.
-    """
+    """Questions are answered in the threads that ask; another looks when due."""
 
     address = ("memory", 0)
 

@@ -79,7 +79,7 @@ def test_shared_steps_tell_what_own_ones_take(paces):
     """On average; also of workers that are five times as slow, and do few chunks."""
     _, steps, heard = _shared(paces)
     judge = Judge(PLACE, Asking(QUESTION))
-    owns = [judge._own(step, judge._estimate(step)) for step in steps]
+    owns = [judge._own_seconds(step, judge._estimate(step)) for step in steps]
     expected = (CHUNKS * CHUNK * paces[heard]).max(axis=1).mean() + QUESTION
     assert len(steps) > STEPS / 2
     assert np.mean(owns) == pytest.approx(expected, rel=1e-9)
@@ -94,7 +94,7 @@ def test_what_a_chunk_takes_whatever_its_size_is_learnt_from_its_pieces():
     seconds = CHUNK * np.tile(pieces + (1 - pieces) / 3, WORKERS)
     who = np.repeat(np.arange(WORKERS), len(pieces))
     step = DoneStep(True, who, seconds, np.zeros(WORKERS), took=0.2)
-    own = judge._own(step, judge._estimate(step))
+    own = judge._own_seconds(step, judge._estimate(step))
     assert judge._reader.fixed == pytest.approx(1 / 3)
     assert own == pytest.approx(CHUNKS * CHUNK + judge.asking.alone)
 

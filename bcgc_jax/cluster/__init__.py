@@ -1,6 +1,4 @@
-"""Gradient descent on real processes: Ray, partial stragglers, dead workers (extra
-`cluster`).
-"""
+"""Gradient descent on real processes of Ray, some slow, some lost (extra `cluster`)."""
 
 from bcgc_jax.cluster.checkpoints import Checkpoints as Checkpoints
 from bcgc_jax.cluster.decisions import Decision as Decision

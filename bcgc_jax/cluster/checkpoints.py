@@ -1,6 +1,4 @@
-"""What a master needs to go on after it was killed: the last two states, in NumPy's
-files.
-"""
+"""What a master that was killed needs to go on: the last two states, as .npz."""
 
 import json
 import os
@@ -48,9 +46,7 @@ class Checkpoints:
         self._writer.shutdown()
 
     def save(self, num_steps: int, state: PyTree, *, wait: bool = False) -> None:
-        """Keep the state after `num_steps` iterations, or, unless it waits, skip it
-        while busy.
-        """
+        """Keep a state, that after `num_steps`; while busy wait, or skip it."""
         if wait or self._writing is None or self._writing.done():
             self._writing = self._writer.submit(self._write, num_steps, state)
 
@@ -79,19 +75,19 @@ class Checkpoints:
                 with self._path(steps).open("rb") as raw, np.load(raw) as file:
                     kept = {**json.loads(file["made_with"].item())}
                     arrays = [file[str(k)] for k in range(len(file.files) - 1)]
-            except (
-                Exception
-            ) as error:  # a file that is cut is told by errors of all kinds
+            except Exception as error:  # a cut file raises errors of all kinds
                 damaged[steps] = error
                 continue
-            given = self._described(like)
-            if other := [
-                name for name in kept if name in given and kept[name] != given[name]
+            description = self._described(like)
+            if differences := [
+                name
+                for name in kept
+                if name in description and kept[name] != description[name]
             ]:
                 raise ValueError(
                     f"{self._folder} holds the checkpoint of another training: it was "
-                    f"made with another {', '.join(other)}. Take an empty folder, or "
-                    "what it was made with"
+                    f"made with another {', '.join(differences)}. Take an empty "
+                    "folder, or what it was made with"
                 )
             if most is not None and steps > most:
                 raise ValueError(
@@ -125,9 +121,7 @@ class Checkpoints:
         )
 
     def _described(self, state: PyTree) -> dict[str, Any]:
-        """What a checkpoint was made with: each leaf's path, dtype and shape, and all
-        else.
-        """
+        """What made a checkpoint: leaves' paths, dtypes, shapes, and all else."""
         shapes = []
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             described = f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
@@ -152,8 +146,8 @@ class Checkpoints:
                 )
                 os.fsync(file.fileno())
             part.replace(path)
-            for old in self._kept()[2:]:
-                self._path(old).unlink()
+            for steps in self._kept()[2:]:
+                self._path(steps).unlink()
             self._failed = False
         except Exception as error:
             if not self._failed:  # told once, until one succeeds
@@ -177,9 +171,8 @@ def _restored(array: np.ndarray, like: Any) -> Array:
         return jax.random.wrap_key_data(
             jnp.asarray(array), impl=jax.random.key_impl(like)
         )
-    return jnp.asarray(
-        array.view(jnp.result_type(like))
-    )  # NumPy's files do not know bfloat16
+    # NumPy's files do not know bfloat16.
+    return jnp.asarray(array.view(jnp.result_type(like)))
 
 
 def made_with(

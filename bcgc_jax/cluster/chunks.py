@@ -126,9 +126,7 @@ class ChunkWorker:
                 yield self.sum(answer.send)
 
     def open(self, order: Order, leaves: Sequence[np.ndarray]) -> None:
-        """Begin a step with the `leaves` of the parameters, and forget the step
-        before.
-        """
+        """Begin a step, with its parameters' `leaves`; forget the one before."""
         with self._changed:
             self._order = order
             self._began = time.perf_counter()
@@ -185,16 +183,14 @@ class ChunkWorker:
             self._stopped = max(self._stopped, step)
             self._changed.notify_all()
 
-    def _ask(self, place: Place, question: Begin | Done, again: bool = True) -> Answer:
-        """The answer; where the line breaks, call again, once, and repeat the
-        question.
-        """
+    def _ask(self, place: Place, question: Begin | Done, retry: bool = True) -> Answer:
+        """The answer; where the line breaks, call again once, and ask again."""
         try:
             return ask(self._line_to(place), question)
         except OSError as error:
             self._line = None
-            if again:
-                return self._ask(place, question, again=False)
+            if retry:
+                return self._ask(place, question, retry=False)
             host, port = place.address
             raise ConnectionError(
                 f"worker {self.index} does not reach the master at {host}:{port}, "
@@ -212,14 +208,14 @@ class ChunkWorker:
         return self._line[2]
 
     def _decide(self, answer: Answer) -> None:
-        """Add the last gradient to a sum, or drop it. A sum that was asked for stays as
-        it is.
-        """
+        """Add the last gradient to a sum, or drop it. Sums being sent stay."""
         last = self._last
         self._last = None
         with self._changed:
             self._sums = {
-                k: one for k, one in self._sums.items() if k in answer.standing
+                number: partial_sum
+                for number, partial_sum in self._sums.items()
+                if number in answer.standing
             }
             if (
                 last is None
@@ -240,9 +236,7 @@ class ChunkWorker:
             self._changed.notify_all()
 
     def _gradient_of(self, chunk: Chunk) -> list[Array]:
-        """The leaves of a chunk's gradient, once they are there; none without
-        samples.
-        """
+        """The leaves of a chunk's gradient, computed; none without samples."""
         iteration = self._order.iteration
         subset, number = chunk
         with noted(f"chunk {number} of subset {subset}", iteration):
@@ -263,9 +257,7 @@ class ChunkWorker:
         return drawn(data, count, self.duty.seed, self._order.iteration, *chunk)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
-        """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt
-        it.
-        """
+        """Slow on purpose to the chunk's end: as compute, without interruption."""
         if self._order.pace is None:
             return
         ((late, subset),) = self._order.pace.spans()[:, :2]
@@ -278,8 +270,10 @@ class ChunkWorker:
         time.sleep(max(end - time.perf_counter(), 0))
 
 
-def _on_host(one: Sum) -> Sum:
-    return one._replace(leaves=[np.asarray(leaf) for leaf in one.leaves])
+def _on_host(partial_sum: Sum) -> Sum:
+    return partial_sum._replace(
+        leaves=[np.asarray(leaf) for leaf in partial_sum.leaves]
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

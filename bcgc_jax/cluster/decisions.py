@@ -1,6 +1,4 @@
-"""Uncoded or work sharing on processes: what a `Judge` is told of their steps, and what
-it says.
-"""
+"""Uncoded or work sharing on processes: what a `Judge` hears, and what it says."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,9 +33,7 @@ class Decision(NamedTuple):
 
 
 def subset_times(work: Sequence[Work], num_workers: int) -> np.ndarray:
-    """Seconds of workers for their subsets, uncoded; the longest where none is known,
-    `[N]`.
-    """
+    """Workers' seconds for their subsets, uncoded; the longest if unknown, `[N]`."""
     done = {item.worker: item.done for item in work}
     longest = max(done.values())
     return np.array([done.get(worker, longest) for worker in range(num_workers)])
@@ -52,9 +48,7 @@ def uncoded_step(work: Sequence[Work], place: Placement) -> DoneStep:
 
 
 def shared_step(work: Sequence[Work], place: Placement, took: float) -> DoneStep | None:
-    """Of chunks that were copied the first that was done; None where one was heard of
-    by nobody.
-    """
+    """The first of each chunk's copies that was done; None if one was never heard."""
     first: dict[tuple[int | None, int], Work] = {}
     for item in work:
         first.setdefault((item.subset, item.block), item)

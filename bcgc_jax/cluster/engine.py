@@ -1,6 +1,4 @@
-"""Ray, an optional extra: started here or joined, what its errors mean, workers as its
-actors.
-"""
+"""Ray, an optional extra: started or joined, its errors, workers as its actors."""
 
 import contextlib
 import copyreg
@@ -52,9 +50,7 @@ _ENDING = 5.0
 
 
 def _have_token() -> None:
-    """Ray would write one to the home, for everybody to read, and fail where it cannot
-    write.
-    """
+    """Ray would write a token to the home, for all to read, or fail to write it."""
     if not (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
 
@@ -240,9 +236,7 @@ def _end_all(shutdown: Callable[[], None], folder: str) -> None:
 
 
 def _kill_in(folder: str) -> None:
-    """Kill who works in a folder, and wait until they are gone: they may make the
-    folder anew.
-    """
+    """Kill who works in a folder, and wait: else they could make the folder anew."""
     until = time.monotonic() + _ENDING
     while (left := _at_work_in(folder)) and time.monotonic() < until:
         for pid in left:
@@ -282,9 +276,8 @@ def _check_answers(address: str) -> None:
         )
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE) as line:
-            if (
-                os.environ.get("RAY_USE_TLS", "0") != "0"
-            ):  # encrypted from the first byte on
+            # TLS encrypts from the first byte on.
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
                 return
             line.sendall(_PREFACE)
             if line.recv(9)[3:4] != bytes([_SETTINGS]):
@@ -300,9 +293,7 @@ def _check_answers(address: str) -> None:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What was raised in another process, without the traceback that Ray puts into its
-    text.
-    """
+    """What was raised in another process, without Ray's traceback in its text."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
         return cause
@@ -337,9 +328,7 @@ Source = Callable[[int, int], PyTree]
 
 
 class Made(NamedTuple):
-    """Subset `number` of `total`, to be made by `source`, called `name`, on the
-    worker.
-    """
+    """Subset `number` of `total`: `source`, called `name`, makes it on the worker."""
 
     source: Source
     name: int
@@ -347,16 +336,16 @@ class Made(NamedTuple):
     total: int
 
     def make(self) -> PyTree:
-        made = jax.tree.map(np.asarray, self.source(self.number, self.total))
+        subset = jax.tree.map(np.asarray, self.source(self.number, self.total))
         try:
-            num_samples(made)
+            num_samples(subset)
         except ValueError as error:
             raise ValueError(
                 "the function that makes the data returned no arrays of samples for "
-                f"subset {self.number} of {self.total}, but {made!r:.60}: it must "
+                f"subset {self.number} of {self.total}, but {subset!r:.60}: it must "
                 "return a pytree of arrays [m, …]"
             ) from error
-        return made
+        return subset
 
 
 @contextlib.contextmanager
@@ -371,19 +360,17 @@ def shared_programs() -> Iterator[str]:
     if folder and is_safe(os.path.realpath(folder)):
         yield os.path.realpath(folder)
     else:
-        with private_folder() as own:
-            yield own
+        with private_folder() as new_folder:
+            yield new_folder
 
 
 class Bench:
-    """The workers that a process has compiled, by plan and row, and the data that it
-    has made.
-    """
+    """A process's compiled workers, by plan and row, and the data it has made."""
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
-        # With how many samples their subsets have.
-        # And the seconds of a processor that compiling took.
+        # Workers, the sizes of their subsets, and the seconds of a processor that
+        # compiling took; by the number of the plan and the row in it.
         self._workers: dict[
             tuple[int, int], tuple[WorkerProcess | ChunkWorker, set[int], float]
         ] = {}
@@ -419,31 +406,35 @@ class Bench:
                 counts = set(map(num_samples, subsets.values()))
             if is_made:  # data that the master has not seen
                 _check(duty, next(iter(subsets.values())))
-            made = ChunkWorker if duty.plan.handed_out else WorkerProcess
-            worker = made(duty, index, subsets)
+            worker: WorkerProcess | ChunkWorker
+            if duty.plan.handed_out:
+                worker = ChunkWorker(duty, index, subsets)
+            else:
+                worker = WorkerProcess(duty, index, subsets)
             began = time.process_time()
             worker.warm_up()
             compiled = worker, counts, time.process_time() - began
-        others = {key: one for key, one in self._workers.items() if key[0] in kept}
-        self._workers = {**others, (number, index): compiled}
+        kept_keys = [key for key in self._workers if key[0] in kept]
+        self._workers = {key: self._workers[key] for key in kept_keys}
+        self._workers[number, index] = compiled
         return compiled
 
-    def subsets(self, wanted: Mapping[Any, Any]) -> dict[Any, PyTree]:
-        """Subsets by number, made once or fetched; those not wanted are forgotten."""
+    def subsets(self, sources: Mapping[Any, Any]) -> dict[Any, PyTree]:
+        """Subsets by number, made once or fetched; all others are forgotten."""
         subsets = {}
-        made = {}
-        for j, data in wanted.items():
+        made_subsets = {}
+        for j, data in sources.items():
             if not isinstance(data, Made):
                 subsets[j] = self._fetched(data)
                 continue
             key = data[1:]
-            if key not in made:
+            if key not in made_subsets:
                 if key in self._made:
-                    made[key] = self._made[key]
+                    made_subsets[key] = self._made[key]
                 else:
-                    made[key] = data.make()
-            subsets[j] = made[key]
-        self._made = made
+                    made_subsets[key] = data.make()
+            subsets[j] = made_subsets[key]
+        self._made = made_subsets
         return subsets
 
 
@@ -465,22 +456,20 @@ def _made_chunks(
         spans = plan.spans(num_samples(whole))
         for chunk in chunks:
             data[chunk] = jax.tree.map(
-                lambda x, own=spans[chunk[1]]: x[own].copy(), whole
+                lambda x, span=spans[chunk[1]]: x[span].copy(), whole
             )
     weights = plan.weights([max(counts)] * plan.num_workers)
     return duty._replace(weights=weights), data, counts
 
 
 def _check(duty: Duty[Any], data: PyTree) -> None:
-    one = jax.tree.map(lambda x: x[:1], data)
+    sample = jax.tree.map(lambda x: x[:1], data)
     with jax.enable_x64(duty.x64):  # a setting of each thread
-        check_loss(duty.loss, duty.params, one, duty.plan.mean)
+        check_loss(duty.loss, duty.params, sample, duty.plan.mean)
 
 
 def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens, one compiles what is
-    next.
-    """
+    """The worker as an actor: threads that compute, listen, and compile ahead."""
 
     class Actor:
         worker: Any = None
@@ -537,12 +526,10 @@ _SHORT = 20
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[str]:
-    """A folder of mode 700, to be gone at the end, in a place of few letters if there
-    is one.
-    """
+    """A folder of mode 700, gone at the end, at a path of few letters if it can be."""
     places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
     place = next(
-        (each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir()
+        (path for path in places if 0 < len(path) <= _SHORT), tempfile.gettempdir()
     )
     _sweep(place)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
@@ -565,9 +552,7 @@ def private_folder() -> Iterator[str]:
 
 
 def _remove(folder: str) -> None:
-    """Remove what can be removed, the lock last: without it a folder would not be found
-    again.
-    """
+    """Remove what can be, the lock last: a folder without one is not found again."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -598,9 +583,7 @@ def _sweep(place: str) -> None:
 
 
 def is_safe(path: str, *, private: bool = False) -> bool:
-    """Whether it is this user's folder, and nobody else can write to it, or even look
-    into it.
-    """
+    """Whether it is this user's folder, which no other can write to (or look into)."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -608,5 +591,5 @@ def is_safe(path: str, *, private: bool = False) -> bool:
     refused = 0o022
     if private:
         refused = 0o077
-    own = status.st_uid == os.getuid()
-    return own and stat.S_ISDIR(status.st_mode) and not status.st_mode & refused
+    is_own = status.st_uid == os.getuid()
+    return is_own and stat.S_ISDIR(status.st_mode) and not status.st_mode & refused

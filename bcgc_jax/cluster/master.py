@@ -142,16 +142,12 @@ class Cluster(Processes):
         self._stack.__exit__(*raised)
 
     def close(self) -> None:
-        """End all processes. What another `Cluster` of this process has is left to
-        it.
-        """
+        """End all processes, but not those of another `Cluster` here."""
         self._stack.close()
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """The cluster is at work, which a signal ends; ValueError if it is so in
-        another thread.
-        """
+        """The cluster is at work until a signal; ValueError in two threads."""
         if not self._used.acquire(blocking=False):
             raise ValueError(
                 "the cluster is at work in another thread: one training at a time, or "
@@ -166,7 +162,7 @@ class Cluster(Processes):
     @property
     def plan(self) -> CodingPlan | SharedPlan:
         """The plan that the workers have been given."""
-        return self.given.duty.plan
+        return self.assignment.duty.plan
 
     def assign(
         self,
@@ -237,9 +233,7 @@ class Cluster(Processes):
         )
 
     def _coordinator(self) -> Coordinator:
-        """The coordinator, which listens on this machine alone, unless there are
-        others.
-        """
+        """The coordinator, which listens on this machine alone if it suffices."""
         if self._asked is None:
             host = "127.0.0.1"
             if not self._is_local:
@@ -251,7 +245,7 @@ class Cluster(Processes):
         if self._asked is not None:
             self._asked.close()
 
-    def _made(self, source: Source, workers: int) -> list[Made]:
+    def _made_subsets(self, source: Source, workers: int) -> list[Made]:
         """Each subset, to be made on the workers."""
         name, _ = self._sources.setdefault(id(source), (len(self._sources), source))
         return [Made(source, name, j, workers) for j in range(workers)]
@@ -265,7 +259,8 @@ class Cluster(Processes):
         """Where the workers find each subset, and what its loss counts, `[N]`."""
         workers = plan.num_workers
         if callable(subsets):
-            return dict(enumerate(self._made(subsets, workers))), np.ones(workers)
+            sources = self._made_subsets(subsets, workers)
+            return dict(enumerate(sources)), np.ones(workers)
         sizes = _sizes(subsets, workers, batch_size)
         if plan.mean:
             weights = sizes / sizes.mean()
@@ -280,26 +275,24 @@ class Cluster(Processes):
         subsets: Source | Sequence[PyTree],
         batch_size: int | None,
     ) -> tuple[dict[Chunk, Any], np.ndarray]:
-        """Where the workers find each chunk's samples, and what it counts, if it is
-        known here.
-        """
+        """Where workers find each chunk, and what it counts, if known here."""
         if batch_size is not None and min(plan.drawn(batch_size)) < 1:
             raise ValueError(
                 f"a batch of {batch_size} samples of each subset leaves chunks without "
                 "any: take more samples or fewer chunks"
             )
         if callable(subsets):
-            made = self._made(subsets, plan.num_workers)
+            sources = self._made_subsets(subsets, plan.num_workers)
             numbers = range(len(plan.sizes))
-            return {(one.number, c): one for one in made for c in numbers}, np.zeros(0)
+            return {
+                (source.number, c): source for source in sources for c in numbers
+            }, np.zeros(0)
         _sizes(subsets, plan.num_workers, batch_size)
         chunks, weights = plan.cut(subsets)
         return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
 
     def take_up(self, work: Assignment) -> None:
-        """Have the workers do that from now on, compiled or not; raises what `assign`
-        does.
-        """
+        """Have the workers do that from now on; raises what `assign` does."""
         with self.at_work():
             # Before all else: what it refuses leaves the workers with what they had.
             self._resize(work.duty.plan.num_workers)
@@ -317,7 +310,7 @@ class Cluster(Processes):
             {count for process in self._living for count in process.samples}
         )
         if len(counts) > 1 or counts[0] < (batch_size or 0):
-            self._given = None
+            self._assignment = None
             raise ValueError(
                 "subsets that are made on the workers must have one size, and "
                 "batch_size samples at least; there are some of "
@@ -351,27 +344,25 @@ class Cluster(Processes):
         with self.at_work():
             begin = time.monotonic()
             call = next(self._calls)
-            given = self.given
+            assignment = self.assignment
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
             # into the store once, not to each worker
             large = sum(leaf.nbytes for leaf in leaves) > 2**16
-            told = leaves
+            sent_leaves = leaves
             if large:
-                told = self.ray.put(leaves)
-            round_ = given.round(call, self.iteration, told, pace, begin)
+                sent_leaves = self.ray.put(leaves)
+            round_ = assignment.round(call, self.iteration, sent_leaves, pace, begin)
             try:
                 return _Iteration(round_, self, call, begin).run()
             finally:
                 round_.end()
-                given.leave(round_)
+                assignment.leave(round_)
 
 
 def _sizes(
     subsets: Sequence[PyTree], workers: int, batch_size: int | None
 ) -> np.ndarray:
-    """How many samples each subset has, `[N]`; ValueError for another number of
-    subsets.
-    """
+    """How many samples each subset has, `[N]`; ValueError if not N subsets."""
     if len(subsets) != workers:
         raise ValueError(
             f"there must be {workers} subsets, one a worker, got {len(subsets)}"
@@ -394,9 +385,7 @@ def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
 
 
 class _Iteration:
-    """One iteration of `processes`, by a `round`; `call` is new each time, for
-    `stop`.
-    """
+    """One iteration of `processes`, by a `round`; `call` is new, for `stop`."""
 
     def __init__(
         self, round_: Round, processes: Processes, call: int, begin: float
@@ -419,9 +408,7 @@ class _Iteration:
         return time.monotonic() - self.begin
 
     def run(self) -> ClusterGradient:
-        """The gradient; raises WorkersLost where there is none, and what the loss
-        raised.
-        """
+        """The gradient; WorkersLost if there is none, or what the loss raised."""
         try:
             for worker in self.workers:
                 self._begin(worker)
@@ -443,9 +430,7 @@ class _Iteration:
         )
 
     def _begin(self, worker: int) -> None:
-        """Give a worker the iteration, or wait for the event after which it can have
-        it.
-        """
+        """Give a worker the iteration, or wait for what it must end before."""
         process = self.processes[worker]
         if process is None:
             self._send(self.round.lost(worker, self.now))
@@ -466,7 +451,7 @@ class _Iteration:
         for ask in asks:
             process = self.processes[ask.worker]
             assert process is not None  # of a lost one nothing counts as done
-            answer = process.call(ask.method, ask.given)
+            answer = process.call(ask.method, ask.arguments)
             self.waiting[answer] = ask.worker, functools.partial(self._hear, ask)
             if ask.method != "deliver":
                 self.computing.add(ask.worker)
@@ -499,10 +484,11 @@ class _Iteration:
             take(item, worker)
             process.speaks()
         except self.ray.exceptions.RayError as error:  # that too if messages are lost
-            raised = isinstance(error, self.ray.exceptions.RayTaskError)
-            if raised:
+            event = "died"
+            if isinstance(error, self.ray.exceptions.RayTaskError):
+                event = "failed"
                 self.processes.check_raised({worker: error})
-            self._lose(worker, "failed" if raised else "died", error)
+            self._lose(worker, event, error)
             self._check()
 
     def _awaited(self, event: Any, worker: int) -> None:
@@ -514,9 +500,7 @@ class _Iteration:
         self._check()
 
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
-        """Take an answer, a message of a stream, or its end: after the last task, or if
-        stopped.
-        """
+        """Take an answer, a message of a stream, or a stream's end."""
         message = None
         ended = True
         is_stream = ask.method != "deliver"

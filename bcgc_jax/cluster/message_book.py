@@ -18,9 +18,7 @@ from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
 class Request(NamedTuple):
-    """A request for a worker's message of a `block`; of a schedule, for the sum over
-    `subsets`.
-    """
+    """A request for a worker's message of a `block`, or its sum over `subsets`."""
 
     worker: int
     block: int
@@ -84,23 +82,21 @@ class Decoder:
 def _sum(
     scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
 ) -> np.ndarray:
-    """Σ_w a_w m_w from `begin` on, summed in float64, a row at a time that stays in the
-    cache.
-    """
-    (first, message), *others = scaled
+    """Σ_w a_w m_w from `begin` on, in float64, by rows that stay in the cache."""
+    (first_weight, message), *later_terms = scaled
     row = 2**16
     total, term = np.empty((2, min(row, out.size)))
     with np.errstate(all="ignore"):  # a loss may overflow: its training sees it
         for start in range(0, out.size, row):
             size = min(row, out.size - start)
-            some = slice(begin + start, begin + start + size)
-            total[:size] = message[some]
-            for weight, other in others:
-                term[:size] = other[some]
-                if weight != first:  # plain sums are multiplied once
-                    term[:size] *= weight / first
+            span = slice(begin + start, begin + start + size)
+            total[:size] = message[span]
+            for weight, values in later_terms:
+                term[:size] = values[span]
+                if weight != first_weight:  # plain sums are multiplied once
+                    term[:size] *= weight / first_weight
                 total[:size] += term[:size]
-            total[:size] *= first
+            total[:size] *= first_weight
             out[start : start + size] = total[:size]
     return out
 
@@ -124,7 +120,7 @@ class MessageBook:
         self._taken = np.zeros_like(decoder.offers[:, 0])
         self._open: set[Request] = set()
         self._asked = np.zeros(self._plan.num_workers, int)
-        # Of a code the messages by worker, of a schedule one sum.
+        # A code's messages by worker; a schedule's one sum.
         self._messages: list[dict[int, np.ndarray]] = [{} for _ in self._wanted]
 
     def report(self, announced: Request) -> list[Request]:
@@ -148,21 +144,20 @@ class MessageBook:
         self._taken[block, terms] = True
         if self._plan.coded:
             messages[worker] = values
-        elif (
-            0 in messages and messages[0].flags.writeable
-        ):  # the first one is Ray's own
+        elif 0 not in messages:
+            messages[0] = values
+        elif messages[0].flags.writeable:
             messages[0] += values
-        else:
-            if messages:
-                messages[0] = messages[0] + values
-            else:
-                messages[0] = values
+        else:  # the first message is Ray's own, and read only
+            messages[0] = messages[0] + values
         return True
 
     def gradients(self, block: int) -> list[np.ndarray] | None:
         """The gradients of a block by leaf, None before the last of its terms."""
         coming = sum(
-            len(terms_of(self._plan, one)) for one in self._open if one.block == block
+            len(terms_of(self._plan, request))
+            for request in self._open
+            if request.block == block
         )
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
@@ -187,39 +182,35 @@ class MessageBook:
         ]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether each block can be had, bool `[B]`, if `coming`, bool `[N]`, do all
-        tasks.
-        """
-        there = self._ready | (self.decoder.offers & coming[:, None])
-        return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
+        """Whether `coming`, bool `[N]`, can complete each block, bool `[B]`."""
+        available = self._ready | (self.decoder.offers & coming[:, None])
+        return np.sum(self._taken | available.any(axis=1), axis=1) >= self._wanted
 
     def due(self, block: int) -> list[Request]:
         """Requests for what nobody was asked for: few, and for workers that had few."""
-        taken = self._taken[block]
-        ready = self._ready[block]
+        is_taken = self._taken[block]
+        is_ready = self._ready[block]
         requests = []
-        if not self._plan.coded and not np.all(taken | ready.any(axis=0)):
+        if not self._plan.coded and not np.all(is_taken | is_ready.any(axis=0)):
             return []
-        while taken.sum() < self._wanted[block]:
-            useful = np.sum(ready & ~taken, axis=1)
+        while is_taken.sum() < self._wanted[block]:
+            useful = np.sum(is_ready & ~is_taken, axis=1)
             worker = int(np.lexsort((self._asked, -useful))[0])
             if not useful[worker]:
                 break
-            chosen = np.flatnonzero(ready[worker] & ~taken)
+            chosen = np.flatnonzero(is_ready[worker] & ~is_taken)
             subsets = tuple(chosen.tolist())
             if self._plan.coded:
                 subsets = self._plan.codes[block].subsets[worker]
             requests.append(Request(worker, block, subsets))
-            taken[chosen] = True
+            is_taken[chosen] = True
             self._asked[worker] += 1
         self._open.update(requests)
         return requests
 
 
 def terms_of(plan: CodingPlan, request: Request) -> list[int]:
-    """The numbers of terms: of a schedule the subsets', of a code the worker's or its
-    group's.
-    """
+    """A schedule's terms are subsets; a code's are workers, or their groups."""
     worker, block, subsets = request
     if not plan.coded:
         return list(subsets)

@@ -192,10 +192,11 @@ class Course:
         self._seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
         # Workers of the training, and how many there can be at most.
         self.num_workers = self.cluster.size
-        self._most = sys.maxsize
+        self._max_workers = sys.maxsize
         if isinstance(self.source, Told):
             problem = self.source.problem
-            self.num_workers = self._most = int(np.asarray(problem.num_workers))
+            self.num_workers = int(np.asarray(problem.num_workers))
+            self._max_workers = self.num_workers
             if self.pace is not None and self.pace.start_ups is None:
                 self.pace = dataclasses.replace(self.pace, start_ups=problem.start_up)
         self._joined: list[int] = []  # members that the plan is not yet for
@@ -221,8 +222,14 @@ class Course:
         parts = self.data
         if not callable(self.data):
             parts = split_unevenly(self.data, len(self.members))
-        given = self.loss, scheme.work, self.params, parts
-        return self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
+        return self.cluster.prepare(
+            self.loss,
+            scheme.work,
+            self.params,
+            parts,
+            batch_size=self.batch_size,
+            seed=self._seed,
+        )
 
     def is_ready(self) -> bool:
         """Whether there is another plan, and the workers are ready for it."""
@@ -235,15 +242,15 @@ class Course:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Whether there are other workers than the plan is for, or they have other
-        work.
-        """
+        """Whether the workers, or their work, are others than the plan's."""
         cluster = self.cluster
         left = len(self.members)
-        resized = not cluster.does(self._given)
-        count = min(
-            cluster.num_workers if resized else left + cluster.returning(), self._most
-        )
+        resized = not cluster.does(self._assignment)
+        if resized:
+            count = cluster.num_workers
+        else:
+            count = left + cluster.returning()
+        count = min(count, self._max_workers)
         self.num_workers = max(self.num_workers, count)
         # `before_step` has the cluster too.
         absent = [w for w in range(self.num_workers) if w not in self.members]
@@ -282,18 +289,13 @@ class Course:
             load = np.asarray(scheme.load, float)
             sent = np.asarray(scheme.sent, float)
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
-            nothing = np.zeros(len(self.members))
-            scheme.work.completed(
-                scheme.pace(nothing, nothing)
-            )  # compiled before the clock runs
+            _compile_pace(scheme, len(self.members))  # before the clock runs
         self.scheme = scheme
-        self._given = self.cluster.given
+        self._assignment = self.cluster.assignment
         self._joined = []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """The gradient, whoever is lost; who has returned, and a new plan, are taken up
-        before.
-        """
+        """The gradient, whoever is lost; before, a new plan or workers come in."""
         if self.follow() or self.is_ready():
             self.replan()
         while True:
@@ -313,32 +315,39 @@ class Course:
                 return gradient
 
 
+def _compile_pace(scheme: TrainingScheme, workers: int) -> None:
+    nothing = np.zeros(workers)
+    scheme.work.completed(scheme.pace(nothing, nothing))
+
+
 def scheme_for(
     key: Array,
-    told: Told,
+    plans: Told,
     members: Sequence[int],
     params: PyTree,
     batch_size: int | None,
 ) -> TrainingScheme:
     """What is planned for those workers of a problem that are left."""
-    problem = told.problem
-    method = told.method
-    options = told.plan_options
+    problem = plans.problem
+    method = plans.method
+    options = plans.plan_options
     workers = int(np.asarray(problem.num_workers))
     left = len(members)
     if left < workers:
         law = problem.cycle_time.of_workers(members)
-        samples = problem.num_samples * (1 if batch_size is None else left / workers)
+        samples = problem.num_samples
+        if batch_size is not None:
+            samples = samples * (left / workers)
         # The program that solved it for all workers then solves it for those left,
         # unless each has its own.
-        most = left
+        max_workers = left
         if law.width() is None:
-            most = problem.max_workers
+            max_workers = problem.max_workers
         problem = replace(
             problem,
             cycle_time=law,
             num_workers=left,
-            max_workers=most,
+            max_workers=max_workers,
             num_samples=samples,
         )
     if isinstance(method, Plan):
@@ -351,7 +360,7 @@ def scheme_for(
         if left == workers:
             raise
         warnings.warn(
-            f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}',
+            f'"{plans.name}" is no scheme for the workers left, "optimal" is: {error}',
             stacklevel=2,
         )
         solution = solve(problem, key=solve_key)
@@ -386,9 +395,7 @@ class Loop(Course):
         self._beside: collections.deque[float] = collections.deque(maxlen=_LAST)
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """The gradient; its time is that of what is prepared, a change, and the
-        step.
-        """
+        """The gradient, timed with what is prepared, a change, and the step."""
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
@@ -405,16 +412,11 @@ class Loop(Course):
             self._observe(gradient.work)
         self._before = self.scheme
         if self.pace is not None and self._wanted and True in self._schemes:
-            shared = self._schemes[True]
-            nothing = np.zeros(len(self.members))
-            shared.work.completed(
-                shared.pace(nothing, nothing)
-            )  # compiled beside the clock
+            # Beside the clock.
+            _compile_pace(self._schemes[True], len(self.members))
 
     def _is_judged(self) -> bool:
-        """Whether the step tells something: not after a change or a fault, nor beside
-        compiling.
-        """
+        """Whether the step counts: no change, fault or compiling beside it."""
         if self.scheme is not self._before or len(self.cluster.faults) != self._faults:
             return False
         shared = self._works.get(True)
@@ -450,9 +452,7 @@ class Loop(Course):
         )
 
     def give_work(self) -> TrainingScheme:
-        """Give what is wanted, once it is ready; with other workers than before all
-        begins anew.
-        """
+        """Give work, shared once that is ready; other workers begin anew."""
         before = None if self._judge is None else self.scheme.method
         uncoded = self._works.get(False)
         if uncoded is None or uncoded.duty.plan.num_workers != len(self.members):
@@ -504,9 +504,7 @@ class Loop(Course):
         return min(self.source.max_stored, len(self.members))
 
     def _numbers_of_chunks(self) -> list[int]:
-        """The numbers of chunks with which every chunk has samples, as far as it is
-        known here.
-        """
+        """Numbers of chunks that leave none without samples, if known here."""
         if self.batch_size is None:
             if callable(self.data):
                 return list(_CHUNKS)
@@ -522,9 +520,7 @@ class Loop(Course):
         return WorkSharing(len(self.members), self._stored, chunks)
 
     def _is_worth_compiling(self) -> bool:
-        """Whether sharing saves more than compiling for it takes; if not, that is told
-        once.
-        """
+        """Whether sharing saves more than it compiles; if not, say it once."""
         assert self._judge is not None
         compiling = len(set(self._place.sizes)) * self.cluster.compiled_in
         saved = (self.num_steps - self._step) * float(np.mean(self._judge.mode.saved))
@@ -539,14 +535,14 @@ class Loop(Course):
         return max(min(item.heard - item.done - item.overrun for item in records), 0.0)
 
     def _sharing_rule(self) -> WorkSharing:
-        """Work sharing in chunks that take ten times as long as a question, or in the
-        fewest.
-        """
+        """Work sharing in chunks of at least a message's time, or the fewest."""
         workers = len(self.members)
         subset = float(np.median([subset_times(step, workers) for step in self.work]))
         possible = self._numbers_of_chunks()
-        long = [chunks for chunks in possible if subset / chunks >= self._message()]
-        return self._rule(long[0] if long else possible[-1])
+        for chunks in possible:
+            if subset / chunks >= self._message():
+                return self._rule(chunks)
+        return self._rule(possible[-1])
 
     def _prepare_sharing(self) -> None:
         place = self._place
@@ -563,5 +559,6 @@ class Loop(Course):
     def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
         self._schemes[sharing] = scheme
         self._works[sharing] = self.prepared(scheme)
+        numbers = tuple(work.number for work in self._works.values())
         for work in self._works.values():
-            work.kept = tuple(one.number for one in self._works.values())
+            work.kept = numbers

@@ -33,7 +33,7 @@ _LOADING = 30.0
 _FREEING = 10.0
 # Calls of earlier iterations with which a worker gets nothing of this one.
 _UNFINISHED = 2
-# a successor has so many times as long for each as the slowest took to be ready
+# A successor may take so many times as long as the slowest took to be ready.
 _SLOWER = 3.0
 _NO_ROOM = "the nodes that are left have no room for it"
 
@@ -53,9 +53,7 @@ class Fault(NamedTuple):
 
 
 class WorkersLost(RuntimeError):
-    """Workers are lost, and a block needs them. `workers` are all that are lost, by
-    number.
-    """
+    """Workers that a block needs are lost; `workers` are all that are."""
 
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
@@ -78,9 +76,8 @@ class Assignment:
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
     coordinator: Coordinator | None = None  # of work sharing
-    roster: Roster | None = (
-        None  # of work sharing, the workers after the last iteration
-    )
+    # The workers of work sharing, after the last iteration.
+    roster: Roster | None = None
     _decoder: Decoder | None = None
 
     @property
@@ -97,9 +94,7 @@ class Assignment:
     def round(
         self, call: int, iteration: int, leaves: Any, pace: Pace | None, begin: float
     ) -> Round:
-        """The round of an iteration that begins now; `leaves` of the parameters are for
-        workers.
-        """
+        """The round of an iteration that begins now, with parameters' `leaves`."""
         if self.coordinator is not None:
             round_ = SharedRound(
                 plan=self.duty.plan,
@@ -130,18 +125,16 @@ class Process:
 
     ray: Any
     actor: Any
-    here: str  # the master's node
+    master_node: str
     attempts: int = 0  # processes before it that did not finish an iteration
-    starting: Any = (
-        None  # the reference that is ready once it has loaded, None from then on
-    )
+    # The reference that is ready once it has loaded; None from then on.
+    starting: Any = None
     pid: int | None = None
     node: str | None = None
-    # of the process itself, whoever has its number later; on Linux, on this node
+    # The process itself, whoever has its number later; on Linux, on this node.
     handle: int | None = None
-    unfinished: list[Any] = dataclasses.field(
-        default_factory=list
-    )  # references of its iterations
+    # References of its iterations.
+    unfinished: list[Any] = dataclasses.field(default_factory=list)
     samples: Collection[int] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
@@ -158,17 +151,15 @@ class Process:
         self.heard = time.monotonic()
 
     def has_answered(self, wait: float | None = 0) -> bool:
-        """Whether it answers what it was asked within so many seconds, which says who
-        it is.
-        """
-        answered, _ = self.ray.wait(
-            [] if self.asked is None else [self.asked], timeout=wait
-        )
-        with contextlib.suppress(
-            self.ray.exceptions.RayError
-        ):  # a dead one shows elsewhere
+        """Whether it answers within so many seconds; it says then who it is."""
+        questions = []
+        if self.asked is not None:
+            questions = [self.asked]
+        answered, _ = self.ray.wait(questions, timeout=wait)
+        # A dead process shows elsewhere.
+        with contextlib.suppress(self.ray.exceptions.RayError):
             for node, pid in self.ray.get(answered):
-                if self.pid is None and node == self.here:
+                if self.pid is None and node == self.master_node:
                     # another system; or it is gone
                     with contextlib.suppress(AttributeError, OSError):
                         self.handle = os.pidfd_open(pid)
@@ -184,9 +175,7 @@ class Process:
             os.close(self.handle)
 
     def awaited(self) -> Any:
-        """What must end before it takes an iteration, its start or an old call; None if
-        nothing.
-        """
+        """Its start, or an old call, that an iteration must wait for, or None."""
         if self.starting is not None:
             return self.starting
         if self.unfinished:
@@ -209,22 +198,18 @@ class Process:
         if not self.unfinished:
             self.heard = time.monotonic()  # nothing was asked of it until now
 
-    def call(self, method: str, given: Sequence[Any]) -> Any:
-        """The reference to what its actor delivers, or to an iteration's stream of
-        messages.
-        """
+    def call(self, method: str, arguments: Sequence[Any]) -> Any:
+        """The reference to what its actor delivers, or an iteration's stream."""
         called = getattr(self.actor, method)
         if method == "deliver":
-            return called.remote(*given)
-        stream = called.options(num_returns="streaming").remote(*given)
+            return called.remote(*arguments)
+        stream = called.options(num_returns="streaming").remote(*arguments)
         self.unfinished.append(stream.completed())
         return stream
 
 
 class Processes:
-    """N processes, by the number of the worker; None for one that is lost, or not yet
-    started.
-    """
+    """N processes, by worker; None for one that is lost or not yet started."""
 
     def __init__(
         self,
@@ -245,20 +230,19 @@ class Processes:
         self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
-        self._raised_for: dict[
-            str, set[int]
-        ] = {}  # workers, by the note of the samples
-        self.compiled_in = (
-            0.0  # seconds of a processor, of the slowest, for what they do
-        )
+        # Workers whose loss raised, by the note of the samples.
+        self._raised_for: dict[str, set[int]] = {}
+        # Seconds of a processor that the slowest worker has compiled for what it does.
+        self.compiled_in = 0.0
         self._missing = 0  # given up for want of room
         self._looked = 0.0  # when room was last looked for
-        self._started_in = (
-            0.0  # seconds that the slowest new one took until it had loaded
-        )
-        self._given: Assignment | None = None
+        # Seconds that the slowest new process took until it had loaded.
+        self._started_in = 0.0
+        self._assignment: Assignment | None = None
         self._programs = programs
-        self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
+        self._needs = {"CPU": 1.0}
+        if num_gpus:
+            self._needs["GPU"] = num_gpus
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
         self._all: list[Process | None] = []
@@ -266,24 +250,20 @@ class Processes:
         self._resize(num_workers)
 
     @property
-    def given(self) -> Assignment:
+    def assignment(self) -> Assignment:
         """What the workers are to do."""
         self._check_open()
-        if self._given is None:
+        if self._assignment is None:
             raise ValueError("the workers have no work yet: call assign first")
-        return self._given
+        return self._assignment
 
     def does(self, work: Assignment) -> bool:
-        """Whether this is what they are to do: nobody has resized them, or given other
-        work.
-        """
-        return self._given is work
+        """Whether they do this: nobody has resized them, or given other work."""
+        return self._assignment is work
 
     @property
     def pause(self) -> float:
-        """Seconds between looks at who is silent: a minute at most, however long the
-        patience.
-        """
+        """Seconds between looks at who is silent: a minute at most."""
         return min(self.patience / 2, 60.0)
 
     @property
@@ -297,7 +277,9 @@ class Processes:
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
         return tuple(
-            w for w, process in enumerate(self._all) if process is None and self._given
+            w
+            for w, process in enumerate(self._all)
+            if process is None and self._assignment
         )
 
     @property
@@ -332,7 +314,7 @@ class Processes:
         for process in living[num_workers:]:
             process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
-        self._given = None
+        self._assignment = None
 
     def returning(self) -> int:
         """For how many workers that were given up there is room again; they count from
@@ -340,11 +322,11 @@ class Processes:
 
         Looked at each second at most.
         """
-        wanted = min(self._missing, self.size - self.num_workers)
-        if wanted <= 0 or time.monotonic() - self._looked < 1:
+        missing = min(self._missing, self.size - self.num_workers)
+        if missing <= 0 or time.monotonic() - self._looked < 1:
             return 0
         self._looked = time.monotonic()
-        count = min(wanted, self._room_in(self.ray.available_resources()))
+        count = min(missing, self._room_in(self.ray.available_resources()))
         self._missing -= count
         return count
 
@@ -357,12 +339,17 @@ class Processes:
         self._check_open()
         left = self.num_workers - len(self.lost)
         if left < self.size:
-            if short := self._shortage(self.size - left) if left else "":
-                told = (
+            short = ""
+            if left:
+                short = self._shortage(self.size - left)
+            size = self.size
+            if short:
+                size = left
+                message = (
                     f"it goes on with {left} of {self.size} workers: there are {short}"
                 )
-                warnings.warn(told, stacklevel=3)
-            self._resize(left if short else self.size)
+                warnings.warn(message, stacklevel=3)
+            self._resize(size)
 
     def _check_open(self) -> None:
         if self._closed or not self._has_ray():
@@ -382,27 +369,25 @@ class Processes:
         rooms = (resources.get(name, 0.0) / need for name, need in self._needs.items())
         return min(int(room + 1e-9) for room in rooms)
 
-    def _shortage(self, more: int) -> str:
-        """What Ray lacks for more workers; it would wait for that without a word.
+    def _shortage(self, count: int) -> str:
+        """What Ray lacks for so many more workers; it would wait without a word.
 
         CPUs of workers that have just ended come back within some seconds, if there are
         as many at all.
         """
         begin = time.monotonic()
-        while self._room_in(free := self.ray.available_resources()) < more:
-            if not self._can_hold(more) or time.monotonic() - begin > _FREEING:
-                needed = {name: more * need for name, need in self._needs.items()}
-                name = next(name for name in needed if free.get(name, 0) < needed[name])
-                return (
-                    f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
-                )
+        while self._room_in(free := self.ray.available_resources()) < count:
+            if not self._can_hold(count) or time.monotonic() - begin > _FREEING:
+                needs = {name: count * need for name, need in self._needs.items()}
+                name = next(name for name in needs if free.get(name, 0) < needs[name])
+                return f"{free.get(name, 0.0):g} free {name}s of {needs[name]:g} needed"
             time.sleep(0.1)
             signals.check()
         return ""
 
-    def _can_hold(self, more: int) -> bool:
-        """Whether the nodes that are left are large enough for all, were they free."""
-        return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
+    def _can_hold(self, count: int) -> bool:
+        """Whether the nodes that are left would hold `count` more, were they free."""
+        return self._room_in(self.ray.cluster_resources()) >= count + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
         """Have the workers compile `work` beside what they do; return whether all have,
@@ -433,10 +418,8 @@ class Processes:
         return True
 
     def _give(self, work: Assignment) -> None:
-        """Give all their duty and data, and start those that are not there; they load
-        meanwhile.
-        """
-        self._given = work
+        """Give all their duty and data, to load; start those that are missing."""
+        self._assignment = work
         self.compiled_in = 0.0
         self._raised.clear()
         self._raised_for.clear()
@@ -448,17 +431,14 @@ class Processes:
 
     def starting(self) -> dict[Any, int]:
         """Whose start each reference is."""
-        there = [
-            (w, process) for w, process in enumerate(self._all) if process is not None
-        ]
         return {
-            process.starting: w for w, process in there if process.starting is not None
+            process.starting: worker
+            for worker, process in enumerate(self._all)
+            if process is not None and process.starting is not None
         }
 
     def _wait_until_loaded(self) -> None:
-        """Wait until nobody starts; WorkersLost if some cannot, and what the loss
-        raises in all.
-        """
+        """Wait until all are started; WorkersLost, or what the loss raises."""
         raised: dict[int, Exception] = {}
         while starting := self.starting():
             asked = [
@@ -479,7 +459,9 @@ class Processes:
                     raised[worker] = error
                 except self.ray.exceptions.RayError as error:
                     self.lose(worker, "died", error)
-            for worker in () if ready else [starting[start] for start in asked]:
+            if ready:
+                continue
+            for worker in (starting[start] for start in asked):
                 if why := self.silence(worker):
                     self.lose(worker, "hung", why)
         if self.lost:
@@ -494,7 +476,10 @@ class Processes:
         assert process is not None
         process.samples, compiled_in = self.ray.get(process.starting)
         self.compiled_in = max(self.compiled_in, compiled_in)
-        process.has_answered(wait=None if process.pid is None else 0)
+        wait: float | None = 0
+        if process.pid is None:  # it says now who it is
+            wait = None
+        process.has_answered(wait)
         self._started_in = max(self._started_in, time.monotonic() - process.born_at)
         process.born_at = np.inf  # what it loads later is no start
         process.starting = None
@@ -526,16 +511,13 @@ class Processes:
         limit = _LOADING
         if process.pid is None:
             limit = _STARTING
-        if (
-            process.attempts and self._started_in
-        ):  # not at first, when all start at once
+        # A successor alone is measured: at first all start at once.
+        if process.attempts and self._started_in:
             limit = min(limit, _SLOWER * self._started_in)
         return max(self.patience, limit)
 
     def silence(self, worker: int) -> str:
-        """Why a worker counts as hung: still silent when asked, or no room to start;
-        else "".
-        """
+        """Why a worker counts as hung: silent when asked, no room; else ""."""
         process = self._all[worker]
         now = time.monotonic()
         if process is None:
@@ -561,8 +543,12 @@ class Processes:
         """
         process = self._all[worker]
         assert process is not None
-        self.error = why if isinstance(why, Exception) else None
-        reason = why if isinstance(why, str) else reason_of(why)
+        if isinstance(why, str):
+            self.error = None
+            reason = why
+        else:
+            self.error = why
+            reason = reason_of(why)
         self.faults.append(Fault(self.iteration, worker, what, reason))
         self.why = f" ({reason})"
         started = process.has_answered() or process.pid is not None
@@ -591,14 +577,13 @@ class Processes:
 
     def _end(self) -> None:
         self._closed = True
-        for process in self._living if self._has_ray() else []:
-            process.end()
+        if self._has_ray():
+            for process in self._living:
+                process.end()
         self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
-        """Start a process; where its predecessor has `failed` on a node, on another if
-        possible.
-        """
+        """Start a process, if possible not on the node where one has `failed`."""
         place: Any = "SPREAD"
         if failed is not None:
             from ray.util.scheduling_strategies import (
@@ -625,17 +610,14 @@ class Processes:
         self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
-        process.starting = process.actor.load.remote(*self._order(self.given, worker))
+        process.starting = process.actor.load.remote(
+            *self._order(self.assignment, worker)
+        )
 
     def _order(self, work: Assignment, worker: int) -> tuple[Any, ...]:
         """What a `Bench` takes."""
         held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
-        given = () if self._given is None else (self._given.number,)
-        return (
-            work.number,
-            work.reference,
-            worker,
-            held,
-            (*work.kept, *given),
-            self._programs,
-        )
+        kept = work.kept
+        if self._assignment is not None:
+            kept = (*kept, self._assignment.number)
+        return work.number, work.reference, worker, held, kept, self._programs

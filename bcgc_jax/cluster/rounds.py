@@ -17,13 +17,11 @@ from bcgc_jax.coding.pace import Pace
 
 
 class Ask(NamedTuple):
-    """What a worker is to be asked now: a method of its actor, and what that is
-    given.
-    """
+    """What a worker is to be asked now: a method of its actor, and its arguments."""
 
     worker: int
     method: str
-    given: tuple[Any, ...]
+    arguments: tuple[Any, ...]
 
 
 class Work(NamedTuple):
@@ -63,9 +61,7 @@ class Round(Protocol):
     arrived: np.ndarray
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        """A worker's process is there and free: its first one, or that which replaces
-        it.
-        """
+        """A worker's process is there and free: its first, or a successor."""
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         """What was asked for has come, or the next message of a stream."""
@@ -80,9 +76,7 @@ class Round(Protocol):
         """Now and then, and whenever something is heard of."""
 
     def short(self, coming: Collection[int]) -> str:
-        """What is missing for good if no more than these workers' messages come, or
-        "".
-        """
+        """What is missing for good if only these workers' messages come, or ""."""
 
     def gradient(self) -> PyTree | None:
         """None before all is there."""
@@ -92,9 +86,7 @@ class Round(Protocol):
 
 
 class CodedRound:
-    """A `Round` of a code, of nested groups, or of a schedule: workers do their tasks
-    in order.
-    """
+    """A `Round` of a code, nested groups, or a schedule: tasks are done in order."""
 
     def __init__(
         self,
@@ -126,7 +118,7 @@ class CodedRound:
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         if ask.method == "deliver":
-            _, block, subsets = ask.given
+            _, block, subsets = ask.arguments
             return self._count(Request(ask.worker, block, subsets), message, now)
         assert isinstance(message, Message)
         subset = self.plan.subset_of(message.task)
@@ -157,8 +149,8 @@ class CodedRound:
         return []
 
     def short(self, coming: Collection[int]) -> str:
-        there = np.isin(range(self.plan.num_workers), list(coming))
-        short = ~np.isfinite(self.completed) & ~self.book.possible(there)
+        is_coming = np.isin(range(self.plan.num_workers), list(coming))
+        short = ~np.isfinite(self.completed) & ~self.book.possible(is_coming)
         if not short.any():
             return ""
         level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))

@@ -1,6 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while worker processes run: the one place where they are
-handled.
-"""
+"""Ctrl-C, SIGTERM and SIGHUP while processes run: the one place that handles them."""
 
 import contextlib
 import signal
@@ -47,9 +45,7 @@ def _hear(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Each ends what goes on in order, contexts included; answers of the caller's own
-    stay.
-    """
+    """Each ends what goes on, contexts in order; answers of the caller's own stay."""
     global _came
     _came = None
     usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -61,9 +57,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """A signal in here ends this, also where what it raised is swallowed (by a
-    collector).
-    """
+    """A signal in here ends this, even if a collector swallows what it raises."""
     global _came, _listeners
     if not _listeners:
         _came = None
@@ -99,11 +93,11 @@ def held_back() -> Iterator[None]:
     if not answers:
         yield
         return
-    came, told = socket.socketpair()
-    with came, told:
-        came.setblocking(False)
-        told.setblocking(False)
-        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         numbers = b""
         try:
             with _answered(dict.fromkeys(answers, lambda number, frame: None)):
@@ -111,7 +105,7 @@ def held_back() -> Iterator[None]:
         finally:
             signal.set_wakeup_fd(before)
             with contextlib.suppress(BlockingIOError):
-                numbers = came.recv(4096)
+                numbers = receiver.recv(4096)
             heard = [number for number in numbers if number in answers]
             if heard:
                 signal.raise_signal(heard[0])

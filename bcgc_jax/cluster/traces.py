@@ -71,9 +71,7 @@ def work_trace(
 
 
 def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
-    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN if it did
-    not come.
-    """
+    """Iterations, and seconds of their tasks, `[K, tasks, N]`; NaN if none came."""
     if not work:
         raise ValueError(
             "no work was measured: take the `work` of a training or of gradients"
@@ -93,9 +91,7 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
 
 
 def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cycles for coordinates, and samples of subsets new to the worker, `[tasks, N]`
-    each.
-    """
+    """Cycles for coordinates, and samples new to the worker, `[tasks, N]` each."""
     coordinates, setup = np.zeros((2, plan.num_tasks, plan.num_workers))
     for w in range(plan.num_workers):
         passed: set[tuple[int, tuple[float, float]]] = set()

@@ -66,16 +66,12 @@ class ClusterTraining(Training):
 
     @property
     def seconds(self) -> np.ndarray:
-        """Seconds of each iteration, `[K]`, from parameters to the next, recovery
-        included.
-        """
+        """Seconds of each iteration, recovery included, `[K]`."""
         return np.diff(np.asarray(self.clock), prepend=0)
 
 
 class Step(NamedTuple):
-    """An iteration that is done: its number from 0, how, and what `evaluate` said after
-    it.
-    """
+    """An iteration that is done: its number from 0, how, and what was evaluated."""
 
     step: int
     seconds: float
@@ -160,18 +156,19 @@ def train_on_cluster(
     ...     lambda p, x: jnp.mean((x @ p - 1) ** 2),
     ... )
     >>> with Cluster(2) as cluster:
-    ...     given = jnp.zeros(3), data, optax.sgd(1e-3), 5
-    ...     found = train_on_cluster(
-    ...         jax.random.key(0), loss, ClosedLoop(), cluster, *given
+    ...     params = jnp.zeros(3)
+    ...     training = train_on_cluster(
+    ...         *(jax.random.key(0), loss, ClosedLoop(), cluster),
+    ...         *(params, data, optax.sgd(1e-3), 5),
     ...     )
-    >>> found.clock.shape, bool(loss(found.params, data) < 1)
+    >>> training.clock.shape, bool(loss(training.params, data) < 1)
     ((5,), True)
     """
     check_whole("num_steps", num_steps, 0)
     check_params(params)
     if not callable(data):
-        one = jax.tree.map(lambda x: np.asarray(x[:1]), data)
-        check_loss(loss, params, one, plans.plan_options.get("mean", True))
+        sample = jax.tree.map(lambda x: np.asarray(x[:1]), data)
+        check_loss(loss, params, sample, plans.plan_options.get("mean", True))
     run = cluster if isinstance(cluster, Run) else Run(cluster)
     cluster = run.cluster
     first = 0
@@ -180,8 +177,10 @@ def train_on_cluster(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster.at_work())
-        planned = Loop if isinstance(plans, ClosedLoop) else Course
-        course = planned(
+        course_class = Course
+        if isinstance(plans, ClosedLoop):
+            course_class = Loop
+        course = course_class(
             plans, cluster, loss, params, data, batch_size, key, num_steps, run.pace
         )
         stack.callback(course.close)
@@ -194,17 +193,16 @@ def train_on_cluster(
         checkpoints = None
         if run.checkpoints is not None:
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
-            given = _settings(plans, batch_size, course.num_workers)
-            described = made_with(key, loss, data, params, optimizer, **given)
-            first, state = checkpoints.last(state, described, most=num_steps) or (
-                first,
-                state,
-            )
+            settings = _settings(plans, batch_size, course.num_workers)
+            described = made_with(key, loss, data, params, optimizer, **settings)
+            checkpoint = checkpoints.last(state, described, most=num_steps)
+            if checkpoint is not None:
+                first, state = checkpoint
         # compiled before the clock runs
         jax.block_until_ready(_advance(optimizer, state, state[0]))
         course.begin(first)
         paced = []
-        told = list[Future[Step]]()
+        evaluations = list[Future[Step]]()
         # At its end it waits, also after an error: what is done is to be on record.
         beside = stack.enter_context(ThreadPoolExecutor(1))
         x64 = bool(jnp.result_type(float) == jnp.float64)
@@ -213,10 +211,12 @@ def train_on_cluster(
             paced.append(course.paced)
             if checkpoints is not None:
                 checkpoints.save(number + 1, state, wait=number + 1 == num_steps)
-            told.append(beside.submit(evaluated, evaluate, run, x64, step, state[0]))
-            if len(told) > 2:  # two are to come; what another one raised is raised here
-                told[-3].result()
-    steps = [one.result() for one in told]
+            evaluations.append(
+                beside.submit(evaluated, evaluate, run, x64, step, state[0])
+            )
+            if len(evaluations) > 2:  # the last two may run; others raise here
+                evaluations[-3].result()
+    steps = [evaluation.result() for evaluation in evaluations]
     return _summary(
         state, steps, first, np.array(paced), cluster.faults[first_fault:], course
     )
@@ -265,21 +265,23 @@ def _summary(
     faults: list[Fault],
     course: Course,
 ) -> ClusterTraining:
-    metrics = [step.metrics for step in steps]
+    metrics = None
+    if steps:
+        metrics = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *[step.metrics for step in steps]
+        )
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
         clock=np.cumsum([step.seconds for step in steps]),
         fresh=None,
         stepped=np.full(len(steps), True),
-        metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics)
-        if metrics
-        else None,
+        metrics=metrics,
         first_step=first,
         paced=paced,
         num_workers=np.array([step.num_workers for step in steps], int),
         faults=tuple(faults),
-        work=tuple(item for one in course.work for item in one),
+        work=tuple(record for records in course.work for record in records),
         decisions=tuple(course.decisions),
     )
 
@@ -295,9 +297,7 @@ def _advance(
 def evaluated(
     evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree
 ) -> Step:
-    """A step with its metrics, beside the training; JAX's precision is a setting of
-    each thread.
-    """
+    """A step with metrics, in a thread, where JAX's precision must be set again."""
     with jax.enable_x64(x64):
         step = step._replace(metrics=evaluate(params))
         if run.after_step is not None:
@@ -320,15 +320,15 @@ def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def told(step: Step) -> None:
+    def write(step: Step) -> None:
         line: dict[str, Any] = {}
-        for at, leaf in jax.tree_util.tree_leaves_with_path(step.metrics):
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(step.metrics):
             if np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind in "biuf":
-                name = jax.tree_util.keystr(at, simple=True, separator="/")
+                name = jax.tree_util.keystr(keys, simple=True, separator="/")
                 line[name or "metric"] = float(leaf)
         line |= step._asdict()
         del line["metrics"]
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    return told
+    return write

@@ -83,26 +83,24 @@ _Key = tuple[
 class _Passing:
     """The pass of a chunk, as far as it is.
 
-    `weight` is what its gradient counts against that of the part's first chunk, `until`
-    the share of the part's samples up to its last.
+    `progress` is how far it is, `weight` what its gradient counts against that of the
+    part's first chunk, `until` the share of the part's samples up to its last.
     """
 
     cut: Stages
-    at: Pass
+    progress: Pass
     weight: float
     until: float
 
 
 class _Part(NamedTuple):
-    """The chunks of a part, and what the gradient of the first counts; none without
-    samples.
-    """
+    """A part's chunks, and what the gradient of the first counts; maybe none."""
 
     chunks: list[_Passing]
     weight: float
 
 
-# JAX adds notes of its own.
+# How a note begins; JAX adds notes of its own.
 NOTE = "It was raised for"
 
 
@@ -143,11 +141,10 @@ class WorkerProcess:
         # Arguments of a program, which is then the same for all workers.
         self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
-        self._stages: dict[
-            Any, Stages
-        ] = {}  # by the share of the samples and their shapes
-        # Of the plan alone: a program that knows the worker would keep it, and all that
-        # it has compiled.
+        # Programs, by the share of the samples and their shapes.
+        self._stages: dict[Any, Stages] = {}
+        # A program of the plan alone: if it knew the worker, it would keep it, and all
+        # that it has compiled.
         encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
         self._encode = jax.jit(encode, static_argnums=0)
         # The last call that was stopped, and when; how long the one that ran then took
@@ -160,9 +157,7 @@ class WorkerProcess:
         self._changed = threading.Condition()
 
     def warm_up(self) -> None:
-        """Compile everything, so that the first iteration takes as long as the
-        others.
-        """
+        """Compile everything: the first iteration takes no longer than others."""
         zeros = jax.tree.map(lambda x: np.zeros(np.shape(x), x.dtype), self.duty.params)
         for _ in self.compute(0, 0, jax.tree.leaves(zeros)):
             pass
@@ -194,9 +189,8 @@ class WorkerProcess:
         self._overrun = 0.0
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
-            params = jax.tree.unflatten(
-                tree, jax.device_put(leaves)
-            )  # once for all programs
+            # Once for all programs.
+            params = jax.tree.unflatten(tree, jax.device_put(leaves))
             # One backward pass for each chunk: it begins when a task first asks for it,
             # and goes on.
             passes: dict[_Key, _Part] = {}
@@ -245,9 +239,11 @@ class WorkerProcess:
         of, kept = self._kept
         if of != call:
             return None
-        total = kept[block, subsets[0]]
-        for number, subset in enumerate(() if self._coded else subsets[1:]):
-            total = np.add(total, kept[block, subset], out=total if number else None)
+        if self._coded or len(subsets) == 1:
+            return kept[block, subsets[0]]
+        total = kept[block, subsets[0]] + kept[block, subsets[1]]
+        for subset in subsets[2:]:
+            total += kept[block, subset]
         return total
 
     def _sleep(self, call: int, until: float, free: bool = False) -> None:
@@ -275,9 +271,7 @@ class WorkerProcess:
         passes: dict[_Key, _Part],
         span: np.ndarray | None,
     ) -> np.ndarray | None:
-        """The message of a task, or its subset's gradient; None if the call is stopped
-        before.
-        """
+        """A task's message, or its subset's gradient; None if stopped before."""
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
         weights = np.zeros(len(subsets))
@@ -291,14 +285,14 @@ class WorkerProcess:
                 for chunk in part.chunks:
                     if self._stopped >= call:
                         return None
-                    own, chunk.at = chunk.cut.gradients(
-                        chunk.at, block, self._later[number][j]
+                    gradient, chunk.progress = chunk.cut.gradients(
+                        chunk.progress, block, self._later[number][j]
                     )
                     so_far = gradients[k]
                     if so_far is None:
-                        gradients[k] = own
+                        gradients[k] = gradient
                     else:
-                        gradients[k] = added(so_far, own, chunk.weight)
+                        gradients[k] = added(so_far, gradient, chunk.weight)
                     # Else the next chunk would be begun before "stop" is heard.
                     jax.block_until_ready(gradients[k])
                     if span is not None:
@@ -313,9 +307,7 @@ class WorkerProcess:
         return np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
-        """Begin the pass of a part, in chunks of one size, or of two that differ by a
-        sample.
-        """
+        """Begin a part's pass, in chunks that differ by a sample at most."""
         data = self.subsets[subset]
         if self.duty.batch_size is not None:
             data = drawn(data, self.duty.batch_size, self.duty.seed, iteration, subset)
@@ -323,16 +315,14 @@ class WorkerProcess:
         if not portion:
             return _Part([], 0.0)
         count = part.stop - part.start
-        sizes = [
-            len(own)
-            for own in np.array_split(np.arange(count), self.plan.chunks_of(count))
-        ]
+        numbers = np.array_split(np.arange(count), self.plan.chunks_of(count))
+        sizes = list(map(len, numbers))
         chunks = list[_Passing]()
         end = 0
         for size in sizes:
-            own = slice(part.start + end, part.start + end + size)
-            batch = jax.device_put(jax.tree.map(lambda x, own=own: x[own], data))
-            key = self._keys(iteration, subset, own.start)
+            rows = slice(part.start + end, part.start + end + size)
+            batch = jax.device_put(jax.tree.map(lambda x, rows=rows: x[rows], data))
+            key = self._keys(iteration, subset, rows.start)
             cut = self._cut(share, params, batch, *key)
             end += size
             weight = 1.0
@@ -352,12 +342,11 @@ class WorkerProcess:
         """The programs for samples of these shapes."""
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
-            # Of blocks of another share of the samples no leaf.
-            own = [
-                block.pieces if block.share == share else ()
+            # Blocks of another share of the samples have no leaf here.
+            blocks = [
+                [piece.leaf for piece in block.pieces if block.share == share]
                 for block in self.plan.blocks
             ]
-            blocks = [[piece.leaf for piece in pieces] for pieces in own]
             self._stages[key] = stages(self.duty.loss, params, batch, blocks, *loss_key)
         return self._stages[key]
 
@@ -371,11 +360,11 @@ def drawn(data: PyTree, count: int, *seed: int) -> PyTree:
 @jax.jit
 def added(total: Sequence[Any], gradient: Sequence[Any], weight: float) -> list[Array]:
     """The sum, in float32 at least."""
-    dtypes = [jnp.promote_types(one.dtype, jnp.float32) for one in total]
-    pairs = zip(total, gradient, dtypes, strict=True)
-    return [
-        one.astype(dtype) + weight * other.astype(dtype) for one, other, dtype in pairs
-    ]
+    sums = []
+    for leaf, addend in zip(total, gradient, strict=True):
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        sums.append(leaf.astype(dtype) + weight * addend.astype(dtype))
+    return sums
 
 
 def _message(
@@ -386,29 +375,24 @@ def _message(
     weights: Array,
     gradients: list[Any],
 ) -> list[Array]:
-    """The message by pieces, from the leaves' gradients of the subsets; None counts
-    nothing.
-    """
+    """The message by pieces, from subsets' gradients by leaf; None counts nothing."""
     sent = []
     for k, (leaf, start, stop) in enumerate(plan.blocks[block].pieces):
         zero = jnp.zeros(leaves[leaf].shape, leaves[leaf].dtype)
-        parts = [
-            (zero if own is None else own[k]).ravel()[start:stop] for own in gradients
-        ]
+        arrays = [zero if gradient is None else gradient[k] for gradient in gradients]
+        parts = [array.ravel()[start:stop] for array in arrays]
         parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
         sent.append(message(row, parts, plan.codes[block].wide))
     return sent
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
-    """For each task and subset, the blocks that later tasks need of the same
-    samples.
-    """
+    """The later blocks of the same samples, for each task and subset."""
     backwards: list[dict[int, tuple[int, ...]]] = []
-    needed: dict[_Key, tuple[int, ...]] = {}
+    later_blocks: dict[_Key, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):
         share = plan.blocks[block].share
-        later = {j: needed.get((j, share), ()) for j in subsets}
-        needed.update({(j, share): (block, *later[j]) for j in subsets})
+        later = {j: later_blocks.get((j, share), ()) for j in subsets}
+        later_blocks.update({(j, share): (block, *later[j]) for j in subsets})
         backwards.append(later)
     return backwards[::-1]

@@ -56,7 +56,7 @@ class Workers(SimpleNamespace):
 
     def __init__(self):
         super().__init__(
-            size=N, num_workers=N, lost=(), faults=[], given=None, prepared=[]
+            size=N, num_workers=N, lost=(), faults=[], assignment=None, prepared=[]
         )
         self.compiled_in = 0.0
 
@@ -66,7 +66,7 @@ class Workers(SimpleNamespace):
         return SimpleNamespace(number=len(self.prepared), duty=duty, ready=0, kept=())
 
     def does(self, work):
-        return work is self.given
+        return work is self.assignment
 
     def returning(self):
         return 0
@@ -76,7 +76,7 @@ class Workers(SimpleNamespace):
         return True
 
     def take_up(self, work):
-        self.given = work
+        self.assignment = work
 
     def gradient(self, params, finish, iteration):
         return SimpleNamespace(work=())
@@ -153,7 +153,7 @@ class Steps:
 
     def gradient(self, params, finish, iteration):
         paces = self.paces(iteration)
-        plan = self.workers.given.duty.plan
+        plan = self.workers.assignment.duty.plan
         if not isinstance(plan, SharedPlan):
             self.now += max(paces) + 0.01
             work = [
@@ -230,7 +230,7 @@ def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatc
     workers.lost, workers.num_workers = (1,), N - 1
 
     def replaced(work):
-        workers.lost, workers.given = (), work
+        workers.lost, workers.assignment = (), work
 
     workers.take_up = replaced
     loop.gradient(loop.params, 3)

@@ -23,10 +23,10 @@ class Workers(SimpleNamespace):
     size: int = 0
     lost: tuple[int, ...] = ()
     more: int = 0
-    given: str = "the plan's"
+    assignment: str = "the plan's"
 
     def does(self, work: str) -> bool:
-        return work == self.given
+        return work == self.assignment
 
     def returning(self) -> int:
         return self.more
@@ -45,7 +45,7 @@ class Planned(Course):
         workers: Any = self.cluster
         workers.num_workers = len(self.members)
         workers.lost = ()
-        workers.given = f"work {len(self.planned)}"
+        workers.assignment = f"work {len(self.planned)}"
 
 
 def made(
@@ -56,7 +56,7 @@ def made(
     course = Planned(None, *given)
     course.planned = []
     course.num_workers = count
-    course._most = most
+    course._max_workers = most
     course.refused = refused
     course.begin(0)
     return course, course.planned
@@ -97,12 +97,12 @@ def test_the_size_and_the_work_that_the_cluster_was_given_are_followed() -> None
     workers = Workers(num_workers=2)
     course, planned = made(workers, 2, 99)
     for count in (5, 3, 3):  # also where others have used it and left as many
-        workers.num_workers, workers.given = count, "another's"
+        workers.num_workers, workers.assignment = count, "another's"
         assert course.follow()
         course.replan()
         assert planned[-1] == list(range(count))
     course, planned = made(workers, 3, 3)
-    workers.num_workers, workers.given = 4, "another's"
+    workers.num_workers, workers.assignment = 4, "another's"
     assert course.follow()
     course.replan()
     assert planned[-1] == [0, 1, 2]  # the problem has no more

@@ -101,16 +101,18 @@ class World:
             process = self.workers[ask.worker]
             if ask.method == "deliver":
                 arrives = self.now + self.sending[ask.worker]
-                self.put(arrives, self.hear, ask, process.deliver(*ask.given), process)
+                self.put(
+                    arrives, self.hear, ask, process.deliver(*ask.arguments), process
+                )
             else:
-                process.open(*ask.given[:2])
-                self.ask(ask, process, Begin(ask.given[0].step))
+                process.open(*ask.arguments[:2])
+                self.ask(ask, process, Begin(ask.arguments[0].step))
 
     def ask(self, ask, process, question):
         if ask.worker in self.frozen:
             self.held.append((ask.worker, self.ask, ask, process, question))
         elif self.workers[ask.worker] is process:
-            who = Join(ask.worker, ask.given[0].life)
+            who = Join(ask.worker, ask.arguments[0].life)
             if self.breaks():
                 self.round.asked(who, question, lambda answer: None, self.now)
                 self.put(self.now + 0.1, self.ask, ask, process, question)
@@ -401,9 +403,9 @@ def _over_lines(world, params, coordinator):
     def answer(ask):
         process = world.workers[ask.worker]
         given = (
-            process.share(*ask.given)
+            process.share(*ask.arguments)
             if ask.method == "share"
-            else [process.deliver(*ask.given)]
+            else [process.deliver(*ask.arguments)]
         )
         for found in given:
             sums.put((ask, found))
@@ -431,7 +433,7 @@ def test_workers_call_again_over_lines_of_their_own():
     with pytest.raises(
         ConnectionError, match="worker 0 does not reach the master at 127"
     ):
-        next(world.workers[0].share(*one.begin(0, 0.0)[0].given))
+        next(world.workers[0].share(*one.begin(0, 0.0)[0].arguments))
     began = [thread.name for thread in threading.enumerate() if thread not in before]
     assert "hands out chunks" not in began
 

@@ -364,16 +364,21 @@ def shared_programs() -> Iterator[str]:
             yield new_folder
 
 
+class Compiled(NamedTuple):
+    """A compiled worker, its subsets' sizes, and seconds of a processor for it."""
+
+    worker: WorkerProcess | ChunkWorker
+    counts: set[int]
+    seconds: float
+
+
 class Bench:
     """A process's compiled workers, by plan and row, and the data it has made."""
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
-        # Workers, the sizes of their subsets, and the seconds of a processor that
-        # compiling took; by the number of the plan and the row in it.
-        self._workers: dict[
-            tuple[int, int], tuple[WorkerProcess | ChunkWorker, set[int], float]
-        ] = {}
+        # By the number of the plan and the row in it.
+        self._workers: dict[tuple[int, int], Compiled] = {}
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
@@ -384,40 +389,42 @@ class Bench:
         held: dict[Any, Any],
         kept: Sequence[int],
         programs: str,
-    ) -> tuple[WorkerProcess | ChunkWorker, set[int], float]:
-        """The worker for a plan's `number`, its subsets' sizes, and how long it
-        compiled.
+    ) -> Compiled:
+        """The worker for row `index` of the plan of this `number`.
 
-        That is in seconds of a processor. It is compiled once, and forgotten if it is
-        not to be `kept` with the next. `held` are references to subsets, or `Made`;
-        `programs` is the folder of `shared_programs`.
+        It is compiled once, and forgotten if it is not to be `kept` with the next.
+        `held` are references to subsets, or `Made`; `programs` is the folder of
+        `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compiled = self._workers.get((number, index))
         if compiled is None:
-            is_made = any(isinstance(data, Made) for data in held.values())
-            subsets: Any
-            if duty.plan.handed_out and is_made:
-                duty, subsets, counts = _made_chunks(duty, held)
-            else:
-                subsets = self.subsets(held)
-                counts = set(map(num_samples, subsets.values()))
-            if is_made:  # data that the master has not seen
-                _check(duty, next(iter(subsets.values())))
-            worker: WorkerProcess | ChunkWorker
-            if duty.plan.handed_out:
-                worker = ChunkWorker(duty, index, subsets)
-            else:
-                worker = WorkerProcess(duty, index, subsets)
-            began = time.process_time()
-            worker.warm_up()
-            compiled = worker, counts, time.process_time() - began
+            compiled = self._compile(duty, index, held)
         kept_keys = [key for key in self._workers if key[0] in kept]
         self._workers = {key: self._workers[key] for key in kept_keys}
         self._workers[number, index] = compiled
         return compiled
+
+    def _compile(self, duty: Duty[Any], index: int, held: dict[Any, Any]) -> Compiled:
+        is_made = any(isinstance(data, Made) for data in held.values())
+        subsets: Any
+        if duty.plan.handed_out and is_made:
+            duty, subsets, counts = _made_chunks(duty, held)
+        else:
+            subsets = self.subsets(held)
+            counts = set(map(num_samples, subsets.values()))
+        if is_made:  # data that the master has not seen
+            _check(duty, next(iter(subsets.values())))
+        worker: WorkerProcess | ChunkWorker
+        if duty.plan.handed_out:
+            worker = ChunkWorker(duty, index, subsets)
+        else:
+            worker = WorkerProcess(duty, index, subsets)
+        began = time.process_time()
+        worker.warm_up()
+        return Compiled(worker, counts, time.process_time() - began)
 
     def subsets(self, sources: Mapping[Any, Any]) -> dict[Any, PyTree]:
         """Subsets by number, made once or fetched; all others are forgotten."""
@@ -478,10 +485,9 @@ def actor_class(ray: Any) -> Any:
             self._bench = Bench(ray.get)
 
         def load(self, *order: Any) -> tuple[set[int], float]:
-            """Do from now on as ordered; ends, with the subsets' sizes, once all is
-            compiled.
+            """Do from now on as ordered; ends once all is compiled.
 
-            And with how long it compiled.
+            It ends with the subsets' sizes, and with how long it compiled.
             """
             self.worker, counts, compiled_in = self._bench.worker(*order)
             return counts, compiled_in

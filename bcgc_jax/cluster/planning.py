@@ -5,11 +5,10 @@ are lost.
 import collections
 import contextlib
 import dataclasses
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ from bcgc_jax.coding.gradients import (
     num_samples,
     split_unevenly,
 )
-from bcgc_jax.coding.pace import ENDLESS
+from bcgc_jax.coding.pace import ENDLESS, Pace
 from bcgc_jax.coding.training import (
     SharedScheme,
     TrainingScheme,
@@ -169,10 +168,12 @@ def _in_numpy(source: Any) -> Any:
 
 @dataclasses.dataclass
 class Course:
-    """A training's workers, their plan and gradients, as `source` tells; again if some
-    are lost.
+    """A training's workers, their plan and gradients, as `source` tells.
 
-    Of `num_steps` iterations, the `first` of which are done already.
+    The training's workers have numbers from 0. `members` are those whose processes the
+    cluster has, in the order of the processes. A worker that is lost leaves them. When
+    there is room again, `follow` appends it. After each such change `replan` gives the
+    members a plan. The `first` of all `num_steps` iterations are done already.
     """
 
     source: Any
@@ -190,9 +191,9 @@ class Course:
     def __post_init__(self) -> None:
         self._plan_key, self._pace_key, batch_key = jax.random.split(self.key, 3)
         self._seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
-        # Workers of the training, and how many there can be at most.
+        # Workers of the training until now, and at most.
         self.num_workers = self.cluster.size
-        self._max_workers = sys.maxsize
+        self._max_workers: int | None = None  # None: as many as have room
         if isinstance(self.source, Told):
             problem = self.source.problem
             self.num_workers = int(np.asarray(problem.num_workers))
@@ -250,7 +251,8 @@ class Course:
             count = cluster.num_workers
         else:
             count = left + cluster.returning()
-        count = min(count, self._max_workers)
+        if self._max_workers is not None:
+            count = min(count, self._max_workers)
         self.num_workers = max(self.num_workers, count)
         # `before_step` has the cluster too.
         absent = [w for w in range(self.num_workers) if w not in self.members]
@@ -262,29 +264,9 @@ class Course:
         return resized or bool(self._joined)
 
     def replan(self) -> None:
-        """Plan anew for as long as workers are lost while they take up their work."""
+        """Give the members a plan that all of them take up."""
         self.work.clear()
-        while True:
-            lost = self.cluster.lost
-            self.members = [
-                w for place, w in enumerate(self.members) if place not in lost
-            ]
-            if not self.members:
-                raise WorkersLost(range(self.num_workers), "none are left")
-            try:
-                scheme = self.give_work()
-                break
-            except WorkersLost:
-                continue
-            except ValueError as error:
-                if not self._joined:
-                    raise
-                warnings.warn(
-                    f"workers that could be there again are left out: {error}",
-                    stacklevel=3,
-                )
-                self.members = [w for w in self.members if w not in self._joined]
-                self._joined = []
+        scheme = self._plan_taken_up()
         if self.pace is not None:  # the link in seconds too
             load = np.asarray(scheme.load, float)
             sent = np.asarray(scheme.sent, float)
@@ -294,6 +276,32 @@ class Course:
         self._assignment = self.cluster.assignment
         self._joined = []
 
+    def _plan_taken_up(self) -> TrainingScheme:
+        """Plan anew for as long as members are lost while they take up their work.
+
+        If so many cannot have work, those that have just joined leave the members.
+        """
+        while True:
+            lost = self.cluster.lost
+            self.members = [
+                w for place, w in enumerate(self.members) if place not in lost
+            ]
+            if not self.members:
+                raise WorkersLost(range(self.num_workers), "none are left")
+            try:
+                return self.give_work()
+            except WorkersLost:
+                continue
+            except ValueError as error:
+                if not self._joined:
+                    raise
+                warnings.warn(
+                    f"workers that could be there again are left out: {error}",
+                    stacklevel=4,
+                )
+                self.members = [w for w in self.members if w not in self._joined]
+                self._joined = []
+
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
         """The gradient, whoever is lost; before, a new plan or workers come in."""
         if self.follow() or self.is_ready():
@@ -301,18 +309,23 @@ class Course:
         while True:
             if self.cluster.lost:
                 self.replan()
-            pace = None
-            if self.pace is not None:
-                drawn = self.pace.draw(self._pace_key, step, self.num_workers)
-                start_ups, times = (
-                    np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn
-                )
-                pace = self.scheme.pace(start_ups, times)
-                self.paced = float(self.scheme.work.completed(pace).max())
+            pace = self._pace_of(step)
             with contextlib.suppress(WorkersLost):
                 gradient = self.cluster.gradient(params, pace, iteration=step)
                 self.work.append(gradient.work)
                 return gradient
+
+    def _pace_of(self, step: int) -> Pace | None:
+        """The members' pace, and in `paced` what a step takes by it; None for none."""
+        if self.pace is None:
+            return None
+        start_ups, times = self.pace.draw(self._pace_key, step, self.num_workers)
+        pace = self.scheme.pace(
+            np.minimum(start_ups, ENDLESS)[self.members],
+            np.minimum(times, ENDLESS)[self.members],
+        )
+        self.paced = float(self.scheme.work.completed(pace).max())
+        return pace
 
 
 def _compile_pace(scheme: TrainingScheme, workers: int) -> None:
@@ -367,29 +380,38 @@ def scheme_for(
         return training_scheme(code_key, problem, solution, params, **options)
 
 
+class _Prepared(NamedTuple):
+    """A scheme for the members, and its work, which they may have compiled."""
+
+    scheme: TrainingScheme
+    work: Assignment
+
+
 class Loop(Course):
     """Each step is uncoded or by work sharing, as a `Judge` says from the steps before.
 
-    The workers compile work sharing beside their uncoded steps, and know both from then
-    on.
+    `gradient` asks the judge. Where it shares for the first time, and that saves more
+    than compiling takes, sharing is prepared: the workers compile it beside their
+    uncoded steps. Once they are ready, `replan` gives them the mode that the judge
+    wants, for they know both. `hear` has it observe each step that nothing disturbed.
+    Other members begin anew, uncoded, with another judge.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.decisions: list[Decision] = []  # type: ignore[misc]
-        # By whether it is work sharing: what there is for the workers of now.
-        self._schemes: dict[bool, TrainingScheme] = {}
-        self._works: dict[bool, Assignment] = {}
-        self._judge: Judge | None = (
-            None  # None before the first step, and where nothing is shared
-        )
-        self._wanted = False  # whether the step is to be shared
-        self._refused = False  # it was told why sharing does not pay
-        # The step of now, what it took, and the faults before it.
+        # Both for the present members; None before it is prepared.
+        self._uncoded: _Prepared | None = None
+        self._sharing: _Prepared | None = None
+        # None before the first step, and where nothing can be shared.
+        self._judge: Judge | None = None
+        self._to_share = False  # whether the judge wants this step to be shared
+        self._said_why_not = False  # whether a decision says that sharing does not pay
+        # The present step, what it took, and the faults before it.
         self._step = 0
         self._took = 0.0
         self._faults = 0
-        self._before: TrainingScheme | None = None  # the scheme of the step before
+        self._last_scheme: TrainingScheme | None = None  # of the step before
         # What uncoded steps take beside the slowest worker: the way of parameters and
         # gradients.
         self._beside: collections.deque[float] = collections.deque(maxlen=_LAST)
@@ -399,9 +421,9 @@ class Loop(Course):
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
-        self._wanted = self._judge is not None and self._judge.mode.is_shared
-        if self._wanted and True not in self._works and self._is_worth_compiling():
-            self._prepare_sharing()
+        self._to_share = self._judge is not None and self._judge.mode.is_shared
+        if self._to_share and self._sharing is None:
+            self._consider_sharing()
         gradient = super().gradient(params, step)
         self._took = time.perf_counter() - begin
         return gradient
@@ -410,21 +432,23 @@ class Loop(Course):
         """Hear what a step took."""
         if self._is_judged():
             self._observe(gradient.work)
-        self._before = self.scheme
-        if self.pace is not None and self._wanted and True in self._schemes:
+        self._last_scheme = self.scheme
+        if self.pace is not None and self._to_share and self._sharing is not None:
             # Beside the clock.
-            _compile_pace(self._schemes[True], len(self.members))
+            _compile_pace(self._sharing.scheme, len(self.members))
 
     def _is_judged(self) -> bool:
         """Whether the step counts: no change, fault or compiling beside it."""
-        if self.scheme is not self._before or len(self.cluster.faults) != self._faults:
+        if self.scheme is not self._last_scheme:
             return False
-        shared = self._works.get(True)
-        compiles = shared is not None and shared.ready < len(self.members)
-        possible = self._judge is not None or (
-            self._stored > 1 and self._numbers_of_chunks()
-        )
-        return bool(possible) and not compiles
+        if len(self.cluster.faults) != self._faults:
+            return False
+        sharing = self._sharing
+        if sharing is not None and sharing.work.ready < len(self.members):
+            return False
+        if self._judge is not None:
+            return True
+        return self._stored > 1 and bool(self._numbers_of_chunks())
 
     def _observe(self, work: Sequence[Work]) -> None:
         if self._judge is None:
@@ -444,30 +468,35 @@ class Loop(Course):
             self._judge.add(step)
 
     def is_ready(self) -> bool:
-        work = self._works.get(self._wanted)
+        prepared = self._uncoded
+        if self._to_share:
+            prepared = self._sharing
         return (
-            work is not None
-            and not self.cluster.does(work)
-            and self.cluster.is_ready(work)
+            prepared is not None
+            and not self.cluster.does(prepared.work)
+            and self.cluster.is_ready(prepared.work)
         )
 
     def give_work(self) -> TrainingScheme:
         """Give work, shared once that is ready; other workers begin anew."""
-        before = None if self._judge is None else self.scheme.method
-        uncoded = self._works.get(False)
-        if uncoded is None or uncoded.duty.plan.num_workers != len(self.members):
-            self._begin_uncoded()
-        work = self._works.get(self._wanted)
-        sharing = self._wanted and work is not None and work.ready == len(self.members)
-        work = self._works[sharing]
-        scheme = self._schemes[sharing]
+        workers = len(self.members)
+        before = None
+        if self._judge is not None:
+            before = self.scheme.method
+        prepared = self._uncoded
+        if prepared is None or prepared.work.duty.plan.num_workers != workers:
+            prepared = self._begin_uncoded()
+        sharing = self._sharing
+        if self._to_share and sharing is not None and sharing.work.ready == workers:
+            prepared = sharing
+        scheme, work = prepared
         self.cluster.take_up(work)
-        work.ready = len(self.members)
-        if before not in (None, scheme.method):
-            self._decided(before, scheme.method)
+        work.ready = workers
+        if before is not None and before != scheme.method:
+            self._note_decision(before, scheme.method)
         return scheme
 
-    def _decided(self, before: str, after: str, compiling: float = 0.0) -> None:
+    def _note_decision(self, before: str, after: str, compiling: float = 0.0) -> None:
         """Note a change, or with `compiling` why there is none."""
         if self._judge is None:  # the workers are others
             why = "the workers are others than before"
@@ -483,20 +512,23 @@ class Loop(Course):
             Decision(self._step, before, after, uncoded, sharing, why)
         )
 
-    def _begin_uncoded(self) -> None:
-        """Begin without redundancy."""
+    def _begin_uncoded(self) -> _Prepared:
+        """Begin without redundancy, for members that are others than before."""
         workers = len(self.members)
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
         level_0 = size * (np.arange(workers) == 0)
         plan = coding_plan(self._plan_key, self.params, level_0, mean=self.source.mean)
-        self._schemes = {}
-        self._works = {}
-        self._prepare(
-            False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded")
-        )
+        scheme = TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded")
+        self._uncoded = None
+        self._sharing = None
+        uncoded = _Prepared(scheme, self.prepared(scheme))
+        uncoded.work.kept = (uncoded.work.number,)
+        self._uncoded = uncoded
         self._judge = None
-        self._wanted = self._refused = False
+        self._to_share = False
+        self._said_why_not = False
         self._beside.clear()
+        return uncoded
 
     @property
     def _stored(self) -> int:
@@ -519,15 +551,16 @@ class Loop(Course):
     def _rule(self, chunks: int) -> WorkSharing:
         return WorkSharing(len(self.members), self._stored, chunks)
 
-    def _is_worth_compiling(self) -> bool:
-        """Whether sharing saves more than it compiles; if not, say it once."""
+    def _consider_sharing(self) -> None:
+        """Prepare sharing if it saves more than compiling takes; else say so once."""
         assert self._judge is not None
         compiling = len(set(self._place.sizes)) * self.cluster.compiled_in
         saved = (self.num_steps - self._step) * float(np.mean(self._judge.mode.saved))
-        if compiling > saved and not self._refused:
-            self._decided("uncoded", "uncoded", compiling)
-            self._refused = True
-        return compiling <= saved
+        if compiling <= saved:
+            self._prepare_sharing()
+        elif not self._said_why_not:
+            self._note_decision("uncoded", "uncoded", compiling)
+            self._said_why_not = True
 
     def _message(self) -> float:
         """Seconds of a message with a gradient, the least of the last steps."""
@@ -546,7 +579,8 @@ class Loop(Course):
 
     def _prepare_sharing(self) -> None:
         place = self._place
-        uncoded = self._schemes[False]
+        assert self._uncoded is not None
+        uncoded, uncoded_work = self._uncoded
         scheme = SharedScheme(
             plan=uncoded.plan,
             load=uncoded.load,
@@ -554,11 +588,7 @@ class Loop(Course):
             method=f"sharing:{place.max_subsets}:{place.chunks}",
             rule=self._rule(place.chunks),
         )
-        self._prepare(True, scheme)
-
-    def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
-        self._schemes[sharing] = scheme
-        self._works[sharing] = self.prepared(scheme)
-        numbers = tuple(work.number for work in self._works.values())
-        for work in self._works.values():
-            work.kept = numbers
+        work = self.prepared(scheme)
+        work.kept = (uncoded_work.number, work.number)
+        uncoded_work.kept = work.kept
+        self._sharing = _Prepared(scheme, work)

@@ -121,7 +121,11 @@ class Assignment:
 
 @dataclasses.dataclass
 class Process:
-    """One worker's process."""
+    """One worker's process, which loads its work, then takes iteration after iteration.
+
+    Its signs of life are the end of its start, messages and ends of iterations. Where
+    there was none for long it is asked (`ask`): it answers beside what it computes.
+    """
 
     ray: Any
     actor: Any

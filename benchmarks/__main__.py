@@ -67,9 +67,7 @@ _WIDTH = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; the exit status: 1 where a measure was skipped, 2 for bad
-    input.
-    """
+    """Measure, print, write; exit status 1 if a measure is skipped, 2 for bad input."""
     take_any_sign()
     parser = _parser()
     args = parser.parse_args(argv)
@@ -89,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # computed already.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", usable_cores())
-    results, points, skipped = [], [], False
+    results = []
+    points = []
+    skipped = False
     for name in chosen:
         print(
             f"measuring {name}: {_summary(MEASURES[name])}", file=sys.stderr, flush=True
@@ -152,10 +152,9 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(0.0000123), seconds_text(0.0456), seconds_text(31.27)
     ('12.3 µs', '45.6 ms', '31.3 s')
     """
-    unit, size = next(
-        (one for one in (("s", 1.0), ("ms", 1e-3)) if seconds >= one[1]), ("µs", 1e-6)
-    )
-    return f"{seconds / size:.3g} {unit}"
+    sizes = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+    unit = next((unit for unit, size in sizes.items() if seconds >= size), "µs")
+    return f"{seconds / sizes[unit]:.3g} {unit}"
 
 
 def print_table(
@@ -169,7 +168,8 @@ def print_table(
             f"\n{measure:<58}{'package':>10}{'peer':>10}{'ratio':>8}{'first call':>14}"
         )
         for row in rows:
-            peer, ratio = "", ""
+            peer = ""
+            ratio = ""
             if "peer" in row:
                 peer = seconds_text(row["peer"]["median"])
                 if row["ratio"] < 1000:
@@ -189,11 +189,11 @@ def print_table(
                     text, _WIDTH, initial_indent="    ", subsequent_indent="    "
                 )
             )
-    for curve, mine in grouped(points, lambda point: point["curve"]).items():
+    for curve, points_of_curve in grouped(points, lambda point: point["curve"]).items():
         heads = f"{'package':>12}{'first call':>14}{'gap or error':>14}"
-        head = f"{mine[0]['x_name']:>12}{heads}"
+        head = f"{points_of_curve[0]['x_name']:>12}{heads}"
         print(f"\n{'scaling: ' + curve:<28}{head}")
-        for point in mine:
+        for point in points_of_curve:
             gap = ""
             if point["gap"] is not None:
                 gap = f"{point['gap']:.0e}"

@@ -19,9 +19,11 @@ from bcgc_jax.steps.paces import Paces, hand_out
 from bcgc_jax.steps.placement import spread
 from benchmarks.timing import compare, result_row
 
-# Of work sharing.
+# Numbers of workers that share.
 SHARERS = (16, 64, 256)
-_WORKERS, _BLOCKS, _SIZE = 8, 8, 1000  # blocks of 1000 float32: 4 kB
+_WORKERS = 8
+_BLOCKS = 8
+_SIZE = 1000  # float32 of a block: 4 kB
 
 
 def mean_product(params: Any, batch: Any) -> Any:
@@ -30,9 +32,7 @@ def mean_product(params: Any, batch: Any) -> Any:
 
 
 def cluster() -> list[dict[str, Any]]:
-    """Overhead of an iteration on processes, N = 8, 8 blocks of 4 kB, against a bare
-    Ray loop.
-    """
+    """An iteration on processes, N = 8, 8 blocks of 4 kB, against a bare Ray loop."""
     params = jnp.zeros(_BLOCKS * _SIZE, jnp.float32)
     data = np.ones((2 * _WORKERS, _BLOCKS * _SIZE), np.float32)
     exact = jax.grad(mean_product)(params, data)
@@ -48,12 +48,12 @@ def cluster() -> list[dict[str, Any]]:
             plan = coding_plan(jax.random.key(0), params, np.array(counts))
             running.assign(mean_product, plan, params, split_unevenly(data, _WORKERS))
             peer = bare[len(plan.blocks)]
-            found = compare(
+            results = compare(
                 {"package": lambda: running.gradient(params).gradient, "peer": peer},
                 100,
             )
             error = float(
-                jnp.max(jnp.abs(found["package"].value - exact))
+                jnp.max(jnp.abs(results["package"].value - exact))
                 / jnp.max(jnp.abs(exact))
             )
             what = f"an iteration, N={_WORKERS}, {len(plan.blocks)} blocks ({name})"
@@ -61,15 +61,17 @@ def cluster() -> list[dict[str, Any]]:
                 f"relative error of the gradient {error:.0e}; computation and decoding "
                 "included"
             )
-            given = "cluster", what, found, accuracy, {"error": error}
-            rows.append(result_row(*given, against=against, dtype="float32"))
+            row = result_row(
+                *("cluster", what, results, accuracy, {"error": error}),
+                against=against,
+                dtype="float32",
+            )
+            rows.append(row)
     return rows
 
 
 def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
-    """The messages of an iteration by nothing but Ray: 8 blocks of 4 kB, or one of 32
-    kB.
-    """
+    """An iteration's messages by nothing but Ray: 8 blocks of 4 kB, or one of 32."""
 
     class Sender:
         def send(self, blocks: int, params: Any) -> Any:
@@ -84,24 +86,22 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
             a.send.options(num_returns="streaming").remote(blocks, params)
             for a in actors
         ]
-        taken = 0
+        answers = 0
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
             try:
                 ray.get(next(ready[0]))
             except StopIteration:
                 continue
-            taken += 1
+            answers += 1
             waiting.append(ready[0])
-        return taken
+        return answers
 
     return {blocks: functools.partial(loop, blocks) for blocks in (1, _BLOCKS)}
 
 
 def hand_outs() -> list[dict[str, Any]]:
-    """Time the master's decisions in a step of sharing:2:8, N = 16, 64, 256, beside
-    Ray's calls.
-    """
+    """Time the master's decisions in a step of sharing:2:8, beside Ray's calls."""
     rows = []
     ray = load_ray()
     with Cluster(1):  # Ray runs
@@ -110,47 +110,38 @@ def hand_outs() -> list[dict[str, Any]]:
             count = shared_step(workers)
             package = functools.partial(shared_step, workers)
             peer = functools.partial(_calls, ray, actor, count)
-            found = compare({"package": package, "peer": peer}, 5, time.process_time)
-            each = found["package"].seconds["median"] / count
-            accuracy = f"{1 / each:.0f} hand-outs a second of the processor"
-            given = (
-                "hand_outs",
-                f"{count} hand-outs, N={workers}",
-                found,
-                accuracy,
-                {"error": 0.0},
+            results = compare({"package": package, "peer": peer}, 5, time.process_time)
+            seconds = results["package"].seconds["median"] / count
+            accuracy = f"{1 / seconds:.0f} hand-outs a second of the processor"
+            what = f"{count} hand-outs, N={workers}"
+            row = result_row(
+                *("hand_outs", what, results, accuracy, {"error": 0.0}),
+                against="calls of a Ray actor that does nothing, one by one",
             )
-            rows.append(
-                result_row(
-                    *given, against="calls of a Ray actor that does nothing, one by one"
-                )
-            )
+            rows.append(row)
     return rows
 
 
 class _Idle:
-    def rest(self) -> None:
+    def answer(self) -> None:
         pass
 
 
 def _calls(ray: Any, actor: Any, count: int) -> None:
     for _ in range(count):
-        ray.get(actor.rest.remote())
+        ray.get(actor.answer.remote())
 
 
 def shared_step(workers: int) -> int:
-    """Play the master's part of a step of unlike workers; return how many chunks went
-    out.
-    """
-    sizes, pace = (
-        chunk_sizes(8),
-        np.random.default_rng(0).exponential(size=workers) + 0.05,
-    )
-    handout, timing = (
-        Ledger(0, spread(workers, 2, len(sizes)), [sizes] * workers),
-        Paces(workers),
-    )
-    free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0
+    """Play the master's part of a step of unlike workers; return how many chunks."""
+    sizes = chunk_sizes(8)
+    pace = np.random.default_rng(0).exponential(size=workers) + 0.05
+    handout = Ledger(0, spread(workers, 2, len(sizes)), [sizes] * workers)
+    timing = Paces(workers)
+    free = set(range(workers))
+    busy = list[Any]()
+    now = 0.0
+    count = 0
     while not handout.complete:
         for worker in timing.overdue(now, handout.voided):
             handout.late(worker)

@@ -1,6 +1,4 @@
-"""Encoding, decoding and coded training, against memory traffic and the gradients
-themselves.
-"""
+"""Encoding, decoding and coded training, against memory traffic and gradients."""
 
 import functools
 import math
@@ -36,9 +34,7 @@ def _arrived(plan: bcgc.coding.CodingPlan) -> np.ndarray:
 
 
 def traffic() -> list[dict[str, Any]]:
-    """Encode and decode L = 1e7 coordinates at N = 20, against a copy of as many
-    bytes.
-    """
+    """Encode and decode L = 1e7 coordinates, N = 20, against a copy of the bytes."""
     size = 10_000_000
     problem = bcgc.Problem(LAW, _WORKERS, size)
     params = jnp.zeros(size)
@@ -80,28 +76,33 @@ def traffic() -> list[dict[str, Any]]:
         ("decode", decode, used + params.nbytes),
     )
     for name, run, must in cases:
-        found = compare({"package": run, "peer": copy_of(must)}, 3)
-        what, against = f"{name}, L=1e7, N=20, optimal plan", "copy of as many bytes"
+        results = compare({"package": run, "peer": copy_of(must)}, 3)
+        what = f"{name}, L=1e7, N=20, optimal plan"
+        against = "copy of as many bytes"
         accuracy = (
             f"{must / 1e9:.2f} GB; decoded to {error:.0e}; messages {extra:.2f} x "
             "float32"
         )
-        given = "traffic", what, found, accuracy, {"error": error}
-        rows.append(result_row(*given, against=against, dtype="float32"))
+        row = result_row(
+            *("traffic", what, results, accuracy, {"error": error}),
+            against=against,
+            dtype="float32",
+        )
+        rows.append(row)
     return rows
 
 
 def training() -> list[dict[str, Any]]:
-    """A coded iteration of 1e6 parameters at N = 20, against its subset gradients
-    alone.
-    """
+    """A coded iteration of 1e6 parameters, N = 20, against its subset gradients."""
     samples = 2000
     model = perceptron((64, 968, 968, 10), samples)
-    params, loss = model.params, model.loss
+    params = model.params
+    loss = model.loss
     size = sum(x.size for x in jax.tree.leaves(params))
     solution = bcgc.solve(bcgc.Problem(LAW, _WORKERS, size))
     plan = coding_plan(jax.random.key(0), params, np.asarray(solution.rounded))
-    subsets, arrived = split_batch(model.batch, _WORKERS), _arrived(plan)
+    subsets = split_batch(model.batch, _WORKERS)
+    arrived = _arrived(plan)
     optimizer = optax.sgd(0.1)
     state = optimizer.init(params)
 
@@ -125,27 +126,27 @@ def training() -> list[dict[str, Any]]:
         [(float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2))) for a, b in pairs], axis=0
     )
     error = math.sqrt(off / norm)
-    found = compare(
+    results = compare(
         {
             "package": lambda: iteration(params, state),
             "peer": lambda: gradients(params),
         },
         7,
     )
-    outside = 1 - found["peer"].seconds["median"] / found["package"].seconds["median"]
+    outside = (
+        1 - results["peer"].seconds["median"] / results["package"].seconds["median"]
+    )
     accuracy = (
         f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the "
         f"subset gradients (medians); gradient decoded to {error:.0e}"
     )
-    what, against = (
-        f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20",
-        ("the subset gradients alone"),
-    )
+    what = f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20"
+    against = "the subset gradients alone"
     return [
         result_row(
             "training",
             what,
-            found,
+            results,
             accuracy,
             {"error": error},
             against=against,

@@ -1,6 +1,4 @@
-"""Work sharing inside one compiled program: what a turn costs, and what compiling
-does.
-"""
+"""Work sharing inside a compiled program: the cost of a turn, and of compiling."""
 
 import contextlib
 import functools
@@ -16,46 +14,49 @@ from bcgc_jax.compiled import SharedWork
 from bcgc_jax.handout import join, serve
 from benchmarks.timing import compare, result_row
 
-_CHUNKS, _SAMPLES = 64, 256  # of a step of one worker
-# Of a transformer, and of a step's texts.
-_LAYERS, _WIDTH, _WORDS = 24, 64, 50
-_TEXTS, _LENGTH = 64, 16
+# Chunks and samples of a step of one worker.
+_CHUNKS = 64
+_SAMPLES = 256
+# A transformer, and the texts of a step.
+_LAYERS = 24
+_WIDTH = 64
+_WORDS = 50
+_TEXTS = 64
+_LENGTH = 16
 
 
 def turns() -> list[dict[str, Any]]:
-    """Time steps of one worker whose chunks compute next to nothing, in memory and over
-    TCP.
-    """
+    """Time steps of a worker whose chunks take no time, in memory and over TCP."""
     return [_turn("in memory", _in_memory), _turn("over TCP", _over_tcp)]
 
 
 def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
-    """A step beside the same chunks in a loop that asks nobody: a turn costs the
-    difference.
-    """
-    rows, key = jnp.arange(float(_SAMPLES)), jax.random.key(0)
+    """A step beside its chunks in a loop that asks nobody: turns are the difference."""
+    rows = jnp.arange(float(_SAMPLES))
+    key = jax.random.key(0)
     with shared_work(mesh_of_one()) as shared:
         gradient = jax.jit(shared.value_and_grad(product, _SAMPLES))
         steps = iter(range(10**6))
-        found = compare(
+        results = compare(
             {
                 "package": lambda: gradient(2.0, rows, next(steps), key),
                 "peer": functools.partial(jax.jit(_without_questions), 2.0, rows),
             },
             50,
         )
-    slope, wanted = found["package"].value[1], found["peer"].value
-    package, peer = (found[name].seconds for name in ("package", "peer"))
+    slope = results["package"].value[1]
+    expected = results["peer"].value
+    package, peer = (results[name].seconds for name in ("package", "peer"))
     # After the last chunk it asks once more.
     median, best = (
         (package[name] - peer[name]) / (_CHUNKS + 1) for name in ("median", "best")
     )
     what = f"{_CHUNKS} turns of one compiled program, {where}"
     accuracy = f"a turn in {1e3 * median:.3f} ms, the median; {1e3 * best:.3f} at best"
-    figures = {"error": float(abs(slope - wanted) / abs(wanted)), "turn": median}
+    figures = {"error": float(abs(slope - expected) / abs(expected)), "turn": median}
     against = "the same chunks in a loop that asks nobody"
     return result_row(
-        "questions", what, found, accuracy, figures, against=against, dtype="float32"
+        "questions", what, results, accuracy, figures, against=against, dtype="float32"
     )
 
 
@@ -95,9 +96,7 @@ def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
 
 
 def compiling() -> list[dict[str, Any]]:
-    """Compile a transformer's gradient with shared work, 24 layers, beside the plain
-    gradient.
-    """
+    """Compile a transformer's gradient, 24 layers, with shared work and without."""
     shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
     gradient = shared.value_and_grad(cross_entropy, _TEXTS)
     shapes = {
@@ -107,12 +106,12 @@ def compiling() -> list[dict[str, Any]]:
         "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
     }
     params = {
-        name: [jnp.zeros(shape) for shape in each] for name, each in shapes.items()
+        name: [jnp.zeros(shape) for shape in layers] for name, layers in shapes.items()
     }
     arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
     key = jax.random.key(0)
     with shared.coordinator:
-        found = compare(
+        results = compare(
             {
                 "package": lambda: compile_anew(gradient, *arguments, 0, key),
                 "peer": lambda: compile_anew(
@@ -121,12 +120,12 @@ def compiling() -> list[dict[str, Any]]:
             },
             3,
         )
-    ratio = found["package"].seconds["median"] / found["peer"].seconds["median"]
+    ratio = results["package"].seconds["median"] / results["peer"].seconds["median"]
     accuracy = f"tracing included; {ratio:.2f} times as long"
     what = f"compile a gradient of {_LAYERS} layers, equal chunks"
     against = "the plain gradient"
     row = result_row(
-        "compiling", what, found, accuracy, {}, against=against, dtype="float32"
+        "compiling", what, results, accuracy, {}, against=against, dtype="float32"
     )
     return [row]
 

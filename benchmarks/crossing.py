@@ -1,6 +1,4 @@
-"""Crossing probabilities of given boundaries, beside programs for them; exact rationals
-judge.
-"""
+"""Crossing probabilities beside programs for them; exact rationals judge."""
 
 import functools
 import math
@@ -24,9 +22,7 @@ _JUDGED = 32
 
 
 class Case(NamedTuple):
-    """Draw rows b_1…b_N of few binary digits with one P(U_(k) > b_k) for every k, in a
-    range.
-    """
+    """Draw rows b_1…b_N of few binary digits with P(U_(k) > b_k) in a range."""
 
     what: str
     num_workers: int
@@ -49,9 +45,7 @@ CASES = (
 
 @in_float64
 def crossing() -> Iterator[dict[str, Any]]:
-    """Time crossing probabilities, 1 and 4096, against crossprob, and qqconf and mutoss
-    in R.
-    """
+    """Time 1 and 4096 crossing probabilities against crossprob, qqconf and mutoss."""
     peers.require_scipy()
     return (row for case in CASES for row in _rows(case))
 
@@ -86,23 +80,21 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
         start = f"a call that computes nothing takes {empty:.2g} µs; {start}"
     for name, peer in timed.items():
         if peer is None:
-            peer_error, accuracy = None, f"{start}; {name} is not installed"
+            peer_error = None
+            accuracy = f"{start}; {name} is not installed"
         else:
             peer_error = _error(peer.value[judged].tolist(), exact)
             accuracy = f"{start}, the peer's {peer_error:.1e}"
-        what, beside = f"{case.what}, N={case.num_workers}", {"package": package}
+        what = f"{case.what}, N={case.num_workers}"
+        beside = {"package": package}
         beside |= {} if peer is None else {"peer": peer}
-        against, errors = (
-            name if peer else "",
-            {"error": error, "peer_error": peer_error},
-        )
+        against = name if peer else ""
+        errors = {"error": error, "peer_error": peer_error}
         yield result_row("crossing", what, beside, accuracy, errors, against=against)
 
 
 def _boundaries(case: Case) -> np.ndarray:
-    """Return quantiles of order statistics, `[rows, N]`, rounded for cheap rational
-    arithmetic.
-    """
+    """Quantiles of order statistics, `[rows, N]`, rounded for cheap rationals."""
     from scipy.special import betaincinv
 
     k = np.arange(1, case.num_workers + 1)
@@ -113,12 +105,10 @@ def _boundaries(case: Case) -> np.ndarray:
 
 
 def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
-    """Call the package from NumPy to NumPy; many rows are spread over the local
-    devices.
-    """
+    """Call the package from NumPy to NumPy; many rows go to all local devices."""
     if len(boundaries) == 1:
-        one = jax.jit(crossed)
-        return lambda: np.asarray(one(boundaries[0]))
+        compiled = jax.jit(crossed)
+        return lambda: np.asarray(compiled(boundaries[0]))
     pieces = boundaries.reshape(-1, _BATCH, boundaries.shape[-1])
     rows = PartitionSpec("rows")
     devices = jax.local_devices()[: math.gcd(len(pieces), jax.local_device_count())]
@@ -159,7 +149,8 @@ def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
     Fraction(1, 2)
     """
     above = [2**bits - int(b * 2.0**bits) for b in boundary.tolist()]
-    whole, terms = 1, list[int]()
+    whole = 1
+    terms = list[int]()
     for k, last in enumerate(above, start=1):
         terms = [
             term * (k * gap) // (k - j)
@@ -170,11 +161,11 @@ def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
     return Fraction(whole, 1 << bits * len(above))
 
 
-def _error(found: list[Any], exact: list[Fraction]) -> float:
+def _error(computed: list[Any], exact: list[Fraction]) -> float:
     """The largest error of P, in units of the smaller of P and 1 - P."""
-    if any(isinstance(p, float) and not math.isfinite(p) for p in found):
+    if any(isinstance(p, float) and not math.isfinite(p) for p in computed):
         return math.nan
     return max(
         float(abs(Fraction(p) - q) / min(q, 1 - q))
-        for p, q in zip(found, exact, strict=True)
+        for p, q in zip(computed, exact, strict=True)
     )

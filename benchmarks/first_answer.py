@@ -1,6 +1,4 @@
-"""The cost of a first answer: CPU seconds of whole processes, with an empty and a
-filled cache.
-"""
+"""CPU seconds of a first answer, of whole processes, with a cache and without."""
 
 import os
 import shlex
@@ -34,9 +32,7 @@ _SWEEP = (
 
 
 def first_answer() -> list[dict[str, Any]]:
-    """CPU seconds of a process that asks once, beside one that imports jax and compiles
-    x + 1.
-    """
+    """CPU seconds of a process that asks once, beside one that compiles x + 1."""
     smallest = _run([sys.executable, "-c", _SMALLEST])
     rows = []
     for what, workers, law, options in (
@@ -74,17 +70,17 @@ def first_answer() -> list[dict[str, Any]]:
 
 
 def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
-    """CPU and wall seconds of a process; the programs of the command line are kept in
-    `cache`.
-    """
+    """CPU and wall seconds of a process whose programs are kept in `cache`."""
     settings = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache is None:
         kept = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     else:
         kept = {"XDG_CACHE_HOME": cache}
-    before, start = os.times(), time.perf_counter()
+    before = os.times()
+    start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=settings | kept)
-    after, wall = os.times(), time.perf_counter() - start
+    after = os.times()
+    wall = time.perf_counter() - start
     used = (
         after.children_user
         - before.children_user

@@ -1,6 +1,4 @@
-"""Chunks that one master or coordinator hands out to workers that ask without a
-pause.
-"""
+"""Chunks that one coordinator hands out to workers that ask without a pause."""
 
 import contextlib
 import functools
@@ -39,9 +37,7 @@ _TCP = Tcp(key=b"key")
 
 
 def questions() -> list[dict[str, Any]]:
-    """Chunks that take no time, 8 a subset: workers ask at once; one asks alone, at
-    once or not.
-    """
+    """Chunks of no time, 8 a subset: all ask at once, or one alone, at once or not."""
     of_loops = [
         _row(*setting, "your own loop", _of_loops)
         for setting in _SETTINGS + _MORE_STORED
@@ -56,9 +52,7 @@ def questions() -> list[dict[str, Any]]:
 
 
 class _Asked(NamedTuple):
-    """The cost of a step: seconds of each answer, and of the processor here for each
-    chunk.
-    """
+    """A step's cost: seconds of each answer, and of this processor for each chunk."""
 
     answers: list[float]
     processor: float
@@ -67,20 +61,18 @@ class _Asked(NamedTuple):
 def _row(
     workers: int, stored: int, whose: str, steps_of: Callable[..., Any]
 ) -> dict[str, Any]:
-    """Measure with a peer, a server that returns each question as its answer, or
-    without one.
-    """
+    """Measure without a peer, or with a server that returns questions as answers."""
     chunks = workers * len(Placement(workers, stored).sizes)
     with _asking(workers, chunks) as ask, steps_of(workers, stored, ask) as functions:
-        found = compare(
+        results = compare(
             {
-                name: functools.partial(_counted, one, chunks)
-                for name, one in functions.items()
+                name: functools.partial(_counted, step, chunks)
+                for name, step in functions.items()
             },
             _REPEATS,
         )
-    rate = chunks / found["package"].seconds["median"]
-    answers, processor = found["package"].value
+    rate = chunks / results["package"].seconds["median"]
+    answers, processor = results["package"].value
     answer = statistics.median(answers)
     what = f"a step of {whose}, chunks of no time, N={workers}, D={stored}"
     accuracy = (
@@ -89,10 +81,10 @@ def _row(
     )
     figures = {"chunks_a_second": rate, "answer": answer, "processor": processor}
     against = ""
-    if "peer" in found:
+    if "peer" in results:
         against = "a server that decides nothing"
     return result_row(
-        "questions", what, found, accuracy, figures, against=against, dtype="float32"
+        "questions", what, results, accuracy, figures, against=against, dtype="float32"
     )
 
 
@@ -104,7 +96,8 @@ def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
 
 @contextlib.contextmanager
 def _of_a_cluster(workers: int, stored: int, ask: Callable[..., Any]) -> Iterator[Any]:
-    plan, steps = SharedPlan(WorkSharing(workers, stored, 8)), itertools.count(1)
+    plan = SharedPlan(WorkSharing(workers, stored, 8))
+    steps = itertools.count(1)
     with (
         Coordinator(_TCP) as coordinator,
         contextlib.closing(_TCP.listen(_Echo())) as echo,
@@ -144,32 +137,31 @@ def _step(
     ask: Callable[..., Any],
 ) -> Any:
     """Seconds of each answer."""
-    params, step = {"w": np.zeros(1, np.float32)}, next(steps)
+    params = {"w": np.zeros(1, np.float32)}
+    step = next(steps)
     place = Place(coordinator.address, _TCP)
-    one = SharedRound(plan, params, step, step, None, None, place, coordinator.touch)
+    round_ = SharedRound(plan, params, step, step, None, None, place, coordinator.touch)
     for worker in range(plan.num_workers):
-        one.begin(worker, 0.0)
-    coordinator.serve(one, time.monotonic())
-    found = ask(place, step)
-    one.end()
-    return found
+        round_.begin(worker, 0.0)
+    coordinator.serve(round_, time.monotonic())
+    answers = ask(place, step)
+    round_.end()
+    return answers
 
 
 @contextlib.contextmanager
 def _asking(workers: int, chunks: int) -> Iterator[Callable[..., Any]]:
-    """Let all workers ask in one process, as often as a step of so many chunks
-    needs.
-    """
+    """Let all workers ask in one process, as often as a step of `chunks` needs."""
     context = multiprocessing.get_context("spawn")
-    mine, others = context.Pipe()
+    connection, workers_connection = context.Pipe()
     process = context.Process(
-        target=_ask_for_all, args=(others, workers, chunks), daemon=True
+        target=_ask_for_all, args=(workers_connection, workers, chunks), daemon=True
     )
     process.start()
 
     def ask(place: Place, step: int, pause: float = 0.0) -> Any:
-        mine.send((place, step, pause))
-        return mine.recv()
+        connection.send((place, step, pause))
+        return connection.recv()
 
     try:
         yield ask
@@ -194,7 +186,9 @@ def _ask_for_all(orders: Connection, workers: int, chunks: int) -> None:
 
 def _asked(lines: list[TcpLine], step: int, chunks: int, pause: float) -> list[float]:
     """Each line asks again as soon as it has an answer; the seconds of the answers."""
-    seconds, began, done = list[float](), [0.0] * len(lines), 0
+    seconds = list[float]()
+    began = [0.0] * len(lines)
+    done = 0
     with selectors.DefaultSelector() as waiting:
         for worker, line in enumerate(lines):
             waiting.register(line, selectors.EVENT_READ, worker)
@@ -202,7 +196,8 @@ def _asked(lines: list[TcpLine], step: int, chunks: int, pause: float) -> list[f
             line.send(data_of(Begin(step)))
         while done < chunks:
             for key, _ in waiting.select():
-                worker, line = key.data, lines[key.data]
+                worker = key.data
+                line = lines[key.data]
                 ticket = answer_of(line.receive()).ticket
                 seconds.append(time.perf_counter() - began[worker])
                 if pause:

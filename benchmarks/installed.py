@@ -42,29 +42,28 @@ _NO_PACKAGE = 3
 
 
 def crossprob() -> Callable[[np.ndarray], np.ndarray] | None:
-    """The O(N²) algorithm of Moscovich (2023) on each row; None where it is not
-    installed.
-    """
+    """Moscovich's O(N²) algorithm (2023) on each row; None if not installed."""
     if importlib.util.find_spec("crossprob") is None:
         return None
-    one = importlib.import_module("crossprob").ecdf1_new_B
-    return lambda boundaries: np.array([one(row) for row in boundaries.tolist()])
+    probability = importlib.import_module("crossprob").ecdf1_new_B
+    return lambda boundaries: np.array(
+        [probability(row) for row in boundaries.tolist()]
+    )
 
 
 def in_r(package: str, boundaries: np.ndarray, repeats: int) -> Measured | None:
-    """Call a package of R on each row, timed by R without its start; None if not
-    installed.
-    """
+    """Call an R package on each row, timed by R itself; None if not installed."""
     rscript = shutil.which("Rscript")
     if rscript is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        given, answer = Path(folder) / "given", Path(folder) / "answer"
-        boundaries.astype(float).tofile(given)
+        input_file = Path(folder) / "given"
+        output_file = Path(folder) / "answer"
+        boundaries.astype(float).tofile(input_file)
         arguments = [
             package,
-            str(given),
-            str(answer),
+            str(input_file),
+            str(output_file),
             str(boundaries.shape[-1]),
             str(repeats),
         ]
@@ -75,6 +74,6 @@ def in_r(package: str, boundaries: np.ndarray, repeats: int) -> Measured | None:
             return None
         if done.returncode != 0:
             raise RuntimeError(f"{package} in R failed: {done.stderr.strip()}")
-        found = np.fromfile(answer)
-    first, *warm = found[: repeats + 1].tolist()
-    return measured(first, warm, found[repeats + 1 :])
+        numbers = np.fromfile(output_file)
+    first, *warm = numbers[: repeats + 1].tolist()
+    return measured(first, warm, numbers[repeats + 1 :])

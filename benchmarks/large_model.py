@@ -1,6 +1,4 @@
-"""Gradients of millions of parameters on worker processes: time, the master's share,
-bytes.
-"""
+"""Gradients of millions of parameters on processes: time, master's share, bytes."""
 
 import statistics
 import time
@@ -19,16 +17,18 @@ from bcgc_jax.plans.sharing import WorkSharing
 from benchmarks.timing import Measured, result_row, spread
 from experiments.models import Model, perceptron
 
-_WORKERS, _SAMPLES, _WIDTHS = 4, 64, (784, 1800, 1800, 194)
-_ROUNDS, _ITERATIONS = 5, 10
+_WORKERS = 4
+_SAMPLES = 64
+_WIDTHS = (784, 1800, 1800, 194)
+_ROUNDS = 5
+_ITERATIONS = 10
 
 
 def cluster_large() -> list[dict[str, Any]]:
-    """Train 5·10⁶ parameters on 4 processes: time, CPU of the master, bytes, beside
-    plain Ray.
-    """
+    """Train 5·10⁶ parameters on 4 processes, beside plain Ray: time, CPU, bytes."""
     model = perceptron(_WIDTHS, _SAMPLES)
-    params, loss = model.params, model.loss
+    params = model.params
+    loss = model.loss
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     exact = jax.jit(jax.grad(loss))(params, model.batch)
     rows = []
@@ -36,7 +36,8 @@ def cluster_large() -> list[dict[str, Any]]:
         ray = load_ray()
         counted = running.ray = _Counted(ray)
         subsets = split_unevenly(model.batch, _WORKERS)
-        plain, bare = _plain_loop(ray, model, subsets), _bare_loop(ray, size, params)
+        plain = _plain_loop(ray, model, subsets)
+        bare = _bare_loop(ray, size, params)
         for name, partition in (
             ("uncoded", [size, 0, 0, 0]),
             ("coded", [size // 2, size // 4, 0, size - size // 2 - size // 4]),
@@ -50,10 +51,14 @@ def cluster_large() -> list[dict[str, Any]]:
             before = counted.bytes
             running.gradient(params)
             moved = (counted.bytes - before) / _bytes_needed(plan, params)
-            mine = {"package": lambda: running.gradient(params).gradient}
-            found = _measured(mine | {"parameter server": plain, "bare": bare})
-            error = _error(found["package"].value, exact)
-            rows += [_row(name, size, found, peer, moved, error) for peer in _PEERS]
+            functions = {
+                "package": lambda: running.gradient(params).gradient,
+                "parameter server": plain,
+                "bare": bare,
+            }
+            results = _measured(functions)
+            error = _error(results["package"].value, exact)
+            rows += [_row(name, size, results, peer, moved, error) for peer in _PEERS]
     return rows
 
 
@@ -66,25 +71,28 @@ _PEERS = {
 def _row(
     name: str,
     size: int,
-    found: dict[str, Measured],
+    results: dict[str, Measured],
     peer: str,
     moved: float,
     error: float,
 ) -> dict[str, Any]:
-    mine, other, against = found["package"].seconds, found[peer].seconds, _PEERS[peer]
-    busy = mine["cpu"] / mine["median"]
+    seconds = results["package"].seconds
+    peer_seconds = results[peer].seconds
+    against = _PEERS[peer]
+    busy = seconds["cpu"] / seconds["median"]
     what = f"an iteration, N={_WORKERS}, {size:,} parameters, {name}"
     accuracy = (
-        f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), "
-        f"the peer's {1e3 * other['cpu']:.3g} ms "
-        f"({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} of the bytes "
-        f"that the scheme must move; relative error of the gradient {error:.0e}"
+        f"the master computes {1e3 * seconds['cpu']:.3g} ms of it "
+        f"({100 * busy:.0f} %), the peer's {1e3 * peer_seconds['cpu']:.3g} ms "
+        f"({100 * peer_seconds['cpu'] / peer_seconds['median']:.0f} %); {moved:.3f} of "
+        "the bytes that the scheme must move; relative error of the gradient "
+        f"{error:.0e}"
     )
     figures = {"error": error, "busy": busy, "moved": moved}
     return result_row(
         "cluster_large",
         what,
-        found,
+        results,
         accuracy,
         figures,
         peer=peer,
@@ -93,30 +101,29 @@ def _row(
     )
 
 
-def _error(found: Any, exact: Any) -> float:
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True)
+def _error(gradient: Any, exact: Any) -> float:
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(exact), strict=True)
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
 
 
 def _bytes_needed(plan: CodingPlan | SharedPlan, params: Any) -> int:
-    """Return the least bytes: parameters once, on one node, and N-n messages or N sums
-    a block.
-    """
-    given = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    """The least bytes: parameters once, and N-n messages, or N sums, a block."""
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if isinstance(plan, SharedPlan):
-        return (1 + plan.num_workers) * given
+        return (1 + plan.num_workers) * parameters
     messages = sum(
         (plan.num_workers - block.level) * block.size * (8 if code.wide else 4)
         for block, code in zip(plan.blocks, plan.codes, strict=True)
     )
-    return messages + given
+    return messages + parameters
 
 
 def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
     """Seconds and seconds of this process's CPU of an iteration, in rounds by turns."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     cpu: dict[str, list[float]] = {name: [] for name in functions}
-    first, values = {}, {}
+    first = {}
+    values = {}
     for name, function in functions.items():
         begin = time.perf_counter()
         function()
@@ -124,29 +131,29 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
     for _ in range(_ROUNDS):
         for name, function in functions.items():
             function()  # who ran before is done
-            begin, spent = time.perf_counter(), time.process_time()
+            begin = time.perf_counter()
+            spent = time.process_time()
             for _ in range(_ITERATIONS):
                 values[name] = function()
             seconds[name].append((time.perf_counter() - begin) / _ITERATIONS)
             cpu[name].append((time.process_time() - spent) / _ITERATIONS)
-    found = {}
-    for name, each in seconds.items():
+    results = {}
+    for name, seconds_of_rounds in seconds.items():
         times = {
             "first_call": first[name],
-            **spread(each),
+            **spread(seconds_of_rounds),
             "cpu": statistics.median(cpu[name]),
         }
-        found[name] = Measured(times, values[name], _ROUNDS * _ITERATIONS)
-    return found
+        results[name] = Measured(times, values[name], _ROUNDS * _ITERATIONS)
+    return results
 
 
 class _Counted:
-    """Ray, with a count of the bytes that its caller puts into its store and gets from
-    there.
-    """
+    """Ray, with a count of the bytes that its caller puts into its store and gets."""
 
     def __init__(self, ray: Any) -> None:
-        self._ray, self.bytes = ray, 0
+        self._ray = ray
+        self.bytes = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ray, name)
@@ -156,9 +163,9 @@ class _Counted:
         return self._ray.put(value)
 
     def get(self, references: Any) -> Any:
-        found = self._ray.get(references)
-        self._count(found)
-        return found
+        values = self._ray.get(references)
+        self._count(values)
+        return values
 
     def _count(self, value: Any) -> None:
         self.bytes += sum(
@@ -171,25 +178,30 @@ class _Counted:
 def _plain_loop(ray: Any, model: Model, subsets: Sequence[Any]) -> Callable[[], Any]:
     """A parameter server as one writes it: each worker's gradient, and their mean."""
 
-    loss, shape = model.loss, jax.tree.structure(model.params)
+    loss = model.loss
+    shape = jax.tree.structure(model.params)
 
     class Server:
         def __init__(self, batch: Any) -> None:
-            self._batch, self._gradient = batch, jax.jit(jax.grad(loss))
+            self._batch = batch
+            self._gradient = jax.jit(jax.grad(loss))
 
         def gradient(self, leaves: Any) -> Any:
-            found = self._gradient(jax.tree.unflatten(shape, leaves), self._batch)
-            return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+            gradients = self._gradient(jax.tree.unflatten(shape, leaves), self._batch)
+            return [np.asarray(leaf) for leaf in jax.tree.leaves(gradients)]
 
     actors = [
         ray.remote(Server).options(num_cpus=0).remote(subset) for subset in subsets
     ]
 
     def loop() -> Any:
-        given = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(model.params)])
-        found = ray.get([actor.gradient.remote(given) for actor in actors])
+        reference = ray.put(
+            [np.asarray(leaf) for leaf in jax.tree.leaves(model.params)]
+        )
+        gradients = ray.get([actor.gradient.remote(reference) for actor in actors])
         return [
-            sum(leaves) / np.float32(len(actors)) for leaves in zip(*found, strict=True)
+            sum(leaves) / np.float32(len(actors))
+            for leaves in zip(*gradients, strict=True)
         ]
 
     return loop
@@ -208,7 +220,7 @@ def _bare_loop(ray: Any, size: int, params: Any) -> Callable[[], Any]:
     actors = [ray.remote(Sender).options(num_cpus=0).remote() for _ in range(_WORKERS)]
 
     def loop() -> Any:
-        given = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(params)])
-        return ray.get([actor.send.remote(given) for actor in actors])
+        reference = ray.put([np.asarray(leaf) for leaf in jax.tree.leaves(params)])
+        return ray.get([actor.send.remote(reference) for actor in actors])
 
     return loop

@@ -93,7 +93,8 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
     a cycle time.
     """
     u, weight = np.polynomial.legendre.leggauss(num_nodes)
-    u, weight = (1 + u) / 2, weight / 2
+    u = (1 + u) / 2
+    weight = weight / 2
     t = 50 + 1050 * u / (1 - u)
     by = -np.expm1(
         -np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3
@@ -121,7 +122,8 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
     from scipy.optimize import linprog
 
     num_draws, num_workers = times.shape
-    rows, level = num_draws * num_workers, np.tile(np.arange(num_workers), num_draws)
+    rows = num_draws * num_workers
+    level = np.tile(np.arange(num_workers), num_draws)
     unit = times / times.mean()  # x in units of L, y and θ of order 1
     finish = sparse.csr_array(
         (unit.ravel(), (np.arange(rows), level)), shape=(rows, num_workers)
@@ -132,13 +134,13 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
     )
     work = sparse.diags_array(np.arange(1.0, num_workers + 1))
     ahead = sparse.eye_array(num_workers) - sparse.eye_array(num_workers, k=-1)
-    rest = sparse.csr_array((num_workers, num_draws))
+    zeros = sparse.csr_array((num_workers, num_draws))
     total = np.concatenate([np.ones(num_workers), np.zeros(num_workers + num_draws)])
     equal = sparse.vstack(
-        [sparse.hstack([-work, ahead, rest]), sparse.csr_array(total[None])],
+        [sparse.hstack([-work, ahead, zeros]), sparse.csr_array(total[None])],
         format="csr",
     )
-    found = linprog(
+    optimum = linprog(
         np.concatenate([np.zeros(2 * num_workers), np.full(num_draws, 1 / num_draws)]),
         A_ub=upper,
         b_ub=np.zeros(rows),
@@ -146,9 +148,9 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
         b_eq=np.concatenate([np.zeros(num_workers), [1.0]]),
         method="highs",
     )
-    if found.status != 0:
-        raise RuntimeError(f"HiGHS found no optimum: {found.message}")
-    return num_coordinates * found.x[:num_workers]
+    if optimum.status != 0:
+        raise RuntimeError(f"HiGHS found no optimum: {optimum.message}")
+    return num_coordinates * optimum.x[:num_workers]
 
 
 def paper_subgradient(
@@ -158,9 +160,7 @@ def paper_subgradient(
     num_iterations: int,
     num_draws: int,
 ) -> np.ndarray:
-    """Plan as section V-A of the paper does: projected subgradients over draws, smaller
-    steps.
-    """
+    """Plan as section V-A of the paper: projected subgradients, smaller steps."""
     level = np.arange(1, num_workers + 1)
     x = np.full(num_workers, num_coordinates / num_workers)
     for i in range(num_iterations):

@@ -1,6 +1,4 @@
-"""Runtimes, completion probabilities and optimal partitions, beside peers that do the
-same work.
-"""
+"""Runtimes, completion probabilities and optimal partitions, beside peers."""
 
 import functools
 import itertools
@@ -32,18 +30,14 @@ def paper_problem(num_workers: int) -> bcgc.Problem:
 
 
 def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.ndarray]:
-    """Return a problem with M b / N = 1, as the peers have it, with x^(t) and its
-    load.
-    """
+    """A problem with M b / N = 1, as the peers have it, x^(t), and its load."""
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
     return problem, x, np.asarray(bcgc.plans.partitions.cumulative_load(x))
 
 
 def simulation() -> list[Row]:
-    """Mean runtime of 1e5 draws at N = 50 in float32, against NumPy's draw, sort and
-    max.
-    """
+    """Mean runtime of 1e5 draws, N = 50, in float32, against NumPy's sort and max."""
     num_draws = 100_000
     problem, x, load = _unscaled_problem(50)
     rng = np.random.default_rng(0)
@@ -56,76 +50,72 @@ def simulation() -> list[Row]:
         )
         for kind in (np.float32, np.float64)
     }
-    found = compare({"package": package, **numpy})
-    exact, drawn = float(bcgc.expected_runtime(problem, x)), found["package"].value
-    error, spread = (
-        abs(float(drawn.mean) / exact - 1),
-        float(drawn.standard_error) / exact,
-    )
+    results = compare({"package": package, **numpy})
+    exact = float(bcgc.expected_runtime(problem, x))
+    drawn = results["package"].value
+    error = abs(float(drawn.mean) / exact - 1)
+    spread = float(drawn.standard_error) / exact
     accuracy = (
         f"the mean is {error:.1e} from the exact one, its standard error {spread:.1e}"
     )
-    given = "simulation", "mean of 1e5 draws, N=50", found, accuracy, {"error": error}
-    against = "NumPy's draw, sort and max in"
+    what = "mean of 1e5 draws, N=50"
     return [
-        result_row(*given, dtype="float32", peer=kind, against=f"{against} {kind}")
+        result_row(
+            *("simulation", what, results, accuracy, {"error": error}),
+            dtype="float32",
+            peer=kind,
+            against=f"NumPy's draw, sort and max in {kind}",
+        )
         for kind in numpy
     ]
 
 
 @in_float64
 def evaluation() -> Iterator[Row]:
-    """Exact expected runtime at N = 20 and 50, against NumPy's Monte Carlo of 1e5
-    draws.
-    """
+    """Exact expected runtime at N = 20 and 50, against NumPy's 1e5 draws."""
     rng = np.random.default_rng(0)
     for num_workers in SIZES:
         problem, x, load = _unscaled_problem(num_workers)
         package = functools.partial(bcgc.expected_runtime, problem, x)
         peer = functools.partial(peers.estimate_runtime, rng, load, 100_000)
-        found = compare({"package": package, "peer": peer})
+        results = compare({"package": package, "peer": peer})
         value, bound = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
-        mean, deviation = found["peer"].value
-        error, peer_error = bound / value, deviation / mean
+        mean, deviation = results["peer"].value
+        error = bound / value
+        peer_error = deviation / mean
         accuracy = (
             f"quadrature error {error:.1e}; the peer's standard error "
             f"{peer_error:.1e}, its mean {abs(mean - value) / deviation:.2f} of them "
             "away"
         )
-        what, against = (
-            f"exact expected runtime, N={num_workers}",
-            "NumPy's Monte Carlo, 1e5 draws",
-        )
+        what = f"exact expected runtime, N={num_workers}"
+        against = "NumPy's Monte Carlo, 1e5 draws"
         errors = {"error": error, "peer_error": peer_error}
-        yield result_row("evaluation", what, found, accuracy, errors, against=against)
+        yield result_row("evaluation", what, results, accuracy, errors, against=against)
 
 
 @in_float64
 def completion() -> Iterator[Row]:
-    """Completion probability at 64 deadlines, N = 20, 100, 400, against an FFT
-    recursion.
-    """
+    """Completion probability at 64 deadlines, N = 20, 100, 400, against an FFT."""
     peers.require_scipy()
     for num_workers in (20, 100, 400):
         problem, x, load = _unscaled_problem(num_workers)
         deadlines = float(bcgc.expected_runtime(problem, x)) * np.linspace(0.5, 2.0, 64)
         package = functools.partial(bcgc.completion_probability, problem, x, deadlines)
         peer = functools.partial(peers.completion_probability, load, deadlines)
-        found = compare(
+        results = compare(
             {"package": package, "peer": peer}, 3 if num_workers == 400 else 7
         )
-        probability = np.asarray(found["package"].value)
-        error = float(np.abs(probability - found["peer"].value).max())
+        probability = np.asarray(results["package"].value)
+        error = float(np.abs(probability - results["peer"].value).max())
         accuracy = (
             f"probabilities from {probability.min():.2g} to {probability.max():.4f}, "
             f"largest absolute difference {error:.1e}"
         )
-        what, against = (
-            f"completion probability, 64 deadlines, N={num_workers}",
-            ("FFT recursion in SciPy"),
-        )
+        what = f"completion probability, 64 deadlines, N={num_workers}"
+        against = "FFT recursion in SciPy"
         yield result_row(
-            "completion", what, found, accuracy, {"error": error}, against=against
+            "completion", what, results, accuracy, {"error": error}, against=against
         )
 
 
@@ -134,7 +124,8 @@ def solutions() -> Iterator[Row]:
     """Optimum, closed form and subgradients, against the paper's procedure in NumPy."""
     against = "the paper's procedure in NumPy, 150 times 1e4 draws"
     for num_workers in SIZES:
-        problem, rng = paper_problem(num_workers), np.random.default_rng(0)
+        problem = paper_problem(num_workers)
+        rng = np.random.default_rng(0)
         procedure = functools.partial(
             peers.paper_subgradient, rng, num_workers, 2e4, 150, 10_000
         )
@@ -145,46 +136,46 @@ def solutions() -> Iterator[Row]:
             solve = functools.partial(
                 bcgc.solve, problem, method, key=jax.random.key(0)
             )
-            found = compare({"package": solve, "peer": procedure}, 3)
-            solution = found["package"].value
-            peer_value = float(bcgc.expected_runtime(problem, found["peer"].value))
-            value, gap = float(solution.expected_runtime), float(solution.relative_gap)
+            results = compare({"package": solve, "peer": procedure}, 3)
+            solution = results["package"].value
+            peer_value = float(bcgc.expected_runtime(problem, results["peer"].value))
+            value = float(solution.expected_runtime)
+            gap = float(solution.relative_gap)
             bound = max(bound, float(solution.lower_bound))
             better = f"{100 * (value / peer_value - 1):+.2f} %"
             accuracy = f"gap {gap:.0e}, runtime {better} against the peer's"
             what = f"{method}, certified, N={num_workers}"
             gaps = {"gap": gap, "peer_gap": peer_value / bound - 1}
-            yield result_row("solutions", what, found, accuracy, gaps, against=against)
+            yield result_row(
+                "solutions", what, results, accuracy, gaps, against=against
+            )
 
 
 @in_float64
 def equal_quality() -> Iterator[Row]:
-    """The optimum at N = 20 to 0.1 %, against the paper's procedure until as good; CPU
-    seconds.
-    """
-    num_workers, rng = SIZES[0], np.random.default_rng(0)
+    """The optimum at N = 20 to 0.1 %, against the paper's procedure; CPU seconds."""
+    num_workers = SIZES[0]
+    rng = np.random.default_rng(0)
     problem = paper_problem(num_workers)
     best = float(bcgc.solve(problem, "optimal").lower_bound)
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=1e-3))
     procedure = functools.partial(
         peers.paper_subgradient, rng, num_workers, 2e4, _AS_GOOD, 10_000
     )
-    found = compare({"package": solve, "peer": procedure}, 3, time.process_time)
-    gap = float(found["package"].value.expected_runtime) / best - 1
-    peer_gap = float(bcgc.expected_runtime(problem, found["peer"].value)) / best - 1
+    results = compare({"package": solve, "peer": procedure}, 3, time.process_time)
+    gap = float(results["package"].value.expected_runtime) / best - 1
+    peer_gap = float(bcgc.expected_runtime(problem, results["peer"].value)) / best - 1
     accuracy = f"{gap:.0e} above the bound, the peer's plan {peer_gap:.0e}"
     what = f"optimum to 0.1 %, N={num_workers}"
     against = f"the paper's procedure in NumPy, {_AS_GOOD} times 1e4 draws"
     gaps = {"gap": gap, "peer_gap": peer_gap}
     measure = "equal quality, CPU seconds of the process"
-    yield result_row(measure, what, found, accuracy, gaps, against=against)
+    yield result_row(measure, what, results, accuracy, gaps, against=against)
 
 
 @in_float64
 def programme() -> Iterator[Row]:
-    """The optimum at N = 10 and 20, against the linear programme of a sample, by
-    HiGHS.
-    """
+    """The optimum at N = 10 and 20, against a sample's linear programme by HiGHS."""
     peers.require_scipy()
     rng = np.random.default_rng(0)
 
@@ -197,10 +188,11 @@ def programme() -> Iterator[Row]:
         problem = paper_problem(num_workers)
         package = functools.partial(bcgc.solve, problem, "optimal")
         peer = functools.partial(plan, num_workers, num_draws)
-        found = compare({"package": package, "peer": peer}, 3)
-        solution = found["package"].value
-        gap, bound = float(solution.relative_gap), float(solution.lower_bound)
-        above = float(bcgc.expected_runtime(problem, found["peer"].value)) / bound - 1
+        results = compare({"package": package, "peer": peer}, 3)
+        solution = results["package"].value
+        gap = float(solution.relative_gap)
+        bound = float(solution.lower_bound)
+        above = float(bcgc.expected_runtime(problem, results["peer"].value)) / bound - 1
         accuracy = (
             f"gap {gap:.0e}; the peer's partition is {100 * above:.2g} % above the "
             "bound"
@@ -208,13 +200,11 @@ def programme() -> Iterator[Row]:
         what = f"optimal, certified, N={num_workers}"
         against = f"linear programme of {num_draws} draws, HiGHS"
         gaps = {"gap": gap, "peer_gap": above}
-        yield result_row("programme", what, found, accuracy, gaps, against=against)
+        yield result_row("programme", what, results, accuracy, gaps, against=against)
 
 
 def optima() -> list[Row]:
-    """The certified optimum for other laws, and in float32; no peer reaches such a
-    gap.
-    """
+    """The certified optimum for other laws, and in float32; no peer has the gap."""
     times = np.random.default_rng(0).gamma(2.0, 1.0, 100) + 0.2
     with jax.enable_x64(True):
         measured = bcgc.Empirical(times)
@@ -245,13 +235,15 @@ def _optimum(
 ) -> Row:
     problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50)
     if num_workers == 1000:
-        tolerance, repeats = (1e-6, 1)
+        tolerance = 1e-6
+        repeats = 1
     else:
-        tolerance, repeats = (1e-7, 3)
+        tolerance = 1e-7
+        repeats = 3
     solve = functools.partial(bcgc.solve, problem, bcgc.Optimal(tolerance=tolerance))
-    found = compare({"package": solve}, repeats)
-    gap = float(found["package"].value.relative_gap)
+    results = compare({"package": solve}, repeats)
+    gap = float(results["package"].value.relative_gap)
     what = f"optimal, certified, N={num_workers}, {name}"
     return result_row(
-        "optima", what, found, f"gap {gap:.0e}", {"gap": gap}, dtype=dtype
+        "optima", what, results, f"gap {gap:.0e}", {"gap": gap}, dtype=dtype
     )

@@ -1,6 +1,4 @@
-"""Time and memory in which a large trace of the PyTorch profiler is read, against
-`json.load`.
-"""
+"""Time and memory that a large trace of PyTorch's profiler takes, or `json.load`."""
 
 import functools
 import json
@@ -13,7 +11,9 @@ from typing import Any
 from benchmarks.timing import compare, result_row
 
 BYTES = 300_000_000
-_STEP_SECONDS, _KERNELS, _STEPS = 0.1, 40, 50
+_STEP_SECONDS = 0.1
+_KERNELS = 40
+_STEPS = 50
 _READ = """
 import sys
 from bcgc_jax.measured.profiles.kineto import read
@@ -31,9 +31,7 @@ print(peak_memory())
 
 
 def profiles() -> list[dict[str, Any]]:
-    """Read 300 MB of Kineto in a new process, and parse them by `json.load` in
-    another.
-    """
+    """Read 300 MB of Kineto in a new process, and by `json.load` in another."""
 
     def run(script: str, path: Path) -> float:
         command = [sys.executable, "-c", script + _PEAK, str(path)]
@@ -47,22 +45,27 @@ def profiles() -> list[dict[str, Any]]:
         functions = {
             name: functools.partial(run, of, path) for name, of in scripts.items()
         }
-        found = compare(functions, 3)
-    peak, whole = found["package"].value, found["json"].value
+        results = compare(functions, 3)
+    peak = results["package"].value
+    whole = results["json"].value
     what = f"{BYTES / 1e6:.0f} MB of a trace of the PyTorch profiler, in a new process"
     accuracy = f"peak memory {peak:.0f} MiB; json.load: {whole:.0f} MiB"
     figures = {"error": None, "mebibytes": peak}
     return [
         result_row(
-            "profiles", what, found, accuracy, figures, against="json.load", peer="json"
+            "profiles",
+            what,
+            results,
+            accuracy,
+            figures,
+            against="json.load",
+            peer="json",
         )
     ]
 
 
 def write(path: Path, size: int) -> None:
-    """Write a trace of at least so many bytes: fifty steps of kernels, the rest
-    operators.
-    """
+    """Write a trace of so many bytes: fifty steps of kernels, and operators."""
     with open(path, "w") as file:
         file.write(
             '{"schemaVersion": 1, "distributedInfo": {"rank": 0, "world_size": 2},'

@@ -56,59 +56,64 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
 
 @in_float64
 def large_n() -> Iterator[dict[str, Any]]:
-    """Time the optimum for N from 10 to 10,000: gap, peak memory, and the time's
-    exponent in N.
-    """
+    """Time the optimum, N from 10 to 10,000: gap, peak memory, exponent in N."""
     before = 0, math.nan
     for num_workers in MANY_SIZES:
         start = time.process_time()
         package = _optimum(num_workers, 1e-4 if num_workers > 1000 else 1e-6, 1)
-        gap, seconds = float(package.value.relative_gap), package.seconds["median"]
+        gap = float(package.value.relative_gap)
+        seconds = package.seconds["median"]
         peak = peak_memory()
         text = f"gap {gap:.1e}, peak memory of the process so far {peak:.0f} MB"
         if before[0]:
             exponent = math.log(seconds / before[1]) / math.log(num_workers / before[0])
             text += f", exponent since N = {before[0]} {exponent:.2f}"
         text += f", CPU seconds of both calls {time.process_time() - start:.3g}"
-        before, figures = (num_workers, seconds), {"gap": gap, "peak_mb": peak}
+        before = (num_workers, seconds)
+        figures = {"gap": gap, "peak_mb": peak}
         what = f"optimum, N = {num_workers}"
         yield result_row("large_n", what, {"package": package}, text, figures)
 
 
 def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> None:
-    """`name`.png and .svg in `folder`: seconds against the number of workers and
-    against cells.
-    """
+    """Draw `name`.png and .svg in `folder`: seconds against workers, and cells."""
     panels = grouped(points, lambda point: point["x_name"])
     figure, axes = plotting.new_figure(
         1, len(panels), size=(0.6 + 3.6 * len(panels), 3.7)
     )
-    for one, (x_name, here) in zip(axes, panels.items(), strict=True):
-        curves = grouped(here, lambda point: point["curve"])
+    for panel, (x_name, points_of_panel) in zip(axes, panels.items(), strict=True):
+        curves = grouped(points_of_panel, lambda point: point["curve"])
         for curve in (curve for curve in _CURVES if curve in curves):
-            mine, (text, reached, method) = curves[curve], _CURVES[curve]
-            gaps = [point["gap"] for point in mine if point["gap"] is not None]
-            most = math.ceil(math.log10(max(gaps, default=1.0) or 1e-16))
-            label = rf"{text}, {reached} ≤ $10^{{{most}}}$" if gaps else text
+            points_of_curve = curves[curve]
+            (text, reached, method) = _CURVES[curve]
+            gaps = [
+                point["gap"] for point in points_of_curve if point["gap"] is not None
+            ]
+            exponent = math.ceil(math.log10(max(gaps, default=1.0) or 1e-16))
+            label = rf"{text}, {reached} ≤ $10^{{{exponent}}}$" if gaps else text
             style = plotting.style(method)
             look = (
                 plotting.curve(style)
                 | looks.points(style)
                 | {"linestyle": style.line, "label": label}
             )
-            one.plot(
-                [point["x"] for point in mine],
-                [point["seconds"] for point in mine],
+            panel.plot(
+                [point["x"] for point in points_of_curve],
+                [point["seconds"] for point in points_of_curve],
                 **look,
             )
-        sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
+        sizes = (
+            sorted({point["x"] for point in points_of_panel})
+            if x_name == "workers"
+            else ()
+        )
         label = {
             "workers": "number of workers N",
             "cells": "number of cells of the sweep",
         }[x_name]
-        looks.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
+        looks.label_axes(panel, label, "median time (s)", log="xy", x_ticks=sizes)
         # Above the axes: never on the data.
-        one.legend(
+        panel.legend(
             frameon=False,
             fontsize="x-small",
             loc="lower left",

@@ -1,6 +1,4 @@
-"""Subsets that workers go through around a circle: exact runtimes against matrix
-powers.
-"""
+"""Subsets that workers take in a circle: exact runtimes against matrix powers."""
 
 import functools
 from collections.abc import Iterator
@@ -25,19 +23,19 @@ def schedules() -> Iterator[dict[str, Any]]:
     """cyclic at N = 10, 20, 50 and 1000, against NumPy's matrix powers."""
     for workers, depth in COVERS:
         worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
-        rule, work = FirstHolder(workers, workers), jnp.arange(1.0, depth + 1)
+        rule = FirstHolder(workers, workers)
+        work = jnp.arange(1.0, depth + 1)
         cover = jax.jit(functools.partial(expected_completion, rule=rule, num_nodes=96))
         package = functools.partial(cover, worker, Load(work))
         peer = functools.partial(peers.cyclic_runtime, workers, depth)
-        found = compare(
+        results = compare(
             {"package": package, "peer": peer}, 3 if workers == 1000 else 15
         )
-        value, bound = (float(v) for v in found["package"].value)
-        error, away = bound / value, abs(found["peer"].value / value - 1)
-        what, against = (
-            f"exact runtime, cyclic:{depth}, N={workers}",
-            ("tr(A^N) in NumPy at 96 nodes"),
-        )
+        value, bound = (float(v) for v in results["package"].value)
+        error = bound / value
+        away = abs(results["peer"].value / value - 1)
+        what = f"exact runtime, cyclic:{depth}, N={workers}"
+        against = "tr(A^N) in NumPy at 96 nodes"
         accuracy = f"error bound {error:.1e}; the peer is {away:.1e} away"
         errors = {"error": error, "peer_error": away}
-        yield result_row("schedules", what, found, accuracy, errors, against=against)
+        yield result_row("schedules", what, results, accuracy, errors, against=against)

@@ -1,6 +1,4 @@
-"""Sweeps: thousands of problems together, against a Python loop over the compiled
-single solver.
-"""
+"""Sweeps: thousands of problems together, against a Python loop over the solver."""
 
 import functools
 import subprocess
@@ -41,33 +39,27 @@ def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
 
 @in_float64
 def sweep() -> Iterator[dict[str, Any]]:
-    """Time 1000 certified optima, and cells of one N against loops over `solve`, jitted
-    or not.
-    """
+    """Time 1000 certified optima, and cells of one N against loops over `solve`."""
     plan = _plan(np.arange(2, 51), 21)
-    found = compare({"package": functools.partial(_rows, plan)}, 3)
-    table = found["package"].value
-    gap, converged = (
-        float(table["relative_gap"].max()),
-        int(np.sum(table["status"] == "converged")),
-    )
+    results = compare({"package": functools.partial(_rows, plan)}, 3)
+    table = results["package"].value
+    gap = float(table["relative_gap"].max())
+    converged = int(np.sum(table["status"] == "converged"))
     what = f"{len(plan.cells)} problems, N=2…50 × 21 rates"
     accuracy = (
         f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes "
         "compiled"
     )
-    yield result_row("sweep", what, found, accuracy, {"gap": gap})
+    yield result_row("sweep", what, results, accuracy, {"gap": gap})
     for num_workers in (2, 5, 10, 20, 50):
         yield from _against_loops(num_workers)
 
 
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
-    """Return seconds of a cell, in a sweep and one by one; loops too bring answers to
-    the host.
-    """
+    """Seconds of a cell, in a sweep and one by one, with answers on the host."""
     plan = _plan([num_workers], 512 if num_workers <= 10 else 128)
     rates = plan.cells.columns["rate"]
-    some = rates[:: len(rates) // 32]
+    looped_rates = rates[:: len(rates) // 32]
 
     def single(rate: Any) -> bcgc.Solution:
         return bcgc.solve(
@@ -76,31 +68,42 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
         )
 
     compiled = jax.jit(single)
-    found = compare(
+    results = compare(
         {
             "package": functools.partial(_rows, plan),
-            "solve": lambda: [jax.device_get(single(rate)) for rate in some],
-            "jit(solve)": lambda: [jax.device_get(compiled(rate)) for rate in some],
+            "solve": lambda: [jax.device_get(single(rate)) for rate in looped_rates],
+            "jit(solve)": lambda: [
+                jax.device_get(compiled(rate)) for rate in looped_rates
+            ],
         },
         5,
     )
-    gap = float(found["package"].value["relative_gap"].max())
-    each = {}
-    for name, one in found.items():
+    gap = float(results["package"].value["relative_gap"].max())
+    results_of_cell = {}
+    for name, result in results.items():
         if name == "package":
             cells = len(rates)
         else:
-            cells = len(some)
-        of_cell = {key: one.seconds[key] / cells for key in ("median", "best", "worst")}
-        each[name] = one._replace(seconds=one.seconds | of_cell)
+            cells = len(looped_rates)
+        of_cell = {
+            key: result.seconds[key] / cells for key in ("median", "best", "worst")
+        }
+        results_of_cell[name] = result._replace(seconds=result.seconds | of_cell)
     what = f"a cell of a sweep, N={num_workers}"
     accuracy = (
-        f"{len(rates)} cells, largest gap {gap:.0e}; the loop over {len(some)} of them"
+        f"{len(rates)} cells, largest gap {gap:.0e}; the loop over "
+        f"{len(looped_rates)} of them"
     )
     loops = {peer: f"a Python loop over {peer}" for peer in ("solve", "jit(solve)")}
     return [
         result_row(
-            "sweep", what, each, accuracy, {"gap": gap}, peer=peer, against=against
+            "sweep",
+            what,
+            results_of_cell,
+            accuracy,
+            {"gap": gap},
+            peer=peer,
+            against=against,
         )
         for peer, against in loops.items()
     ]
@@ -119,9 +122,7 @@ print(peak_memory())
 
 
 def memory() -> list[dict[str, Any]]:
-    """Measure the peak memory of sweeps to a file, 20,000 and 400,000 cells, a process
-    each.
-    """
+    """Measure the peak memory of sweeps to a file, 20,000 and 400,000 cells."""
 
     def run(count: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -135,11 +136,12 @@ def memory() -> list[dict[str, Any]]:
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
             return float(answer.stdout.split()[-1])
 
-    small, found = (
+    small, large = (
         compare({"package": functools.partial(run, count)}, 1)
         for count in (20_000, 400_000)
     )
-    before, peak = small["package"].value, found["package"].value
+    before = small["package"].value
+    peak = large["package"].value
     growth = peak / before - 1
     what = "400,000 cells of closed forms to CSV, in a new process"
     accuracy = (
@@ -147,7 +149,7 @@ def memory() -> list[dict[str, Any]]:
         f"{100 * growth:+.1f} %"
     )
     return [
-        result_row("memory", what, found, accuracy, {"error": growth}, dtype="float32")
+        result_row("memory", what, large, accuracy, {"error": growth}, dtype="float32")
     ]
 
 

@@ -1,6 +1,4 @@
-"""Repeated timing of functions, interleaved, until all they return is ready; rows of
-results.
-"""
+"""Repeated timing of functions, by turns, until all is ready; rows of results."""
 
 import datetime
 import functools
@@ -101,7 +99,7 @@ def in_float64(
 def result_row(
     measure: str,
     what: str,
-    found: Mapping[str, Measured],
+    results: Mapping[str, Measured],
     accuracy: str,
     figures: Mapping[str, float | None],
     *,
@@ -114,7 +112,8 @@ def result_row(
 
     `figures` has `gap` or `error`, and whatever else is worth a key.
     """
-    package, beside = found["package"], found[peer if against else "package"]
+    package = results["package"]
+    beside = results[peer if against else "package"]
     row: dict[str, Any] = {
         "measure": measure,
         "what": what,
@@ -131,9 +130,7 @@ def result_row(
 def curve_point(
     curve: str, x_name: str, x: int, package: Measured, gap: float
 ) -> dict[str, Any]:
-    """Make a point of a scaling curve: median seconds at `x`, and the gap or error
-    there.
-    """
+    """Make a point of a scaling curve: median seconds at `x`, and gap or error."""
     seconds = {name: package.seconds[name] for name in ("first_call", "best", "worst")}
     place = {
         "curve": curve,
@@ -179,9 +176,7 @@ def cpu_model() -> str | None:
 
 
 def commit() -> str | None:
-    """Return the commit of this tree, "-dirty" if it was changed; None without a
-    repository.
-    """
+    """The commit of this tree, "-dirty" if changed; None without a repository."""
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(

@@ -24,13 +24,14 @@ from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
-from experiments.report import each, print_table, readable, run_command, save
+from experiments.report import print_table, readable, run_command, save, with_progress
 from experiments.traces import files_of
 
 # Iterations of a training, and workers of the drifts.
-STEPS, WORKERS = 500, 10
+STEPS = 500
+WORKERS = 10
 CHUNKS = 8
-# Of a mean chunk: the way of a question and back, and the coordinator's time for it.
+# The way of a question and back, and the coordinator's time for it, in mean chunks.
 ASKING = Asking(delay=0.01 * 5 / 7, service=0.01 * 2 / 7)
 # Steps of a short training.
 SHORT = 60
@@ -59,22 +60,21 @@ _LATE = "random start-ups"
 
 
 def recorded(traces: Path) -> dict[str, np.ndarray]:
-    """The whole steps of each file, `[K, N]`; once, if another file has the chunks of
-    the same.
-    """
-    found: dict[str, np.ndarray] = {}
+    """Whole steps of files, `[K, N]`, once if another has the chunks of the same."""
+    logs: dict[str, np.ndarray] = {}
     for file in files_of(traces):
         table = bcgc.measured.load_trace(file).table()
         steps = table[np.isfinite(table).all(axis=1)]
-        others = [one for one in found.values() if one.shape == steps.shape]
-        if not any(np.allclose(one, steps, rtol=1e-5, atol=0) for one in others):
-            found[file.name.split(".")[0]] = steps
-    return found
+        alike = [log for log in logs.values() if log.shape == steps.shape]
+        if not any(np.allclose(log, steps, rtol=1e-5, atol=0) for log in alike):
+            logs[file.name.split(".")[0]] = steps
+    return logs
 
 
 def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.ndarray]:
     """Cycle times, `[K, N]`, by what becomes of them."""
-    shape, half = (steps, workers), steps // 2
+    shape = (steps, workers)
+    half = steps // 2
     jump, turns = np.ones((2, steps, workers))
     jump[half:, :3] = 3  # in the middle three workers become slower
     # every 50 iterations another one is slow
@@ -127,9 +127,7 @@ class Row(NamedTuple):
 
 
 def always_shared(starts: np.ndarray, times: np.ndarray, stored: int) -> np.ndarray:
-    """What steps take if each is shared, `[K]`, with start-ups and cycle times
-    `[K, N]`.
-    """
+    """Steps that are all shared take so long, `[K]`, for times `[K, N]`."""
     steps, workers = times.shape
     place = Placement(workers, stored, CHUNKS)
     lengths = np.tile(np.array(place.shares) / CHUNKS, (steps, workers))
@@ -166,13 +164,11 @@ def shared_step(
 
 
 def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what steps of a loop that advises itself take, `[K]`, and which are
-    shared.
-    """
+    """What steps of a loop that advises itself take, `[K]`, and which it shares."""
     place = Placement(times.shape[1], 2, CHUNKS)
     asking = asking_of(starts, times)
     judge = Judge(place, asking, run=lambda work: work())
-    taken = np.zeros(len(times))
+    seconds = np.zeros(len(times))
     shared = np.zeros(len(times), bool)
     for k, row in enumerate(zip(starts, times, strict=True)):
         shared[k] = judge.mode.is_shared
@@ -181,11 +177,11 @@ def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray
         else:
             step = own_step(*row)
         if shared[k]:
-            taken[k] = step.took
+            seconds[k] = step.took
         else:
-            taken[k] = (step.starts + step.busy).max() + asking.alone
+            seconds[k] = (step.starts + step.busy).max() + asking.alone
         judge.add(step)
-    return taken, shared
+    return seconds, shared
 
 
 def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Row:
@@ -194,7 +190,7 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Ro
         starts = np.zeros_like(times)
     uncoded = np.max(starts + times, axis=1)
     shared = {stored: always_shared(starts, times, stored) for stored in (2, 3)}
-    taken, by_sharing = train(starts, times)
+    loop_seconds, by_sharing = train(starts, times)
 
     def saved(seconds: np.ndarray, steps: int | None = None) -> float:
         return 100 * float(1 - seconds[:steps].sum() / uncoded[:steps].sum())
@@ -204,12 +200,12 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Ro
         workers=times.shape[1],
         steps=len(times),
         uncoded=float(uncoded.sum()),
-        loop=saved(taken),
+        loop=saved(loop_seconds),
         sharing_2=saved(shared[2]),
         sharing_3=saved(shared[3]),
         hindsight=saved(np.minimum(uncoded, shared[2])),
-        regret=max(0.0, saved(shared[2])) - saved(taken),
-        loop_first=saved(taken, SHORT),
+        regret=max(0.0, saved(shared[2])) - saved(loop_seconds),
+        loop_first=saved(loop_seconds, SHORT),
         sharing_first=saved(shared[2], SHORT),
         shared=100 * float(by_sharing.mean()),
         changes=int(np.count_nonzero(np.diff(by_sharing.astype(int)))),
@@ -256,15 +252,13 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Draw what is saved in all steps, of adaptive.csv: a mark a scheme, a line a
-    setting.
-    """
+    """Draw what is saved in all steps: a mark a scheme, a line a setting."""
     rows = list(rows)
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.8 + 0.34 * len(rows)))
     places = np.arange(len(rows))
-    found = {name: np.array([float(row[name]) for row in rows]) for name in MARKS}
-    axes.barh(places, found.pop("loop"), **MARKS["loop"])
-    for name, percent in found.items():
+    percents = {name: np.array([float(row[name]) for row in rows]) for name in MARKS}
+    axes.barh(places, percents.pop("loop"), **MARKS["loop"])
+    for name, percent in percents.items():
         axes.plot(percent, places, **MARKS[name])
     names = [readable(str(row["times"])).replace("\n", ", ") for row in rows]
     axes.set_yticks(places, names)
@@ -282,11 +276,11 @@ def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print the table; write adaptive.csv and the figure to `out`."""
     measured = recorded(traces)
     rng = np.random.default_rng(seed)
-    given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
+    trainings = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
     starts = {_LATE: rng.exponential(1.0, (STEPS, WORKERS))}
     rows = [
         course(name, times, starts.get(name))
-        for name, times in each(given, "trainings")
+        for name, times in with_progress(trainings, "trainings")
     ]
     show(rows)
     save(out, {"adaptive": rows}, {"adaptive": draw(row._asdict() for row in rows)})

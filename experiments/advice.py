@@ -24,13 +24,15 @@ from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs, Resources
 from bcgc_jax.schemes.names import possible
 from bcgc_jax.steps.asking import MEASURED
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 from experiments.traces import files_of
 
-STEPS, CHUNKS, FORWARD = 80, 8, 0.47
+STEPS = 80
+CHUNKS = 8
+FORWARD = 0.47
 # Mixtures of one, two or three causes; four of each, and four more: 60 logs.
 MIXTURES = [
-    some for count in (1, 2, 3) for some in itertools.combinations(CAUSES, count)
+    mixture for count in (1, 2, 3) for mixture in itertools.combinations(CAUSES, count)
 ]
 NUM_LOGS = 60
 KNOWN = ("chunks, forward passes", "chunks", "steps")
@@ -39,9 +41,7 @@ OWN = [Path(__file__).parent / "data" / name for name in ("steps.csv", "chunks.c
 
 
 class Row(NamedTuple):
-    """One half of a log: what the other half advises, and saves here, %; the best exact
-    remedy.
-    """
+    """A half of a log: what the other half advises and saves here, %; the best."""
 
     log: str
     known: str
@@ -57,13 +57,14 @@ class Row(NamedTuple):
 
 
 def synthetic(seed: int, causes: Sequence[str]) -> Parts:
-    """A log of 8, 16 or 32 workers in which these causes make steps slow; a chunk takes
-    about 1.
-    """
+    """A log of 8 to 32 workers that these causes make slow; a chunk takes about 1."""
     rng = np.random.default_rng(seed)
     workers = int(rng.choice([8, 16, 32]))
-    of_steps, of_chunks = (STEPS, workers), (STEPS, workers, CHUNKS)
-    steady, random, pauses = np.zeros(of_steps), np.zeros(of_steps), np.zeros(of_chunks)
+    of_steps = (STEPS, workers)
+    of_chunks = (STEPS, workers, CHUNKS)
+    steady = np.zeros(of_steps)
+    random = np.zeros(of_steps)
+    pauses = np.zeros(of_chunks)
     data = np.exp(rng.normal(0, 0.05, of_chunks))
     if "data" in causes:
         data = data * np.exp(rng.normal(0, rng.uniform(0.25, 0.6), of_chunks))
@@ -81,14 +82,18 @@ def synthetic(seed: int, causes: Sequence[str]) -> Parts:
     return Parts(steady, random, data, pauses)
 
 
-def logged(parts: Parts, known: str, seed: int) -> Trace:
+def logged(parts: Parts, knowledge: str, seed: int) -> Trace:
     """What a recorder writes of it: pauses are in one of the two passes."""
     rng = np.random.default_rng(seed)
     share = FORWARD / (1 + FORWARD) * np.exp(rng.normal(0, 0.03, parts.data.shape))
     forward = share * (parts.seconds - parts.pauses)
     forward = forward + np.where(rng.random(forward.shape) < FORWARD, parts.pauses, 0)
-    every = Microbatches(parts.seconds, forward if known == KNOWN[0] else None)
-    return _trace(parts.seconds.sum(axis=2), None if known == KNOWN[2] else every)
+    microbatches = Microbatches(
+        parts.seconds, forward if knowledge == KNOWN[0] else None
+    )
+    return _trace(
+        parts.seconds.sum(axis=2), None if knowledge == KNOWN[2] else microbatches
+    )
 
 
 def _trace(times: np.ndarray, parts: Microbatches | None) -> Trace:
@@ -99,21 +104,20 @@ def _trace(times: np.ndarray, parts: Microbatches | None) -> Trace:
 
 
 def judged(
-    name: str, known: str, trace: Trace, parts: Parts | None = None
+    name: str, knowledge: str, trace: Trace, parts: Parts | None = None
 ) -> Iterator[Row]:
-    """Judge both halves by the `parts` of the log, if known, else by its model of all
-    steps.
-    """
+    """Judge both halves, by the log's `parts` if known, else by its model."""
     whole = whole_steps(trace)
     times = whole.times
-    every = None
+    microbatches = None
     if trace.microbatches is not None:
-        every = trace.microbatches.whole_steps()
+        microbatches = trace.microbatches.whole_steps()
     log = model_of(whole)
     if parts is None:
         likely, draws = best_and_drawn(log.model)
     else:
-        likely, draws = (parts, [parts])
+        likely = parts
+        draws = [parts]
     # Questions cost what `advise` supposes.
     costs = Costs(MEASURED)
     schemes = possible(
@@ -121,28 +125,31 @@ def judged(
     )
     drawn = [draw.steps(log.costs) for draw in draws]
     outcomes = replayed(schemes.values(), likely.steps(log.costs), drawn).draws
-    taken = {
+    seconds = {
         name: np.mean([ended[name].seconds for ended in outcomes], axis=0)
         for name in schemes
     }
     exact = [name for name, scheme in schemes.items() if scheme.advisable]
     first = np.arange(len(times)) < len(times) // 2
     for half, steps in enumerate((~first, first)):
-        now = taken["nothing"][steps].mean()
+        now = seconds["nothing"][steps].mean()
         saved = {
-            name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact
+            name: float(100 * (1 - seconds[name][steps].mean() / now)) for name in exact
         }
         saved["nothing"] = 0.0
-        some = None
-        if every is not None:
-            some = every.take(~steps)
-        advised = advise(_trace(times[~steps], some)).advised or "nothing"
+        other_half = None
+        if microbatches is not None:
+            other_half = microbatches.take(~steps)
+        advised = advise(_trace(times[~steps], other_half)).advised or "nothing"
         best = max(saved, key=saved.__getitem__)
-        yield Row(name, known, half, advised, saved[advised], best, saved[best])
+        yield Row(name, knowledge, half, advised, saved[advised], best, saved[best])
 
 
 def show(
-    recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], num_logs: int
+    recorded: Sequence[Row],
+    drawn: Sequence[Row],
+    right_causes: dict[str, int],
+    num_logs: int,
 ) -> None:
     print_table(
         (
@@ -163,15 +170,22 @@ def show(
         ],
     )
     lines: list[list[object]] = []
-    for known in KNOWN:
-        some = [row for row in drawn if row.known == known]
-        above = sum(row.regret > 2 for row in some)
-        worst, least = max(row.regret for row in some), min(row.saved for row in some)
+    for knowledge in KNOWN:
+        rows = [row for row in drawn if row.known == knowledge]
+        above = sum(row.regret > 2 for row in rows)
+        worst = max(row.regret for row in rows)
+        least = min(row.saved for row in rows)
         right = "–"
-        if known in found:
-            right = f"{found[known]} of {num_logs}"
+        if knowledge in right_causes:
+            right = f"{right_causes[knowledge]} of {num_logs}"
         lines.append(
-            [known, right, f"{above} of {len(some)}", f"{worst:.1f}", f"{least:.1f}"]
+            [
+                knowledge,
+                right,
+                f"{above} of {len(rows)}",
+                f"{worst:.1f}",
+                f"{least:.1f}",
+            ]
         )
     print_table(
         "Synthetic logs by what is known of them",
@@ -183,7 +197,8 @@ def show(
 def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> None:
     recorded: list[Row] = []
     for file in dict.fromkeys([*files_of(traces), *OWN]):
-        name, trace = file.name.split(".")[0], load_trace(file)
+        name = file.name.split(".")[0]
+        trace = load_trace(file)
         if trace.microbatches is None:
             recorded += judged(name, KNOWN[2], trace)
             continue
@@ -191,19 +206,19 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
         true = model_of(whole_steps(trace)).model.parts
         recorded += judged(name, KNOWN[2], trace._replace(microbatches=None), true)
     drawn: list[Row] = []
-    found = dict.fromkeys(KNOWN[:2], 0)
-    for i in each(range(num_logs), "synthetic logs"):
+    right_causes = dict.fromkeys(KNOWN[:2], 0)
+    for i in with_progress(range(num_logs), "synthetic logs"):
         causes = MIXTURES[i % len(MIXTURES)]
         parts = synthetic(1000 * seed + i, causes)
-        for known in KNOWN:
-            trace = logged(parts, known, i)
-            drawn += judged(" + ".join(causes), known, trace, parts)
-            if known in found:
+        for knowledge in KNOWN:
+            trace = logged(parts, knowledge, i)
+            drawn += judged(" + ".join(causes), knowledge, trace, parts)
+            if knowledge in right_causes:
                 log = model_of(whole_steps(trace))
-                found[known] += _largest(log.losses()) == _largest(
-                    _told(log, losses(parts))
+                right_causes[knowledge] += _largest(log.losses()) == _largest(
+                    _as_logged(log, losses(parts))
                 )
-    show(recorded, drawn, found, num_logs)
+    show(recorded, drawn, right_causes, num_logs)
     save(
         out,
         {
@@ -214,10 +229,8 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
     )
 
 
-def _told(log: Log, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What causes add, data and pauses together where the log does not tell them
-    apart.
-    """
+def _as_logged(log: Log, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What causes add; data and pauses together where the log cannot part them."""
     if log.told_apart:
         return added
     workers = {name: added[name] for name in ("steady", "random")}

@@ -36,16 +36,21 @@ from experiments.block_costs import (
 )
 from experiments.block_times import Measured, measure_alone
 from experiments.models import Model, perceptron, transformer
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Study(NamedTuple):
-    """A model, made where it is measured; units at each level, to calibrate on and to
-    predict.
-    """
+    """A model, made where it is measured, and partitions to calibrate and predict."""
 
     make: Callable[..., Model]
     calibrated: Sequence[Sequence[int]]
@@ -79,9 +84,7 @@ TRUE = "f, h"
 
 
 class Block(NamedTuple):
-    """Costs in gradients of a subset; `kept` is the fewest operations, `low`, `high`
-    quartiles.
-    """
+    """Costs in subset gradients; `kept`: fewest operations; `low`, `high` quartiles."""
 
     model: str
     partition: tuple[int, ...]
@@ -96,9 +99,7 @@ class Block(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Costs by a model, in gradients of a subset, and relative errors where it was not
-    fitted.
-    """
+    """Costs by a model, in subset gradients, and its errors where it was not fitted."""
 
     name: str
     costs: Costs
@@ -109,9 +110,7 @@ class Calibrated(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The best partition by a model of costs, and the share of uncoded's E τ̂ the
-    worker takes.
-    """
+    """The best partition by a model of costs, and its share of uncoded's E τ̂."""
 
     model: str
     law: str
@@ -133,42 +132,48 @@ def run(
     """Measure each block `repeats` times, print the tables, save blocks and plans."""
     blocks: list[Block] = []
     plans: list[Plan] = []
-    for study in each(studies, "models"):
+    for study in with_progress(studies, "models"):
         make = functools.partial(study.make, seed=seed)
-        found = measure_alone(make, [*study.calibrated, *study.held_out], repeats)
-        costs, mine = calibrate(found, len(study.calibrated))
+        measured = measure_alone(make, [*study.calibrated, *study.held_out], repeats)
+        costs, blocks_of_model = calibrate(measured, len(study.calibrated))
         best = plan(
-            found, next(one.costs for one in costs if one.name == TRUE), laws, workers
+            measured,
+            next(row.costs for row in costs if row.name == TRUE),
+            laws,
+            workers,
         )
-        _print(found, mine, costs, best)
-        blocks += mine
+        _print(measured, blocks_of_model, costs, best)
+        blocks += blocks_of_model
         plans += best
-    of_plans = [one._asdict() | {"partition": _spaced(one.partition)} for one in plans]
+    of_plans = [row._asdict() | {"partition": _spaced(row.partition)} for row in plans]
     tables = {"backprop": [_row(block) for block in blocks], "backprop_plans": of_plans}
     save(out, tables, {"backprop": draw(blocks)})
 
 
-def _title(found: Measured) -> str:
-    return f"{found.title}, {found.samples} samples"
+def _title(measured: Measured) -> str:
+    return f"{measured.title}, {measured.samples} samples"
 
 
-def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
-    """Fit each model of costs to the first `calibrated` partitions, and predict all
-    blocks.
-    """
-    gradient = float(np.median(found.cpu))
-    partitions = [blocks.partition for blocks in found.blocks]
+def calibrate(
+    measured: Measured, calibrated: int
+) -> tuple[list[Calibrated], list[Block]]:
+    """Fit each model of costs to the first `calibrated` partitions; predict all."""
+    gradient = float(np.median(measured.cpu))
+    partitions = [blocks.partition for blocks in measured.blocks]
     cpu = _by_level(
         partitions,
-        [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks],
+        [np.median(blocks.cpu, axis=0) / gradient for blocks in measured.blocks],
     )
-    counted = [blocks.operations / found.operations.gradient for blocks in found.blocks]
+    counted = [
+        blocks.operations / measured.operations.gradient for blocks in measured.blocks
+    ]
     operations = _by_level(partitions, counted)
-    shares = found.sizes / found.sizes.sum()
-    costs, predicted = [], {}
+    shares = measured.sizes / measured.sizes.sum()
+    costs = []
+    predicted = {}
     for name in MODELS:
-        mine = fit(name, partitions[:calibrated], shares, cpu[:calibrated])
-        predicted[name] = predict(name, mine, partitions, shares)
+        fitted = fit(name, partitions[:calibrated], shares, cpu[:calibrated])
+        predicted[name] = predict(name, fitted, partitions, shares)
         by_count = fit(name, partitions[:calibrated], shares, operations[:calibrated])
         block, worst = _errors(predicted[name][calibrated:], cpu[calibrated:])
         end, _ = _errors(
@@ -178,17 +183,17 @@ def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[
             predict(name, by_count, partitions, shares)[calibrated:],
             operations[calibrated:],
         )
-        costs.append(Calibrated(name, mine, block, worst, end, count))
-    return costs, _blocks(found, calibrated, gradient, predicted)
+        costs.append(Calibrated(name, fitted, block, worst, end, count))
+    return costs, _blocks(measured, calibrated, gradient, predicted)
 
 
 def _by_level(
     partitions: Sequence[Sequence[int]], values: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Values of blocks as those of levels, `[K, N]`."""
-    found = np.zeros(np.shape(partitions))
-    found[np.asarray(partitions) > 0] = np.concatenate(values)
-    return found
+    by_level = np.zeros(np.shape(partitions))
+    by_level[np.asarray(partitions) > 0] = np.concatenate(values)
+    return by_level
 
 
 def _errors(predicted: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
@@ -198,24 +203,25 @@ def _errors(predicted: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
 
 
 def _blocks(
-    found: Measured,
+    measured: Measured,
     calibrated: int,
     gradient: float,
     predicted: Mapping[str, np.ndarray],
 ) -> list[Block]:
     blocks = []
-    for k, mine in enumerate(found.blocks):
-        kept = kept_operations(found.operations, mine.partition)
-        low, cpu, high = np.quantile(mine.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
-        for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
+    for k, timed in enumerate(measured.blocks):
+        kept = kept_operations(measured.operations, timed.partition)
+        low, cpu, high = np.quantile(timed.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
+        for b, level in enumerate(np.flatnonzero(timed.partition).tolist()):
             operations, least = (
-                np.array([mine.operations[b], kept[level]]) / found.operations.gradient
+                np.array([timed.operations[b], kept[level]])
+                / measured.operations.gradient
             )
             times = float(cpu[b]), float(low[b]), float(high[b])
             by_model = {
                 name: float(values[k, level]) for name, values in predicted.items()
             }
-            place = _title(found), mine.partition, k >= calibrated, level
+            place = _title(measured), timed.partition, k >= calibrated, level
             blocks.append(
                 Block(*place, float(operations), float(least), *times, by_model)
             )
@@ -223,13 +229,14 @@ def _blocks(
 
 
 def plan(
-    found: Measured,
+    measured: Measured,
     costs: Costs,
     laws: Mapping[str, bcgc.distributions.Distribution],
     workers: Sequence[int],
 ) -> list[Plan]:
     """The best of all partitions for each law, number of workers and model of costs."""
-    shares, plans = found.sizes / found.sizes.sum(), []
+    shares = measured.sizes / measured.sizes.sum()
+    plans = []
     for law, count in ((law, count) for law in laws for count in workers):
         partitions = all_partitions(len(shares), count)
         uncoded = int(np.argmax(partitions[:, 0]))
@@ -242,7 +249,7 @@ def plan(
             share = float(runtimes[TRUE][best] / runtimes[TRUE][uncoded])
             plans.append(
                 Plan(
-                    _title(found),
+                    _title(measured),
                     law,
                     count,
                     name,
@@ -258,25 +265,25 @@ def _spaced(partition: Sequence[int]) -> str:
 
 
 def _print(
-    found: Measured,
+    measured: Measured,
     blocks: Sequence[Block],
     costs: Sequence[Calibrated],
     plans: Sequence[Plan],
 ) -> None:
-    title = _title(found)
+    title = _title(measured)
     title = title[0].upper() + title[1:]
     print(
-        f"\n{title}: {found.sizes.sum():,} coordinates. Level 0 has the layers next to "
-        "the output.\nThe unit is the gradient on the samples of a subset: "
-        f"{1e3 * np.median(found.cpu):.3g} ms and {found.operations.gradient:.3g} "
-        "operations."
+        f"\n{title}: {measured.sizes.sum():,} coordinates. Level 0 has the layers next "
+        "to the output.\nThe unit is the gradient on the samples of a subset: "
+        f"{1e3 * np.median(measured.cpu):.3g} ms and "
+        f"{measured.operations.gradient:.3g} operations."
     )
-    _print_totals(found, blocks)
+    _print_totals(measured, blocks)
     _print_blocks(blocks)
     lines: list[list[Any]] = []
-    for one in costs:
-        fitted = [number(x, 3) if x else "–" for x in one.costs]
-        lines.append([one.name, *fitted, *(f"{100 * x:.1f} %" for x in one[2:])])
+    for row in costs:
+        fitted = [number(x, 3) if x else "–" for x in row.costs]
+        lines.append([row.name, *fitted, *(f"{100 * x:.1f} %" for x in row[2:])])
     print_table(
         "Costs of all coordinates (b, h) and of a forward pass (f), and errors where "
         "they were not fitted",
@@ -296,12 +303,12 @@ def _print(
         "\nErrors are relative, root mean squares; whole: of the end of the iteration."
     )
     lines = []
-    for (law, count), mine in grouped(
-        plans, lambda one: (one.law, one.workers)
+    for (law, count), plans_of_law in grouped(
+        plans, lambda row: (row.law, row.workers)
     ).items():
         cells = [
-            ("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %")
-            for one in mine
+            ("".join(map(str, row.partition)), f"{100 * (1 - row.share):.0f} %")
+            for row in plans_of_law
         ]
         lines.append([law, count, *chain(*cells)])
     print_table(
@@ -311,21 +318,25 @@ def _print(
     )
 
 
-def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
+def _print_totals(measured: Measured, blocks: Sequence[Block]) -> None:
     rows = []
-    shares = found.sizes / found.sizes.sum()
-    for partition, mine in grouped(blocks, lambda block: block.partition).items():
+    shares = measured.sizes / measured.sizes.sum()
+    for partition, blocks_of_partition in grouped(
+        blocks, lambda block: block.partition
+    ).items():
         totals = [
-            sum(getattr(block, name) for block in mine)
+            sum(getattr(block, name) for block in blocks_of_partition)
             for name in ("kept", "operations", "cpu")
         ]
-        own = predict("h = f = 0", Costs(1.0), partition, shares).sum()
-        predicted = sum(block.predicted[TRUE] for block in mine)
-        ratio = f"{totals[2] / predicted:.2f}{'' if mine[0].held_out else '*'}"
+        own_work = predict("h = f = 0", Costs(1.0), partition, shares).sum()
+        predicted = sum(block.predicted[TRUE] for block in blocks_of_partition)
+        ratio = f"{totals[2] / predicted:.2f}"
+        if not blocks_of_partition[0].held_out:
+            ratio += "*"
         rows.append(
             [
                 _spaced(partition),
-                *(f"{x:.2f}" for x in (own, *totals, predicted)),
+                *(f"{x:.2f}" for x in (own_work, *totals, predicted)),
                 ratio,
             ]
         )
@@ -349,8 +360,10 @@ def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
 def _print_blocks(blocks: Sequence[Block]) -> None:
     rows = []
     held_out = [block for block in blocks if block.held_out]
-    for partition, mine in grouped(held_out, lambda block: block.partition).items():
-        for block in mine:
+    for partition, blocks_of_partition in grouped(
+        held_out, lambda block: block.partition
+    ).items():
+        for block in blocks_of_partition:
             time = f"{block.cpu:.2f} ± {(block.high - block.low) / 2:.2f}"
             off = ((x, 100 * (x / block.cpu - 1)) for x in block.predicted.values())
             cells = [f"{x:.2f} {percent:+4.0f} %" for x, percent in off]
@@ -393,20 +406,18 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":
-    """Draw predicted against measured time of blocks not fitted to, a panel for each
-    model.
-    """
+    """Draw predicted against measured time of unfitted blocks, a panel a model."""
     models = grouped(
         (block for block in blocks if block.held_out), lambda block: block.model
     )
     figure, panels = plotting.new_figure(
         1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True
     )
-    for axes, (title, mine) in zip(panels, models.items(), strict=True):
-        cpu = np.array([block.cpu for block in mine])
+    for axes, (title, blocks_of_model) in zip(panels, models.items(), strict=True):
+        cpu = np.array([block.cpu for block in blocks_of_model])
         spread = [
-            cpu - [block.low for block in mine],
-            [block.high for block in mine] - cpu,
+            cpu - [block.low for block in blocks_of_model],
+            [block.high for block in blocks_of_model] - cpu,
         ]
         ends = [0.8 * cpu.min(), 1.25 * cpu.max()]
         axes.plot(
@@ -418,7 +429,7 @@ def draw(blocks: Sequence[Block]) -> "Figure":
             label="predicted = measured",
         )
         for name, (label, marker, color) in _LOOK.items():
-            predicted = [block.predicted[name] for block in mine]
+            predicted = [block.predicted[name] for block in blocks_of_model]
             look: Any = {
                 "fmt": marker,
                 "color": color,
@@ -431,10 +442,8 @@ def draw(blocks: Sequence[Block]) -> "Figure":
         y = ""
         if axes is panels[0]:
             y = "predicted for a block\n(gradients of a subset)"
-        x, title = (
-            "CPU time of a block\n(gradients of a subset)",
-            title.replace(", ", "\n"),
-        )
+        x = "CPU time of a block\n(gradients of a subset)"
+        title = title.replace(", ", "\n")
         looks.label_axes(
             axes, x, y, title=title, log="xy", x_ticks=_TICKS[2:], y_ticks=_TICKS
         )

@@ -31,7 +31,7 @@ MODELS = {"h = f = 0": 1, "f": 2, "f, h": 3}
 class Costs(NamedTuple):
     """b and h, time a coordinate and sample, and f, time a sample."""
 
-    own: float
+    coordinate: float
     setup: float = 0.0
     chain: float = 0.0
 
@@ -49,10 +49,8 @@ def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
     sizes = np.asarray(sizes, float)
     up_to = np.cumsum(x, axis=-1)
     end = np.append(0.0, np.cumsum(sizes))[up_to]
-    begin, subsets = (
-        np.append(0.0, np.cumsum(sizes))[up_to - x],
-        np.arange(1, x.shape[-1] + 1),
-    )
+    begin = np.append(0.0, np.cumsum(sizes))[up_to - x]
+    subsets = np.arange(1, x.shape[-1] + 1)
     held = np.maximum.accumulate(np.where(x > 0, subsets, 0), axis=-1)
     before = np.concatenate([np.zeros_like(held[..., :1]), held[..., :-1]], axis=-1)
     columns = [
@@ -68,9 +66,7 @@ def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
 
 
 def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
-    """Fit costs ≥ 0 by least squares to `times` of a sample, `[K, N]`, 0 at levels not
-    in use.
-    """
+    """Fit costs ≥ 0 to a sample's `times`, `[K, N]`, 0 at unused levels."""
     paid = _paid(model, partitions, sizes)
     return Costs(
         *nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist()
@@ -96,15 +92,20 @@ def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndar
 
     A cotangent stays at the last unit that was differentiated, and goes on from there.
     """
-    found, units, before, reached = np.zeros(len(partition)), 0, 0, 0.0
+    kept = np.zeros(len(partition))
+    units = 0
+    before = 0
+    reached = 0.0
     for n in np.flatnonzero(partition).tolist():
         last = units + partition[n] - 1
-        whole = operations.own[units : last + 1].sum() + operations.reach[last]
-        found[n] = (
+        whole = operations.gradients[units : last + 1].sum() + operations.reach[last]
+        kept[n] = (
             (n + 1) * whole - before * reached + (n + 1 - before) * operations.forward
         )
-        units, before, reached = last + 1, n + 1, operations.reach[last]
-    return found
+        units = last + 1
+        before = n + 1
+        reached = operations.reach[last]
+    return kept
 
 
 def all_partitions(units: int, workers: int) -> np.ndarray:
@@ -126,9 +127,7 @@ def expected_runtimes(
     partitions: ArrayLike,
     sizes: ArrayLike,
 ) -> np.ndarray:
-    """Return E max_n T_(N-n) y_n of a sample for `partitions`, `[K, N]`, exact for any
-    y.
-    """
+    """E max_n T_(N-n) y_n of a sample for `partitions`, `[K, N]`, exact."""
     ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
     scale = ends.max() or 1.0  # all costs were 0
     return scale * np.asarray(_expected_max(law, jnp.asarray(ends / scale)))

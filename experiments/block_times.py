@@ -25,9 +25,7 @@ from experiments.models import Model, PyTree
 
 
 class Blocks(NamedTuple):
-    """One partition, units at each level: `operations` `[B]`, and `cpu` seconds
-    `[repeats, B]`.
-    """
+    """A partition, `operations` of its blocks `[B]`, `cpu` seconds `[repeats, B]`."""
 
     partition: tuple[int, ...]
     operations: np.ndarray
@@ -41,7 +39,7 @@ class Operations(NamedTuple):
     Attributes:
       gradient: of the loss and its whole gradient, in one program.
       forward: of the forward pass that keeps what the backward pass needs.
-      own: of a unit's own gradient, once the cotangent has come to it, `[U]`.
+      gradients: of each unit's gradient, once the cotangent has come to it, `[U]`.
       reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last
         unit but one is counted with the last unit's own: no gradient tells them apart,
         and whoever wants the one needs the other.
@@ -49,7 +47,7 @@ class Operations(NamedTuple):
 
     gradient: float
     forward: float
-    own: np.ndarray
+    gradients: np.ndarray
     reach: np.ndarray
 
 
@@ -108,7 +106,8 @@ def measure(
     In each repeat every partition has its turn: a machine that is busy for a while is
     so for all.
     """
-    model, workers = make(), len(partitions[0])
+    model = make()
+    workers = len(partitions[0])
     data = jax.tree.map(np.asarray, split_batch(model.batch, workers))
     subsets = [jax.tree.map(lambda x, j=j: x[j], data) for j in range(workers)]
     order = backward_order(model.loss, model.params, subsets[0])
@@ -124,18 +123,17 @@ def measure(
         duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
         ready.append(WorkerProcess(duty, 0, {j: subsets[j] for j in plan.held(0)}))
         ready[-1].warm_up()
-    whole, leaves = (
-        jax.jit(jax.value_and_grad(model.loss)),
-        jax.tree.leaves(model.params),
-    )
+    whole = jax.jit(jax.value_and_grad(model.loss))
+    leaves = jax.tree.leaves(model.params)
     jax.block_until_ready(whole(model.params, subsets[0]))
-    alone, times = [], [[] for _ in ready]  # type: ignore[var-annotated]
+    alone: list[float] = []
+    times: list[list[np.ndarray]] = [[] for _ in ready]
     for _ in range(repeats):
         begun = time.process_time()
         jax.block_until_ready(whole(model.params, subsets[0]))
         alone.append(time.process_time() - begun)
-        for worker, found in zip(ready, times, strict=True):
-            found.append(_seconds(worker, leaves))
+        for worker, seconds in zip(ready, times, strict=True):
+            seconds.append(_seconds(worker, leaves))
     return Measured(
         model.title,
         len(jax.tree.leaves(subsets[0])[0]),
@@ -143,16 +141,14 @@ def measure(
         operations_of_units(model, subsets[0], order),
         np.array(alone),
         [
-            Blocks(tuple(counts), operations_of_worker(worker), np.array(found))
-            for counts, worker, found in zip(partitions, ready, times, strict=True)
+            Blocks(tuple(counts), operations_of_worker(worker), np.array(seconds))
+            for counts, worker, seconds in zip(partitions, ready, times, strict=True)
         ],
     )
 
 
 def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
-    """Time each block of an iteration, `[B]`, in CPU seconds; messages are then on the
-    host.
-    """
+    """Time an iteration's blocks, `[B]`, in CPU seconds, messages on the host."""
     clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
         clocks.append(time.process_time())
@@ -160,38 +156,36 @@ def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
 
 
 def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
-    """Count the operations of each task, `[tasks]`, in the worker's programs after
-    `warm_up`.
-    """
+    """Count operations of tasks, `[tasks]`, in the warmed-up worker's programs."""
     # The programs are the worker's own affair; what they cost is not to be found in any
     # copy of them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
-    plan, params = worker.plan, jax.tree.leaves(worker.duty.params)
-    known: dict[int, int] = {}  # how far the passes of the subsets are
+    plan = worker.plan
+    params = jax.tree.leaves(worker.duty.params)
+    progress: dict[int, int] = {}  # how far the passes of the subsets are
     counted = functools.cache(
         lambda program: _count(program.run, *(v.aval for v in program.takes))
     )
     counts = []
     for block, held in plan.tasks(worker.index):
         leaves = [params[piece.leaf] for piece in plan.blocks[block].pieces]
-        weights, gradients = np.ones(len(held)), [leaves] * len(held)
+        weights = np.ones(len(held))
+        gradients = [leaves] * len(held)
         counts.append(
             _count(worker._encode, block, worker._rows[block], weights, gradients)
         )
         for subset in held:
             counts[-1] += sum(
-                counted(program) for program in cut.due(known.get(subset, 0), block)
+                counted(program) for program in cut.due(progress.get(subset, 0), block)
             )
-            known[subset] = max(known.get(subset, 0), block + 1)
+            progress[subset] = max(progress.get(subset, 0), block + 1)
     return np.array(counts)
 
 
 def operations_of_units(
     model: Model, samples: PyTree, order: Sequence[int]
 ) -> Operations:
-    """Take costs from programs for each unit's gradient alone, and of all units up to
-    it.
-    """
+    """Take costs from programs for each unit alone, and for all up to it."""
     forward = jax.jit(
         lambda params, batch: jax.vjp(lambda p: model.loss(p, batch), params)
     )
@@ -199,8 +193,8 @@ def operations_of_units(
 
     def backward(leaves: Sequence[int]) -> float:
         def gradients(pull: Any) -> list[jax.Array]:
-            found = jax.tree.leaves(pull(np.ones(value.shape, value.dtype))[0])
-            return [found[leaf] for leaf in leaves]
+            gradient = jax.tree.leaves(pull(np.ones(value.shape, value.dtype))[0])
+            return [gradient[leaf] for leaf in leaves]
 
         return _count(jax.jit(gradients), pull)
 
@@ -210,24 +204,22 @@ def operations_of_units(
         [backward(list(chain(*units[: k + 1]))) for k in range(len(units))]
     )
     # The cotangent takes the same way for a unit alone as for all up to it.
-    own = np.append(np.diff(together - alone), 0.0)
-    reach = alone - own
+    own_operations = np.append(np.diff(together - alone), 0.0)
+    reach = alone - own_operations
     if len(units) > 1:
         reach[-1] = reach[-2]
-    own[-1] = alone[-1] - reach[-1]
+    own_operations[-1] = alone[-1] - reach[-1]
     whole = jax.jit(jax.value_and_grad(model.loss))
     return Operations(
         _count(whole, model.params, samples),
         _count(forward, model.params, samples),
-        own,
+        own_operations,
         reach,
     )
 
 
 def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of each layer's leaves, as `unit_sizes` of "layers" adds them
-    up.
-    """
+    """Numbers of each layer's leaves, as `unit_sizes` of "layers" adds them up."""
     leaves = jax.tree.leaves(params)
     ends = np.cumsum(unit_sizes(params, "layers", order))
     of = np.searchsorted(ends, np.cumsum([np.size(leaves[leaf]) for leaf in order]))

@@ -43,12 +43,16 @@ from bcgc_jax.cluster.planning import scheme_for
 from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from experiments.cluster import on_processes, successive
 from experiments.models import perceptron
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import number, print_table, run_command, save, with_progress
 
-LAYERS, WIDTH, SAMPLES_OF_A_WORKER = 2, 4, 32
+LAYERS = 2
+WIDTH = 4
+SAMPLES_OF_A_WORKER = 32
 CHUNKS = 8  # of a subset, in the passes of a code
 # Seconds of a worker's subset, times as long in a slow second, one of so many.
-SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
+SUBSET = 0.29
+SLOWER = 5.0
+ONE_OF = 7
 # Iterations that a prediction of a code is the mean of.
 DRAWN = 2000
 # Steps of equal workers in which the costs of a chunk are measured.
@@ -69,8 +73,9 @@ EQUAL = ("uncoded", "sharing:2:8", LOOP)
 # Two workers that pause at once may be all that store a chunk twice: then all wait.
 PAUSING = ("uncoded", "sharing:2:8", "sharing:3:8")
 PAUSES = 0.002
-# Of the real products: widths of the layers, samples of a worker.
-_WIDTHS, _SAMPLES = (512,) * 7, 512
+# Widths of the layers and samples of a worker, where products are real.
+_WIDTHS = (512,) * 7
+_SAMPLES = 512
 
 
 class Setting(NamedTuple):
@@ -117,21 +122,22 @@ def run(
     rows: list[dict[str, Any]] = []
     round_trips: dict[int, float] = {}  # by the number of workers
     with contextlib.ExitStack() as stack:
-        cluster, first = None, None
-        for setting, method in each(tasks, "training"):
+        cluster = None
+        first = None
+        for setting, method in with_progress(tasks, "training"):
             if cluster is None or cluster.size != setting.workers:
                 stack.close()
                 cluster = stack.enter_context(Cluster(setting.workers))
             if method.startswith("sharing") and setting.workers not in round_trips:
                 round_trips[setting.workers] = _round_trip(cluster, seed, subset)
-            found = trained(cluster, seed, setting, method, subset)
+            training = trained(cluster, seed, setting, method, subset)
             if method == setting.methods[0]:
-                first = found
+                first = training
             assert first is not None
             round_trip = round_trips.get(setting.workers, 0.0)
             predicted = _predicted(seed, setting, subset, method, first, round_trip)
             rows.append(
-                _row(setting, method, found, first, predicted)
+                _row(setting, method, training, first, predicted)
                 | {"round_trip": round_trip}
             )
     print_table(
@@ -162,11 +168,12 @@ def run(
 def _row(
     setting: Setting,
     method: str,
-    found: ClusterTraining,
+    training: ClusterTraining,
     first: ClusterTraining,
     predicted: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    seconds, passes = found.seconds, _passes(first, setting.workers)
+    seconds = training.seconds
+    passes = _passes(first, setting.workers)
     return {
         "workers": setting.name,
         "num_workers": setting.workers,
@@ -193,24 +200,21 @@ def _printed(row: dict[str, Any]) -> list[object]:
     ]
 
 
-def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
-    """Seconds of each worker's subset in each step, `[K, N]`, of a training without
-    redundancy.
-    """
-    seconds = np.zeros((len(found.seconds), workers))
-    for item in found.work:
+def _passes(training: ClusterTraining, workers: int) -> np.ndarray:
+    """Seconds of workers' subsets in steps, `[K, N]`, of an uncoded training."""
+    seconds = np.zeros((len(training.seconds), workers))
+    for item in training.work:
         seconds[item.iteration, item.worker] += item.seconds
     return seconds
 
 
 def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
-    """Return mean seconds that a chunk takes beside its pass, from reports of equal
-    workers.
-    """
+    """Mean seconds that a chunk takes beside its pass, by equal workers."""
     setting = Setting("equal", cluster.size, 1.0, ROUND_TRIPS, ())
     work = trained(cluster, seed, setting, "sharing:2:8", subset).work
     heard: dict[tuple[int, int], float] = {}
-    sizes, beside = chunk_sizes(CHUNKS), []
+    sizes = chunk_sizes(CHUNKS)
+    beside = []
     for item in sorted(work, key=lambda item: item.heard):
         before = heard.get((item.iteration, item.worker))
         heard[item.iteration, item.worker] = item.heard
@@ -221,10 +225,15 @@ def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
 
 def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem:
     """A pass is forward, back through the layers, and the gradients: each a third."""
-    count, samples = LAYERS * WIDTH**2, workers * SAMPLES_OF_A_WORKER
+    count = LAYERS * WIDTH**2
+    samples = workers * SAMPLES_OF_A_WORKER
     costs = np.full(LAYERS, float(WIDTH**2))
-    given = law, workers, LAYERS, samples
-    return bcgc.Problem(*given, unit_costs=costs, setup_cycles=count, chain_cycles=1.0)
+    return bcgc.Problem(
+        *(law, workers, LAYERS, samples),
+        unit_costs=costs,
+        setup_cycles=count,
+        chain_cycles=1.0,
+    )
 
 
 def _cycle_times(passes: np.ndarray) -> bcgc.Empirical:
@@ -238,10 +247,8 @@ def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
     )
 
 
-def _told(setting: Setting, method: str, subset: float) -> Told:
-    """Plan whole leaves: a pass that computes a part of a leaf's gradient computes all
-    of it.
-    """
+def _plans_for(setting: Setting, method: str, subset: float) -> Told:
+    """Plan whole leaves: a pass for a part of a leaf's gradient computes it all."""
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
     options = {}
@@ -267,15 +274,18 @@ def _predicted(
     if method == LOOP or setting.slower is None or setting.pauses:
         return None
     law = _cycle_times(_passes(first, setting.workers).ravel())
-    told, key = _told(setting, method, subset), jax.random.key(seed)
+    plans = _plans_for(setting, method, subset)
+    key = jax.random.key(seed)
     if method.startswith("sharing"):
         plan: Any = bcgc.solve(
-            told.problem, replace(on_processes(method), round_trip=round_trip)
+            plans.problem, replace(on_processes(method), round_trip=round_trip)
         ).plan
-        found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
-        assert found.chained is not None
-        return float(found.mean), float(found.chained)
-    scheme = scheme_for(key, told, range(setting.workers), _params(seed), None)
+        runtime = bcgc.simulate_runtime(
+            key, _problem(setting.workers, law), plan, 2**14
+        )
+        assert runtime.chained is not None
+        return float(runtime.mean), float(runtime.chained)
+    scheme = scheme_for(key, plans, range(setting.workers), _params(seed), None)
     times = np.asarray(law.sample(key, (DRAWN, setting.workers)), float)
     free = [scheme.plan.completed(scheme.pace(0.0, row)).max() for row in times]
     return float(np.mean(free)), float(
@@ -285,7 +295,10 @@ def _predicted(
 
 def _params(seed: int) -> list[np.ndarray]:
     keys = jax.random.split(jax.random.key(seed), LAYERS)
-    return [np.asarray(jax.random.normal(one, (WIDTH, WIDTH))) / 2 for one in keys]
+    return [
+        np.asarray(jax.random.normal(layer_key, (WIDTH, WIDTH))) / 2
+        for layer_key in keys
+    ]
 
 
 BeforeStep = Callable[[int, Cluster], None]
@@ -303,25 +316,25 @@ def trained(
     planned = "uncoded" if method == LOOP else method  # a loop is told nothing
     if setting.slower is None:
         model = perceptron(_WIDTHS, _SAMPLES * setting.workers)
-        params, data, loss = model.params, model.batch, model.loss
+        params = model.params
+        data = model.batch
+        loss = model.loss
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
         problem = bcgc.Problem(
             bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers
         )
-        told = Told(problem, on_processes(planned))
+        plans: Any = Told(problem, on_processes(planned))
     else:
-        params, told = _params(seed), _told(setting, planned, subset)
+        params = _params(seed)
+        plans = _plans_for(setting, planned, subset)
         samples = setting.workers * SAMPLES_OF_A_WORKER
         data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
         # A third forward, and two backward; but none for the slope of the data.
-        unit, pauses = (
-            subset / SAMPLES_OF_A_WORKER,
-            10 * setting.pauses / SAMPLES_OF_A_WORKER,
-        )
+        unit = subset / SAMPLES_OF_A_WORKER
+        pauses = 10 * setting.pauses / SAMPLES_OF_A_WORKER
         loss = sleeping_loss(
             unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset
         )
-    plans: Any = told
     if method == LOOP:
         plans = ClosedLoop()
     alone = contextlib.nullcontext(before_step)
@@ -334,9 +347,7 @@ def trained(
 
 @contextlib.contextmanager
 def _beside_a_load() -> Iterator[BeforeStep]:
-    """Give each worker one core of this machine; the first shares it with another
-    program.
-    """
+    """Give each worker one core; the first shares it with another program."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.sched_setaffinity(spins.pid, cores[:1])

@@ -21,12 +21,14 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.gradients import coding_plan
 from experiments.models import Model, convolutional, perceptron
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import number, print_table, run_command, save, with_progress
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 CHUNKS = (1, 2, 4, 8, 16)
 SAMPLES = {"dense": (32, 128, 512, 2048), "convolutional": (16, 64, 256, 1024)}
-SECONDS, ROUNDS = 8.0, 5  # of each row at least
+# Each row takes so many seconds and rounds at least.
+SECONDS = 8.0
+ROUNDS = 5
 
 
 def run(
@@ -43,7 +45,7 @@ def run(
             os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
     tasks = [(name, size) for name, sizes in samples.items() for size in sizes]
     rows: list[dict[str, Any]] = []
-    for name, size in each(tasks, "timing"):
+    for name, size in with_progress(tasks, "timing"):
         if name == "dense":
             model = perceptron([width] * 7, size)
         else:
@@ -76,9 +78,7 @@ def run(
 def _times(
     model: Model, chunks: Sequence[int], seconds: float
 ) -> tuple[float, dict[str, float]]:
-    """Return the time of a step of whole passes, and of other `chunks` against it in a
-    round.
-    """
+    """Seconds of a step of whole passes, and what other `chunks` take against it."""
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
     plan = jax.tree.map(
         np.asarray, coding_plan(jax.random.key(0), model.params, [0, count])
@@ -99,20 +99,20 @@ def _times(
         return WorkerProcess(duty, 0, subsets)
 
     workers = [worker(parts) for parts in chunks]
-    for one in workers:
-        one.warm_up()
+    for process in workers:
+        process.warm_up()
     rounds: list[list[float]] = []
     until = time.perf_counter() + seconds
     while len(rounds) < ROUNDS or time.perf_counter() < until:
         rounds.append([])
-        for one in workers:
+        for process in workers:
             begin = time.process_time()
-            for _ in one.compute(len(rounds), 0, leaves):
+            for _ in process.compute(len(rounds), 0, leaves):
                 pass
             rounds[-1].append(time.process_time() - begin)
-    found = np.array(rounds)
-    ratios = np.median(found / found[:, :1], axis=0)
-    return float(np.median(found[:, 0])), {
+    times = np.array(rounds)
+    ratios = np.median(times / times[:, :1], axis=0)
+    return float(np.median(times[:, 0])), {
         str(c): float(r) for c, r in zip(chunks, ratios, strict=True)
     }
 

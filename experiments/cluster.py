@@ -47,7 +47,14 @@ from bcgc_jax.solvers.sharing import Sharing
 from experiments import digits, looks
 from experiments.digits import DigitsRun
 from experiments.endurance import signal_workers
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +96,8 @@ MARKS = {
     "another worker is stopped": FAULTS["stopped"],
     "end of the training without faults": FINISH,
 }
-KILLED, STOPPED = 2, 5
+KILLED = 2
+STOPPED = 5
 LOSS_TICKS = (0.4, 0.6, 1.0, 2.0)
 
 
@@ -110,8 +118,8 @@ def run(
     problem = digits.digits_problem(LAW, workers, MODEL)
     best = float(bcgc.solve(problem).rounded_runtime)
     pace = InjectedDelay(LAW, seconds / best)
-    same = np.full((1, workers), float(LAW.mean()))
-    even = InjectedDelay(same, pace.seconds)
+    even_times = np.full((1, workers), float(LAW.mean()))
+    even = InjectedDelay(even_times, pace.seconds)
     drawn = np.asarray(
         LAW.sample(jax.random.key(seed + 1), (_SUCCESSIVE, workers)), float
     )
@@ -128,25 +136,25 @@ def run(
 
         tasks = [(method, kind) for kind in ("even", "plain") for method in methods]
         tasks += [(method, "faults") for method in methods if method in disturbed]
-        for method, kind in each(tasks, "training"):
+        for method, kind in with_progress(tasks, "training"):
             run = Run(cluster, even if kind == "even" else pace)
             if kind == "faults":
                 run = dataclasses.replace(run, before_step=disturb)
             count = steps
             if kind == "even":
                 count = _EVEN
-            found = train_on_processes(
+            course = train_on_processes(
                 jax.random.key(seed), run, problem, method, count
             )
             if kind == "even":
                 scheme = _scheme(problem, method)
                 alike = successive(
-                    scheme, pace.seconds * np.repeat(same, count, axis=0)
+                    scheme, pace.seconds * np.repeat(even_times, count, axis=0)
                 )
-                overheads[method] = float(found[1].seconds.mean() - alike.mean())
+                overheads[method] = float(course[1].seconds.mean() - alike.mean())
                 busy[method] = float(successive(scheme, pace.seconds * drawn).mean())
             else:
-                runs[method, kind == "faults"] = found
+                runs[method, kind == "faults"] = course
     rows = [
         _row(method, faults, runs[method, faults], overheads[method], busy[method])
         for method, faults in runs
@@ -154,8 +162,8 @@ def run(
     _print(rows, steps)
     courses = [
         row
-        for (method, faults), found in runs.items()
-        for row in _course(method, faults, found)
+        for (method, faults), course in runs.items()
+        for row in _course(method, faults, course)
     ]
     save(
         out,
@@ -203,30 +211,27 @@ def train_on_processes(
 
 
 def on_processes(method: str) -> Method:
-    """The method as processes do it, to predict their steps: sharing ends with the
-    sums.
-    """
-    found = method_of(method)
-    if isinstance(found, Sharing):
-        return replace(found, ends="sums")
-    return found
+    """The method as processes do it, for a prediction: sharing ends with sums."""
+    scheme = method_of(method)
+    if isinstance(scheme, Sharing):
+        return replace(scheme, ends="sums")
+    return scheme
 
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
     """A plan as the training has it, but for the draws of its search."""
-    told = Told(problem, on_processes(method), {"order": digits.digits_order(MODEL)})
-    key, params = jax.random.key(0), digits.initial_params(jax.random.key(0), MODEL)
+    plans = Told(problem, on_processes(method), {"order": digits.digits_order(MODEL)})
+    key = jax.random.key(0)
+    params = digits.initial_params(jax.random.key(0), MODEL)
     return scheme_for(
-        key, told, range(int(np.asarray(problem.num_workers))), params, None
+        key, plans, range(int(np.asarray(problem.num_workers))), params, None
     )
 
 
 def successive(
     scheme: TrainingScheme, times: np.ndarray, unit: str = "subset"
 ) -> np.ndarray:
-    """Return τ of iterations in a row, `[K]`, of times `[K, N]`: each ends its `unit`
-    first.
-    """
+    """τ of iterations in a row, `[K]`, of times `[K, N]`: a `unit` ends first."""
     if isinstance(scheme, SharedScheme):
         return _shared(scheme, times)
 
@@ -241,17 +246,19 @@ def _shared(scheme: SharedScheme, times: np.ndarray) -> np.ndarray:
     """Return what `successive` does, of work sharing, whose questions take no time."""
     assert scheme.rule is not None
     step = jax.jit(scheme.rule.step, static_argnums=1)
-    load, late, found = Load(scheme.load, None), np.zeros(times.shape[1]), []
+    load = Load(scheme.load, None)
+    late = np.zeros(times.shape[1])
+    ends = []
     for row in times:
         end, late = step(load, False, late, row)
-        found.append(float(end))
-    return np.array(found)
+        ends.append(float(end))
+    return np.array(ends)
 
 
 def _row(
-    method: str, faults: bool, found: Found, overhead: float, busy: float
+    method: str, faults: bool, result: Found, overhead: float, busy: float
 ) -> dict[str, Any]:
-    course, training = found
+    course, training = result
     return {
         "method": method,
         "faults": faults,
@@ -271,9 +278,9 @@ def _row(
     }
 
 
-def _course(method: str, faults: bool, found: Found) -> list[dict[str, Any]]:
+def _course(method: str, faults: bool, result: Found) -> list[dict[str, Any]]:
     """Its iterations; `event` is what was done to a worker before one."""
-    course, training = found
+    course, training = result
     steps = training.seconds.size
     events = {}
     if faults:
@@ -326,18 +333,23 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     if measured == sorted(measured):
         ordered = "are"
     print(f"\nThe schemes {ordered} in the predicted order.")
-    without, lines = {row["method"]: row for row in plain}, []
+    without = {row["method"]: row for row in plain}
+    lines = []
     for row in sorted(
         (r for r in rows if r["faults"]), key=lambda r: r["total_seconds"]
     ):
-        same = without[row["method"]]
+        undisturbed = without[row["method"]]
         seconds = [
             number(row["total_seconds"]),
-            number(same["total_seconds"]),
+            number(undisturbed["total_seconds"]),
             number(row["longest_seconds"], 3),
         ]
         lines.append(
-            [row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"]
+            [
+                row["method"],
+                *seconds,
+                f"{row['final_loss'] - undisturbed['final_loss']:.1e}",
+            ]
         )
     title = "The same with one worker killed at a third and one stopped at two thirds"
     header = [
@@ -353,9 +365,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
 def draw(
     rows: Iterable[Mapping[str, Any]], courses: Iterable[Mapping[str, Any]]
 ) -> "Figure":
-    """Draw the figure anew from rows of cluster.csv and cluster_steps.csv, which may be
-    words.
-    """
+    """Draw the figure from rows of cluster.csv and cluster_steps.csv, or words."""
     figure, (left, right) = plotting.new_figure(1, 2, size=(7.6, 4.8))
     handles = _draw_times(left, [row for row in rows if str(row["faults"]) == "False"])
     handles += _draw_courses(right, [row for row in courses if row["method"] in DRAWN])
@@ -402,14 +412,13 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Draw losses through the faults, and where training without faults ends; name the
-    lines.
-    """
+    """Draw losses through the faults, and the last one without; name the lines."""
     handles = []
     for (method, faults), course in grouped(
         courses, lambda row: (row["method"], str(row["faults"]))
     ).items():
-        look, events = plotting.style(method), [row["event"] for row in course]
+        look = plotting.style(method)
+        events = [row["event"] for row in course]
         clock, loss = (
             [float(row[name]) for row in course] for name in ("clock", "loss")
         )

@@ -21,9 +21,10 @@ from bcgc_jax import plotting
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from experiments.compiled_worker import WORKERS, paces
 from experiments.processes import free_ports, printed_by
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import number, print_table, run_command, save, with_progress
 
-STEPS, SUBSET = 40, 0.16  # seconds of a worker's subset
+STEPS = 40
+SUBSET = 0.16  # seconds of a worker's subset
 KINDS = "equal", "slow"
 
 
@@ -52,7 +53,7 @@ class Case(NamedTuple):
         return name + ", if it saves time" * self.adapt
 
 
-# Of workers in one place the first is uncoded.
+# The first case of each place is uncoded.
 CASES = (
     *(Case(1, False, stored) for stored in (1, 2, 3)),
     Case(1, False, 2, adapt=True),
@@ -68,7 +69,7 @@ def run(
     tasks = [(kind, case) for kind in KINDS for case in cases]
     rows: list[dict[str, Any]] = []
     uncoded: dict[str, float] = {}
-    for kind, case in each(tasks, "settings"):
+    for kind, case in with_progress(tasks, "settings"):
         seconds = np.array(measured(kind, case, seed, steps))
         if case.stored == 1:
             uncoded[case.where] = seconds.mean()
@@ -106,9 +107,7 @@ def run(
 
 
 def limit(kind: str, case: Case, seed: int, steps: int) -> float:
-    """The least seconds of a step that any exact scheme with this storage needs, as a
-    mean.
-    """
+    """Mean of the least seconds that exact schemes with this storage need."""
     alone = least_alone(WORKERS, case.stored)
     drawn = paces(kind, seed, steps, SUBSET)[1:]
     bounds = jax.vmap(lambda times: storage_bound(None, times, alone))(drawn)
@@ -154,19 +153,19 @@ def figure(rows: list[dict[str, Any]]) -> Any:
 def _draw(place: Any, rows: list[dict[str, Any]]) -> list[Any]:
     """Bars under the name of the place where workers are; the handles of a legend."""
     labels: list[str] = []
-    at: list[int] = []
+    heights: list[int] = []
     for row in rows:
         if f"{row['where']}:" not in labels:
             labels.append(f"{row['where']}:")
-        at.append(-len(labels))
+        heights.append(-len(labels))
         labels.append(row["scheme"])
     seconds = np.array([row["seconds"] for row in rows])
     errors = 2 * np.array([row["standard_error"] for row in rows])
-    bars = place.barh(at, seconds, 0.7, color="0.75", label="measured, ± 2 s.e.")
-    place.errorbar(seconds, at, xerr=errors, fmt="none", color="0.35", linewidth=1)
+    bars = place.barh(heights, seconds, 0.7, color="0.75", label="measured, ± 2 s.e.")
+    place.errorbar(seconds, heights, xerr=errors, fmt="none", color="0.35", linewidth=1)
     (marks,) = place.plot(
         [row["limit"] for row in rows],
-        at,
+        heights,
         linestyle="none",
         marker="|",
         markersize=13,
@@ -174,7 +173,7 @@ def _draw(place: Any, rows: list[dict[str, Any]]) -> list[Any]:
         color="black",
         label="limit of every exact scheme with this storage",
     )
-    for row, height, end in zip(rows, at, seconds + errors, strict=True):
+    for row, height, end in zip(rows, heights, seconds + errors, strict=True):
         if row["scheme"] != "uncoded":
             text = f" {row['of_uncoded']:.2f} of uncoded"
             place.annotate(text, (end, height), va="center", fontsize="small")

@@ -25,16 +25,16 @@ from bcgc_jax.compiled import SharedWork
 from bcgc_jax.compiled.tracing import varying
 from bcgc_jax.handout import Share, join, serve
 
-WORKERS, CHUNKS, WIDTH = 4, 8, 64
+WORKERS = 4
+CHUNKS = 8
+WIDTH = 64
 SAMPLES = WORKERS * CHUNKS * 4 * 4
 INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, WIDTH)).astype(np.float32)
 WEIGHTS = (np.eye(WIDTH) + 0.01).astype(np.float32)
 
 
 def paces(kind: str, seed: int, steps: int, subset: float) -> np.ndarray:
-    """Seconds of workers for a subset, `[steps, N]`: each is five times as slow in a
-    seventh.
-    """
+    """Seconds of workers for a subset, `[steps, N]`, five times in a seventh."""
     slow = np.random.default_rng(seed).random((steps, WORKERS)) < (
         1 / 7 if kind == "slow" else 0
     )
@@ -117,23 +117,21 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
         program = jax.jit(uncoded(mesh, loss))
     else:
         program = jax.jit(lambda *arguments: gradient(*arguments)[1:])
-    mine = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
+    rows_here = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
     put = functools.partial(
         jax.make_array_from_process_local_data, NamedSharding(mesh, P("data"))
     )
-    inputs = put(INPUTS[mine])
+    inputs = put(INPUTS[rows_here])
 
     def step_of(step: int) -> Any:
-        rows = inputs, put(np.full(len(mine), step, np.int32))
+        rows = inputs, put(np.full(len(rows_here), step, np.int32))
         return program(WEIGHTS, rows, step, jax.random.key(0))
 
     return timed(step_of, spec["steps"])
 
 
 def in_python(spec: dict[str, Any], share: Share) -> list[float]:
-    """Seconds of the steps of a Python loop in each process, whose sums meet in a
-    program.
-    """
+    """Seconds of steps of Python loops whose sums meet in a program."""
     rank = spec["rank"]
     seconds = paces(spec["kind"], spec["seed"], spec["steps"], spec["subset"])
     slope = jax.jit(jax.grad(loss_with_nap(seconds, rank)))
@@ -158,11 +156,11 @@ def in_python(spec: dict[str, Any], share: Share) -> list[float]:
 
 def timed(step_of: Callable[[int], Any], steps: int) -> list[float]:
     """Seconds of each step after the first, which compiles; an error ends the study."""
-    wanted = np.asarray(jax.grad(plain)(WEIGHTS, INPUTS))
+    exact = np.asarray(jax.grad(plain)(WEIGHTS, INPUTS))
     ends = []
     for step in range(steps):
         slope, ok = step_of(step)
-        error = float(np.abs(np.asarray(slope) - wanted).max() / np.abs(wanted).max())
+        error = float(np.abs(np.asarray(slope) - exact).max() / np.abs(exact).max())
         if not ok or error > 1e-5:
             raise RuntimeError(
                 f"step {step}: the gradient is not exact, error {error:.2g}"

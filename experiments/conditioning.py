@@ -16,10 +16,18 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
 SIZES = (10, 20, 50, 100)
-SETS, LENGTH = 200, 32
+SETS = 200
+LENGTH = 32
 _WORST = ("amplification", "error", "error_float32", "undecodable")
 
 _weights = jax.jit(
@@ -30,9 +38,7 @@ _weights = jax.jit(
 
 
 def levels_of(num_workers: int) -> list[int]:
-    """Return all levels up to N = 20, else a few that cover them, with those at both
-    ends.
-    """
+    """All levels up to N = 20, else a few that cover them, both ends included."""
     if num_workers <= 20:
         return list(range(num_workers))
     return sorted(
@@ -50,31 +56,35 @@ def levels_of(num_workers: int) -> list[int]:
 
 def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
-    rows, make = (
-        list[dict[str, Any]](),
-        functools.partial(bcgc.coding.gradient_code, jax.random.key(seed)),
-    )
-    for n, level in each(tasks, "codes"):
+    rows = list[dict[str, Any]]()
+    make = functools.partial(bcgc.coding.gradient_code, jax.random.key(seed))
+    for n, level in with_progress(tasks, "codes"):
         chosen = make(n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
             try:
                 code = make(n, level, construction)
             except ValueError:
                 continue
-            taken = int(construction == chosen.construction)
+            is_chosen = int(construction == chosen.construction)
             row = {
                 "workers": n,
                 "level": level,
                 "construction": construction,
-                "chosen": taken,
+                "chosen": is_chosen,
             }
             rows.append(row | measure(code, seed))
     lines = []
-    for n, mine in grouped(rows, lambda row: row["workers"]).items():
-        lines.append(_summary(n, "chosen", [row for row in mine if row["chosen"]]))
+    for n, rows_of_size in grouped(rows, lambda row: row["workers"]).items():
+        lines.append(
+            _summary(n, "chosen", [row for row in rows_of_size if row["chosen"]])
+        )
         for name in CONSTRUCTIONS:
             lines.append(
-                _summary(n, name, [row for row in mine if row["construction"] == name])
+                _summary(
+                    n,
+                    name,
+                    [row for row in rows_of_size if row["construction"] == name],
+                )
             )
     print_table(
         "worst over all levels: what the chooser takes, and each construction",
@@ -92,9 +102,7 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
 
 
 def measure(code: GradientCode, seed: int) -> dict[str, Any]:
-    """Return worst amplification and errors of `code`, and the share that float64
-    cannot decode.
-    """
+    """Worst amplification and errors of `code`, and the share not decodable."""
     n = len(code.subsets)
     rng = np.random.default_rng(seed)
     random = np.argsort(rng.random((SETS, n)), axis=1)
@@ -102,8 +110,9 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
     masks = np.concatenate([random, contiguous]) >= code.level
     gradients = rng.standard_normal((n, LENGTH)).astype(np.float32)
     exact = gradients.astype(float).sum(axis=0)
-    found = _weights(code.encoding, masks)
-    weights, decodable = np.asarray(found.weights), np.asarray(found.decodable)
+    decoding = _weights(code.encoding, masks)
+    weights = np.asarray(decoding.weights)
+    decodable = np.asarray(decoding.decodable)
     messages = np.array([np.asarray(m) for m in bcgc.coding.encode(code, gradients)])
     share = np.abs(weights) @ np.abs(np.asarray(code.encoding))
 
@@ -114,9 +123,9 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
             .astype(np.float32)
             .astype(float)
         )
-        each = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
+        errors = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
         if decodable.any():
-            return float(each[decodable].max())
+            return float(errors[decodable].max())
         return float("nan")
 
     return {

@@ -28,7 +28,7 @@ from bcgc_jax.schemes.names import possible
 from bcgc_jax.schemes.unplanned import Nothing
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Steps
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 
 KINDS = (
     ("data",),
@@ -38,17 +38,20 @@ KINDS = (
     ("data", "random", "slow"),
     ("pareto", "random"),
 )
-STEPS, WORKERS, CHUNKS, NUM_LOGS = (20, 40, 100), (5, 8, 32), 6, 100
+STEPS = (20, 40, 100)
+WORKERS = (5, 8, 32)
+CHUNKS = 6
+NUM_LOGS = 100
 # The true values are of so many chunks at most.
 _TRUE_CHUNKS = 2_000_000
 _MOST_TRUE_STEPS = 20_000
-_SLOW, _OFTEN, _SLOWER = 1.7, 0.15, (1.5, 4.0)
+_SLOW = 1.7
+_OFTEN = 0.15
+_SLOWER = (1.5, 4.0)
 
 
 class Row(NamedTuple):
-    """How often the intervals of one quantity held, and the mean error of its
-    estimates.
-    """
+    """How often intervals of a quantity held, and its estimates' mean error."""
 
     kind: str
     steps: int
@@ -72,9 +75,7 @@ class Judgement(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Factors of slow workers, who stay so or not, `[S, W]` each; chunks,
-    `[S, W, C]`.
-    """
+    """Factors of workers slow for long and not, `[S, W]` each; chunks, `[S, W, C]`."""
 
     stays: np.ndarray
     single: np.ndarray
@@ -90,15 +91,14 @@ class Made(NamedTuple):
         return Made(self.stays, self.single / usual, self.chunks * usual[:, :, None])
 
 
-def made(
+def drawn_log(
     rng: np.random.Generator, steps: int, workers: int, kind: Sequence[str]
 ) -> Made:
-    """Make a log: lengths are log-normal or of a heavy tail, 15 % of worker-steps are
-    slow.
-    """
+    """Make a log of log-normal or heavy-tailed lengths, 15 % slow worker-steps."""
     shape = steps, workers, CHUNKS
     chunks = rng.lognormal(0, 0.01, shape)
-    stays, single = np.ones(shape[:2]), np.ones(shape[:2])
+    stays = np.ones(shape[:2])
+    single = np.ones(shape[:2])
     if "data" in kind:
         chunks *= rng.lognormal(0, 0.5, shape)
     if "pareto" in kind:
@@ -151,8 +151,8 @@ def steps_of(log: Made) -> Steps:
 def saved_by(rules: Sequence[LogRule], steps: Steps) -> float:
     """What rules save on average, of the time for a sample that is used."""
     outcomes = [rule.replay(steps) for rule in rules]
-    taken = [outcome.seconds.mean() / (1 - outcome.lost) for outcome in outcomes]
-    return float(1 - np.mean(taken) / steps.last().mean())
+    seconds = [outcome.seconds.mean() / (1 - outcome.lost) for outcome in outcomes]
+    return float(1 - np.mean(seconds) / steps.last().mean())
 
 
 def true_savings(steps: Steps) -> dict[str, float]:
@@ -160,9 +160,9 @@ def true_savings(steps: Steps) -> dict[str, float]:
     schemes = possible(Resources(steps.pace.shape[1])).values()
     unplanned = [scheme for scheme in schemes if not scheme.learns]
     (outcomes,) = replayed(unplanned, steps, [steps]).draws
-    none = outcomes[Nothing.name].seconds.mean()
+    seconds_of_nothing = outcomes[Nothing.name].seconds.mean()
     return {
-        name: float(1 - outcome.seconds.mean() / none)
+        name: float(1 - outcome.seconds.mean() / seconds_of_nothing)
         for name, outcome in outcomes.items()
     }
 
@@ -184,10 +184,10 @@ def trace_of(log: Made) -> Trace:
     seconds = log.seconds
     steps, workers = (np.arange(count).astype(str) for count in seconds.shape[:2])
     step, worker = np.indices(seconds.shape[:2]).reshape(2, -1)
-    every = Microbatches(seconds)
+    microbatches = Microbatches(seconds)
     times = seconds.sum(axis=2).ravel()
     whole = np.zeros(times.size, bool)
-    return Trace(steps, workers, step, worker, times, whole, microbatches=every)
+    return Trace(steps, workers, step, worker, times, whole, microbatches=microbatches)
 
 
 def printed(advice: Advice) -> Iterator[tuple[str, Interval]]:
@@ -203,21 +203,26 @@ def judged(
 ) -> list[Row]:
     """Compare the intervals of logs of one kind and size with the truth."""
     rng = np.random.default_rng([seed, steps, workers, *map(len, kind)])
-    many = int(min(_TRUE_CHUNKS / (workers * CHUNKS), _MOST_TRUE_STEPS))
-    long_log = made(rng, many, workers, kind)
+    num_long_steps = int(min(_TRUE_CHUNKS / (workers * CHUNKS), _MOST_TRUE_STEPS))
+    long_log = drawn_log(rng, num_long_steps, workers, kind)
     shares = true_shares(long_log)
-    true_steps = steps_of(long_log).take(np.arange(many) < many // 5)
+    true_steps = steps_of(long_log).take(
+        np.arange(num_long_steps) < num_long_steps // 5
+    )
     unplanned = true_savings(true_steps)
     judgements: dict[str, list[Judgement]] = defaultdict(list)
     for _ in range(num_logs):
-        trace = trace_of(made(rng, steps, workers, kind))
+        trace = trace_of(drawn_log(rng, steps, workers, kind))
         savings = unplanned | savings_of_plans(trace, true_steps)
         true = shares | {f"saved by {name}": value for name, value in savings.items()}
         # Questions are free, as in the true savings.
         for name, interval in printed(advise(trace, round_trip=0.0)):
             judgements[name].append(Judgement(interval, true[name]))
     size = " + ".join(kind), steps, workers
-    return [_row(size, name, same) for name, same in judgements.items()]
+    return [
+        _row(size, name, judgements_of_name)
+        for name, judgements_of_name in judgements.items()
+    ]
 
 
 def _row(size: tuple[str, int, int], name: str, judgements: list[Judgement]) -> Row:
@@ -232,13 +237,13 @@ def show(rows: Sequence[Row]) -> None:
     for (kind, steps, workers), group in itertools.groupby(
         rows, key=lambda row: row[:3]
     ):
-        every = list(group)
-        causes = [row for row in every if not row.quantity.startswith("saved")]
-        savings = [row for row in every if row not in causes]
+        rows_of_kind = list(group)
+        causes = [row for row in rows_of_kind if not row.quantity.startswith("saved")]
+        savings = [row for row in rows_of_kind if row not in causes]
         line: list[object] = [kind, str(steps), str(workers)]
-        for several in (causes, savings):
-            worst = min(several, key=lambda row: row.held)
-            bias = max((row.mean - row.true for row in several), key=abs)
+        for quantities in (causes, savings):
+            worst = min(quantities, key=lambda row: row.held)
+            bias = max((row.mean - row.true for row in quantities), key=abs)
             line += [
                 f"{worst.held:.2f} {worst.quantity.removeprefix('saved by ')}",
                 f"{bias:+.3f}",
@@ -255,10 +260,10 @@ def show_all(rows: Sequence[Row]) -> None:
     """How often the intervals of each quantity held, of all logs together."""
     lines: list[list[object]] = []
     for quantity in dict.fromkeys(row.quantity for row in rows):
-        same = [row for row in rows if row.quantity == quantity]
-        logs = sum(row.logs for row in same)
-        held = sum(row.logs * row.held for row in same) / logs
-        worst = min(same, key=lambda row: row.held)
+        rows_of_quantity = [row for row in rows if row.quantity == quantity]
+        logs = sum(row.logs for row in rows_of_quantity)
+        held = sum(row.logs * row.held for row in rows_of_quantity) / logs
+        worst = min(rows_of_quantity, key=lambda row: row.held)
         where = (
             f"{worst.held:.2f} {worst.kind}, {worst.steps} steps, {worst.workers} "
             "workers"
@@ -270,7 +275,7 @@ def show_all(rows: Sequence[Row]) -> None:
 def run(out: Path, *, seed: int = 0, num_logs: int = NUM_LOGS) -> None:
     cells = list(itertools.product(KINDS, STEPS, WORKERS))
     rows: list[Row] = []
-    for kind, steps, workers in each(cells, "kinds of logs"):
+    for kind, steps, workers in with_progress(cells, "kinds of logs"):
         rows += judged(seed, steps, workers, kind, num_logs)
     show(rows)
     show_all(rows)

@@ -1,6 +1,4 @@
-"""A real task for schemes side by side: scikit-learn's handwritten digits, with two
-models.
-"""
+"""A real task for schemes: scikit-learn's handwritten digits, with two models."""
 
 import functools
 import itertools
@@ -28,9 +26,7 @@ LEARNING_RATE = 0.5
 
 
 class Digits(NamedTuple):
-    """Images, float `[M, 64]` from 0 to 1, and labels, int `[M]`, to train and to test
-    with.
-    """
+    """Images `[M, 64]` from 0 to 1, labels `[M]`, to train and to test with."""
 
     train: tuple[Array, Array]
     test: tuple[Array, Array]
@@ -54,9 +50,7 @@ class DigitsRun(NamedTuple):
     fresh: np.ndarray | None = None
 
     def time_to(self, accuracy: float) -> np.ndarray:
-        """When each seed first had this test accuracy, `[S]`; inf where it never
-        had.
-        """
+        """When each seed first had this test accuracy, `[S]`; inf for never."""
         return np.where(self.accuracy >= accuracy, self.clock, np.inf).min(axis=1)
 
 
@@ -75,13 +69,14 @@ def load_digits(num_workers: int) -> Digits:
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     held_out = 297
-    rest = len(labels) - held_out
-    if num_workers > rest:
+    num_training = len(labels) - held_out
+    if num_workers > num_training:
         raise ValueError(
-            f"there are {rest} images to train with, too few for {num_workers} workers"
+            f"there are {num_training} images to train with, too few for "
+            f"{num_workers} workers"
         )
     used = (
-        order[held_out : held_out + rest // num_workers * num_workers],
+        order[held_out : held_out + num_training // num_workers * num_workers],
         order[:held_out],
     )
     pairs = [(np.float32(images[k] / 16), np.int32(labels[k])) for k in used]
@@ -91,9 +86,7 @@ def load_digits(num_workers: int) -> Digits:
 
 @functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
-    """Layers, `{"w": [in, out], "b": [out]}`: zeros for a single one, else normal
-    weights.
-    """
+    """Layers, `{"w": [in, out], "b": [out]}`: zeros for one alone, else normal."""
     shapes = list(itertools.pairwise(MODELS[model]))
     gain = 2.0
     if len(shapes) == 1:
@@ -179,8 +172,11 @@ def train_on_digits(
     def run(key: Array) -> tuple[Array, ...]:
         start_key, train_key = jax.random.split(key)
         start = initial_params(start_key, model)
-        given = scheme, problem.cycle_time, start, subsets, optimizer, num_steps
-        training = train(train_key, cross_entropy, *given, evaluate=evaluate)
+        training = train(
+            *(train_key, cross_entropy, scheme, problem.cycle_time),
+            *(start, subsets, optimizer, num_steps),
+            evaluate=evaluate,
+        )
         return training.clock, *training.metrics, training.fresh
 
     runs = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))

@@ -16,9 +16,14 @@ from bcgc_jax.steps.placement import spread
 FILE = Path(__file__).with_name("figures") / "drawing.svg"
 PACE = (1.2, 1.0, 3.0, 1.1)
 SLOW = PACE.index(max(PACE))
-CHUNKS, STORED = 4, 2
+CHUNKS = 4
+STORED = 2
 
-LEFT, UNIT, TOP, ROW, BAR = 80, 54, 66, 38, 28
+LEFT = 80
+UNIT = 54
+TOP = 66
+ROW = 38
+BAR = 28
 PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760"
      height="266" role="img" font-family="sans-serif" font-size="13" fill="#222"
      stroke="none">
@@ -54,25 +59,26 @@ def step() -> list[Done]:
     ledger = Ledger(
         0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks"
     )
-    free, found = dict.fromkeys(workers, 0.0), []
+    free = dict.fromkeys(workers, 0.0)
+    done = []
     while free:
         worker = min(free, key=lambda w: (free[w], w))
-        given = ledger.next(ledger.member(worker), PACE)
+        handed_out = ledger.next(ledger.member(worker), PACE)
         begin = free.pop(worker)
-        if given is None:
+        if handed_out is None:
             continue
-        ticket, (subset, chunk) = given
+        ticket, (subset, chunk) = handed_out
         free[worker] = begin + PACE[worker] * sizes[chunk] / UNITS
-        found.append(Done(worker, subset, begin, free[worker]))
+        done.append(Done(worker, subset, begin, free[worker]))
         ledger.done(ledger.member(worker), ticket)
-    return found
+    return done
 
 
 def text(x: float, y: float, words: str, anchor: str = "start") -> str:
     return TEXT.format(x, y, anchor, escape(words))
 
 
-def at(time: float) -> float:
+def x_of(time: float) -> float:
     """Return the place of a time on the page."""
     return LEFT + UNIT * round(time, 6)
 
@@ -80,33 +86,42 @@ def at(time: float) -> float:
 def drawing() -> str:
     """The SVG file's text."""
     done = step()
-    end, alone = max(one.end for one in done), CHUNKS * max(PACE)
-    bottom, parts = TOP + ROW * len(PACE), []
+    end = max(chunk.end for chunk in done)
+    alone = CHUNKS * max(PACE)
+    bottom = TOP + ROW * len(PACE)
+    parts = []
     title = (
         f"Worker {SLOW} is slow. The others compute more than half of its data, and "
         "all end together"
     )
     parts.append(text(12, 23, title))
     parts.append(text(LEFT, 46, "time →"))
-    parts.append(text(at(end), 46, "the step ends", "end"))
-    parts.append(text(at(alone), 46, "it would end without sharing", "end"))
-    parts.append(LINE.format(at(alone), 52, bottom, 1.5, "5 4"))
+    parts.append(text(x_of(end), 46, "the step ends", "end"))
+    parts.append(text(x_of(alone), 46, "it would end without sharing", "end"))
+    parts.append(LINE.format(x_of(alone), 52, bottom, 1.5, "5 4"))
     for worker in range(len(PACE)):
         parts.append(text(12, TOP + ROW * worker + 19, f"worker {worker}"))
-    for one in done:
-        y, width = TOP + ROW * one.worker, at(one.end) - at(one.begin)
-        parts.append(BOX.format(at(one.begin), y, width, BAR, _shade(one.subset), ""))
-        parts.append(text(at(one.begin) + width / 2, y + 19, str(one.subset), "middle"))
+    for chunk in done:
+        y = TOP + ROW * chunk.worker
+        width = x_of(chunk.end) - x_of(chunk.begin)
+        parts.append(
+            BOX.format(x_of(chunk.begin), y, width, BAR, _shade(chunk.subset), "")
+        )
+        parts.append(
+            text(x_of(chunk.begin) + width / 2, y + 19, str(chunk.subset), "middle")
+        )
     y = TOP + ROW * SLOW
     parts.append(
-        BOX.format(at(end) + 4, y, at(alone) - at(end) - 4, BAR, "none", DASHED)
+        BOX.format(x_of(end) + 4, y, x_of(alone) - x_of(end) - 4, BAR, "none", DASHED)
     )
     parts.append(
         text(
-            at(end) + 12, y + 19, f"without sharing, all others wait for worker {SLOW}"
+            x_of(end) + 12,
+            y + 19,
+            f"without sharing, all others wait for worker {SLOW}",
         )
     )
-    parts.append(LINE.format(at(end), 52, bottom, 2, "none"))
+    parts.append(LINE.format(x_of(end), 52, bottom, 2, "none"))
     parts.append(BOX.format(12, 234, 22, 16, _shade(SLOW), ""))
     parts.append(text(40, 247, f"a chunk of subset {SLOW}, worker {SLOW}'s own"))
     parts.append(BOX.format(290, 234, 22, 16, "#fff", ""))

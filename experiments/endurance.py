@@ -30,11 +30,13 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Run, Step, Told, train_on_cluster
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 
 METHODS = ("uncoded", "optimal", "nested", "sharing:2:4")
 KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")
-_WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
+_WORKERS = 4
+_SIZE = 20_000
+_SAMPLES = 64
 _RATE = 1e-6  # at which the end is still on its way: each iteration counts
 _PATIENCE = 2.0  # seconds
 # seconds that what is left behind has to go: Ray's agents look for their server for a
@@ -53,7 +55,7 @@ def run(
 ) -> None:
     """Ten iterations for each fault."""
     rows = []
-    for method in each(methods, "training"):
+    for method in with_progress(methods, "training"):
         with tempfile.TemporaryDirectory(
             prefix="e", dir="/tmp", ignore_cleanup_errors=True
         ) as place:
@@ -86,9 +88,9 @@ def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any
     ended: list[float] = []
     while True:
         # What a killed master leaves of Ray is there too.
-        given = os.environ | {"RAY_TMPDIR": str(folder)}
+        environment = os.environ | {"RAY_TMPDIR": str(folder)}
         status = subprocess.run(
-            [sys.executable, "-c", program], env=given, check=False
+            [sys.executable, "-c", program], env=environment, check=False
         ).returncode
         ended.append(time.time())
         if status == 0:
@@ -120,16 +122,14 @@ def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any
 
 
 def lead(place: str, seed: int, method: str, faults: int) -> None:
-    """The training, from its last checkpoint on, with the faults that have not been
-    yet.
-    """
-    folder, (params, data), steps = Path(place), _start(seed), 10 * faults
+    """The training from its last checkpoint on, with the faults still to come."""
+    folder = Path(place)
+    (params, data) = _start(seed)
+    steps = 10 * faults
     law = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
     problem = bcgc.Problem(law, _WORKERS, _SIZE, _SAMPLES)
-    rng, given = (
-        np.random.default_rng(seed),
-        np.load(folder / "want.npy", mmap_mode="r"),
-    )
+    rng = np.random.default_rng(seed)
+    descent = np.load(folder / "want.npy", mmap_mode="r")
     moments = np.sort(rng.choice(steps, faults, replace=False)).tolist()
     coming = dict(
         zip(moments, (KINDS[k % len(KINDS)] for k in range(faults)), strict=True)
@@ -146,9 +146,9 @@ def lead(place: str, seed: int, method: str, faults: int) -> None:
                 rng.uniform(0, 0.05), strike, [cluster, coming[step], rng]
             ).start()
 
-    def evaluate(found: Any) -> float:
-        want = given[begun.popleft()]
-        return float(np.abs(np.asarray(found) - want).max() / np.abs(want).max())
+    def evaluate(reached: Any) -> float:
+        want = descent[begun.popleft()]
+        return float(np.abs(np.asarray(reached) - want).max() / np.abs(want).max())
 
     with Cluster(_WORKERS, patience=_PATIENCE) as cluster:
 
@@ -185,13 +185,13 @@ def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
 
     A frozen worker is thawed before or after it counts as hung.
     """
-    there = [w for w, pid in enumerate(cluster.pids) if pid is not None]
-    if kind == "master" or not there:
+    living = [w for w, pid in enumerate(cluster.pids) if pid is not None]
+    if kind == "master" or not living:
         os.kill(os.getpid(), signal.SIGKILL)
     number = signal.SIGSTOP
     if kind == "kill":
         number = signal.SIGKILL
-    pids = signal_workers(cluster, [int(rng.choice(there))], number)
+    pids = signal_workers(cluster, [int(rng.choice(living))], number)
     if kind == "thaw":
         time.sleep(rng.uniform(0, 3 * _PATIENCE))
         _signal_all(pids, signal.SIGCONT)
@@ -229,11 +229,11 @@ def _descended(seed: int, steps: int) -> np.ndarray:
     advance: Callable[[Any], Any] = jax.jit(
         lambda params: params - _RATE * jax.grad(squares)(params, data)
     )
-    found = []
+    descent = []
     with jax.enable_x64(False):
         for _ in range(steps):
-            found.append(params := np.asarray(advance(params)))
-    return np.stack(found)
+            descent.append(params := np.asarray(advance(params)))
+    return np.stack(descent)
 
 
 def _note(path: Path, line: dict[str, Any]) -> None:
@@ -243,11 +243,11 @@ def _note(path: Path, line: dict[str, Any]) -> None:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Read whole lines alone: a master may be killed while it writes one."""
-    found = []
+    lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
-            found.append(json.loads(text))
-    return found
+            lines.append(json.loads(text))
+    return lines
 
 
 def _resident(pid: int | str = "self") -> float:
@@ -260,12 +260,12 @@ def _resident(pid: int | str = "self") -> float:
 
 def _naming(folder: Path) -> list[int]:
     """Processes that were started with this folder in their environment."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"RAY_TMPDIR={folder}".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 if __name__ == "__main__":

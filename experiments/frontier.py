@@ -18,9 +18,10 @@ import jax
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from experiments import looks
-from experiments.report import each, grouped, print_table, run_command, save
+from experiments.report import grouped, print_table, run_command, save, with_progress
 
-COORDINATES, SAMPLES = 20_000, 50
+COORDINATES = 20_000
+SAMPLES = 50
 SETTINGS = {
     "paper, N = 20": (bcgc.ShiftedExponential(1e-3, 50.0), 20),
     "deviation half the mean, N = 20": (bcgc.ShiftedExponential(1e-3, 1000.0), 20),
@@ -29,16 +30,14 @@ SETTINGS = {
 # recorded.
 FORWARD = (0.0, 0.47)
 SCHEMES = ("sharing", "cyclic", "nested", "optimal", "limit")
-# Of a question, over the expected runtime without redundancy.
+# What a question takes, over the expected runtime without redundancy.
 ROUND_TRIPS = (0.0, 0.01, 0.02, 0.05)
-# Of work sharing: the best number for a round trip is taken.
+# Chunks of work sharing: the best number for a round trip is taken.
 CHUNKS = (2, 4, 8)
 
 
 class Point(NamedTuple):
-    """A scheme with so many stored subsets: its runtime over uncoded, and what it
-    sends, in L.
-    """
+    """A scheme with so many stored subsets: runtime over uncoded, sent over L."""
 
     setting: str
     forward: float
@@ -64,24 +63,20 @@ def method_of(scheme: str, stored: int) -> str | Any:
 
 
 def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
-    """Evaluate schemes at each number of stored subsets, and two subsets at each round
-    trip.
-    """
+    """Evaluate schemes at each storage, and two subsets at each round trip."""
     law, workers = SETTINGS[name]
     setup = forward * COORDINATES or None
     problem = bcgc.Problem(law, workers, COORDINATES, SAMPLES, setup_cycles=setup)
     unit = float(bcgc.solve(problem, "uncoded").expected_runtime)
 
     def point(scheme: str, stored: int, method: Any, trip: float = 0.0) -> Point:
-        found = bcgc.solve(problem, method, key=key)
-        value, error = (
-            float(found.expected_runtime) / unit,
-            float(found.runtime_error) / unit,
-        )
-        if found.needs is None:
+        solution = bcgc.solve(problem, method, key=key)
+        value = float(solution.expected_runtime) / unit
+        error = float(solution.runtime_error) / unit
+        if solution.needs is None:
             sent = float("nan")
         else:
-            sent = float(found.needs.sent)
+            sent = float(solution.needs.sent)
         return Point(name, forward, trip, scheme, stored, value, error, sent)
 
     without = [
@@ -91,27 +86,27 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
     ]
     yield from without
     for trip in ROUND_TRIPS[1:] if forward else ():
-        some = [bcgc.Sharing(2, chunks, round_trip=trip * unit) for chunks in CHUNKS]
+        schemes = [bcgc.Sharing(2, chunks, round_trip=trip * unit) for chunks in CHUNKS]
         yield min(
-            (point("sharing", 2, one, trip) for one in some),
+            (point("sharing", 2, scheme, trip) for scheme in schemes),
             key=lambda point: point.runtime,
         )
-        for one in without:
-            if one.stored_subsets == 2 and one.scheme != "sharing":
+        for free in without:
+            if free.stored_subsets == 2 and free.scheme != "sharing":
                 asked = 0.0
-                if one.scheme == "cyclic":
+                if free.scheme == "cyclic":
                     asked = trip
-                yield one._replace(round_trip=trip, runtime=one.runtime + asked)
+                yield free._replace(round_trip=trip, runtime=free.runtime + asked)
 
 
 def print_points(rows: Sequence[Point]) -> None:
     """Draw times by subsets stored, and by the round trip."""
-    for name, mine in grouped(rows, lambda row: row.setting).items():
-        at = {
+    for name, rows_of_setting in grouped(rows, lambda row: row.setting).items():
+        row_of = {
             (row.round_trip, row.stored_subsets, row.scheme, row.forward): row
-            for row in mine
+            for row in rows_of_setting
         }
-        stored = sorted({row.stored_subsets for row in mine})
+        stored = sorted({row.stored_subsets for row in rows_of_setting})
         header = [
             "stored",
             *(f"{scheme}, {forward:g}" for scheme in SCHEMES for forward in FORWARD),
@@ -120,8 +115,8 @@ def print_points(rows: Sequence[Point]) -> None:
             [
                 s,
                 *(
-                    f"{at[0.0, s, one, forward].runtime:.3f}"
-                    for one in SCHEMES
+                    f"{row_of[0.0, s, scheme, forward].runtime:.3f}"
+                    for scheme in SCHEMES
                     for forward in FORWARD
                 ),
             ]
@@ -133,7 +128,10 @@ def print_points(rows: Sequence[Point]) -> None:
         lines = [
             [
                 f"{100 * t:g} %",
-                *(f"{at[t, 2, one, FORWARD[-1]].runtime:.3f}" for one in SCHEMES),
+                *(
+                    f"{row_of[t, 2, scheme, FORWARD[-1]].runtime:.3f}"
+                    for scheme in SCHEMES
+                ),
             ]
             for t in ROUND_TRIPS
         ]
@@ -143,7 +141,7 @@ def print_points(rows: Sequence[Point]) -> None:
         )
         print_table(title, ["question", *SCHEMES], lines)
         lines = [
-            [s, *(f"{at[0.0, s, one, 0.0].sent:.2f}" for one in SCHEMES[:-1])]
+            [s, *(f"{row_of[0.0, s, scheme, 0.0].sent:.2f}" for scheme in SCHEMES[:-1])]
             for s in stored
         ]
         print_table(
@@ -154,18 +152,16 @@ def print_points(rows: Sequence[Point]) -> None:
 
 
 def draw(rows: Sequence[Point]) -> Any:
-    """Above by what is stored, below by how long a question takes; all passes
-    counted.
-    """
+    """Above by what is stored, below by a question's time; all passes counted."""
     settings = grouped(
         [row for row in rows if row.forward == FORWARD[-1]], lambda row: row.setting
     )
     count = len(settings)
     figure, axes = plotting.new_figure(2, count, size=(1.2 + 2.8 * count, 5.6))
-    for place, (name, mine) in enumerate(settings.items()):
+    for place, (name, rows_of_setting) in enumerate(settings.items()):
         first = place == 0
-        above = [row for row in mine if row.round_trip == 0]
-        below = [row for row in mine if row.stored_subsets == 2]
+        above = [row for row in rows_of_setting if row.round_trip == 0]
+        below = [row for row in rows_of_setting if row.stored_subsets == 2]
         for scheme in SCHEMES:
             _curve(axes[place], scheme, above, lambda row: row.stored_subsets)
             _curve(axes[count + place], scheme, below, lambda row: 100 * row.round_trip)
@@ -194,15 +190,19 @@ def draw(rows: Sequence[Point]) -> Any:
 
 
 def _curve(axes: Any, scheme: str, rows: Sequence[Point], x: Any) -> None:
-    here = [row for row in rows if row.scheme == scheme]
+    rows_of_scheme = [row for row in rows if row.scheme == scheme]
     look = plotting.style(scheme)
-    given = plotting.curve(look) | looks.points(look) | {"linestyle": look.line}
-    axes.plot([x(row) for row in here], [row.runtime for row in here], **given)
+    options = plotting.curve(look) | looks.points(look) | {"linestyle": look.line}
+    axes.plot(
+        [x(row) for row in rows_of_scheme],
+        [row.runtime for row in rows_of_scheme],
+        **options,
+    )
 
 
 def run(out: Path, *, seed: int = 0) -> None:
     rows = list[Point]()
-    for name in each(list(SETTINGS), "settings"):
+    for name in with_progress(list(SETTINGS), "settings"):
         for forward in FORWARD:
             rows += points(name, forward, jax.random.key(seed))
     print_points(rows)

@@ -38,7 +38,14 @@ from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from experiments import looks
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
 SCHEMES = (
     "deadline",
@@ -57,7 +64,10 @@ PUBLISHED = {
 }
 REFERENCE = Path(__file__).resolve().parent / "data" / "published_completion.csv"
 
-NUM_WORKERS, RATE, COORDINATES, DEADLINE = 20, 0.1, 40_000, 10**6.5
+NUM_WORKERS = 20
+RATE = 0.1
+COORDINATES = 40_000
+DEADLINE = 10**6.5
 WORKERS_GRID = (5, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
 RATE_GRID = tuple(10 ** (e / 20) for e in range(-24, -13))
 COORDINATES_GRID = tuple(range(20_000, 80_001, 5_000))
@@ -74,7 +84,8 @@ TITLE = (
 # The published plans of its iterative method are not those of a line that is drawn.
 ITERATIVE = plotting.Style("the journal's iterative method (published)", "#666666", "X")
 # Rounds of the bound, and above 30 workers.
-ROUNDS, FEWER_ROUNDS = 3, 1
+ROUNDS = 3
+FEWER_ROUNDS = 1
 
 
 class Point(NamedTuple):
@@ -142,9 +153,7 @@ class Row(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The best completion probability found, what none exceeds, and the published
-    ones.
-    """
+    """The best completion probability found, a bound of all, and published ones."""
 
     num_workers: int
     rate: float
@@ -158,9 +167,7 @@ class Bound(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Return a plan of N = 20: a scheme's, or the fastest that is in time as often as
-    `asked`.
-    """
+    """A plan of N = 20: a scheme's, or the fastest in time as often as `asked`."""
 
     scheme: str
     asked: float | None
@@ -181,15 +188,15 @@ Published = Mapping[tuple[int, str, int], Mapping[str, float]]
 
 def read_published(path: Path = REFERENCE) -> Published:
     """The published values by (N, rate to six digits, L)."""
-    found = {}
+    published = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             workers, rate, count = (
                 row.pop(name) for name in ("num_workers", "rate", "num_coordinates")
             )
             values = {name: float(value) for name, value in row.items()}
-            found[int(workers), f"{float(rate):.6g}", int(count)] = values
-    return found
+            published[int(workers), f"{float(rate):.6g}", int(count)] = values
+    return published
 
 
 def grid() -> list[Point]:
@@ -226,10 +233,8 @@ def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
     the one number a by bisection, so that Σ x_n = L; of a deadline that is too short
     for any a, the shares at a = 0.
     """
-    law, workers = (
-        iteration_of(problem).pooled(),
-        jnp.asarray(problem.num_workers, problem.dtype),
-    )
+    law = iteration_of(problem).pooled()
+    workers = jnp.asarray(problem.num_workers, problem.dtype)
     n = jnp.arange(problem.max_workers, dtype=problem.dtype)
     choices = (
         gammaln(workers + 1) - gammaln(n + 2) - gammaln(jnp.maximum(workers - n, 1))
@@ -257,61 +262,61 @@ def partition_of(scheme: str, problem: bcgc.Problem, deadline: float) -> jax.Arr
     method: Any = scheme
     if scheme == "deadline":
         method = bcgc.Deadline(deadline)
-    found = bcgc.solve(
+    solution = bcgc.solve(
         problem, bcgc.Optimal(tolerance=1e-5) if scheme == "optimal" else method
     )
-    assert found.partition is not None
-    return found.partition
+    assert solution.partition is not None
+    return solution.partition
 
 
 def compute(points: Sequence[Point], published: Published) -> Iterator[Row]:
     """Every scheme at every point; of one panel one program."""
-    for point in each(points, "completion"):
+    for point in with_progress(points, "completion"):
         problem = point.problem(
             max(p.num_workers for p in points if p.panel == point.panel)
         )
-        known = published.get(
+        published_values = published.get(
             (point.num_workers, f"{point.rate:.6g}", point.num_coordinates), {}
         )
         if point.deadline != DEADLINE:
-            known = {}
+            published_values = {}
         for scheme in SCHEMES:
-            both = assess(scheme, problem, point.deadline)
+            assessment = assess(scheme, problem, point.deadline)
             yield Row(
                 point.panel,
                 point.x,
                 scheme,
-                *both,
-                known.get(PUBLISHED.get(scheme, "")),
+                *assessment,
+                published_values.get(PUBLISHED.get(scheme, "")),
             )
 
 
 def assess(scheme: str, problem: bcgc.Problem, deadline: float) -> tuple[float, float]:
     """Completion probability and expected runtime."""
     x = partition_of(scheme, problem, deadline)
-    in_time, runtime = (
-        bcgc.completion_probability(problem, x, deadline),
-        bcgc.expected_runtime(problem, x),
-    )
+    in_time = bcgc.completion_probability(problem, x, deadline)
+    runtime = bcgc.expected_runtime(problem, x)
     return float(in_time), float(runtime)
 
 
 def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
     """Each published setting: what was found, and how far from the best it can be."""
-    for (workers, rate, count), theirs in each(list(published.items()), "bounds"):
+    for (workers, rate, count), theirs in with_progress(
+        list(published.items()), "bounds"
+    ):
         problem = Point("a", workers, float(rate), count).problem()
         if workers <= 30:
-            some = rounds
+            num_rounds = rounds
         else:
-            some = min(rounds, FEWER_ROUNDS)
-        bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
+            num_rounds = min(rounds, FEWER_ROUNDS)
+        bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=num_rounds)
         closed_forms = (
             assess(scheme, problem, DEADLINE)[0]
             for scheme in ("equal_risk", "large_deadline")
         )
         published_ones = theirs["stationary_point"], theirs["large_deadline"]
-        found = bound.reached, bound.upper_bound, *closed_forms, *published_ones
-        yield Bound(workers, float(rate), count, *found)
+        values = bound.reached, bound.upper_bound, *closed_forms, *published_ones
+        yield Bound(workers, float(rate), count, *values)
 
 
 def compute_plans(workers: int, count: int) -> list[Plan]:
@@ -322,18 +327,16 @@ def compute_plans(workers: int, count: int) -> list[Plan]:
     ]
     late = {plan.scheme: 1 - plan.completion for plan in plans}
     between = 1 - np.geomspace(late["optimal"], late["deadline"], count + 2)[1:-1]
-    for asked in each(between.tolist(), "plans between"):
-        found = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
-        assert found.completion_probability is not None
-        in_time = float(found.completion_probability)
-        plans.append(Plan("between", asked, in_time, float(found.expected_runtime)))
+    for asked in with_progress(between.tolist(), "plans between"):
+        solution = bcgc.solve(problem, bcgc.Deadline(DEADLINE, min_completion=asked))
+        assert solution.completion_probability is not None
+        in_time = float(solution.completion_probability)
+        plans.append(Plan("between", asked, in_time, float(solution.expected_runtime)))
     return plans
 
 
 def compute_convergence(workers: int) -> list[Step]:
-    """Search as `deadline` does, stopped after so many steps; one program serves
-    all.
-    """
+    """Search as `deadline` does, stopped after so many steps, in one program."""
     problem = Point("a", workers).problem()
 
     @jax.jit
@@ -342,18 +345,17 @@ def compute_convergence(workers: int) -> list[Step]:
         return search(problem, DEADLINE, max_steps=steps).aux
 
     rows = []
-    for steps in each(STEPS, "convergence"):
-        found = after(jnp.asarray(steps))
+    for steps in with_progress(STEPS, "convergence"):
+        completions = after(jnp.asarray(steps))
         rows += [
-            Step(start, steps, float(p)) for start, p in zip(STARTS, found, strict=True)
+            Step(start, steps, float(p))
+            for start, p in zip(STARTS, completions, strict=True)
         ]
     return rows
 
 
 def print_bounds(bounds: Sequence[Bound]) -> None:
-    """Published and exact values of the same solutions, the best found and the
-    bound.
-    """
+    """Published and exact values of the same solutions, the best, the bound."""
     header = [
         "N",
         "rate",
@@ -366,7 +368,8 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
         ("at most"),
     ]
     places = [[b.num_workers, f"{b.rate:.4g}", b.num_coordinates] for b in bounds]
-    lines, late = [], []
+    lines = []
+    late = []
     for place, b in zip(places, bounds, strict=True):
         theirs = (
             f"{b.large_deadline:.4f}",
@@ -376,12 +379,12 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
         ours = f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"
         lines.append([*place, *theirs, *ours])
         above = f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %"
-        shown = (
+        chances = (
             f"{1 - b.published_point:.3g}",
             f"{1 - b.found:.4g}",
             f"{1 - b.upper_bound:.4g}",
         )
-        late.append([*place, *shown, above])
+        late.append([*place, *chances, above])
     print_table(
         "Completion probability by 10^6.5: published, exact, and what no plan exceeds",
         header,
@@ -400,9 +403,7 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
 
 
 def print_plans(plans: Sequence[Plan], workers: int) -> None:
-    """Runtime and completion probability of the schemes and of the plans between two of
-    them.
-    """
+    """Runtime and completion probability of schemes, and of plans between two."""
     least = min(plan.expected_runtime for plan in plans)
     lines = []
     for plan in sorted(plans, key=lambda plan: plan.expected_runtime):
@@ -422,32 +423,32 @@ def draw_completion(rows: Sequence[Row]) -> Any:
     for axes, (panel, (_, label, ticks, title)) in zip(
         panels, AXES.items(), strict=True
     ):
-        of_panel, scale = (
-            (row for row in rows if row.panel == panel),
-            MILLION if panel == "d" else 1,
-        )
-        for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
+        of_panel = (row for row in rows if row.panel == panel)
+        scale = MILLION if panel == "d" else 1
+        for scheme, rows_of_scheme in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
             late = [
                 1 - row.completion if 1 - row.completion > 1e-14 else np.nan
-                for row in mine
+                for row in rows_of_scheme
             ]
             look = plotting.style(scheme)
-            own = {}
+            points = {}
             if scheme in ALIKE:
-                own = {"marker": look.marker, "markersize": 5}
+                points = {"marker": look.marker, "markersize": 5}
             axes.plot(
-                [row.x / scale for row in mine], late, **plotting.curve(look) | own
+                [row.x / scale for row in rows_of_scheme],
+                late,
+                **plotting.curve(look) | points,
             )
             theirs = [
                 (row.x / scale, 1 - row.published)
-                for row in mine
+                for row in rows_of_scheme
                 if row.published is not None
             ]
-            known = look
+            published_look = look
             if scheme == "deadline":
-                known = ITERATIVE
-            axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(known))
+                published_look = ITERATIVE
+            axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(published_look))
         y_label = ""
         if panel in "ac":
             y_label = "probability to miss\nthe deadline"
@@ -459,7 +460,8 @@ def draw_completion(rows: Sequence[Row]) -> Any:
             log="xy" if panel == "b" else "y",
             x_ticks=ticks,
         )
-    marked, handles = {*PUBLISHED, *ALIKE} - {"deadline"}, []
+    marked = {*PUBLISHED, *ALIKE} - {"deadline"}
+    handles = []
     for scheme in SCHEMES:
         marks: Any = {"marker": scheme in marked, "filled": scheme in ALIKE}
         handles.append(looks.legend_handle(plotting.style(scheme), **marks))
@@ -471,36 +473,35 @@ def draw_completion(rows: Sequence[Row]) -> Any:
 def draw_plans(
     rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
 ) -> Any:
-    """Draw runtime against L, the search, and plans from the fastest to the most
-    probable one.
-    """
+    """Draw runtime against L, the search, and plans from fastest to surest."""
     canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(9.6, 4.3))
     of_panel = (row for row in rows if row.panel == "c")
-    for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
-        runtimes = [row.expected_runtime / MILLION for row in mine]
+    for scheme, rows_of_scheme in grouped(of_panel, lambda row: row.scheme).items():
+        runtimes = [row.expected_runtime / MILLION for row in rows_of_scheme]
         left.plot(
-            [row.x for row in mine], runtimes, **plotting.curve(plotting.style(scheme))
+            [row.x for row in rows_of_scheme],
+            runtimes,
+            **plotting.curve(plotting.style(scheme)),
         )
     runtime = "expected runtime\n($10^6$ cycles × unit of cycle time)"
     _, label, ticks, _ = AXES["c"]
     looks.label_axes(
         left, label, runtime, title="(a) what larger models take", x_ticks=ticks
     )
-    best, searched = (
-        max(step.completion for step in steps),
-        plotting.curve(plotting.style("deadline")),
-    )
-    for some in grouped(steps, lambda step: step.start).values():
+    best = max(step.completion for step in steps)
+    searched = plotting.curve(plotting.style("deadline"))
+    for steps_of_start in grouped(steps, lambda step: step.start).values():
         above = [
-            100 * max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some
+            100 * max((1 - step.completion) / (1 - best) - 1, 1e-8)
+            for step in steps_of_start
         ]
         middle.plot(
-            [step.steps for step in some], above, **searched | {"linewidth": 1.2}
+            [step.steps for step in steps_of_start],
+            above,
+            **searched | {"linewidth": 1.2},
         )
-    title, excess = (
-        "(b) a search from seven starts\nends at one plan",
-        ("more often late than the best (%)"),
-    )
+    title = "(b) a search from seven starts\nends at one plan"
+    excess = "more often late than the best (%)"
     middle.set_xscale("symlog", linthresh=1)
     looks.label_axes(
         middle,
@@ -552,7 +553,8 @@ def run(
     published = read_published()
     rows = list(compute(list(grid() if points is None else points), published))
     bounds = list(compute_bounds(published, rounds))
-    between, steps = compute_plans(workers, plans), compute_convergence(workers)
+    between = compute_plans(workers, plans)
+    steps = compute_convergence(workers)
     print_bounds(bounds)
     print_plans(between, workers)
     save(

@@ -1,6 +1,4 @@
-"""The look of studies' figures beyond `bcgc_jax.plotting`: markers, legends, added
-schemes.
-"""
+"""The look of studies' figures beyond `plotting`: markers, legends, schemes."""
 
 import io
 from collections.abc import Sequence
@@ -24,14 +22,14 @@ _MARKERS = ("<", ">", "2", "d", "H", "8", "1")
 LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 
 
-def style(method: str, own: Sequence[Scheme]) -> Style:
-    """The `Style` of a method, or of one of its user's `own` schemes."""
-    names = [scheme.name for scheme in own]
+def style(method: str, schemes: Sequence[Scheme]) -> Style:
+    """The `Style` of a method, or of one of its user's `schemes`."""
+    names = [scheme.name for scheme in schemes]
     if method.partition(":")[0] in plotting.STYLES or method not in names:
         return plotting.style(method)
     i = names.index(method)
     color, marker, line = (cycle[i % len(cycle)] for cycle in (COLORS, _MARKERS, LINES))
-    return Style(own[i].label, color, marker, line)
+    return Style(schemes[i].label, color, marker, line)
 
 
 def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
@@ -47,9 +45,7 @@ def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
 def legend_handle(
     look: Style, *, marker: bool = True, filled: bool = False, label: str = ""
 ) -> "Line2D":
-    """Return a method's legend entry: its line, and its `marker` if asked, open unless
-    `filled`.
-    """
+    """A method's legend entry: its line, its `marker` if asked, open or `filled`."""
     from matplotlib.lines import Line2D
 
     if marker:
@@ -70,9 +66,7 @@ def label_axes(
     y_ticks: Sequence[float] = (),
     **words: str,
 ) -> None:
-    """Label axes as `plotting.label_axes` does; given ticks are plain, without minor
-    ones.
-    """
+    """Label axes as `plotting.label_axes`; given ticks have no minor ones."""
     plotting.label_axes(axes, x, y, **words)
     for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
         if ticks:
@@ -81,13 +75,12 @@ def label_axes(
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `name`.png and `name`.svg into a `folder`; the same figure gives the same
-    bytes.
-    """
+    """Write `name`.png and .svg into a `folder`, the same bytes for one figure."""
     import matplotlib
     from PIL import Image
 
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    png = folder / f"{name}.png"
+    svg = folder / f"{name}.svg"
     with io.BytesIO() as drawn:
         figure.savefig(drawn, dpi=180)
         # 256 colours are all that a figure has, in a third of the bytes.

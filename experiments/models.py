@@ -18,9 +18,7 @@ PyTree = Any
 
 
 class Model(NamedTuple):
-    """A `loss` of (params, batch), and a `batch` of arrays with samples along the first
-    axis.
-    """
+    """A `loss` of (params, batch), and a `batch` whose first axis is samples."""
 
     title: str
     loss: Callable[[PyTree, PyTree], jax.Array]
@@ -29,9 +27,7 @@ class Model(NamedTuple):
 
 
 def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
-    """Layers from width to width, hyperbolic tangents between, the mean square of the
-    error.
-    """
+    """Layers from width to width, tanh between, and the mean square error."""
     draw = np.random.default_rng(seed)
     params = [
         {"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)}
@@ -46,9 +42,7 @@ def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
 def convolutional(
     samples: int, seed: int = 0, *, channels: Sequence[int] = (8, 16), classes: int = 10
 ) -> Model:
-    """Make two convolutions of 3 × 3, strides 2, and a head, on noisy copies of 8 × 8
-    images.
-    """
+    """Make two convolutions, 3 × 3, strides 2, and a head, on noisy 8 × 8 images."""
     draw = np.random.default_rng(seed)
     sizes = (1, *channels)
     params = {
@@ -91,7 +85,7 @@ def transformer(
     last first, the perceptron and the attention, then the embeddings: 2 `layers` + 2.
     """
     draw = np.random.default_rng(seed)
-    one = np.ones(width, np.float32)
+    scale = np.ones(width, np.float32)
     normal = functools.partial(_normal, draw)
     places = {
         "tokens": normal((vocabulary, width), 1.0),
@@ -101,9 +95,9 @@ def transformer(
     def layer() -> PyTree:
         # A head's width is read from the shape.
         qkv = normal((width, 3 * width)).reshape(width, 3, heads, -1)
-        attention = {"norm": one, "qkv": qkv, "out": normal((width, width))}
+        attention = {"norm": scale, "qkv": qkv, "out": normal((width, width))}
         mlp = {
-            "norm": one,
+            "norm": scale,
             "up": normal((width, 4 * width)),
             "down": normal((4 * width, width)),
         }
@@ -112,7 +106,7 @@ def transformer(
     params = {
         "embedding": places,
         "layers": [layer() for _ in range(layers)],
-        "head": {"norm": one, "w": normal((width, vocabulary))},
+        "head": {"norm": scale, "w": normal((width, vocabulary))},
     }
     tokens = draw.integers(0, vocabulary, (samples, length + 1), np.int32)
     if chain:
@@ -158,14 +152,17 @@ def _cross_entropy_of_images(params: PyTree, batch: PyTree) -> jax.Array:
 
 
 def _next_token(params: PyTree, tokens: jax.Array) -> jax.Array:
-    before, after = tokens[:, :-1], tokens[:, 1:]
+    before = tokens[:, :-1]
+    after = tokens[:, 1:]
     x = params["embedding"]["tokens"][before] + params["embedding"]["places"]
     for layer in params["layers"]:
         x = x + _attention(layer["attention"], x)
         x = x + _mlp(layer["mlp"], x)
     scores = _normed(x, params["head"]["norm"]) @ params["head"]["w"]
-    found = jnp.take_along_axis(jax.nn.log_softmax(scores), after[..., None], axis=-1)
-    return -jnp.mean(found)
+    log_likelihoods = jnp.take_along_axis(
+        jax.nn.log_softmax(scores), after[..., None], axis=-1
+    )
+    return -jnp.mean(log_likelihoods)
 
 
 def _normed(x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -18,23 +18,25 @@ from typing import NamedTuple
 from bcgc_jax.steps.placement import Placement
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 
-ROUNDS, STEPS = 3, 60
+ROUNDS = 3
+STEPS = 60
 
 
 class Case(NamedTuple):
     """Workers whose whole chunks take `chunk` seconds, in so many steps.
 
-    `fixed` is the share of a chunk that does not depend on its size. `most` is the
-    target: of uncoded steps, or where workers are slow of steps that are all shared.
+    `fixed` is the share of a chunk that does not depend on its size. `target` is the
+    ratio at most: to uncoded steps, or where workers are slow to steps that are all
+    shared.
     """
 
     law: str
     chunk: float
     fixed: float
     steps: int
-    most: float
+    target: float
 
 
 CASES = (
@@ -48,9 +50,7 @@ CASES = (
 
 
 class Row(NamedTuple):
-    """Seconds of a training, the median of rounds, and the ratio that the target is
-    for.
-    """
+    """Seconds of a training, the median of rounds, and the ratio with its target."""
 
     workers: str
     chunk: float
@@ -72,7 +72,9 @@ def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
         took["uncoded"].append(measured(setting, *steps, None).sum())
         took["adapting"].append(measured(setting, *steps, place, adapt=True).sum())
         took["sharing"].append(measured(setting, *steps, place).sum())
-    seconds = {name: float(median(found)) for name, found in took.items()}
+    seconds = {
+        name: float(median(rounds_of_mode)) for name, rounds_of_mode in took.items()
+    }
     against = "sharing"
     if case.law == "equal":
         against = "uncoded"
@@ -85,7 +87,7 @@ def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
         case.steps,
         **seconds,
         ratio=ratio,
-        most=case.most,
+        most=case.target,
     )
 
 
@@ -97,7 +99,7 @@ def run(
     workers: int = 6,
     rounds: int = ROUNDS,
 ) -> None:
-    rows = [row(case, workers, rounds, seed) for case in each(cases, "cases")]
+    rows = [row(case, workers, rounds, seed) for case in with_progress(cases, "cases")]
     print_table(
         f"Seconds of a training of {workers} processes, medians of {rounds}",
         [
@@ -113,15 +115,18 @@ def run(
         [
             [
                 *(
-                    found.workers,
-                    f"{1e3 * found.chunk:g}",
-                    f"{found.fixed:.2f}",
-                    found.steps,
+                    result.workers,
+                    f"{1e3 * result.chunk:g}",
+                    f"{result.fixed:.2f}",
+                    result.steps,
                 ),
-                *(f"{x:.2f}" for x in (found.uncoded, found.adapting, found.sharing)),
-                f"{found.ratio:.3f} (at most {found.most:g})",
+                *(
+                    f"{x:.2f}"
+                    for x in (result.uncoded, result.adapting, result.sharing)
+                ),
+                f"{result.ratio:.3f} (at most {result.most:g})",
             ]
-            for found in rows
+            for result in rows
         ],
     )
     print(

@@ -29,7 +29,7 @@ from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.steps.placement import Placement
 from experiments.own_loop_worker import CHUNKS, paces
 from experiments.processes import free_ports, printed_by
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import number, print_table, run_command, save, with_progress
 
 
 class Setting(NamedTuple):
@@ -65,13 +65,13 @@ def run(
 ) -> None:
     tasks = [(setting, subsets) for setting in settings for subsets in stored]
     rows: list[dict[str, Any]] = []
-    for setting, subsets in each(tasks, "training"):
+    for setting, subsets in with_progress(tasks, "training"):
         place = Placement(setting.workers, subsets or setting.workers, CHUNKS)
-        found = measured(setting, seed, steps, None if subsets == 1 else place)
+        seconds = measured(setting, seed, steps, None if subsets == 1 else place)
         first = None
         if subsets != stored[0]:
             first = rows[-1 - stored.index(subsets) + 1]
-        rows.append(_row(setting, seed, found, subsets, first))
+        rows.append(_row(setting, seed, seconds, subsets, first))
     if format == "json":
         print(json.dumps(rows, indent=2))
     with contextlib.redirect_stdout(sys.stderr if format == "json" else sys.stdout):
@@ -120,10 +120,10 @@ def measured(
         else:
             spec["address"] = coordinator.address
         specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
-        told = printed_by(
+        printed = printed_by(
             "experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key}
         )
-    return np.array(json.loads(told[0]))
+    return np.array(json.loads(printed[0]))
 
 
 def predicted(times: np.ndarray, subsets: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def predicted(times: np.ndarray, subsets: int) -> np.ndarray:
 def least(times: np.ndarray, subsets: int) -> np.ndarray:
     """The storage bound of each step."""
     alone = least_alone(times.shape[1], subsets)
-    return np.asarray(jax.vmap(lambda each: storage_bound(None, each, alone))(times))
+    return np.asarray(jax.vmap(lambda row: storage_bound(None, row, alone))(times))
 
 
 def _row(
@@ -145,15 +145,11 @@ def _row(
     subsets: int | None,
     uncoded: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """`uncoded` is the row of the same workers without sharing; None for that row
-    itself.
-    """
+    """`uncoded` is the row of these workers without sharing, None for that row."""
     times = paces(setting.law, seed, len(measured), setting.workers, setting.subset)
     count = subsets or setting.workers
-    model, limit = (
-        float(predicted(times, count).mean()),
-        float(least(times, count).mean()),
-    )
+    model = float(predicted(times, count).mean())
+    limit = float(least(times, count).mean())
     seconds = float(measured.mean())
     before = seconds
     if uncoded is not None:
@@ -198,31 +194,42 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
         1, len(settings), size=(2.3 * len(settings), 3.2)
     )
     for place, (law, workers) in zip(axes, settings, strict=True):
-        some = [
+        rows_of_panel = [
             row
             for row in rows
             if (row["workers"], row["num_workers"]) == (law, workers)
         ]
-        at = np.arange(len(some))
+        positions = np.arange(len(rows_of_panel))
         place.bar(
-            at, [row["measured"] for row in some], 0.6, color="0.75", label="measured"
+            positions,
+            [row["measured"] for row in rows_of_panel],
+            0.6,
+            color="0.75",
+            label="measured",
         )
         dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
         place.plot(
-            at, [row["predicted"] for row in some], marker="o", label="model", **dots
+            positions,
+            [row["predicted"] for row in rows_of_panel],
+            marker="o",
+            label="model",
+            **dots,
         )
         place.plot(
-            at,
-            [row["limit"] for row in some],
+            positions,
+            [row["limit"] for row in rows_of_panel],
             marker="_",
             markersize=16,
             label="limit",
             **dots,
         )
         stored = (
-            row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some
+            row["scheme"].removeprefix("sharing:").partition(":")[0]
+            for row in rows_of_panel
         )
-        place.set_xticks(at, ["1" if name == "uncoded" else name for name in stored])
+        place.set_xticks(
+            positions, ["1" if name == "uncoded" else name for name in stored]
+        )
         place.grid(False, axis="x")
         label = ""
         if place is axes[0]:

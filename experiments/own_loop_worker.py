@@ -17,15 +17,15 @@ import numpy as np
 from bcgc_jax import handout
 from bcgc_jax.handout import Chunk
 
-CHUNKS, SAMPLES = 8, 1024  # of a subset; of a step
+CHUNKS = 8  # of a subset
+SAMPLES = 1024  # of a step
 DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
 
 
 def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.ndarray:
-    """Draw seconds of workers for a subset in each step, `[steps, workers]`; mean
-    `subset`.
-    """
-    rng, shape = np.random.default_rng(seed), (steps, workers)
+    """Draw seconds of workers for a subset, `[steps, workers]`; mean `subset`."""
+    rng = np.random.default_rng(seed)
+    shape = (steps, workers)
     match law:
         case "exponential":
             return subset * (1 / 3 + rng.exponential(2 / 3, shape))
@@ -50,9 +50,7 @@ def lengths(law: str, seed: int, steps: int, workers: int) -> np.ndarray:
 
 
 def length_of(of_step: np.ndarray, chunk: Chunk) -> float:
-    """The length of a chunk, which may be a part of a whole one; `of_step` is
-    `[N, CHUNKS]`.
-    """
+    """The length of a chunk, or of a part of one; `of_step` is `[N, CHUNKS]`."""
     whole = int(chunk.begin * CHUNKS)
     return float(of_step[chunk.subset, whole] * (chunk.end - chunk.begin) * CHUNKS)
 
@@ -85,11 +83,11 @@ class AllReduce:
                 time.sleep(0.02)
         self._rank = rank
 
-    def __call__(self, own: int) -> int:
+    def __call__(self, value: int) -> int:
         if hasattr(self, "_rank"):
-            self._lines[0].send(own)
+            self._lines[0].send(value)
             return int(self._lines[0].recv())
-        total = own + sum(line.recv() for line in self._lines)
+        total = value + sum(line.recv() for line in self._lines)
         for line in self._lines:
             line.send(total)
         return total
@@ -97,13 +95,11 @@ class AllReduce:
 
 def train(spec: dict[str, Any]) -> list[float]:
     """Seconds of each step, from the end of the one before."""
-    rank, workers, key = (
-        spec["rank"],
-        spec["workers"],
-        os.environ["BCGC_HANDOUT_KEY"].encode(),
-    )
+    rank = spec["rank"]
+    workers = spec["workers"]
+    key = os.environ["BCGC_HANDOUT_KEY"].encode()
     table = paces(spec["law"], spec["seed"], spec["steps"], workers, spec["subset"])
-    mine = table[:, rank]
+    own_paces = table[:, rank]
     drawn = lengths(spec["law"], spec["seed"], spec["steps"], workers)
     chunks = without_sharing(rank, workers)
     if spec["address"] is not None:
@@ -117,12 +113,12 @@ def train(spec: dict[str, Any]) -> list[float]:
     all_reduce = AllReduce(rank, workers, spec["port"], key)
     all_reduce(0)
     ends = [time.perf_counter()]
-    for step, pace in enumerate(mine):
+    for step, pace in enumerate(own_paces):
         total = 0
         for chunk in chunks(step):
-            # Of a piece the fixed part is that of a whole chunk.
-            more = spec["fixed"] * (1 - CHUNKS * (chunk.end - chunk.begin))
-            time.sleep(pace / CHUNKS * (length_of(drawn[step], chunk) + more))
+            # The fixed part of a piece is that of a whole chunk.
+            fixed_seconds = spec["fixed"] * (1 - CHUNKS * (chunk.end - chunk.begin))
+            time.sleep(pace / CHUNKS * (length_of(drawn[step], chunk) + fixed_seconds))
             total += int(DATA[list(chunk.rows(SAMPLES, workers))].sum())
         if all_reduce(total) != DATA.sum():
             raise RuntimeError(f"step {step} has a wrong sum")

@@ -20,7 +20,14 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from experiments import looks
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
 # Each method, and the published scheme it stands beside; the paper has not all, and no
 # added ones. Its "optimal" comes from its own stochastic subgradients, and is not the
@@ -51,7 +58,9 @@ IN_FIG3 = tuple(
     m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency")
 )
 
-NUM_WORKERS, RATE = 20, 1e-3  # where the other one varies, and in Fig. 3
+# Where the other varies, and in Fig. 3.
+NUM_WORKERS = 20
+RATE = 1e-3
 WORKERS_GRID = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
 RATE_GRID = tuple(10 ** (e / 10) for e in range(-34, -25))
 REFERENCE = Path(__file__).resolve().parent / "data"
@@ -69,9 +78,7 @@ TITLES = {
 
 
 class Row(NamedTuple):
-    """One point: `computed` and `published` are runtimes, in Fig. 3 numbers of
-    coordinates.
-    """
+    """A point: `computed` and `published` runtimes, or coordinates in Fig. 3."""
 
     figure: str
     axis: str
@@ -114,7 +121,8 @@ def compute(
     `max_workers` most methods compile once. A `jax.vmap` would run the subgradients of
     all for as many steps as the slowest needs.
     """
-    workers_grid, published = sorted(set(workers_grid)), read_published()
+    workers_grid = sorted(set(workers_grid))
+    published = read_published()
     asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in METHODS}
     asked |= {scheme.name: scheme for scheme in schemes}
     largest = max(NUM_WORKERS, *workers_grid)
@@ -123,7 +131,7 @@ def compute(
     rows = []
 
     def add(figure: str, axis: str, x: float, method: str, computed: float) -> None:
-        known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
+        published_value = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
         rows.append(
             Row(
                 figure,
@@ -131,13 +139,13 @@ def compute(
                 x,
                 method,
                 computed,
-                known,
-                computed / known if known else None,
+                published_value,
+                computed / published_value if published_value else None,
             )
         )
 
     points = [(method, point) for method in asked for point in grid]
-    for method, (figure, axis, num_workers, rate) in each(points, "solving"):
+    for method, (figure, axis, num_workers, rate) in with_progress(points, "solving"):
         law = bcgc.ShiftedExponential(rate, 50.0)
         problem = bcgc.Problem(
             law, num_workers, 20_000, num_samples=50.0, max_workers=largest
@@ -145,13 +153,13 @@ def compute(
         solution = bcgc.solve(problem, asked[method], key=jax.random.key(seed))
         runtime = float(solution.expected_runtime)
         add(figure, axis, num_workers if figure == "4a" else rate, method, runtime)
-        shown = (
+        is_shown = (
             method not in METHODS
             and solution.rounded is not None
             and np.isfinite(runtime)
         )
         if (
-            (method in IN_FIG3 or shown)
+            (method in IN_FIG3 or is_shown)
             and figure == "4a"
             and num_workers == NUM_WORKERS
         ):
@@ -161,16 +169,16 @@ def compute(
 
 
 def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> Any:
-    """Curves of the computed values, open markers for the published ones, of "3", "4a"
-    or "4b".
-    """
+    """Curves of computed values, open markers for published: "3", "4a", "4b"."""
     canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
-    handles, drawn = [], set()
-    for method, mine in grouped(rows, lambda row: row.scheme).items():
+    handles = []
+    drawn = set()
+    for method, rows_of_scheme in grouped(rows, lambda row: row.scheme).items():
         look = looks.style(method, schemes)
-        name, x = METHODS.get(method), [row.x for row in mine]
+        name = METHODS.get(method)
+        x = [row.x for row in rows_of_scheme]
         # A level without coordinates has no place on a logarithmic axis.
-        y = [row.computed or np.nan for row in mine]
+        y = [row.computed or np.nan for row in rows_of_scheme]
         axes.plot(x, y, **plotting.curve(look))
         added = name is None
         if added:  # its few levels may have no neighbours, and no line
@@ -179,15 +187,17 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
         # curve.
         theirs = [
             row
-            for row in mine
+            for row in rows_of_scheme
             if row.published and method != "optimal" and name not in drawn
         ]
         label = look.label
         label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
-            known: list[Any] = [row.published for row in theirs]
+            published: list[Any] = [row.published for row in theirs]
             axes.plot(
-                [row.x for row in theirs], known, **looks.points(plotting.style(method))
+                [row.x for row in theirs],
+                published,
+                **looks.points(plotting.style(method)),
             )
             drawn.add(name)
             if name != method:
@@ -218,25 +228,25 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
 
 
 def print_partitions(rows: Sequence[Row]) -> None:
-    """Table of Fig. 3: a line for each level, computed and published counts side by
-    side.
-    """
+    """Table of Fig. 3: a line for each level, computed and published counts."""
     by_scheme = grouped(rows, lambda row: row.scheme)
-    known = {
+    published_schemes = {
         scheme
-        for scheme, mine in by_scheme.items()
-        if any(row.published for row in mine)
+        for scheme, rows_of_scheme in by_scheme.items()
+        if any(row.published for row in rows_of_scheme)
     }
     header = ["level"] + [
-        h for m in by_scheme for h in ([m, "published"] if m in known else [m])
+        h
+        for m in by_scheme
+        for h in ([m, "published"] if m in published_schemes else [m])
     ]
     lines = []
-    for level, here in grouped(rows, lambda row: row.x).items():
+    for level, rows_of_level in grouped(rows, lambda row: row.x).items():
         line = [f"{level:g}"]
-        for row in here:
+        for row in rows_of_level:
             line.append(f"{row.computed:.0f}")
             line += [f"{row.published:.0f}" if row.published else "–"] * (
-                row.scheme in known
+                row.scheme in published_schemes
             )
         lines.append(line)
     print_table(
@@ -247,21 +257,21 @@ def print_partitions(rows: Sequence[Row]) -> None:
 
 
 def print_runtimes(rows: Sequence[Row], title: str) -> None:
-    """Table of Fig. 4: computed, published and ratio, one column for each published
-    x.
-    """
-    shown = sorted({row.x for row in rows if row.published})
+    """Table of Fig. 4: computed, published, ratio; a column for each published x."""
+    published_x = sorted({row.x for row in rows if row.published})
     lines = []
     for method, all_of_it in grouped(rows, lambda row: row.scheme).items():
-        mine = [row for row in all_of_it if row.x in shown]
+        rows_shown = [row for row in all_of_it if row.x in published_x]
         label = method
         if method == "tandon_partial":
             label = f"{method} α {ALPHA:g}"
-        lines.append([label, "computed", *(row.computed for row in mine)])
-        if any(row.published for row in mine):
-            lines.append(["", "published", *(number(row.published) for row in mine)])
-            lines.append(["", "ratio", *(number(row.ratio) for row in mine)])
-    print_table(title, ["scheme", "", *(f"{x:.4g}" for x in shown)], lines)
+        lines.append([label, "computed", *(row.computed for row in rows_shown)])
+        if any(row.published for row in rows_shown):
+            lines.append(
+                ["", "published", *(number(row.published) for row in rows_shown)]
+            )
+            lines.append(["", "ratio", *(number(row.ratio) for row in rows_shown)])
+    print_table(title, ["scheme", "", *(f"{x:.4g}" for x in published_x)], lines)
 
 
 def run(
@@ -287,7 +297,10 @@ def run(
         '\nThe published scheme beside "subgradient" is the paper\'s "optimal", '
         "which is not the optimum."
     )
-    drawn = {f"fig{name}": draw(mine, name, schemes) for name, mine in figures.items()}
+    drawn = {
+        f"fig{name}": draw(rows_of_figure, name, schemes)
+        for name, rows_of_figure in figures.items()
+    }
     save(out, {"paper": rows}, drawn)
 
 

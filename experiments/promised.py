@@ -17,13 +17,11 @@ from bcgc_jax.measured.advice import Advice, advise
 from bcgc_jax.steps.placement import Placement
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 
 
 class Case(NamedTuple):
-    """Workers, whether they know the lengths of chunks, and the schemes that are
-    run.
-    """
+    """Workers, whether they know chunks' lengths, and the schemes that are run."""
 
     setting: Setting
     knows_lengths: bool
@@ -43,7 +41,7 @@ def run(
     out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = 40
 ) -> None:
     rows: list[dict[str, Any]] = []
-    for case in each(cases, "settings"):
+    for case in with_progress(cases, "settings"):
         rows += _rows(case, seed, steps)
     print_table(
         (

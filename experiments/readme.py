@@ -28,13 +28,13 @@ def excerpt(printed: str) -> str:
 def printed_anew(text: str) -> str:
     """The page `text` with the answers of today."""
 
-    def answered(found: re.Match[str]) -> str:
-        language, code, old = found.groups()
+    def answered(block: re.Match[str]) -> str:
+        language, code, old_answer = block.groups()
         printed = _run(["-c", code] if language == "python" else _arguments(code))
         answer = printed
         if language != "python":
             answer = excerpt(printed)
-        return found[0].removesuffix(f"{old}```") + f"{answer}```"
+        return block[0].removesuffix(f"{old_answer}```") + f"{answer}```"
 
     return ANSWERED.sub(answered, text)
 

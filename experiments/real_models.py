@@ -31,10 +31,22 @@ from bcgc_jax.cluster import (
 )
 from experiments import looks
 from experiments.models import Model, convolutional, transformer
-from experiments.report import each, grouped, number, print_table, run_command, save
+from experiments.report import (
+    grouped,
+    number,
+    print_table,
+    run_command,
+    save,
+    with_progress,
+)
 
-WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 80, 200, 3.0, 2
-RATE, SHIFT = 1e-3, 50.0
+WORKERS = 8
+STEPS = 80
+LONG = 200
+SLOWER = 3.0
+SLOW = 2
+RATE = 1e-3
+SHIFT = 50.0
 LAW = bcgc.ShiftedExponential(RATE, SHIFT)  # the paper's
 # Seconds that an uncoded iteration takes before the jump, on average.
 SECONDS = 0.8
@@ -50,9 +62,7 @@ LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
 class Trained(NamedTuple):
-    """A training: seconds of each iteration, `[K]`, what paces alone take, the loss
-    after it.
-    """
+    """A training: seconds of iterations, `[K]`, by paces alone, and losses."""
 
     model: str
     scheme: str
@@ -63,12 +73,10 @@ class Trained(NamedTuple):
 
 
 def times_of(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Cycle times, `[count, N]`, in units of 1/N of all work; the second half with slow
-    workers.
-    """
-    found = SHIFT + rng.exponential(1 / RATE, (count, WORKERS))
-    found[count // 2 :, :SLOW] *= SLOWER
-    return found
+    """Cycle times, `[count, N]`, of 1/N of all work; slow workers in the last half."""
+    times = SHIFT + rng.exponential(1 / RATE, (count, WORKERS))
+    times[count // 2 :, :SLOW] *= SLOWER
+    return times
 
 
 def run(out: Path, *, seed: int = 0) -> None:
@@ -81,9 +89,9 @@ def run(out: Path, *, seed: int = 0) -> None:
     )
     with Cluster(WORKERS) as cluster:
         trained = [
-            one
+            training
             for model in (first, second)
-            for one in trainings(cluster, model, SCHEMES, times, pace)
+            for training in trainings(cluster, model, SCHEMES, times, pace)
         ]
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(
@@ -91,7 +99,7 @@ def run(out: Path, *, seed: int = 0) -> None:
         )
     trained += longer
     show(trained)
-    rows = [row for one in trained for row in _rows(one)]
+    rows = [row for training in trained for row in _rows(training)]
     save(out, {"real_models": rows}, {"real_models": draw(rows)})
 
 
@@ -104,7 +112,7 @@ def trainings(
 ) -> list[Trained]:
     """Train one model by each of the schemes, one after the other."""
     loss = jax.jit(lambda params: model.loss(params, model.batch))
-    chosen = each(schemes, f"training of the {model.title}")
+    chosen = with_progress(schemes, f"training of the {model.title}")
     return [_trained(cluster, model, scheme, times, pace, loss) for scheme in chosen]
 
 
@@ -121,26 +129,32 @@ def _trained(
         count = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
         plans = Told(bcgc.Problem(LAW, WORKERS, count, cycles=WORKERS / count), scheme)
     run = Run(cluster, InjectedDelay(times, pace))
-    given = (
-        jax.random.key(0),
-        model.loss,
-        plans,
-        run,
-        model.params,
-        model.batch,
-        optax.adam(3e-3),
+    training = train_on_cluster(
+        *(jax.random.key(0), model.loss, plans, run),
+        *(model.params, model.batch, optax.adam(3e-3), len(times)),
+        evaluate=loss,
     )
-    found = train_on_cluster(*given, len(times), evaluate=loss)
-    losses = np.asarray(found.metrics, float)
+    losses = np.asarray(training.metrics, float)
     return Trained(
-        model.title, scheme, found.seconds, found.paced, losses, len(found.decisions)
+        model.title,
+        scheme,
+        training.seconds,
+        training.paced,
+        losses,
+        len(training.decisions),
     )
 
 
-def _rows(one: Trained) -> list[dict[str, Any]]:
-    columns = zip(one.seconds, one.paced, np.cumsum(one.seconds), one.loss, strict=True)
+def _rows(training: Trained) -> list[dict[str, Any]]:
+    columns = zip(
+        training.seconds,
+        training.paced,
+        np.cumsum(training.seconds),
+        training.loss,
+        strict=True,
+    )
     return [
-        {"model": one.model, "scheme": one.scheme, "iteration": k}
+        {"model": training.model, "scheme": training.scheme, "iteration": k}
         | dict(
             zip(("seconds", "paced", "clock", "loss"), map(float, values), strict=True)
         )
@@ -149,18 +163,23 @@ def _rows(one: Trained) -> list[dict[str, Any]]:
 
 
 def show(trained: Sequence[Trained]) -> None:
-    for model, mine in grouped(trained, lambda one: one.model).items():
+    for model, trainings_of_model in grouped(
+        trained, lambda training: training.model
+    ).items():
         lines = []
-        for one in mine:
-            against = f"{100 * (one.seconds.sum() / mine[0].seconds.sum() - 1):+.1f}"
-            means = [number(float(x.mean()), 3) for x in (one.paced, one.seconds)]
+        for training in trainings_of_model:
+            ratio = training.seconds.sum() / trainings_of_model[0].seconds.sum()
+            against = f"{100 * (ratio - 1):+.1f}"
+            means = [
+                number(float(x.mean()), 3) for x in (training.paced, training.seconds)
+            ]
             lines.append(
                 [
-                    one.scheme,
+                    training.scheme,
                     *means,
                     against,
-                    number(float(one.loss[-1]), 3),
-                    one.changes,
+                    number(float(training.loss[-1]), 3),
+                    training.changes,
                 ]
             )
         title = (
@@ -170,7 +189,7 @@ def show(trained: Sequence[Trained]) -> None:
             "scheme",
             "paces alone",
             "measured",
-            f"against {mine[0].scheme}",
+            f"against {trainings_of_model[0].scheme}",
             "last loss",
             "changes",
         ]
@@ -187,14 +206,12 @@ def look_of(scheme: str) -> plotting.Style:
 
 
 def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Loss against the wall clock, of the rows of real_models.csv, which may be
-    words.
-    """
+    """Loss against the wall clock, from rows of real_models.csv or words."""
     models = grouped(rows, lambda row: row["model"])
     figure, axes = plotting.new_figure(1, len(models), size=(2.8 * len(models), 4.6))
     looked: dict[str, plotting.Style] = {}
-    for panel, (model, mine) in zip(axes, models.items(), strict=True):
-        for scheme, course in grouped(mine, lambda row: row["scheme"]).items():
+    for panel, (model, rows_of_model) in zip(axes, models.items(), strict=True):
+        for scheme, course in grouped(rows_of_model, lambda row: row["scheme"]).items():
             look = looked[scheme] = look_of(scheme)
             clock, loss = (
                 [float(row[name]) for row in course] for name in ("clock", "loss")
@@ -202,7 +219,7 @@ def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
             panel.plot(clock, loss, **plotting.curve(look) | {"marker": ""})
             jump: Any = {"markevery": [len(course) // 2], "zorder": 3}
             panel.plot(clock, loss, **looks.points(look, filled=True) | jump)
-        lowest = min(float(row["loss"]) for row in mine)
+        lowest = min(float(row["loss"]) for row in rows_of_model)
         ticks = [t for t in LOSS_TICKS if t >= lowest]
         y = ""
         if panel is axes[0]:

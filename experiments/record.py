@@ -29,11 +29,13 @@ from experiments.rivals import neighbour, rivals
 
 WIDTHS = (64, 256, 256, 10)
 # Samples of a chunk, in thousands, and how often: long sequences are rare.
-LOADS, SHARES = (2, 4, 8), (0.5, 0.3, 0.2)
+LOADS = (2, 4, 8)
+SHARES = (0.5, 0.3, 0.2)
 _CHUNKS = 8
 # Mean seconds for which the rivals compute and do not: not longer than a step, so that
 # the next is another.
-_BUSY, _IDLE = 0.8, 1.6
+_BUSY = 0.8
+_IDLE = 1.6
 # The worker that has a neighbour from the middle on.
 _SHARES = 1
 # Until the rivals have begun.
@@ -50,7 +52,7 @@ def record(loads: np.ndarray, seed: int) -> np.ndarray:
     meeting = Meeting(context.Barrier(workers + 1), context.Barrier(workers), locks)
     with ProcessPoolExecutor(workers, context, _meet, (meeting,)) as pool:
         # Each waits for all others, so that no process takes two.
-        found = [
+        processes = [
             pool.submit(
                 _measure, worker, cores[worker % len(cores)], loads[:, worker], seed
             )
@@ -60,13 +62,11 @@ def record(loads: np.ndarray, seed: int) -> np.ndarray:
         with rivals(cores, seed, busy=_BUSY, idle=_IDLE):
             time.sleep(_WARM_UP)
             meeting.ready.wait(_PATIENCE)
-            return np.stack([one.result() for one in found], axis=1)
+            return np.stack([process.result() for process in processes], axis=1)
 
 
 class Meeting(NamedTuple):
-    """Waits of the processes for each other: before the first step, after each, and for
-    a core.
-    """
+    """Waits of processes for each other, before and after steps, and for a core."""
 
     ready: Barrier
     step: Barrier
@@ -116,13 +116,13 @@ def run(out: Path, seed: int = 0, *, workers: int = 6, steps: int = 36) -> None:
     seconds = record(loads, seed)
     cells = [
         {
-            "step": at[0],
-            "worker": at[1],
-            "chunk": at[2],
-            "load": loads[at],
-            "seconds": f"{seconds[at]:.4f}",
+            "step": place[0],
+            "worker": place[1],
+            "chunk": place[2],
+            "load": loads[place],
+            "seconds": f"{seconds[place]:.4f}",
         }
-        for at in np.ndindex(loads.shape)
+        for place in np.ndindex(loads.shape)
     ]
     save(out, {"chunks": cells})
 

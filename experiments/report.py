@@ -1,6 +1,4 @@
-"""What every study does at its two ends: arguments in; progress, tables, CSV and
-figures out.
-"""
+"""Both ends of every study: arguments in; progress, tables, CSV and figures out."""
 
 import argparse
 import csv
@@ -27,7 +25,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 
-def each(items: Sequence[T], what: str) -> Iterator[T]:
+def with_progress(items: Sequence[T], what: str) -> Iterator[T]:
     with Progress(what, len(items)) as bar:
         for item in items:
             bar.begin(what)
@@ -35,9 +33,7 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
 
 
 def check_folder(option: str, path: str | os.PathLike[str]) -> None:
-    """Make the folder `path` where it is missing; ValueError where files cannot be put
-    there.
-    """
+    """Make the folder `path` if missing; ValueError if it takes no files."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,9 +45,7 @@ def check_folder(option: str, path: str | os.PathLike[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tell what is wrong in one line, with status 2; print the text before the options
-    as it is.
-    """
+    """Say what is wrong in one line, status 2; print text before options as it is."""
 
     def __init__(self, command: str, **texts: Any) -> None:
         super().__init__(
@@ -71,7 +65,8 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
     wrong with the arguments, the schemes, the traces or the disk is one line and status
     2.
     """
-    module, takes = sys.modules[run.__module__], inspect.signature(run).parameters
+    module = sys.modules[run.__module__]
+    takes = inspect.signature(run).parameters
     assert module.__spec__ is not None
     command = (
         f"python -m {module.__spec__.name}"  # the module itself is called __main__
@@ -105,7 +100,7 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
     jax.config.update("jax_enable_x64", True)
     # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's
     # affair.
-    own = (ValueError,) if "schemes" in takes or "traces" in takes else ()
+    expected_errors = (ValueError,) if "schemes" in takes or "traces" in takes else ()
     try:
         run(**options)
         sys.stdout.flush()
@@ -115,7 +110,7 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
         flush()
         named = f"{error.filename}: " if error.filename else ""
         parser.error(f"{named}{error.strerror or error}")
-    except (ImportError, *own) as error:
+    except (ImportError, *expected_errors) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         interrupted(command)
@@ -123,9 +118,7 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
 
 
 def load_schemes(path: str | Path) -> list[Scheme]:
-    """The list `SCHEMES` of a Python file; ValueError, in one line, where there is
-    none.
-    """
+    """The list `SCHEMES` of a Python file; ValueError, in a line, without one."""
     try:
         schemes = runpy.run_path(str(path)).get("SCHEMES")
     except (Exception, SystemExit) as error:
@@ -233,10 +226,10 @@ def grouped(rows: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     >>> grouped(["a", "bc", "d"], len)
     {1: ['a', 'd'], 2: ['bc']}
     """
-    found: dict[K, list[T]] = {}
+    groups: dict[K, list[T]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -255,9 +248,7 @@ def number(value: float | None, digits: int = 4) -> str:
 def print_table(
     title: str, header: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """Print aligned columns, the first to the left; a float is printed as a
-    `number`.
-    """
+    """Print aligned columns, the first to the left, and floats by `number`."""
     cells = (
         [number(c) if isinstance(c, float) else str(c) for c in row] for row in rows
     )

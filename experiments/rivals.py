@@ -1,6 +1,4 @@
-"""A competing load: processes that compute now and then, and slow workers on the same
-cores.
-"""
+"""A competing load: processes that compute now and then on the workers' cores."""
 
 import contextlib
 import subprocess

@@ -20,23 +20,26 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax._pytree import replace
 from experiments import looks
-from experiments.report import each, grouped, print_table, run_command, save
+from experiments.report import grouped, print_table, run_command, save, with_progress
 
 # What all problems are padded to, so that each pair of families compiles once.
 SIZE = 8
-VALUES, PLANS, DRAWS = 2000, 200, 1_000_000
+VALUES = 2000
+PLANS = 200
+DRAWS = 1_000_000
 # Draws at a time.
 _CHUNK = 100_000
-# Of differential evolution: candidates, generations, weight of a difference, share of
-# it that is taken over.
-_POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 80, 0.7, 0.8
+# Differential evolution: candidates, generations, the weight of a difference, and the
+# share of it that is taken over.
+_POPULATION = 48
+_GENERATIONS = 80
+_WEIGHT = 0.7
+_TAKEN = 0.8
 _COORDINATES = 2000
 
 
 class Case(NamedTuple):
-    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times,
-    `[D, N]`.
-    """
+    """A problem, a partition, and NumPy's draws of start-ups and times, `[D, N]`."""
 
     problem: bcgc.Problem
     partition: np.ndarray
@@ -44,9 +47,7 @@ class Case(NamedTuple):
 
 
 class Value(NamedTuple):
-    """An exact value and its distance from the mean of draws, in standard errors of
-    these.
-    """
+    """An exact value, and the mean of draws less it, in standard errors."""
 
     start_up: str
     cycle_time: str
@@ -73,9 +74,7 @@ class Plan(NamedTuple):
 
 
 def cases(rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Random problems, family by family, so that few programs are compiled at a
-    time.
-    """
+    """Random problems, by family, so that few programs are compiled at a time."""
     kinds = [(start, time) for start in range(3) for time in range(3)]
     for start, time in (kinds[i * len(kinds) // count] for i in range(count)):
         yield _case(rng, start, time)
@@ -97,8 +96,10 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
     unit = (
         _COORDINATES / workers * float(rng.uniform(0.5, 2)) * 10 ** rng.uniform(-1, 1)
     )
-    k, p = rng.uniform(0.5, 2.5), rng.uniform(0.05, 0.95)
-    fast, slow = 0.1 * unit, 3 * unit
+    k = rng.uniform(0.5, 2.5)
+    p = rng.uniform(0.05, 0.95)
+    fast = 0.1 * unit
+    slow = 3 * unit
     starts = (
         (bcgc.Weibull(unit, k), lambda r, s: unit * r.weibull(k, s)),
         (bcgc.Exponential(1 / unit), lambda r, s: r.exponential(unit, s)),
@@ -108,7 +109,7 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
         ),
     )
     start_up, draw_start = starts[start]
-    send, setup, chain = (float(rng.uniform(0, most)) for most in (1, 50, 0.3))
+    send, setup, chain = (float(rng.uniform(0, largest)) for largest in (1, 50, 0.3))
     costs: Any = {
         "send_time": send / workers,
         "setup_cycles": setup,
@@ -127,15 +128,22 @@ def _case(rng: np.random.Generator, start: int, time: int) -> Case:
 
 def runtimes(case: Case, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
     """τ̂ of draws, `[D]`, level by level as the definition has it."""
-    problem, x = case.problem, case.partition
-    workers, c = starts.shape[1], float(np.asarray(problem.send_time))
+    problem = case.problem
+    x = case.partition
+    workers = starts.shape[1]
+    c = float(np.asarray(problem.send_time))
     kappa = 1 / workers  # one sample, one cycle
     f, h = (float(np.asarray(a)) for a in (problem.setup_cycles, problem.chain_cycles))
-    last, work, sent, before = np.zeros(len(starts)), 0.0, 0.0, []
+    last = np.zeros(len(starts))
+    work = 0.0
+    sent = 0.0
+    before = []
     for n in range(workers):
         if x[n] == 0:
             continue
-        work, sent_before, sent = work + (n + 1) * x[n], sent, sent + x[n]
+        work = work + (n + 1) * x[n]
+        sent_before = sent
+        sent = sent + x[n]
         cycles = work + (n + 1) * (f + h * sent)
         before.append((cycles, sent_before))
         if problem.overlap:
@@ -158,8 +166,9 @@ def _exact(problem: bcgc.Problem, x: jax.Array, t: jax.Array) -> tuple[jax.Array
 
 def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[Value]:
     """Exact values of random problems, and how far draws are from them."""
-    rng, rows = np.random.default_rng(seed), []
-    for case in each(list(cases(rng, count)), "values"):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for case in with_progress(list(cases(rng, count)), "values"):
         ratio = rng.uniform(0.5, 1.8)
         value, error, probability = map(
             float, _exact(case.problem, jnp.asarray(case.partition), ratio)
@@ -220,8 +229,10 @@ def global_search(
         shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
         x = np.zeros((len(shares), problem.max_workers))
         x[:, :workers] = _COORDINATES * shares
-        found = np.asarray(_runtimes_of(problem, jnp.asarray(x)))
-        return np.where(np.isfinite(found) & (shares.sum(axis=1) > 0.5), found, np.inf)
+        runtimes = np.asarray(_runtimes_of(problem, jnp.asarray(x)))
+        return np.where(
+            np.isfinite(runtimes) & (shares.sum(axis=1) > 0.5), runtimes, np.inf
+        )
 
     people = (
         rng.dirichlet(np.ones(workers), _POPULATION)
@@ -234,9 +245,9 @@ def global_search(
         a, b, c = (people[rng.permutation(_POPULATION)] for _ in range(3))
         best = people[np.argmin(values)]
         base = np.where(rng.random((_POPULATION, 1)) < 0.5, best, a)
-        taken = rng.random(people.shape) < _TAKEN
+        is_mutated = rng.random(people.shape) < _TAKEN
         trial = np.where(
-            taken,
+            is_mutated,
             base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c),
             people,
         )
@@ -245,10 +256,8 @@ def global_search(
         )
         tried = value(trial)
         better = tried < values
-        people, values = (
-            np.where(better[:, None], trial, people),
-            np.where(better, tried, values),
-        )
+        people = np.where(better[:, None], trial, people)
+        values = np.where(better, tried, values)
     return float(values.min())
 
 
@@ -256,20 +265,20 @@ def compute_plans(
     seed: int, count: int = PLANS, generations: int = _GENERATIONS
 ) -> list[Plan]:
     """Plans of random problems, and what a global search finds."""
-    rng, rows = np.random.default_rng(seed), []
-    for case in each(list(cases(rng, count)), "plans"):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for case in with_progress(list(cases(rng, count)), "plans"):
         # Setup is a search of its own, over levels.
         problem = replace(
             case.problem, setup_cycles=None, chain_cycles=None, overlap=False
         )
         solution = bcgc.solve(problem)
-        found, bound = float(solution.expected_runtime), float(solution.lower_bound)
-        best, workers = (
-            global_search(problem, rng, generations),
-            int(np.asarray(problem.num_workers)),
-        )
+        runtime = float(solution.expected_runtime)
+        bound = float(solution.lower_bound)
+        best = global_search(problem, rng, generations)
+        workers = int(np.asarray(problem.num_workers))
         rows.append(
-            Plan(*_names(problem), workers, found, best, found / best - 1, bound)
+            Plan(*_names(problem), workers, runtime, best, runtime / best - 1, bound)
         )
     return rows
 
@@ -278,12 +287,12 @@ def print_values(rows: Sequence[Value]) -> None:
     """Tell how many standard errors away the draws are, family by family."""
     lines = []
     families = sorted(grouped(rows, lambda row: (row.start_up, row.cycle_time)).items())
-    for names, mine in [*families, (("all", ""), rows)]:
-        z = np.abs([[row.runtime_z, row.probability_z] for row in mine])
+    for names, rows_of_family in [*families, (("all", ""), rows)]:
+        z = np.abs([[row.runtime_z, row.probability_z] for row in rows_of_family])
         spread = [
             (f"{size.max():.2f}", f"{100 * np.mean(size <= 1):.0f} %") for size in z.T
         ]
-        lines.append([*names, len(mine), *spread[0], *spread[1]])
+        lines.append([*names, len(rows_of_family), *spread[0], *spread[1]])
     header = [
         "start-up",
         "cycle time",
@@ -307,15 +316,23 @@ def print_values(rows: Sequence[Value]) -> None:
 def print_plans(rows: Sequence[Plan]) -> None:
     """Tell how far the plan that is found is from a global search's best."""
     lines = []
-    for name, mine in [
+    for name, rows_of_law in [
         *sorted(grouped(rows, lambda row: row.start_up).items()),
         ("all", rows),
     ]:
-        excess = np.array([row.excess for row in mine])
-        largest, smallest = f"{100 * excess.max():.4f} %", f"{100 * excess.min():.2f} %"
-        gap = float(np.median([row.found / row.lower_bound for row in mine]))
+        excess = np.array([row.excess for row in rows_of_law])
+        largest = f"{100 * excess.max():.4f} %"
+        smallest = f"{100 * excess.min():.2f} %"
+        gap = float(np.median([row.found / row.lower_bound for row in rows_of_law]))
         lines.append(
-            [name, len(mine), largest, smallest, np.count_nonzero(excess > 1e-3), gap]
+            [
+                name,
+                len(rows_of_law),
+                largest,
+                smallest,
+                np.count_nonzero(excess > 1e-3),
+                gap,
+            ]
         )
     header = [
         "start-up",
@@ -333,9 +350,7 @@ def print_plans(rows: Sequence[Plan]) -> None:
 
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
-    """Ordered distances beside a normal distribution's; excess over the global
-    search.
-    """
+    """Ordered distances beside a normal distribution's; excess over the search."""
     canvas, (left, right) = plotting.new_figure(1, 2, size=(8.4, 3.9))
     rng = np.random.default_rng(0)
     normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
@@ -383,12 +398,12 @@ def run(
 ) -> None:
     values = compute_values(seed, count, draws)
     print_values(values)
-    found = compute_plans(seed + 1, plans, generations)
-    print_plans(found)
+    plan_rows = compute_plans(seed + 1, plans, generations)
+    print_plans(plan_rows)
     save(
         out,
-        {"start_ups": values, "start_ups_plans": found},
-        {"start_ups": draw(values, found)},
+        {"start_ups": values, "start_ups_plans": plan_rows},
+        {"start_ups": draw(values, plan_rows)},
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from experiments.busy import Setting, trained
 from experiments.endurance import signal_workers
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import number, print_table, run_command, save, with_progress
 
 METHODS = ("uncoded", "nested:2", "sharing:2:8")
 KINDS = ("killed", "frozen", "frozen for 3 steps")
@@ -44,12 +44,12 @@ def run(
     """
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
-    for kind, method in each(tasks, "training"):
+    for kind, method in with_progress(tasks, "training"):
         setting = Setting(kind, workers, 1.0, every * (strikes + 1), (method,))
         with Cluster(workers, patience=_PATIENCE) as cluster:
             striker = _Striker(np.random.default_rng(seed), kind, subset, every)
-            found = trained(cluster, seed, setting, method, subset, striker)
-        rows.append(_row(kind, method, np.asarray(found.seconds), every))
+            training = trained(cluster, seed, setting, method, subset, striker)
+        rows.append(_row(kind, method, np.asarray(training.seconds), every))
     print_table(
         f"Steps with a strike and after it, in medians of a step; {workers} workers, "
         f"{strikes} strikes",
@@ -74,9 +74,11 @@ def run(
     save(out, {"struck": rows})
 
 
-def _row(kind: str, method: str, seconds: np.ndarray, every: int) -> dict[str, Any]:
-    median = float(np.median(seconds[1:every]))
-    struck, following = (seconds[every + more :: every] / median for more in (0, 1))
+def _row(kind: str, method: str, seconds: np.ndarray, period: int) -> dict[str, Any]:
+    median = float(np.median(seconds[1:period]))
+    struck, following = (
+        seconds[period + offset :: period] / median for offset in (0, 1)
+    )
     return {
         "worker": kind,
         "scheme": method,
@@ -92,14 +94,19 @@ class _Striker:
     """Strike one worker after the other before some steps, a part of a step later."""
 
     def __init__(
-        self, rng: np.random.Generator, kind: str, subset: float, every: int
+        self, rng: np.random.Generator, kind: str, subset: float, period: int
     ) -> None:
-        self._rng, self._kind, self._subset, self._every = rng, kind, subset, every
+        self._rng = rng
+        self._kind = kind
+        self._subset = subset
+        self._period = period
 
     def __call__(self, step: int, cluster: Cluster) -> None:
-        if step and step % self._every == 0:
+        if step and step % self._period == 0:
             after = self._rng.uniform(0.1, 0.9) * self._subset
-            threading.Timer(after, self._strike, [cluster, step // self._every]).start()
+            threading.Timer(
+                after, self._strike, [cluster, step // self._period]
+            ).start()
 
     def _strike(self, cluster: Cluster, worker: int) -> None:
         is_killed = self._kind == "killed"

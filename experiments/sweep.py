@@ -104,29 +104,34 @@ def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Ce
     """Each cell's optimum and best baseline; of equal baselines the first."""
     baselines = {*BASELINES, *(scheme.name for scheme in schemes if scheme.baseline)}
     cells = []
-    for (workers, rate), here in grouped(
+    for (workers, rate), rows_of_cell in grouped(
         rows, lambda row: (row.num_workers, row.rate)
     ).items():
-        (optimum,) = (row for row in here if row.method == "optimal")
-        known = [
+        (optimum,) = (row for row in rows_of_cell if row.method == "optimal")
+        baseline_rows = [
             row
-            for row in here
+            for row in rows_of_cell
             if row.method in baselines and np.isfinite(row.expected_runtime)
         ]
-        least = min(row.expected_runtime for row in known)
+        least = min(row.expected_runtime for row in baseline_rows)
         best = next(
-            row.method for row in known if row.expected_runtime <= least * (1 + _TIE)
+            row.method
+            for row in baseline_rows
+            if row.expected_runtime <= least * (1 + _TIE)
         )
-        (uncoded,) = (row.expected_runtime for row in here if row.method == "uncoded")
-        found = optimum.method, optimum.expected_runtime, uncoded
-        cells.append(Cell(workers, rate, *found, least, best, optimum.relative_gap))
+        (uncoded,) = (
+            row.expected_runtime for row in rows_of_cell if row.method == "uncoded"
+        )
+        cell = Cell(
+            *(workers, rate, optimum.method, optimum.expected_runtime, uncoded),
+            *(least, best, optimum.relative_gap),
+        )
+        cells.append(cell)
     return cells
 
 
 def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
-    """Maps of what is saved over N and the rate, against uncoded and against the best
-    baseline.
-    """
+    """Maps of savings over N and the rate, against uncoded and the best baseline."""
     workers = np.array(sorted({cell.num_workers for cell in cells}), float)
     rates = np.array(sorted({cell.rate for cell in cells}))
     by_place = {(cell.num_workers, cell.rate): cell for cell in cells}
@@ -219,33 +224,33 @@ def _edges(middles: np.ndarray) -> np.ndarray:
 def _crossings(
     values: np.ndarray, levels: np.ndarray, workers: np.ndarray, rates: np.ndarray
 ) -> list[tuple[float, float]]:
-    """Place each level's label along the rates, at two thirds of the workers; not at an
-    edge.
-    """
+    """Place levels' labels along the rates, at two thirds of N; not at an edge."""
     column = 2 * (workers.size - 1) // 3
     below = values[:, column, None] < levels
     row, which = np.nonzero(below[2:-1] != below[1:-2])
     row += 1
-    before, after = values[row, column], values[row + 1, column]
+    before = values[row, column]
+    after = values[row + 1, column]
     share = (levels[which] - before) / (after - before)
     heights = np.exp(np.log(rates[row]) + share * np.log(rates[row + 1] / rates[row]))
     return [(float(workers[column]), float(height)) for height in heights]
 
 
 def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
-    """Print the table: reduction, extremes, how often each baseline is best, the
-    largest gap.
-    """
+    """Print reduction, extremes, how often baselines are best, the largest gap."""
     rates = sorted({cell.rate for cell in cells})
     rates = rates[:: -(-len(rates) // 9)]
     lines = []
-    for workers, here in grouped(cells, lambda cell: cell.num_workers).items():
+    for workers, cells_of_row in grouped(cells, lambda cell: cell.num_workers).items():
         if workers in IN_TABLE:
-            shown = [cell for cell in here if cell.rate in rates]
+            cells_shown = [cell for cell in cells_of_row if cell.rate in rates]
             lines.append(
                 [
                     workers,
-                    *(f"{cell.saved:.0f}, {cell.reduction:.0f}" for cell in shown),
+                    *(
+                        f"{cell.saved:.0f}, {cell.reduction:.0f}"
+                        for cell in cells_shown
+                    ),
                 ]
             )
     title = "Time saved against uncoded, against the best baseline, in %; columns: rate"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bcgc_jax as bcgc
-from experiments.report import each, grouped, print_table, run_command, save
+from experiments.report import grouped, print_table, run_command, save, with_progress
 
 SCHEMES = ("time", "frequency")
 SHIFT = 50.0
@@ -30,9 +30,7 @@ SIZES = (50, 100, 200, 1000)
 
 
 class Row(NamedTuple):
-    """One scheme at one N: Theorem 4's bound, and limits of its actual ratio to the
-    optimum.
-    """
+    """A scheme at one N: Theorem 4's bound, and limits of its actual ratio."""
 
     rate_times_shift: float
     num_workers: int
@@ -60,18 +58,17 @@ def bound(scheme: str, num_workers: int, rate_times_shift: float) -> float:
 def compute(workers_grid: Iterable[int], sizes: Sequence[int]) -> Iterable[Row]:
     """Bounds and ratios of both closed forms for every N and every μ t0."""
     points = [(product, n) for product in PRODUCTS for n in workers_grid]
-    for product, workers in each(points, "theorem 4"):
+    for product, workers in with_progress(points, "theorem 4"):
         law = bcgc.ShiftedExponential(product / SHIFT, SHIFT)
         size = min(size for size in sizes if size >= workers)
         problem = bcgc.Problem(law, workers, 20_000, num_samples=50.0, max_workers=size)
         best = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
-        optimum, lower = float(best.expected_runtime), float(best.lower_bound)
+        optimum = float(best.expected_runtime)
+        lower = float(best.lower_bound)
         for scheme in SCHEMES:
             runtime = float(bcgc.solve(problem, scheme).expected_runtime)
-            proven, ratios = (
-                bound(scheme, workers, product),
-                (runtime / optimum, runtime / lower),
-            )
+            proven = bound(scheme, workers, product)
+            ratios = (runtime / optimum, runtime / lower)
             yield Row(
                 product, workers, scheme, proven, *ratios, runtime, optimum, lower
             )
@@ -92,13 +89,21 @@ def run(
             for what in ("bound", "ratio", "at most")
         ),
     ]
-    for product, mine in grouped(rows, lambda row: row.rate_times_shift).items():
+    for product, rows_of_product in grouped(
+        rows, lambda row: row.rate_times_shift
+    ).items():
         lines = [
             [
                 workers,
-                *(x for row in here for x in (row.bound, row.ratio, row.ratio_at_most)),
+                *(
+                    x
+                    for row in rows_of_workers
+                    for x in (row.bound, row.ratio, row.ratio_at_most)
+                ),
             ]
-            for workers, here in grouped(mine, lambda row: row.num_workers).items()
+            for workers, rows_of_workers in grouped(
+                rows_of_product, lambda row: row.num_workers
+            ).items()
         ]
         print_table(f"Theorem 4, rate × shift = {product:g}", header, lines)
     print(

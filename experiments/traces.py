@@ -16,16 +16,14 @@ from bcgc_jax import plotting
 from bcgc_jax.measured import Advice
 from bcgc_jax.measured.intervals import Interval
 from experiments import looks
-from experiments.report import each, print_table, readable, run_command, save
+from experiments.report import print_table, readable, run_command, save, with_progress
 
 _SUFFIXES = (".csv", ".csv.gz")
 
 
 # The rows of the picture, from below: its label, and whose colour and marker it has.
-_SHARES, _SHARING = (
-    plotting.Style("", looks.COLORS[1], "p"),
-    plotting.style("sharing")._replace(marker="D"),
-)
+_SHARES = plotting.Style("", looks.COLORS[1], "p")
+_SHARING = plotting.style("sharing")._replace(marker="D")
 _SHOWN: Mapping[str, tuple[str, plotting.Style]] = {
     "dealt by length": ("dealt by length", _SHARES),
     "shares anew": ("shares by speed, anew", _SHARES),
@@ -35,14 +33,12 @@ _SHOWN: Mapping[str, tuple[str, plotting.Style]] = {
 }
 
 
-def draw(found: Mapping[str, Advice]) -> Any:
-    """A panel for each log: what each remedy saved, and the most that any exact scheme
-    could.
-    """
+def draw(advices: Mapping[str, Advice]) -> Any:
+    """A panel for each log: what remedies saved, and any exact scheme could at most."""
     figure, axes = plotting.new_figure(
-        1, len(found), size=(2.2 + 2.0 * len(found), 3.4)
+        1, len(advices), size=(2.2 + 2.0 * len(advices), 3.4)
     )
-    for panel, (name, advice) in zip(axes, found.items(), strict=True):
+    for panel, (name, advice) in zip(axes, advices.items(), strict=True):
         _draw_saved(panel, name, advice, labelled=panel is axes[0])
     plotting.legend_outside(
         figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=1
@@ -71,15 +67,15 @@ def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None
     axes.set_yticks(
         range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()]
     )
-    least, most = axes.get_xlim()
-    margin = 0.05 * (most - least)
-    axes.set(xlim=(min(0.0, least), most + margin), ylim=(-0.6, len(_SHOWN) - 0.4))
+    least, greatest = axes.get_xlim()
+    margin = 0.05 * (greatest - least)
+    axes.set(xlim=(min(0.0, least), greatest + margin), ylim=(-0.6, len(_SHOWN) - 0.4))
     plotting.label_axes(axes, "time saved (%)", "", title=readable(name))
 
 
-def show(found: Mapping[str, Advice]) -> None:
+def show(advices: Mapping[str, Advice]) -> None:
     lines: list[list[object]] = []
-    for name, advice in found.items():
+    for name, advice in advices.items():
         lines.append(
             [
                 f"{name}: {advice.num_workers} workers, {advice.num_steps} steps",
@@ -117,21 +113,19 @@ def _flat(name: str, advice: Advice) -> list[dict[str, Any]]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file itself, or those of a folder that may be traces; ValueError where there is
-    none.
-    """
+    """A file, or those of a folder that may be traces; ValueError for none."""
     inside = path.iterdir() if path.is_dir() else []
-    found = (
+    files = (
         [path]
         if path.is_file()
         else sorted(file for file in inside if file.name.endswith(_SUFFIXES))
     )
-    if not found:
+    if not files:
         raise ValueError(
             f"{path} has no CSV files: give a folder of traces, or one of them, with "
             "--traces PATH; one that comes along is experiments/data/steps.csv"
         )
-    return found
+    return files
 
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
@@ -139,12 +133,13 @@ def run(out: Path, *, seed: int = 0, traces: Path) -> None:
         (file.name.split(".")[0], bcgc.measured.load_trace(file))
         for file in files_of(traces)
     ]
-    found = {
-        name: bcgc.advise(trace, seed=seed) for name, trace in each(measured, "logs")
+    advices = {
+        name: bcgc.advise(trace, seed=seed)
+        for name, trace in with_progress(measured, "logs")
     }
-    show(found)
-    rows = [row for name, advice in found.items() for row in _flat(name, advice)]
-    save(out, {"traces": rows}, {"traces": draw(found)})
+    show(advices)
+    rows = [row for name, advice in advices.items() for row in _flat(name, advice)]
+    save(out, {"traces": rows}, {"traces": draw(advices)})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from experiments import looks
 from experiments.digits import DigitsRun, digits_problem, train_on_digits
-from experiments.report import each, print_table, run_command, save
+from experiments.report import print_table, run_command, save, with_progress
 
 METHODS = (
     *("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal"),
@@ -50,32 +50,34 @@ def run(
 ) -> None:
     runs: dict[str, list[DigitsRun]] = {}
     tasks = [(model, method) for model in TITLES for method in methods]
-    for model, method in each(tasks, "training"):
+    for model, method in with_progress(tasks, "training"):
         problem = digits_problem(LAW, workers, model)
         key = jax.random.key(seed)
-        found = train_on_digits(
+        digits_run = train_on_digits(
             key, problem, model, method, num_seeds=seeds, num_steps=steps
         )
-        runs.setdefault(model, []).append(found)
-    rows = [_row(model, found) for model in TITLES for found in runs[model]]
+        runs.setdefault(model, []).append(digits_run)
+    rows = [_row(model, digits_run) for model in TITLES for digits_run in runs[model]]
     for model in TITLES:
         _print(model, [row for row in rows if row["model"] == model])
     save(out, {"training": rows}, {"training": _draw(runs, workers)})
 
 
-def _row(model: str, found: DigitsRun) -> dict[str, Any]:
-    time = found.time_to(TARGET)
+def _row(model: str, digits_run: DigitsRun) -> dict[str, Any]:
+    time = digits_run.time_to(TARGET)
     return {
         "model": model,
-        "method": found.method,
-        "expected_runtime": found.expected_runtime,
-        "mean_runtime": float(found.clock[:, -1].mean() / found.clock.shape[1]),
+        "method": digits_run.method,
+        "expected_runtime": digits_run.expected_runtime,
+        "mean_runtime": float(
+            digits_run.clock[:, -1].mean() / digits_run.clock.shape[1]
+        ),
         "target": TARGET,
         "time_to_target": float(np.median(time)),
         "earliest": float(time.min()),
         "latest": float(time.max()),
-        "final_loss": float(found.loss[:, -1].mean()),
-        "final_accuracy": float(found.accuracy[:, -1].mean()),
+        "final_loss": float(digits_run.loss[:, -1].mean()),
+        "final_accuracy": float(digits_run.accuracy[:, -1].mean()),
     }
 
 
@@ -109,12 +111,10 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _bands(
-    found: DigitsRun, values: np.ndarray, grid: np.ndarray
+    digits_run: DigitsRun, values: np.ndarray, grid: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Median, least and largest of the seeds at each time: of the last iteration that
-    has ended.
-    """
-    steps = zip(found.clock, values, strict=True)
+    """Median, least and largest of seeds at each time, of the last iteration."""
+    steps = zip(digits_run.clock, values, strict=True)
     # NaN before the first iteration has ended, in all of them where it is in one.
     ended = [
         np.append(np.nan, value)[np.searchsorted(clock, grid, side="right")]
@@ -131,16 +131,16 @@ def _draw(runs: dict[str, list[DigitsRun]], workers: int):
 
     figure, axes = plotting.new_figure(2, len(runs), size=(7.4, 6.8))
     for column, (model, trained) in enumerate(runs.items()):
-        found = [one for one in trained if one.method in DRAWN]
+        drawn = [run_ for run_ in trained if run_.method in DRAWN]
         # Up to the end of the fastest seed of the fastest scheme's training.
-        grid = np.linspace(0, min(one.clock[:, -1].min() for one in found), 200)
+        grid = np.linspace(0, min(run_.clock[:, -1].min() for run_ in drawn), 200)
         scale = 10 ** np.floor(np.log10(grid[-1]))
         for row, what in enumerate(("loss", "accuracy")):
-            one = axes[row * len(runs) + column]
-            for run_ in found:
+            panel = axes[row * len(runs) + column]
+            for run_ in drawn:
                 look = plotting.curve(plotting.style(run_.method)) | {"marker": ""}
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
-                one.fill_between(
+                panel.fill_between(
                     grid / scale,
                     low,
                     high,
@@ -148,22 +148,22 @@ def _draw(runs: dict[str, list[DigitsRun]], workers: int):
                     alpha=0.15,
                     linewidth=0,
                 )
-                one.plot(grid / scale, middle, **look)
+                panel.plot(grid / scale, middle, **look)
             power = f"$10^{{{int(np.log10(scale))}}}$"
             x = f"simulated time\n({power} cycles × unit of cycle time)"
             if what == "loss":
                 scaled: Any = {"log": "y", "y_ticks": LOSS_TICKS}
                 looks.label_axes(
-                    one, "", "training loss (nats)", title=TITLES[model], **scaled
+                    panel, "", "training loss (nats)", title=TITLES[model], **scaled
                 )
-                lowest = min(float(run_.loss.min()) for run_ in found)
-                one.set_ylim(0.9 * lowest, 2.6)
+                lowest = min(float(run_.loss.min()) for run_ in drawn)
+                panel.set_ylim(0.9 * lowest, 2.6)
             else:
-                plotting.label_axes(one, x, "test accuracy")
-                one.axhline(TARGET, **_TARGET_LINE)
-                one.set_ylim(0.75, 1.0)
+                plotting.label_axes(panel, x, "test accuracy")
+                panel.axhline(TARGET, **_TARGET_LINE)
+                panel.set_ylim(0.75, 1.0)
     styles = [
-        plotting.style(one.method) for one in runs["softmax"] if one.method in DRAWN
+        plotting.style(run_.method) for run_ in runs["softmax"] if run_.method in DRAWN
     ]
     handles = [looks.legend_handle(look, marker=False) for look in styles]
     handles.append(Line2D([], [], label=f"target accuracy {TARGET:g}", **_TARGET_LINE))

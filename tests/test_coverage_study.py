@@ -9,7 +9,9 @@ from tests.studies import Ran
 
 
 def test_shares_of_the_study_are_those_of_the_package_and_centred():
-    log = coverage.made(np.random.default_rng(0), 30, 5, ("data", "random", "slow"))
+    log = coverage.drawn_log(
+        np.random.default_rng(0), 30, 5, ("data", "random", "slow")
+    )
     want = coverage.true_shares(log)
     assert sum(want.values()) == pytest.approx(1)
     log = log.centred()

@@ -22,7 +22,7 @@ import bcgc_jax.cli
 from bcgc_jax.cli import output, progress
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import one_line_errors
-from experiments.report import check_folder, each
+from experiments.report import check_folder, with_progress
 from tests.raising import raising
 
 
@@ -125,7 +125,7 @@ def told(monkeypatch, capsys):
 
 def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
     before, seen = set(threading.enumerate()), []
-    for item in each([1, 2, 3, 4], "counting"):
+    for item in with_progress([1, 2, 3, 4], "counting"):
         seen.append(item)
         assert told(rf"^counting, {item - 1} of 4, \d+ s$")
     assert seen == [1, 2, 3, 4]
@@ -141,7 +141,10 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
 
 
 def test_what_is_quick_says_nothing(capsys):
-    assert (list(each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
+    assert (list(with_progress([1, 2], "counting")), capsys.readouterr()) == (
+        [1, 2],
+        ("", ""),
+    )
 
 
 def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):

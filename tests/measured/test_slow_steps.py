@@ -18,7 +18,7 @@ from bcgc_jax.measured.slow_steps import random_of, variance_of
 from bcgc_jax.measured.slow_workers import scores_of, slow_in_all_steps
 from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import load_trace
-from experiments.coverage import made, true_shares
+from experiments.coverage import drawn_log, true_shares
 from tests.cli.steps import trace_of
 from tests.problems import known
 
@@ -113,10 +113,10 @@ def test_draws_vary_as_much_as_they_may_and_have_mean_0_in_each_step():
 
 def test_shares_are_right_where_lengths_and_slow_steps_both_are():
     """The data's share was .346 for .251 on average, and held in none of 40 logs."""
-    true = true_shares(made(np.random.default_rng(9), 8000, 5, ("data", "random")))
+    true = true_shares(drawn_log(np.random.default_rng(9), 8000, 5, ("data", "random")))
     found = []
     for seed in range(6):
-        log = made(np.random.default_rng(7_000 + seed), 60, 5, ("data", "random"))
+        log = drawn_log(np.random.default_rng(7_000 + seed), 60, 5, ("data", "random"))
         found.append(slowness(log.seconds).causes[DATA_OR_PAUSES])
     want = true[DATA_OR_PAUSES]
     assert np.mean([share.value for share in found]) == pytest.approx(want, abs=0.03)
@@ -262,7 +262,7 @@ def test_steps_that_are_slow_for_all_are_no_chance_of_a_few_workers():
     """
     claimed = 0
     for seed in range(10):
-        log = made(np.random.default_rng(seed), 40, 5, ("random", "slow"))
+        log = drawn_log(np.random.default_rng(seed), 40, 5, ("random", "slow"))
         claimed += slowness_in_totals(log.seconds.sum(axis=2)).together.low > 0
     assert claimed <= 1  # measured 0; 10 before
 

@@ -221,12 +221,12 @@ class EmpiricalPairs(_Measured):
     has_start_up = True
 
     def __post_init__(self) -> None:
-        one = np.shape(self.start_ups)
-        other = np.shape(self.cycle_times)
-        if 0 in one or one != other:
+        starts_shape = np.shape(self.start_ups)
+        times_shape = np.shape(self.cycle_times)
+        if 0 in starts_shape or starts_shape != times_shape:
             raise ValueError(
                 "start_ups and cycle_times must be pairs, at least one, got shapes "
-                f"{one} and {other}"
+                f"{starts_shape} and {times_shape}"
             )
         super().__post_init__()
         start_ups, cycle_times = as_floats(self.start_ups, self.cycle_times)

@@ -384,9 +384,9 @@ class FromHazard(Distribution):
         return jnp.asarray(self.inverse_hazard(self.parameters, a))
 
     def mean(self):
-        one = jnp.ones(1, working_dtype(self))
+        rank = jnp.ones(1, working_dtype(self))
         kinks = self.cumulative_hazard(self.breaks())
-        return average(self.inverse_cumulative_hazard, one, one, kinks)[0]
+        return average(self.inverse_cumulative_hazard, rank, rank, kinks)[0]
 
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at

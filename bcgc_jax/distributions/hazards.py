@@ -60,8 +60,8 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     body = jnp.where(jnp.abs(terms[:, 0, 0]) > 1e-3 * jnp.abs(body), jnp.inf, body)
     last = far[:, -2:]
     log_last = log_density(last, k, m) - highest[..., 0]
-    rest = _power_law(last, values(last), log_last, above)
-    return (body + rest) / jnp.sum(mass, axis=(1, 2))
+    tail = _power_law(last, values(last), log_last, above)
+    return (body + tail) / jnp.sum(mass, axis=(1, 2))
 
 
 def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Array:
@@ -73,8 +73,8 @@ def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Arr
     fall = (log_term[:, 0] - log_term[:, 1]) / (a[:, 1] - a[:, 0])
     ends = fall > 32 * jnp.finfo(a.dtype).eps * above
     term = jnp.sign(values[:, 1]) * jnp.exp(jnp.where(ends, log_term[:, 1], 0))
-    rest = jnp.where(ends, term / jnp.where(ends, fall, 1), jnp.inf)
-    return jnp.where(counts[:, 1], rest, 0)
+    tail = jnp.where(ends, term / jnp.where(ends, fall, 1), jnp.inf)
+    return jnp.where(counts[:, 1], tail, 0)
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
@@ -108,7 +108,7 @@ def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
     """
     dtype = like.dtype
     whole = np.dtype(f"int{8 * like.dtype.itemsize}")
-    most = int(np.asarray(jnp.finfo(dtype).max, dtype).view(whole))
+    largest = int(np.asarray(jnp.finfo(dtype).max, dtype).view(whole))
 
     def number(bits: Array) -> Array:
         return jax.lax.bitcast_convert_type(bits, dtype)
@@ -116,10 +116,10 @@ def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = low + (high - low) // 2
-        there = reached(number(middle))
-        return jnp.where(there, low, middle), jnp.where(there, middle, high)
+        high_enough = reached(number(middle))
+        return jnp.where(high_enough, low, middle), jnp.where(high_enough, middle, high)
 
     low = jnp.zeros_like(like, whole)
-    high = jnp.full_like(like, most, whole)
+    high = jnp.full_like(like, largest, whole)
     low, high = jax.lax.fori_loop(0, 8 * dtype.itemsize, halve, (low, high))
     return number(low), number(high)

@@ -137,10 +137,10 @@ class Crossing:
         self.index = np.arange(self.size)
         self.batched = batched
         log_factorial = log_factorials(self.size + 1)
-        most = math.log(jnp.finfo(dtype).max)
+        log_max = math.log(jnp.finfo(dtype).max)
         # With room for the time and the density that V and R are multiplied by: N < 53
         # in float32.
-        self.powers = self.size < 0.6 * most
+        self.powers = self.size < 0.6 * log_max
         m = np.maximum(np.arange(self.size + 1), 1)
         if self.powers:
             table = np.exp(m * math.log(self.size) - log_factorial)
@@ -152,7 +152,9 @@ class Crossing:
         # Squarings after e^{-rate / 2^late}, so that neither this nor what it
         # multiplies overflows.
         self.late = (
-            0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
+            0
+            if self.powers
+            else max(0, math.ceil(math.log2(self.size / (0.4 * log_max))))
         )
         self.levels: tuple[Array, ...] = levels
         if not self.powers:
@@ -173,11 +175,11 @@ class Crossing:
         """
         if isinstance(m, np.ndarray):
             factor = self.table[m]
-            most = int(m.max(initial=0))
+            largest_count = int(m.max(initial=0))
         else:
             factor = jnp.asarray(self.table)[m]
-            most = self.size
-        bits = max(1, most.bit_length())
+            largest_count = self.size
+        bits = max(1, largest_count.bit_length())
         if self.powers:
             weight = factor
             power = share
@@ -325,9 +327,11 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
     return tuple(jax.lax.dynamic_slice_in_dim(a, start, size, 0) for a in arrays)
 
 
-def _less(rows: Array, taken: Array) -> Array:
-    """The rows, of which this is taken out of the first ones."""
-    return jax.lax.dynamic_update_slice_in_dim(rows, rows[: len(taken)] - taken, 0, 0)
+def _less(rows: Array, decrease: Array) -> Array:
+    """The rows, the first of them less the `decrease`."""
+    return jax.lax.dynamic_update_slice_in_dim(
+        rows, rows[: len(decrease)] - decrease, 0, 0
+    )
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:

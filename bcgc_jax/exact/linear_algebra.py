@@ -19,11 +19,11 @@ einsum = functools.partial(jnp.einsum, precision=_FULL)
 LARGE = 150
 
 
-def dot(a: ArrayLike, b: ArrayLike, *more: ArrayLike) -> Array:
+def dot(a: ArrayLike, b: ArrayLike, *factors: ArrayLike) -> Array:
     """`a @ b @ …` in the full precision of the dtype."""
     product = jnp.matmul(a, b, precision=_FULL)
-    if more:
-        return dot(product, *more)
+    if factors:
+        return dot(product, *factors)
     return product
 
 
@@ -85,7 +85,7 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
     if size <= LARGE and not batched:
         return _solve_by_columns(rows, strict)
     half = size // 2
-    rest = size - half
+    later_half = size - half
     near = jnp.concatenate([rows[:half], rows[size:]])
     left = solve_unit_upper(near[:, :half], strict[:half, :half], batched)
     if size <= LARGE:
@@ -95,9 +95,9 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
     above = near[:, half:] - product(left, strict[:half, half:])
     below = jnp.concatenate([rows[half:size, half:], above])
     right = solve_unit_upper(below, strict[half:, half:], batched)
-    above = jnp.concatenate([left, right[rest:]], axis=1)
+    above = jnp.concatenate([left, right[later_half:]], axis=1)
     below = jnp.concatenate(
-        [jnp.zeros_like(rows[half:size, :half]), right[:rest]], axis=1
+        [jnp.zeros_like(rows[half:size, :half]), right[:later_half]], axis=1
     )
     return jnp.concatenate([above[:half], below, above[half:]])
 
@@ -109,9 +109,9 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
     size = strict.shape[0]
     width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)
-    rest = [(0, 0)] * (rows.ndim - 2)
-    rows = jnp.pad(rows, [(0, 0), short, *rest])
-    strict = jnp.pad(strict, [short, short, *rest])
+    unpadded_axes = [(0, 0)] * (rows.ndim - 2)
+    rows = jnp.pad(rows, [(0, 0), short, *unpadded_axes])
+    strict = jnp.pad(strict, [short, short, *unpadded_axes])
 
     def solve_columns(block: Array, solved: Array) -> Array:
         start = block * width
@@ -127,13 +127,13 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
 
         left = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
         left = jax.lax.fori_loop(0, block, take_out, left)
-        own = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
+        diagonal = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
 
         def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             # The column is carried beside the others, which otherwise are copied before
             # they are written to.
             left, column = carry
-            left = left - column[:, None] * own[k]
+            left = left - column[:, None] * diagonal[k]
             return left, left[:, k + 1]
 
         left, _ = jax.lax.fori_loop(0, width - 1, step, (left, left[:, 0]))
@@ -145,16 +145,18 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
 
 def _product(left: Array, right: Array) -> Array:
     """Σ_i left_ji right_ik for `[M, I, …]` and `[I, N, …]`, some i at a time."""
-    each = 4
-    whole = len(right) // each
+    group = 4
+    whole = len(right) // group
 
     def add(i: Array, sum_: Array) -> Array:
-        for j in range(each):
-            sum_ = sum_ + left[:, i * each + j, None] * right[i * each + j]
+        for j in range(group):
+            sum_ = sum_ + left[:, i * group + j, None] * right[i * group + j]
         return sum_
 
-    rest = sum(left[:, i, None] * right[i] for i in range(whole * each, len(right)))
-    start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + rest
+    remainder = sum(
+        left[:, i, None] * right[i] for i in range(whole * group, len(right))
+    )
+    start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + remainder
     if whole:
         return jax.lax.fori_loop(0, whole, add, start)
     return start

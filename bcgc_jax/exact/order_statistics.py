@@ -58,15 +58,15 @@ def _exponential_pair(
     draw.
     """
     if jnp.dtype(dtype) == jnp.float64:
-        one = _uniform64(threefry(seed, draw, 2 * row), dtype)
-        other = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
+        first = _uniform64(threefry(seed, draw, 2 * row), dtype)
+        second = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
     else:
         # 23 bits and a half: exact in float32, inside (0, 1).
-        one, other = (
+        first, second = (
             ((word >> 9).astype(dtype) + 0.5) * 2.0**-23
             for word in threefry(seed, draw, row)
         )
-    return -jnp.log(one), -jnp.log(other)
+    return -jnp.log(first), -jnp.log(second)
 
 
 def _uniform64(words: tuple[Array, Array], dtype: Any) -> Array:
@@ -95,7 +95,7 @@ def _over_levels(
     j = jnp.arange(1, 2 * rows + 1, dtype=loads.dtype)
     weight = jnp.where(j <= num_workers, 1 / j, 0).reshape(-1, 2)
 
-    def both(carry: Any, of_row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+    def step_pair(carry: Any, of_row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         row, weights, load = of_row
         row = jnp.broadcast_to(row, draw.shape)
         first, second = _exponential_pair(seed, row, draw, loads.dtype)
@@ -105,7 +105,7 @@ def _over_levels(
 
     row = jnp.arange(rows, dtype=jnp.uint32)
     load = jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2)
-    return jax.lax.scan(both, carry, (row, weight, load), reverse=True)
+    return jax.lax.scan(step_pair, carry, (row, weight, load), reverse=True)
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
@@ -128,12 +128,12 @@ def sorted_draws(
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
     zero = jnp.zeros(num_draws, dtype)
-    none = jnp.zeros(max_workers, dtype)
+    no_loads = jnp.zeros(max_workers, dtype)
 
     def add(a: Array, step: Array, _: Array) -> tuple[Array, Array]:
         return a + step, a + step
 
-    _, hazard = _over_levels(add, zero, key, num_workers, num_draws, none)
+    _, hazard = _over_levels(add, zero, key, num_workers, num_draws, no_loads)
     hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
@@ -249,9 +249,9 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     log_factorial = log_factorials(load.size + 1).astype(load.dtype)
     table = jnp.asarray(log_factorial)
     workers = jnp.asarray(num_workers, int)
-    rest = workers - np.arange(load.size + 1)
-    choices = table[workers] - log_factorial - table[jnp.maximum(rest, 0)]
-    return jnp.where(rest >= 0, choices, -jnp.inf)
+    num_left = workers - np.arange(load.size + 1)
+    choices = table[workers] - log_factorial - table[jnp.maximum(num_left, 0)]
+    return jnp.where(num_left >= 0, choices, -jnp.inf)
 
 
 def expected_shared_time(
@@ -289,10 +289,10 @@ def expected_shared_time(
     # Where that does not decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
-    rest = jnp.where(
+    tail = jnp.where(
         decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf
     )
-    return (jnp.sum(term) + rest) * ((high - low) / panels)
+    return (jnp.sum(term) + tail) * ((high - low) / panels)
 
 
 def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
@@ -302,10 +302,10 @@ def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array
     n = np.arange(t.size)
     m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]
-    some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
+    hazard_of_late = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
     log_term = (
         log_choices(t, num_workers)
-        - some
+        - hazard_of_late
         + jnp.maximum(num_workers - m, 0) * log_early(hazard)
     )
     return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)

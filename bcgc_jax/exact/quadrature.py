@@ -96,8 +96,10 @@ def largest(values: Array) -> Array:
     `jnp.max` looks for those equal to it, and where XLA computes them anew there may be
     none: 0 / 0.
     """
-    here = np.arange(values.shape[-1]) == jnp.argmax(values, axis=-1, keepdims=True)
-    return jnp.sum(jnp.where(here, values, 0), axis=-1)
+    is_largest = np.arange(values.shape[-1]) == jnp.argmax(
+        values, axis=-1, keepdims=True
+    )
+    return jnp.sum(jnp.where(is_largest, values, 0), axis=-1)
 
 
 def line_rule(of_line: Line, num_nodes: int) -> Quadrature:
@@ -132,16 +134,16 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
         return nodes._replace(start=start, times=times)
     # No panel lies between those that only rounding sets apart: they move as one.
     apart = jnp.diff(still) > 64 * jnp.finfo(still.dtype).eps * still[1:]
-    own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, still.size), 0)))
-    still = still[own]
-    more = jnp.diff(moved[own])
+    group = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, still.size), 0)))
+    still = still[group]
+    increase = jnp.diff(moved[group])
     gap = jnp.diff(still)
     gap = jnp.where(gap > 0, gap, jnp.inf)[:, None]
     left = nodes.times - still[:-1, None]
     # Between two onsets as far along as the node is on its way, and all with the last
     # after it.
-    times = times + dot(more, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
-    pace = 1 + dot(more, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
+    times = times + dot(increase, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
+    pace = 1 + dot(increase, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
     return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
 
 
@@ -179,12 +181,12 @@ def gauss_rules(
         later, slope = in_tail(start, tail, shares)
         t = jnp.concatenate([t, later[None]])
         weight = jnp.concatenate([weight, (slope * weights)[None]])
-    own = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
+    is_of_rule = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
     beyond = 0.0 if tail is None else tail.doubt
     return Quadrature(
         start=start,
         times=t.ravel(),
-        weights=(weight * own).reshape(3, -1),
+        weights=(weight * is_of_rule).reshape(3, -1),
         panels=orders,
         beyond=beyond,
     )
@@ -210,7 +212,7 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
         # In each panel, for what two rules are off by may cancel between panels. For n,
         # 4 n / 5 and 2 n / 5 nodes; 16 for splines through times decades apart, which
         # converge like n^-0.6: 7 would do.
-        error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)
+        error = rule_error(fine, coarse, coarsest, safety=100.0, cap=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
     # What is left out before the first and after the last time is of the size of the
     # term there.
@@ -277,9 +279,13 @@ def _layout(
         """
         looks, log_mass, heaviest = s
         first = looks == 0
-        at = jnp.where(first, reach, close * heaviest)
-        here = log_mass_at(at)
-        return looks + 1, jnp.where(first, here, log_mass), at[jnp.argmax(here)]
+        reach_now = jnp.where(first, reach, close * heaviest)
+        log_mass_now = log_mass_at(reach_now)
+        return (
+            looks + 1,
+            jnp.where(first, log_mass_now, log_mass),
+            reach_now[jnp.argmax(log_mass_now)],
+        )
 
     # One loop, so that hazards are compiled once. Nearer by, the first look is as good,
     # and steady while a load changes a little.
@@ -293,8 +299,8 @@ def _layout(
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
     falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
-    rest = jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1)
-    beyond = jnp.where(open_[-1], jnp.where(falling > 0, rest, jnp.inf), 0)
+    power_tail = jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1)
+    beyond = jnp.where(open_[-1], jnp.where(falling > 0, power_tail, jnp.inf), 0)
     return _Layout(
         centre=centre,
         moved=jnp.where(far, heaviest, 0),
@@ -473,12 +479,12 @@ def in_panel(
 
 
 def rule_error(
-    fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0
+    fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, cap: float = 1.0
 ) -> Array:
     """A bound on the error of `fine`, from three rules, each with half the step of the
     next.
 
-    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `most` e₁.
+    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `cap` e₁.
     Where e₁ is small by chance, e₂² / 10, relative to `fine`, is the bound. The
     constants are our own: with 40 intervals errors came to at most 0.2 of it.
     """
@@ -486,4 +492,4 @@ def rule_error(
     previous = jnp.abs(coarse - coarsest)
     ratio = last / jnp.where(previous > last, previous, jnp.where(last > 0, last, 1))
     doubt = previous * (previous / jnp.where(fine > 0, fine, 1)) / 10
-    return jnp.maximum(last * jnp.minimum(safety * ratio, most), doubt)
+    return jnp.maximum(last * jnp.minimum(safety * ratio, cap), doubt)

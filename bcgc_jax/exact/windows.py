@@ -120,11 +120,11 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
     """Pois(count; rate) for counts up to 2 `size`, 0 for counts below 0."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     m = jnp.clip(count, 0, 2 * size)
-    some = rate > 0
+    positive = rate > 0
     log_weight = (
-        m.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[m]
+        m.astype(rate.dtype) * jnp.log(jnp.where(positive, rate, 1)) - rate - table[m]
     )
-    weight = jnp.where(some, jnp.exp(log_weight), m == 0)
+    weight = jnp.where(positive, jnp.exp(log_weight), m == 0)
     return jnp.where(count >= 0, weight, 0).astype(rate.dtype)
 
 
@@ -142,9 +142,9 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     share = jnp.minimum((level + 1) / total, 1)
     safe_above = jnp.where(above > 0, above, 1)
     safe_below = jnp.where(below > 0, below, 1)
-    rest = jnp.where(share < 1, 1 - share, 1)
+    safe_early = jnp.where(share < 1, 1 - share, 1)
     failing = share * jnp.log(share / safe_above)
-    holding = (1 - share) * jnp.log(rest / safe_below)
+    holding = (1 - share) * jnp.log(safe_early / safe_below)
     exponent = total * (failing + holding)
     negligible = 30.0  # in log P
     rare = ((share > above) & (exponent > negligible)) | (above <= 0)
@@ -199,14 +199,14 @@ def _moved(way: _Way, level: Array, part: Array) -> Array:
 
 def _weighed(padded: Array, start: Array, terms: Array, width: int) -> Array:
     """Σ_m terms_m padded[start + m + i] for i below the width."""
-    own = jax.lax.dynamic_slice(padded, (start,), (width + _TERMS - 1,))
-    return sum(terms[m] * own[m : m + width] for m in range(_TERMS))  # type: ignore[return-value]
+    entries = jax.lax.dynamic_slice(padded, (start,), (width + _TERMS - 1,))
+    return sum(terms[m] * entries[m : m + width] for m in range(_TERMS))  # type: ignore[return-value]
 
 
-def _entry(row: Array, at: Array, known: Array) -> Array:
-    """`row[at]` where that is `known`, and inside."""
-    inside = known & (at >= 0) & (at < row.size)
-    return jnp.where(inside, row[jnp.clip(at, 0, row.size - 1)], 0)
+def _entry(row: Array, index: Array, counts: Array) -> Array:
+    """The row's entry at `index`, or 0 for a level that does not count."""
+    inside = counts & (index >= 0) & (index < row.size)
+    return jnp.where(inside, row[jnp.clip(index, 0, row.size - 1)], 0)
 
 
 def _forward(
@@ -227,7 +227,7 @@ def _forward(
     ) -> tuple[Array, Array]:
         """Failures at a level; past others more than one worker may be missing."""
         short = workers - level - 1
-        one = _entry(row, short - way.window[level], way.counts[level])
+        arriving = _entry(row, short - way.window[level], way.counts[level])
 
         def all_short() -> Array:
             count = way.window[level] + place
@@ -235,11 +235,11 @@ def _forward(
             return jnp.sum(jnp.where(count <= short, row * weight, 0))
 
         def one_short() -> Array:
-            return one * _poisson(level + 1, total * above[level], size)
+            return arriving * _poisson(level + 1, total * above[level], size)
 
-        several = (way.passed[level] > 1) | (level == way.first)
-        fails = jax.lax.cond(several, all_short, one_short)
-        return arrive.at[level].set(one), failed + jnp.where(
+        many_short = (way.passed[level] > 1) | (level == way.first)
+        fails = jax.lax.cond(many_short, all_short, one_short)
+        return arrive.at[level].set(arriving), failed + jnp.where(
             way.counts[level], fails, 0
         )
 
@@ -278,9 +278,9 @@ def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
             return _weighed(padded, start, terms[level - 1], place.size)
 
         row = jax.lax.fori_loop(0, last_part + 1, move, row)
-        at = workers - level - way.window[level]
-        row = jnp.where(~way.counts[level] | (place >= at), row, 0)
-        return row, leave.at[level].set(_entry(row, at, way.counts[level]))
+        first_kept = workers - level - way.window[level]
+        row = jnp.where(~way.counts[level] | (place >= first_kept), row, 0)
+        return row, leave.at[level].set(_entry(row, first_kept, way.counts[level]))
 
     rate = workers * above[way.last]
     count = way.window[way.last] + place

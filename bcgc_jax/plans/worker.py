@@ -310,7 +310,7 @@ def _integrated(
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + tail
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(
-        fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0
+        fine, coarse, coarsest, safety=3.0, cap=16.0 if worker.overlap else 1.0
     )
     error = jax.lax.stop_gradient(jnp.minimum(error, fine))
     return hazard_of(early - jnp.expm1(-lowest), fine), error

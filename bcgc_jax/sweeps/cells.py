@@ -91,8 +91,8 @@ class Cells:
         places = np.unravel_index(
             index, [len(values) for values in self.columns.values()]
         )
-        at = dict(zip(self.columns, places, strict=True))
-        return {name: values[at[name]] for name, values in self.columns.items()}
+        place_of = dict(zip(self.columns, places, strict=True))
+        return {name: values[place_of[name]] for name, values in self.columns.items()}
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
@@ -131,8 +131,8 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             rename = "call the number of the cells otherwise"
             raise ValueError(f"{name} is a column of the answers: {rename}")
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
-            wanted = "numbers, at least one of them, in a row"
-            raise ValueError(f"{name} must be {wanted}, got {values!r}")
+            requirement = "numbers, at least one of them, in a row"
+            raise ValueError(f"{name} must be {requirement}, got {values!r}")
         if values.dtype.kind in "iu" and np.any(
             values > jnp.iinfo(jnp.result_type(int)).max
         ):
@@ -192,7 +192,8 @@ def groups_of(
         for start, end in itertools.pairwise(bounds)
     ]
     return [
-        CellGroup(size, own, _chunk(size, len(own), devices)) for size, own in groups
+        CellGroup(size, members, _chunk(size, len(members), devices))
+        for size, members in groups
     ]
 
 

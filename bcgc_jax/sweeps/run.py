@@ -151,8 +151,8 @@ class Sweep:
         names = np.array([status.name.lower() for status in Status], object)
         rows["status"] = names[rows["status"]]
         exact = [
-            None if np.isnan(one) else bool(one)
-            for one in rows["exact_gradient"].tolist()
+            None if np.isnan(flag) else bool(flag)
+            for flag in rows["exact_gradient"].tolist()
         ]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
@@ -175,8 +175,8 @@ class Sweep:
         uncoded = np.repeat(
             runtime[methods.index("uncoded") :: len(methods)], len(methods)
         )
-        known = np.isfinite(runtime) & np.isfinite(uncoded)
-        return np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
+        finite = np.isfinite(runtime) & np.isfinite(uncoded)
+        return np.where(finite, 1 - runtime / np.where(finite, uncoded, 1), np.nan)
 
     def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
         """Return the inputs of a group's program: a whole chunk, the key and the
@@ -187,11 +187,11 @@ class Sweep:
         cells = np.pad(group.cells, (0, group.chunk - len(group.cells)), mode="edge")
         # In their order, which a dictionary would lose; their numbers are no part of
         # the program.
-        given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
+        shared = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
         spread = jax.device_put(
             (self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS)
         )
-        return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
+        return *spread, *jax.device_put(shared, NamedSharding(self.mesh, _SAME))
 
     def _program(self, max_workers: int) -> Callable[..., Table]:
         """Return the compiled program of this size; the next one is compiled in a
@@ -238,22 +238,23 @@ def _solved(
     """
     problem_of, mesh, apart, partitions, max_workers = options
 
-    def one(
+    def solve_cell(
         numbers: dict[str, Any], index: Array, key: Array | None, methods: list[Method]
     ) -> Table:
         deadline = numbers.pop("deadline", None)
         if apart:
             numbers["num_workers"] = max_workers
         problem = problem_of(max_workers=max_workers, **numbers)
-        own = None
+        cell_key = None
         if key is not None:
-            own = jax.random.fold_in(key, index)
+            cell_key = jax.random.fold_in(key, index)
         answers = [
-            _answer(problem, method, own, deadline, partitions) for method in methods
+            _answer(problem, method, cell_key, deadline, partitions)
+            for method in methods
         ]
         return jax.tree.map(lambda *values: jnp.stack(values), *answers)
 
-    all_of = jax.vmap(one, (0, 0, None, None))
+    all_of = jax.vmap(solve_cell, (0, 0, None, None))
     specs = (_CELLS, _CELLS, _SAME, _SAME)
     spread = jax.shard_map(
         all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False
@@ -269,10 +270,10 @@ def _answer(
     partitions: bool,
 ) -> dict[str, Array]:
     """What a method says of a cell."""
-    own = method
+    cell_method = method
     if method.lacks_deadline:
-        own = replace(method, deadline=deadline)
-    solution = solve(problem, own, key=key)
+        cell_method = replace(method, deadline=deadline)
+    solution = solve(problem, cell_method, key=key)
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
@@ -296,9 +297,9 @@ def _answer(
     }
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
     if partitions:
-        none = jnp.full(problem.max_workers, -1)
+        no_partition = jnp.full(problem.max_workers, -1)
         if solution.rounded is None:
-            columns["partition"] = none
+            columns["partition"] = no_partition
         else:
             columns["partition"] = solution.rounded
     return columns

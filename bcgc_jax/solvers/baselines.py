@@ -93,16 +93,16 @@ class Backup(Numbered):
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        one = np.ones(1, int)
+        ones = np.ones(1, int)
         spare = _best_spare(problem) if self.spare is None else jnp.asarray(self.spare)
         known_spare = concrete(spare)
         exact = known_spare is not None and int(known_spare) == 0
         rule = AnyOf(problem.num_workers, spare[None], exact_gradient=exact)
         plan = Plan(
             sizes=problem.total[None],
-            block=0 * one,
-            data=one,
-            share=one.astype(problem.dtype),
+            block=0 * ones,
+            data=ones,
+            share=ones.astype(problem.dtype),
             completion=rule,
         )
         runtime = integrate_runtime(problem, plan)
@@ -176,13 +176,13 @@ class TandonPartial(Method):
         alpha = (
             straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
         )
-        few = (
+        few_levels = (
             problem.plain
             and at_hand((problem, alpha))
             and 1 < np.max(workers) <= _LEVELS
         )
         cheap = (
-            few and iteration.evaluation_cost() <= 1e7
+            few_levels and iteration.evaluation_cost() <= 1e7
         )  # less than a compilation takes
         best = _best_partition if cheap else tandon_partial_runtime
         runtime, level = best(problem, alpha)
@@ -195,9 +195,9 @@ def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
     """All coordinates at one redundancy `level` (Tandon et al. 2017); level 0 is
     uncoded.
     """
-    here = jnp.arange(problem.max_workers) == level
+    is_level = jnp.arange(problem.max_workers) == level
     exists = level < jnp.asarray(problem.num_workers)
-    return jnp.where(exists, jnp.where(here, problem.total, 0), jnp.nan)
+    return jnp.where(exists, jnp.where(is_level, problem.total, 0), jnp.nan)
 
 
 def single_block_partition(problem: Problem) -> Array:
@@ -258,11 +258,13 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
         )
         return c * flat + rising
 
-    one = jnp.ones((), dtype)
+    lowest = jnp.ones((), dtype)
     cap = workers / layers
-    _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap)
-    slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
-    _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1)
+    _, slope = bisect(
+        lambda u: level_sum(lowest, u) >= target, jnp.zeros((), dtype), cap
+    )
+    slope = jnp.where(level_sum(lowest, cap) <= target, cap, slope)
+    _, c = bisect(lambda c: level_sum(c, slope) >= target, lowest, workers - 1)
     in_range = (target >= layers) & (target <= layers * (workers - 1))
     feasible = (layers >= 1) & (workers > 1) & in_range
     level = jnp.arange(problem.max_workers, dtype=dtype)
@@ -332,7 +334,7 @@ def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Ar
     solutions = [
         assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions
     ]
-    best = int(np.argmin([float(one.expected_runtime) for one in solutions]))
+    best = int(np.argmin([float(solution.expected_runtime) for solution in solutions]))
     runtime = Expectation(
         solutions[best].expected_runtime, solutions[best].runtime_error
     )
@@ -380,22 +382,22 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
         return jnp.where(level < problem.num_workers, runtime.value, jnp.inf)
 
     size = max(problem.max_workers, 2)
-    some = np.arange(1, size)
+    grid = np.arange(1, size)
     if size > _LEVELS:
         out = np.geomspace(1, size - 1, _LEVELS // 2)
-        some = np.unique(np.r_[out, size - out].astype(int))
-    gaps = [int(np.diff(some).max(initial=1))]
+        grid = np.unique(np.r_[out, size - out].astype(int))
+    gaps = [int(np.diff(grid).max(initial=1))]
     # Rounds of one shape, without a rest: one program.
-    some = np.pad(some, (0, -some.size % _AT_A_TIME), mode="edge")
+    grid = np.pad(grid, (0, -grid.size % _AT_A_TIME), mode="edge")
     while gaps[-1] > 1:
-        gaps.append(math.ceil(2 * gaps[-1] / (some.size - 1)))
+        gaps.append(math.ceil(2 * gaps[-1] / (grid.size - 1)))
 
     def look(levels: Array, gap: Array) -> tuple[Array, Array]:
         best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=_AT_A_TIME))]
-        inside = np.linspace(-1, 1, some.size) * gap
+        inside = np.linspace(-1, 1, grid.size) * gap
         return jnp.clip(best + inside.astype(levels.dtype), 1, size - 1), best
 
-    return jax.lax.scan(look, jnp.asarray(some), jnp.asarray(gaps))[1][-1]
+    return jax.lax.scan(look, jnp.asarray(grid), jnp.asarray(gaps))[1][-1]
 
 
 @pytree_dataclass

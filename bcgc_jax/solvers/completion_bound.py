@@ -128,9 +128,9 @@ def completion_bound(
             share = cut.share[0]
             if left:
                 tilts = jnp.array([-3.0, -1.0, 1.0, 3.0])[:, None] * cut.slopes  # λ
-                each = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
-                most, _ = _bounds(law, minorant, total, reached, share, each)
-                low, high = _closer(low, high, tilts, most, reached)
+                single_tilts = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
+                bounds, _ = _bounds(law, minorant, total, reached, share, single_tilts)
+                low, high = _closer(low, high, tilts, bounds, reached)
         return CompletionBound(reached, max(reached, upper))
 
 
@@ -169,10 +169,10 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
 
 
 def _closer(
-    low: Array, high: Array, tilts: Array, most: Array, reached: float
+    low: Array, high: Array, tilts: Array, bounds: Array, reached: float
 ) -> tuple[Array, Array]:
     """Limits where P ≥ `reached`, by λ r_n ≤ max (log P + λ r_n) - log reached."""
-    limit = (most - np.log(reached)).reshape(tilts.shape) / tilts
+    limit = (bounds - np.log(reached)).reshape(tilts.shape) / tilts
     closer_low = jnp.nanmax(
         jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0
     )
@@ -247,27 +247,32 @@ def _bounds(
             r = total * cumulative_load(share)
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
-        every = jnp.ones(size, bool)
+        all_levels = jnp.ones(size, bool)
         touched = projected_descent(
-            value, every, share, tolerance=1e-7, max_steps=400
+            value, all_levels, share, tolerance=1e-7, max_steps=400
         ).point
         r = total * cumulative_load(touched)
         u = _faster(law, minorant, r)
-        most, fall = jax.value_and_grad(_log_in_time)(u)
+        log_in_time, fall = jax.value_and_grad(_log_in_time)(u)
         # The cut holds for any numbers of these signs.
         fall = jnp.minimum(fall, 0)
         slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
         return _Cut(
-            constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=touched
+            constant=log_in_time - jnp.sum(fall * u),
+            fall=fall,
+            slopes=slopes,
+            share=touched,
         )
 
     cut = jax.vmap(touching)(tilts)
-    most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
+    bound = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
     # Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a.
-    rest = jax.lax.cumsum(cut.slopes - tilts, axis=1, reverse=True)
-    most = most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1)
+    tail_sums = jax.lax.cumsum(cut.slopes - tilts, axis=1, reverse=True)
+    bound = bound - total * jnp.min(
+        tail_sums * jnp.arange(1, tail_sums.shape[1] + 1), axis=1
+    )
     return (
-        most + 1e-11,
+        bound + 1e-11,
         cut,
     )  # more than rounding does to a sum of logarithms of probabilities
 
@@ -279,10 +284,10 @@ def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
     nodes = _nodes(low, high, _FINE_CELLS)
     u = _lateness(law, nodes)
 
-    def one(of: tuple[Array, Array]) -> Array:
+    def supremum(of: tuple[Array, Array]) -> Array:
         fall, slopes = of
         return jnp.sum(
             jnp.max(fall[:, None] * u[:, :-1] + slopes[:, None] * nodes[:, 1:], axis=1)
         )
 
-    return jax.lax.map(one, (cut.fall, cut.slopes))
+    return jax.lax.map(supremum, (cut.fall, cut.slopes))

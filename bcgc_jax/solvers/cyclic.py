@@ -78,15 +78,14 @@ def _evaluate(
     # The same draws always: of a figure with two digits. Of many workers each draw has
     # many.
     draws = min(2**12, max(2**22 // problem.max_workers, 32))
-    each = over_draws(jax.random.key(0), problem, sent, draws, 2)
-    one = jnp.ones((), int)
+    messages = over_draws(jax.random.key(0), problem, sent, draws, 2)
     needs = Requirements(
-        stored_subsets=work.size * one,
+        stored_subsets=jnp.asarray(work.size, int),
         # A mean of whole numbers, which have no slope.
-        sent=without_derivative(jnp.mean(each), problem),
-        round_trips=one,
-        exact_gradient=one.astype(bool),
-        lost=jnp.zeros((), each.dtype),
+        sent=without_derivative(jnp.mean(messages), problem),
+        round_trips=jnp.ones((), int),
+        exact_gradient=jnp.ones((), bool),
+        lost=jnp.zeros((), messages.dtype),
     )
     exists = workers >= work.size
     return Expectation(

@@ -138,9 +138,9 @@ class Deadline(Method):
         surest = completion_partition(still, deadline, max_steps=self.max_steps)
         if least is None:
             surest = without_derivative(surest, numbers)
-            at = surest.point, self.deadline
+            arguments = surest.point, self.deadline
             solution = assess(problem, surest.point, surest.status, surest.num_steps)
-            probability = with_slopes(_in_time, surest.value, problem, *at)
+            probability = with_slopes(_in_time, surest.value, problem, *arguments)
             return replace(solution, completion_probability=probability)
         fastest = optimum(
             still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps
@@ -183,8 +183,8 @@ def completion_partition(
     >>> problem = Problem(
     ...     ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100
     ... )
-    >>> found = completion_partition(problem, 600.0)
-    >>> bool(found.value >= found.aux.max()), int(found.status)
+    >>> best = completion_partition(problem, 600.0)
+    >>> bool(best.value >= best.aux.max()), int(best.status)
     (True, 0)
     """
     iteration = iteration_of(problem)
@@ -193,15 +193,15 @@ def completion_partition(
     thresholds = None
     if iteration.stepped and iteration.alike:
         thresholds = thresholds_of(problem, t)
-    if thresholds is not None and thresholds.few:
+    if thresholds is not None and thresholds.has_few_paths:
         return _of_thresholds(problem, thresholds.best())
     shares, searches = _from_starts(problem, deadline, max_steps)
     steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
     if thresholds is not None and problem.max_workers <= MOST_WORKERS:
         best_first = shares[jnp.argsort(searches.value[:, -1])]
-        found = thresholds.better(best_first, max_steps)
+        local_best = thresholds.better(best_first, max_steps)
         return _of_thresholds(
-            problem, found._replace(num_steps=steps + found.num_steps)
+            problem, local_best._replace(num_steps=steps + local_best.num_steps)
         )
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
@@ -215,20 +215,20 @@ def completion_partition(
     return local_optimum(partition, probabilities[best], ended, steps, probabilities)
 
 
-def _of_thresholds(problem: Problem, found: Optimum) -> Optimum:
+def _of_thresholds(problem: Problem, least_late: Optimum) -> Optimum:
     """The same of P(late). A bound says that there is no better one, also if none is in
     time.
     """
-    probability = jnp.clip(1 - found.value, 0, 1)
+    probability = jnp.clip(1 - least_late.value, 0, 1)
     never = (probability <= 1) & ~resolved(probability)
-    proven = ~jnp.isnan(found.bound)
+    proven = ~jnp.isnan(least_late.bound)
     good = resolved(probability) | (never & proven)
     probability = jnp.where(never, 0, probability)
-    return found._replace(
-        point=found.point * problem.total,
+    return least_late._replace(
+        point=least_late.point * problem.total,
         value=probability,
         bound=jnp.where(proven, probability, jnp.nan),
-        status=status_of((found.status == int(Status.CONVERGED)) & good),
+        status=status_of((least_late.status == int(Status.CONVERGED)) & good),
         aux=probability[None],
     )
 
@@ -258,21 +258,21 @@ def _from_starts(
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
-        at = load_of(problem, share * total)
-        used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
+        load = load_of(problem, share * total)
+        used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), load)
         unused = jax.tree.map(
-            lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at
+            lambda y: jnp.where(y > 0, still(y), least + y - still(y)), load
         )
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), used, unused)
-        here, beside = jax.vmap(log_odds_of, (0, None))(both, spread)
-        return here + beside - still(beside)
+        loads = jax.tree.map(lambda a, b: jnp.stack([a, b]), used, unused)
+        value, beside = jax.vmap(log_odds_of, (0, None))(loads, spread)
+        return value + beside - still(beside)
 
     def stage(share: Array, spread: Array) -> tuple[Array, Optimum]:
         function = functools.partial(log_odds, spread=spread)
-        found = _search(
+        local_best = _search(
             function, problem.exists, share, max_steps=max_steps, **rounding
         )
-        return found.point, found
+        return local_best.point, local_best
 
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
     rounding = {}
@@ -346,7 +346,7 @@ def chance_constrained(
     late = functools.partial(
         _late, problem, jnp.asarray(deadline, dtype) / problem.scale
     )
-    most = 1 - jnp.asarray(min_completion, dtype)
+    allowed_late = 1 - jnp.asarray(min_completion, dtype)
     tiny = float(jnp.finfo(dtype).tiny)
     # Minima of the Lagrangian, one after the other, and the weight of the square in it,
     # in shares of E τ̂ for a unit of log P(τ̂ > t): with 2 and a multiplier that is too
@@ -356,10 +356,10 @@ def chance_constrained(
     most_steps = max(max_steps // rounds, 1)
 
     def often_enough(share: Array) -> Array:
-        return late(share) <= most
+        return late(share) <= allowed_late
 
     def pressed(share: Array, multiplier: Array) -> Array:
-        excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
+        excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(allowed_late)
         return jnp.maximum(multiplier + weight * excess, 0)
 
     sure = surest.point / total
@@ -378,8 +378,8 @@ def chance_constrained(
 
         gain = 8 * float(jnp.finfo(dtype).eps)
         limits: dict[str, Any] = {"least_gain": gain, "max_steps": most_steps}
-        found = _search(lagrangian, problem.exists, share, **limits)
-        return (found.point, pressed(found.point, multiplier)), found
+        minimum = _search(lagrangian, problem.exists, share, **limits)
+        return (minimum.point, pressed(minimum.point, multiplier)), minimum
 
     begin = (first, jnp.zeros((), first.dtype))
     (share, _), searches = jax.lax.scan(round_, begin, None, length=rounds)
@@ -399,6 +399,8 @@ def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
     """The point nearest to `begin`, on the way to `end`, that is `good`; `end` if none
     is.
     """
-    one = jnp.ones((), begin.dtype)
-    _, way = bisect(lambda way: good(begin + way * (end - begin)), 0 * one, one)
+    whole_way = jnp.ones((), begin.dtype)
+    _, way = bisect(
+        lambda way: good(begin + way * (end - begin)), 0 * whole_way, whole_way
+    )
     return begin + way * (end - begin)

@@ -143,8 +143,12 @@ def projected_descent(
             return project_partition(point - length * slope, 1.0, levels) - point
 
         step, unit_step = jax.vmap(projected_step)(lengths)
-        here = Evaluation(point, value, slope, jnp.max(jnp.abs(unit_step)), steps + 1)
-        best = best._replace(residual=here.residual, num_steps=here.num_steps)
+        evaluation = Evaluation(
+            point, value, slope, jnp.max(jnp.abs(unit_step)), steps + 1
+        )
+        best = best._replace(
+            residual=evaluation.residual, num_steps=evaluation.num_steps
+        )
         better = first | (value < best.value)  # NaN from the start on is the answer
         oldest = np.arange(_MEMORY) == steps % _MEMORY
         onward = _Projected(
@@ -155,8 +159,12 @@ def projected_descent(
             descent=jnp.sum(slope * step),
             memory=jnp.where(first, value, jnp.where(oldest, value, line.memory)),
         )
-        taken = _Search(choose(better, here, best), _before(s, patience), onward)
-        return choose(cut, s._replace(line=line._replace(scale=line.scale / 2)), taken)
+        new_search = _Search(
+            choose(better, evaluation, best), _before(s, patience), onward
+        )
+        return choose(
+            cut, s._replace(line=line._replace(scale=line.scale / 2)), new_search
+        )
 
     def falls(s: _Search) -> Array:
         return (least_gain == 0) | (s.best.value < s.before - least_gain)
@@ -204,20 +212,22 @@ def quasi_newton_descent(
         value = jnp.where(jnp.all(jnp.isfinite(slope)), value, jnp.nan)
         mean = jnp.sum(slope * share)
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
-        here = Evaluation(share, value, slope, residual, steps + 1, aux)
+        evaluation = Evaluation(share, value, slope, residual, steps + 1, aux)
         first = steps == 0
         # NaN from the start on is the answer; a point that is flat, but higher, is
         # none.
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.best.value)
         better = first | (value < s.best.value) | ended
-        best = choose(better, here, s.best._replace(num_steps=steps + 1))
+        best = choose(better, evaluation, s.best._replace(num_steps=steps + 1))
         of_log = share * (slope - mean) / value
-        cut, again = _weak_wolfe(line, value, of_log)
+        cut, bracketed = _weak_wolfe(line, value, of_log)
         inverse = _updated(
             line.inverse, line.length * line.direction, of_log - line.slope
         )
         onward = _along(point, value, of_log, inverse)
-        return _Search(best, _before(s, patience), choose(~first & cut, again, onward))
+        return _Search(
+            best, _before(s, patience), choose(~first & cut, bracketed, onward)
+        )
 
     def falls(s: _Search) -> Array:
         return s.best.value < (1 - tolerance) * s.before
@@ -258,8 +268,8 @@ def _descend(
     def open_(s: _Search) -> Array:
         steps = s.best.num_steps
         early = (steps <= patience) | (steps % patience != 0)
-        wanted = (steps <= max_steps) & (s.best.residual > tolerance)
-        return wanted & (early | falls(s)) & goes_on(s)
+        may_step = (steps <= max_steps) & (s.best.residual > tolerance)
+        return may_step & (early | falls(s)) & goes_on(s)
 
     best = jax.lax.while_loop(open_, round_, begin).best
     steps = best.num_steps - 1
@@ -308,7 +318,7 @@ def _along(point: Array, value: Array, slope: Array, inverse: Array) -> _Logarit
     """The line from a point, by its slope and the inverse Hessian there."""
     # Not known where log f has been concave so far.
     steepest = -slope / jnp.max(jnp.abs(slope))
-    direction = jnp.where(_known(inverse), -dot(inverse, slope), steepest)
+    direction = jnp.where(_is_definite(inverse), -dot(inverse, slope), steepest)
     length = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
     return _Logarithms(
         point=point,
@@ -332,13 +342,13 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
     size = jnp.where(curved, product, 1)
     unit = jnp.eye(step.size, dtype=step.dtype)
     before = jnp.where(
-        _known(inverse), inverse, unit * (size / jnp.where(curved, squares, 1))
+        _is_definite(inverse), inverse, unit * (size / jnp.where(curved, squares, 1))
     )
     turn = unit - jnp.outer(step, change) / size
     new = dot(turn, before, turn.T) + jnp.outer(step, step) / size
     return jnp.where(curved & jnp.all(jnp.isfinite(new)), new, inverse)
 
 
-def _known(inverse: Array) -> Array:
+def _is_definite(inverse: Array) -> Array:
     """Whether it is positive definite; at first it is 0."""
     return inverse[0, 0] > 0

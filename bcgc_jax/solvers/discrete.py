@@ -47,13 +47,13 @@ def _descend(
     """
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        at, best, _ = carry
-        candidates = neighbours(at)
+        point, best, _ = carry
+        candidates = neighbours(point)
         values = values_of(candidates)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - gain)
-        at = jnp.where(better, candidates[i], at)
-        return at, jnp.where(better, values[i], best), better
+        point = jnp.where(better, candidates[i], point)
+        return point, jnp.where(better, values[i], best), better
 
     carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(True))
     return jax.lax.while_loop(lambda carry: carry[2], step, carry)[0]
@@ -113,24 +113,26 @@ def best_levels(
         """
         sets = _neighbours(state.levels, allowed)
         first = jnp.isinf(state.best.value)
-        wanted = jnp.where(
+        due = jnp.where(
             first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1)
         )
         # Two of three changes are none where few levels are in use: they come last, and
         # are left.
-        wanted_first = jnp.argsort(~wanted)
+        due_first = jnp.argsort(~due)
         enough = jnp.where(last, tolerance, jnp.maximum(tolerance, _ROUGH))
 
         def try_(i: Array, s: _Search) -> _Search:
             # What cannot be better ends early.
             least = jnp.where(first, jnp.inf, (1 - _GAIN) * s.best.value)
-            levels = sets[wanted_first[i]]
-            found = solve(levels, enough, least)
-            new = _Search(levels, found, s.rounds, jnp.isfinite(found.value) & ~last)
-            return choose(first | (found.value < least), new, s)
+            levels = sets[due_first[i]]
+            optimum = solve(levels, enough, least)
+            new = _Search(
+                levels, optimum, s.rounds, jnp.isfinite(optimum.value) & ~last
+            )
+            return choose(first | (optimum.value < least), new, s)
 
         begin = state._replace(rounds=state.rounds + ~last, improved=jnp.asarray(False))
-        return jax.lax.fori_loop(0, jnp.sum(wanted), try_, begin)
+        return jax.lax.fori_loop(0, jnp.sum(due), try_, begin)
 
     def search(best: _Search, start: tuple[Array, Array]) -> tuple[_Search, None]:
         levels, last = start
@@ -148,9 +150,9 @@ def best_levels(
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nothing = nothing._replace(value=jnp.full_like(nothing.value, jnp.inf))
-    none = _Search(starts[0], nothing, jnp.asarray(0), jnp.asarray(False))
+    initial = _Search(starts[0], nothing, jnp.asarray(0), jnp.asarray(False))
     last = np.arange(len(starts)) == len(starts) - 1
-    end = jax.lax.scan(search, none, (starts, last))[0]
+    end = jax.lax.scan(search, initial, (starts, last))[0]
     return local_optimum(end.levels, end.best.value, True, end.rounds, end.best)
 
 
@@ -174,14 +176,14 @@ def _neighbours(levels: Array, allowed: Array) -> Array:
     one.
     """
     level = jnp.arange(levels.size)
-    here = level[:, None] == level
-    flipped = (levels ^ here) & allowed
+    identity = level[:, None] == level
+    flipped = (levels ^ identity) & allowed
     flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
 
     def moved(by: int) -> Array:
-        there = level[:, None] + by == level
-        possible = levels & jnp.any(there & allowed & ~levels, axis=1)
-        return jnp.where(possible[:, None], (levels & ~here) | there, levels)
+        target = level[:, None] + by == level
+        possible = levels & jnp.any(target & allowed & ~levels, axis=1)
+        return jnp.where(possible[:, None], (levels & ~identity) | target, levels)
 
     return jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
 
@@ -192,20 +194,20 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
     `[max_workers]`.
     """
     size = counts.size
-    few = counts.size <= _MOVES
-    one = jnp.eye(size, dtype=counts.dtype)
+    few_levels = counts.size <= _MOVES
+    unit = jnp.eye(size, dtype=counts.dtype)
 
     def moves(counts: Array) -> Array:
         """From level i to level j; the first moves nothing."""
-        if few:
-            move = (one[None, :, :] - one[:, None, :]).reshape(-1, size)
+        if few_levels:
+            move = (unit[None, :, :] - unit[:, None, :]).reshape(-1, size)
             return _in_batches(jnp.concatenate([0 * move[:1], move, 2 * move]), _MOVES)
         *_, slope = value_and_slope(problem, partition_of_units(problem, counts))
-        possible = (counts > 0)[:, None] & levels & (one == 0)
+        possible = (counts > 0)[:, None] & levels & (unit == 0)
         gain = jnp.where(possible, slope[:, None] - slope, -jnp.inf)
         best, chosen = jax.lax.top_k(gain.ravel(), _MOVES)
         move = jnp.where(
-            jnp.isfinite(best)[:, None], one[chosen % size] - one[chosen // size], 0
+            jnp.isfinite(best)[:, None], unit[chosen % size] - unit[chosen // size], 0
         )
         return jnp.concatenate([0 * move[:1], move])
 
@@ -215,7 +217,9 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
         return jnp.where(possible, expected_runtime(problem, x), jnp.inf)
 
     def values_of(candidates: Array) -> Array:
-        return jax.lax.map(value_of, candidates, batch_size=_MOVES if few else None)
+        return jax.lax.map(
+            value_of, candidates, batch_size=_MOVES if few_levels else None
+        )
 
     gain = 64 * float(jnp.finfo(problem.dtype).eps)
     return _descend(

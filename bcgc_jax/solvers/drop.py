@@ -89,12 +89,12 @@ class Drop(Numbered):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         chunks = self.chunks or _CHUNKS
         ends = _ends(problem, chunks)
-        more = jnp.zeros(_CUT + 1, ends.dtype)
+        finer_ends = jnp.zeros(_CUT + 1, ends.dtype)
         way = np.linspace(0, 1, _CUT + 1, dtype=ends.dtype)
         for _ in range(_ROUNDS):
-            best = _best(problem, jnp.concatenate([ends, more]), chunks)
-            more = best.left + (best.right - best.left) * way
-        one = np.ones(1, int)
+            best = _best(problem, jnp.concatenate([ends, finer_ends]), chunks)
+            finer_ends = best.left + (best.right - best.left) * way
+        ones = np.ones(1, int)
         needs = Requirements(
             stored_subsets=jnp.ones((), int),
             sent=jnp.ones((), problem.dtype),
@@ -104,9 +104,9 @@ class Drop(Numbered):
         )
         plan = Plan(
             sizes=problem.total[None],
-            block=0 * one,
-            data=one,
-            share=one.astype(problem.dtype),
+            block=0 * ones,
+            data=ones,
+            share=ones.astype(problem.dtype),
             completion=Stopped(problem.num_workers, best.threshold, chunks),
             known_needs=needs,
         )
@@ -145,7 +145,10 @@ def _ends(problem: Problem, chunks: int) -> Array:
     hazard = jnp.append(hazard, jnp.asarray(-np.log1p(-_WHOLE), load.dtype))
     typical = start.inverse_cumulative_hazard(hazard) / worker.unit
     typical = typical + load[-1] * law.inverse_cumulative_hazard(hazard)
-    starts, times = (jnp.append(one.infimum(), one.breaks()) for one in (start, law))
+    starts, times = (
+        jnp.append(distribution.infimum(), distribution.breaks())
+        for distribution in (start, law)
+    )
     kinks = starts[:, None, None] / worker.unit + times[:, None] * load
     ends = jnp.concatenate([typical, kinks.ravel()]).astype(load.dtype)
     return jnp.where(jnp.isfinite(ends), ends, 0)

@@ -120,7 +120,7 @@ def rule_in_pieces(
     start, beyond, size, nodes = search_rule(
         workers.law, workers.marks, load, NUM_NODES
     )
-    many = load.size > LARGE
+    many_levels = load.size > LARGE
     length = min(size, _NODES_AT_A_TIME)
     if with_hessian:
         length = max(1, min(size, _ENTRIES // load.size**2))
@@ -132,7 +132,7 @@ def rule_in_pieces(
         crossing = Crossing(shares(hazard), workers.num_workers, batched)
         density = crossing.above * ascending_in_k(rate)
         following = None
-        if with_hessian and not many:
+        if with_hessian and not many_levels:
             first, success, following = crossing.renewals()
         else:
             first = crossing.first_failures()
@@ -145,22 +145,22 @@ def rule_in_pieces(
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
-        if many:
+        if many_levels:
             slope = dot(rules[:3], leaving.T)
         else:
             slope = jnp.sum(leaving, axis=-1)
 
         def upper() -> Array:
             between = crossing.renewals()[2] if following is None else following
-            both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
-            return sums.upper - crossing.unit * both
+            joint = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
+            return sums.upper - crossing.unit * joint
 
         so_far = Sums(
             value=sums.value + value, slope=sums.slope + slope, upper=sums.upper
         )
         if not with_hessian:
             return so_far
-        if not many:
+        if not many_levels:
             return so_far._replace(upper=upper())
         part = (
             jnp.sum(dot(ascending_in_k(load), leaving))

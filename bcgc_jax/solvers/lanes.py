@@ -41,12 +41,12 @@ def loop(
     def run_many(
         size: int, batched: Any, constants: Any, state: Any
     ) -> tuple[Any, Any]:
-        def each(a: ArrayLike, is_batched: bool) -> Array:
+        def widen(a: ArrayLike, is_batched: bool) -> Array:
             if is_batched:
                 return jnp.asarray(a)
             return jnp.broadcast_to(a, (size, *jnp.shape(a)))
 
-        cells = jax.tree.map(each, (constants, state), tuple(batched))
+        cells = jax.tree.map(widen, (constants, state), tuple(batched))
         functions = go_on, step_of(size), answer
         run_lanes = functools.partial(_run_lanes, functions, size)
         on_cpu, elsewhere = (functools.partial(run_lanes, min(n, size)) for n in lanes)
@@ -83,7 +83,7 @@ def _run_lanes(
     def take(index: Array) -> tuple[Any, Any]:
         return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
 
-    def one(constants: Any, row: Array) -> tuple[Array, Array]:
+    def step_cell(constants: Any, row: Array) -> tuple[Array, Array]:
         # A cell that needs no step takes none.
         state = fields(row)
         row = jnp.where(
@@ -92,35 +92,39 @@ def _run_lanes(
         return row, go_on(constants, fields(row))
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        at, following, (constants, state), answers = carry
-        state, open_ = jax.vmap(one)(constants, state)
-        done = (at < size) & ~open_
-        new = (at, following, (constants, state), answers)
-        return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
+        cell, following, (constants, state), answers = carry
+        state, open_ = jax.vmap(step_cell)(constants, state)
+        done = (cell < size) & ~open_
+        new = (cell, following, (constants, state), answers)
+        return jax.lax.cond(
+            jnp.any(done), refill, lambda _, *unchanged: unchanged, done, *new
+        )
 
     def refill(
-        done: Array, at: Array, following: Array, running: Any, answers: Any
+        done: Array, cell: Array, following: Array, running: Any, answers: Any
     ) -> tuple[Any, ...]:
         new_answers = jax.vmap(answered)(*running)
-        place = jnp.where(done, at, size)
+        place = jnp.where(done, cell, size)
         answers = jax.tree.map(
             lambda a, b: a.at[place].set(b, mode="drop"), answers, new_answers
         )
-        at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
+        cell = jnp.where(
+            done, jnp.minimum(following + jnp.cumsum(done) - 1, size), cell
+        )
 
-        def choose(new: Array, old: Array) -> Array:
-            return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+        def choose(new: Array, previous: Array) -> Array:
+            return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, previous)
 
         return (
-            at,
+            cell,
             following + jnp.sum(done),
-            jax.tree.map(choose, take(at), running),
+            jax.tree.map(choose, take(cell), running),
             answers,
         )
 
-    at = jnp.arange(lanes)
+    cell = jnp.arange(lanes)
     running = jax.tree.map(lambda a: a[:lanes], (constants, state))
     shapes = jax.eval_shape(jax.vmap(answered), *running)
     answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
-    carry = at, jnp.asarray(lanes), running, answers
+    carry = cell, jnp.asarray(lanes), running, answers
     return jax.lax.while_loop(lambda c: jnp.any(c[0] < size), advance, carry)[3]

@@ -123,15 +123,15 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     one, which with its halves and quarters tells its error.
     """
     law = iteration_of(problem).pooled().with_fast_inverse()
-    one = jnp.ones(problem.max_workers, problem.dtype)
+    unit_load = jnp.ones(problem.max_workers, problem.dtype)
     tolerance = max(tolerance, least_gap(problem))
     refine = max(2, round((problem.max_workers / 640) ** 0.5))
-    search = _Search(law, one, refine)
+    search = _Search(law, unit_load, refine)
     while True:
         stalled = search.run(tolerance, max_steps)
         coarse_gap = search.best.gap
         search.begin(search.best.x, 2 * search.refine)
-        gap = search.at.certified_gap
+        gap = search.point.certified_gap
         stuck = stalled and gap <= 2 * coarse_gap
         if (
             gap <= tolerance
@@ -140,20 +140,20 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
             or search.refine > FINEST
         ):
             break
-    at = search.at
+    point = search.point
     if gap <= tolerance:
         status = Status.CONVERGED
     elif search.steps >= max_steps:
         status = Status.STEP_LIMIT
     else:
         status = Status.PRECISION
-    total = at.x.sum()
+    total = point.x.sum()
     unit = float(problem.scale * problem.total)
     return Optimum(
-        point=jnp.asarray(at.x / total * float(problem.total), problem.dtype),
-        value=jnp.asarray(unit * at.value / total, problem.dtype),
-        error=jnp.asarray(unit * at.error / total, problem.dtype),
-        bound=jnp.asarray(unit * at.least, problem.dtype),
+        point=jnp.asarray(point.x / total * float(problem.total), problem.dtype),
+        value=jnp.asarray(unit * point.value / total, problem.dtype),
+        error=jnp.asarray(unit * point.error / total, problem.dtype),
+        bound=jnp.asarray(unit * point.least, problem.dtype),
         status=jnp.asarray(int(status)),
         num_steps=jnp.asarray(search.steps),
     )
@@ -175,24 +175,24 @@ class _Search:
     `refine`.
     """
 
-    def __init__(self, law: Distribution, one: Array, refine: int) -> None:
-        self.columns, samples = _basis(one.size)
+    def __init__(self, law: Distribution, unit_load: Array, refine: int) -> None:
+        self.columns, samples = _basis(unit_load.size)
         self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
-        marks = _marks(law, one, one.size)
+        marks = _marks(law, unit_load, unit_load.size)
         self._evaluate = functools.partial(_evaluate, law, marks, self._on_device[1])
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
-        self.begin(np.asarray(_first(law, one), float), refine)
+        self.begin(np.asarray(_first(law, unit_load), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
         """Go on from x by this rule, with the multipliers of the barrier and f(x) as
         the unit.
         """
         self.refine = refine
-        self.at = self._evaluate(x, refine)
-        self.best = self.at
-        self.multipliers = self.barrier / self._mass(self.at)
-        self.unit = self.at.value
+        self.point = self._evaluate(x, refine)
+        self.best = self.point
+        self.multipliers = self.barrier / self._mass(self.point)
+        self.unit = self.point.value
         self.direction: _Direction | None = None
         self.since = 0
 
@@ -222,16 +222,16 @@ class _Search:
         # back.
         step = length * newton
         factor = np.exp(self.columns @ (np.sign(step) * np.log1p(np.abs(step))))
-        at = self.at
-        new = self._evaluate(at.x * factor, self.refine)
+        point = self.point
+        new = self._evaluate(point.x * factor, self.refine)
         self.steps += 1
         self.since += 1
         if new.gap < 0.7 * self.best.gap:
             self.since = 0
         if new.gap < self.best.gap:
             self.best = new
-        highest = self._merit(at) + SUFFICIENT * length * descent + 1e-11
-        if new.gap > 0.5 * at.gap and self._merit(new) > highest and length > 1e-3:
+        highest = self._merit(point) + SUFFICIENT * length * descent + 1e-11
+        if new.gap > 0.5 * point.gap and self._merit(new) > highest and length > 1e-3:
             self.direction = self.direction._replace(length=length / 2)
             return
         self.multipliers = self._moved_multipliers(newton)
@@ -239,40 +239,40 @@ class _Search:
             product = np.mean(self.multipliers * self._mass(new))
             least = 1e-10 / self.multipliers.size
             self.barrier = float(next_barrier(self.barrier, product, least))
-        self.at = new
+        self.point = new
         self.direction = None
 
     def _moved_multipliers(self, newton: np.ndarray) -> np.ndarray:
         """The multipliers after a step of Newton's."""
         z = self.multipliers
-        on_path = self.barrier / self._mass(self.at)
+        on_path = self.barrier / self._mass(self.point)
         change = on_path - z - z * newton
         moved = z + float(step_length(z, change)) * change
         return np.maximum(moved, 1e-4 * on_path)
 
     def _newton(self) -> _Direction:
-        at = self.at
-        slope = at.slope / self.unit
+        point = self.point
+        slope = point.slope / self.unit
         step, descent = _direction(
             *self._on_device,
-            at.x,
+            point.x,
             slope,
             self.multipliers,
             self.barrier,
             self.unit,
-            at.rows,
+            point.rows,
         )
         step = np.asarray(step)
         # No column becomes more than about ten times as large.
         length = float(10 / max(np.abs(step).max(), 10))
         return _Direction(step, float(descent), length)
 
-    def _mass(self, at: _Point) -> np.ndarray:
-        return self.columns.T @ at.x
+    def _mass(self, point: _Point) -> np.ndarray:
+        return self.columns.T @ point.x
 
-    def _merit(self, at: _Point) -> float:
-        barrier = self.barrier * np.log(self._mass(at)).sum()
-        return float(at.value / self.unit - np.log(at.x.sum()) - barrier)
+    def _merit(self, point: _Point) -> float:
+        barrier = self.barrier * np.log(self._mass(point)).sum()
+        return float(point.value / self.unit - np.log(point.x.sum()) - barrier)
 
 
 @functools.cache
@@ -304,12 +304,12 @@ def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def _first(law: Distribution, one: Array) -> Array:
+def _first(law: Distribution, unit_load: Array) -> Array:
     """Shares at which all levels end at about one time, at 1.5 deviations above the
     mean.
     """
-    (hazard,) = typical_hazards(one, one.size, (1.5,))
-    return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
+    (hazard,) = typical_hazards(unit_load, unit_load.size, (1.5,))
+    return first_shares(unit_load > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
 
 def _evaluate(
@@ -335,9 +335,9 @@ def _evaluate(
         in_load = np.asarray(_slope(of_rule, jnp.asarray(slope), load, size), float)
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
-    every = slice(0, nodes, refine)
+    coarse_nodes = slice(0, nodes, refine)
     hazard, arrive, leave, apart = (
-        np.concatenate(a)[every] for a in zip(*rows, strict=True)
+        np.concatenate(a)[coarse_nodes] for a in zip(*rows, strict=True)
     )
     least = [float(s.min()) for s in slopes_in_x]
     *by_rule, left_out = value.tolist()
@@ -348,13 +348,13 @@ def _evaluate(
         off = float(rule_error(*map(jnp.asarray, by_rule)))  # type: ignore[arg-type]
         error += off + left_out
     # The bound is to have the error of the value, and what its own is beyond it.
-    more = max(doubt - error / total, 0.0)
+    extra_doubt = max(doubt - error / total, 0.0)
     return _Point(
         x=x,
         value=by_rule[0],
         error=error,
         slope=slopes_in_x[0],
-        least=least[0] - more,
+        least=least[0] - extra_doubt,
         gap=1 - least[0] * total / by_rule[0],
         rows=(hazard, refine * arrive, leave, refine**0.5 * apart),
     )
@@ -374,10 +374,10 @@ def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
         # The first one compiles, before the threads that would all do so. It is
         # computed beside the others.
         first = compute(0)
-        others = pool.map(
+        later_results = pool.map(
             lambda number: jax.block_until_ready(compute(number)), range(1, count)
         )
-        return jax.tree.map(np.asarray, [first, *others])
+        return jax.tree.map(np.asarray, [first, *later_results])
 
 
 @jax.jit
@@ -409,19 +409,19 @@ def _sums(
     left_out = jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
     value = dot(rules, paths.probability) + left_out
     density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
-    both = paths.arrive * paths.leave
-    safe = jnp.where(both > 0, density, 0)
-    slope = dot(rules[:3], jnp.where(both > 0, size * both * safe, 0))
+    passing = paths.arrive * paths.leave
+    safe = jnp.where(passing > 0, density, 0)
+    slope = dot(rules[:3], jnp.where(passing > 0, size * passing * safe, 0))
     local = size * density[:, samples] * load[samples]
     arrive = paths.arrive[:, samples]
     arrive = jnp.where(arrive > 0, arrive * local, 0)
     leave = paths.leave[:, samples]
     leave = jnp.where(leave > 0, leave * local, 0)
-    none = 1 - paths.probability[:, None]
-    some = none > jnp.finfo(load.dtype).eps ** 0.5
-    sampled = both[:, samples]
-    apart = jnp.where(some & (sampled > 0), sampled * local, 0)
-    apart = apart * jnp.sqrt(weight[:, None] / jnp.where(some, none, 1))
+    no_failure = 1 - paths.probability[:, None]
+    may_hold = no_failure > jnp.finfo(load.dtype).eps ** 0.5
+    sampled = passing[:, samples]
+    apart = jnp.where(may_hold & (sampled > 0), sampled * local, 0)
+    apart = apart * jnp.sqrt(weight[:, None] / jnp.where(may_hold, no_failure, 1))
     return (
         start,
         value,
@@ -491,9 +491,9 @@ def _laplacian(
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
         first = jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0))
-        most = arrive[:, None] * leave[None]
-        far = jnp.minimum(apart[:, None] * apart[None], most)
-        return pairs + jnp.where(later, jnp.maximum(first * most, far), 0), None
+        product = arrive[:, None] * leave[None]
+        far = jnp.minimum(apart[:, None] * apart[None], product)
+        return pairs + jnp.where(later, jnp.maximum(first * product, far), 0), None
 
     zero = jnp.zeros(lag.shape, hazard.dtype)
     pairs, _ = jax.lax.scan(add, zero, (hazard, arrive, leave, apart))

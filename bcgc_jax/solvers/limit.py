@@ -168,8 +168,8 @@ def _compiled_bounds(
     alone = alone.astype(times.dtype)
     if problem.plain:
         return problem.scale * storage_bound(None, whole, alone)
-    each = jax.vmap(lambda start, times: storage_bound(start, times, alone))
-    return problem.scale * each(starts, whole)
+    bounds_of = jax.vmap(lambda start, times: storage_bound(start, times, alone))
+    return problem.scale * bounds_of(starts, whole)
 
 
 def enough_subsets(problem: Problem) -> int:
@@ -185,9 +185,9 @@ def enough_subsets(problem: Problem) -> int:
     def limit(stored: int) -> float:
         return float(mean_bound(problem, drawn, stored).value)
 
-    most = 1.05 * limit(workers)
+    target = 1.05 * limit(workers)
     return 1 + bisect.bisect_left(
-        range(1, workers), True, key=lambda stored: limit(stored) <= most
+        range(1, workers), True, key=lambda stored: limit(stored) <= target
     )
 
 

@@ -159,12 +159,14 @@ class Nested(Numbered):
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
         levels = self.tree or halving(num_workers)
-        most = self.max_subsets or num_workers
+        largest_group = self.max_subsets or num_workers
         check_groups(levels, num_workers)
-        small = tuple(level for level in levels if max(map(len, level)) <= most)
+        small = tuple(
+            level for level in levels if max(map(len, level)) <= largest_group
+        )
         if not small:
             raise ValueError(
-                f"no level of the tree has groups of at most {most} workers"
+                f"no level of the tree has groups of at most {largest_group} workers"
             )
         return small
 
@@ -199,8 +201,8 @@ class Nested(Numbered):
         """
         xp = jnp if is_traced(sizes) else np
         largest = sizes.max(axis=0)
-        few = True if self.max_subsets is None else largest <= self.max_subsets
-        return xp.append(largest[1:] > 1, True) & few
+        small = True if self.max_subsets is None else largest <= self.max_subsets
+        return xp.append(largest[1:] > 1, True) & small
 
     def _data(self, tree: Tree, sizes: Any, dtype: Any) -> Any:
         """Subsets of each kind of workers at each level, and those of the bound, or of
@@ -332,20 +334,24 @@ def _by_jobs(
         last = queue.bound_is_due
         number = jnp.argmax(queue.due)
         job = job_of(queue, number)
-        found = _search(problem, rule, job)
+        optimum = _search(problem, rule, job)
         # Anything is better than NaN: else it would be the best in each round.
         better = ~last & (
-            (found.value < queue.best.value) | jnp.isnan(queue.best.value)
+            (optimum.value < queue.best.value) | jnp.isnan(queue.best.value)
         )
-        used, best = choose(better, (job.levels, found), (queue.used, queue.best))
+        used, best = choose(better, (job.levels, optimum), (queue.used, queue.best))
         due = queue.due & (np.arange(queue.due.size) != number)
         ended = ~last & ~jnp.any(due)
         improved = jnp.any(used != queue.around) & ~jnp.isnan(best.value)
         following = (used, *_sets(problem, used, levels))
-        same = queue.around, queue.sets, due
+        unchanged = queue.around, queue.sets, due
         bound_is_due = ended & ~improved & bound_too
         return _Queue(
-            *choose(ended & improved, following, same), bound_is_due, used, best, found
+            *choose(ended & improved, following, unchanged),
+            bound_is_due,
+            used,
+            best,
+            optimum,
         )
 
     start = jnp.ones(levels.size, dtype)
@@ -370,13 +376,13 @@ def _sets(
     alone = np.eye(around.size, dtype=bool)
     sets = jnp.concatenate([alone & levels, around[None], (around ^ alone) & levels])
     place = np.arange(len(sets))
-    other = jnp.any(sets != around, axis=1)
+    differs = jnp.any(sets != around, axis=1)
     # Each level alone is quick.
     if first:
-        wanted = other | (place == len(alone))
+        due = differs | (place == len(alone))
     else:
-        wanted = other & (place > len(alone))
-    return sets, wanted & jnp.any(sets, axis=1)
+        due = differs & (place > len(alone))
+    return sets, due & jnp.any(sets, axis=1)
 
 
 def _by_levels(problem: Problem) -> bool:
@@ -387,7 +393,7 @@ def _by_levels(problem: Problem) -> bool:
 def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
     """The best shares of the job's levels, with E τ and its error."""
     with_kinks = iteration_of(problem).polyhedral
-    found = quasi_newton_descent(
+    optimum = quasi_newton_descent(
         functools.partial(_runtime, problem, rule, job.levels, job.data),
         job.levels,
         job.start,
@@ -395,15 +401,15 @@ def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
         least=job.least,
         patience=_PATIENCE if with_kinks else MAX_STEPS,
     )
-    slope, residual, error = found.aux.slope, found.aux.residual, found.aux.aux
+    slope, residual, error = optimum.aux.slope, optimum.aux.residual, optimum.aux.aux
     bound = jnp.min(jnp.where(job.levels, slope, jnp.inf)) - error
     if not problem.bare:  # else 0, up to rounding
-        bound = bound + found.value - jnp.sum(slope * found.point)
+        bound = bound + optimum.value - jnp.sum(slope * optimum.point)
     # At a kink no slope says that the search has ended.
-    status = found.status
+    status = optimum.status
     if not with_kinks:
         status = status_of(residual <= _enough(problem))
-    return found._replace(error=error, bound=bound, status=status, aux=None)
+    return optimum._replace(error=error, bound=bound, status=status, aux=None)
 
 
 def _enough(problem: Problem) -> float:
@@ -527,8 +533,8 @@ def _solution(
     problem: Problem, plan: Plan, status: Array, steps: Array, runtime: Expectation
 ) -> Solution:
     solution = solution_of_value(problem, runtime)
-    known = solution.status == int(Status.CONVERGED)
-    status = jnp.where(known, status, solution.status)
+    converged = solution.status == int(Status.CONVERGED)
+    status = jnp.where(converged, status, solution.status)
     return replace(solution, plan=plan, status=status, num_steps=steps)
 
 

@@ -72,7 +72,7 @@ _CHECK = 2  # checks the answer by a finer rule
 _DONE = 3  # nothing more
 
 
-class Given(NamedTuple):
+class SimplexProblem(NamedTuple):
     """The problem over the unit simplex on the `levels`: load = loads @ x.
 
     The search ends at a gap of `tolerance`, and early where its bound reaches `least`.
@@ -88,9 +88,9 @@ class Given(NamedTuple):
     def num_levels(self) -> Array:
         return jnp.sum(self.levels).astype(self.loads.dtype)
 
-    def among(self, values: Array, others: ArrayLike = 0) -> Array:
-        """The values on the levels, and something else on the others."""
-        return jnp.where(self.levels, values, others)
+    def among(self, values: Array, elsewhere: ArrayLike = 0) -> Array:
+        """The values on the levels, and another one elsewhere."""
+        return jnp.where(self.levels, values, elsewhere)
 
 
 class _Iterate(NamedTuple):
@@ -117,17 +117,21 @@ class _Iterate(NamedTuple):
 
 
 def search(
-    given: Given, start: Array, finite_mean: Array, max_steps: int, unit: Array
+    problem: SimplexProblem,
+    start: Array,
+    finite_mean: Array,
+    max_steps: int,
+    unit: Array,
 ) -> Optimum:
     """The shares of least f, from `start`, and its value in a `unit`; CONVERGED at the
     gap.
     """
 
-    def go_on(_: Given, s: _Iterate) -> Array:
+    def go_on(_: SimplexProblem, s: _Iterate) -> Array:
         may_step = (s.steps < max_steps) | (s.round != _STEP)
         return (s.round != _DONE) & (s.refine <= FINEST) & may_step
 
-    def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
+    def step(size: int) -> Callable[[SimplexProblem, _Iterate], _Iterate]:
         return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
     # As many as fit into a CPU's cache; into 4 GB of an accelerator, with six arrays
@@ -136,9 +140,9 @@ def search(
     entries = start.size**2
     on_cpu = min(max(_CACHED // entries, 1), 32)
     elsewhere = min(max(room // entries, 1), 2**13)
-    first = _first(given, start, finite_mean)
+    first = _first(problem, start, finite_mean)
     done, steps, x, numbers = loop(
-        go_on, step, _answer, given, first, lanes=(on_cpu, elsewhere)
+        go_on, step, _answer, problem, first, lanes=(on_cpu, elsewhere)
     )
     missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
     status = jnp.where(done, int(Status.CONVERGED), missed)
@@ -146,36 +150,36 @@ def search(
     return Optimum(x, value, error, bound, status, steps)
 
 
-def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
+def _first(problem: SimplexProblem, start: Array, finite_mean: Array) -> _Iterate:
     """Before the evaluation of the start."""
-    barrier = 1e-2 / given.num_levels
+    barrier = 1e-2 / problem.num_levels
     zero = jnp.zeros_like(barrier)
-    one = jnp.ones_like(barrier)
-    none = jnp.asarray(0)
+    unity = jnp.ones_like(barrier)
+    zero_count = jnp.asarray(0)
     return _Iterate(
         # No step helps an infinite mean.
         round=jnp.where(finite_mean, _START, _DONE),
-        steps=none,
+        steps=zero_count,
         refine=jnp.asarray(first_fineness(start.size)),
-        tries=none,
+        tries=zero_count,
         x=start,
-        z=given.among(barrier / given.among(start, 1)),
+        z=problem.among(barrier / problem.among(start, 1)),
         dx=0 * start,
-        length=one,
+        length=unity,
         barrier=barrier,
-        value=one,
+        value=unity,
         error=zero,
         least=zero,
         descent=zero,
-        unit=one,
-        gap=one,
+        unit=unity,
+        gap=unity,
         stalled=jnp.asarray(False),
-        piece=none,
+        piece=zero_count,
         sums=no_sums(start),
     )
 
 
-def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
+def _answer(_: SimplexProblem, s: _Iterate) -> tuple[Array, Array, Array, Array]:
     """Whether the gap was met, the steps, the shares, and (value, error, bound) of
     these.
     """
@@ -184,14 +188,14 @@ def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers
 
 
-def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
+def _one_piece(problem: SimplexProblem, s: _Iterate, *, batched: bool) -> _Iterate:
     """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
     Of many levels all nodes are one piece. Each lane of a batch does as many pieces as
     it needs: a finer rule holds up no other.
     """
-    workers = given.workers
-    load = dot(given.loads, _trial(given, s))
+    workers = problem.workers
+    load = dot(problem.loads, _trial(problem, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut or leave most of the gap, the Hessian is none of
@@ -206,24 +210,24 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
         def upper() -> Array:
             return jax.lax.cond(fresh, upper_here, lambda: s.sums.upper)
 
-        return _decide(given, s, load, start, sums, upper)
+        return _decide(problem, s, load, start, sums, upper)
     start, count, add = rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 
     def onward() -> _Iterate:
-        decided = _decide(given, s, load, start, sums, lambda: sums.upper)
+        decided = _decide(problem, s, load, start, sums, lambda: sums.upper)
         return decided._replace(piece=jnp.zeros_like(s.piece), sums=no_sums(load))
 
     waiting = s._replace(piece=s.piece + 1, sums=sums)
     return jax.lax.cond(s.piece + 1 >= count, onward, lambda: waiting)
 
 
-def _trial(given: Given, s: _Iterate) -> Array:
-    return given.among(s.x + s.length * s.dx)
+def _trial(problem: SimplexProblem, s: _Iterate) -> Array:
+    return problem.among(s.x + s.length * s.dx)
 
 
 def _decide(
-    given: Given,
+    problem: SimplexProblem,
     s: _Iterate,
     load: Array,
     start: Array,
@@ -237,9 +241,9 @@ def _decide(
     once. The `upper` half of the Hessian, most of the work, is asked for where a step
     begins.
     """
-    x = _trial(given, s)
+    x = _trial(problem, s)
     value, error, slopes = first_derivatives(
-        given.workers, given.loads, load, start, sums
+        problem.workers, problem.loads, load, start, sums
     )
     stepped = s.round == _STEP
     # f₀ is the value at the start, known after the first round.
@@ -248,7 +252,7 @@ def _decide(
     error = error / unit
     slopes = slopes / unit
     total = jnp.sum(x)
-    least, *coarser = jnp.min(given.among(slopes, jnp.inf), axis=1)
+    least, *coarser = jnp.min(problem.among(slopes, jnp.inf), axis=1)
     gap = 1 - least * total / value
     if coarser:
         doubt = rule_error(least, *coarser)
@@ -263,7 +267,7 @@ def _decide(
     # do so best.
     bound = jnp.maximum(bound, jnp.where(stepped, s.least - off_before, -jnp.inf))
     at_x = s._replace(x=x, value=value, error=error, least=bound + off, unit=unit)
-    after, again = _verdict(given, s, at_x, least, bound, unsure)
+    after, retry = _verdict(problem, s, at_x, least, bound, unsure)
 
     def shorter() -> _Iterate:
         return s._replace(
@@ -271,15 +275,15 @@ def _decide(
         )
 
     def onward() -> _Iterate:
-        z, barrier = _multipliers(given, s, x)
+        z, barrier = _multipliers(problem, s, x)
         finer = _FINER_WITH_KINKS
-        if given.workers.law.smooth:
+        if problem.workers.law.smooth:
             finer = _FINER
 
         def direction() -> tuple[Array, ...]:
             half = upper()
-            hessian = second_derivatives(given.loads, load, half) / unit
-            return *_direction(given, x, z, barrier, slopes[0], hessian), half
+            hessian = second_derivatives(problem.loads, load, half) / unit
+            return *_direction(problem, x, z, barrier, slopes[0], hessian), half
 
         still = (0 * x, 0 * total, 1 + 0 * total, s.sums.upper)
         dx, descent, length, half = jax.lax.cond(
@@ -300,11 +304,16 @@ def _decide(
             sums=s.sums._replace(upper=half),
         )
 
-    return jax.lax.cond(again, shorter, onward)
+    return jax.lax.cond(retry, shorter, onward)
 
 
 def _verdict(
-    given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Array, unsure: Array
+    problem: SimplexProblem,
+    s: _Iterate,
+    at_x: _Iterate,
+    least: Array,
+    bound: Array,
+    unsure: Array,
 ) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
@@ -314,26 +323,26 @@ def _verdict(
     value = at_x.value
     total = jnp.sum(at_x.x)
     stepped = s.round == _STEP
-    enough = given.tolerance
+    enough = problem.tolerance
     # Beyond the error of its slopes, the optimum of a rule is not looked for.
-    if given.levels.size > LARGE and given.workers.law.smooth:
+    if problem.levels.size > LARGE and problem.workers.law.smooth:
         enough = jnp.maximum(enough, jnp.minimum(unsure * total / value, _ROUGH))
     met = least * total >= (1 - enough) * value
-    if given.workers.law.smooth:  # the gap with its error
-        certified = bound * total >= (1 - given.tolerance) * value
-        sure = (s.refine > first_fineness(given.levels.size)) & certified
+    if problem.workers.law.smooth:  # the gap with its error
+        certified = bound * total >= (1 - problem.tolerance) * value
+        sure = (s.refine > first_fineness(problem.levels.size)) & certified
     else:  # a rule that only confirms another
         sure = met & (s.round == _CHECK)
-    sure |= bound * at_x.unit >= given.least
+    sure |= bound * at_x.unit >= problem.least
     # All that steps by this rule can do: its bound is met, or a merit that does not
     # fall contradicts its slope. The certificate is then that of the next rule.
     ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
     blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= FINEST)
     after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
 
-    def merit(at: _Iterate) -> Array:
-        logs = jnp.sum(jnp.log(given.among(at.x, 1)))
-        return at.value - jnp.log(jnp.sum(at.x)) - s.barrier * logs
+    def merit(iterate: _Iterate) -> Array:
+        logs = jnp.sum(jnp.log(problem.among(iterate.x, 1)))
+        return iterate.value - jnp.log(jnp.sum(iterate.x)) - s.barrier * logs
 
     highest = (
         merit(s) + s.length * SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
@@ -353,17 +362,17 @@ def step_length(
     return 0.995 / jnp.maximum(fastest, 0.995)
 
 
-def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
+def _multipliers(problem: SimplexProblem, s: _Iterate, x: Array) -> tuple[Array, Array]:
     """z after the step to x, and the next barrier."""
     stepped = s.round == _STEP
-    safe = given.among(s.x, 1)
-    dz = given.among(s.barrier / safe - s.z - s.z / safe * s.dx)
+    safe = problem.among(s.x, 1)
+    dz = problem.among(s.barrier / safe - s.z - s.z / safe * s.dx)
     moved = jnp.maximum(
-        s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe
+        s.z + step_length(s.z, dz, problem.levels) * dz, 1e-4 * s.barrier / safe
     )
-    z = jnp.where(stepped & given.levels, moved, s.z)
-    product = jnp.sum(x * z) / given.num_levels
-    least = 0.05 * given.tolerance / given.num_levels
+    z = jnp.where(stepped & problem.levels, moved, s.z)
+    product = jnp.sum(x * z) / problem.num_levels
+    least = 0.05 * problem.tolerance / problem.num_levels
     whole = (s.tries < 2) & stepped  # after a step that was cut the barrier stays
     return z, jnp.where(whole, next_barrier(s.barrier, product, least), s.barrier)
 
@@ -377,18 +386,23 @@ def next_barrier(
 
 
 def _direction(
-    given: Given, x: Array, z: Array, barrier: Array, slope: Array, hessian: Array
+    problem: SimplexProblem,
+    x: Array,
+    z: Array,
+    barrier: Array,
+    slope: Array,
+    hessian: Array,
 ) -> tuple[Array, Array, Array]:
     """Newton's step from x, the slope along it, and the length that keeps x
     positive.
     """
-    safe = given.among(x, 1)
+    safe = problem.among(x, 1)
     total = jnp.sum(x)
     eye = np.eye(x.size, dtype=bool)
-    slope = given.among(slope - 1 / total - barrier / safe)
+    slope = problem.among(slope - 1 / total - barrier / safe)
     hessian = hessian + 1 / total**2 + jnp.where(eye, z / safe, 0)
     scaled = jnp.where(
-        given.levels[:, None] & given.levels, hessian * safe[:, None] * safe, eye
+        problem.levels[:, None] & problem.levels, hessian * safe[:, None] * safe, eye
     )
-    dx = given.among(solve_positive(scaled, -slope * safe) * safe)
-    return dx, jnp.sum(slope * dx), step_length(x, dx, given.levels)
+    dx = problem.among(solve_positive(scaled, -slope * safe) * safe)
+    return dx, jnp.sum(slope * dx), step_length(x, dx, problem.levels)

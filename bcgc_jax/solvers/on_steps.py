@@ -76,6 +76,10 @@ class InARow(LogRule):
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
         times = steps.times()[slice(None) if which is None else which]
         with jax.enable_x64(True):
-            found = steps_in_a_row(self.problem, self.plan, np.zeros_like(times), times)
-            assert found is not None
-            return Outcome(float(self.problem.scale) * found[1], choice=(self.stored,))
+            fresh_and_chained = steps_in_a_row(
+                self.problem, self.plan, np.zeros_like(times), times
+            )
+            assert fresh_and_chained is not None
+            return Outcome(
+                float(self.problem.scale) * fresh_and_chained[1], choice=(self.stored,)
+            )

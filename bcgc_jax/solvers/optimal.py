@@ -20,7 +20,7 @@ from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.expected_maximum import Workers
-from bcgc_jax.solvers.newton import Given, search
+from bcgc_jax.solvers.newton import SimplexProblem, search
 from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 from bcgc_jax.solvers.search import Optimum
 
@@ -66,7 +66,7 @@ def optimal_partition(
     count = jnp.asarray(problem.num_workers)
     marks = marks_of(law, jnp.ones(levels.size, problem.dtype), count)
     least = jnp.asarray(least, problem.dtype) / unit
-    given = Given(
+    simplex_problem = SimplexProblem(
         workers=Workers(law, marks, count),
         levels=levels,
         loads=_loads(problem, levels),
@@ -75,10 +75,12 @@ def optimal_partition(
     )
     finite = jnp.isfinite(law.mean())
     start = first_shares(levels, marks.times[2])
-    found = search(given, start, finite, max_steps, unit)
-    value, error = with_rounding(found.point, Expectation(found.value, found.error))
-    return found._replace(
-        point=found.point * problem.total,
+    optimum = search(simplex_problem, start, finite, max_steps, unit)
+    value, error = with_rounding(
+        optimum.point, Expectation(optimum.value, optimum.error)
+    )
+    return optimum._replace(
+        point=optimum.point * problem.total,
         value=jnp.where(finite, value, jnp.inf),
         error=jnp.where(finite, error, 0),
     )
@@ -101,19 +103,19 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
         return iteration.expected_completion(load).value / total
 
     if iteration.rows is not None and problem.plain:
-        found = row_program(iteration.rows, loads, start, levels, tolerance)
+        optimum = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
-        found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
+        optimum = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
     unit = problem.scale * total
     rounded = with_rounding(
-        found.point, Expectation(unit * found.value, 0 * found.value)
+        optimum.point, Expectation(unit * optimum.value, 0 * optimum.value)
     )
-    return found._replace(
-        point=found.point * total,
+    return optimum._replace(
+        point=optimum.point * total,
         value=rounded.value,
         error=rounded.error,
-        bound=unit * found.bound,
-        aux=found.aux if iteration.polyhedral else None,
+        bound=unit * optimum.bound,
+        aux=optimum.aux if iteration.polyhedral else None,
     )
 
 

@@ -110,9 +110,11 @@ class Optimal(Method):
             loose = solution.relative_gap > max(np.max(self.tolerance), 1e-5)
             if not (dense and loose):
                 return solution
-        every = np.arange(problem.max_workers)
+        levels = np.arange(problem.max_workers)
         tolerance = jax.lax.stop_gradient(self.tolerance)
-        allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
+        allowed = (
+            problem.exists if self.levels is None else np.isin(levels, self.levels)
+        )
         return optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
 
 
@@ -129,10 +131,10 @@ def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     tolerance = float(np.max(method.tolerance))
-    found = optimum_of_many(problem, tolerance=tolerance, max_steps=method.max_steps)
-    answer = found.point, found.status, found.num_steps, problem.exists
+    best = optimum_of_many(problem, tolerance=tolerance, max_steps=method.max_steps)
+    answer = best.point, best.status, best.num_steps, problem.exists
     if iteration_of(problem).smooth:
-        return solution_of(problem, *answer, _certificate_of(found))
+        return solution_of(problem, *answer, _certificate_of(best))
     # The rules between kinks tell their error.
     return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
@@ -153,20 +155,20 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     times = None
     if problem.has_setup:
         times = expected_times(problem)
-    found, answer, solution = _searched(problem, allowed, times, **options)
+    best, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
         # All partitions are assessed with this program; plain problems have no other
         # bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
-        bound = found.bound
+        bound = best.bound
         if problem.plain:
             bound = None
         solution = _judged(problem, solution, bound, options["tolerance"])
-    if found.aux is None:
+    if best.aux is None:
         return solution
     # Where pieces of the runtime meet, each has slopes of its own.
-    pieces = found.point, found.aux
+    pieces = best.point, best.aux
     value = with_slopes(_by_pieces, solution.expected_runtime, problem, pieces)
     return replace(solution, expected_runtime=value)
 
@@ -202,8 +204,8 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
 
 
-def _assessed(problem: Problem, partition: Array, *known: Array) -> Solution:
-    return assess_shares(problem, with_total(problem, partition), *known)
+def _assessed(problem: Problem, partition: Array, *answer: Array) -> Solution:
+    return assess_shares(problem, with_total(problem, partition), *answer)
 
 
 def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate:
@@ -227,24 +229,24 @@ def _searched(
         assert times is not None
         times = jax.lax.stop_gradient(times)
         of_levels = best_levels(relaxed, allowed, times, **options)
-        used, rounds, found = of_levels.point, of_levels.num_steps, of_levels.aux
+        used, rounds, best = of_levels.point, of_levels.num_steps, of_levels.aux
     if not problem.convex:
-        found = best_found(still, used, **options)
+        best = best_found(still, used, **options)
     elif not problem.has_setup:
-        found = optimal_partition(still, used, **options)
-    found = without_derivative(found, problem)
+        best = optimal_partition(still, used, **options)
+    best = without_derivative(best, problem)
     # A traced number of workers may lack some of the levels that were asked for.
     lacks = jnp.any(allowed & ~problem.exists)
-    status = jnp.where(lacks, int(Status.INFEASIBLE), found.status).astype(int)
-    answer = found.point, status, jnp.asarray(rounds + found.num_steps, int), used
+    status = jnp.where(lacks, int(Status.INFEASIBLE), best.status).astype(int)
+    answer = best.point, status, jnp.asarray(rounds + best.num_steps, int), used
     iteration = iteration_of(problem)
     if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
-        return found, answer, None
+        return best, answer, None
     certified = with_slopes(
-        _certified, _certificate_of(found), problem, found.point, used
+        _certified, _certificate_of(best), problem, best.point, used
     )
     solution = solution_of(problem, *answer, certified)
-    return found, answer, _judged(problem, solution, None, options["tolerance"])
+    return best, answer, _judged(problem, solution, None, options["tolerance"])
 
 
 @jax.jit
@@ -275,7 +277,7 @@ def _judged(
     )
 
 
-def _certificate_of(found: Optimum) -> Certificate:
+def _certificate_of(best: Optimum) -> Certificate:
     """What a search knows of its partition."""
-    lower = lower_bound_of(found.bound - found.error, found.value)
-    return Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    lower = lower_bound_of(best.bound - best.error, best.value)
+    return Certificate(best.value, best.error, lower, 1 - lower / best.value)

@@ -42,17 +42,19 @@ def largest_sum(weights: Array, limits: Array, exists: Array) -> Array:
     num_rows, size = weights.shape
     # In units of the most that each could be alone: then all weights and limits are up
     # to 1.
-    most = jnp.min(jnp.where(weights > 0, limits[:, None] / weights, jnp.inf), axis=0)
-    most = jnp.where(exists & jnp.isfinite(most), most, 0)
-    gain = most / jnp.maximum(jnp.max(most), jnp.finfo(most.dtype).tiny)
-    scaled = weights * most / jnp.where(limits > 0, limits, 1)[:, None]
+    largest = jnp.min(
+        jnp.where(weights > 0, limits[:, None] / weights, jnp.inf), axis=0
+    )
+    largest = jnp.where(exists & jnp.isfinite(largest), largest, 0)
+    gain = largest / jnp.maximum(jnp.max(largest), jnp.finfo(largest.dtype).tiny)
+    scaled = weights * largest / jnp.where(limits > 0, limits, 1)[:, None]
     table = jnp.block(
-        [[scaled, jnp.ones((num_rows, 1), most.dtype)], [-gain, jnp.zeros(1)]]
+        [[scaled, jnp.ones((num_rows, 1), largest.dtype)], [-gain, jnp.zeros(1)]]
     )
     begin = _Corner(
         table, size + jnp.arange(num_rows), jnp.arange(size), jnp.asarray(0)
     )
-    rounding = 16 * size * float(jnp.finfo(most.dtype).eps)
+    rounding = 16 * size * float(jnp.finfo(largest.dtype).eps)
     last = size + num_rows
 
     def better(corner: _Corner) -> Array:
@@ -77,7 +79,7 @@ def largest_sum(weights: Array, limits: Array, exists: Array) -> Array:
     end = jax.lax.while_loop(go_on, step, begin)
     at_row = end.rows[:, None] == np.arange(size)
     share = jnp.sum(jnp.where(at_row, end.table[:-1, -1:], 0), axis=0)
-    return jnp.maximum(share, 0) * most
+    return jnp.maximum(share, 0) * largest
 
 
 def _exchanged(table: Array, row: Array, column: Array) -> Array:
@@ -90,5 +92,5 @@ def _exchanged(table: Array, row: Array, column: Array) -> Array:
     pivot = jnp.sum(jnp.where(row, entries, 0))
     new_row = jnp.sum(jnp.where(row[:, None], table, 0), axis=0)
     new_row = jnp.where(column, 1, new_row) / pivot
-    others = jnp.where(column, 0, table) - entries[:, None] * new_row
-    return jnp.where(row[:, None], new_row, others)
+    other_rows = jnp.where(column, 0, table) - entries[:, None] * new_row
+    return jnp.where(row[:, None], new_row, other_rows)

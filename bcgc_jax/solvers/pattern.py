@@ -52,8 +52,8 @@ def pattern_search(
     def moved(points: Array) -> Array:
         shrinks = directions < 0
         room = points[:, None] / jnp.where(shrinks, -directions, 1)
-        most = jnp.min(jnp.where(shrinks, room, jnp.inf), axis=-1)
-        step = most[..., None] * directions
+        longest = jnp.min(jnp.where(shrinks, room, jnp.inf), axis=-1)
+        step = longest[..., None] * directions
         tried = points[:, None, None] + halves[:, None] * step[:, :, None]
         return _shares(tried).reshape(-1, start.size)
 
@@ -79,9 +79,11 @@ def best_by_moves(
 
     def round_(state: _State) -> _State:
         points, values, steps, _ = state
-        others = moved(points)
-        all_values = jnp.concatenate([values, values_at(function, others)])
-        best, least = _best(jnp.concatenate([points, others]), all_values, values.size)
+        moved_points = moved(points)
+        all_values = jnp.concatenate([values, values_at(function, moved_points)])
+        best, least = _best(
+            jnp.concatenate([points, moved_points]), all_values, values.size
+        )
         return best, least, steps + 1, jnp.any(least < values)
 
     def go_on(state: _State) -> Array:
@@ -106,8 +108,8 @@ def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
     """
     order = jnp.argsort(values)
     values = values[order]
-    again = jnp.append(False, values[1:] == values[:-1])
-    values, chosen = jax.lax.top_k(-jnp.where(again, jnp.inf, values), kept)
+    repeated = jnp.append(False, values[1:] == values[:-1])
+    values, chosen = jax.lax.top_k(-jnp.where(repeated, jnp.inf, values), kept)
     return points[order[chosen]], -values
 
 
@@ -119,8 +121,8 @@ def without_least(
     """
     alone = np.eye(point.size, dtype=bool)
     values = jax.lax.map(function, jnp.where(alone, 0, point) / (1 - point)[:, None])
-    needed = (point > _LEAST) | (values > largest)
-    point = jnp.where(needed, point, 0)
+    kept = (point > _LEAST) | (values > largest)
+    point = jnp.where(kept, point, 0)
     return point / jnp.sum(point)
 
 
@@ -140,8 +142,8 @@ def moves(work: np.ndarray) -> np.ndarray:
     end = (share - np.eye(size, k=1)) / work
     total = np.sum(end, axis=1, keepdims=True)
     end = end / np.where(total > 0, total, 1)
-    here, there = np.nonzero(share == 0)
-    return np.concatenate([share[there] - share[here], end[there] - end[here]])
+    source, target = np.nonzero(share == 0)
+    return np.concatenate([share[target] - share[source], end[target] - end[source]])
 
 
 @functools.cache

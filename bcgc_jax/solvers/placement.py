@@ -84,11 +84,11 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     least = total(place)
     tries = min(_TRIES * size, int(_MOST / (rows.size * len(group))))
     for _ in range(tries):
-        few = rng.choice(size, min(3, size), replace=False)
-        other = place.copy()
-        other[few] = place[rng.permutation(few)]
-        if (value := total(other)) < least:
-            place = other
+        exchanged = rng.choice(size, min(3, size), replace=False)
+        trial = place.copy()
+        trial[exchanged] = place[rng.permutation(exchanged)]
+        if (value := total(trial)) < least:
+            place = trial
             least = value
     groups = tuple(
         tuple(_placed(group, place) for group in level) for level in rule.groups

@@ -111,12 +111,12 @@ def cutting_plane(
         wide = state.best_value - state.lower > tolerance * state.best_value
         return (state.num_cuts < _MAX_CUTS) & ((state.num_cuts == 0) | wide)
 
-    none = jnp.zeros((_MAX_CUTS, start.size), dtype)
+    no_slopes = jnp.zeros((_MAX_CUTS, start.size), dtype)
     zero = jnp.zeros((), dtype)
     first = _Search(
         num_cuts=jnp.asarray(0),
-        slopes=none,
-        cuts=Cuts(none, none[:, 0]),
+        slopes=no_slopes,
+        cuts=Cuts(no_slopes, no_slopes[:, 0]),
         share=start,
         best=start,
         best_value=zero + jnp.inf,
@@ -168,8 +168,8 @@ def _centre(
     of_share = jnp.append(levels, False)
     eye = jnp.eye(free.size, dtype=share.dtype)
 
-    def newton(at: _Centre) -> _Centre:
-        z = at.z
+    def newton(centre: _Centre) -> _Centre:
+        z = centre.z
         room = jnp.where(used, dot(row, z), 1)
         scale = jnp.where(of_share, z, 1).at[-1].set(barrier)
         # The step keeps Σu: what all entries of a row have in common would only be
@@ -197,14 +197,14 @@ def _centre(
         good = jnp.isfinite(decrement) & inside
         return _Centre(
             z=jnp.where(good, moved, z),
-            weight=jnp.where(good, weight, at.weight),
+            weight=jnp.where(good, weight, centre.weight),
             decrement=jnp.where(good, decrement, 0 * decrement),
-            steps=at.steps + 1,
+            steps=centre.steps + 1,
         )
 
-    def go_on(at: _Centre) -> Array:
+    def go_on(centre: _Centre) -> Array:
         # A bound needs no better centre than a decrement of 0.3.
-        return (at.decrement > 0.3) & (at.steps < 30)
+        return (centre.decrement > 0.3) & (centre.steps < 30)
 
     theta = jnp.max(jnp.where(used, dot(slopes, share), -jnp.inf)) + barrier
     first = _Centre(
@@ -327,17 +327,17 @@ def _first(
     """The state at `start`, where each row ends before θ."""
     room = _room(times, loads, start, theta)
     row = 1 / (room * len(times) * jnp.sum(1 / room, axis=1, keepdims=True))
-    one = jnp.ones((), start.dtype)
+    unity = jnp.ones((), start.dtype)
     return _State(
         share=start,
         theta=theta,
         row=row,
         bound=jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0),
         best=start,
-        best_value=one + jnp.inf,
-        lower=0 * one,
+        best_value=unity + jnp.inf,
+        lower=0 * unity,
         steps=jnp.asarray(0),
-        centring=one / 2,
+        centring=unity / 2,
     )
 
 
@@ -346,7 +346,12 @@ def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
 
 
 def _direction(
-    times: Array, loads: Array, levels: Array, at: _State, room: Array, barrier: Array
+    times: Array,
+    loads: Array,
+    levels: Array,
+    state: _State,
+    room: Array,
+    barrier: Array,
 ) -> tuple[_State, Array]:
     """Newton's step to products of the size of the barrier, and that of the room below
     θ.
@@ -355,28 +360,28 @@ def _direction(
     over the room, each row adds ΣD times the covariance of the vectors T_n e_n under
     the weights D / ΣD.
     """
-    safe = jnp.where(levels, at.share, 1)
-    ratio = at.row / room
+    safe = jnp.where(levels, state.share, 1)
+    ratio = state.row / room
     aim = barrier / room
     sums = jnp.sum(ratio, axis=1)
     left = jnp.sum(aim, axis=1) - 1 / len(times)
     # Nearly all weight is in one vector in the end: covariances are taken from that
     # one, for differences of large sums would be left with nothing else.
     main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
-    others = ratio * (1 - main)
-    rest = jnp.sum(others, axis=1)
+    side = ratio * (1 - main)
+    side_sum = jnp.sum(side, axis=1)
     main = main * times
-    steep = others * times
+    steep = side * times
     cross = dot(steep.T, main)
-    mean = (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
-    of_load = jnp.diag(jnp.sum(steep * times + rest[:, None] * main**2, axis=0))
+    mean = (steep - side_sum[:, None] * main) / jnp.sqrt(sums)[:, None]
+    of_load = jnp.diag(jnp.sum(steep * times + side_sum[:, None] * main**2, axis=0))
     of_load = of_load - cross - cross.T - dot(mean.T, mean)
     # Along u itself f is linear, and Σu fixed: what is added there changes no step, and
     # much of the rounding.
     matrix = (dot(loads.T, of_load, loads) + 1) * safe[:, None] * safe
     eye = jnp.eye(safe.size, dtype=bool)
     matrix = jnp.where(
-        levels[:, None] & levels, matrix + jnp.where(eye, at.bound * safe, 0), eye
+        levels[:, None] & levels, matrix + jnp.where(eye, state.bound * safe, 0), eye
     )
     slope = dot(jnp.sum(times * aim, axis=0) - dot(left / sums, ratio * times), loads)
     right = jnp.where(levels, barrier - slope * safe, 0)
@@ -384,6 +389,8 @@ def _direction(
     share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
     theta = (left + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
     of_room = _room(times, loads, share, theta)
-    bound = jnp.where(levels, barrier / safe - at.bound - at.bound / safe * share, 0)
-    row = aim - at.row - ratio * of_room
-    return at._replace(share=share, theta=theta, row=row, bound=bound), of_room
+    bound = jnp.where(
+        levels, barrier / safe - state.bound - state.bound / safe * share, 0
+    )
+    row = aim - state.row - ratio * of_room
+    return state._replace(share=share, theta=theta, row=row, bound=bound), of_room

@@ -117,13 +117,13 @@ class Scheme(Method):
 
     def array(self, what: str, shape: tuple[int, ...], *arguments: Any) -> Array:
         """What the function gives, which must have this shape."""
-        given = jnp.asarray(self.function(*arguments))
-        if given.shape != shape:
+        values = jnp.asarray(self.function(*arguments))
+        if values.shape != shape:
             raise ValueError(
                 f'scheme "{self.name}" must give {what} of shape {shape}, got '
-                f"{given.shape}"
+                f"{values.shape}"
             )
-        return given
+        return values
 
 
 @functools.partial(jax.jit, static_argnums=0)

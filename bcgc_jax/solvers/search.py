@@ -52,6 +52,6 @@ def status_of(ended: ArrayLike) -> Array:
     return jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
 
 
-def choose(condition: Array, new: Tree, old: Tree) -> Tree:
+def choose(condition: Array, new: Tree, previous: Tree) -> Tree:
     """The new arrays, or the old ones: `jnp.where` for whole states of a loop."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, previous)

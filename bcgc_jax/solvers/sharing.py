@@ -168,12 +168,12 @@ class Sharing(Method):
                 f"workers, and {problem.max_workers:,} are too many"
             )
         workers = concrete(problem.num_workers)
-        most = self.max_subsets or 0
-        if workers is not None and most > workers.min():
+        max_subsets = self.max_subsets or 0
+        if workers is not None and max_subsets > workers.min():
             raise ValueError(
                 f'method="{self.name}": there are as many subsets as workers, '
-                f"{workers.min()}; no worker can store {most}; the number of chunks "
-                f'comes second, as in "{self.word}:2:{most}"'
+                f"{workers.min()}; no worker can store {max_subsets}; the number of "
+                f'chunks comes second, as in "{self.word}:2:{max_subsets}"'
             )
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -184,16 +184,16 @@ class Sharing(Method):
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
         drawn = drawn_workers(key, problem)
         if workers > 1:
-            known = mean_bound(
+            mean_of_bound = mean_bound(
                 problem, drawn, min(self.max_subsets or workers, workers)
             )
         else:
             # The bound is the time of the only worker, and needs no draws.
             value = runtime_limit(problem)
-            known = Expectation(value, jnp.zeros_like(value))
+            mean_of_bound = Expectation(value, jnp.zeros_like(value))
         chunks = self.chunks or self._best_chunks(problem, drawn)
         return _judged(
-            problem, _rule(problem, replace(self, chunks=chunks)), drawn, known
+            problem, _rule(problem, replace(self, chunks=chunks)), drawn, mean_of_bound
         )
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
@@ -205,12 +205,14 @@ class Sharing(Method):
                 f'method="{self.name}" cannot choose the number of chunks from what is '
                 "traced"
             )
-        few = tuple(a[: number_of_draws(_FEW, drawn[1].shape[1])] for a in drawn)
+        first_draws = tuple(
+            a[: number_of_draws(_FEW, drawn[1].shape[1])] for a in drawn
+        )
         chunks = 1
         least = np.inf
         while chunks <= _MOST_CHUNKS:
             rule = _rule(problem, replace(self, chunks=chunks))
-            mean = float(np.mean(_runtimes(problem, rule, few)))
+            mean = float(np.mean(_runtimes(problem, rule, first_draws)))
             if not mean < _CLEARLY * least:
                 break
             chunks = 2 * chunks
@@ -233,21 +235,25 @@ def _rule(problem: Problem, method: Sharing) -> WorkSharing:
 
 
 def _judged(
-    problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any], known: Expectation
+    problem: Problem,
+    rule: WorkSharing,
+    drawn: tuple[Any, Any],
+    mean_of_bound: Expectation,
 ) -> Solution:
-    """The solution by draws; the storage bound, `known` from more of them, is a control
-    variate.
+    """The solution by draws, with the storage bound as a control variate.
+
+    `mean_of_bound` comes from more draws.
     """
     draws = number_of_draws(_DRAWS, rule.num_workers)
     first = tuple(a[:draws] for a in drawn)
     tau = _runtimes(problem, rule, first)
     beside = bound_of_draws(problem, first, rule.max_subsets)
-    bound: Any = known.value
-    bound_error: Any = known.error
+    bound: Any = mean_of_bound.value
+    bound_error: Any = mean_of_bound.error
     xp: Any = jnp
     if isinstance(tau, np.ndarray):
         xp = np
-        bound, bound_error = map(np.asarray, known)
+        bound, bound_error = map(np.asarray, mean_of_bound)
     off = beside - xp.mean(beside)
     share = xp.mean(off * tau) / xp.maximum(xp.mean(off**2), np.finfo(tau.dtype).tiny)
     if xp is jnp:

@@ -125,11 +125,11 @@ def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
         "rounded_value",
     )
     values = {name: getattr(solution, name) for name in names}
-    known = {
+    numbers = {
         name: checked(value) for name, value in values.items() if value is not None
     }
     status = jnp.where(sense, solution.status, int(Status.INVALID))
-    return replace(solution, status=status, **known)
+    return replace(solution, status=status, **numbers)
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:

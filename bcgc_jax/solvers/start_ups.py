@@ -102,20 +102,20 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     times = iteration.expected_order_statistics()
     n = np.arange(size)[:, None]
     p = np.arange(size)
-    both = (p >= n) & (p < workers)
+    possible = (p >= n) & (p < workers)
     time = times[jnp.clip(workers - 1 - (p - n), 0, size - 1)]  # slowest first, as p
     subsets = (p + 1).astype(starts.dtype)
 
     def coordinates(t: Array) -> Array:
         """How many coordinates can be done by t, with the best lowest level."""
         ends = (t - starts) / (problem.scale * time)
-        work = jnp.min(jnp.where(both, ends, jnp.inf), axis=1)
+        work = jnp.min(jnp.where(possible, ends, jnp.inf), axis=1)
         work = jnp.where(problem.exists, jnp.maximum(work, 0), jnp.inf)
         work = jax.lax.cummin(work, reverse=True)
         # Level m and all above: Σ_{k>m} (y_k - y_{k-1}) / (k+1) + y_m / (m+1).
-        more = jnp.diff(work, prepend=np.zeros(1, work.dtype))
-        more = jnp.where(problem.exists, more, 0) / subsets
-        above = jax.lax.cumsum(more, reverse=True) - more
+        sizes = jnp.diff(work, prepend=np.zeros(1, work.dtype))
+        sizes = jnp.where(problem.exists, sizes, 0) / subsets
+        above = jax.lax.cumsum(sizes, reverse=True) - sizes
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
     longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)

@@ -63,10 +63,10 @@ class Subgradient(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
-        found = subgradient_partition(problem.without_delivery, key, self)
-        solution = assess(problem, found.point, found.status, found.num_steps)
+        best = subgradient_partition(problem.without_delivery, key, self)
+        solution = assess(problem, best.point, best.status, best.num_steps)
         if problem.plain:
-            return replace(solution, history=found.aux)
+            return replace(solution, history=best.aux)
         return solution
 
 
@@ -82,7 +82,7 @@ class _Search(NamedTuple):
     average: Array
     squares: Array
     check: Array
-    more: Array
+    goes_on: Array
 
 
 def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
@@ -109,20 +109,20 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
         xp = jnp
     start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
     share = start / total
-    none: Any = np.asarray(0)
+    zero: Any = np.asarray(0)
     checks = math.ceil(method.max_steps / method.check_every)
     history: Any = np.full(checks + 1, np.nan, share.dtype)
     squares: Any = np.zeros((), share.dtype)
-    more: Any = np.asarray(True)
+    goes_on: Any = np.asarray(True)
     endless: Any = np.asarray(np.inf, share.dtype)
     unknown: Any = np.asarray(np.nan, share.dtype)
-    at = _Search(
-        best=Optimum(start, endless, squares, unknown, none, none, history),
+    state = _Search(
+        best=Optimum(start, endless, squares, unknown, zero, zero, history),
         share=share,
         average=share,
         squares=squares,
-        check=none,
-        more=more,
+        check=zero,
+        goes_on=goes_on,
     )
 
     def runtime(x: Array) -> Array:
@@ -130,19 +130,23 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
             return expected_runtime(problem, x)
         return assess(problem, x, whole_numbers=False).expected_runtime
 
-    def check_and_go_on(at: _Search) -> _Search:
-        return _go_on(problem, key, at, runtime(xp.asarray(at.average) * total), method)
+    def check_and_go_on(state: _Search) -> _Search:
+        return _go_on(
+            problem, key, state, runtime(xp.asarray(state.average) * total), method
+        )
 
     if traced:
-        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, at).best
-    while at.more:
-        at = check_and_go_on(at)
-    return at.best
+        return jax.lax.while_loop(
+            lambda state: state.goes_on, check_and_go_on, state
+        ).best
+    while state.goes_on:
+        state = check_and_go_on(state)
+    return state.best
 
 
 @jax.jit
 def _go_on(
-    problem: Problem, key: Array, at: _Search, value: Array, method: Subgradient
+    problem: Problem, key: Array, state: _Search, value: Array, method: Subgradient
 ) -> _Search:
     """Check the average, of this value, and take the steps to the next check, if there
     is one.
@@ -175,24 +179,24 @@ def _go_on(
         eta = 3.0  # Shamir & Zhang's
         return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 
-    check = at.check
-    least = jnp.minimum(value, at.best.value)
-    history = at.best.aux.at[check].set(least)
+    check = state.check
+    least = jnp.minimum(value, state.best.value)
+    history = state.best.aux.at[check].set(least)
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
     met = (check >= 2) & ~(improvement > method.tolerance)
-    more = (check < history.size - 1) & ~met
+    goes_on = (check < history.size - 1) & ~met
     first = check * method.check_every
     last = jnp.where(
-        more, jnp.minimum(first + method.check_every, method.max_steps), first
+        goes_on, jnp.minimum(first + method.check_every, method.max_steps), first
     )
-    iterate = (at.share, at.average, at.squares)
+    iterate = (state.share, state.average, state.squares)
     share, average, squares = jax.lax.fori_loop(first, last, step, iterate)
     converged = met & (improvement <= method.tolerance)
     status = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    best = at.best._replace(
+    best = state.best._replace(
         point=jnp.where(
-            value < at.best.value, at.average * problem.total, at.best.point
+            value < state.best.value, state.average * problem.total, state.best.point
         ),
         value=least,
         status=status.astype(int),
@@ -204,6 +208,6 @@ def _go_on(
         share=share,
         average=average,
         squares=squares,
-        check=check + more,
-        more=more,
+        check=check + goes_on,
+        goes_on=goes_on,
     )

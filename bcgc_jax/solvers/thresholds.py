@@ -78,13 +78,13 @@ class Thresholds(NamedTuple):
         return math.comb(self.times.size + size - 1, size)
 
     @property
-    def few(self) -> bool:
+    def has_few_paths(self) -> bool:
         """Whether all paths may be tried, and an optimum is known to be among them."""
         problem = self.problem
-        known = problem.send_time is None or problem.convex
+        exact = problem.send_time is None or problem.convex
         small = self.num_paths * problem.max_workers**2 <= _MOST_PAIRS
         programs = not self.overlaps or self.programs >= self.num_paths
-        return known and small and programs and self.num_paths <= _MOST_PATHS
+        return exact and small and programs and self.num_paths <= _MOST_PATHS
 
     @property
     def overlaps(self) -> bool:
@@ -103,11 +103,11 @@ class Thresholds(NamedTuple):
         size = self.problem.max_workers
         rising = itertools.combinations_with_replacement(range(self.times.size), size)
         paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
-        late = values_at(lambda path: self.late(self.most(path)), paths)
+        late = values_at(lambda path: self.late(self.largest_shares(path)), paths)
         best = jnp.argmin(late)
-        share = self.most(paths[best])
-        found = local_optimum(share, late[best], True, 0)
-        return found._replace(bound=found.value)
+        share = self.largest_shares(paths[best])
+        optimum = local_optimum(share, late[best], True, 0)
+        return optimum._replace(bound=optimum.value)
 
     def better(self, shares: Array, max_steps: int) -> Optimum:
         """The best shares that a local search finds from the first of `shares`, and
@@ -115,12 +115,12 @@ class Thresholds(NamedTuple):
         """
         size = self.problem.max_workers
         kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
-        found = self._searched(shares, kept, max_steps, self.shares)
+        first = self._searched(shares, kept, max_steps, self.shares)
         kept = min(self.programs // (1 + _STEPS.size * size) ** 2, _KEPT)
         if not self.overlaps or not kept:
-            return found
-        again = self._searched(found.point[None], kept, max_steps, self.most)
-        return again._replace(num_steps=found.num_steps + again.num_steps)
+            return first
+        second = self._searched(first.point[None], kept, max_steps, self.largest_shares)
+        return second._replace(num_steps=first.num_steps + second.num_steps)
 
     def _searched(
         self,
@@ -139,7 +139,7 @@ class Thresholds(NamedTuple):
         load = load_of(self.problem, share * self.problem.total)
         return iteration_of(self.problem).exceedance(load, self.t)
 
-    def most(self, path: Array) -> Array:
+    def largest_shares(self, path: Array) -> Array:
         """Of the largest partition whose levels are in time for the pairs of the path.
 
         Uncoded, where nothing is in time for these.
@@ -197,10 +197,10 @@ class Thresholds(NamedTuple):
             slope = self.times * subsets + link
             if self.problem.overlap:
                 waiting = jnp.where(link > 0, (room - sent) / link, jnp.inf)
-                most = jnp.minimum((room - times_of(work)) / slope, waiting)
+                size_limit = jnp.minimum((room - times_of(work)) / slope, waiting)
             else:
-                most = (room - sent) / slope
-            size = jnp.maximum(jnp.min(jnp.where(inside, most, jnp.inf)), 0)
+                size_limit = (room - sent) / slope
+            size = jnp.maximum(jnp.min(jnp.where(inside, size_limit, jnp.inf)), 0)
             after = work + subsets * size
             if self.problem.overlap:
                 computed = jnp.maximum(sent, times_of(after))
@@ -236,8 +236,8 @@ class Thresholds(NamedTuple):
         down = jnp.where(
             n >= level[:, None], jnp.minimum(up[:, :, None], lowest), up[:, :, None]
         )
-        others = jax.vmap(shares_of)(down.reshape(-1, n.size))
-        return jnp.concatenate([shares, others])
+        neighbours = jax.vmap(shares_of)(down.reshape(-1, n.size))
+        return jnp.concatenate([shares, neighbours])
 
 
 def thresholds_of(problem: Problem, t: Array) -> Thresholds:

@@ -23,6 +23,7 @@ eliminated one by one, and some twenty to ninety do. Multipliers λ_sn ≥ 0 of 
 certificate, whatever their rounding.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,18 +40,14 @@ _MAX_STEPS = 200
 
 
 class Cuts(NamedTuple):
-    """Points of cuts, `[K, N]`, and weights of their slopes in the mean that bounds f,
-    `[K]`.
-    """
+    """Points of cuts, `[K, N]`, and the weights of their slopes in the bound, `[K]`."""
 
     points: Array
     weights: Array
 
 
 class _Search(NamedTuple):
-    """The slopes met so far, `[K, N]`, their points and weights, and the next point,
-    `share`.
-    """
+    """The slopes so far, `[K, N]`, their cuts, and the next point, `share`."""
 
     num_cuts: Array
     slopes: Array
@@ -141,13 +138,41 @@ def _certified(
     )
 
 
+class _Rooms(NamedTuple):
+    """What z = (u, θ) must leave positive: the rooms rows @ z = θ - g_i·u, and u.
+
+    Attributes:
+      rows: (-g_i, 1) of each cut, `[K, N + 1]`, and 0 of a cut not yet `used`.
+      used: the cuts that there are, bool, `[K]`.
+      free: the entries of z that may move, bool, `[N + 1]`: u on the levels, and θ.
+      of_share: u on the levels, bool, `[N + 1]`.
+    """
+
+    rows: Array
+    used: Array
+    free: Array
+    of_share: Array
+
+    def inside(self, z: Array) -> Array:
+        """Whether every cut and every share has room."""
+        return jnp.all(~self.used | (dot(self.rows, z) > 0)) & jnp.all(
+            ~self.of_share | (z > 0)
+        )
+
+
 class _Centre(NamedTuple):
-    """z = (u, θ) and the weights of the cuts there; how far from the path, and the
-    steps so far.
+    """A point of Newton's method towards the central path.
+
+    Attributes:
+      z: (u, θ).
+      weights: of the cuts, `[K]`, up to a factor: 1 over their rooms.
+      decrement: the length of the last step in the norm of the Hessian, which says how
+        far from the path the point was; infinite before the first step.
+      steps: so far.
     """
 
     z: Array
-    weight: Array
+    weights: Array
     decrement: Array
     steps: Array
 
@@ -155,52 +180,20 @@ class _Centre(NamedTuple):
 def _centre(
     slopes: Array, used: Array, levels: Array, share: Array, barrier: Array
 ) -> tuple[Array, Array]:
-    """The point of the central path at `barrier`, from `share`, and the weights of the
-    cuts there.
+    """The point of the central path at the barrier μ, and the weights of its cuts.
 
-    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled
-    by u and by μ.
+    It minimises, over z = (u, θ) with Σu = 1,
+
+        θ/μ - Σ_i log(θ - g_i·u) - Σ_n log u_n,
+
+    by Newton's method from the shares u with the θ that leaves the highest cut a room
+    of μ. In θ its slope is 1/μ - Σ_i 1/(θ - g_i·u) = 0: the weights, of sum 1, are μ
+    over the rooms.
     """
-    row = jnp.where(
+    rows = jnp.where(
         used[:, None], jnp.pad(-slopes, [(0, 0), (0, 1)], constant_values=1), 0
     )
-    free = jnp.append(levels, True)
-    of_share = jnp.append(levels, False)
-    eye = jnp.eye(free.size, dtype=share.dtype)
-
-    def newton(centre: _Centre) -> _Centre:
-        z = centre.z
-        room = jnp.where(used, dot(row, z), 1)
-        scale = jnp.where(of_share, z, 1).at[-1].set(barrier)
-        # The step keeps Σu: what all entries of a row have in common would only be
-        # rounding.
-        centred = row.at[:, :-1].add(-dot(row[:, :-1], z[:-1])[:, None])
-        scaled = centred / room[:, None] * scale
-        right = jnp.sum(scaled, axis=0) + jnp.where(of_share, 1, -1)
-        hessian = dot(scaled.T, scaled) + jnp.where(of_share, eye, 0)
-        hessian = jnp.where(free[:, None] & free, hessian, eye)
-        move = _solve_across(
-            hessian, jnp.where(free, right, 0), jnp.where(of_share, scale, 0)
-        )
-        decrement = jnp.sqrt(jnp.maximum(dot(move, hessian, move), 0))
-        # Self-concordance: this step stays inside.
-        length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
-        moved = z + length * jnp.where(free, move * scale, 0)
-        # The weights are those to first order: they meet the condition of the path
-        # exactly, and are positive for a decrement < 1.
-        weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
-        # Where rounding has spoilt the system, the last point and its weights stand:
-        # any average is a bound.
-        inside = jnp.all(~used | (dot(row, moved) > 0)) & jnp.all(
-            ~of_share | (moved > 0)
-        )
-        good = jnp.isfinite(decrement) & inside
-        return _Centre(
-            z=jnp.where(good, moved, z),
-            weight=jnp.where(good, weight, centre.weight),
-            decrement=jnp.where(good, decrement, 0 * decrement),
-            steps=centre.steps + 1,
-        )
+    rooms = _Rooms(rows, used, jnp.append(levels, True), jnp.append(levels, False))
 
     def go_on(centre: _Centre) -> Array:
         # A bound needs no better centre than a decrement of 0.3.
@@ -209,38 +202,199 @@ def _centre(
     theta = jnp.max(jnp.where(used, dot(slopes, share), -jnp.inf)) + barrier
     first = _Centre(
         z=jnp.append(share, theta),
-        weight=0 * row[:, 0],
+        weights=0 * rows[:, 0],
         decrement=jnp.inf + 0 * theta,
         steps=jnp.asarray(0),
     )
-    last = jax.lax.while_loop(go_on, newton, first)
+    step = functools.partial(_centring_step, rooms, barrier)
+    last = jax.lax.while_loop(go_on, step, first)
     share = jnp.where(levels, last.z[:-1], 0)
     # So what rounding makes negative may go.
-    weight = jnp.maximum(last.weight, 0)
-    total = jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)
-    return share / jnp.sum(share), weight / total
+    weights = jnp.maximum(last.weights, 0)
+    total = jnp.maximum(jnp.sum(weights), jnp.finfo(share.dtype).tiny)
+    return share / jnp.sum(share), weights / total
 
 
-def _solve_across(matrix: Array, right: Array, normal: Array) -> Array:
-    """Newton's step that keeps the sum which `normal` is of."""
-    step, back = solve_positive(matrix, jnp.stack([right, normal], axis=1)).T
+def _centring_step(rooms: _Rooms, barrier: Array, centre: _Centre) -> _Centre:
+    """Newton's step Δz = scale · `move`, with a scale of u for u and of μ for θ.
+
+    With a_i the rows, scaled and over their rooms, it solves
+
+        (Σ_i a_i a_iᵀ + I_u) move = Σ_i a_i + (1, …, 1, -1),
+
+    and each room becomes 1 + a_i·move times as large.
+    """
+    z = centre.z
+    eye = jnp.eye(z.size, dtype=z.dtype)
+    room = jnp.where(rooms.used, dot(rooms.rows, z), 1)
+    scale = jnp.where(rooms.of_share, z, 1).at[-1].set(barrier)
+    # The step keeps Σu: what all entries of a row have in common would only be
+    # rounding.
+    centred = rooms.rows.at[:, :-1].add(-dot(rooms.rows[:, :-1], z[:-1])[:, None])
+    scaled = centred / room[:, None] * scale
+    descent = jnp.sum(scaled, axis=0) + jnp.where(rooms.of_share, 1, -1)
+    hessian = dot(scaled.T, scaled) + jnp.where(rooms.of_share, eye, 0)
+    hessian = jnp.where(rooms.free[:, None] & rooms.free, hessian, eye)
+    move = _solve_across(
+        hessian,
+        jnp.where(rooms.free, descent, 0),
+        jnp.where(rooms.of_share, scale, 0),
+    )
+    decrement = jnp.sqrt(jnp.maximum(dot(move, hessian, move), 0))
+    # Self-concordance: this step stays inside.
+    length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
+    moved = z + length * jnp.where(rooms.free, move * scale, 0)
+    # The weights are those to first order: they meet the condition of the path
+    # exactly, and are positive for a decrement < 1.
+    weights = jnp.where(rooms.used, (1 - dot(scaled, move)) / room, 0)
+    # Where rounding has spoilt the system, the last point and its weights stand, and no
+    # step follows: any average is a bound.
+    good = jnp.isfinite(decrement) & rooms.inside(moved)
+    return _Centre(
+        z=jnp.where(good, moved, z),
+        weights=jnp.where(good, weights, centre.weights),
+        decrement=jnp.where(good, decrement, 0 * decrement),
+        steps=centre.steps + 1,
+    )
+
+
+def _solve_across(matrix: Array, descent: Array, normal: Array) -> Array:
+    """The step with matrix · step = descent - ν normal, and normal · step = 0."""
+    step, back = solve_positive(matrix, jnp.stack([descent, normal], axis=1)).T
     return step - dot(normal, step) / dot(normal, back) * back
 
 
 class _State(NamedTuple):
-    """u, θ, the multipliers of the rows and of u ≥ 0, and the best point and bound so
-    far.
+    """A point of the interior point method for `row_program`, and the best so far.
+
+    Attributes:
+      share: u, `[N]`.
+      theta: θ, `[S]`.
+      multipliers: λ of θ_s ≥ T_sn y_n, `[S, N]`.
+      share_multipliers: w of u ≥ 0, `[N]`.
+      best, best_value: the shares of the least value, and that.
+      lower: the best bound.
+      steps: so far; at their limit where rounding lets none help.
+      centring: what the next barrier leaves of the products λ r and w u.
     """
 
     share: Array
     theta: Array
-    row: Array
-    bound: Array
+    multipliers: Array
+    share_multipliers: Array
     best: Array
     best_value: Array
     lower: Array
     steps: Array
     centring: Array
+
+
+class _RowProgram(NamedTuple):
+    """minimise Σ_s θ_s / S over Σu = 1, u ≥ 0 on `levels`, with rooms r_sn ≥ 0.
+
+    r_sn = θ_s - T_sn y_n(u), y = loads @ u. The central path has, at a barrier μ,
+
+        λ_sn r_sn = μ,   w_n u_n = μ,   Σ_n λ_sn = 1/S,
+        Σ_sn λ_sn T_sn ∂y_n/∂u = w + ν.
+    """
+
+    times: Array
+    loads: Array
+    levels: Array
+    tolerance: Array
+
+    def ends(self, share: Array) -> Array:
+        """The time at which each row ends, `[S]`."""
+        return jnp.max(self.times * dot(self.loads, share), axis=1)
+
+    def rooms(self, share: Array, theta: Array) -> Array:
+        """r, `[S, N]`; linear, so that of a step it is the step of the rooms."""
+        return theta[:, None] - self.times * dot(self.loads, share)
+
+    def weights(self, state: _State) -> Array:
+        """The multipliers with each row's sum 1/S, which rounding leaves to them."""
+        sums = jnp.sum(state.multipliers, axis=1, keepdims=True)
+        return state.multipliers / (len(self.times) * sums)
+
+    def first(self, start: Array) -> _State:
+        """The state at `start`, with each θ a tenth above the end of its row."""
+        theta = self.ends(start) * 1.1
+        room = self.rooms(start, theta)
+        sums = jnp.sum(1 / room, axis=1, keepdims=True)
+        multipliers = 1 / (room * len(self.times) * sums)
+        unity = jnp.ones((), start.dtype)
+        share_multipliers = jnp.mean(multipliers * room) / jnp.where(
+            self.levels, start, 1
+        )
+        return _State(
+            share=start,
+            theta=theta,
+            multipliers=multipliers,
+            share_multipliers=jnp.where(self.levels, share_multipliers, 0),
+            best=start,
+            best_value=unity + jnp.inf,
+            lower=0 * unity,
+            steps=jnp.asarray(0),
+            centring=unity / 2,
+        )
+
+    def judged(self, state: _State) -> _State:
+        """The state with the value of its point and the bound of its multipliers."""
+        value = jnp.mean(self.ends(state.share))
+        slope = dot(jnp.sum(self.weights(state) * self.times, axis=0), self.loads)
+        lower = jnp.min(jnp.where(self.levels, slope, jnp.inf))
+        return state._replace(
+            best=jnp.where(value < state.best_value, state.share, state.best),
+            best_value=jnp.minimum(value, state.best_value),
+            lower=jnp.where(lower > state.lower, lower, state.lower),
+        )
+
+    def go_on(self, state: _State) -> Array:
+        wide = state.best_value - state.lower > self.tolerance * state.best_value
+        return (state.steps < _MAX_STEPS) & wide
+
+    def step(self, state: _State) -> _State:
+        """The state after Newton's step, cut so that everything stays positive."""
+        room = self.rooms(state.share, state.theta)
+        safe = jnp.where(self.levels, state.share, 1)
+        barrier = self._barrier(state, room, safe)
+        move, of_room = _direction(self, state, room, barrier)
+        primal = jnp.minimum(step_length(room, of_room), step_length(safe, move.share))
+        of_shares = step_length(
+            state.share_multipliers, move.share_multipliers, self.levels
+        )
+        of_rows = step_length(state.multipliers, move.multipliers)
+        dual = jnp.minimum(of_rows, of_shares)
+        share = jnp.where(self.levels, state.share + primal * move.share, 0)
+        # Rounding moves the sum: θ goes with it, or the room would not be what the step
+        # has left.
+        total = jnp.sum(share)
+        share = share / total
+        # Rounding may leave a corner no room: θ follows.
+        tight = self.ends(share) * (1 + 4 * jnp.finfo(share.dtype).eps)
+        new = state._replace(
+            share=share,
+            theta=jnp.maximum((state.theta + primal * move.theta) / total, tight),
+            multipliers=state.multipliers + dual * move.multipliers,
+            share_multipliers=state.share_multipliers + dual * move.share_multipliers,
+            # The next barrier leaves of the products what this step left of the way.
+            centring=jnp.clip(1 - jnp.minimum(primal, dual), 0.1, 0.8),
+            steps=state.steps + 1,
+        )
+        good = jnp.all(jnp.isfinite(new.share)) & jnp.all(new.multipliers > 0)
+        ended = state._replace(steps=jnp.full_like(state.steps, _MAX_STEPS))
+        return choose(good, self.judged(new), ended)
+
+    def _barrier(self, state: _State, room: Array, safe: Array) -> Array:
+        """The next μ: a share of the mean of the products λ r and w u."""
+        products = jnp.sum(state.multipliers * room) + jnp.sum(
+            jnp.where(self.levels, state.share_multipliers * safe, 0)
+        )
+        count = jnp.sum(self.levels).astype(room.dtype)
+        # No smaller than the tolerance asks for: rounding goes with its inverse.
+        return jnp.maximum(state.centring * products, 0.3 * self.tolerance) / (
+            state.multipliers.size + count
+        )
 
 
 def row_program(
@@ -252,145 +406,84 @@ def row_program(
     `times` is `[S, N]`. Stops at a relative gap of `tolerance`, or once steps help no
     more. `aux` has the multipliers, `[S, N]`, of each row's sum 1/S.
     """
-    dtype = start.dtype
-    rows = len(times)
-    count = jnp.sum(levels).astype(start.dtype)
-    times = times.astype(dtype)
+    times = times.astype(start.dtype)
     unit = jnp.mean(jnp.max(times * dot(loads, start), axis=1))
-    times = times / unit
-
-    def finish(share: Array) -> Array:
-        """The time at which each row ends, `[S]`."""
-        return jnp.max(times * dot(loads, share), axis=1)
-
-    def weights(state: _State) -> Array:
-        return state.row / (rows * jnp.sum(state.row, axis=1, keepdims=True))
-
-    def judged(state: _State) -> _State:
-        """The state with the value of its point and the bound of its multipliers."""
-        value = jnp.mean(finish(state.share))
-        slope = dot(jnp.sum(weights(state) * times, axis=0), loads)
-        lower = jnp.min(jnp.where(levels, slope, jnp.inf))
-        return state._replace(
-            best=jnp.where(value < state.best_value, state.share, state.best),
-            best_value=jnp.minimum(value, state.best_value),
-            lower=jnp.where(lower > state.lower, lower, state.lower),
-        )
-
-    def step(state: _State) -> _State:
-        room = _room(times, loads, state.share, state.theta)
-        safe = jnp.where(levels, state.share, 1)
-        products = jnp.sum(state.row * room) + jnp.sum(
-            jnp.where(levels, state.bound * safe, 0)
-        )
-        # No smaller than the tolerance asks for: rounding goes with its inverse.
-        barrier = jnp.maximum(state.centring * products, 0.3 * tolerance) / (
-            state.row.size + count
-        )
-        move, of_room = _direction(times, loads, levels, state, room, barrier)
-        primal = jnp.minimum(step_length(room, of_room), step_length(safe, move.share))
-        of_bound = step_length(state.bound, move.bound, levels)
-        dual = jnp.minimum(step_length(state.row, move.row), of_bound)
-        share = jnp.where(levels, state.share + primal * move.share, 0)
-        # Rounding moves the sum: θ goes with it, or the room would not be what the step
-        # has left.
-        total = jnp.sum(share)
-        share = share / total
-        # Rounding may leave a corner no room: θ follows.
-        tight = finish(share) * (1 + 4 * jnp.finfo(dtype).eps)
-        new = state._replace(
-            share=share,
-            theta=jnp.maximum((state.theta + primal * move.theta) / total, tight),
-            row=state.row + dual * move.row,
-            bound=state.bound + dual * move.bound,
-            # The next barrier leaves of the products what this step left of the way.
-            centring=jnp.clip(1 - jnp.minimum(primal, dual), 0.1, 0.8),
-            steps=state.steps + 1,
-        )
-        good = jnp.all(jnp.isfinite(new.share)) & jnp.all(new.row > 0)
-        ended = state._replace(steps=jnp.full_like(state.steps, _MAX_STEPS))
-        return choose(good, judged(new), ended)
-
-    def go_on(state: _State) -> Array:
-        wide = state.best_value - state.lower > tolerance * state.best_value
-        return (state.steps < _MAX_STEPS) & wide
-
-    first = _first(times, loads, start, levels, finish(start) * 1.1)
-    last = jax.lax.while_loop(go_on, step, judged(first))
+    program = _RowProgram(times / unit, loads, levels, tolerance)
+    first = program.judged(program.first(start))
+    last = jax.lax.while_loop(program.go_on, program.step, first)
     numbers = unit * last.best_value, unit * last.lower
-    return _certified(last.best, *numbers, tolerance, last.steps, weights(last))
-
-
-def _first(
-    times: Array, loads: Array, start: Array, levels: Array, theta: Array
-) -> _State:
-    """The state at `start`, where each row ends before θ."""
-    room = _room(times, loads, start, theta)
-    row = 1 / (room * len(times) * jnp.sum(1 / room, axis=1, keepdims=True))
-    unity = jnp.ones((), start.dtype)
-    return _State(
-        share=start,
-        theta=theta,
-        row=row,
-        bound=jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0),
-        best=start,
-        best_value=unity + jnp.inf,
-        lower=0 * unity,
-        steps=jnp.asarray(0),
-        centring=unity / 2,
-    )
-
-
-def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
-    return theta[:, None] - times * dot(loads, share)
+    weights = program.weights(last)
+    return _certified(last.best, *numbers, tolerance, last.steps, weights)
 
 
 def _direction(
-    times: Array,
-    loads: Array,
-    levels: Array,
-    state: _State,
-    room: Array,
-    barrier: Array,
+    program: _RowProgram, state: _State, room: Array, barrier: Array
 ) -> tuple[_State, Array]:
-    """Newton's step to products of the size of the barrier, and that of the room below
-    θ.
+    """Newton's step to products of the barrier's size, as a state, and the rooms' Δr.
 
-    Σu stays as it is. In shares of u; the θ_s are eliminated. With D, the multipliers
-    over the room, each row adds ΣD times the covariance of the vectors T_n e_n under
-    the weights D / ΣD.
+    With D = λ / r, the rooms' steps are Δr = Δθ - T Δy, and
+
+        Δλ = μ/r - λ - D Δr,   Δw = μ/u - w - w Δu / u,
+        Δθ_s Σ_n D_sn = Σ_n D_sn T_sn Δy_n + Σ_n μ/r_sn - 1/S,
+
+    which leaves a system for Δu alone, solved in shares of u, with ΣΔu = 0.
     """
+    times, loads, levels, _ = program
     safe = jnp.where(levels, state.share, 1)
-    ratio = state.row / room
-    aim = barrier / room
+    ratio = state.multipliers / room
+    target = barrier / room
     sums = jnp.sum(ratio, axis=1)
-    left = jnp.sum(aim, axis=1) - 1 / len(times)
-    # Nearly all weight is in one vector in the end: covariances are taken from that
-    # one, for differences of large sums would be left with nothing else.
-    main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
-    side = ratio * (1 - main)
-    side_sum = jnp.sum(side, axis=1)
-    main = main * times
-    steep = side * times
-    cross = dot(steep.T, main)
-    mean = (steep - side_sum[:, None] * main) / jnp.sqrt(sums)[:, None]
-    of_load = jnp.diag(jnp.sum(steep * times + side_sum[:, None] * main**2, axis=0))
-    of_load = of_load - cross - cross.T - dot(mean.T, mean)
+    excess = jnp.sum(target, axis=1) - 1 / len(times)
+    load_hessian = _load_hessian(times, ratio, sums)
     # Along u itself f is linear, and Σu fixed: what is added there changes no step, and
     # much of the rounding.
-    matrix = (dot(loads.T, of_load, loads) + 1) * safe[:, None] * safe
+    hessian = (dot(loads.T, load_hessian, loads) + 1) * safe[:, None] * safe
     eye = jnp.eye(safe.size, dtype=bool)
-    matrix = jnp.where(
-        levels[:, None] & levels, matrix + jnp.where(eye, state.bound * safe, 0), eye
+    hessian = jnp.where(
+        levels[:, None] & levels,
+        hessian + jnp.where(eye, state.share_multipliers * safe, 0),
+        eye,
     )
-    slope = dot(jnp.sum(times * aim, axis=0) - dot(left / sums, ratio * times), loads)
-    right = jnp.where(levels, barrier - slope * safe, 0)
+    slope = dot(
+        jnp.sum(times * target, axis=0) - dot(excess / sums, ratio * times), loads
+    )
+    descent = jnp.where(levels, barrier - slope * safe, 0)
     normal = jnp.where(levels, safe, 0)
-    share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
-    theta = (left + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
-    of_room = _room(times, loads, share, theta)
-    bound = jnp.where(
-        levels, barrier / safe - state.bound - state.bound / safe * share, 0
+    share = jnp.where(levels, _solve_across(hessian, descent, normal) * safe, 0)
+    theta = (excess + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
+    of_room = program.rooms(share, theta)
+    share_multipliers = (
+        barrier / safe
+        - state.share_multipliers
+        - state.share_multipliers / safe * share
     )
-    row = aim - state.row - ratio * of_room
-    return state._replace(share=share, theta=theta, row=row, bound=bound), of_room
+    step = state._replace(
+        share=share,
+        theta=theta,
+        multipliers=target - state.multipliers - ratio * of_room,
+        share_multipliers=jnp.where(levels, share_multipliers, 0),
+    )
+    return step, of_room
+
+
+def _load_hessian(times: Array, ratio: Array, sums: Array) -> Array:
+    """The Hessian in y with the θ_s eliminated, `[N, N]`.
+
+    Each row adds ΣD times the covariance of the vectors T_n e_n with the weights
+    D / ΣD. Nearly all weight is on one of them in the end: covariances are taken from
+    that one, v = T_k e_k, for differences of large sums would be left with nothing
+    else. With a = Σ_{n≠k} D_n (T_n e_n - v), a row adds
+
+        Σ_{n≠k} D_n (T_n e_n - v)(T_n e_n - v)ᵀ - a aᵀ / ΣD.
+    """
+    heaviest = jax.nn.one_hot(
+        jnp.argmax(ratio, axis=1), times.shape[1], dtype=ratio.dtype
+    )
+    light = ratio * (1 - heaviest)
+    light_sum = jnp.sum(light, axis=1)
+    heaviest = heaviest * times
+    light_times = light * times
+    cross = dot(light_times.T, heaviest)
+    mean = (light_times - light_sum[:, None] * heaviest) / jnp.sqrt(sums)[:, None]
+    squares = light_times * times + light_sum[:, None] * heaviest**2
+    return jnp.diag(jnp.sum(squares, axis=0)) - cross - cross.T - dot(mean.T, mean)

@@ -36,8 +36,7 @@ LEFT_OUT = 1e-9
 
 
 class Paths(NamedTuple):
-    """Of thresholds the probability that some level fails, and by level n those of the
-    paths to it.
+    """The probability that some level fails, and by level n those of the paths to it.
 
     Attributes:
       probability: P(some level fails).
@@ -51,16 +50,19 @@ class Paths(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How the count is followed from the highest level down; by level but for the last
-    three.
+    """How the count is followed, from the highest level that counts to the lowest.
 
-    Attributes:
+    A stretch leads from one level that counts to the next one below it, past levels
+    that do not. Arrivals on it are spread evenly over its levels: the count needs no
+    more of what lies between.
+
+    Attributes, by level but for the last three:
       counts: whether the level counts.
       window: the first count of its window.
-      rate: of arrivals in a part of the way from the level above it.
-      parts: of that way.
-      passed: the levels on that way.
-      first, last: the levels that count, from the highest on.
+      rate: expected arrivals in a part of the way from the level above it.
+      parts: of that way, each short enough for `_TERMS`.
+      passed: the levels of its stretch.
+      first, last: the highest and the lowest level that count.
       hopeless: whether no path gets through.
     """
 
@@ -78,15 +80,17 @@ class _Way(NamedTuple):
         return jnp.where(self.hopeless, 0, self.first - self.last)
 
     def place(self) -> np.ndarray:
-        """Of the counts in a window: as wide as the widest."""
+        """The places in a window: as many for all as the widest needs."""
         width = 2 * (_DEVIATIONS * math.sqrt(self.window.size / 4 + 1) + _MARGIN) + 8
         return np.arange(16 * math.ceil(width / 16))  # whole vectors
 
+    def counts_at(self, level: Array) -> Array:
+        """The counts in a level's window."""
+        return self.window[level] + self.place()
+
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
-    """For Λ at the thresholds, `[..., N]`, slowest level first, as in
-    `crossing_probability`.
-    """
+    """Paths by Λ at the thresholds, `[..., N]`, as in `crossing_probability`."""
     workers = jnp.asarray(num_workers, int)
     rows = hazard.reshape(-1, hazard.shape[-1])
     paths = jax.lax.map(lambda row: _paths(row, workers), rows)
@@ -129,57 +133,30 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
 
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
-    """The way past levels that tie with a later one or hardly ever fail, in equal
-    parts.
-    """
-    size = hazard.size
-    dtype = hazard.dtype
-    level = np.arange(size)
-    total = workers.astype(dtype)
-    later = jnp.concatenate([jnp.full(1, jnp.inf, dtype), hazard[:-1]])
-    in_use = (hazard < later) & (level < workers)
-    # Chernoff's bound for more than n of N above a threshold.
-    share = jnp.minimum((level + 1) / total, 1)
-    safe_above = jnp.where(above > 0, above, 1)
-    safe_below = jnp.where(below > 0, below, 1)
-    safe_early = jnp.where(share < 1, 1 - share, 1)
-    failing = share * jnp.log(share / safe_above)
-    holding = (1 - share) * jnp.log(safe_early / safe_below)
-    exponent = total * (failing + holding)
-    negligible = 30.0  # in log P
-    rare = ((share > above) & (exponent > negligible)) | (above <= 0)
-    # Of the slowest a failure is never rare beside the others.
-    counts = in_use & (~rare | (level < 8))
-    # So surely fewer than N-n are early that no path is left.
-    hopeless = jnp.any(
-        in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible)))
-    )
+    """The way past levels that tie with a later one or hardly ever fail."""
+    level = np.arange(hazard.size)
+    total = workers.astype(hazard.dtype)
+    counts, hopeless = _levels_that_count(hazard, below, above, workers)
     first = jnp.max(jnp.where(counts, level, 0))
     last = jnp.min(jnp.where(counts, level, first))
-    low = jnp.maximum(jax.lax.cummax(jnp.where(counts, level, -1)), last)
-    high = jnp.minimum(
-        jax.lax.cummin(jnp.where(counts, level, size), reverse=True), first
-    )
-    above_it = jnp.append(high[1:], first)  # the next level that counts, above level n
+    # Of the levels that count the nearest: at or below each, at or above it, above it.
+    low = jax.lax.cummax(jnp.where(counts, level, last))
+    high = jax.lax.cummin(jnp.where(counts, level, first), reverse=True)
+    higher = jnp.append(high[1:], first)
     on_the_way = (level < first) & (level >= last)
-    passed = jnp.where(on_the_way, jnp.maximum(above_it - low, 1), 1)
-    step = jnp.where(
-        below[low] > 0.5, above[above_it] - above[low], below[low] - below[above_it]
+    passed = jnp.where(on_the_way, jnp.maximum(higher - low, 1), 1)
+    # P(θ_higher < T ≤ θ_low), on the side without cancellation.
+    stretch = jnp.where(
+        below[low] > 0.5, above[higher] - above[low], below[low] - below[higher]
     )
-    rate = jnp.where(on_the_way, total * jnp.maximum(step, 0) / passed, 0)
+    rate = jnp.where(on_the_way, total * jnp.maximum(stretch, 0) / passed, 0)
     part = (level - low) / jnp.maximum(high - low, 1)
     chance = jnp.clip(below[low] + (below[high] - below[low]) * part, 0, 1)
-    mean = total * chance
-    deviation = jnp.sqrt(total * chance * (1 - chance))
-    window = jnp.floor(jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)).astype(
-        int
-    )
-    window = jax.lax.cummax(jnp.where(level <= first, window, 0), reverse=True)
     # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
     parts = jnp.maximum(jnp.ceil(rate / 2.5), 1).astype(int)
     return _Way(
         counts=counts,
-        window=window,
+        window=_windows(chance, total, first),
         rate=rate / parts,
         parts=parts,
         passed=passed,
@@ -189,10 +166,57 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     )
 
 
-def _moved(way: _Way, level: Array, part: Array) -> Array:
+def _levels_that_count(
+    hazard: Array, below: Array, above: Array, workers: Array
+) -> tuple[Array, Array]:
+    """The levels that may well fail first, and whether one surely fails.
+
+    Level n fails where a share of more than q = (n+1)/N workers is above θ_n. With p
+    the probability of each to be there, Chernoff's bound of a share q is
+
+        exp(-N (q log(q/p) + (1-q) log((1-q)/(1-p)))).
+    """
+    dtype = hazard.dtype
+    level = np.arange(hazard.size)
+    total = workers.astype(dtype)
+    # A level that ties with the one before it asks for less at the same time.
+    later = jnp.concatenate([jnp.full(1, jnp.inf, dtype), hazard[:-1]])
+    in_use = (hazard < later) & (level < workers)
+    share = jnp.minimum((level + 1) / total, 1)
+    safe_above = jnp.where(above > 0, above, 1)
+    safe_below = jnp.where(below > 0, below, 1)
+    safe_rest = jnp.where(share < 1, 1 - share, 1)
+    late = share * jnp.log(share / safe_above)
+    early = (1 - share) * jnp.log(safe_rest / safe_below)
+    exponent = total * (late + early)
+    negligible = 30.0  # in log P
+    rare = ((share > above) & (exponent > negligible)) | (above <= 0)
+    # A failure of one of the lowest levels is never rare beside those of the others.
+    counts = in_use & (~rare | (level < 8))
+    # So surely fewer than N-n are early that no path is left.
+    hopeless = jnp.any(
+        in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible)))
+    )
+    return counts, hopeless
+
+
+def _windows(chance: Array, total: Array, first: Array) -> Array:
+    """The first count of each window, some deviations below the mean count.
+
+    Windows only move up from the highest level to the lowest, as the count does.
+    """
+    mean = total * chance
+    deviation = jnp.sqrt(total * chance * (1 - chance))
+    lowest = jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)
+    window = jnp.floor(lowest).astype(int)
+    window = jnp.where(np.arange(chance.size) <= first, window, 0)
+    return jax.lax.cummax(window, reverse=True)
+
+
+def _shift(way: _Way, level: Array, part: Array) -> Array:
     """How far the window moves in this part of the way to a level."""
-    before = way.window[jnp.minimum(level + 1, way.window.size - 1)]
-    shift = way.window[level] - before
+    higher = way.window[jnp.minimum(level + 1, way.window.size - 1)]
+    shift = way.window[level] - higher
     parts = way.parts[level]
     return jnp.clip((shift * (part + 1)) // parts - (shift * part) // parts, 0, _TERMS)
 
@@ -204,7 +228,7 @@ def _weighed(padded: Array, start: Array, terms: Array, width: int) -> Array:
 
 
 def _entry(row: Array, index: Array, counts: Array) -> Array:
-    """The row's entry at `index`, or 0 for a level that does not count."""
+    """The row's entry at `index`; 0 outside it, and for a level that does not count."""
     inside = counts & (index >= 0) & (index < row.size)
     return jnp.where(inside, row[jnp.clip(index, 0, row.size - 1)], 0)
 
@@ -212,58 +236,73 @@ def _entry(row: Array, index: Array, counts: Array) -> Array:
 def _forward(
     way: _Way, terms: Array, below: Array, above: Array, workers: Array
 ) -> tuple[Array, Array]:
-    """By level the paths one short of it, and all that fail, as weights of the Poisson
-    process.
+    """By level the paths one worker short of it, and the sum of all that fail.
 
-    `terms` from the last one on.
+    A row has the weights of the paths by their count at a level, which have not failed
+    before. At each level those short of it fail; what holds is convolved with the
+    arrivals on the way to the next level below. Weights are those of the Poisson
+    process. `terms` from the last one on.
     """
     size = below.size
     dtype = below.dtype
-    place = way.place()
     total = workers.astype(dtype)
 
-    def note(
+    def add_failures(
         level: Array, row: Array, arrive: Array, failed: Array
     ) -> tuple[Array, Array]:
-        """Failures at a level; past others more than one worker may be missing."""
-        short = workers - level - 1
-        arriving = _entry(row, short - way.window[level], way.counts[level])
-
-        def all_short() -> Array:
-            count = way.window[level] + place
-            weight = _poisson(workers - count, total * above[level], size)
-            return jnp.sum(jnp.where(count <= short, row * weight, 0))
-
-        def one_short() -> Array:
-            return arriving * _poisson(level + 1, total * above[level], size)
-
-        many_short = (way.passed[level] > 1) | (level == way.first)
-        fails = jax.lax.cond(many_short, all_short, one_short)
-        return arrive.at[level].set(arriving), failed + jnp.where(
-            way.counts[level], fails, 0
-        )
+        one_short = workers - level - 1
+        arriving = _entry(row, one_short - way.window[level], way.counts[level])
+        fails = _failures(way, level, row, arriving, above, workers)
+        failed = failed + jnp.where(way.counts[level], fails, 0)
+        return arrive.at[level].set(arriving), failed
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        row, *noted = carry
+        row, *sums = carry
         level = way.first - 1 - i
-        kept = ~way.counts[level + 1] | (
-            way.window[level + 1] + place >= workers - level - 1
+        holds = ~way.counts[level + 1] | (
+            way.counts_at(level + 1) >= workers - level - 1
         )
 
         def move(part: Array, row: Array) -> Array:
             padded = jnp.pad(row, (_TERMS - 1, _TERMS))
-            return _weighed(padded, _moved(way, level, part), terms[level], place.size)
+            return _weighed(padded, _shift(way, level, part), terms[level], row.size)
 
-        row = jax.lax.fori_loop(0, way.parts[level], move, jnp.where(kept, row, 0))
-        return row, *note(level, row, *noted)
+        row = jax.lax.fori_loop(0, way.parts[level], move, jnp.where(holds, row, 0))
+        return row, *add_failures(level, row, *sums)
 
-    row = _poisson(way.window[way.first] + place, total * below[way.first], size)
-    noted = note(way.first, row, jnp.zeros(size, dtype), jnp.zeros((), dtype))
-    return jax.lax.fori_loop(0, way.length, step, (row, *noted))[1:]
+    row = _poisson(way.counts_at(way.first), total * below[way.first], size)
+    sums = add_failures(way.first, row, jnp.zeros(size, dtype), jnp.zeros((), dtype))
+    return jax.lax.fori_loop(0, way.length, step, (row, *sums))[1:]
+
+
+def _failures(
+    way: _Way, level: Array, row: Array, arriving: Array, above: Array, workers: Array
+) -> Array:
+    """The paths of the row that fail at a level, with all their later arrivals.
+
+    If the level above counts, no path that held there is short by more than one worker:
+    those are the `arriving`. Past levels that do not count, more may be missing.
+    """
+    total = workers.astype(row.dtype)
+
+    def any_short() -> Array:
+        count = way.counts_at(level)
+        later = _poisson(workers - count, total * above[level], above.size)
+        return jnp.sum(jnp.where(count <= workers - level - 1, row * later, 0))
+
+    def one_short() -> Array:
+        return arriving * _poisson(level + 1, total * above[level], above.size)
+
+    many_short = (way.passed[level] > 1) | (level == way.first)
+    return jax.lax.cond(many_short, any_short, one_short)
 
 
 def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
-    """By level the paths that are on it and hold from there on."""
+    """By level the paths that are on it, with C = N-n, and hold from there on.
+
+    A row has, by the count at a level, the probability that it and all later levels
+    hold. It is followed from the lowest level up.
+    """
     size = above.size
     place = way.place()
 
@@ -274,16 +313,16 @@ def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
 
         def move(part: Array, row: Array) -> Array:
             padded = jnp.pad(row, (_TERMS, _TERMS - 1))
-            start = _TERMS - _moved(way, level - 1, last_part - part)
+            start = _TERMS - _shift(way, level - 1, last_part - part)
             return _weighed(padded, start, terms[level - 1], place.size)
 
         row = jax.lax.fori_loop(0, last_part + 1, move, row)
-        first_kept = workers - level - way.window[level]
-        row = jnp.where(~way.counts[level] | (place >= first_kept), row, 0)
-        return row, leave.at[level].set(_entry(row, first_kept, way.counts[level]))
+        on_level = workers - level - way.window[level]
+        row = jnp.where(~way.counts[level] | (place >= on_level), row, 0)
+        return row, leave.at[level].set(_entry(row, on_level, way.counts[level]))
 
     rate = workers * above[way.last]
-    count = way.window[way.last] + place
+    count = way.counts_at(way.last)
     row = jnp.where(
         count >= workers - way.last, _poisson(workers - count, rate, size), 0
     )

@@ -26,9 +26,7 @@ _LONGEST_OF_PANELS = {8: 640.0, 4: 40.0}
 
 
 class Expectation(NamedTuple):
-    """`value` of an expectation and an estimate of the absolute `error` of its
-    quadrature.
-    """
+    """`value` of an expectation and the estimated absolute `error` of its rule."""
 
     value: Array
     error: Array
@@ -80,9 +78,7 @@ class Tail(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Panels for Gauss's rules, from `start` on: `left` ends and sizes, `[P]`; perhaps
-    a `tail`.
-    """
+    """Panels for Gauss's rules from `start` on: `left` ends, sizes, maybe a `tail`."""
 
     start: Array
     left: Array
@@ -202,9 +198,7 @@ def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late, and an estimate of its error, from P(late) at the times,
-    `[K]`.
-    """
+    """start + Σ weight · late, and its error, from P(late) at the times, `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest = jnp.sum(term, axis=1)
     if nodes.panels:
@@ -223,24 +217,41 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
 
 
 class _Layout(NamedTuple):
-    """Where the mass of P(max > t) lies, in u = log((t - start) / centre).
+    """Where the mass of ∫ P(max > t) dt lies, in u = log((t - start) / centre).
+
+    With t = start + centre · e^u it is centre ∫ e^u P(max > t) du: the mass at u is
+    e^u P(max > t).
 
     Attributes:
-      moved: where most of the mean lies, or 0 if that is near.
+      heaviest: the u of the greatest mass, or 0 if the nodes about the centre see it.
       width: of the middle of the distribution.
-      end: from where on there is nothing left.
-      beyond: the integral from there on, over the centre.
-      reach: the last three u at which the bound was looked at.
-      log_mass: the log of the bound's mass at these.
+      end: the u from which on there is nothing left, or the longest.
+      mass_beyond: the integral from the longest u on, over the centre.
+      last_reach: the last three u at which the bound was looked at.
+      last_log_mass: the log of the bound's mass at these.
     """
 
     centre: Array
-    moved: Array
+    heaviest: Array
     width: Array
     end: Array
-    beyond: Array
-    reach: Array
+    mass_beyond: Array
+    last_reach: Array
+    last_log_mass: Array
+
+
+class _Looks(NamedTuple):
+    """What the looks at a bound so far have told.
+
+    Attributes:
+      number: of the looks.
+      log_mass: the log of the bound's mass at the reaches of the first look.
+      heaviest: the u of the greatest mass.
+    """
+
+    number: Array
     log_mass: Array
+    heaviest: Array
 
 
 def _layout(
@@ -254,80 +265,100 @@ def _layout(
     `hazard_at` some times has Λ of all levels.
     """
     start = peaks[0]
-    dtype = peaks.dtype
-    size = choices.size - 1
     finfo = jnp.finfo(peaks.dtype)
     # An excess over the start far below the rounding of the start is none.
     least = jnp.maximum(1e-3 * finfo.eps * start, 1e3 * finfo.tiny)
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    step = 1.35  # the factor from one look at the bound to the next
-    reach = np.append(
-        0.0, longest[dtype.itemsize] * step ** np.arange(-22.0, 1.0)
-    ).astype(dtype)
+    factor = 1.35  # from one reach to the next
+    longest_reach = longest[peaks.dtype.itemsize]
+    reaches = np.append(0.0, longest_reach * factor ** np.arange(-22.0, 1.0))
+    reaches = reaches.astype(peaks.dtype)
 
-    def log_mass_at(reach: Array) -> Array:
-        hazard = hazard_at(start + centre * jnp.exp(reach))
-        log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
-        return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
+    def log_mass_at(u: Array) -> Array:
+        """The log of the mass at u, with the greatest term of the bound for its sum."""
+        order = np.arange(1, choices.size, dtype=peaks.dtype)  # n + 1
+        log_late = choices[1:] - order * hazard_at(start + centre * jnp.exp(u))
+        return u + jnp.minimum(jnp.max(log_late, axis=-1), 0)
 
-    close = np.tile(np.linspace(1 / step, step, reach.size // 2), 2).astype(dtype)
-
-    def look(s: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """Everywhere at first, then where the bound may be greatest among times close
-        to that.
-        """
-        looks, log_mass, heaviest = s
-        first = looks == 0
-        reach_now = jnp.where(first, reach, close * heaviest)
-        log_mass_now = log_mass_at(reach_now)
-        return (
-            looks + 1,
-            jnp.where(first, log_mass_now, log_mass),
-            reach_now[jnp.argmax(log_mass_now)],
-        )
-
-    # One loop, so that hazards are compiled once. Nearer by, the first look is as good,
-    # and steady while a load changes a little.
-    begin = jnp.asarray(0), jnp.zeros(reach.size, dtype), jnp.asarray(jnp.inf, dtype)
-    _, log_mass, heaviest = jax.lax.while_loop(
-        lambda s: (s[0] < 2) & (s[2] > 20), look, begin
-    )
-    far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
-    open_ = log_mass > np.log(finfo.eps / 8)
-    # The first reach from which on all are closed, or the longest.
-    end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
-    # A power law from there on, which has no end where it does not fall.
-    falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
-    power_tail = jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1)
-    beyond = jnp.where(open_[-1], jnp.where(falling > 0, power_tail, jnp.inf), 0)
+    looks = _look(log_mass_at, reaches, factor)
+    log_mass = looks.log_mass
+    far = looks.heaviest > 2 * width  # up to there the rule's nodes are dense enough
+    end, mass_beyond = _end_of(reaches, log_mass)
     return _Layout(
         centre=centre,
-        moved=jnp.where(far, heaviest, 0),
+        heaviest=jnp.where(far, looks.heaviest, 0),
         width=jnp.where(far, jnp.maximum(width, 1), width),
         end=end,
-        beyond=beyond,
-        reach=jnp.asarray(reach[-3:]),
-        log_mass=log_mass[-3:],
+        mass_beyond=mass_beyond,
+        last_reach=jnp.asarray(reaches[-3:]),
+        last_log_mass=log_mass[-3:],
     )
 
 
-def _tail_of(of: _Layout) -> Tail:
-    """The tail beyond the longest reach, where the bound is P(the lowest level in use
-    is late).
+def _look(
+    log_mass_at: Callable[[Array], Array], reaches: np.ndarray, factor: float
+) -> _Looks:
+    """Look at the mass everywhere, then less than a factor from where it is greatest.
+
+    In one loop, so that hazards are compiled once. Nearer by than u = 20 the first look
+    is as good, and steady while a load changes a little.
     """
-    late = of.log_mass[-1]
-    fall_before, fall_after = -jnp.diff(of.log_mass) / jnp.diff(of.reach)
-    back = of.reach[2] - of.reach[0]
-    fall = (of.log_mass[0] - late) / back
-    open_ = of.beyond > 0
+    dtype = reaches.dtype
+    near = np.linspace(1 / factor, factor, reaches.size // 2)
+    close = np.tile(near, 2).astype(dtype)
+
+    def look(looks: _Looks) -> _Looks:
+        first = looks.number == 0
+        u = jnp.where(first, reaches, close * looks.heaviest)
+        log_mass = log_mass_at(u)
+        return _Looks(
+            number=looks.number + 1,
+            log_mass=jnp.where(first, log_mass, looks.log_mass),
+            heaviest=u[jnp.argmax(log_mass)],
+        )
+
+    def go_on(looks: _Looks) -> Array:
+        return (looks.number == 0) | ((looks.number == 1) & (looks.heaviest > 20))
+
+    unseen = _Looks(
+        number=jnp.asarray(0),
+        log_mass=jnp.zeros(reaches.size, dtype),
+        heaviest=jnp.zeros((), dtype),
+    )
+    return jax.lax.while_loop(go_on, look, unseen)
+
+
+def _end_of(reaches: np.ndarray, log_mass: Array) -> tuple[Array, Array]:
+    """The reach from which on nothing is left, or the longest, and what lies beyond.
+
+    If mass is left at the longest, it goes on as a power law, e^(-fall u), whose
+    integral is the mass over the fall; infinite where it does not fall.
+    """
+    open_ = log_mass > np.log(jnp.finfo(log_mass.dtype).eps / 8)
+    following = np.append(reaches[1:], reaches[-1])
+    end = jnp.max(jnp.where(open_, following, reaches[1]))
+    fall = (log_mass[-2] - log_mass[-1]) / (reaches[-1] - reaches[-2])
+    of_power = jnp.exp(log_mass[-1]) / jnp.where(fall > 0, fall, 1)
+    return end, jnp.where(open_[-1], jnp.where(fall > 0, of_power, jnp.inf), 0)
+
+
+def _tail_of(layout: _Layout) -> Tail:
+    """The tail beyond the longest reach, of the lowest level in use alone."""
+    late = layout.last_log_mass[-1]
+    fall_before, fall_after = -jnp.diff(layout.last_log_mass) / jnp.diff(
+        layout.last_reach
+    )
+    back = layout.last_reach[2] - layout.last_reach[0]
+    fall = (layout.last_log_mass[0] - late) / back
+    open_ = layout.mass_beyond > 0
     falling = fall > 0
     safe = jnp.where(falling, fall, 1)
     # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much
     # as one expects.
     change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
-    doubt = jnp.where(falling, of.centre * jnp.exp(late) / safe * change, jnp.inf)
-    end = of.centre * jnp.exp(of.reach[2])
+    doubt = jnp.where(falling, layout.centre * jnp.exp(late) / safe * change, jnp.inf)
+    end = layout.centre * jnp.exp(layout.last_reach[2])
     return Tail(
         end=end,
         back=back,
@@ -364,28 +395,28 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> L
     and a high one. The centre is the typical maximum, unless its mean lies far beyond
     it, as where few workers are late at all.
     """
-    of = _layout(peaks, hazard_at, choices)
+    layout = _layout(peaks, hazard_at, choices)
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it
     # may lie too far by a third, for the bound was looked at in such steps.
-    left = of.moved / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(peaks.dtype)
-    ends = jnp.stack([left, of.end - of.moved]) / of.width
+    left = layout.heaviest / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(
+        peaks.dtype
+    )
+    ends = jnp.stack([left, layout.end - layout.heaviest]) / layout.width
     # The inverse of sinh, of what is not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
-    centre = of.centre * jnp.exp(of.moved)
+    centre = layout.centre * jnp.exp(layout.heaviest)
     return Line(
         start=peaks[0],
         centre=centre,
-        width=of.width,
+        width=layout.width,
         low=-left,
         high=right,
-        beyond=of.centre * of.beyond,
+        beyond=layout.centre * layout.mass_beyond,
     )
 
 
 def raised(peaks: Array, scale: Array) -> Array:
-    """The `peaks`, none so near to the start that the `scale` of the times is out of
-    reach.
-    """
+    """The `peaks`, none nearer to the start than the `scale` of times allows."""
     start = peaks[0]
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
     least = start + jnp.where(np.arange(4) > 0, nearest * (scale - start), 0)
@@ -409,19 +440,17 @@ def panels(
     hazard_at: Callable[[Array], Array],
     choices: Array,
 ) -> Panels:
-    """Panels by the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time,
-    if any.
-    """
+    """Panels by the `peaks`, the kinks' `images`, `[K]`, and a `last` time, if any."""
     start, low, middle, high = peaks
     dtype = peaks.dtype
     beyond = jnp.zeros(0, dtype)
     spread = np.array([0, 0.5, 1, 2, 4, 8, 16, 32], dtype)
     tail = None
     if last is None:
-        of = _layout(peaks, hazard_at, choices, _LONGEST_OF_PANELS)
-        tail = jax.lax.stop_gradient(_tail_of(of))
+        layout = _layout(peaks, hazard_at, choices, _LONGEST_OF_PANELS)
+        tail = jax.lax.stop_gradient(_tail_of(layout))
         beyond = jax.lax.stop_gradient(
-            start + of.centre * jnp.exp(_tail(of.moved, of.end))
+            start + layout.centre * jnp.exp(_tail_ends(layout.heaviest, layout.end))
         )
         last = beyond[-1]
         spread = spread[:5]
@@ -437,7 +466,7 @@ def panels(
     return Panels(start, edges[:-1], jnp.diff(edges), tail)
 
 
-def _tail(moved: Array, end: Array) -> Array:
+def _tail_ends(heaviest: Array, end: Array) -> Array:
     """Ends of 20 panels in log time, from the centre on: alike within a unit, then ever
     longer.
 
@@ -449,24 +478,20 @@ def _tail(moved: Array, end: Array) -> Array:
     before = share[share < part] / part
     after = (share[share >= part] - part) / (1 - part)
     far = jnp.concatenate(
-        [moved * before, moved + jnp.sinh(after * jnp.arcsinh(end - moved))]
+        [heaviest * before, heaviest + jnp.sinh(after * jnp.arcsinh(end - heaviest))]
     )
-    return jnp.where(moved > 0, far, jnp.sinh(share * jnp.arcsinh(end)))
+    return jnp.where(heaviest > 0, far, jnp.sinh(share * jnp.arcsinh(end)))
 
 
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
-    """Whether a panel of a distribution without an end is longer than its way from the
-    start.
-    """
+    """Whether a panel without an end is longer than its way from the start."""
     return (left > start) & (size > left - start) & (not ends)
 
 
 def in_panel(
     ends: bool, start: Array, left: Array, size: Array, share: Array
 ) -> tuple[Array, Array]:
-    """The time at a share of the way through a panel, and its slope; logarithmic in
-    wide ones.
-    """
+    """The time at a share of a panel, and its slope; logarithmic in wide ones."""
     t = left + size * share
     slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:

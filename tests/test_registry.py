@@ -20,7 +20,7 @@ from bcgc_jax._pytree import working_dtype
 from bcgc_jax.exact.order_statistics import simulate_max
 from bcgc_jax.measured.likelihood import FAMILIES, Sample
 from bcgc_jax.plans.marks import marks_of
-from bcgc_jax.solvers import large_n
+from bcgc_jax.solvers import smooth_model
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES
@@ -171,11 +171,13 @@ def test_a_tpu_would_be_seen_to_lack_something():
 def test_products_of_what_runs_on_the_host_are_in_full_precision():
     def of_many(v: Any) -> Any:
         law, load, samples = LAWS["Uniform"](v), row(v, *range(1, 65)), jnp.arange(64)
-        sums = large_n._sums(
+        sums = smooth_model.sums_of_piece(
             law, marks_of(law, load, 64), load, samples, jnp.array(1), jnp.array(0)
         )
         slope, rows = sums[2][0], sums[3]
-        return large_n._direction(jnp.eye(64), samples, load, slope, load, v, v, rows)
+        return smooth_model.newton_direction(
+            jnp.eye(64), samples, load, slope, load, v, v, rows
+        )
 
     code = bcgc.coding.gradient_code(KEY, 4, 1)
 

@@ -6,22 +6,13 @@ that is logarithmic from either end, and a column for each level there: some two
 unknowns for any N. Value, slopes and certificate, over all levels, are exact
 (`windows`).
 
-Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k}
-K_jk (v_j - v_k)², where K_jk has the probability G_jk that a path on level j first
-fails at level k; the larger of two answers:
+Only the Hessian, which says where to go, is a model (`smooth_model`). A step leaves a
+tenth to a third of the error. Distributions with density at or near 0, or with far
+lumps, need steps that are cut, and may end with a gap that says so.
 
-- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's,
-  Pois(k-j-1; λ_jk) / (k-j); for the curvature of the boundary c, of a Brownian motion
-  in time τ = N b, the excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E
-  e dτ + …) times as much (Girsanov);
-- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level
-  fails), with V_k that level k is the first to fail and R_j that none does after level
-  j. Of the highest level nearly all paths are such.
-
-Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff,
-come out exact, and a step leaves a tenth to a third of the error. Distributions with
-density at or near 0, or with far lumps, need steps that are cut, and may end with a gap
-that says so.
+The search is a loop of NumPy's on the host. What takes long are programs of
+`smooth_model`: sums over some nodes at a time, which threads run side by side, and
+Newton's direction.
 """
 
 import concurrent.futures
@@ -39,31 +30,23 @@ from jax import Array
 from bcgc_jax._pytree import at_hand, concrete
 from bcgc_jax.distributions import Distribution, HazardSpline
 from bcgc_jax.exact.crossing import MANY
-from bcgc_jax.exact.linear_algebra import dot, solve_positive
-from bcgc_jax.exact.order_statistics import typical_hazards
 from bcgc_jax.exact.quadrature import rule_error
-from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
+from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.marks import (
-    Marks,
-    homogeneous_slope,
-    marks_of,
-    search_rule,
-    threshold_hazard,
-)
+from bcgc_jax.plans.marks import Marks, homogeneous_slope, marks_of, search_rule
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.descent import SUFFICIENT
-from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
+from bcgc_jax.solvers.expected_maximum import NUM_NODES
 from bcgc_jax.solvers.newton import FINEST, next_barrier, step_length
-from bcgc_jax.solvers.optimal import first_shares, least_gap
+from bcgc_jax.solvers.optimal import least_gap
 from bcgc_jax.solvers.search import Optimum
+from bcgc_jax.solvers.smooth_model import (
+    NODES_AT_A_TIME,
+    first_partition,
+    newton_direction,
+    sums_of_piece,
+)
 
-# Nodes at a time, for each of the machine's cores.
-_NODES_AT_A_TIME = 16
-# The second cumulant of an excursion's area over the first, squared. For a parabola it
-# is 0.03; of 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N =
-# 10,000 ends 8 % above the optimum.
-_SECOND_CUMULANT = 0.02
 # Levels at either end with a column of their own, and the way between two knots of the
 # splines.
 _ENDS, _SPACING = 20, 0.06
@@ -94,9 +77,7 @@ class _Point(NamedTuple):
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether many workers, known before tracing, have one distribution without
-    atoms.
-    """
+    """Whether many workers, known before tracing, have one atomless distribution."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration = iteration_of(problem)
@@ -107,9 +88,7 @@ def is_of_many(problem: Problem) -> bool:
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: with density near 0, or of a
-    trace's knots.
-    """
+    """Whether smooth steps end above a gap of 1e-5: density near 0, or knots."""
     if isinstance(law, HazardSpline):
         return True
     early = jnp.asarray(1e-3 * float(law.mean()))
@@ -171,9 +150,7 @@ class _Direction(NamedTuple):
 
 
 class _Search:
-    """Newton's steps along the central path, in multiples of the columns, by the rule
-    `refine`.
-    """
+    """Newton's steps along the central path, in the columns, by the rule `refine`."""
 
     def __init__(self, law: Distribution, unit_load: Array, refine: int) -> None:
         self.columns, samples = _basis(unit_load.size)
@@ -182,12 +159,10 @@ class _Search:
         self._evaluate = functools.partial(_evaluate, law, marks, self._on_device[1])
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
-        self.begin(np.asarray(_first(law, unit_load), float), refine)
+        self.begin(np.asarray(first_partition(law, unit_load), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
-        """Go on from x by this rule, with the multipliers of the barrier and f(x) as
-        the unit.
-        """
+        """Go on from x by this rule: f(x) is the unit, multipliers the barrier's."""
         self.refine = refine
         self.point = self._evaluate(x, refine)
         self.best = self.point
@@ -197,9 +172,7 @@ class _Search:
         self.since = 0
 
     def run(self, tolerance: float, max_steps: int) -> bool:
-        """Step until the gap is small, or steps help no more; return whether they do
-        not.
-        """
+        """Step until the gap is small, or steps help no more; return the latter."""
         while True:
             best = self.best
             # Close to the optimum what three steps leave is what the splines cannot
@@ -253,7 +226,7 @@ class _Search:
     def _newton(self) -> _Direction:
         point = self.point
         slope = point.slope / self.unit
-        step, descent = _direction(
+        step, descent = newton_direction(
             *self._on_device,
             point.x,
             slope,
@@ -303,42 +276,19 @@ def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@jax.jit
-def _first(law: Distribution, unit_load: Array) -> Array:
-    """Shares at which all levels end at about one time, at 1.5 deviations above the
-    mean.
-    """
-    (hazard,) = typical_hazards(unit_load, unit_load.size, (1.5,))
-    return first_shares(unit_load > 0, law.inverse_cumulative_hazard(hazard), 0.001)
-
-
 def _evaluate(
     law: Distribution, marks: Marks, samples: Array, x: np.ndarray, refine: int
 ) -> _Point:
-    size = x.size
+    """f and its slope at x, by the rule `refine` times as fine and two coarser ones."""
     dtype = marks.times.dtype
     total = float(x.sum())
-    level = np.arange(1, size + 1)
+    level = np.arange(1, x.size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
-    nodes = refine * _rule_size(law, marks, load)
-
-    def sums(number: int) -> tuple[Any, ...]:
-        # A thread does not know what its caller has set for its own.
-        with jax.enable_x64(dtype == jnp.float64):
-            return _sums(law, marks, load, samples, refine, number)
-
-    by_piece = _in_threads(sums, math.ceil(nodes / _NODES_AT_A_TIME))
-    starts, values, slopes, rows = zip(*by_piece, strict=True)
-    value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
+    value, slopes, rows = _sums(law, marks, samples, load, refine)
     slopes_in_x = []
-    for of_rule, slope in zip(value, sum(slopes), strict=False):
-        in_load = np.asarray(_slope(of_rule, jnp.asarray(slope), load, size), float)
+    for of_rule, slope in zip(value, slopes, strict=False):
+        in_load = np.asarray(_slope(of_rule, jnp.asarray(slope), load, x.size), float)
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
-    # The model makes do with as many nodes as the coarsest rule has.
-    coarse_nodes = slice(0, nodes, refine)
-    hazard, arrive, leave, apart = (
-        np.concatenate(a)[coarse_nodes] for a in zip(*rows, strict=True)
-    )
     least = [float(s.min()) for s in slopes_in_x]
     *by_rule, left_out = value.tolist()
     error = LEFT_OUT * by_rule[0]
@@ -356,8 +306,34 @@ def _evaluate(
         slope=slopes_in_x[0],
         least=least[0] - extra_doubt,
         gap=1 - least[0] * total / by_rule[0],
-        rows=(hazard, refine * arrive, leave, refine**0.5 * apart),
+        rows=rows,
     )
+
+
+def _sums(
+    law: Distribution, marks: Marks, samples: Array, load: Array, refine: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Values by three rules and what is left out, their slopes, the model's rows.
+
+    Pieces of the nodes are summed by threads. The model makes do with as many nodes as
+    the coarsest rule has.
+    """
+    nodes = refine * _rule_size(law, marks, load)
+
+    def compute(number: int) -> tuple[Any, ...]:
+        # A thread does not know what its caller has set for its own.
+        with jax.enable_x64(load.dtype == jnp.float64):
+            return sums_of_piece(law, marks, load, samples, refine, number)
+
+    by_piece = _in_threads(compute, math.ceil(nodes / NODES_AT_A_TIME))
+    starts, values, slopes, rows = zip(*by_piece, strict=True)
+    value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
+    coarse_nodes = slice(0, nodes, refine)
+    hazard, arrive, leave, apart = (
+        np.concatenate(a)[coarse_nodes] for a in zip(*rows, strict=True)
+    )
+    rows = (hazard, refine * arrive, leave, refine**0.5 * apart)
+    return value, sum(slopes), rows
 
 
 def _rule_size(law: Distribution, marks: Marks, load: Array) -> int:
@@ -378,147 +354,3 @@ def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
             lambda number: jax.block_until_ready(compute(number)), range(1, count)
         )
         return jax.tree.map(np.asarray, [first, *later_results])
-
-
-@jax.jit
-def _sums(
-    law: Distribution,
-    marks: Marks,
-    load: Array,
-    samples: Array,
-    refine: Array,
-    piece: Array,
-) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """The start of the rule, the sums over one piece of its nodes, and the model's rows
-    of them.
-
-    The sums are values of three rules and of what is left out, `[4]`, and slopes,
-    `[3, N]`. The rows are of each node Λ at the model's levels, what arrives at them
-    and leaves, with the density in the logarithm of the load, and what does both, over
-    the root of the probability that none fails.
-    """
-    size = load.size
-    start, beyond, count, nodes = search_rule(law, marks, load, NUM_NODES)
-    index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
-    inside = index < count * refine
-    t, weight = nodes(jnp.where(inside, index, 0), refine)
-    weight = jnp.where(inside, weight, 0)
-    hazard, rate = threshold_hazard(law, load, t, marks.largest)
-    paths = windowed_paths(hazard, size)
-    rules = nested_rules(index, count * refine) * weight
-    left_out = jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
-    value = dot(rules, paths.probability) + left_out
-    density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
-    passing = paths.arrive * paths.leave
-    safe = jnp.where(passing > 0, density, 0)
-    slope = dot(rules[:3], jnp.where(passing > 0, size * passing * safe, 0))
-    local = size * density[:, samples] * load[samples]
-    arrive = paths.arrive[:, samples]
-    arrive = jnp.where(arrive > 0, arrive * local, 0)
-    leave = paths.leave[:, samples]
-    leave = jnp.where(leave > 0, leave * local, 0)
-    no_failure = 1 - paths.probability[:, None]
-    may_hold = no_failure > jnp.finfo(load.dtype).eps ** 0.5
-    sampled = passing[:, samples]
-    apart = jnp.where(may_hold & (sampled > 0), sampled * local, 0)
-    apart = apart * jnp.sqrt(weight[:, None] / jnp.where(may_hold, no_failure, 1))
-    return (
-        start,
-        value,
-        slope,
-        (hazard[:, samples], arrive * weight[:, None], leave, apart),
-    )
-
-
-@jax.jit
-def _direction(
-    columns: Array,
-    samples: Array,
-    x: Array,
-    slope: Array,
-    z: Array,
-    barrier: Array,
-    unit: Array,
-    rows: Any,
-) -> tuple[Array, Array]:
-    """Newton's step ρ in the columns' logarithms, and the slope of the merit along
-    it.
-    """
-    size = x.size
-    level = np.arange(1, size + 1)
-    moved = columns * x[:, None]
-    load = jnp.cumsum(level * x)[samples]
-    response = jnp.cumsum(level[:, None] * moved, axis=0)[samples] / load[:, None]
-    laplacian = _laplacian(samples, size, *rows) / unit
-    mass = jnp.sum(moved, axis=0)
-    total = jnp.sum(x)
-    gradient = dot(moved.T, slope) - mass / total - barrier
-    hessian = (
-        dot(response.T, laplacian, response) + mass[:, None] * mass[None, :] / total**2
-    )
-    hessian = hessian + jnp.diag(z * mass)
-    scale = jnp.sqrt(jnp.diag(hessian))
-    step = (
-        -solve_positive(hessian / (scale[:, None] * scale[None, :]), gradient / scale)
-        / scale
-    )
-    return step, jnp.sum(gradient * step)
-
-
-def _laplacian(
-    samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array
-) -> Array:
-    """The Laplacian of Σ K_jk (v_j - v_k)² over pairs, each level for the levels next
-    to it.
-    """
-    middles = (samples[1:] + samples[:-1]) / 2
-    cells = jnp.diff(
-        jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])])
-    )
-    lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
-    later = lag > 0
-    lag = jnp.maximum(lag, 1)
-    real_lag = lag.astype(hazard.dtype)
-    log_lag = jax.scipy.special.gammaln(real_lag) + jnp.log(real_lag)
-
-    def add(pairs: Array, node: tuple[Array, ...]) -> tuple[Array, None]:
-        hazard, arrive, leave, apart = node
-        below = -jnp.expm1(-hazard)
-        above = jnp.exp(-hazard)
-        by_above = above[:, None] - above[None]
-        by_below = below[None] - below[:, None]
-        share = jnp.where(below[None] > 0.5, by_above, by_below)
-        rate = size * jnp.maximum(share, 1e-30)
-        log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
-        first = jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0))
-        product = arrive[:, None] * leave[None]
-        far = jnp.minimum(apart[:, None] * apart[None], product)
-        return pairs + jnp.where(later, jnp.maximum(first * product, far), 0), None
-
-    zero = jnp.zeros(lag.shape, hazard.dtype)
-    pairs, _ = jax.lax.scan(add, zero, (hazard, arrive, leave, apart))
-    pairs = cells[:, None] * (pairs + pairs.T) * cells[None]
-    return jnp.diag(jnp.sum(pairs, axis=1)) - pairs
-
-
-def _curved(samples: Array, time: Array) -> Array:
-    """log of the first failure over that of a straight boundary, `[j, k]`, at
-    `samples`' levels.
-    """
-    count = -samples[::-1].astype(time.dtype)
-    time = time[::-1]
-    step = jnp.maximum(jnp.diff(time), 1e-12)
-    rise = jnp.diff(count)
-    pace = rise / step
-    energy = jnp.concatenate([jnp.zeros(1, time.dtype), jnp.cumsum(pace * rise)])
-    span = time[None] - time[:, None]
-    safe = jnp.where(span > 0, span, 1)
-    bent = -0.5 * (
-        energy[None] - energy[:, None] - (count[None] - count[:, None]) ** 2 / safe
-    )
-    turn = jnp.pad(jnp.diff(pace), 1)
-    root = jnp.sqrt(jnp.maximum(span, 0))
-    # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
-    area = 4 / np.sqrt(2 * np.pi) * dot(root * turn, root) / jnp.sqrt(safe)
-    ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
-    return jnp.clip(ratio[::-1, ::-1], -30, 30)

@@ -197,7 +197,7 @@ def test_sums_of_many_workers_compile_once_in_the_thread_of_the_caller(monkeypat
         threads.append(threading.current_thread())
         raise InterruptedError
 
-    monkeypatch.setattr(large_n, "_sums", sums)
+    monkeypatch.setattr(large_n, "sums_of_piece", sums)
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 401, 1_000_000)
     with pytest.raises(InterruptedError):
         large_n.optimum_of_many(problem, tolerance=1e-7, max_steps=60)

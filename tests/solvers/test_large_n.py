@@ -13,6 +13,7 @@ from bcgc_jax.measured import smooth_empirical
 from bcgc_jax.solvers import large_n
 from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.smooth_model import laplacian_of_levels
 from tests.problems import padded
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -58,7 +59,8 @@ def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
         np.stack([row])
         for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))
     ]
-    found = jax.jit(large_n._laplacian, static_argnums=1)(np.arange(size), size, *rows)
+    laplacian_of = jax.jit(laplacian_of_levels, static_argnums=1)
+    found = laplacian_of(np.arange(size), size, *rows)
     lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     borel = [
         0.0,

@@ -1,6 +1,4 @@
-"""Distributions of finitely many times: one, two, or measured ones, perhaps with
-start-ups.
-"""
+"""Distributions of finitely many times: one, two, or measured, also with start-ups."""
 
 from collections.abc import Sequence
 

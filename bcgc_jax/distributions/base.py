@@ -35,9 +35,7 @@ class Kinked(NamedTuple):
 
 
 class Atomic(NamedTuple):
-    """T takes the values `times`, `[K]`, ascending, and no other; equal ones may be
-    repeated.
-    """
+    """T takes the values `times`, `[K]`, ascending, perhaps repeated, and no other."""
 
     times: Array
 
@@ -103,9 +101,7 @@ class AnyDistribution:
                 yield name, getattr(self, name), finite, finite == condition
 
     def valid(self) -> Array:
-        """Whether the parameters are possible, which nobody has checked where they are
-        traced.
-        """
+        """Whether the parameters are possible: traced ones were never checked."""
         valid = jnp.asarray(True)
         for _, value, condition, finite in self._conditions():
             valid &= jnp.all(meets(value, condition, finite))
@@ -115,9 +111,7 @@ class AnyDistribution:
         return valid
 
     def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch, which only `jax.vmap`
-        takes.
-        """
+        """Raise ValueError for shapes of a batch, which only `jax.vmap` takes."""
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves = jax.tree.leaves(getattr(self, field.name))
@@ -136,9 +130,7 @@ class AnyDistribution:
             )
 
     def _is_one(self) -> bool:
-        """Whether parameters that have shapes of their own give one mean and one
-        infimum.
-        """
+        """Whether parameters with shapes of their own give one mean and infimum."""
         try:
             shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
         except (TypeError, ValueError):
@@ -158,9 +150,7 @@ class AnyDistribution:
         raise NotImplementedError
 
     def pooled(self) -> "Distribution":
-        """The distribution of one worker's time: itself, or that of all workers' times
-        together.
-        """
+        """The distribution of one worker's time, or of all workers' times together."""
         raise NotImplementedError
 
     def members(self) -> Sequence["Distribution"]:
@@ -172,9 +162,7 @@ class AnyDistribution:
         return self
 
     def alone(self) -> "AnyDistribution":
-        """The distribution of the cycle times, without the start-ups that may come with
-        them.
-        """
+        """The distribution of the cycle times, without their start-ups."""
         return self
 
     def summary(self) -> dict[str, Any]:
@@ -215,9 +203,7 @@ class Distribution(AnyDistribution):
         raise NotImplementedError
 
     def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
-        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; at a = 0 the infimum of
-        T.
-        """
+        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; the infimum at 0."""
         raise NotImplementedError
 
     def infimum(self) -> Array:
@@ -259,9 +245,7 @@ class Distribution(AnyDistribution):
     def expected_order_statistics(
         self, num_workers: ArrayLike, max_workers: int
     ) -> Array | None:
-        """E T_(N-n), slowest first, `[max_workers]`, in closed form; None where there
-        is none.
-        """
+        """E T_(N-n), slowest first, `[max_workers]`, or None: no closed form."""
         return None
 
     def pooled(self) -> "Distribution":
@@ -276,9 +260,7 @@ class Distribution(AnyDistribution):
         return jnp.exp(-self.cumulative_hazard(t))
 
     def log_density(self, t: ArrayLike) -> Array:
-        """log of the density of T, elementwise; -inf where there is none. Not for
-        atoms.
-        """
+        """log of the density of T, elementwise, or -inf. Not for atoms."""
         t = jnp.asarray(t)
         hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
         possible = jnp.isfinite(hazard) & (rate > 0)
@@ -287,9 +269,7 @@ class Distribution(AnyDistribution):
         )
 
     def with_fast_inverse(self) -> "Distribution":
-        """The same; where Λ⁻¹ is slow to run and to compile, it comes from a table
-        instead.
-        """
+        """The same, with a table in place of an Λ⁻¹ that is slow to compile and run."""
         return self
 
     def with_knots(self) -> "Distribution":
@@ -299,9 +279,7 @@ class Distribution(AnyDistribution):
     def sample(
         self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None
     ) -> Array:
-        """Independent cycle times of the given `shape`; by default in the
-        `working_dtype`.
-        """
+        """Independent cycle times of a `shape`, by default in the `working_dtype`."""
         check_key(key)
         if dtype is None:
             dtype = working_dtype(self)
@@ -332,9 +310,7 @@ def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
 def inverse_ranks(
     num_workers: ArrayLike, max_workers: int, dtype: Any
 ) -> tuple[Array, Array]:
-    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for padded levels n
-    ≥ N.
-    """
+    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for n ≥ N."""
     j = jnp.arange(1, max_workers + 1, dtype=dtype)
     exists = j <= num_workers
     return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)

@@ -1,6 +1,4 @@
-"""The families of distributions: parameters, the cumulative hazard and its inverse, the
-mean.
-"""
+"""The families of distributions: parameters, cumulative hazard, its inverse, mean."""
 
 import math
 from collections.abc import Callable
@@ -297,7 +295,7 @@ class Gamma(_Shifted):
         return jnp.asarray(self.shift + jnp.divide(self.shape, self.rate))
 
     def with_fast_inverse(self):
-        # Of T - shift: a difference would round to 0 near the shift.
+        # A table of T - shift: a difference would round to 0 near the shift.
         a = jnp.exp(jnp.linspace(*_TABULATED, dtype=working_dtype(self)))
         log_x, slope, _ = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
@@ -408,9 +406,7 @@ class FromHazard(Distribution):
 
 @pytree_dataclass
 class _Tabulated(_Shifted):
-    """Λ⁻¹ from a cubic Hermite table of log(t - shift) against log a, exact in
-    slope.
-    """
+    """Λ⁻¹ by a cubic Hermite table of log(t - shift) over log a, exact in slope."""
 
     law: Distribution
     shift: Array

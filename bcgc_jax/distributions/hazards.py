@@ -65,9 +65,7 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
 
 
 def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Array:
-    """∫ of values times density beyond the last of two a, `[M, 2]`, as if it fell like
-    e^-ca.
-    """
+    """∫ values · density beyond the last of two a, `[M, 2]`, as for e^-ca."""
     counts = values != 0
     log_term = log_density + jnp.log(jnp.abs(jnp.where(counts, values, 1)))
     fall = (log_term[:, 0] - log_term[:, 1]) / (a[:, 1] - a[:, 0])
@@ -78,9 +76,7 @@ def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Arr
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
-    """The least time with a hazard of at least `a` > 0, elementwise; inf where there is
-    none.
-    """
+    """The least time with a hazard ≥ `a` > 0, elementwise, or inf."""
 
     def solve(excess: Elementwise, start: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)

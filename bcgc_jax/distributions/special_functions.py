@@ -25,9 +25,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Tail(NamedTuple):
-    """log P where `left`, else log Q; and the Mills ratio: P or Q over the density in
-    u.
-    """
+    """log P where `left`, else log Q, and the Mills ratio: P or Q over the density."""
 
     left: Array
     log: Array
@@ -50,9 +48,7 @@ class _Tail(NamedTuple):
         return self.odds() / self.mills
 
     def newton(self, log_hazard: Array) -> Array:
-        """The step in u towards the root of log Λ = `log_hazard`, also where P
-        underflows.
-        """
+        """The step in u to the root of log Λ = `log_hazard`, also if P underflows."""
         p = jnp.exp(self.log_p)
         # -log(1 - p) / p, and its limit.
         ratio = jnp.where(
@@ -66,18 +62,14 @@ class _Tail(NamedTuple):
 
 
 def _minus_log1m(p: Array) -> Array:
-    """-log(1 - p). XLA's log1p is off by up to 1.4e-14 at -0.5, by an ulp above
-    -0.3.
-    """
+    """-log(1 - p). XLA's log1p is off by 1.4e-14 at -0.5, by an ulp above -0.3."""
     small = -jnp.log1p(-jnp.minimum(p, 0.25))
     large = -jnp.log(1 - jnp.where(p < 1, p, 0))
     return jnp.where(p < 0.25, small, large)
 
 
 def log_early(hazard: Array) -> Array:
-    """log P(T ≤ t) = log(1 - e^-Λ), accurate where that is near 0: many workers
-    multiply it.
-    """
+    """log P(T ≤ t) = log(1 - e^-Λ), accurate near 0: many workers multiply it."""
     tiny = jnp.finfo(hazard.dtype).tiny
     soon = jnp.log(jnp.maximum(-jnp.expm1(-hazard), tiny))
     late = -_minus_log1m(jnp.exp(-jnp.maximum(hazard, 0.7)))
@@ -107,9 +99,7 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest,
-    `[3, num + 1]`.
-    """
+    """Nodes on [0, 1], `[num + 1]`, and weights of three nested rules, `[3, …]`."""
     end = 3.2  # beyond it weights are below the rounding of the sum
     v = np.linspace(-end, end, num + 1)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
@@ -144,7 +134,10 @@ def _mills(z: Array) -> Array:
     z = jnp.minimum(z, 1e-3 * jnp.sqrt(jnp.finfo(z.dtype).max))
     share = (z - 4) / (z + 4)
     value = jnp.zeros_like(z)
-    for c in _mills_polynomial(22 if z.dtype == jnp.float64 else 10).tolist():
+    degree = 10
+    if z.dtype == jnp.float64:
+        degree = 22
+    for c in _mills_polynomial(degree).tolist():
         value = value * share + c
     return value / (z + 1.25)
 
@@ -251,9 +244,7 @@ def _gamma_tail(
 
 @jax.jit  # traced once for all who ask
 def _stirling(shape: Array) -> Array:
-    """log Γ(shape) - shape log shape + shape, by Stirling's series; below 10 ten steps
-    higher.
-    """
+    """log Γ(shape) - shape log shape + shape, by Stirling's series."""
     large = shape > 10
     raised = jnp.where(large, shape, shape + 10)
     product = jnp.where(large, 1, shape)
@@ -340,7 +331,7 @@ def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
         tail, _ = _gamma_tail(shape, constant, _in_range(jnp.exp(u)), u)
         return u + jnp.clip(tail.newton(log_a), -reach, reach)
 
-    # Of shapes 0.005 to 10,000 and all hazards the slowest has its last digit after 5
+    # The slowest of shapes 0.005 to 10,000 and all hazards has its last digit after 5
     # steps.
     return jax.lax.fori_loop(0, 6, newton, start)
 

@@ -1,3 +1,1 @@
-"""Mathematics that knows no problem: crossings, quadrature, order statistics, linear
-algebra.
-"""
+"""Mathematics that knows no problem: crossings, quadrature, order statistics."""

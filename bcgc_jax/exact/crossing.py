@@ -1,6 +1,4 @@
-r"""The probability that an order statistic is late: some T_(N-n) exceeds its threshold
-θ_n.
-"""
+"""The probability that an order statistic is late: some T_(N-n) exceeds its θ_n."""
 
 import functools
 import itertools
@@ -103,9 +101,7 @@ def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Arra
 
 
 def shares(hazard: Array) -> tuple[Array, Array]:
-    """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there,
-    `[..., N]`.
-    """
+    """P(T ≤ θ) and P(T > θ), `[N, ...]`, earliest θ first, from Λ, `[..., N]`."""
     ascending = ascending_in_k(jnp.asarray(hazard))
     # Else XLA makes exponentials of their squares: six more for a power.
     return jax.lax.optimization_barrier((-jnp.expm1(-ascending), jnp.exp(-ascending)))
@@ -225,9 +221,7 @@ class Crossing:
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
-        """From and to of parts of the rows: a loop for each part leaves out half of the
-        zeros.
-        """
+        """Ends of parts of the rows: a loop for each leaves out half of the zeros."""
         if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
             parts = 1  # few levels, or one problem alone, are slower for it
         return list(
@@ -235,9 +229,7 @@ class Crossing:
         )
 
     def first_failures(self) -> Array:
-        """V_k, each taken out of all later ones; zeros behind the last keep the lags
-        the same.
-        """
+        """V_k, each taken out of all later ones; padding keeps the lags the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(8 if self.batched else 4):
@@ -255,9 +247,7 @@ class Crossing:
         return first[: self.size]
 
     def successes(self) -> Array:
-        """R_k, the probability that no later threshold fails and all N arrive, given
-        C(b_k) = k.
-        """
+        """R_k = P(no later threshold fails and all N arrive), given C(b_k) = k."""
         later_sum = self.last  # less its renewals it becomes the adjoint of V
         success = self._end
         for begin, end in reversed(self._parts()):
@@ -335,9 +325,7 @@ def _less(rows: Array, decrease: Array) -> Array:
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
-    """b_high - b_low of two `Crossing.levels`, on the side without cancellation, and
-    its decay.
-    """
+    """b_high - b_low of two `Crossing.levels`, without cancellation, and its decay."""
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
     # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
     return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

@@ -103,9 +103,7 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
-    """X, a few columns at a time: earlier ones are taken out of them, then each out of
-    the next.
-    """
+    """X, a few columns at a time, less all earlier ones, then each less the last."""
     size = strict.shape[0]
     width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)

@@ -54,9 +54,7 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
 def _exponential_pair(
     seed: Array, row: Array, draw: Array, dtype: Any
 ) -> tuple[Array, Array]:
-    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each
-    draw.
-    """
+    """Independent Exp(1) variables > 0 for levels 2 `row` and 2 `row` + 1."""
     if jnp.dtype(dtype) == jnp.float64:
         first = _uniform64(threefry(seed, draw, 2 * row), dtype)
         second = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
@@ -109,9 +107,7 @@ def _over_levels(
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n) of times that are sorted, slowest first; no load costs no
-    time.
-    """
+    """max_n load_n T_(N-n), with times slowest first; no load takes no time."""
     return jnp.max(
         jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1
     )
@@ -257,9 +253,7 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
 def expected_shared_time(
     law: Distribution, num_workers: ArrayLike, dtype: Any
 ) -> Array:
-    r"""E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: the time of a cycle that all workers
-    share.
-    """
+    """E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: a cycle that all workers share."""
     if law.atomic:
         times = law.breaks()
         mass = mass_of(law, law.breaks())
@@ -296,9 +290,7 @@ def expected_shared_time(
 
 
 def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
-    """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than
-    t_n.
-    """
+    """P(T_(N-n) > t_n), `[max_workers]`: more than n workers are later than t_n."""
     n = np.arange(t.size)
     m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]

@@ -1,6 +1,4 @@
-r"""The schemes that block coordinate coding is compared with, each as its authors
-define it.
-"""
+r"""The schemes that block coordinate coding is compared with, by their definitions."""
 
 import dataclasses
 import functools
@@ -51,9 +49,7 @@ _AT_A_TIME = 16
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ClosedForm(Method):
-    """A partition that follows from the problem without a search; NaN where there is
-    none.
-    """
+    """A partition that needs no search, by its function; NaN where none exists."""
 
     name: str
     partition: Callable[[Problem], Array] = dataclasses.field(repr=False)
@@ -133,9 +129,7 @@ class Tandon(Numbered):
 
 @pytree_dataclass
 class Ferdinand(Numbered):
-    """Hierarchical coded computation of Ferdinand & Draper 2018 with `num_layers`
-    layers.
-    """
+    """Hierarchical coded computation with `num_layers` (Ferdinand & Draper 2018)."""
 
     num_layers: int = static_field()
 
@@ -158,9 +152,7 @@ class Ferdinand(Numbered):
 
 @pytree_dataclass
 class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; by default `alpha` is the
-    `straggler_ratio`.
-    """
+    """Partial stragglers (Tandon et al. 2017), by default of `straggler_ratio`."""
 
     alpha: ArrayLike | None = None
 
@@ -192,9 +184,7 @@ class TandonPartial(Method):
 
 @jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
-    """All coordinates at one redundancy `level` (Tandon et al. 2017); level 0 is
-    uncoded.
-    """
+    """All coordinates at one `level` (Tandon et al. 2017); level 0 is uncoded."""
     is_level = jnp.arange(problem.max_workers) == level
     exists = level < jnp.asarray(problem.num_workers)
     return jnp.where(exists, jnp.where(is_level, problem.total, 0), jnp.nan)
@@ -216,9 +206,7 @@ def single_block_for_times(problem: Problem, times: Array) -> Array:
 
 @jax.jit
 def _best_spare(problem: Problem) -> Array:
-    """The number of workers to leave out, for the least time of a sample that is
-    used.
-    """
+    """The number of workers left out with the least time of a sample that is used."""
     iteration = iteration_of(problem)
     besides = iteration.least_start_up() + problem.send_load * problem.total
     step = (
@@ -308,9 +296,7 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
 
 
 def alpha_of(solution: Solution) -> float:
-    """The α of a solution for partial stragglers: (s+1)/(s+α) of the samples are
-    uncoded.
-    """
+    """The α of partial stragglers: (s+1)/(s+α) of the samples are uncoded."""
     assert solution.plan is not None
     level = np.asarray(solution.plan.data)[1] - 1
     uncoded = np.asarray(solution.plan.share)[0]
@@ -425,9 +411,7 @@ class _TwoMessages(AnyOf):
 
 @jax.jit
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
-    """Two messages of all coordinates: of the uncoded samples, then of the rest at
-    `level`.
-    """
+    """Two messages of all coordinates: uncoded samples, then those at `level`."""
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     late = jnp.stack([0 * level, level])
     share = jnp.stack([uncoded, 1 - uncoded])

@@ -1,6 +1,4 @@
-"""Every method for one problem, side by side, and the setup with which a plan is worth
-nothing.
-"""
+"""Every method for one problem, side by side, and the setup that a plan stands."""
 
 import functools
 import itertools
@@ -83,13 +81,17 @@ class Comparison(dict[str, Solution]):
         bound = np.nan
         if solution.bound_of == "levels":
             bound = least
+        label = name
+        if name == "tandon_partial":
+            label = f"{name} α {alpha_of(solution):.3g}"
+        versus_baseline = ""
+        if not is_limit(name):
+            versus_baseline = _percentage(value / _finite(self.baseline) - 1, "+z.1f")
         return _LINE.format(
-            f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name,
+            label,
             f"{value:.5g}",
             _percentage(1 - value / _finite(self.uncoded)),
-            ""
-            if is_limit(name)
-            else _percentage(value / _finite(self.baseline) - 1, "+z.1f"),
+            versus_baseline,
             _percentage(value / bound - 1, ".3g"),
             _plan(solution),
             Status(int(solution.status)).name.lower(),

@@ -156,9 +156,7 @@ def _log_in_time(lateness: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
-    """The largest r_n with which each level alone is in time as often as `reached`,
-    `[N]`.
-    """
+    """The largest r_n with which a level alone is in time as often as `reached`."""
     level = jnp.arange(workers, dtype=float)
 
     def too_large(exponent: Array) -> Array:
@@ -210,9 +208,7 @@ def _nodes(low: Array, high: Array, cells: int) -> Array:
 
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
-    """The convex functions at r, `[N]`; beyond their limits they go on straight, but
-    never < 0.
-    """
+    """The convex functions at r, `[N]`; straight beyond their limits, but never < 0."""
     low = minorant.low
     high = minorant.high
     cells = minorant.straight.shape[1]
@@ -234,9 +230,7 @@ def _bounds(
     share: Array,
     tilts: Array,
 ) -> tuple[Array, _Cut]:
-    """Bounds of log P + Σ tilt_n r_n, `[K]`, and cuts that touch where faster workers
-    have it.
-    """
+    """Bounds of log P + Σ tilt_n r_n, `[K]`, and the cuts that give them."""
     size = share.size
 
     def touching(tilt: Array) -> _Cut:
@@ -278,9 +272,7 @@ def _bounds(
 
 
 def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
-    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in
-    a cell.
-    """
+    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`."""
     nodes = _nodes(low, high, _FINE_CELLS)
     u = _lateness(law, nodes)
 

@@ -53,7 +53,9 @@ class Cyclic(Numbered):
         if workers is not None and not workers.ndim and drawn:
             problem = replace(problem, max_workers=int(workers))
         plan = cyclic_plan(problem.total, self.stored)
-        runtime, needs = _evaluate(problem, plan, key if drawn else None)
+        if not drawn:
+            key = None
+        runtime, needs = _evaluate(problem, plan, key)
         solution = solution_of_value(problem, runtime, drawn=drawn)
         return replace(solution, plan=replace(plan, known_needs=needs))
 
@@ -62,9 +64,7 @@ class Cyclic(Numbered):
 def _evaluate(
     problem: Problem, plan: Plan, key: Array | None
 ) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and what the plan needs; NaN for too few
-    workers.
-    """
+    """Expected runtime, by draws with a key, and the needs; NaN for too few workers."""
     if key is None:
         runtime = integrate_runtime(problem, plan)
     else:

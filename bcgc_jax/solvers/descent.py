@@ -71,9 +71,7 @@ class _Search(NamedTuple):
 
 
 class _Projected(NamedTuple):
-    """Before an evaluation at point + scale · direction; all else is that of the
-    point.
-    """
+    """Before an evaluation at point + scale · direction; all else is the point's."""
 
     point: Array
     direction: Array
@@ -261,9 +259,7 @@ def _descend(
     patience: int,
     goes_on: Callable[[_Search], ArrayLike] = lambda _: True,
 ) -> Optimum:
-    """Rounds until the residual meets the tolerance, or the best value no more
-    `falls`.
-    """
+    """Rounds until the residual meets the tolerance, or the value no more `falls`."""
 
     def open_(s: _Search) -> Array:
         steps = s.best.num_steps
@@ -282,9 +278,7 @@ def _before(s: _Search, patience: int) -> Array:
 
 
 def _begin(start: Array, line: Any, aux: Any = None) -> _Search:
-    """Before the first evaluation, at `start`; `aux` has the shapes of the
-    function's.
-    """
+    """Before the first evaluation, at `start`; `aux` has the shapes of its results."""
     endless = jnp.full((), jnp.inf, start.dtype)
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
     nowhere = Evaluation(start, endless, start, endless, jnp.asarray(0), aux)
@@ -294,9 +288,7 @@ def _begin(start: Array, line: Any, aux: Any = None) -> _Search:
 def _weak_wolfe(
     line: _Logarithms, value: Array, slope: Array
 ) -> tuple[Array, _Logarithms]:
-    """Whether an evaluation leaves the line to be searched on, and then between which
-    lengths.
-    """
+    """Whether the line is to be searched on, and then between which lengths."""
     descent = jnp.sum(line.slope * line.direction)
     far = _FURTHEST / jnp.max(jnp.abs(line.direction))
     rounding = 4 * float(jnp.finfo(slope.dtype).eps)
@@ -333,9 +325,7 @@ def _along(point: Array, value: Array, slope: Array, inverse: Array) -> _Logarit
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
-    """The inverse Hessian after a step and a change of slopes; the first has their
-    scale.
-    """
+    """The inverse Hessian after a step and its change of slopes (BFGS)."""
     product = jnp.sum(step * change)
     squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares

@@ -42,9 +42,7 @@ def _descend(
     values_of: Callable[[Array], Array],
     gain: float,
 ) -> Array:
-    """Where no neighbour is better by more than a share `gain`; the first is the point
-    itself.
-    """
+    """Where no neighbour, the first of them the point, gains a share of `gain`."""
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         point, best, _ = carry
@@ -60,9 +58,7 @@ def _descend(
 
 
 def _in_batches(candidates: Array, size: int) -> Array:
-    """Whole batches, filled up with the first: the rest of a map would be compiled once
-    more.
-    """
+    """Whole batches: what is left of a map would be compiled once more."""
     return jnp.concatenate(
         [candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))]
     )
@@ -108,9 +104,7 @@ def best_levels(
         return optimal_partition(problem, levels, **options)
 
     def round_(last: Array, state: _Search) -> _Search:
-        """Solve for the set itself at first, later for its neighbours, and take the
-        best.
-        """
+        """The best of the neighbours; at first, the set itself with its optimum."""
         sets = _neighbours(state.levels, allowed)
         first = jnp.isinf(state.best.value)
         due = jnp.where(
@@ -157,9 +151,7 @@ def best_levels(
 
 
 def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
-    """Sets to begin with: the best single level, both ends, and what the closed form
-    uses most.
-    """
+    """First sets: the best level, both ends, and the closed form's largest levels."""
     level = jnp.arange(allowed.size)
     single = level == jnp.argmax(
         jnp.where(allowed, single_block_for_times(problem, times), -1)
@@ -172,9 +164,7 @@ def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
 
 
 def _neighbours(levels: Array, allowed: Array) -> Array:
-    """The set itself and all that differ by one change: a level more, less, or moved by
-    one.
-    """
+    """The set itself, and all with a level more, a level less, or one moved by one."""
     level = jnp.arange(levels.size)
     identity = level[:, None] == level
     flipped = (levels ^ identity) & allowed
@@ -190,9 +180,7 @@ def _neighbours(levels: Array, allowed: Array) -> Array:
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
-    """Move one or two units at a time between `levels` while the runtime falls,
-    `[max_workers]`.
-    """
+    """Move one or two units at a time between `levels` while the runtime falls."""
     size = counts.size
     few_levels = counts.size <= _MOVES
     unit = jnp.eye(size, dtype=counts.dtype)
@@ -216,10 +204,12 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
         x = partition_of_units(problem, jnp.maximum(candidate, 0))
         return jnp.where(possible, expected_runtime(problem, x), jnp.inf)
 
+    batch_size = None
+    if few_levels:
+        batch_size = _MOVES
+
     def values_of(candidates: Array) -> Array:
-        return jax.lax.map(
-            value_of, candidates, batch_size=_MOVES if few_levels else None
-        )
+        return jax.lax.map(value_of, candidates, batch_size=batch_size)
 
     gain = 64 * float(jnp.finfo(problem.dtype).eps)
     return _descend(

@@ -114,9 +114,7 @@ class Drop(Numbered):
 
 
 class _Best(NamedTuple):
-    """The best threshold, its neighbours to the `left` and `right`, E τ, and the share
-    used.
-    """
+    """The best threshold, its neighbours left and right, E τ, and the share used."""
 
     threshold: Array
     left: Array
@@ -134,9 +132,7 @@ def _load(problem: Problem, chunks: int) -> Load:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _ends(problem: Problem, chunks: int) -> Array:
-    """The ends of panels, in units of κ: quantiles of a worker's time, and kinks or
-    atoms.
-    """
+    """The ends of panels, in units of κ: quantiles of a worker's time and kinks."""
     worker = iteration_of(problem).worker
     load = _load(problem, chunks).work
     start, law = worker.start, worker.cycle_time

@@ -47,8 +47,7 @@ class Workers(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of values, slopes and the upper half of the Hessian in the load, over the nodes
-    so far.
+    """Sums over nodes: values, slopes, the upper half of the Hessian in the load.
 
     The values are those of the rule, of its every second and fourth node, and of what
     is left out, `[4]`; the slopes are those of the first, `[1, N]`, of many levels of
@@ -73,26 +72,20 @@ def no_sums(load: Array) -> Sums:
 def sums_over_nodes(
     workers: Workers, load: Array, refine: Array, *, with_hessian: bool = True
 ) -> tuple[Array, Sums]:
-    """The start of the rule that is `refine` times as fine, and the sums over its
-    nodes.
-    """
+    """The start of the rule `refine` times as fine, and the sums over its nodes."""
     start, count, add = rule_in_pieces(workers, load, refine, with_hessian=with_hessian)
     return start, jax.lax.fori_loop(0, count, add, no_sums(load))
 
 
 def first_fineness(size: int) -> int:
-    """The fineness of the first rule: what a level adds is in a range of times as long
-    as 1/√N.
-    """
+    """The fineness of the first rule: a level's part lies in a range of 1/√N."""
     if size <= LARGE:
         return 1
     return max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
-    """Weights of nodes in the rule, in that of each second and fourth, at the ends,
-    `[4, K]`.
-    """
+    """Weights in the rules of all, half and a quarter of the nodes, and at the ends."""
     ends = (index == 0) | (index == count - 1)
     return jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
 

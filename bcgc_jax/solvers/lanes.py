@@ -1,6 +1,4 @@
-"""A loop whose problems take up each other's lanes: `jax.lax.while_loop`, but for
-`jax.vmap`.
-"""
+"""A loop under `jax.vmap` whose next problem takes up a lane that is done."""
 
 import functools
 from collections.abc import Callable
@@ -68,9 +66,7 @@ def _run_lanes(
     constants: Any,
     state: Any,
 ) -> Any:
-    """The answers of all cells, `constants` and `state` with a leading axis of
-    `size`.
-    """
+    """The answers of all cells: `constants` and `state` have an axis of `size`."""
     go_on, step, answer = functions
     # A state is a row of numbers: with an array for each field there is a tenth more to
     # compile.

@@ -86,16 +86,17 @@ def runtime_limit(problem: Problem) -> Array:
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
-    """What `storage_bound` takes as `alone`, `[N]`, where the number of workers is
-    known.
+    """What `storage_bound` takes as `alone`, `[N]`, for a known number of workers.
 
-    Of workers that are not alike it is that of all data. That of less holds where any
-    set of workers is as likely to be slow as another. Rows forget who is who, but those
-    who place the data may know it: the data of a worker that is always slow are stored
+    If workers are not alike it is that of all data. That of less holds where any set of
+    workers is as likely to be slow as another. Rows forget who is who, but those who
+    place the data may know it: the data of a worker that is always slow are stored
     elsewhere too.
     """
     workers = _known_workers(problem)
-    return least_alone(workers, max_subsets if iteration_of(problem).alike else workers)
+    if not iteration_of(problem).alike:
+        max_subsets = workers
+    return least_alone(workers, max_subsets)
 
 
 def _known_workers(problem: Problem) -> int:
@@ -132,9 +133,7 @@ def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
 def mean_bound(
     problem: Problem, drawn: tuple[Any, Any], max_subsets: int
 ) -> Expectation:
-    """The mean of the storage bound of draws, in the unit of runtimes, and its standard
-    error.
-    """
+    """The mean of the storage bound over draws, a runtime, and its standard error."""
     bounds = bound_of_draws(problem, drawn, max_subsets)
     xp = np if isinstance(bounds, np.ndarray) else jnp
     mean = xp.mean(bounds)
@@ -145,9 +144,7 @@ def mean_bound(
 
 
 def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Any:
-    """The storage bound of each draw, `[K]`, as a runtime; of NumPy where it is
-    known.
-    """
+    """The storage bound of each draw, `[K]`, a runtime; NumPy's where it is known."""
     starts, times = drawn
     alone = alone_in(problem, max_subsets)
     if not at_hand((problem, times)):

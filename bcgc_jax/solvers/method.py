@@ -139,9 +139,7 @@ class Numbered(Method):
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
-        """The largest first number that makes sense, as far as it is known before
-        tracing.
-        """
+        """The largest first number that makes sense, if known before tracing."""
         workers = concrete(problem.num_workers)
         if workers is None:
             return None

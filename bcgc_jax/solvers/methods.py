@@ -82,9 +82,7 @@ def code_of(name: str) -> Method:
 
 
 def each_method(methods: Methods) -> Iterable[str | Method]:
-    """The methods; a single one, or what is none and `method_of` refuses, as a row of
-    one.
-    """
+    """The methods; one alone is a row of one."""
     if isinstance(methods, Iterable) and not isinstance(methods, str):
         return methods
     return (methods,)

@@ -123,9 +123,7 @@ def search(
     max_steps: int,
     unit: Array,
 ) -> Optimum:
-    """The shares of least f, from `start`, and its value in a `unit`; CONVERGED at the
-    gap.
-    """
+    """The shares of least f, from `start`, and its value in a `unit`."""
 
     def go_on(_: SimplexProblem, s: _Iterate) -> Array:
         may_step = (s.steps < max_steps) | (s.round != _STEP)
@@ -180,9 +178,7 @@ def _first(problem: SimplexProblem, start: Array, finite_mean: Array) -> _Iterat
 
 
 def _answer(_: SimplexProblem, s: _Iterate) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, the shares, and (value, error, bound) of
-    these.
-    """
+    """Whether the gap was met, the steps, the shares, and (value, error, bound)."""
     total = jnp.sum(s.x)
     numbers = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers
@@ -355,9 +351,7 @@ def _verdict(
 def step_length(
     u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True
 ) -> Array:
-    """The share of a step that keeps u positive: at most 99.5 % of the way to the
-    boundary.
-    """
+    """The share of a step that keeps u > 0: 99.5 % of the way to the boundary, or 1."""
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
     return 0.995 / jnp.maximum(fastest, 0.995)
 
@@ -393,9 +387,7 @@ def _direction(
     slope: Array,
     hessian: Array,
 ) -> tuple[Array, Array, Array]:
-    """Newton's step from x, the slope along it, and the length that keeps x
-    positive.
-    """
+    """Newton's step from x, the slope along it, and a length that keeps x > 0."""
     safe = problem.among(x, 1)
     total = jnp.sum(x)
     eye = np.eye(x.size, dtype=bool)

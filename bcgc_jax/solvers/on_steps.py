@@ -1,6 +1,4 @@
-"""Plans for a law on the steps of a log: their tasks are done one step after the
-other.
-"""
+"""Plans for a law on the steps of a log, with tasks done one step after the other."""
 
 import dataclasses
 

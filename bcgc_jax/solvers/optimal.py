@@ -1,6 +1,4 @@
-"""The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or
-not.
-"""
+"""The optimal partition and its bound, by Newton's method or, with kinks, by cuts."""
 
 import functools
 
@@ -106,6 +104,9 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
         optimum = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
         optimum = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
+    aux = None
+    if iteration.polyhedral:
+        aux = optimum.aux
     unit = problem.scale * total
     rounded = with_rounding(
         optimum.point, Expectation(unit * optimum.value, 0 * optimum.value)
@@ -115,7 +116,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
         value=rounded.value,
         error=rounded.error,
         bound=unit * optimum.bound,
-        aux=optimum.aux if iteration.polyhedral else None,
+        aux=aux,
     )
 
 

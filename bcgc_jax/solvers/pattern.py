@@ -103,9 +103,7 @@ def values_at(function: Callable[[Array], Array], points: Array) -> Array:
 
 
 def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
-    """The best points, of those with one value one, and their values, in ascending
-    order.
-    """
+    """The best points in ascending order, with their values, one for each value."""
     order = jnp.argsort(values)
     values = values[order]
     repeated = jnp.append(False, values[1:] == values[:-1])
@@ -116,9 +114,7 @@ def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
 def without_least(
     function: Callable[[Array], Array], point: Array, largest: ArrayLike
 ) -> Array:
-    """The point, `[K]`, without small shares of which none alone lifts values above the
-    largest.
-    """
+    """The point without small shares that no value above `largest` needs, `[K]`."""
     alone = np.eye(point.size, dtype=bool)
     values = jax.lax.map(function, jnp.where(alone, 0, point) / (1 - point)[:, None])
     kept = (point > _LEAST) | (values > largest)
@@ -132,9 +128,7 @@ def _shares(points: Array) -> Array:
 
 
 def moves(work: np.ndarray) -> np.ndarray:
-    """The directions of a search, `[D, K]`, for levels with `work` in a unit of their
-    shares.
-    """
+    """The directions of a search, `[D, K]`; `work` is in a unit of levels' shares."""
     size = len(work)
     share = np.eye(size)
     # What more a level gets the next one loses, so that the work at the end of the one
@@ -148,9 +142,7 @@ def moves(work: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _points(size: int) -> np.ndarray:
-    """Each level alone, and draws of the shares of some of them,
-    `[_POINTS - 1, size]`.
-    """
+    """Each level alone, and draws of shares, `[_POINTS - 1, size]`."""
     rng = np.random.default_rng(0)
     shape = (4 * _POINTS, size)
     draws = rng.exponential(size=shape) * (rng.random(shape) < 0.7)

@@ -1,6 +1,4 @@
-"""Places of the workers in nested groups: those slow in the same measured steps are
-kept apart.
-"""
+"""Places in nested groups: workers slow in the same measured steps are kept apart."""
 
 from typing import Any
 

@@ -45,9 +45,7 @@ _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 def draw_problems(
     key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS
 ) -> tuple[Problem, Problem]:
-    """`problem` under S draws of its times, to plan with, and under K S fresh ones, to
-    judge by.
-    """
+    """`problem` under S draws of its times, to plan, and K S fresh ones, to judge."""
     plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -110,9 +108,7 @@ def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
 def mean_of_parts(
     fresh: Problem, value: Callable[[Problem], Array]
 ) -> tuple[Array, Array]:
-    """The mean of `value` over K equal parts of the fresh draws, and its standard
-    error.
-    """
+    """The mean of `value` over K parts of the fresh draws, and its standard error."""
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
 

@@ -128,9 +128,7 @@ class Scheme(Method):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
-    """The expected runtime and its error, or x, `[max_workers]`, and its status as a
-    partition.
-    """
+    """The expected runtime and its error, or a partition and its status."""
     if scheme.gives == "expectation":
         return Expectation(*scheme.function(problem, key))
     if scheme.gives == "runtime":

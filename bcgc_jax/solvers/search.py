@@ -1,6 +1,4 @@
-"""What every search gives: the best point that it has found, and what it proves of
-it.
-"""
+"""What every search gives: its best point, and what it proves of it."""
 
 from typing import Any, NamedTuple, TypeVar
 

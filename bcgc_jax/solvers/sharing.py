@@ -138,9 +138,7 @@ class Sharing(Method):
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
-        """The method of a name as "sharing", "sharing:3", "sharing:all:16" or
-        "sharing:2:best".
-        """
+        """The method of "sharing", "sharing:3", "sharing:all:16", "sharing:2:best"."""
         fields = (("max_subsets", "all"), ("chunks", "best"))
         texts = method.split(":")[1:]
         wrong = ValueError(
@@ -197,9 +195,7 @@ class Sharing(Method):
         )
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
-        """Double the number of chunks while that is clearly faster, by the same draws
-        for all.
-        """
+        """Double the number of chunks while that is clearly faster on equal draws."""
         if is_traced((problem, self.round_trip)):
             raise ValueError(
                 f'method="{self.name}" cannot choose the number of chunks from what is '
@@ -257,7 +253,7 @@ def _judged(
     off = beside - xp.mean(beside)
     share = xp.mean(off * tau) / xp.maximum(xp.mean(off**2), np.finfo(tau.dtype).tiny)
     if xp is jnp:
-        # Of any share the mean is the same, but for noise.
+        # The mean is the same for any share, but for noise.
         share = jax.lax.stop_gradient(share)
     mean = xp.mean(tau) + share * (bound - xp.mean(beside))
     error = xp.hypot(xp.std(tau - share * beside) / draws**0.5, share * bound_error)

@@ -1,6 +1,4 @@
-"""`solve`: the entry point of all schemes, with the exact runtime and the certificate
-of each.
-"""
+"""`solve`: the entry point of all schemes, with exact runtimes and certificates."""
 
 from typing import Any
 
@@ -133,9 +131,7 @@ def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:
-    """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh
-    ones.
-    """
+    """For `Heterogeneous` workers: a plan for the mean over draws, judged by others."""
     plan, fresh = sample_average.draw_problems(key, problem, num_draws=num_draws)
     if not method.is_partition:
         solution = method.plan(fresh, key)

@@ -123,9 +123,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 
 def _starts(levels: Array, relaxed: Array) -> Array:
-    """Shares to begin with, `[2 max_workers, max_workers]`: `relaxed` if there is no
-    such level.
-    """
+    """First shares, `[2 max_workers, max_workers]`: `relaxed` for a level not there."""
     open_ = levels & np.tri(levels.size, dtype=bool).T
     lowest = jax.nn.one_hot(jnp.argmax(open_, axis=1), levels.size, dtype=relaxed.dtype)
     above = jnp.where(open_, relaxed, 0)

@@ -86,9 +86,7 @@ class _Search(NamedTuple):
 
 
 def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
-    r"""-D g / (Σ ‖g‖²)^½ and the sum with this `slope`, from that of the `squares`
-    before.
-    """
+    """-D g / (Σ ‖g‖²)^½, and the sum: the `squares` before with this `slope`."""
     squares = squares + jnp.sum(slope**2)
     return -_STEP * slope / jnp.sqrt(
         jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)
@@ -148,9 +146,7 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
 def _go_on(
     problem: Problem, key: Array, state: _Search, value: Array, method: Subgradient
 ) -> _Search:
-    """Check the average, of this value, and take the steps to the next check, if there
-    is one.
-    """
+    """Check the average, of this value, and take the steps to the next check."""
     iteration = iteration_of(problem)
     levels = problem.exists
     workers = problem.num_workers

@@ -97,9 +97,7 @@ class Thresholds(NamedTuple):
         return _MOST_PIVOTS // (self.times.size * self.problem.max_workers**3)
 
     def best(self) -> Optimum:
-        """The shares of the best of all paths, and P(late), which no others are
-        below.
-        """
+        """The shares of the best of all paths, and P(late), the least of all shares."""
         size = self.problem.max_workers
         rising = itertools.combinations_with_replacement(range(self.times.size), size)
         paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
@@ -110,9 +108,7 @@ class Thresholds(NamedTuple):
         return optimum._replace(bound=optimum.value)
 
     def better(self, shares: Array, max_steps: int) -> Optimum:
-        """The best shares that a local search finds from the first of `shares`, and
-        P(late).
-        """
+        """The best shares by a local search from the first of `shares`, and P(late)."""
         size = self.problem.max_workers
         kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
         first = self._searched(shares, kept, max_steps, self.shares)
@@ -140,7 +136,7 @@ class Thresholds(NamedTuple):
         return iteration_of(self.problem).exceedance(load, self.t)
 
     def largest_shares(self, path: Array) -> Array:
-        """Of the largest partition whose levels are in time for the pairs of the path.
+        """The shares of the largest partition in time for the pairs of the path.
 
         Uncoded, where nothing is in time for these.
         """
@@ -166,9 +162,7 @@ class Thresholds(NamedTuple):
         return jnp.where(total > 0, sizes / jnp.where(total > 0, total, 1), uncoded)
 
     def _programmed(self, path: Array) -> Array:
-        """The sizes of the largest sum, with a link that sends while a worker
-        computes.
-        """
+        """The sizes of the largest sum, if a link sends while a worker computes."""
         link = self.problem.send_load / self.problem.scale
         level = np.arange(path.size)
         pair = np.arange(self.times.size)
@@ -220,9 +214,7 @@ class Thresholds(NamedTuple):
         return jnp.maximum(in_time, 1) - 1
 
     def moved(self, shares: Array, shares_of: Callable[[Array], Array]) -> Array:
-        """The shares, and those of their paths with a threshold up or not, and one down
-        or not.
-        """
+        """The shares, and those of paths with a threshold up, one down, or both."""
         paths = jax.vmap(self.path)(shares)
         n = np.arange(paths.shape[1])
         level, step = (a.ravel() for a in np.meshgrid(n, _STEPS))

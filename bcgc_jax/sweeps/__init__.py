@@ -1,6 +1,4 @@
-"""Grids of problems, solved in chunks by one program for each method, and their
-files.
-"""
+"""Grids of problems, solved in chunks by one program for each method, and files."""
 
 from bcgc_jax.sweeps.cells import grid as grid
 from bcgc_jax.sweeps.files import write_sweep as write_sweep

@@ -22,9 +22,7 @@ Table = dict[str, np.ndarray]
 
 
 class Number(NamedTuple):
-    """A number that a sweep says of each solution: its attribute `name`; times have a
-    `unit`.
-    """
+    """A number that a sweep says of each solution: its attribute `name`, its `unit`."""
 
     name: str
     unit: str
@@ -110,9 +108,7 @@ def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
 
 
 def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
-    """Return the cells of `grid` as they are, and columns `[C]` as cells, one after
-    another.
-    """
+    """Return a `grid` as it is, and columns `[C]` as cells, one after another."""
     if isinstance(cells, Cells):
         return cells
     columns = _checked({name: np.asarray(values) for name, values in cells.items()})
@@ -145,9 +141,7 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class CellGroup(NamedTuple):
-    """Cells, by index, that are padded to `max_workers`; a `chunk` of them is solved
-    together.
-    """
+    """Cells padded to `max_workers`, by index; a `chunk` of them is solved at once."""
 
     max_workers: int
     cells: range | np.ndarray
@@ -198,9 +192,7 @@ def groups_of(
 
 
 def _chunk(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
-    """Cells that are solved together, as many on each device; chunks of nearly the same
-    size.
-    """
+    """The number of cells that are solved together, as many on each device."""
     at_once = _CACHED
     if (
         devices[0].platform != "cpu"

@@ -94,9 +94,7 @@ def parts_of(path: Path) -> Path:
 
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
-    """Note which sweep it is, or accept what there is of it; return whether that is
-    complete.
-    """
+    """Note which sweep it is, or accept a part of it; return whether it is complete."""
     parts = parts_of(path)
     done = path.exists()
     begun = parts.exists() and any(parts.iterdir())

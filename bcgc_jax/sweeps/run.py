@@ -167,9 +167,7 @@ class Sweep:
         return {name: rows[name] for name in self.names}
 
     def _saved(self, rows: Table) -> np.ndarray:
-        """Return the share of the uncoded time that is saved, for samples that are
-        used.
-        """
+        """Return the share of the uncoded time that is saved, for samples used."""
         methods = list(self.methods)
         runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
         uncoded = np.repeat(

@@ -19,7 +19,7 @@ LONG = 88
 # Pronouns, function words and participles.
 _WORDS = (
     "again all another any at both each either every few found given here it known "
-    "made many mine more most needed neither nobody none now old one other others own "
+    "made many mine more most needed neither nobody none old one other others own "
     "rest same several shown some such taken that them there these this those told "
     "wanted"
 )
@@ -110,13 +110,24 @@ def reading(text: str, name: str = "") -> Reading:
         conditionals=sum(isinstance(node, ast.IfExp) for node in nodes),
         double_assignments=sum(map(_is_double, nodes)),
         names=len(bound),
-        names_without_noun=sum(name.strip("_") in NO_NOUNS for name in bound),
+        names_without_noun=len(names_without_noun(text)),
         constants=sum(map(_is_constant, tree.body)),
         sleeps=sum(
             isinstance(node, ast.Call) and _called(node) == "sleep" for node in nodes
         ),
         tests_of_tests=int(name.startswith("test_") and any(map(_is_test, imports))),
     )
+
+
+def names_without_noun(text: str) -> list[str]:
+    """Names of a file that are pronouns, function words or participles alone.
+
+    >>> names_without_noun("first_worker, other = workers")
+    ['other']
+    """
+    bound = [name for node in ast.walk(ast.parse(text)) for name in _bound(node)]
+    names = [name for name in bound if not name.startswith("__")]
+    return [name for name in names if name.strip("_") in NO_NOUNS]
 
 
 def total(readings: Sequence[Reading]) -> Reading:

@@ -44,7 +44,7 @@ class Row(NamedTuple):
     """A half of a log: what the other half advises and saves here, %; the best."""
 
     log: str
-    known: str
+    knowledge: str
     half: int
     advised: str
     saved: float
@@ -171,7 +171,7 @@ def show(
     )
     lines: list[list[object]] = []
     for knowledge in KNOWN:
-        rows = [row for row in drawn if row.known == knowledge]
+        rows = [row for row in drawn if row.knowledge == knowledge]
         above = sum(row.regret > 2 for row in rows)
         worst = max(row.regret for row in rows)
         least = min(row.saved for row in rows)

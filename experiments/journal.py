@@ -158,7 +158,7 @@ class Bound(NamedTuple):
     num_workers: int
     rate: float
     num_coordinates: int
-    found: float
+    best_found: float
     upper_bound: float
     equal_risk: float
     large_deadline: float
@@ -376,12 +376,12 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
             f"{b.published_closed_form:.3f}",
             f"{b.equal_risk:.6f}",
         )
-        ours = f"{b.published_point:.3f}", f"{b.found:.8f}", f"{b.upper_bound:.8f}"
+        ours = f"{b.published_point:.3f}", f"{b.best_found:.8f}", f"{b.upper_bound:.8f}"
         lines.append([*place, *theirs, *ours])
-        above = f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %"
+        above = f"{100 * ((1 - b.best_found) / (1 - b.upper_bound) - 1):.2g} %"
         chances = (
             f"{1 - b.published_point:.3g}",
-            f"{1 - b.found:.4g}",
+            f"{1 - b.best_found:.4g}",
             f"{1 - b.upper_bound:.4g}",
         )
         late.append([*place, *chances, above])

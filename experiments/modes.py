@@ -60,7 +60,7 @@ class Row(NamedTuple):
     adapting: float
     sharing: float
     ratio: float
-    most: float
+    target: float
 
 
 def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
@@ -87,7 +87,7 @@ def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
         case.steps,
         **seconds,
         ratio=ratio,
-        most=case.target,
+        target=case.target,
     )
 
 
@@ -124,7 +124,7 @@ def run(
                     f"{x:.2f}"
                     for x in (result.uncoded, result.adapting, result.sharing)
                 ),
-                f"{result.ratio:.3f} (at most {result.most:g})",
+                f"{result.ratio:.3f} (at most {result.target:g})",
             ]
             for result in rows
         ],

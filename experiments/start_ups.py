@@ -67,7 +67,7 @@ class Plan(NamedTuple):
     start_up: str
     cycle_time: str
     num_workers: int
-    found: float
+    runtime: float
     global_search: float
     excess: float
     lower_bound: float
@@ -323,7 +323,7 @@ def print_plans(rows: Sequence[Plan]) -> None:
         excess = np.array([row.excess for row in rows_of_law])
         largest = f"{100 * excess.max():.4f} %"
         smallest = f"{100 * excess.min():.2f} %"
-        gap = float(np.median([row.found / row.lower_bound for row in rows_of_law]))
+        gap = float(np.median([row.runtime / row.lower_bound for row in rows_of_law]))
         lines.append(
             [
                 name,

@@ -34,22 +34,23 @@ def run(
     *,
     workers: int = 6,
     strikes: int = 3,
-    every: int = 40,
+    steps_between: int = 40,
     subset: float = _SUBSET,
     methods: Sequence[str] = METHODS,
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """Make so many `strikes` of each kind, one in `every` so many steps; a subset takes
-    seconds.
+    """Make `strikes` of each kind, one in `steps_between` steps.
+
+    A worker takes `subset` seconds for a subset.
     """
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in with_progress(tasks, "training"):
-        setting = Setting(kind, workers, 1.0, every * (strikes + 1), (method,))
+        setting = Setting(kind, workers, 1.0, steps_between * (strikes + 1), (method,))
         with Cluster(workers, patience=_PATIENCE) as cluster:
-            striker = _Striker(np.random.default_rng(seed), kind, subset, every)
+            striker = _Striker(np.random.default_rng(seed), kind, subset, steps_between)
             training = trained(cluster, seed, setting, method, subset, striker)
-        rows.append(_row(kind, method, np.asarray(training.seconds), every))
+        rows.append(_row(kind, method, np.asarray(training.seconds), steps_between))
     print_table(
         f"Steps with a strike and after it, in medians of a step; {workers} workers, "
         f"{strikes} strikes",

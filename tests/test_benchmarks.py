@@ -5,6 +5,7 @@ help says.
 import doctest
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,4 +183,22 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(
 
 
 def test_a_file_is_read_as_its_example_says():
-    assert doctest.testmod(reading) == (0, 3)
+    assert doctest.testmod(reading) == (0, 5)
+
+
+ROOT = Path(__file__).parents[1]
+# Arguments and fields that users know.
+_PUBLIC = {
+    ("most", "bcgc_jax/cluster/checkpoints.py"),
+    ("own", "bcgc_jax/handout/group.py"),
+}
+
+
+@pytest.mark.parametrize("folder", ["bcgc_jax", "experiments", "benchmarks"])
+def test_names_carry_a_noun(folder):
+    names = {
+        (name, str(path.relative_to(ROOT)))
+        for path in (ROOT / folder).rglob("*.py")
+        for name in reading.names_without_noun(path.read_text("utf-8"))
+    }
+    assert names <= _PUBLIC

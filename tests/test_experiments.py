@@ -167,7 +167,7 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
     assert rows["d", "deadline"]["published"] == ""
     (bound,) = found.rows("journal_bounds")
     # measured 0.74560, 0.74807
-    assert 0.7455 < float(bound["found"]) < float(bound["upper_bound"]) < 0.749
+    assert 0.7455 < float(bound["best_found"]) < float(bound["upper_bound"]) < 0.749
     plans = {row["scheme"]: row for row in found.rows("journal_plans")}
     runtimes = [
         float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")
@@ -178,7 +178,7 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
         for row in found.rows("journal_steps")
         if row["steps"] == "100"
     ]
-    np.testing.assert_allclose(last, float(bound["found"]), rtol=1e-5)
+    np.testing.assert_allclose(last, float(bound["best_found"]), rtol=1e-5)
 
 
 @pytest.mark.slow

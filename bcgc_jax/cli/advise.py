@@ -301,12 +301,12 @@ def _still_slow(advice: Advice) -> str:
     slow = [worker for worker in advice.slow_workers if worker.last_step == last]
     if not slow or advice.look_at:
         return ""
-    several = f"worker {slow[0].worker} is"
+    who = f"worker {slow[0].worker} is"
     if len(slow) > 1:
-        several = f"workers {_joined([worker.worker for worker in slow])} are"
+        who = f"workers {_joined([worker.worker for worker in slow])} are"
     return (
-        f" But the log ends while {several} slow, and does "
-        "not say for how long: look there first. If that stays, work sharing may pay."
+        f" But the log ends while {who} slow, and does not say for how long: look "
+        "there first. If that stays, work sharing may pay."
     )
 
 

@@ -63,7 +63,7 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
 @pytest.mark.usefixtures("running_ray")
 def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
     """It would for two seconds and more, until its process is replaced."""
-    given: Any = {"workers": 3, "strikes": 1, "every": 6, "subset": 0.15}
+    given: Any = {"workers": 3, "strikes": 1, "steps_between": 6, "subset": 0.15}
     struck.run(tmp_path, **given, methods=("sharing:2:8",), kinds=("frozen",))
     (row,) = rows_of(tmp_path / "struck.csv")
     assert 0.9 < float(row["struck"]) < 10

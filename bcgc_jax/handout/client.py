@@ -10,6 +10,7 @@ from typing import Any
 from bcgc_jax.handout.chunk import Chunk as Chunk
 from bcgc_jax.handout.group import GroupShare
 from bcgc_jax.handout.messages import (
+    NOT_JOINED,
     Answer,
     Begin,
     Covers,
@@ -119,11 +120,17 @@ class Share:
             yield from self._own_chunks(step, lengths)
 
     def covers(self, present: Iterable[int]) -> bool:
-        """Whether these ranks store all data: they alone can do a step."""
-        line = self._line
-        answer = answer_of(
-            line.ask(data_of(Covers(sorted({*map(operator.index, present)}))))
-        )
+        """Whether these ranks store all data: they alone can do a step.
+
+        Raises ConnectionError if the coordinator is gone, or another process has taken
+        this worker's place.
+        """
+        question = Covers(sorted({*map(operator.index, present)}))
+        answer = answer_of(self._line.ask(data_of(question)))
+        if answer == NOT_JOINED:
+            raise ConnectionError(
+                f"worker {self._rank}: {answer.refused}. Join again, or end this one"
+            )
         return not answer.refused
 
     def _handed_out(self, begin: Begin) -> Iterator[Chunk]:

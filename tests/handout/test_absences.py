@@ -62,6 +62,16 @@ def test_what_nobody_present_stores_is_refused_before_anything_is_computed(share
     )
 
 
+def test_who_has_lost_its_place_is_not_told_that_data_are_missing():
+    memory = Memory()
+    with serve(2, 2, 8, transport=memory) as coordinator:
+        older = join(coordinator.address, 0, transport=memory)
+        newer = join(coordinator.address, 0, transport=memory)
+        assert newer.covers([0])
+        with pytest.raises(ConnectionError, match="worker 0: .* has taken its place"):
+            older.covers([0])
+
+
 @pytest.mark.parametrize("present", [[1, 2, 3, 4, 5], [0, 1, 2, 3, 9]])
 def test_who_is_not_among_the_present_or_is_nobody_is_refused(shares, present):
     with pytest.raises(

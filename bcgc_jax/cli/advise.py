@@ -234,6 +234,11 @@ def _sentences(advice: Advice) -> list[str]:
         )
     if any(row.scheme.asks for row in advice.rows):
         said.append(_costs(advice))
+        if hosts := advice.steps.trace.hosts:
+            said.append(
+                f"The log names {len({*hosts})} hosts: a chunk is stored on different "
+                "ones."
+            )
     if not advice.recorded:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a "

@@ -84,7 +84,7 @@ def picture(advice: Advice) -> "Figure":
 def _look(advice: Advice, row: Any) -> dict[str, Any]:
     if row.remedy == advice.advised:
         return _ADVISED
-    if row.remedy == Limit.name:
+    if row.remedy.startswith(Limit.name):
         return _LIMIT
     if row.lost:
         return _INEXACT
@@ -148,7 +148,8 @@ def plan_of(advice: Advice) -> "Solution":
             f"--out: no plan is written, for {row.remedy} needs no plan"
         )
     saved = row.saved
-    limit = advice.row(Limit.name).saved
+    limits = (Limit.name, f"{Limit.name}:{row.stored_subsets}")
+    limit = min(each.saved.value for each in advice.rows if each.remedy in limits)
     error = (saved.high - saved.low) / (2 * 1.96)
     line = advice.load_line
     load_line = None
@@ -164,13 +165,14 @@ def plan_of(advice: Advice) -> "Solution":
         round_trip=advice.costs.asking.alone,
         load_line=load_line,
         usual_cost=usual_cost,
+        hosts=advice.steps.trace.hosts,
     )
     return Solution(
         plan=sharing_plan(1.0, rule),
         rounded=None,
         expected_runtime=jnp.asarray(advice.step * (1 - saved.value)),
         runtime_error=jnp.asarray(advice.step * error),
-        lower_bound=jnp.asarray(advice.step * (1 - limit.value)),
+        lower_bound=jnp.asarray(advice.step * (1 - limit)),
         status=jnp.asarray(int(Status.CONVERGED)),
         num_steps=jnp.asarray(0),
         method=row.remedy,

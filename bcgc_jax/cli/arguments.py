@@ -44,7 +44,10 @@ _NOT_FITTED = ("two-speed", "deterministic")
 FITTED_LAWS = tuple(law for law in LAWS if law not in _NOT_FITTED)
 
 LAYOUTS = ("auto", "long", "wide")
-LOG_COLUMNS = ("step", "worker", "seconds", "wait", "chunk", "forward_seconds", "load")
+LOG_COLUMNS = (
+    *("step", "worker", "host", "seconds", "wait"),
+    *("chunk", "forward_seconds", "load"),
+)
 TIME_UNITS = ("s", "ms", "us", "ns")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 

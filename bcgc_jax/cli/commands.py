@@ -275,8 +275,8 @@ class AdviseOptions:
     after: ClassVar = """\b
 Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of
 the forward pass), load (the length of a chunk, or without chunks of a worker's step,
-such as its tokens) and wait (the part of seconds that the worker was in an all-reduce,
-waiting for others).
+such as its tokens), wait (the part of seconds that the worker was in an all-reduce,
+waiting for others) and host (which machine: workers of one are perhaps slow together).
 
 \b
 Examples:

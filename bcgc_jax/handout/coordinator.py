@@ -161,8 +161,8 @@ def serve(
 
     Args:
       plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`.
-        The last two have the numbers of subsets and chunks, and what a length takes, by
-        the log.
+        The last two have the numbers of subsets and chunks, and what a length takes and
+        the hosts, by the log.
       max_subsets: D, from 1, where nothing is shared, to N; by default 2.
       chunks: C; by default 8.
       key: that workers need; by default the environment variable BCGC_HANDOUT_KEY.
@@ -180,7 +180,7 @@ def serve(
       adapt: whether steps are shared only where that saves time; else all are.
       hosts: that of each worker: where workers of a host are slow together, or leave
         together, each chunk is stored on D hosts, as far as no host has more than N / D
-        workers.
+        workers. By default those of the plan.
       offsets: how many offsets from its owner the holders of chunks have; by default
         another for each chunk. Three to five bear more sets of absent workers.
 
@@ -210,11 +210,10 @@ def serve(
         place = plan
     else:
         place = Placement.load(plan)
-    if hosts is not None or offsets is not None:
-        host_numbers = None
-        if hosts is not None:
-            host_numbers = numbered(hosts)
-        place = place._replace(hosts=host_numbers, offsets=offsets)
+    if hosts is not None:
+        place = place._replace(hosts=numbered(hosts))
+    if offsets is not None:
+        place = place._replace(offsets=offsets)
     place.check()
     _warn_of_hosts(place)
     if transport is None:
@@ -227,7 +226,8 @@ def serve(
 def _warn_of_hosts(place: Placement) -> None:
     """Say which share of the chunks a slow or absent host has alone."""
     share = 0.0
-    if place.hosts is not None:
+    if place.by_host:
+        assert place.hosts is not None
         share = on_one_host(place.storage, place.hosts)
     if share:
         warnings.warn(

@@ -87,7 +87,7 @@ class Advice(Slowness):
     """What a log says: what its steps lose, why, and what helps.
 
     Attributes, after those of `Slowness`:
-      rows: what can be done, the most saved first, and last the limit; none where
+      rows: what can be done, the most saved first, and last the limits; none where
         `alike`.
       costs: of work sharing, beside the passes, which the replays count.
       enough: whether there are enough steps for advice.
@@ -198,6 +198,8 @@ def advise(
         lock_step,
         not trace.of_lengths,
     )
+    if not slowness.unlike_workers:
+        resources = resources._replace(hosts=trace.hosts)
     if forward is None:
         forward = trace.forward_ratio or 0.0
     replays, models = _by_models(log, resources, codes, forward, seed)
@@ -318,7 +320,12 @@ def _rows(
             needs=scheme.needs(outcome.choice),
         )
         rows.append(row)
-    return sorted(rows, key=lambda row: (row.remedy == Limit.name, -row.saved.value))
+
+    def place(row: Remedy) -> tuple[bool, bool, float]:
+        bounds = row.remedy.startswith(Limit.name)
+        return bounds, row.remedy == Limit.name, -row.saved.value
+
+    return sorted(rows, key=place)
 
 
 def _saved(

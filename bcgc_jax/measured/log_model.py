@@ -63,7 +63,8 @@ class Log(NamedTuple):
 
     def as_steps(self, parts: Parts) -> Steps:
         """Parts of the seconds as steps, with the lengths that are predicted."""
-        return parts.steps(self.costs, lock_step=self.lock_step)
+        steps = parts.steps(self.costs, lock_step=self.lock_step)
+        return steps._replace(hosts=self.steps.trace.hosts)
 
     @property
     def has_loads(self) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.schemes.base import Scheme
+from bcgc_jax.steps.hosts import side_by_side
 from bcgc_jax.steps.steps import Outcome, Steps
 
 # Plans of more steps hardly depend on a single one.
@@ -121,8 +122,12 @@ def seats_of(steps: Steps, count: int) -> list[np.ndarray]:
     """Number workers anew for each draw: who shares data with whom is not known
     beforehand.
 
-    The numbers do not depend on those in the log.
+    The numbers do not depend on those in the log. Hosts that are known have the same
+    places in each draw.
     """
     by_speed = np.argsort(np.log(steps.times()).mean(axis=0), kind="stable")
     rng = np.random.default_rng(0)
-    return [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]
+    seats = [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]
+    if steps.hosts is None:
+        return seats
+    return [np.array(side_by_side(seat.tolist(), steps.hosts)) for seat in seats]

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import shared_logs
+from bcgc_jax.measured import shared_logs, worker_hosts
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.tables import Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
@@ -45,6 +45,8 @@ class Trace(NamedTuple):
       of_lengths: whether the seconds are what lengths alone are said to cost.
       collective: `[S]`, seconds of the collective itself, the least wait of a step's
         workers, NaN without times; None where the file has no waits.
+      hosts: that of each worker, by number; None where the file does not say which
+        workers share one.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(
@@ -70,6 +72,7 @@ class Trace(NamedTuple):
     microbatches: Microbatches | None = None
     collective: np.ndarray | None = None
     of_lengths: bool = False
+    hosts: tuple[int, ...] | None = None
 
     @property
     def num_workers(self) -> int:
@@ -154,6 +157,7 @@ def load_trace(
     chunk: str | None = None,
     forward: str | None = None,
     wait: str | None = None,
+    host: str | None = None,
     cost: tuple[float, float] | None = None,
     layout: str = "auto",
     unit: str = "s",
@@ -180,6 +184,8 @@ def load_trace(
         An empty cell is 0. The trace has what is left, the worker's own seconds. All
         leave a collective together, so the least wait of a step is what the collective
         itself takes.
+      host: the column of the worker's host, always the same; by default `host`, where
+        there is one.
       cost: a and b, of a log of lengths alone, with the columns `chunk` and `load` and
         no seconds: a chunk of length L is taken to cost a L + b L².
       layout: "long", a row for each step and worker; "wide", a row for each step and a
@@ -222,7 +228,7 @@ def load_trace(
         "censored": censored,
         "load": load,
     }
-    asked |= {"chunk": chunk, "forward": forward, "wait": wait}
+    asked |= {"chunk": chunk, "forward": forward, "wait": wait, "host": host}
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(
@@ -256,13 +262,16 @@ def _read(
     rows = read_tables(files, source, names["worker"])
     _, header = next(rows)
     name = str(source)
-    for column in ("load", "chunk", "wait"):
+    for column in ("load", "chunk", "wait", "host"):
         if column in header and column not in names.values():
             names.setdefault(column, column)
     if "chunk" in names and "forward_seconds" in header:
         names.setdefault("forward", "forward_seconds")
     if "chunk" in names and "asking" in header:
         names["asking"] = "asking"
+    hosts: dict[str, str] = {}
+    if {names["worker"], names.get("host")} <= {*header}:
+        rows = worker_hosts.noted(rows, source, header, names, hosts)
     if cost is None and "chunk" in names and {*shared_logs.COLUMNS} <= {*header}:
         rows = shared_logs.own_rows(rows, header, names)
     if cost is not None:
@@ -277,6 +286,8 @@ def _read(
         header = [*names.values()]
     places = {column: header.index(of_file) for column, of_file in names.items()}
     trace = _trace_of(rows, source, places, names, unit)
+    workers = trace.worker_names.tolist()
+    trace = trace._replace(hosts=worker_hosts.shared(workers, hosts, source))
     return trace if cost is None else _priced(trace, cost)
 
 

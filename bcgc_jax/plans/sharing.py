@@ -22,7 +22,7 @@ from bcgc_jax.plans.worker import Cost, Load, Tasks
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.lockstep import Chunks, handed_out, in_turn
-from bcgc_jax.steps.placement import Storage, chunk_tables, spread, whole_subsets
+from bcgc_jax.steps.placement import Placement, Storage, chunk_tables
 
 # Steps that NumPy computes at a time.
 _IN_LOCKSTEP = 2**10
@@ -48,6 +48,7 @@ class WorkSharing(Completion):
       load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk
         of this load takes a + b load seconds; for `handout.serve`, which hands out by
         it.
+      hosts: that of each worker, by number, where data are placed by them; else None.
     """
 
     num_workers: int = static_field()
@@ -59,6 +60,7 @@ class WorkSharing(Completion):
     round_trip: ArrayLike = 0.0
     load_line: tuple[float, float] | None = static_field(default=None)
     usual_cost: float | None = static_field(default=None)
+    hosts: tuple[int, ...] | None = static_field(default=None)
 
     handed_out = True
     bound_of = "storage"
@@ -74,11 +76,14 @@ class WorkSharing(Completion):
 
     @property
     def stored(self) -> Storage:
-        """Who stores which chunk."""
-        place = spread
-        if self.whole_subsets:
-            place = whole_subsets
-        return place(self.num_workers, self.max_subsets, len(self.sizes))
+        """Who stores which chunk, whatever their sizes."""
+        place = Placement(
+            *(self.num_workers, self.max_subsets, len(self.sizes)),
+            equal_chunks=True,
+            whole_subsets=self.whole_subsets,
+            hosts=self.hosts,
+        )
+        return place.storage
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
         """Of a whole subset."""

@@ -1,6 +1,5 @@
 """The storage bound: what no exact scheme beats whose workers store so many subsets."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,13 +8,6 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.distributions.order import slowest_first
-
-
-def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
-    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average."""
-    all_sets = math.comb(num_workers, max_subsets)
-    sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
-    return np.array([num_workers * count / all_sets for count in sets])
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:

@@ -39,6 +39,8 @@ class Resources(NamedTuple):
       lock_step: whether chunk k of all workers is computed together: then all have as
         many.
       know_speeds: whether the log has seconds, and not lengths alone.
+      hosts: that of each worker, by number, where any host is as likely to be slow as
+        another; else None.
     """
 
     num_workers: int
@@ -47,6 +49,7 @@ class Resources(NamedTuple):
     costs: Costs = FREE
     lock_step: bool = False
     know_speeds: bool = True
+    hosts: tuple[int, ...] | None = None
 
     @property
     def most_subsets(self) -> int:

@@ -170,6 +170,7 @@ def about(name: str) -> About:
 # folder, and classes, imported when they are used.
 ADVISED = (
     "unplanned.Limit",
+    "unplanned.HostLimit",
     "dealing.Sorted",
     "dealing.AlikeRows",
     "beforehand.Dealt",

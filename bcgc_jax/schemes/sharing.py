@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from bcgc_jax.schemes.base import FREE, Costs, Resources
 from bcgc_jax.schemes.unplanned import Unplanned
-from bcgc_jax.steps.chunk_lengths import chunk_sizes, lengths_of_pieces, ticks_of
+from bcgc_jax.steps.chunk_lengths import lengths_of_pieces, ticks_of
 from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.placement import chunk_tables, spread
+from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Outcome, Steps
 
 QUESTION = "a question for each chunk"
@@ -97,7 +97,10 @@ class Sharing(Unplanned):
     def outcome(self, steps: Steps) -> Outcome:
         """Lengths are sent as a worker begins: all are known, for all begin at once."""
         count, workers, chunks = steps.lengths.shape
-        sizes = chunk_sizes(chunks, self.equal_chunks)
+        place = Placement(
+            workers, self.max_subsets, chunks, self.equal_chunks, hosts=steps.hosts
+        )
+        sizes = place.sizes
         lengths = lengths_of_pieces(steps.lengths, sizes, self.costs.of_chunk).reshape(
             count, -1
         )
@@ -107,5 +110,5 @@ class Sharing(Unplanned):
             predicted = lengths_of_pieces(steps.costs, sizes).reshape(count, -1)
             ticks = ticks_of(predicted, steps.costs.mean())
         asked = Chunks(steps.pace, lengths, steps.pauses, ticks)
-        tables = chunk_tables(spread(workers, self.max_subsets, len(sizes)), sizes)
+        tables = chunk_tables(place.storage, sizes)
         return Outcome(handed_out(tables, asked, self.costs.asking))

@@ -2,13 +2,15 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Scheme
+from bcgc_jax.schemes.base import Resources, Scheme
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
+from bcgc_jax.steps.storage import least_alone
 
 
 class Unplanned(Scheme, LogRule):
@@ -50,3 +52,48 @@ class Limit(Unplanned):
 
     def outcome(self, steps: Steps) -> Outcome:
         return Outcome(steps.lengths.sum(axis=(1, 2)) / np.sum(1 / steps.pace, axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class HostLimit(Unplanned):
+    """No exact scheme takes less that stores each sample on D of H hosts of one size.
+
+    Data that only k hosts store can only be computed by these. It supposes that nobody
+    knows which hosts will be slow when the data are placed.
+    """
+
+    max_subsets: int
+
+    by_chunk = True
+
+    @classmethod
+    def rows(cls, resources: Resources) -> Iterator["HostLimit"]:
+        """Of two subsets and of three, where that is less than one a host."""
+        workers = Counter(resources.hosts)
+        if len({*workers.values()}) == 1:
+            for number in (2, 3):
+                if number <= resources.most and number < len(workers):
+                    yield cls(number)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{Limit.name}:{self.max_subsets}"
+
+    def needs(self, choice: Sequence[float]) -> str:
+        return f"each sample on {self.max_subsets} hosts: no exact scheme saves more"
+
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
+        return self.max_subsets
+
+    def outcome(self, steps: Steps) -> Outcome:
+        """max_k C(k, D) / C(H, D) of the work, by the k slowest hosts together."""
+        hosts = np.array(steps.hosts)
+        count = hosts.max() + 1
+        speeds = np.stack(
+            [(1 / steps.pace[:, hosts == host]).sum(axis=1) for host in range(count)],
+            axis=1,
+        )
+        slowest = np.cumsum(np.sort(speeds, axis=1), axis=1)
+        alone = least_alone(count, self.max_subsets) / count
+        work = steps.lengths.sum(axis=(1, 2))
+        return Outcome(work * np.max(alone / slowest, axis=1))

@@ -19,11 +19,12 @@ from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, stati
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.storage_bound import least_alone, storage_bound
+from bcgc_jax.plans.storage_bound import storage_bound
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes import unplanned
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
+from bcgc_jax.steps.storage import least_alone
 
 # Draws of the bound.
 _DRAWS = 2**16

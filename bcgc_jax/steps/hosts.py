@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from bcgc_jax.steps.storage import Storage
 
@@ -15,6 +15,18 @@ def numbered(hosts: Sequence[Hashable]) -> tuple[int, ...]:
     """
     numbers: dict[Hashable, int] = {}
     return tuple(numbers.setdefault(host, len(numbers)) for host in hosts)
+
+
+def side_by_side(workers: Iterable[int], hosts: Sequence[int]) -> list[int]:
+    """The workers in their order, but host by host, the largest host first.
+
+    >>> side_by_side([3, 0, 1, 2, 4], (0, 1, 0, 1, 1))
+    [3, 1, 4, 0, 2]
+    """
+    in_order = list(workers)
+    place = {hosts[worker]: number for number, worker in enumerate(in_order)}
+    size = Counter(hosts)
+    return sorted(in_order, key=lambda w: (-size[hosts[w]], place[hosts[w]]))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine, chunk_sizes
-from bcgc_jax.steps.hosts import by_hosts
+from bcgc_jax.steps.hosts import by_hosts, numbered
 from bcgc_jax.steps.storage import Storage as Storage
 
 if TYPE_CHECKING:
@@ -116,9 +116,15 @@ class Placement(NamedTuple):
         return [size / UNITS for size in self.sizes]
 
     @property
+    def by_host(self) -> bool:
+        """Whether hosts say who stores what; where all store all nothing does."""
+        return self.hosts is not None and self.max_subsets < self.num_workers
+
+    @property
     def storage(self) -> Storage:
         count = len(self.sizes)
-        if self.hosts is not None:
+        if self.by_host:
+            assert self.hosts is not None
             if self.whole_subsets:
                 rows = by_hosts(self.hosts, self.max_subsets, 1).holders
                 return Storage(tuple(row * count for row in rows))
@@ -216,7 +222,11 @@ def _placement_of(rule: dict[str, Any]) -> Placement:
         line = LoadLine(float(base), float(slope), float(rule["usual_cost"]))
         if not line.usual > 0:
             raise ValueError(f"usual_cost must be above 0, got {line.usual}")
-    return Placement(**{name: rule[name] for name in names}, load_line=line)
+    hosts = None
+    if rule.get("hosts") is not None:
+        hosts = numbered(rule["hosts"])
+    known = {name: rule[name] for name in names}
+    return Placement(**known, load_line=line, hosts=hosts)
 
 
 def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgc_jax.steps.hosts import numbered
+
 
 class Steps(NamedTuple):
     """S steps of N workers, each of which has a subset of the data in C chunks.
@@ -21,6 +23,8 @@ class Steps(NamedTuple):
       forward: what a forward pass takes of a backward pass; 0 where that is not known.
       lock_step: whether chunk k of all workers is computed together, as with FSDP: the
         next one begins when the slowest has ended it.
+      hosts: that of each worker, by number: who stores what goes by it; None where it
+        is not known.
 
     >>> nothing, chunks = np.zeros((1, 2)), np.ones((1, 2, 4))
     >>> steps = Steps(np.array([[1.0, 3.0]]), chunks, 0 * chunks, stays=nothing)
@@ -47,6 +51,7 @@ class Steps(NamedTuple):
     costs: np.ndarray | None = None
     forward: float = 0.0
     lock_step: bool = False
+    hosts: tuple[int, ...] | None = None
 
     @property
     def seconds(self) -> np.ndarray:
@@ -83,7 +88,10 @@ class Steps(NamedTuple):
 
     def seated(self, seats: np.ndarray) -> "Steps":
         """The same steps with the workers in another order."""
-        return self._mapped(lambda part: part[:, seats])
+        seated = self._mapped(lambda part: part[:, seats])
+        if self.hosts is None:
+            return seated
+        return seated._replace(hosts=numbered([self.hosts[seat] for seat in seats]))
 
     @classmethod
     def joined(cls, steps: Sequence["Steps"]) -> "Steps":

@@ -1,8 +1,11 @@
 """Who stores which chunk of a step's data."""
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Storage(NamedTuple):
@@ -50,3 +53,12 @@ class Storage(NamedTuple):
         for worker, worker_chunks in enumerate(stored):
             worker_chunks.sort(key=lambda chunk: chunk[0] != worker)
         return tuple(map(tuple, stored))
+
+
+def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
+    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over
+    such sets.
+    """
+    all_sets = math.comb(num_workers, max_subsets)
+    sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
+    return np.array([num_workers * some / all_sets for some in sets])

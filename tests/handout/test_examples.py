@@ -22,17 +22,18 @@ WORKERS = 4
 SAMPLES = 128
 STEPS = 8  # in the first ones each worker does its own chunks
 SLOW = 1
+GROUPS = 2  # of two processes each, where a worker is a group
 # One of them is slow, so that others do its chunks. It tells the parameters, and what
 # it has computed.
-PROCESS = f"""
+PROCESS = """
 import importlib, pickle, sys, time
 from bcgc_jax.handout import Share
-name, rank, *rest = pickle.loads(bytes.fromhex(sys.argv[1]))
+name, rank, slow, *rest = pickle.loads(bytes.fromhex(sys.argv[1]))
 done, original = [], Share.step
 
-def step(self, number):
-    for chunk in original(self, number):
-        time.sleep(0.1 * (rank == {SLOW}))
+def step(self, *asked):
+    for chunk in original(self, *asked):
+        time.sleep(0.1 * (rank == slow))
         done.append(chunk)
         yield chunk
 
@@ -60,18 +61,18 @@ class AllChunks:
         return (chunk._replace(step=step) for chunk in self.chunks)
 
 
-def _samples(done):
+def _samples(done, workers=WORKERS):
     """Of each step, by number, that chunks have; of as many as all sizes of chunks
     need.
     """
-    return [(chunk.step, row) for chunk in done for row in chunk.rows(SAMPLES, WORKERS)]
+    return [(chunk.step, row) for chunk in done for row in chunk.rows(SAMPLES, workers)]
 
 
 def _all_samples(first):
     return itertools.product(range(first, STEPS), range(SAMPLES))
 
 
-def _in_processes(name, *more):
+def _in_processes(name, *more, slow=SLOW):
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_server(("127.0.0.1", 0)) as two,
@@ -90,7 +91,7 @@ def _in_processes(name, *more):
                 sys.executable,
                 "-c",
                 PROCESS,
-                pickle.dumps((name, rank, STEPS, ports, *more)).hex(),
+                pickle.dumps((name, rank, slow, STEPS, ports, *more)).hex(),
             ],
             env=environment | {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}"},
             stdout=subprocess.PIPE,
@@ -143,9 +144,15 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "workers", "slow"),
+    [("with_torch", WORKERS, SLOW), ("groups_with_torch", GROUPS, 2)],
+)
+def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(
+    monkeypatch, name, workers, slow
+):
     """Tokens are averaged by PyTorch there, over the whole step at once. No process has
-    JAX.
+    JAX. In the second group the first process is slow.
     """
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -163,14 +170,14 @@ def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(monkeyp
         optimizer.step()
     expected = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
     moved = np.abs(expected - start).max()
-    found = _in_processes("with_torch")
+    found = _in_processes(name, slow=slow)
     for (params,), _, has_jax in found:
         assert not has_jax
         error = np.abs(params - expected).max() / moved
         assert error < 1e-6  # four steps of float32; the worst of five runs is 1.6e-7
-    every = [_samples(done) for _, done, _ in found]
+    every = [_samples(done, workers) for _, done, _ in found]
     assert sorted(itertools.chain(*every)) == [*_all_samples(0)]
-    assert len(every[SLOW]) < SAMPLES * STEPS / WORKERS
+    assert len(every[slow]) < SAMPLES * STEPS / workers
 
 
 @pytest.mark.parametrize(

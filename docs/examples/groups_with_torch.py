@@ -1,0 +1,82 @@
+"""Work sharing between groups of PyTorch: two of two processes, FSDP within each.
+Without JAX.
+
+Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
+`python docs/examples/groups_with_torch.py RANK`, RANK from 0 to 3.
+Lines with a plus are those that a loop of hybrid FSDP gains.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.functional import cross_entropy
+from with_torch import PADDING, SAMPLES, TARGETS, TOKENS, make_model
+
+from bcgc_jax import handout  # +
+
+GROUPS, SIZE = 2, 2  # a group is one worker: it is slow, or not, as a whole
+
+
+def train(model, share, mesh, steps):
+    params = list(model.parameters())
+    optimizer = torch.optim.SGD(params, lr=0.5, momentum=0.9)
+    seat = mesh.get_local_rank("within")
+    for step in range(steps):
+        for param in params:
+            param.grad = torch.zeros_like(param)  # also where this group gets no chunk
+        tokens = torch.zeros(1)  # +
+        for chunk in share.step(step):  # +
+            rows = step * SAMPLES + torch.tensor(chunk.rows(SAMPLES, GROUPS))
+            rows = rows[seat::SIZE]  # the processes of a group divide each chunk
+            targets = TARGETS[rows % len(TARGETS)].flatten()
+            scores = model(TOKENS[rows % len(TOKENS)].flatten())
+            loss = cross_entropy(scores, targets, reduction="sum")
+            (SIZE * loss).backward()  # FSDP takes the mean over the group
+            tokens += (targets != PADDING).sum()  # +
+        dist.all_reduce(tokens)
+        for param in params:  # the part of each that this process keeps
+            slope = param.grad.to_local()
+            dist.all_reduce(slope, group=mesh.get_group("groups"))
+            slope /= tokens
+        optimizer.step()
+    whole = [param.full_tensor().flatten() for param in params]
+    return torch.cat(whole).detach().numpy()
+
+
+def broadcast_within(group):
+    """Give all of a group what its first process has."""
+
+    def broadcast(value):
+        box = [value]
+        dist.broadcast_object_list(box, dist.get_global_rank(group, 0), group)
+        return box[0]
+
+    return broadcast
+
+
+def main(rank, steps=100, ports=(5701, 5702)):
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{ports[0]}", rank=rank, world_size=GROUPS * SIZE
+    )
+    mesh = init_device_mesh("cpu", (GROUPS, SIZE), mesh_dim_names=("groups", "within"))
+    model = fully_shard(make_model(), mesh=mesh["within"])
+    if rank == 0:  # +
+        coordinator = handout.serve(GROUPS, port=ports[1])  # +
+    broadcast = broadcast_within(mesh.get_group("within"))
+    if rank % SIZE == 0:
+        joined = handout.join(("127.0.0.1", ports[1]), rank // SIZE)  # +
+        share = joined.for_group(broadcast)  # +
+    else:
+        share = handout.follow(broadcast)  # +
+    params = train(model, share, mesh, steps)
+    if rank == 0:
+        coordinator.close()  # +
+    dist.destroy_process_group()
+    return params
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

@@ -149,7 +149,7 @@ def plan_of(advice: Advice) -> "Solution":
         )
     saved = row.saved
     limits = (Limit.name, f"{Limit.name}:{row.stored_subsets}")
-    limit = min(each.saved.value for each in advice.rows if each.remedy in limits)
+    limit = min(bound.saved.value for bound in advice.rows if bound.remedy in limits)
     error = (saved.high - saved.low) / (2 * 1.96)
     line = advice.load_line
     load_line = None

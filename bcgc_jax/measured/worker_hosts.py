@@ -18,9 +18,9 @@ def noted(
 
     Raises ValueError, with the line, for a worker that has two.
     """
-    at, host_at = header.index(names["worker"]), header.index(names["host"])
+    worker_at, host_at = header.index(names["worker"]), header.index(names["host"])
     for line, row in rows:
-        worker, host = row[at].strip(), row[host_at].strip()
+        worker, host = row[worker_at].strip(), row[host_at].strip()
         if host and hosts.setdefault(worker, host) != host:
             raise ValueError(
                 f"{source.line(line)}: worker {worker} is on host {host}, and was on "

@@ -225,8 +225,8 @@ def _placement_of(rule: dict[str, Any]) -> Placement:
     hosts = None
     if rule.get("hosts") is not None:
         hosts = numbered(rule["hosts"])
-    known = {name: rule[name] for name in names}
-    return Placement(**known, load_line=line, hosts=hosts)
+    numbers = {name: rule[name] for name in names}
+    return Placement(**numbers, load_line=line, hosts=hosts)
 
 
 def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:

@@ -24,14 +24,14 @@ def _written(path, hosts=HOSTS, header="step,worker,seconds,host"):
 
 def test_serve_places_chunks_by_the_hosts_of_the_log(answer, tmp_path):
     log, plan = _written(tmp_path / "log.csv"), tmp_path / "plan.json"
-    more = ("--timed-apart", "--stored", "2", "--out", str(plan))
-    found = answer("advise", log, *more)
-    assert found["advised"] == "sharing:2"
-    by_name = {row["remedy"]: row for row in found["rows"]}
+    options = ("--timed-apart", "--stored", "2", "--out", str(plan))
+    advice = answer("advise", log, *options)
+    assert advice["advised"] == "sharing:2"
+    by_name = {row["remedy"]: row for row in advice["rows"]}
     assert list(by_name)[-2:] == ["limit:2", "limit"]
     assert by_name["sharing:2"]["saved"][0] < by_name["limit:2"]["saved"][0]
     solution = bcgc.Solution.load(plan)
-    bound = found["step"] * (1 - by_name["limit:2"]["saved"][0])
+    bound = advice["step"] * (1 - by_name["limit:2"]["saved"][0])
     assert float(solution.lower_bound) == pytest.approx(bound)
     memory = Memory()
     with serve(plan, transport=memory) as coordinator:
@@ -49,10 +49,10 @@ def test_serve_places_chunks_by_the_hosts_of_the_log(answer, tmp_path):
 
 @pytest.mark.parametrize("hosts", ["aaaaaa", "abcdef", [""] * 6])
 def test_hosts_that_nobody_or_all_share_change_no_byte(command, tmp_path, hosts):
-    ask = ("--timed-apart", "--stored", "2", "--format", "csv")
+    options = ("--timed-apart", "--stored", "2", "--format", "csv")
     log = _written(tmp_path / "log.csv", hosts)
-    other = _written(tmp_path / "other.csv", header="step,worker,seconds,note")
-    assert command("advise", log, *ask) == command("advise", other, *ask)
+    plain = _written(tmp_path / "plain.csv", header="step,worker,seconds,note")
+    assert command("advise", log, *options) == command("advise", plain, *options)
 
 
 def test_a_worker_has_one_host(refusal, command, tmp_path):

@@ -57,9 +57,10 @@ def _handed_out(steps, place, asking=QUESTION):
 
 def test_a_slow_host_costs_as_little_as_was_worked_out():
     steps = _steps(_paces(160, 5.0))
-    own = steps.last().mean()
+    uncoded = steps.last().mean()
     saved = {
-        hosts: 100 * (1 - SHARING.outcome(steps._replace(hosts=hosts)).seconds / own)
+        hosts: 100
+        * (1 - SHARING.outcome(steps._replace(hosts=hosts)).seconds / uncoded)
         for hosts in (HOSTS, None)
     }
     assert saved[HOSTS].mean() == pytest.approx(73.0, abs=0.5)
@@ -80,23 +81,23 @@ def test_the_limit_of_hosts_is_that_of_their_worst_set(stored):
     hosts = (0, 1, 2, 3) * 2
     paces[:, [1, 2, 5, 6]] *= 8
     steps = _steps(paces, hosts)
-    found = HostLimit(stored).outcome(steps).seconds
+    bounds = HostLimit(stored).outcome(steps).seconds
     work = 8 * CHUNKS / math.comb(4, stored)
-    for seconds, pace in zip(found, paces, strict=True):
+    for seconds, pace in zip(bounds, paces, strict=True):
         speed = [sum(1 / pace[w] for w in range(8) if w % 4 == h) for h in range(4)]
         sets = [
-            some
+            slow
             for k in range(stored, 5)
-            for some in itertools.combinations(range(4), k)
+            for slow in itertools.combinations(range(4), k)
         ]
         assert seconds == pytest.approx(
             max(
-                work * math.comb(len(some), stored) / sum(speed[h] for h in some)
-                for some in sets
+                work * math.comb(len(slow), stored) / sum(speed[h] for h in slow)
+                for slow in sets
             )
         )
-    assert np.all(found > 1.2 * Limit().outcome(steps).seconds) or stored == 3
-    assert np.all(found >= Limit().outcome(steps).seconds * (1 - 1e-12))
+    assert np.all(bounds > 1.2 * Limit().outcome(steps).seconds) or stored == 3
+    assert np.all(bounds >= Limit().outcome(steps).seconds * (1 - 1e-12))
 
 
 @pytest.mark.parametrize(
@@ -112,22 +113,22 @@ def test_the_limit_of_hosts_is_that_of_their_worst_set(stored):
 def test_limits_are_of_hosts_of_one_size(hosts, names):
     resources = Resources(len(hosts or HOSTS), hosts=hosts)
     assert [row.name for row in HostLimit.rows(resources)] == names
-    few = resources._replace(stored_subsets=2)
-    assert [row.name for row in HostLimit.rows(few)] == names[:1]
+    small = resources._replace(stored_subsets=2)
+    assert [row.name for row in HostLimit.rows(small)] == names[:1]
 
 
 def test_hosts_have_the_same_places_in_all_draws_whatever_the_log_calls_its_workers():
     rng = np.random.default_rng(2)
     hosts = np.array([0, 1, 2, 1, 0, 1, 2, 1])
     steps = _steps(rng.lognormal(0, 0.5, (4, 8)), tuple(hosts.tolist()))
-    anew = rng.permutation(8)
+    order = rng.permutation(8)
     drawn = [steps.seated(seat) for seat in seats_of(steps, 5)]
-    other = steps.seated(anew)
-    again = [other.seated(seat) for seat in seats_of(other, 5)]
-    assert {draw.hosts for draw in drawn + again} == {(0, 0, 0, 0, 1, 1, 2, 2)}
+    renamed = steps.seated(order)
+    redrawn = [renamed.seated(seat) for seat in seats_of(renamed, 5)]
+    assert {draw.hosts for draw in drawn + redrawn} == {(0, 0, 0, 0, 1, 1, 2, 2)}
     assert len({draw.pace.tobytes() for draw in drawn}) == 5
-    for one, two in zip(drawn, again, strict=True):
-        np.testing.assert_array_equal(one.pace, two.pace)
+    for left, right in zip(drawn, redrawn, strict=True):
+        np.testing.assert_array_equal(left.pace, right.pace)
 
 
 def _log(paces):

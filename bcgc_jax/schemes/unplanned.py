@@ -72,7 +72,7 @@ class HostLimit(Unplanned):
         workers = Counter(resources.hosts)
         if len({*workers.values()}) == 1:
             for number in (2, 3):
-                if number <= resources.most and number < len(workers):
+                if number <= resources.most_subsets and number < len(workers):
                     yield cls(number)
 
     @property

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 
 def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:

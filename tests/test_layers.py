@@ -140,3 +140,10 @@ def _name(node: ast.AST) -> str | None:
 
 def test_imports_make_no_circle():
     assert set(graphlib.TopologicalSorter(GRAPH).static_order()) == set(FILES)
+
+
+def test_no_test_file_is_imported():
+    """Nor by a script that a test runs. What tests share is named by what it is."""
+    imports = re.compile(r"^(from|import) tests\.(\w+\.)*test_\w", re.MULTILINE)
+    files = (ROOT.parent / "tests").rglob("*.py")
+    assert not [str(file) for file in files if imports.search(file.read_text("utf-8"))]

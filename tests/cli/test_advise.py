@@ -23,7 +23,7 @@ from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.plans.sharing import WorkSharing
 from tests.cli.steps import trace_of, written, written_in_parts
-from tests.measured.test_causes import log_of
+from tests.measured.logs import log_of
 
 _NO_MORE = (
     "bcgc advise --timed-apart takes the log for that, and says what else is lost."

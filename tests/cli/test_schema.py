@@ -25,6 +25,7 @@ from bcgc_jax.cli.output import VERSION
 from bcgc_jax.cli.solve_rows import Schedule
 from bcgc_jax.problem import Status
 from bcgc_jax.sweeps.cells import ANSWERED, NUMBERS
+from tests.cli.rows import row
 from tests.cli.schema import (
     FILE,
     SCHEMA,
@@ -35,7 +36,6 @@ from tests.cli.schema import (
     written,
 )
 from tests.cli.steps import TIMES
-from tests.cli.test_solve_table import row
 
 
 def test_every_kind_of_law_is_in_it():

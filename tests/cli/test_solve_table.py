@@ -1,7 +1,7 @@
 """What a person reads of an answer, from rows made by hand: nothing is solved."""
 
 import re
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,32 +15,14 @@ from bcgc_jax import (
     Weibull,
 )
 from bcgc_jax.cli.output import saved_in_words
-from bcgc_jax.cli.solve_rows import Schedule, SolveAnswer, Solved, share_saved
+from bcgc_jax.cli.solve_rows import Schedule, SolveAnswer, share_saved
 from bcgc_jax.cli.solve_table import print_table
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
+from tests.cli.rows import row
 
 LAW = ShiftedExponential(1e-3, 50.0)
 ONE_BLOCK = Schedule([10], tasks=[[0, 0]])
-
-
-def row(method, runtime, partition=None, **more) -> Solved:
-    known: dict[str, Any] = {
-        "status": "converged",
-        "seconds": 1.0,
-        "partition": partition,
-        "partition_runtime": runtime if partition else None,
-        "runtime_error": 0.0,
-        "saved": 1 - runtime / 16,
-        "sent": 1.0,
-        "round_trips": 0,
-        "exact_gradient": True,
-        "stored_subsets": 1,
-        "lost": 0.0,
-        "deadline": 16.0 if "completion_probability" in more else None,
-        "bound_of": None if method == "limit" or "schedule" in more else "levels",
-    }
-    return Solved(method, cast(Any, None), expected_runtime=runtime, **(known | more))
 
 
 @pytest.fixture

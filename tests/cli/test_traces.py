@@ -17,7 +17,7 @@ from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.plans.plan import partition_plan
 from tests.cli.steps import TIMES, trace_of, written, written_in_parts
-from tests.measured.test_causes import log_of
+from tests.measured.logs import log_of
 from tests.oracles.chains import chain, in_order
 from tests.problems import known
 

@@ -17,7 +17,7 @@ import pytest
 from bcgc_jax.cluster import Checkpoints, Run, Step, json_lines
 from bcgc_jax.cluster.checkpoints import made_with
 from bcgc_jax.cluster.training import evaluated
-from tests.cluster.test_cluster import case, loss
+from tests.cluster.training import case, loss
 from tests.problems import known
 
 

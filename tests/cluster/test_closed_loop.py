@@ -36,7 +36,7 @@ from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.mode import Mode
 from experiments import cluster as study
 from experiments.digits import digits_problem
-from tests.cluster.test_cluster import (
+from tests.cluster.training import (
     ADAM,
     COUNT,
     LAW,

@@ -9,12 +9,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import bcgc_jax as bcgc
@@ -27,123 +25,40 @@ from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.sharing import WorkSharing
+from tests.cluster.training import (
+    ADAM,
+    COUNT,
+    LAW,
+    PROBLEM,
+    SGD,
+    N,
+    assert_descended,
+    assert_exact,
+    case,
+    exact,
+    kill,
+    loss,
+    raveled,
+    trained,
+)
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
+from tests.processes import gone, living
 from tests.raising import raising
-from tests.scripts import python
+from tests.scripts import ROOT, python
 
 pytestmark = pytest.mark.slow
-
-N = 4
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
-COUNT = 6 * 8 + 8 + 8
-LAW = bcgc.ShiftedExponential(1.0, 0.3)
-PROBLEM = bcgc.Problem(LAW, N, COUNT, 18)
-SGD = optax.sgd(0.1)
-ADAM = optax.adam(3e-2)
-
-
-def loss(params, batch):
-    """Two layers, mean over the samples."""
-    return jnp.mean(
-        (jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"])
-        ** 2
-    )
-
-
-def case(samples=18):
-    rng = np.random.default_rng(3)
-    params = {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in SHAPES.items()
-    }
-    x = rng.normal(size=(samples, 6)).astype(np.float32)
-    return params, {"x": x, "y": np.sin(3 * x[:, 0]).astype(np.float32)}
 
 
 def new_params(params, rng):
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
 
 
-def raveled(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def assert_exact(gradient, params, data):
-    """To float32: measured 3e-7 of the largest entry."""
-    want = raveled(jax.grad(loss)(params, data))
-    np.testing.assert_allclose(raveled(gradient), want, atol=2e-6 * np.abs(want).max())
-
-
 def ending(finish):
     """The pace of workers that end their tasks at these times, `[tasks, N]`."""
     tasks, workers = np.shape(finish)
     return Pace(np.zeros(workers), np.ones(workers), finish, np.zeros(tasks))
-
-
-def exact(cluster, params, data, *pace):
-    """What the cluster finds, once its gradient is the uncoded one."""
-    found = cluster.gradient(params, *pace)
-    assert_exact(found.gradient, params, data)
-    return found
-
-
-def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
-    """As by plain gradient descent. Measured: 2e-7 after 12 steps of Adam."""
-    state = optimizer.init(params)
-    for _ in range(steps):
-        updates, state = optimizer.update(jax.grad(loss)(params, data), state, params)
-        params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(raveled(found), raveled(params), atol=atol)
-
-
-def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **more):
-    """A training, once it has ended where plain gradient descent does."""
-    given = plans, Run(cluster, **more), params, data, optimizer, steps
-    found = train_on_cluster(
-        jax.random.key(5), loss, *given, evaluate=lambda params: params
-    )
-    assert_descended(found.params, params, data, optimizer, steps, atol)
-    told, last = map(
-        jax.tree.leaves, (found.metrics, found.params)
-    )  # after each step, at the end
-    assert all(
-        np.array_equal(each[-1], one) for each, one in zip(told, last, strict=False)
-    )
-    return found
-
-
-def descendants(pid):
-    """All processes that this one has started, and those that these have."""
-    command = ["ps", "-eo", "pid=,ppid="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    lines: Any = (map(int, line.split()) for line in listed.splitlines())
-    parents: dict[int, int] = dict(lines)
-    family = {pid}
-    children = {pid}
-    while children:
-        children = {p for p, parent in parents.items() if parent in children}
-        family |= children
-    return sorted(family - {pid})
-
-
-def living(pids):
-    """Those of these processes that run, and their command lines."""
-    command = ["ps", "-o", "pid=,stat=,args=", "-p", ",".join(map(str, pids))]
-    listed = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    rows = [line.split(maxsplit=2) for line in listed]
-    return {int(pid): args for pid, state, args in rows if state[0] != "Z"}
-
-
-def gone(pids, but="nothing", seconds=20):
-    """Whether these processes end, but for those whose command line says so."""
-    for _ in range(10 * seconds):
-        if all(but in args for args in living(pids).values()):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -178,16 +93,6 @@ def unreplaced(cluster):
     yield cluster
     cluster.replace = True
     cluster.resize(N)
-
-
-def kill(worker, step):
-    """Ends a worker's process before this step of a training."""
-
-    def end(now, running):
-        if now == step:
-            os.kill(running.pids[worker], signal.SIGKILL)
-
-    return end
 
 
 def test_the_store_of_ray_holds_the_gradients_of_many_steps(cluster):
@@ -657,7 +562,8 @@ _KILLED = """
 import os, signal, time, jax
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
-from tests.cluster.test_cluster import ADAM, COUNT, LAW, case, descendants, loss
+from tests.cluster.training import ADAM, COUNT, LAW, case, loss
+from tests.processes import descendants
 params, data = case()
 problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
 

@@ -32,20 +32,10 @@ from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.cluster.worker import noted
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.coding.pace import Pace
-from tests.cluster.test_cluster import (
-    COUNT,
-    PROBLEM,
-    ROOT,
-    SGD,
-    case,
-    descendants,
-    exact,
-    gone,
-    loss,
-    trained,
-)
+from tests.cluster.training import COUNT, PROBLEM, SGD, case, exact, loss, trained
+from tests.processes import descendants, gone
 from tests.raising import raising
-from tests.scripts import python
+from tests.scripts import ROOT, python
 from tests.signals import ctrl_c
 
 STORE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
@@ -350,7 +340,7 @@ _LEFT = """
 import os, signal, stat, time, jax
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan
-from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
+from tests.cluster.training import COUNT, assert_exact, case, loss
 def settings():
     own = {{"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}
     return {{name: os.environ[name] for name in os.environ.keys() - own}}
@@ -460,8 +450,12 @@ def test_a_signal_while_processes_start_leaves_none(place, number):
 _JOINS = """
 import os, jax
 from ray.cluster_utils import Cluster as Nodes
-from tests.cluster.test_faults import *
-nodes = Nodes(True, head_node_args=STORE | {"include_dashboard": False})
+from bcgc_jax.cluster import Cluster
+from bcgc_jax.coding.gradients import coding_plan
+from tests.cluster.training import COUNT, case, exact, loss
+from tests.scripts import python
+store = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+nodes = Nodes(True, head_node_args=store | {"include_dashboard": False})
 params, data = case()
 with Cluster(1, address=nodes.address) as cluster:
     plan = coding_plan(jax.random.key(0), params, [COUNT])

@@ -16,11 +16,10 @@ from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import CodingPlan, split_unevenly
 from bcgc_jax.plans.sharing import WorkSharing
-from tests.cluster.test_cluster import ROOT
-from tests.cluster.test_shared_round import World, _worker
-from tests.cluster.test_worker import decoded
-from tests.coding.test_losses import PARAMS, SGD, STATE, key_of, loss
-from tests.scripts import python
+from tests.cluster.training import decoded
+from tests.cluster.world import World, chunk_worker
+from tests.coding.stateful import PARAMS, SGD, STATE, key_of, loss
+from tests.scripts import ROOT, python
 
 OWN, _ = coding.stateful(loss, SGD)
 GIVEN, SEED = coding.Stateful(PARAMS, STATE), 11
@@ -70,7 +69,7 @@ def test_all_who_store_a_chunk_draw_alike():
     plan = SharedPlan(WorkSharing(4, 2, 2))
     cut, weights = plan.cut(split_unevenly(DATA, 4))
     duty = Duty(OWN, plan, GIVEN, weights, None, SEED, False)
-    group = [_worker(duty, worker, cut) for worker in range(4)]
+    group = [chunk_worker(duty, worker, cut) for worker in range(4)]
     # Worker 3 is slow, and others do what it stores.
     world = World(group, lambda worker, chunk: 9.0 if worker == 3 else 1.0, plan)
     gradient, _ = world.step(GIVEN, iteration=5)
@@ -110,7 +109,7 @@ from bcgc_jax.cluster import Cluster, Told, train_on_cluster
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.sharing import WorkSharing
-from tests.coding.test_losses import key_of
+from tests.coding.stateful import key_of
 
 @jax.custom_vjp
 def twice(x):

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from bcgc_jax.cluster import Cluster, InjectedDelay, Told
-from tests.cluster.test_cluster import ADAM, PROBLEM, N, case, trained
+from tests.cluster.training import ADAM, PROBLEM, N, case, trained
 
 
 @pytest.mark.smoke

@@ -1,8 +1,5 @@
 """Work sharing between a master and workers in one process, on a clock of its own."""
 
-import functools
-import heapq
-import itertools
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.chunks import ChunkWorker, Order, Place
+from bcgc_jax.cluster.chunks import Order, Place
 from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
@@ -26,159 +23,21 @@ from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
-from tests.cluster.test_cluster import loss, raveled
-from tests.cluster.test_worker import case
+from tests.cluster.training import case, loss, raveled
+from tests.cluster.world import NOWHERE, World, chunk_worker
 from tests.raising import raising
 
 N = 4
-NOWHERE = Place(("", 0), Memory())
-
-
-class World:
-    """Worker w takes `seconds(w, chunk)` for a chunk; a frozen one speaks when it is
-    thawed.
-
-    `breaks()`: whether the line of a worker that asks breaks, before the answer comes.
-    """
-
-    def __init__(self, workers, seconds, plan, sending=0.0):
-        self.workers = workers
-        self.seconds = seconds
-        self.plan = plan
-        self.sending = [sending] * plan.num_workers  # of the sum of each worker
-        self.busy = [0.0] * plan.num_workers
-        self.roster, self.calls = None, itertools.count(1)
-        self.frozen: set[int] = set()
-        self.breaks = lambda: False
-
-    def step(self, params, killed=(), successors=(), frozen=(), thawed=(), iteration=1):
-        """The gradient, and when it was there; `killed`, `frozen`, `thawed` are (time,
-        worker).
-        """
-        leaves = jax.tree.leaves(params)
-        self.order = itertools.count()
-        self.now = 0.0
-        self.events: list[Any] = []
-        self.held: list[Any] = []
-        given = self.plan, params, next(self.calls), iteration, leaves, None
-        self.round = SharedRound(*given, NOWHERE, self.touch, self.roster)
-        for worker in set(range(self.plan.num_workers)) - self.frozen:
-            self.put(self.busy[worker], self.begin, worker)
-        happens = (
-            (self.kill, killed),
-            (self.freeze, frozen),
-            (self.thaw, thawed),
-            (self.join, successors),
-        )
-        for what, when in happens:
-            for at, *more in when:
-                self.put(at, what, *more)
-        while (gradient := self.round.gradient()) is None:
-            look = self.round.time_goes_on(self.now)
-            if not self.events or look < self.events[0][0]:
-                assert look < np.inf, "nothing moves"
-                self.now = look
-                continue
-            self.now, _, what, more = heapq.heappop(self.events)
-            what(*more)
-            self.send(self.round.look(self.now))
-        self.round.end()
-        for _, worker, process in successors:
-            if self.workers[worker] is None:  # it is there for the next step
-                self.workers[worker], self.busy[worker] = process, 0.0
-        self.roster = self.round.ledger.roster
-        self.busy = [max(end - self.now, 0.0) for end in self.busy]
-        return gradient, self.now
-
-    def put(self, at, what, *more):
-        heapq.heappush(self.events, (at, next(self.order), what, more))
-
-    def touch(self, first=lambda: None):
-        first()
-
-    def send(self, asks):
-        for ask in asks:
-            process = self.workers[ask.worker]
-            if ask.method == "deliver":
-                arrives = self.now + self.sending[ask.worker]
-                self.put(
-                    arrives, self.hear, ask, process.deliver(*ask.arguments), process
-                )
-            else:
-                process.open(*ask.arguments[:2])
-                self.ask(ask, process, Begin(ask.arguments[0].step))
-
-    def ask(self, ask, process, question):
-        if ask.worker in self.frozen:
-            self.held.append((ask.worker, self.ask, ask, process, question))
-        elif self.workers[ask.worker] is process:
-            who = Join(ask.worker, ask.arguments[0].life)
-            if self.breaks():
-                self.round.asked(who, question, lambda answer: None, self.now)
-                self.put(self.now + 0.1, self.ask, ask, process, question)
-            else:
-                tell = functools.partial(self.tell, ask, process)
-                self.round.asked(who, question, tell, self.now)
-
-    def tell(self, ask, process, answer):
-        """At once: the worker does what it is told, and asks again when that has taken
-        its time.
-        """
-        if answer.over:
-            return
-        question, end = process.work(answer), self.now
-        if answer.chunk is not None:
-            self.busy[ask.worker] = end = self.now + self.seconds(
-                ask.worker, answer.chunk
-            )
-        if answer.send is not None:  # it asks again while that is on its way
-            arrives = self.now + self.sending[ask.worker]
-            self.put(arrives, self.hear, ask, process.sum(answer.send), process)
-        self.put(end, self.ask, ask, process, question)
-
-    def begin(self, worker):
-        if self.workers[worker] is not None:
-            self.send(self.round.begin(worker, self.now))
-
-    def hear(self, ask, answer, process):
-        if ask.worker in self.frozen:
-            self.held.append((ask.worker, self.hear, ask, answer, process))
-        elif self.workers[ask.worker] is process:
-            self.send(self.round.heard(ask, answer, self.now))
-
-    def kill(self, worker):
-        self.workers[worker] = None
-        self.send(self.round.lost(worker, self.now))
-
-    def freeze(self, worker):
-        self.frozen.add(worker)
-
-    def thaw(self, worker):
-        self.frozen.discard(worker)
-        for which, what, *more in self.held:
-            if which == worker:
-                self.put(self.now, what, *more)
-        self.held = [one for one in self.held if one[0] != worker]
-
-    def join(self, worker, process):
-        self.workers[worker], self.busy[worker] = process, self.now
-        self.begin(worker)
-
-
-def _worker(duty, worker, cut):
-    return ChunkWorker(
-        duty, worker, {chunk: cut[chunk] for chunk in duty.plan.held(worker)}
-    )
 
 
 def _world(seconds, samples=140, chunks=8, sending=0.0):
     plan = SharedPlan(WorkSharing(N, 2, chunks))
-    params, data, _ = case(samples)
+    params, data = case(samples)
     cut, weights = plan.cut(split_unevenly(data, N))
     duty = Duty(loss, plan, params, weights, None, 0, False)
 
     def process(worker):
-        return _worker(duty, worker, cut)
+        return chunk_worker(duty, worker, cut)
 
     return (
         World([process(w) for w in range(N)], seconds, plan, sending),
@@ -513,10 +372,10 @@ def test_too_many_lost_are_told():
 
 def test_samples_of_a_batch_are_those_of_each_chunk_whoever_draws_them():
     plan = SharedPlan(WorkSharing(N, 2, 3), False)
-    params, data, _ = case(120)
+    params, data = case(120)
     cut, weights = plan.cut(split_unevenly(data, N))
     duty = Duty(_summed, plan, params, weights, 12, 0, False)
-    world = World([_worker(duty, w, cut) for w in range(N)], _even, plan)
+    world = World([chunk_worker(duty, w, cut) for w in range(N)], _even, plan)
     first, _ = world.step(params, iteration=3)
     world.seconds = lambda worker, chunk: 1.0 + (worker == 2)
     second, _ = world.step(params, iteration=3)
@@ -534,10 +393,10 @@ def _summed(params, batch):
 
 def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
     plan = SharedPlan(WorkSharing(N, 2, 3), False)
-    params, data, _ = case(70)
+    params, data = case(70)
     cut, weights = plan.cut(split_unevenly(data, N))
     duty = Duty(_summed, plan, params, weights, None, 0, False)
-    found, _ = World([_worker(duty, w, cut) for w in range(N)], _even, plan).step(
+    found, _ = World([chunk_worker(duty, w, cut) for w in range(N)], _even, plan).step(
         params
     )
     _assert_exact(jax.tree.map(lambda x: x / 70, found), params, data)

@@ -15,7 +15,6 @@ import pytest
 from bcgc_jax._pytree import replace
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
-from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     coding_plan,
@@ -26,7 +25,7 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
-from tests.cluster.test_cluster import loss, raveled
+from tests.cluster.training import decoded, loss, raveled
 from tests.compilations import compilations
 
 # Each worker compiles some programs for each of its blocks.
@@ -61,23 +60,6 @@ def workers(params, plan, subsets, weights=None, batch_size=None, x64=False):
     return [
         WorkerProcess(duty, w, {j: subsets[j] for j in plan.held(w)}) for w in range(N)
     ]
-
-
-def decoded(plan, messages, params):
-    """The raveled gradient by NumPy, from everyone's messages `[worker][block]`."""
-    leaves = [np.zeros(np.size(leaf)) for leaf in jax.tree.leaves(params)]
-    for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
-        with jax.enable_x64(True):
-            weights = np.asarray(
-                decoding_weights(code.encoding, np.ones(N, bool)).weights
-            )
-        total = (
-            weights @ np.stack([messages[w][b].values for w in range(N)]) * plan.scaling
-        )
-        for leaf, start, stop in block.pieces:
-            leaves[leaf][start:stop] += total[: stop - start]
-            total = total[stop - start :]
-    return np.concatenate(leaves)
 
 
 def assert_decoded(plan, group, params, want, call=1, iteration=1):

@@ -13,7 +13,7 @@ import pytest
 from bcgc_jax import coding
 from bcgc_jax.cluster.planning import ClosedLoop
 from bcgc_jax.cluster.training import train_on_cluster
-from tests.coding.test_complex import KEY, LAW, SCHEME, SUBSETS, of_cluster
+from tests.coding.three_workers import KEY, LAW, SCHEME, SUBSETS, of_cluster
 
 W, SGD = np.ones(3, np.float32), optax.sgd(0.1)
 DATA = SUBSETS + np.arange(3, dtype=np.float32)

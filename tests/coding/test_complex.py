@@ -1,41 +1,26 @@
 """Complex parameters: refused by their name, not stripped of their imaginary part."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from bcgc_jax import Problem, coding
-from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.planning import ClosedLoop
 from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.stages import stages
-from bcgc_jax.distributions import ShiftedExponential
 from bcgc_jax.plans.plan import cyclic_plan
+from tests.coding.three_workers import KEY, LAW, PLAN, SCHEME, SUBSETS, of_cluster
 
-KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
-REAL = {"w": np.zeros(3, np.float32)}
+PROBLEM = Problem(LAW, 3, 3)
+SCHEDULE = cyclic_plan(3.0, 2)
 COMPLEX = {"w": np.full(3, 1j, np.complex64)}
-PROBLEM, SUBSETS = Problem(LAW, 3, 3), np.zeros((3, 2, 3), np.float32)
-SCHEDULE, PLAN = cyclic_plan(3.0, 2), coding.coding_plan(KEY, REAL, [0, 3, 0])
-SCHEME = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1))
 MASK = np.ones((1, 3))
 GIVEN = COMPLEX, SUBSETS[0], optax.sgd(0.1), 1
 
 
 def loss(params, batch):
     return jnp.sum(jnp.abs(batch @ params["w"]) ** 2)
-
-
-def of_cluster(call):
-    """`call` of a cluster as it is before anything was asked of its processes: none is
-    started.
-    """
-    cluster = object.__new__(Cluster)
-    cluster._closed = False
-    cluster._has_ray = lambda: True  # type: ignore[method-assign]
-    return call(cluster)
 
 
 ENTRANCES = {

@@ -4,7 +4,6 @@ shapes.
 
 import functools
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,57 +14,21 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.coding import coded_value_and_grad, coding_plan, split_batch
 from bcgc_jax.coding.gradients import Block, Piece
+from tests.coding.network import (
+    KEY,
+    make_batch,
+    make_params,
+    masks,
+    network,
+    relative_difference,
+)
 from tests.compilations import compilations
-from tests.scripts import python
-
-KEY = jax.random.key(3)
-
-
-def network(params, batch):
-    x, label = batch
-    hidden = jax.nn.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"])
-    scores = jax.nn.log_softmax(hidden @ params["out"]["w"] + params["out"]["b"])
-    return -jnp.mean(jnp.take_along_axis(scores, label[:, None], axis=1))
-
-
-def make_params(rng):
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape))  # noqa: E731
-    return {
-        "hidden": {"w": draw(7, 5), "b": draw(5)},
-        "out": {"w": draw(5, 3), "b": draw(3)},
-    }
-
-
-def make_batch(rng, samples):
-    return jnp.asarray(rng.standard_normal((samples, 7))), jnp.asarray(
-        rng.integers(0, 3, samples)
-    )
+from tests.scripts import ROOT, python
 
 
 def drawn(seed, samples):
     rng = np.random.default_rng(seed)
     return rng, make_params(rng), make_batch(rng, samples)
-
-
-def masks(plan, rng, extra=0):
-    """Whose messages arrived: N - n workers for each block, and `extra` more where
-    there are.
-    """
-    rank = np.argsort(rng.random((len(plan.blocks), plan.num_workers)), axis=1)
-    return (
-        rank
-        >= np.maximum(np.array([block.level for block in plan.blocks]) - extra, 0)[
-            :, None
-        ]
-    )
-
-
-def relative_difference(a, b):
-    a, b = (
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(float)
-        for t in (a, b)
-    )
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 # 7·5 + 5 + 5·3 + 3 = 58 coordinates on 6 workers; some levels empty, blocks across
@@ -183,8 +146,12 @@ def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 import bcgc_jax as bcgc
-from bcgc_jax.coding.gradients import subset_gradients
-from tests.coding.test_gradients import *
+from bcgc_jax.coding.gradients import (
+    coded_value_and_grad, coding_plan, split_batch, subset_gradients
+)
+from tests.coding.network import (
+    KEY, make_batch, make_params, masks, network, relative_difference
+)
 rng = np.random.default_rng(0)
 params, batch = make_params(rng), make_batch(rng, 32)
 plan = coding_plan(KEY, params, np.array([11, 0, 22, 4, 0, 0, 6, 15]))
@@ -207,7 +174,7 @@ def test_the_subsets_may_be_spread_over_devices():
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
     }
-    run = python(SHARDED, env=os.environ | flags, cwd=Path(__file__).parents[2])
+    run = python(SHARDED, env=os.environ | flags, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 1e-6  # measured 1.5e-7
 

@@ -3,37 +3,15 @@ keys.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from bcgc_jax import coding
-from tests.coding.test_complex import KEY, SCHEME
+from tests.coding.stateful import PARAMS, SGD, STATE, key_of, loss
+from tests.coding.three_workers import KEY, SCHEME
 
 DATA = np.random.default_rng(5).normal(size=(3, 2, 3)).astype(np.float32)
-PARAMS = {"w": np.array([1.0, -2.0, 0.5], np.float32), "b": np.float32(0.5)}
-STATE = {"mean": np.float32(2.0), "largest": np.float32(0.0)}
 TIMES = np.ones((1, 3))
-SGD = optax.sgd(0.1)
-
-
-def key_of(key, *numbers):
-    """As documented: `fold_in` of 2³² - 1, the step, the subset and the chunk, in this
-    order.
-    """
-    for number in (2**32 - 1, *numbers):
-        key = jax.random.fold_in(key, number)
-    return key
-
-
-def loss(params, state, batch, key):
-    """As dropout and BatchNorm in training, and a metric."""
-    kept = jnp.where(jax.random.bernoulli(key, 0.5, batch.shape), 2 * batch, 0)
-    scores = kept @ params["w"]
-    mean = scores.mean()
-    state = {"mean": 0.9 * state["mean"] + 0.1 * mean, "largest": scores.max()}
-    return jnp.mean((scores - mean + params["b"] - batch[:, 0]) ** 2), state
 
 
 def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():

@@ -19,7 +19,7 @@ from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Status
-from tests.coding.test_gradients import (
+from tests.coding.network import (
     KEY,
     make_batch,
     make_params,

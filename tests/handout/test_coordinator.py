@@ -23,52 +23,10 @@ from bcgc_jax.handout.messages import Begin, Done, Join
 from bcgc_jax.handout.transport import Tcp
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise
+from tests.handout.loops import DATA, SAMPLES, WORKERS, Loops, whole
 from tests.raising import raising
 
 KEY = "secret"
-WORKERS, SAMPLES = 3, 96
-DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
-
-
-class Loops:
-    """Each rank in a thread; sums of whole numbers meet at a barrier, as an all-reduce
-    would.
-    """
-
-    def __init__(self, coordinator, seconds=lambda rank: 0.0):
-        self.coordinator, self.seconds = coordinator, seconds
-        self.sums = {}
-        self.failed = []
-        self.errors = []
-
-    def run(self, ranks, step):
-        threads = [
-            threading.Thread(target=self.take_part, args=(rank, step)) for rank in ranks
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20.0)
-            assert not thread.is_alive()
-        assert not self.errors
-        return sum(self.sums.pop(rank, 0) for rank in ranks)
-
-    def take_part(self, rank, step):
-        try:
-            transport = self.coordinator.transport
-            with join(self.coordinator.address, rank, transport=transport) as share:
-                self.sums[rank] = self.one_step(share, rank, step)
-        except StepFailed as error:
-            self.failed.append((rank, str(error)))
-        except Exception as error:
-            self.errors.append(error)
-
-    def one_step(self, share, rank, step):
-        total = 0
-        for chunk in share.step(step):
-            time.sleep(self.seconds(rank))
-            total += int(DATA[list(chunk.rows(SAMPLES, WORKERS))].sum()) * (step + 1)
-        return total
 
 
 def _loops(coordinator):
@@ -86,10 +44,6 @@ def _until_begun(coordinator, count):
         time.sleep(0.01)
 
 
-def _whole(step):
-    return int(DATA.sum()) * (step + 1)
-
-
 @pytest.fixture
 def coordinator():
     with serve(WORKERS, 2, 3, key=KEY, patience=1.0, adapt=False) as coordinator:
@@ -105,7 +59,7 @@ def test_every_sample_is_in_one_sum_and_the_fast_ones_help_the_slow_one(coordina
 
     loops = Loops(coordinator, seconds)
     assert [loops.run(range(WORKERS), step) for step in (0, 1, 7)] == [
-        _whole(step) for step in (0, 1, 7)
+        whole(step) for step in (0, 1, 7)
     ]
     assert done.count(1) < 3 * 5  # its own five chunks each time
 
@@ -167,7 +121,7 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
     assert all(
         "worker 0 is gone: step 4 is to be begun anew" in why for _, why in loops.failed
     )
-    assert loops.run(range(WORKERS), 4) == _whole(4)
+    assert loops.run(range(WORKERS), 4) == whole(4)
 
 
 def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
@@ -186,7 +140,7 @@ def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
     again.start()
     results.append(loops.one_step(silent, 0, 2))
     again.join(10.0)
-    assert sum(results) == _whole(2)
+    assert sum(results) == whole(2)
 
 
 def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
@@ -204,7 +158,7 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     assert len(loops.failed) == 2
     rest = loops.run([1, 2], 0)
     begun.join(10.0)
-    assert rest + loops.sums.pop(0) == _whole(0)
+    assert rest + loops.sums.pop(0) == whole(0)
 
 
 def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(
@@ -225,7 +179,7 @@ def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(
 def test_a_step_of_the_past_can_be_asked_for_when_all_do(coordinator):
     loops = Loops(coordinator)
     assert [loops.run(range(WORKERS), step) for step in (3, 0, 1)] == [
-        _whole(step) for step in (3, 0, 1)
+        whole(step) for step in (3, 0, 1)
     ]
 
 
@@ -240,7 +194,7 @@ def test_who_has_ended_before_it_began_is_waited_for_and_then_given_up(coordinat
         others.start()
         _until_begun(coordinator, 2)
         if comes_back:
-            assert loops.run([0], 0) + _joined(others, loops) == _whole(0)
+            assert loops.run([0], 0) + _joined(others, loops) == whole(0)
     others.join(10.0)
     assert time.monotonic() - began > 0.9
     assert [why for _, why in loops.failed] == [
@@ -281,7 +235,7 @@ def test_nonsense_harms_nobody(coordinator, message):
     assert client.ask(line, Begin(0)).ticket == (1, 1)
     with pytest.raises(ConnectionError):
         line.ask(message)
-    assert Loops(coordinator).run(range(WORKERS), 0) == _whole(0)
+    assert Loops(coordinator).run(range(WORKERS), 0) == whole(0)
 
 
 def test_who_has_not_joined_is_told_so(coordinator):
@@ -375,7 +329,7 @@ def test_nobody_is_named_where_all_have_begun(coordinator, monkeypatch):
     loops = Loops(coordinator, lambda rank: 0.05)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert loops.run(range(WORKERS), 0) == _whole(0)
+        assert loops.run(range(WORKERS), 0) == whole(0)
     assert not said
 
 
@@ -437,7 +391,7 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
         lost.close()
         loops = Loops(coordinator, lambda rank: 0.01 * (1 + rank))
         for step in (0, 1):
-            assert loops.run(range(WORKERS), step) == _whole(step)
+            assert loops.run(range(WORKERS), step) == whole(step)
     rows = list(csv.DictReader(path.open()))
     assert [(row["step"], row["worker"]) for row in rows].count(("1", "2")) == 2
     assert len(rows) == 2 * WORKERS * 2
@@ -485,6 +439,6 @@ def test_a_record_that_cannot_be_written_ends_and_the_training_goes_on(tmp_path)
         loops = Loops(coordinator)
         with pytest.warns(UserWarning, match="the record ends here"):
             assert [loops.run(range(WORKERS), step) for step in (0, 1)] == [
-                _whole(0),
-                _whole(1),
+                whole(0),
+                whole(1),
             ]

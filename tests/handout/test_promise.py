@@ -2,25 +2,13 @@
 times.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcgc_jax.cli import advise_files
-from bcgc_jax.handout.coordinator import Coordinator
-from bcgc_jax.handout.loops import Loops
-from bcgc_jax.handout.messages import (
-    Answer,
-    Begin,
-    Done,
-    Join,
-    Question,
-    answer_of,
-    data_of,
-)
-from bcgc_jax.handout.transport import Memory
+from bcgc_jax.handout.messages import Begin
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
@@ -38,11 +26,12 @@ from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Steps
+from tests.handout.run import ROUND_TRIP, WORKERS, Run
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
-STEPS, WORKERS, CHUNKS = 8, 5, 3
+STEPS = 8
+CHUNKS = 3
 STORED = (2, 3, 5)
-ROUND_TRIP = 0.125
 LINE = LoadLine(base=0.25, slope=0.5, usual=1.25)
 
 
@@ -126,65 +115,6 @@ def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
 
 
-class Run:
-    """Workers that ask a coordinator, with a clock of their own and messages in
-    JSON.
-    """
-
-    def __init__(self, place: Placement, record=None):
-        self.now = 0.0
-        clock = lambda: self.now  # noqa: E731
-        self.coordinator = Coordinator(Memory(), Loops(place, 1e9, record), clock)
-        self.answers: dict[int, list[Answer]] = {rank: [] for rank in range(WORKERS)}
-        self.replies = [self.answers[rank].append for rank in range(WORKERS)]
-        self.handed_out: list[tuple[int, tuple[int, int]]] = []
-        for rank in range(WORKERS):
-            self.ask(rank, Join(rank))
-            self.answers[rank].clear()
-
-    def ask(self, rank: int, question: Question) -> None:
-        said = self.replies[rank]
-        self.coordinator.asked(json.loads(json.dumps(data_of(question))), said)
-
-    def answer(self, rank: int) -> Answer | None:
-        said = self.answers[rank]
-        return answer_of(json.loads(json.dumps(said.pop()))) if said else None
-
-    def step(self, number, starts, seconds, pauses, loads=None) -> float:
-        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset,
-        chunk.
-        """
-        for rank in range(WORKERS):
-            self.answers[rank].clear()
-        began = self.now
-        until = began + np.array(starts, float)
-        lengths = [None] * WORKERS if loads is None else loads.tolist()
-        question: list[Question] = [Begin(number, known) for known in lengths]
-        done = [0] * WORKERS
-        end = began
-        while np.isfinite(until).any():
-            self.now = until.min()
-            for rank in np.flatnonzero(until == self.now).tolist():
-                until[rank] = np.inf
-                self.ask(rank, question[rank])
-            self.coordinator.look()
-            for rank in range(WORKERS):
-                answer = self.answer(rank)
-                if answer is None or answer.ticket is None or answer.chunk is None:
-                    continue
-                subset, chunk = answer.chunk
-                self.handed_out.append((rank, (subset, chunk)))
-                taken = seconds[rank, subset, chunk]
-                pause = (
-                    pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
-                )
-                until[rank] = self.now + ROUND_TRIP + taken + pause
-                end = max(end, until[rank])
-                done[rank] += 1
-                question[rank] = Done(answer.ticket, taken)
-        return end - began
-
-
 def _steps(run: Run, drawn: Drawn, *, known: bool, starts: bool, scale: float = 1.0):
     ends = []
     for step in range(STEPS):
@@ -233,23 +163,22 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
-def test_the_unit_of_time_changes_nothing(known, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 0.0)
+def test_the_unit_of_time_changes_nothing(known):
     drawn = Drawn(2)
     handed_out_by = {}
     for scale in (1.0, 0.001):
-        run = Run(drawn.place)
+        run = Run(drawn.place, round_trip=0.0)
         with run.coordinator:
             _steps(run, drawn, known=known, starts=True, scale=scale)
         handed_out_by[scale] = run.handed_out
     assert handed_out_by[1.0] == handed_out_by[0.001]
 
 
-def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
+def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
     """With loads that were sent: `serve` hands out by the line that `advise` has
     found.
     """
-    monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 2.0**-10)
+    short = 2.0**-10
     drawn = Drawn(1)
     # The data alone are slow: long chunks are as long as their loads say, within a
     # tenth.
@@ -257,7 +186,7 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
     drawn.paces[:] = 1.0
     drawn.pauses[:] = 0.0
     record = tmp_path / "chunks.csv"
-    run = Run(Placement(WORKERS, 1, CHUNKS), record)
+    run = Run(Placement(WORKERS, 1, CHUNKS), record, short)
     with run.coordinator:
         _steps(run, drawn, known=True, starts=False)
     trace = load_trace(record)
@@ -266,7 +195,7 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
     assert load is not None
     by_rank = np.argsort(trace.worker_names.astype(int))
     np.testing.assert_array_equal(load[:, by_rank], drawn.loads)
-    assert trace.microbatches.asking == pytest.approx(2.0**-10, abs=1e-6)
+    assert trace.microbatches.asking == pytest.approx(short, abs=1e-6)
     advice = advise(trace)
     assert advice.lengths == "load"
     assert advice.advised is not None
@@ -278,14 +207,13 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
     assert place == Placement(WORKERS, stored, CHUNKS, load_line=place.load_line)
     # Run on other steps, these are the seconds of a replay that knows the same line.
     others = Drawn(stored, seed=1)
-    run = Run(place)
+    run = Run(place, round_trip=short)
     with run.coordinator:
         found = _steps(run, others, known=True, starts=False)
     assert place.load_line is not None
     others.ticks = place.load_line.ticks(others.loads, place.shares)
-    np.testing.assert_allclose(
-        found, others.replayed(known=True, starts=False), rtol=0, atol=1e-12
-    )
+    want = others.replayed(known=True, starts=False, asking=Asking(short))
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bcgc_jax.handout import StepFailed, join, serve
 from bcgc_jax.handout.client import ask
 from bcgc_jax.handout.messages import Begin, Join, data_of
 from bcgc_jax.handout.transport import Memory
-from tests.handout.test_coordinator import WORKERS, Loops, _whole
+from tests.handout.loops import WORKERS, Loops, whole
 from tests.raising import raising
 
 
@@ -95,8 +95,8 @@ def _run(coordinator, step, ranks=range(WORKERS)):
 
 def test_every_sample_is_in_one_sum(coordinator):
     assert [_run(coordinator, step) for step in (0, 1)] == [
-        (_whole(0), []),
-        (_whole(1), []),
+        (whole(0), []),
+        (whole(1), []),
     ]
 
 
@@ -119,7 +119,7 @@ def test_who_leaves_and_who_is_silent_makes_the_step_fail_for_all(coordinator):
     with pytest.raises(StepFailed, match="gone"):
         next(chunks)
     silent.close()
-    assert _run(coordinator, 0) == (_whole(0), [])
+    assert _run(coordinator, 0) == (whole(0), [])
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
-from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of
+from tests.measured.logs import CHUNKS, STEPS, WORKERS, log_of
 
 recorded = pytest.mark.skipif(
     not TRACES.exists(), reason="the recorded traces are not part of the repository"

@@ -12,7 +12,7 @@ from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.description import autocorrelation, describe
 from bcgc_jax.measured.microbatches import Microbatches
 from tests.cli.steps import trace_of
-from tests.measured.test_causes import log_of
+from tests.measured.logs import log_of
 from tests.problems import known
 
 

@@ -13,7 +13,7 @@ from bcgc_jax.schemes.beforehand import Anew, Dealt, Replaced, Shares
 from bcgc_jax.schemes.inexact import Backup, Drop
 from bcgc_jax.schemes.names import possible
 from bcgc_jax.schemes.unplanned import Nothing
-from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of
+from tests.measured.logs import CHUNKS, STEPS, WORKERS, log_of
 
 HALF = STEPS // 2
 

@@ -1,0 +1,82 @@
+"""Workers that ask a coordinator in JSON, with a clock of their own."""
+
+import json
+
+import numpy as np
+
+from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.handout.loops import Loops
+from bcgc_jax.handout.messages import (
+    Answer,
+    Begin,
+    Done,
+    Join,
+    Question,
+    answer_of,
+    data_of,
+)
+from bcgc_jax.handout.transport import Memory
+from bcgc_jax.steps.placement import Placement
+
+WORKERS = 5
+ROUND_TRIP = 0.125
+
+
+class Run:
+    """Workers that ask a coordinator, with a clock of their own and messages in
+    JSON.
+    """
+
+    def __init__(self, place: Placement, record=None, round_trip=ROUND_TRIP):
+        self.round_trip = round_trip
+        self.now = 0.0
+        clock = lambda: self.now  # noqa: E731
+        self.coordinator = Coordinator(Memory(), Loops(place, 1e9, record), clock)
+        self.answers: dict[int, list[Answer]] = {rank: [] for rank in range(WORKERS)}
+        self.replies = [self.answers[rank].append for rank in range(WORKERS)]
+        self.handed_out: list[tuple[int, tuple[int, int]]] = []
+        for rank in range(WORKERS):
+            self.ask(rank, Join(rank))
+            self.answers[rank].clear()
+
+    def ask(self, rank: int, question: Question) -> None:
+        said = self.replies[rank]
+        self.coordinator.asked(json.loads(json.dumps(data_of(question))), said)
+
+    def answer(self, rank: int) -> Answer | None:
+        said = self.answers[rank]
+        return answer_of(json.loads(json.dumps(said.pop()))) if said else None
+
+    def step(self, number, starts, seconds, pauses, loads=None) -> float:
+        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset,
+        chunk.
+        """
+        for rank in range(WORKERS):
+            self.answers[rank].clear()
+        began = self.now
+        until = began + np.array(starts, float)
+        lengths = [None] * WORKERS if loads is None else loads.tolist()
+        question: list[Question] = [Begin(number, known) for known in lengths]
+        done = [0] * WORKERS
+        end = began
+        while np.isfinite(until).any():
+            self.now = until.min()
+            for rank in np.flatnonzero(until == self.now).tolist():
+                until[rank] = np.inf
+                self.ask(rank, question[rank])
+            self.coordinator.look()
+            for rank in range(WORKERS):
+                answer = self.answer(rank)
+                if answer is None or answer.ticket is None or answer.chunk is None:
+                    continue
+                subset, chunk = answer.chunk
+                self.handed_out.append((rank, (subset, chunk)))
+                taken = seconds[rank, subset, chunk]
+                pause = (
+                    pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
+                )
+                until[rank] = self.now + self.round_trip + taken + pause
+                end = max(end, until[rank])
+                done[rank] += 1
+                question[rank] = Done(answer.ticket, taken)
+        return end - began

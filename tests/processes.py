@@ -1,8 +1,9 @@
 """Processes that a process has started, and those that these have."""
 
 import subprocess
-import time
 from typing import Any
+
+from tests.waiting import comes_true
 
 
 def descendants(pid):
@@ -29,8 +30,8 @@ def living(pids):
 
 def gone(pids, but="nothing", seconds=20):
     """Whether these processes end, but for those whose command line says so."""
-    for _ in range(10 * seconds):
-        if all(but in args for args in living(pids).values()):
-            return True
-        time.sleep(0.1)
-    return False
+
+    def ended():
+        return all(but in args for args in living(pids).values())
+
+    return comes_true(ended, seconds)

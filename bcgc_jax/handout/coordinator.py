@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.client import key_of
@@ -86,7 +86,7 @@ class Coordinator:
     def close(self) -> None:
         self._listening.close()
 
-    def __enter__(self) -> "Coordinator":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: Any) -> None:

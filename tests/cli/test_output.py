@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +23,7 @@ from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import one_line_errors
 from experiments.report import check_folder, with_progress
 from tests.raising import raising
+from tests.waiting import comes_true
 
 
 def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
@@ -114,11 +114,7 @@ def told(monkeypatch, capsys):
         monkeypatch.setattr(progress, name, 0.01)
 
     def wait(words, read=lambda: capsys.readouterr().err):
-        for _ in range(3000):
-            if re.search(words, read(), re.MULTILINE):
-                return True
-            time.sleep(0.01)
-        return False
+        return comes_true(lambda: re.search(words, read(), re.MULTILINE), 30.0)
 
     return wait
 

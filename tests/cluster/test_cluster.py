@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 
 import jax
@@ -155,7 +154,6 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
         found = exact(cluster, params, data)
         covered += 1
         assert not found.arrived[:, 0].any()
-        time.sleep(0.02)
     assert covered > 3  # iterations went on without it
     assert happened(cluster, faults) == [(0, "hung"), (0, "replaced")]
     exact(cluster, params, data)
@@ -559,23 +557,25 @@ def test_refusals(cluster, monkeypatch):
 
 
 _KILLED = """
-import os, signal, time, jax
+import os, pathlib, signal, jax
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
 from tests.cluster.training import ADAM, COUNT, LAW, case, loss
 from tests.processes import descendants
+from tests.waiting import comes_true
+folder = pathlib.Path({folder!r})
 params, data = case()
 problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
 
 def end(step, cluster):
-    time.sleep(0.3)  # a checkpoint takes a third of it
     if step == 5:
+        assert comes_true(lambda: any(folder.glob("steps-*.npz")))
         print(*cluster.pids, flush=True)
         print(*descendants(os.getpid()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
 with Cluster(2) as cluster:
-    run = Run(cluster, checkpoints={folder!r}, before_step=end)
+    run = Run(cluster, checkpoints=folder, before_step=end)
     plan = Told(problem, "sharing:2:2")
     train_on_cluster(jax.random.key(5), loss, plan, run, params, data, ADAM, 9)
 """

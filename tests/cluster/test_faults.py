@@ -37,6 +37,7 @@ from tests.processes import descendants, gone
 from tests.raising import raising
 from tests.scripts import ROOT, python
 from tests.signals import ctrl_c
+from tests.waiting import comes_true
 
 STORE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 
@@ -375,7 +376,6 @@ def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm
     try:
         lines = [running.stdout.readline().strip() for _ in range(4)]
         pids = descendants(running.pid)
-        time.sleep(0.5)
         running.terminate()
         _, err = running.communicate()
     finally:
@@ -434,9 +434,12 @@ def test_a_signal_while_processes_start_leaves_none(place, number):
             seen |= set(descendants(running.pid))
         # As a terminal does with Ctrl-C; Ray answers SIGTERM itself while it starts.
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
-        while running.poll() is None:
-            seen |= set(descendants(running.pid))
-            time.sleep(0.02)
+
+        def ended():
+            seen.update(descendants(running.pid))
+            return running.poll() is not None
+
+        assert comes_true(ended, 60.0)
         out, err = running.communicate()
     finally:
         running.kill()

@@ -20,6 +20,7 @@ class Loops:
     def __init__(self, coordinator, seconds=lambda rank: 0.0):
         self.coordinator = coordinator
         self.seconds = seconds
+        self.begun: set[int] = set()  # ranks that have had a chunk
         self.sums = {}
         self.failed = []
         self.errors = []
@@ -49,6 +50,7 @@ class Loops:
     def one_step(self, share, rank, step):
         total = 0
         for chunk in share.step(step):
+            self.begun.add(rank)
             time.sleep(self.seconds(rank))
             total += int(DATA[list(chunk.rows(SAMPLES, WORKERS))].sum()) * (step + 1)
         return total

@@ -18,7 +18,6 @@ from bcgc_jax.handout.messages import (
 from bcgc_jax.handout.transport import Memory
 from bcgc_jax.steps.placement import Placement
 
-WORKERS = 5
 ROUND_TRIP = 0.125
 
 
@@ -29,13 +28,14 @@ class Run:
 
     def __init__(self, place: Placement, record=None, round_trip=ROUND_TRIP):
         self.round_trip = round_trip
+        workers = range(place.num_workers)
         self.now = 0.0
         clock = lambda: self.now  # noqa: E731
         self.coordinator = Coordinator(Memory(), Loops(place, 1e9, record), clock)
-        self.answers: dict[int, list[Answer]] = {rank: [] for rank in range(WORKERS)}
-        self.replies = [self.answers[rank].append for rank in range(WORKERS)]
+        self.answers: dict[int, list[Answer]] = {rank: [] for rank in workers}
+        self.replies = [self.answers[rank].append for rank in workers]
         self.handed_out: list[tuple[int, tuple[int, int]]] = []
-        for rank in range(WORKERS):
+        for rank in workers:
             self.ask(rank, Join(rank))
             self.answers[rank].clear()
 
@@ -51,13 +51,14 @@ class Run:
         """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset,
         chunk.
         """
-        for rank in range(WORKERS):
+        workers = self.answers.keys()
+        for rank in workers:
             self.answers[rank].clear()
         began = self.now
         until = began + np.array(starts, float)
-        lengths = [None] * WORKERS if loads is None else loads.tolist()
+        lengths = [None] * len(workers) if loads is None else loads.tolist()
         question: list[Question] = [Begin(number, known) for known in lengths]
-        done = [0] * WORKERS
+        done = [0] * len(workers)
         end = began
         while np.isfinite(until).any():
             self.now = until.min()
@@ -65,7 +66,7 @@ class Run:
                 until[rank] = np.inf
                 self.ask(rank, question[rank])
             self.coordinator.look()
-            for rank in range(WORKERS):
+            for rank in workers:
                 answer = self.answer(rank)
                 if answer is None or answer.ticket is None or answer.chunk is None:
                     continue

@@ -18,30 +18,19 @@ import pytest
 
 from bcgc_jax.handout import Chunk, StepFailed, client, join, serve
 from bcgc_jax.handout import loops as own_loops
+from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.line import TcpLine
 from bcgc_jax.handout.messages import Begin, Done, Join
-from bcgc_jax.handout.transport import Tcp
+from bcgc_jax.handout.transport import Memory, Tcp
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise
-from tests.handout.loops import DATA, SAMPLES, WORKERS, Loops, whole
+from bcgc_jax.steps.placement import Placement
+from tests.handout.loops import SAMPLES, WORKERS, Loops, whole
+from tests.handout.run import Run
 from tests.raising import raising
+from tests.waiting import comes_true
 
 KEY = "secret"
-
-
-def _loops(coordinator):
-    loops, _ = coordinator._served
-    return loops
-
-
-def _until_begun(coordinator, count):
-    """So many workers take part in the step."""
-    while (
-        (attempt := _loops(coordinator)._attempt) is None
-        or attempt.is_over
-        or len(attempt.heard) < count
-    ):
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -79,28 +68,23 @@ def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subset
     assert abs(len(held) - 2 * SAMPLES) <= 8
 
 
-def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator):
+def test_nobody_is_told_that_a_step_is_complete_before_all_are_there():
     """If one did all chunks, its sum could meet a sum of another attempt."""
-    with serve(2, 2, 1, key=KEY, whole=True, adapt=False) as both:
-        loops, told = Loops(both), []
-        first = threading.Thread(target=lambda: told.append(loops.run([0], 0)))
-        first.start()
-        time.sleep(0.3)
-        assert not told
-        second = loops.one_step(join(both.address, 1, key=KEY), 1, 0)
-        first.join(10.0)
-        assert sum(told) + second == _whole_of_two()
-
-
-def _whole_of_two():
-    return sum(
-        int(
-            DATA[
-                list(range(round(k * SAMPLES / 3), round((k + 1) * SAMPLES / 3)))
-            ].sum()
-        )
-        for k in (0, 1)
-    )
+    run = Run(Placement(2, 2, 1, equal_chunks=True))
+    with run.coordinator:
+        run.ask(0, Begin(0))
+        run.coordinator.look()
+        done = set()
+        while (answer := run.answer(0)) is not None and answer.ticket is not None:
+            done.add(answer.chunk)
+            run.ask(0, Done(answer.ticket, 0.1))
+            run.coordinator.look()
+        assert answer is None
+        assert done == {(0, 0), (1, 0)}
+        run.ask(1, Begin(0))
+        run.coordinator.look()
+        answers = [run.answer(rank) for rank in range(2)]
+    assert [answer and answer.over for answer in answers] == [True, True]
 
 
 def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_it_anew(
@@ -114,7 +98,7 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
         next(chunks)
     others = threading.Thread(target=loops.run, args=([1, 2], 4))
     others.start()
-    _until_begun(coordinator, WORKERS)
+    assert comes_true(lambda: loops.begun == {1, 2})
     lost.close()
     others.join(10.0)
     assert sorted(rank for rank, _ in loops.failed) == [1, 2]
@@ -149,7 +133,7 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     next(share.step(0))
     others = threading.Thread(target=loops.run, args=([1, 2], 0))
     others.start()
-    _until_begun(coordinator, WORKERS)
+    assert comes_true(lambda: loops.begun == {1, 2})
     begun = threading.Thread(
         target=lambda: loops.sums.update({0: loops.one_step(share, 0, 0)})
     )
@@ -183,28 +167,27 @@ def test_a_step_of_the_past_can_be_asked_for_when_all_do(coordinator):
     ]
 
 
-def test_who_has_ended_before_it_began_is_waited_for_and_then_given_up(coordinator):
+def test_who_has_ended_before_it_began_is_waited_for(coordinator):
     loops = Loops(coordinator)
-    for comes_back in (True, False):
-        join(coordinator.address, 0, key=KEY).close()
-        began = time.monotonic()
-        others = threading.Thread(
-            target=lambda: loops.sums.update({"all": loops.run([1, 2], 0)})
-        )
-        others.start()
-        _until_begun(coordinator, 2)
-        if comes_back:
-            assert loops.run([0], 0) + _joined(others, loops) == whole(0)
+    join(coordinator.address, 0, key=KEY).close()
+    sums = []
+    others = threading.Thread(target=lambda: sums.append(loops.run([1, 2], 0)))
+    others.start()
+    assert comes_true(lambda: loops.begun == {1, 2})
+    sums.append(loops.run([0], 0))
     others.join(10.0)
+    assert sum(sums) == whole(0)
+
+
+def test_who_has_ended_before_it_began_is_given_up_after_the_patience(coordinator):
+    loops = Loops(coordinator)
+    join(coordinator.address, 0, key=KEY).close()
+    began = time.monotonic()
+    loops.run([1, 2], 0)
     assert time.monotonic() - began > 0.9
     assert [why for _, why in loops.failed] == [
         "worker 0 has been gone for 1 s: step 0 is to be begun anew"
     ] * 2
-
-
-def _joined(thread, loops):
-    thread.join(10.0)
-    return loops.sums.pop("all")
 
 
 def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
@@ -246,7 +229,17 @@ def test_who_has_not_joined_is_told_so(coordinator):
     line.close()
 
 
-def test_a_worker_may_come_before_its_coordinator():
+def test_a_worker_may_come_before_its_coordinator(monkeypatch):
+    connect, refused = Tcp.connect, threading.Event()
+
+    def noted(transport, address):
+        try:
+            return connect(transport, address)
+        except ConnectionRefusedError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(Tcp, "connect", noted)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = taken.getsockname()
         with pytest.raises(OSError, match="in use"):
@@ -257,8 +250,9 @@ def test_a_worker_may_come_before_its_coordinator():
     early = threading.Thread(
         target=lambda: found.append(join(address, 0, key=KEY, wait=10.0))
     )
+    refused.clear()
     early.start()
-    time.sleep(0.15)
+    assert refused.wait(10.0)
     with serve(1, 1, key=KEY, port=address[1]):
         early.join(10.0)
         assert [len(share.held) for share in found] == [8]
@@ -307,39 +301,52 @@ def test_a_host_that_is_none_is_an_error_with_the_address(monkeypatch):
         join(("elsewhere", 1), 0, key=KEY)
 
 
-def test_for_whom_a_step_waits_is_said_once(coordinator, monkeypatch):
-    monkeypatch.setattr(own_loops, "_SILENCE", 0.1)
-    begun, idle = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+class Timed(Coordinator):
+    """It is what time the test says; workers are in this process."""
+
+    def __init__(self):
+        self.now = 0.0
+        loops = own_loops.Loops(Placement(WORKERS, 2, 3), 60.0, None)
+        super().__init__(Memory(), loops, lambda: self.now)
+
+    def join(self, rank):
+        return join(self.address, rank, transport=self.transport)
+
+    def look_at(self, *times):
+        for self.now in times:
+            self.touch()
+
+
+def test_for_whom_a_step_waits_is_said_once():
+    with Timed() as coordinator:
+        begun = coordinator.join(0)
+        coordinator.join(1)
         next(begun.step(7))
-        while not _loops(coordinator)._warned:
-            time.sleep(0.01)
-        coordinator.touch()  # as another message would
-        time.sleep(0.1)
+        coordinator.look_at(4.9)
+        with pytest.warns(UserWarning, match="has waited") as said:
+            coordinator.look_at(5.0, 5.1, 50.0)
     assert [str(warning.message) for warning in said] == [
-        "step 7 has waited for 0 s. Workers that have joined, but not begun it: 1. "
+        "step 7 has waited for 5 s. Workers that have joined, but not begun it: 1. "
         "Workers that have not joined: 2"
     ]
-    idle.close()
 
 
-def test_nobody_is_named_where_all_have_begun(coordinator, monkeypatch):
-    monkeypatch.setattr(own_loops, "_SILENCE", 0.1)
-    loops = Loops(coordinator, lambda rank: 0.05)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        assert loops.run(range(WORKERS), 0) == whole(0)
-    assert not said
+def test_nobody_is_named_where_all_have_begun():
+    with Timed() as coordinator, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rank in range(WORKERS):
+            next(coordinator.join(rank).step(0))
+        coordinator.look_at(4.9, 5.0, 50.0)
 
 
 def test_the_error_names_who_was_missing_besides():
-    with serve(WORKERS, key=KEY, patience=0.2, adapt=False) as coordinator:
-        silent = join(coordinator.address, 0, key=KEY)
-        join(coordinator.address, 2, key=KEY).close()
+    with Timed() as coordinator:
+        silent = coordinator.join(0)
+        coordinator.join(2).close()
         chunks = silent.step(3)
         next(chunks)
-        time.sleep(0.4)
+        with pytest.warns(UserWarning, match="step 3 has waited"):
+            coordinator.look_at(60.0)
         with pytest.raises(StepFailed) as raised:
             next(chunks)
     assert str(raised.value).endswith(

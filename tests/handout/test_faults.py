@@ -21,7 +21,7 @@ WORKERS = 4
 STEPS = 200
 SAMPLES = 256
 PATIENCE = 1.0
-FROZEN = 5.0
+FROZEN = 2.5
 DATA = np.random.default_rng(0).integers(0, 2**30, SAMPLES)
 # It tells its sum of each step, and goes on when it is told so: the test is the
 # all-reduce.
@@ -35,6 +35,7 @@ while line := sys.stdin.readline():
     while total is None:
         try:
             total = 0
+            print("begun", flush=True)
             for chunk in share.step(step):
                 # So long that one is struck within the step.
                 pace = 0.5 if step in (50, 100) else 0.01
@@ -62,6 +63,11 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
             process.stdin.write(f"{step}\n")
             process.stdin.flush()
 
+        def total(process):
+            while (line := process.stdout.readline()) == "begun\n":
+                pass
+            return int(line)
+
         processes = [start(rank) for rank in range(WORKERS)]
         seconds = []
         try:
@@ -70,19 +76,19 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
                 for process in processes:
                     go(process, step)
                 if step == 50:
-                    time.sleep(0.05)
+                    assert processes[1].stdout.readline() == "begun\n"
                     processes[1].kill()
                     processes[1].communicate()
                     processes[1] = start(1)
                     go(processes[1], step)
                 if step == 100:
-                    time.sleep(0.05)
+                    assert processes[2].stdout.readline() == "begun\n"
                     processes[2].send_signal(signal.SIGSTOP)
                     time.sleep(FROZEN)
                     processes[2].send_signal(signal.SIGCONT)
                 if step == 150:
                     _nonsense(coordinator.address)
-                found = sum(int(process.stdout.readline()) for process in processes)
+                found = sum(map(total, processes))
                 assert found == int(DATA.sum()) * (step + 1)
                 seconds.append(time.monotonic() - began)
         finally:

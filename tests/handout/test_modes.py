@@ -37,12 +37,16 @@ EVENTS = int(os.environ.get("HANDOUT_EVENTS", 6_000))
 
 
 @pytest.fixture
-def shares():
-    memory = Memory()
-    with serve(WORKERS, 2, CHUNKS, transport=memory, patience=0.2) as coordinator:
-        yield [
-            join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)
-        ]
+def coordinator():
+    given: Any = {"transport": Memory(), "patience": 0.2}
+    with serve(WORKERS, 2, CHUNKS, **given) as coordinator:
+        yield coordinator
+
+
+@pytest.fixture
+def shares(coordinator):
+    where, transport = coordinator.address, coordinator.transport
+    return [join(where, rank, transport=transport) for rank in range(WORKERS)]
 
 
 def _beside(share, step, found):
@@ -69,15 +73,16 @@ def test_in_a_step_that_is_not_shared_each_worker_does_its_own_whole_chunks(shar
     assert not any(share.shares for share in shares)
 
 
-def test_nobody_is_asked_before_all_own_chunks_are_done(shares, monkeypatch):
-    line = shares[0]._line
+def test_nobody_is_asked_before_all_own_chunks_are_done(
+    coordinator, shares, monkeypatch
+):
     asked = []
 
-    def answer(message):
+    def answer(message, reply):
         asked.append(message)
-        return _over()
+        reply(_over())
 
-    monkeypatch.setattr(line, "ask", answer)
+    monkeypatch.setattr(coordinator, "asked", answer)
     chunks = shares[0].step(3)
     for _ in range(CHUNKS):
         next(chunks)
@@ -92,13 +97,22 @@ def _over():
     return [None, None, True, None, [], None, None, "", "", False]
 
 
-def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(shares):
+def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(
+    coordinator, shares, monkeypatch
+):
+    heard = threading.Event()
+    asked = coordinator.asked
+
+    def noted(*question):
+        asked(*question)
+        heard.set()
+
+    monkeypatch.setattr(coordinator, "asked", noted)
     found: list = []
     resting = _beside(shares[0], 4, found)
     computing = shares[1].step(4)
     next(computing)
-    while not _heard(shares[0]):
-        time.sleep(0.01)
+    assert heard.wait(10.0)
     shares[2].close()
     resting.join(10.0)
     assert [str(error) for error in found] == [
@@ -108,12 +122,6 @@ def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(sh
         StepFailed, match="worker 2 is gone: step 4 is to be begun anew"
     ):
         list(computing)
-
-
-def _heard(share):
-    """Whether its message has come: its coordinator has an attempt."""
-    loops, _ = share._line._listening._answers._served
-    return loops._attempt is not None
 
 
 def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_them(

@@ -26,10 +26,11 @@ from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Steps
-from tests.handout.run import ROUND_TRIP, WORKERS, Run
+from tests.handout.run import ROUND_TRIP, Run
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS = 8
+WORKERS = 5
 CHUNKS = 3
 STORED = (2, 3, 5)
 LINE = LoadLine(base=0.25, slope=0.5, usual=1.25)

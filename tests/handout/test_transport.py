@@ -15,6 +15,7 @@ from bcgc_jax.handout.messages import Begin, Join, data_of
 from bcgc_jax.handout.transport import Memory
 from tests.handout.loops import WORKERS, Loops, whole
 from tests.raising import raising
+from tests.waiting import comes_true
 
 
 class Queues:
@@ -190,8 +191,7 @@ def test_in_memory_it_is_looked_when_it_is_due_though_nobody_asks(memory):
     answers = Counts()
     listening = memory.listen(answers)
     assert memory.connect(listening.address).ask([1]) == [1]
-    while len(answers.looked) < 3:
-        time.sleep(0.01)
+    assert comes_true(lambda: len(answers.looked) >= 3)
     first, *_, last = answers.looked
     assert 0.04 <= last - first < 5.0
     listening.close()

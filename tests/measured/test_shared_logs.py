@@ -6,9 +6,11 @@ import pytest
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.steps.placement import Placement
-from tests.handout.run import ROUND_TRIP, WORKERS, Run
+from tests.handout.run import ROUND_TRIP, Run
 
-STEPS, CHUNKS = 24, 4
+STEPS = 24
+WORKERS = 5
+CHUNKS = 4
 PLACE = Placement(WORKERS, 2, CHUNKS)
 
 

@@ -202,7 +202,9 @@ def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
         own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3
     )
     assert found.drew("own_loop")
-    assert [row["overhead"] > 0 for row in json.loads(found.printed)] == [True] * 3
+    overheads = [row["overhead"] for row in json.loads(found.printed)]
+    assert len(overheads) == 3
+    assert min(overheads) > 0
     rows = found.rows("own_loop")
     assert [row["scheme"] for row in rows] == [
         "uncoded",

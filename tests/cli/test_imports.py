@@ -70,11 +70,9 @@ def test_advice_needs_no_jax(trace):
         json.loads,
         python(_RUN, input=json.dumps([["advise", trace]])).stdout.splitlines(),
     )
-    assert (out.startswith("trace.csv: 4 workers, 6 steps."), err, imported) == (
-        True,
-        "",
-        ["numpy"],
-    )
+    assert out.startswith("trace.csv: 4 workers, 6 steps.")
+    assert err == ""
+    assert imported == ["numpy"]
 
 
 _NO_JAX = """

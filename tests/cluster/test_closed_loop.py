@@ -213,9 +213,8 @@ def test_sharing_is_prepared_where_it_saves_more_than_compiling_takes(
     Steps(workers, monkeypatch, lambda step: paces, shared_takes=0.12)
     _run(loop, range(8))
     assert len(workers.prepared) == prepared
-    assert [reason in decision.reason for decision in loop.decisions] == [True] * bool(
-        reason
-    )
+    assert len(loop.decisions) == bool(reason)
+    assert all(reason in decision.reason for decision in loop.decisions)
 
 
 def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatch):

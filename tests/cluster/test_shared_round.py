@@ -16,7 +16,6 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.messages import Answer, Begin, Done, Join, data_of
-from bcgc_jax.handout.server import Server
 from bcgc_jax.handout.transport import Memory, Tcp
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.chunk_lengths import chunk_sizes
@@ -222,23 +221,19 @@ def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
     assert world.step(params)[1] < 1.01 * _usual()
 
 
-class _Cut:
-    """Answers for a `Coordinator`, but cuts the lines of some questions, heard or
-    not.
-    """
+class _Cut(Coordinator):
+    """It cuts the lines of some questions, heard or not."""
 
-    def __init__(self, coordinator):
-        self.look = coordinator.look
-        self.left = coordinator.left
-        self.answer = coordinator.asked
+    def __init__(self, transport):
         self.heard = dict.fromkeys(range(N), 0)
         self.ranks = {}
         self.cut = 0
+        super().__init__(transport)
 
     def asked(self, message, reply):
         if message[0] == "join":
             self.ranks[reply] = message[1]
-            self.answer(message, reply)
+            super().asked(message, reply)
             return
         self.heard[self.ranks[reply]] += 1
         number = self.heard[self.ranks[reply]]
@@ -246,7 +241,7 @@ class _Cut:
             self.cut += 1
             reply.__self__.cut()
         if number % 6 != 3:
-            self.answer(message, reply)
+            super().asked(message, reply)
 
 
 def _over_lines(world, params, coordinator):
@@ -283,12 +278,10 @@ def _over_lines(world, params, coordinator):
 def test_workers_call_again_over_lines_of_their_own():
     world, _, params, data = _world(_even)
     before = threading.enumerate()
-    with Coordinator(Tcp(key=b"key")) as coordinator:
-        assert isinstance(coordinator._listening, Server)
-        coordinator._listening.answers = cut = _Cut(coordinator)
+    with _Cut(Tcp(key=b"key")) as coordinator:
         gradient, one = _over_lines(world, params, coordinator)
     _assert_exact(gradient, params, data)
-    assert cut.cut > N
+    assert coordinator.cut > N
     with pytest.raises(
         ConnectionError, match="worker 0 does not reach the master at 127"
     ):

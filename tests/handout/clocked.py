@@ -25,11 +25,12 @@ class Training:
     subset.
     """
 
-    def __init__(self, place: Placement, record=None):
+    def __init__(self, place: Placement, record=None, judge: Any = None):
         self.place = place
         self.now = 0.0
-        self.judge = Judge(place, run=lambda work: work())
-        self.loops = Loops(place, 1e9, record, self.judge, shares=False)
+        self.judge = judge or Judge(place, run=lambda work: work())
+        shares = self.judge.mode.is_shared
+        self.loops = Loops(place, 1e9, record, self.judge, shares)
         self.coordinator = Coordinator(Memory(), self.loops, lambda: self.now)
         self.answers: dict[int, Answer] = {}
         ranks = range(place.num_workers)

@@ -1,7 +1,5 @@
 """What a judge says of the other mode, against steps that were run in it."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -39,10 +37,8 @@ def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
     """Seconds of steps that a coordinator hands out, and which of them it hears what
     of.
     """
-    training = Training(PLACE)
-    noted: Any = Noted()
-    training.loops._judge = noted
-    training.loops._shares = training.is_shared = True
+    noted = Noted()
+    training = Training(PLACE, judge=noted)
     took = []
     heard = []
     with training.coordinator:

@@ -86,6 +86,7 @@ def _all_slow(rng, kind, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("kind", "between", "counts"),
     [
@@ -102,7 +103,9 @@ def _all_slow(rng, kind, steps):
     ],
 )
 def test_the_table_of_the_module_is_true(kind, between, counts):
-    """A kind that is a number is of own times behind a collective."""
+    """A study of 12,000 logs. A kind that is a number is of own times behind a
+    collective.
+    """
     found = []
     for workers, steps in SIZES:
         tables = []

@@ -57,8 +57,9 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
-    # 25 samples of each law, 17 parameters: 425 intervals of 95 %.
+    """A study: 25 samples of each law, 17 parameters, so 425 intervals of 95 %."""
     inside, pvalues = [], []
     for name, case in TRUE.items():
         hits = []

@@ -338,7 +338,7 @@ def begun(script: str, place: str, **more: Any) -> Any:
 
 
 _LEFT = """
-import os, signal, stat, time, jax
+import os, stat, jax
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.training import COUNT, assert_exact, case, loss

@@ -183,7 +183,7 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(
 
 
 def test_a_file_is_read_as_its_example_says():
-    assert doctest.testmod(reading) == (0, 5)
+    assert doctest.testmod(reading) == (0, 4)
 
 
 ROOT = Path(__file__).parents[1]

@@ -76,9 +76,9 @@ def reason(
       num_steps: of the training to come, which do not save these.
 
     >>> mode = Mode().after(0.5, 0.4).after(0.5, 0.4)
-    >>> reason(mode, 2)[:57]
+    >>> reason(mode, 2)[:66]
     'share the work, with two subsets stored (sharing:2): it saves 20 %'
-    >>> reason(mode, 2, compiling=3.0, num_steps=20)[:58]
+    >>> reason(mode, 2, compiling=3.0, num_steps=20)[:61]
     'nothing here pays: sharing:2 saves 20 % of a step, 2 s in all'
     """
     scheme = Sharing(str(max_subsets), max_subsets)

@@ -61,4 +61,4 @@ def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
     """
     all_sets = math.comb(num_workers, max_subsets)
     sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
-    return np.array([num_workers * some / all_sets for some in sets])
+    return np.array([num_workers * count / all_sets for count in sets])

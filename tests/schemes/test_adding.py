@@ -240,7 +240,8 @@ def test_a_distribution_is_a_class_and_four_names(copied):
 def test_the_schemes_of_a_log_are_those_that_its_workers_can_use():
     every = possible(Resources(4, know_lengths=True))
     together = possible(Resources(4, know_lengths=True, lock_step=True))
-    schemes = [*every.values(), *together.values()]
+    hosts = possible(Resources(6, hosts=(0, 0, 1, 1, 2, 2)))
+    schemes = [*every.values(), *together.values(), *hosts.values()]
     kinds = {
         f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in schemes
     }

@@ -564,7 +564,7 @@ problem = bcgc.Problem(LAW, 2, COUNT, len(data["y"]))
 
 def end(step, cluster):
     if step == 5:
-        assert comes_true(lambda: any(folder.glob("steps-*.npz")))
+        assert comes_true(lambda: any(folder.glob("steps-*.npz")), 120.0)
         print(*cluster.pids, flush=True)
         print(*descendants(os.getpid()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """`bcgc advise`: what slows the steps of a log, and what each remedy is worth."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.profiles.folder import log_of
 from bcgc_jax.measured.profiles.log import MadeLog
-from bcgc_jax.measured.slowness import IN_WORDS, MOST_TOLD, long_start_in_words
+from bcgc_jax.measured.slowness import (
+    IN_WORDS,
+    MOST_TOLD,
+    SlowWorker,
+    long_start_in_words,
+)
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.words import counted
 from bcgc_jax.schemes.base import Scheme
@@ -243,8 +249,7 @@ def _sentences(advice: Advice) -> list[str]:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a "
             "worker's step, and that workers are slow. The column `by model` goes down "
-            "to long or single "
-            "slow chunks. " + _RECORD
+            f"to long or single slow chunks. {_RECORD}"
         )
     elif advice.several_models:
         said.append(
@@ -291,13 +296,11 @@ def _look_first(advice: Advice) -> str:
     workers = advice.look_at
     saved = advice.row(Replaced.name).saved
     saves = f"saves {percent(saved.value)} % ({saved.in_percent()} %)"
-    first = workers[0]
+    look = f"First look at {_named(workers)}."
     if len(workers) == 1:
-        when = first.in_words("It")
-        return f"First look at worker {first.worker}. {when} To replace it {saves}."
-    names = _joined([worker.worker for worker in workers])
+        return f"{look} {workers[0].in_words('It')} To replace it {saves}."
     when = " ".join(map(str, workers[:MOST_TOLD]))
-    return f"First look at workers {names}. {when} To replace them {saves}."
+    return f"{look} {when} To replace them {saves}."
 
 
 def _still_slow(advice: Advice) -> str:
@@ -306,13 +309,20 @@ def _still_slow(advice: Advice) -> str:
     slow = [worker for worker in advice.slow_workers if worker.last_step == last]
     if not slow or advice.look_at:
         return ""
-    who = f"worker {slow[0].worker} is"
+    verb = "is"
     if len(slow) > 1:
-        who = f"workers {_joined([worker.worker for worker in slow])} are"
+        verb = "are"
     return (
-        f" But the log ends while {who} slow, and does not say for how long: look "
-        "there first. If that stays, work sharing may pay."
+        f" But the log ends while {_named(slow)} {verb} slow, and does not say for how "
+        "long: look there first. If that stays, work sharing may pay."
     )
+
+
+def _named(workers: Sequence[SlowWorker]) -> str:
+    names = _joined([worker.worker for worker in workers])
+    if len(workers) == 1:
+        return f"worker {names}"
+    return f"workers {names}"
 
 
 def _joined(names: list[str]) -> str:

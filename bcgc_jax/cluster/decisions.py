@@ -67,7 +67,7 @@ def shared_step(work: Sequence[Work], place: Placement, took: float) -> DoneStep
 def reason(
     mode: Mode, max_subsets: int, compiling: float = 0.0, num_steps: int = 0
 ) -> str:
-    """Why steps are shared or not, in a sentence.
+    r"""Why steps are shared or not, in a sentence.
 
     Args:
       mode: by the last steps.
@@ -76,10 +76,12 @@ def reason(
       num_steps: of the training to come, which do not save these.
 
     >>> mode = Mode().after(0.5, 0.4).after(0.5, 0.4)
-    >>> reason(mode, 2)[:66]
-    'share the work, with two subsets stored (sharing:2): it saves 20 %'
-    >>> reason(mode, 2, compiling=3.0, num_steps=20)[:61]
-    'nothing here pays: sharing:2 saves 20 % of a step, 2 s in all'
+    >>> print(reason(mode, 2).replace(": ", ":\n"))
+    share the work, with two subsets stored (sharing:2):
+    it saves 20 % of the last 2 steps
+    >>> print(reason(mode, 2, compiling=3.0, num_steps=20).replace(": ", ":\n"))
+    nothing here pays:
+    sharing:2 saves 20 % of a step, 2 s in all, and compiling takes 3 s
     """
     scheme = Sharing(str(max_subsets), max_subsets)
     percent = 100 * mode.share

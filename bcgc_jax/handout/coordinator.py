@@ -70,11 +70,9 @@ class Coordinator:
         self._clock = clock
         self._joined: dict[Reply, Join] = {}  # who has, by which line
         # in one, for another thread may set it
-        self._served: tuple[Steps, float] | None
-        if steps is None:
-            self._served = None
-        else:
-            self._served = (steps, 0.0)
+        self._served: tuple[Steps, float] | None = None
+        if steps is not None:
+            self.serve(steps, 0.0)
         self._listening = transport.listen(self)
         self.address = self._listening.address
         self.touch = self._listening.touch

@@ -68,7 +68,6 @@ class GroupShare:
         """The next chunk in the whole group."""
         following: Any = None
         try:
-            following = None
             if chunks is not None:
                 following = next(chunks, None)
         except Exception as error:

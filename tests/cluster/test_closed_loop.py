@@ -318,7 +318,7 @@ def tried(monkeypatch):
     """Sharing is compiled also in trainings of some seconds, of which that is a large
     part.
     """
-    monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
+    monkeypatch.setattr(Loop, "_consider_sharing", Loop._prepare_sharing)
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def in_turn(monkeypatch):
             self.mode = Mode(self.seen // 3 % 2 == 1, saved=(0.1,), own_seconds=(1.0,))
 
     monkeypatch.setattr(planning, "Judge", Turns)
-    monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
+    monkeypatch.setattr(Loop, "_consider_sharing", Loop._prepare_sharing)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ FAILED = -1
 # Numbers of a question before the lengths of the worker's chunks: step, turn, worker,
 # and one that is known when the gradient of the turn before is.
 HEAD = 4
-# Numbers of an answer: its kind, where its samples begin, its subset, its number there.
-ANSWER = 4
+# Numbers of an answer: its kind, where its samples begin, its subset, its number there,
+# and how many chunks of its kind follow without a question, each behind the last.
+ANSWER = 5
 _AT_ONCE = (
     "two gradients of one SharedWork are computed at once: make one depend on the "
     "other's ok, as by jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
@@ -24,11 +25,13 @@ _AT_ONCE = (
 
 
 class _Running(NamedTuple):
-    """A worker's step: the call in the program that it belongs to, and its chunks."""
+    """A worker's step: the call in the program that it belongs to, and its chunks, run
+    by run.
+    """
 
     call: int
     step: int
-    chunks: Iterator[Chunk]
+    runs: Iterator[tuple[Chunk, ...]]
 
 
 class Questions:
@@ -57,17 +60,20 @@ class Questions:
         loads = numbers[HEAD:].view(np.float32).tolist() or None
         try:
             running = self._enter(call, step, turn, worker, loads)
-            chunk = next(running.chunks, None)
-            if chunk is None:
+            run = next(running.runs, None)
+            if run is None:
                 self._leave(worker)
-                return np.array([OVER, 0, 0, 0], np.int32)
-            place = layout.place(worker, chunk)
-            self.count[worker] += 1
+                return _without_chunk(OVER)
+            self.count[worker] += len(run)
+            first = run[0]
+            place = layout.place(worker, first)
             kind = 1 + layout.sizes.index(place.size)
-            return np.array([kind, place.begin, chunk.subset, chunk.number], np.int32)
+            return np.array(
+                [kind, place.begin, first.subset, first.number, len(run) - 1], np.int32
+            )
         except BaseException as error:
             self._fail(worker, error)
-            return np.array([FAILED, 0, 0, 0], np.int32)
+            return _without_chunk(FAILED)
 
     def close(self) -> None:
         """Leave: for the others the step fails."""
@@ -89,8 +95,8 @@ class Questions:
             ):
                 raise RuntimeError(_AT_ONCE)
             if turn == 0:
-                chunks = self.shares[worker].step(step, loads)
-                self._running[worker] = _Running(call, step, chunks)
+                runs = self.shares[worker].runs(step, loads)
+                self._running[worker] = _Running(call, step, runs)
                 self.count[worker] = 0
             return self._running[worker]
 
@@ -109,3 +115,7 @@ class Questions:
                 return
             self._is_broken = True
         self.close()
+
+
+def _without_chunk(kind: int) -> np.ndarray:
+    return np.array([kind] + [0] * (ANSWER - 1), np.int32)

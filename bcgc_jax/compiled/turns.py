@@ -3,12 +3,13 @@ sum.
 
 A turn begins when the one before has ended: a question at the top of the loop's body
 stands in the order of the turns, and the gradient of the chunk before is in the sum by
-then. "Over" is a branch that adds nothing.
+then. "Over" is a branch that adds nothing. In a step that is not shared the chunks of a
+worker's own subset follow the first answer without a question.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,20 @@ from bcgc_jax.compiled.tracing import (
     varying,
     wide,
 )
+
+
+class Answer(NamedTuple):
+    """An answer on the devices of a worker.
+
+    Attributes:
+      chunk: its kind, where its samples begin, its subset, its number there.
+      follow: how many chunks of its kind follow without a question.
+      lost: whether the step has failed.
+    """
+
+    chunk: Array
+    follow: Array
+    lost: Array
 
 
 def sum_of_chunks(
@@ -79,24 +94,33 @@ def sum_of_chunks(
         branches: list[Callable[..., Any]] = [_over]
         branches += [functools.partial(added, size) for size in sizes]
 
-        def turn(state: Any) -> Any:
-            _, count, total, _ = state
+        def asked(last: Answer, count: Array, total: Any) -> Answer:
             numbers = jnp.stack([step, count, lax.axis_index(workers.axis)])
             number_of_total = _bits(jax.tree.leaves(total)[0].ravel()[:1])
             question = jnp.concatenate([numbers, number_of_total, of_worker(lengths)])
-            answer, lost = _answer_to_all(call, question, workers)
-            total = lax.switch(
-                jnp.maximum(answer[0], OVER), branches, total, *answer[1:]
-            )
-            return answer, count + 1, total, lost
+            return _answer_to_all(call, question, workers)
 
-        first = of_worker(jnp.array([1, 0, 0, 0], jnp.int32))
+        # The chunks that follow each other are whole ones, of the first size.
+        next_chunk = of_worker(jnp.array([0, sizes[0], 0, 1], jnp.int32))
+
+        def following(last: Answer, count: Array, total: Any) -> Answer:
+            return Answer(last.chunk + next_chunk, last.follow - 1, jnp.bool_(False))
+
+        def turn(state: Any) -> Any:
+            last, count, total = state
+            answer = lax.cond(last.follow > 0, following, asked, last, count, total)
+            total = lax.switch(
+                jnp.maximum(answer.chunk[0], OVER), branches, total, *answer.chunk[1:]
+            )
+            return answer, count + 1, total
+
+        begin = of_worker(jnp.array([1, 0, 0, 0], jnp.int32))
         total = jax.tree.map(of_worker, traced.zeros(wide))
-        state = first, zero, total, jnp.bool_(False)
-        answer, _, total, lost = lax.while_loop(
-            lambda state: state[0][0] > OVER, turn, state
+        state = Answer(begin, jnp.int32(0), jnp.bool_(False)), zero, total
+        answer, _, total = lax.while_loop(
+            lambda state: state[0].chunk[0] > OVER, turn, state
         )
-        return _summed(total, answer[0] != OVER, lost, workers.axis)
+        return _summed(total, answer.chunk[0] != OVER, answer.lost, workers.axis)
 
     return run
 
@@ -115,11 +139,12 @@ def _add(total: Array, part: Any) -> Array:
 
 def _answer_to_all(
     call: Callable[[Array], Array], question: Array, workers: Workers
-) -> tuple[Array, Array]:
-    """The answer, the same on all devices of a worker, and whether the step has failed.
+) -> Answer:
+    """The answer, the same on all devices of a worker.
 
     The first device asks, and a sum over all of them tells the others. An answer is
-    typed as equal on all workers, which `failed` is in fact; the rest differs.
+    typed as equal on all workers, which `lost` and `follow` are in fact; the rest
+    differs.
     """
     other_axes = workers.other_axes
 
@@ -129,14 +154,15 @@ def _answer_to_all(
     def silent(question: Array) -> Array:
         return varying(jnp.zeros(ANSWER, jnp.int32), *other_axes)
 
-    def answer_to_all(question: Array, *places: Array) -> tuple[Array, Array]:
+    def answer_to_all(question: Array, *places: Array) -> Answer:
         question = varying(question, workers.axis, *other_axes)
         if other_axes:
             answer = lax.cond(is_first(manual, places), answered, silent, question)
             answer = lax.psum(answer, other_axes)
         else:
             answer = answered(question)
-        return varying(answer, workers.axis), answer[0] == FAILED
+        chunk = varying(answer[:-1], workers.axis)
+        return Answer(chunk, follow=answer[-1], lost=answer[0] == FAILED)
 
     # A callback needs all axes manual: here those are too that the partitioner has.
     manual = [name for name in other_axes if is_manual(name)]

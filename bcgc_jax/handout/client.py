@@ -20,6 +20,7 @@ from bcgc_jax.handout.messages import (
     Question,
     answer_of,
     data_of,
+    loads_of_whole,
     wrong_loads,
 )
 from bcgc_jax.handout.transport import Line, Tcp, Transport
@@ -106,11 +107,7 @@ class Share:
         its machine is.
         """
         step = operator.index(step)
-        lengths = None
-        if loads is not None:
-            lengths = [float(load) for load in loads]
-        if why := wrong_loads(lengths, len(self.own)):
-            raise ValueError(f"worker {self._rank}, step {step}: {why}")
+        lengths = self._lengths(step, loads)
         ranks = None
         if present is not None:
             ranks = sorted({*map(operator.index, present)})
@@ -118,6 +115,40 @@ class Share:
             yield from self._handed_out(Begin(step, lengths, ranks))
         else:
             yield from self._own_chunks(step, lengths)
+
+    def runs(
+        self, step: int, loads: Iterable[float] | None = None
+    ) -> Iterator[tuple[Chunk, ...]]:
+        """This worker's chunks of a step, as many at a time as need no question.
+
+        For a program that computes a run without coming back to Python. In a step that
+        is not shared its own chunks are one run. What they took together is divided
+        among them by their lengths.
+        """
+        lengths = self._lengths(step, loads)
+        if self.shares:
+            for chunk in self._handed_out(Begin(step, lengths)):
+                yield (chunk,)
+            return
+        since = time.perf_counter() - self._heard
+        began = time.perf_counter()
+        yield tuple(
+            self._whole_chunk(step, number) for number in range(self.num_chunks)
+        )
+        seconds = time.perf_counter() - began
+        weights = [1.0] * self.num_chunks
+        if lengths is not None:
+            weights = loads_of_whole(lengths, self.num_chunks)
+        each = [seconds * weight / sum(weights) for weight in weights]
+        self.shares = self._ask(OwnDone(step, since, each, lengths)).shares
+
+    def _lengths(self, step: int, loads: Iterable[float] | None) -> list[float] | None:
+        lengths = None
+        if loads is not None:
+            lengths = [float(load) for load in loads]
+        if why := wrong_loads(lengths, len(self.own)):
+            raise ValueError(f"worker {self._rank}, step {step}: {why}")
+        return lengths
 
     def covers(self, present: Iterable[int]) -> bool:
         """Whether these ranks store all data: they alone can do a step.
@@ -148,8 +179,7 @@ class Share:
         seconds = []
         for number in range(self.num_chunks):
             began = time.perf_counter()
-            begin, end = number / self.num_chunks, (number + 1) / self.num_chunks
-            yield Chunk(step, self._rank, number, begin, end)
+            yield self._whole_chunk(step, number)
             seconds.append(time.perf_counter() - began)
         self.shares = self._ask(OwnDone(step, since, seconds, loads)).shares
 
@@ -185,6 +215,10 @@ class Share:
 
     def __exit__(self, *raised: Any) -> None:
         self.close()
+
+    def _whole_chunk(self, step: int, number: int) -> Chunk:
+        begin, end = number / self.num_chunks, (number + 1) / self.num_chunks
+        return Chunk(step, self._rank, number, begin, end)
 
     def _chunk(self, step: int, subset: int, number: int) -> Chunk:
         return Chunk(

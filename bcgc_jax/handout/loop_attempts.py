@@ -7,7 +7,7 @@ import numpy as np
 
 from bcgc_jax.handout.attempt import Attempt, Tell
 from bcgc_jax.handout.judge import DoneStep
-from bcgc_jax.handout.messages import Answer, Done, OwnDone
+from bcgc_jax.handout.messages import Answer, Done, OwnDone, loads_of_whole
 from bcgc_jax.steps.chunk_lengths import LoadLine
 from bcgc_jax.steps.ledger import Roster
 from bcgc_jax.steps.placement import Placement
@@ -160,9 +160,8 @@ class OwnAttempt:
             raise ValueError(f"there are {self._place.chunks} own chunks")
         self._done[rank] = question
         loads: Sequence[Any] = [""] * self._place.chunks
-        if question.loads is not None:  # the pieces of the last chunk are one
-            last = self._place.chunks - 1
-            loads = [*question.loads[:last], sum(question.loads[last:])]
+        if question.loads is not None:
+            loads = loads_of_whole(question.loads, self._place.chunks)
         for number, (load, seconds) in enumerate(
             zip(loads, question.seconds, strict=True)
         ):

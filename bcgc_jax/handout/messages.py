@@ -169,6 +169,16 @@ def answer_of(data: Any) -> Answer:
     )
 
 
+def loads_of_whole(loads: list[float], num_chunks: int) -> list[float]:
+    """Lengths of whole chunks: the pieces of the last one are one.
+
+    >>> loads_of_whole([8.0, 4.0, 2.0, 1.0], 2)
+    [8.0, 7.0]
+    """
+    last = num_chunks - 1
+    return [*loads[:last], sum(loads[last:])]
+
+
 def wrong_loads(loads: Any, count: int) -> str:
     """Say what is wrong with the lengths of a worker's own chunks; nothing if they are
     right.

@@ -34,21 +34,21 @@ def say(**found: Any) -> None:
     print(json.dumps(found), flush=True)
 
 
-def dying(share: Share) -> Callable[..., Iterator[Chunk]]:
-    """In place of the share's `step`: the process dies while it computes its first
+def dying(share: Share) -> Callable[..., Iterator[tuple[Chunk, ...]]]:
+    """In place of the share's `runs`: the process dies while it computes its first
     chunk.
     """
-    chunks_of = share.step
+    runs_of = share.runs
 
-    def step(step: int, loads: Any = None) -> Iterator[Chunk]:
-        yield next(chunks_of(step, loads))
+    def runs(step: int, loads: Any = None) -> Iterator[tuple[Chunk, ...]]:
+        yield next(runs_of(step, loads))
         os._exit(1)
 
-    return step
+    return runs
 
 
-def raising(step: int, loads: Any = None) -> Iterator[Chunk]:
-    """In place of a share's `step`: the loader raises before the first chunk."""
+def raising(step: int, loads: Any = None) -> Iterator[tuple[Chunk, ...]]:
+    """In place of a share's `runs`: the loader raises before the first chunk."""
     raise OSError("the disk is gone")
 
 
@@ -84,9 +84,9 @@ def main(spec: dict[str, Any]) -> None:
         step, ok = 0, True
         while step < spec["steps"] and (ok or "raises" in spec):
             if ok and spec.get("dies") == [rank, step]:
-                share.step = dying(share)  # type: ignore[method-assign]
+                share.runs = dying(share)  # type: ignore[method-assign]
             if ok and spec.get("raises") == [rank, step]:
-                share.step = raising  # type: ignore[method-assign, assignment]
+                share.runs = raising  # type: ignore[method-assign, assignment]
             began = time.perf_counter()
             _, slope, ok = gradient(WEIGHTS, rows, step, key)
             ok = bool(ok)

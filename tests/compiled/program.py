@@ -436,13 +436,13 @@ def lengths() -> dict[str, Any]:
     mesh = mesh_of(4)
     shared = SharedWork(mesh, equal_chunks=True)
     sent: dict[int, list[float]] = {}
-    step_of = type(shared.shares[0]).step
+    runs_of = type(shared.shares[0]).runs
 
     def noted(self: Any, step: int, loads: Any = None) -> Any:
         sent[self.own[0].subset] = loads
-        return step_of(self, step, loads)
+        return runs_of(self, step, loads)
 
-    type(shared.shares[0]).step = noted  # type: ignore[method-assign, assignment]
+    type(shared.shares[0]).runs = noted  # type: ignore[method-assign, assignment]
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
     loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
     _, slope, ok = gradient(PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY, loads)
@@ -526,14 +526,14 @@ def _group(what: str) -> dict[str, Any]:
     losses = {"fsdp": fsdp, "experts": experts, "tensor": automatic}
     spec = P(None, "in", None) if what == "tensor" else P("in")
     params = None if what == "tensor" else spec
-    step_of = shared.shares[0].step
+    runs_of = shared.shares[0].runs
 
     def slow(step: int, loads: Any = None) -> Any:
-        for chunk in step_of(step, loads):
-            time.sleep(0.02)
-            yield chunk
+        for run in runs_of(step, loads):
+            time.sleep(0.02 * len(run))
+            yield run
 
-    shared.shares[0].step = slow  # type: ignore[method-assign, assignment]
+    shared.shares[0].runs = slow  # type: ignore[method-assign, assignment]
     gradient = jax.jit(shared.value_and_grad(losses[what], SAMPLES, params=params))
     put = jax.device_put(weights, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):

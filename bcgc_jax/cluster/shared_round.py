@@ -25,6 +25,7 @@ from bcgc_jax.handout.messages import (
     Done,
     Join,
     OwnDone,
+    TakeSeat,
     wrong_loads,
 )
 from bcgc_jax.steps.ledger import Member, Name, Roster
@@ -209,7 +210,7 @@ class SharedRound(Attempt):
         Its line may have broken before it heard the answer. Then it asks again, and has
         the same answer.
         """
-        if isinstance(question, OwnDone | Covers):
+        if isinstance(question, TakeSeat | OwnDone | Covers):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank

@@ -1,7 +1,9 @@
 """A worker's training loop asks which chunk of a step it computes next; no JAX."""
 
+import functools
 import operator
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,8 @@ from bcgc_jax.handout.messages import (
     Join,
     OwnDone,
     Question,
+    Seat,
+    TakeSeat,
     answer_of,
     data_of,
     loads_of_whole,
@@ -59,20 +63,40 @@ class Share:
       own: the chunks of its own subset, in order: `step` takes their lengths as
         `loads`.
       shares: whether the next step is shared.
+
+    Where workers say their hosts as they join, all but `shares` are known once all
+    have: until then whoever asks for them waits.
     """
 
-    def __init__(self, line: Line, rank: int) -> None:
+    def __init__(self, line: Line, rank: int, host: str = "") -> None:
         self._line = line
         self._rank = rank
-        answer = self._ask(Join(rank))
-        seat = answer.seat
-        assert seat is not None
+        answer = self._ask(Join(rank, host=host))
         self.shares = answer.shares
-        self.num_workers = seat.workers
-        self.num_chunks = seat.chunks
-        self._edges = [0.0, *seat.edges]
-        self.held = tuple(self._chunk(-1, *chunk) for chunk in seat.stored)
-        self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
+        self._known_seat = answer.seat
+
+    @property
+    def _seat(self) -> Seat:
+        if self._known_seat is None:
+            self._known_seat = self._ask(TakeSeat()).seat
+        assert self._known_seat is not None
+        return self._known_seat
+
+    @property
+    def num_workers(self) -> int:
+        return self._seat.workers
+
+    @property
+    def num_chunks(self) -> int:
+        return self._seat.chunks
+
+    @functools.cached_property
+    def held(self) -> tuple[Chunk, ...]:
+        return tuple(self._chunk(-1, *chunk) for chunk in self._seat.stored)
+
+    @functools.cached_property
+    def own(self) -> tuple[Chunk, ...]:
+        return tuple(chunk for chunk in self.held if chunk.subset == self._rank)
 
     def step(
         self,
@@ -221,13 +245,8 @@ class Share:
         return Chunk(step, self._rank, number, begin, end)
 
     def _chunk(self, step: int, subset: int, number: int) -> Chunk:
-        return Chunk(
-            step=step,
-            subset=subset,
-            number=number,
-            begin=self._edges[number],
-            end=self._edges[number + 1],
-        )
+        edges = (0.0, *self._seat.edges)
+        return Chunk(step, subset, number, edges[number], edges[number + 1])
 
 
 def join(
@@ -237,6 +256,7 @@ def join(
     key: bytes | str | None = None,
     wait: float = 60.0,
     transport: Transport | None = None,
+    host: str | None = None,
 ) -> Share:
     """Take part in the steps that a coordinator hands out.
 
@@ -248,6 +268,8 @@ def join(
         BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
       transport: that of the coordinator; by default `Tcp`, with this key.
+      host: whose workers are slow or gone together, for `serve(hosts="join")`; by
+        default the name of this machine.
 
     Warns after five seconds in which nobody listens there. Raises ConnectionError where
     no coordinator answers there, or with another key; ValueError for a rank that it
@@ -283,7 +305,7 @@ def join(
                 "address and the key those of serve?"
             ) from error
     try:
-        return Share(line, rank)
+        return Share(line, rank, socket.gethostname() if host is None else host)
     except BaseException:
         line.close()
         raise

@@ -10,10 +10,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
 
 from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.client import key_of
+from bcgc_jax.handout.gathering import Gathering
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import (
@@ -140,7 +142,7 @@ def serve(
     record: str | os.PathLike[str] | None = None,
     transport: Transport | None = None,
     adapt: bool = True,
-    hosts: Sequence[Hashable] | None = None,
+    hosts: Sequence[Hashable] | Literal["join"] | None = None,
     offsets: int | None = None,
 ) -> Coordinator:
     """Hand out the chunks of each step to the N workers that `join`, in a thread of
@@ -178,7 +180,8 @@ def serve(
       adapt: whether steps are shared only where that saves time; else all are.
       hosts: that of each worker: where workers of a host are slow together, or leave
         together, each chunk is stored on D hosts, as far as no host has more than N / D
-        workers. By default those of the plan.
+        workers. "join": what workers say as they `join`; who stores what is known once
+        all have. By default those of the plan.
       offsets: how many offsets from its owner the holders of chunks have; by default
         another for each chunk. Three to five bear more sets of absent workers.
 
@@ -192,33 +195,54 @@ def serve(
     ...     len(shares[0].held), [share.held[0].subset for share in shares]
     (20, [0, 1])
     """
+    place = _placement(plan, max_subsets, chunks, equal_chunks, whole)
+    if hosts is not None and hosts != "join":
+        place = place._replace(hosts=numbered(hosts))
+    if offsets is not None:
+        place = place._replace(offsets=offsets)
+    place.check()
+
+    def loops(place: Placement) -> Loops:
+        _warn_of_hosts(place)
+        judge = None
+        if adapt and place.max_subsets > 1:
+            judge = Judge(place)
+        return Loops(place, patience, record, judge, shares=not adapt)
+
+    steps: Steps
+    if hosts == "join":
+        if record is not None:
+            Path(record).touch()  # raises here, not in a thread once all have joined
+        steps = Gathering(place, loops, shares=not adapt)
+    else:
+        steps = loops(place)
+    if transport is None:
+        transport = Tcp(host, port, key_of(key))
+    return Coordinator(transport, steps)
+
+
+def _placement(
+    plan: int | Placement | str | os.PathLike[str],
+    max_subsets: int | None,
+    chunks: int | None,
+    equal_chunks: bool,
+    whole: bool,
+) -> Placement:
     if isinstance(plan, int):
         if max_subsets is None:
             max_subsets = 2
         if chunks is None:
             chunks = 8
-        place = Placement(plan, max_subsets, chunks, equal_chunks, whole)
-    elif not (max_subsets is None and chunks is None) or equal_chunks or whole:
+        return Placement(plan, max_subsets, chunks, equal_chunks, whole)
+    if not (max_subsets is None and chunks is None) or equal_chunks or whole:
         raise ValueError(
             "the plan has the numbers of subsets and chunks: leave out max_subsets, "
             "chunks, equal_chunks and whole, or give the number of workers in place of "
             "the plan"
         )
-    elif isinstance(plan, Placement):
-        place = plan
-    else:
-        place = Placement.load(plan)
-    if hosts is not None:
-        place = place._replace(hosts=numbered(hosts))
-    if offsets is not None:
-        place = place._replace(offsets=offsets)
-    place.check()
-    _warn_of_hosts(place)
-    if transport is None:
-        transport = Tcp(host, port, key_of(key))
-    shares = not adapt
-    judge = Judge(place) if adapt and place.max_subsets > 1 else None
-    return Coordinator(transport, Loops(place, patience, record, judge, shares))
+    if isinstance(plan, Placement):
+        return plan
+    return Placement.load(plan)
 
 
 def _warn_of_hosts(place: Placement) -> None:

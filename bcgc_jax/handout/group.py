@@ -9,10 +9,17 @@ from bcgc_jax.handout.chunk import Chunk
 class Share(Protocol):
     """What a group needs of the share of its first process."""
 
-    num_workers: int
-    num_chunks: int
-    held: tuple[Chunk, ...]
-    own: tuple[Chunk, ...]
+    @property
+    def num_workers(self) -> int: ...
+
+    @property
+    def num_chunks(self) -> int: ...
+
+    @property
+    def held(self) -> tuple[Chunk, ...]: ...
+
+    @property
+    def own(self) -> tuple[Chunk, ...]: ...
 
     def step(
         self,

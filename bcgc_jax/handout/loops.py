@@ -27,7 +27,9 @@ from bcgc_jax.handout.messages import (
     Join,
     OwnDone,
     Seat,
+    TakeSeat,
     wrong_loads,
+    wrong_rank,
 )
 from bcgc_jax.steps import absences
 from bcgc_jax.steps.placement import Placement
@@ -87,11 +89,7 @@ class Loops:
 
     def joined(self, who: Join, tell: Tell) -> Answer:
         rank = who.rank
-        workers = self._place.num_workers
-        if not 0 <= rank < workers:
-            why = (
-                f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"
-            )
+        if why := wrong_rank(rank, self._place.num_workers):
             return Answer(refused=why)
         if rank in self._lines:
             self._lose(rank, f"another process has taken the place of worker {rank}")
@@ -99,16 +97,13 @@ class Loops:
         self._gone.pop(rank, None)
         self._fails.pop(rank, None)
         self._seen = {seen for seen in self._seen if seen[0] != rank}
-        sizes = self._place.sizes
-        edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
-        stored = tuple(self._place.storage.chunks()[rank])
-        return Answer(
-            seat=Seat(workers, self._place.chunks, edges, stored), shares=self._shares
-        )
+        return Answer(seat=self._seat(rank), shares=self._shares)
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
         if self._lines.get(who.rank) != tell:
             tell(NOT_JOINED)
+        elif isinstance(question, TakeSeat):
+            tell(Answer(seat=self._seat(who.rank)))
         elif isinstance(question, Covers):
             tell(Answer(refused=self._missing_of(frozenset(question.present))))
         elif isinstance(question, Done):
@@ -156,6 +151,13 @@ class Loops:
         return math.inf
 
     # What a question brings.
+
+    def _seat(self, rank: int) -> Seat:
+        place = self._place
+        sizes = place.sizes
+        edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
+        stored = tuple(place.storage.chunks()[rank])
+        return Seat(place.num_workers, place.chunks, edges, stored)
 
     def _at_step(
         self, rank: int, question: Begin | OwnDone, tell: Tell, now: float

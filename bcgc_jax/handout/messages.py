@@ -21,10 +21,17 @@ _LARGEST_LOAD = 1e100
 
 
 class Join(NamedTuple):
-    """This is the line of worker `rank`, of the process that is its `life`-th."""
+    """This is the line of worker `rank`, of the process that is its `life`-th, on a
+    host.
+    """
 
     rank: int
     life: int = 0
+    host: str = ""
+
+
+class TakeSeat(NamedTuple):
+    """What must this worker know before the first step? Answered once that is known."""
 
 
 class Begin(NamedTuple):
@@ -65,9 +72,16 @@ class Covers(NamedTuple):
     present: list[int]
 
 
-AfterJoin = Begin | Done | OwnDone | Covers
+AfterJoin = TakeSeat | Begin | Done | OwnDone | Covers
 Question = Join | AfterJoin
-_WORDS = {Join: "join", Begin: "begin", Done: "done", OwnDone: "own", Covers: "covers"}
+_WORDS = {
+    Join: "join",
+    TakeSeat: "seat",
+    Begin: "begin",
+    Done: "done",
+    OwnDone: "own",
+    Covers: "covers",
+}
 
 
 class Seat(NamedTuple):
@@ -96,7 +110,7 @@ class Answer(NamedTuple):
       keep: the sum that the last gradient is added to; None: it is dropped.
       standing: the worker's sums that are still needed; others are forgotten.
       send: the sum to send.
-      seat: of a worker that has joined a training loop.
+      seat: of a worker that has joined a training loop, if it is known.
       shares: whether the next step is shared, where it is over or a worker has joined.
       failed: why no sum of this step counts; it can be begun anew.
       refused: why the question has no answer.
@@ -143,8 +157,10 @@ def question_of(data: Any) -> Question:
         case ["own", step, since, [*seconds], loads] if _whole(step):
             if all(map(_is_time, [since, *seconds])):
                 return OwnDone(step, float(since), list(map(float, seconds)), loads)
-        case ["join", rank, life] if _whole(rank, life):
-            return Join(rank, life)
+        case ["join", rank, life, str(host)] if _whole(rank, life):
+            return Join(rank, life, host)
+        case ["seat"]:
+            return TakeSeat()
     raise ValueError("it is no message of a worker")
 
 
@@ -177,6 +193,19 @@ def loads_of_whole(loads: list[float], num_chunks: int) -> list[float]:
     """
     last = num_chunks - 1
     return [*loads[:last], sum(loads[last:])]
+
+
+def wrong_rank(rank: int, num_workers: int) -> str:
+    """Say what is wrong with the rank of a worker; nothing if it is right.
+
+    >>> wrong_rank(2, 2)
+    'there are 2 workers, from 0 to 1: got rank 2'
+    """
+    if 0 <= rank < num_workers:
+        return ""
+    return (
+        f"there are {num_workers} workers, from 0 to {num_workers - 1}: got rank {rank}"
+    )
 
 
 def wrong_loads(loads: Any, count: int) -> str:

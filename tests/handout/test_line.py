@@ -15,6 +15,7 @@ from bcgc_jax.handout.messages import (
     Join,
     OwnDone,
     Seat,
+    TakeSeat,
     answer_of,
     data_of,
     question_of,
@@ -189,7 +190,8 @@ def test_what_is_no_question_is_refused(data):
 
 def test_questions_and_answers_are_the_same_on_the_other_side():
     for question in (
-        Join(3, 2),
+        Join(3, 2, "red"),
+        TakeSeat(),
         Begin(3),
         Begin(4, [1.5, 2.0]),
         Done((1, 7), 0.5),

@@ -210,4 +210,4 @@ def run(out: Path, *, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run))
+    sys.exit(run_command(run, compiles_quickly=True))

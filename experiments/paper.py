@@ -305,4 +305,4 @@ def run(
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run))
+    sys.exit(run_command(run, compiles_quickly=True))

@@ -15,6 +15,7 @@ import jax
 
 from bcgc_jax import plotting
 from bcgc_jax.cli.exit import flush, interrupted, take_any_sign
+from bcgc_jax.cli.options import quick_flags
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.solvers.schemes import Scheme
 from experiments import looks
@@ -56,14 +57,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
-def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> int:
+def run_command(
+    run: Callable[..., None],
+    argv: Sequence[str] | None = None,
+    *,
+    compiles_quickly: bool = False,
+) -> int:
     """The command `python -m experiments.NAME` of a study's `run(out, …)`; the exit
     status.
 
     Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other
-    people or `traces` has an option for it. Switches this process to float64. What is
-    wrong with the arguments, the schemes, the traces or the disk is one line and status
-    2.
+    people or `traces` has an option for it. Switches this process to float64, and where
+    it `compiles_quickly`, as where most of its time is compiling, to XLA's older
+    emitters, as `bcgc` does. What is wrong with the arguments, the schemes, the traces
+    or the disk is one line and status 2.
     """
     module = sys.modules[run.__module__]
     takes = inspect.signature(run).parameters
@@ -98,6 +105,8 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     jax.config.update("jax_enable_x64", True)
+    if compiles_quickly:  # read as the first array is made
+        os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
     # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's
     # affair.
     expected_errors = (ValueError,) if "schemes" in takes or "traces" in takes else ()

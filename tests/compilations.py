@@ -11,14 +11,14 @@ _EVENT = "/jax/core/compile/backend_compile_duration"
 @contextmanager
 def compilations() -> Iterator[list[str]]:
     """The names of the programs compiled inside, as a list that grows."""
-    found: list[str] = []
+    names: list[str] = []
 
     def listen(event: str, duration_secs: float, **facts: str | int) -> None:
         if event == _EVENT:
-            found.append(str(facts.get("fun_name", "")))
+            names.append(str(facts.get("fun_name", "")))
 
     monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield found
+        yield names
     finally:
         monitoring.unregister_event_duration_listener(listen)

@@ -64,8 +64,10 @@ _SLOW_EXAMPLES = (
 
 
 def _group(nodeid: str) -> str:
-    own = nodeid.partition("::")[0]
-    return next((name for start, name in _GROUPS.items() if own.startswith(start)), own)
+    file = nodeid.partition("::")[0]
+    return next(
+        (name for start, name in _GROUPS.items() if file.startswith(start)), file
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -82,9 +84,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Put tests in the order of the groups; examples as dear as slow tests are of their
-    tier.
-    """
+    """Put tests in the order of groups; examples as dear as slow tests are slow."""
     order = list(dict.fromkeys(_GROUPS.values()))
     items.sort(
         key=lambda item: (
@@ -108,9 +108,7 @@ _MANY_MAPS = 40_000
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs() -> Iterator[None]:
-    """The files of a process share what they compile, as long as it has room for the
-    programs.
-    """
+    """The files of a process share programs, as long as it has room for them."""
     yield
     with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as maps:
         if sum(1 for _ in maps) > _MANY_MAPS:

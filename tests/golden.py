@@ -53,18 +53,18 @@ def questions(folder: Path) -> dict[str, tuple[str, ...]]:
     }
     methods = [part for name in _SCHEMES for part in ("--method", name)]
     sweep = ("sweep", "--workers", "4:6", *_PROBLEM[2:], *methods[:6])
-    for shown in FORMATS:
-        format = ("--format", shown)
+    for kind in FORMATS:
+        format = ("--format", kind)
         for name, log in logs.items():
-            asked[f"advise-{name}-{shown}"] = ("advise", log, *format)
-        asked[f"advise-cheap-{shown}"] = (
+            asked[f"advise-{name}-{kind}"] = ("advise", log, *format)
+        asked[f"advise-cheap-{kind}"] = (
             *("advise", parts, "--stored", "2", "--round-trip", "0.01"),
             *("--chunk-overhead", "0.01", "--method", "cyclic:2", *format),
         )
-        asked[f"fit-{shown}"] = ("fit", times, "--coordinates", "600", *format)
-        asked[f"solve-{shown}"] = ("solve", *_PROBLEM, *methods, *format)
-        asked[f"solve-deadline-{shown}"] = ("solve", *_PROBLEM, *_DEADLINE, *format)
-        asked[f"solve-trace-{shown}"] = (
+        asked[f"fit-{kind}"] = ("fit", times, "--coordinates", "600", *format)
+        asked[f"solve-{kind}"] = ("solve", *_PROBLEM, *methods, *format)
+        asked[f"solve-deadline-{kind}"] = ("solve", *_PROBLEM, *_DEADLINE, *format)
+        asked[f"solve-trace-{kind}"] = (
             "solve",
             "--trace",
             times,
@@ -72,7 +72,7 @@ def questions(folder: Path) -> dict[str, tuple[str, ...]]:
             "600",
             *format,
         )
-        asked[f"sweep-{shown}"] = (*sweep, *format)
+        asked[f"sweep-{kind}"] = (*sweep, *format)
     return asked
 
 

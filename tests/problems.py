@@ -26,9 +26,7 @@ def padded(
     samples: float = 1.0,
     cycles: float = 1.0,
 ) -> bcgc.Problem:
-    """Too many coordinates for the search over whole units, which is a program of its
-    own.
-    """
+    """Too many coordinates for the search over whole units, another program."""
     return bcgc.Problem(
         law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE
     )
@@ -63,19 +61,17 @@ _SUBJECTS = (
 # All public names, those of the subjects too.
 NAMES = {*bcgc.__all__}
 for _subject in _SUBJECTS:
-    found = {
+    members = {
         name
         for name, value in vars(_subject).items()
         if name[0] != "_" and not ismodule(value)
     }
-    NAMES |= {*getattr(_subject, "__all__", found)}
+    NAMES |= {*getattr(_subject, "__all__", members)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 
 
 def nested_groups(sizes: tuple[int, ...], num_workers: int) -> Groups:
-    """Neighbours in groups of each of the sizes, which divide the next one and the last
-    of N.
-    """
+    """Neighbours in groups of each size; a size divides the next, the last one N."""
     return tuple(
         tuple(
             tuple(range(first, first + size)) for first in range(0, num_workers, size)

@@ -87,28 +87,28 @@ DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
 
 def of_time(name: str, law: Any, t: Any) -> dict[str, Any]:
     """What a law says of one time, or of several."""
-    found = {
+    values = {
         "cumulative_hazard": law.cumulative_hazard(t),
         "inverse_cumulative_hazard": law.inverse_cumulative_hazard(t),
         "cdf": law.cdf(t),
         "survival": law.survival(t),
     }
-    return found | ({"log_density": law.log_density(t)} if name in DENSE else {})
+    return values | ({"log_density": law.log_density(t)} if name in DENSE else {})
 
 
 def of_law(name: str, v: Number) -> dict[str, Any]:
     """What a law says by itself."""
     law = LAWS[name](v)
-    found = {
+    values = {
         "mean": law.mean(),
         "infimum": law.infimum(),
         "sample": law.sample(KEY, (4, 3)),
         "sorted_cycle_times": bcgc.sorted_cycle_times(KEY, law, 3, 4),
     }
     if name in JOINT:
-        return found | {"rows": law.draw_rows(KEY, 4)}
+        return values | {"rows": law.draw_rows(KEY, 4)}
     fast = law.with_fast_inverse()
-    return found | of_time(name, law, row(v, 0.5, 1.0, 2.0)) | {
+    return values | of_time(name, law, row(v, 0.5, 1.0, 2.0)) | {
         "fast inverse": fast.inverse_cumulative_hazard(row(v, 0.5, 1.0, 2.0)),
         "cdf of a number": law.cdf(1.5),
         "inverse of a number": law.inverse_cumulative_hazard(1.5),
@@ -121,12 +121,12 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     """What follows from a law for three workers; of unlike ones by draws alone."""
     law = LAWS[name](v)
     problem = bcgc.Problem(law, 3, 10, 2.0 * v, v)
-    found = {
+    values = {
         "simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8, unit=None)
     }
     if name == "Heterogeneous":
-        return found
-    return found | {
+        return values
+    return values | {
         "expected_runtime": bcgc.expected_runtime(problem, [1, 2, 7]),
         "integrate_runtime": bcgc.plans.integrate_runtime(problem, [1, 2, 7]),
         "completion_probability": bcgc.completion_probability(
@@ -138,9 +138,9 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     }
 
 
-def problem_of(v: Number, **more: Any) -> bcgc.Problem:
+def problem_of(v: Number, **options: Any) -> bcgc.Problem:
     return bcgc.Problem(
-        bcgc.ShiftedExponential(v, 0.5 * v), 3, 2000 + _whole(v), 2.0 * v, v, **more
+        bcgc.ShiftedExponential(v, 0.5 * v), 3, 2000 + _whole(v), 2.0 * v, v, **options
     )
 
 

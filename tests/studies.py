@@ -17,8 +17,8 @@ def assert_text_fits(figure):
     figure.draw_without_rendering()
     for axes in figure.axes:
         room = axes.get_tightbbox()
-        for other in figure.axes:
-            assert other is axes or not room.overlaps(other.get_tightbbox())
+        for panel in figure.axes:
+            assert panel is axes or not room.overlaps(panel.get_tightbbox())
         assert (
             axes.yaxis.label.get_window_extent().height
             <= axes.get_window_extent().height

@@ -21,8 +21,8 @@ STEPS = Path(advice.__file__).parent / "data" / "steps.csv"
 
 @pytest.mark.slow
 def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
-    found = Ran(advice, tmp_path, capsys, seed=0, traces=STEPS, num_logs=1)
-    rows = found.rows("advice")
+    study = Ran(advice, tmp_path, capsys, seed=0, traces=STEPS, num_logs=1)
+    rows = study.rows("advice")
     # Steps, chunks with their lengths and without chunks, and a synthetic log: both
     # halves.
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
@@ -35,9 +35,9 @@ def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
         rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False
     ):
         now, then = (
-            np.mean([taken[name].seconds[half] for taken in drawn])
+            np.mean([outcomes[name].seconds[half] for outcomes in drawn])
             for name in ("nothing", row["advised"])
         )
         assert float(row["saved"]) == pytest.approx(100 * (1 - then / now))
     assert all(float(row["regret"]) >= 0 for row in rows)
-    assert "largest cause found" in found.printed
+    assert "largest cause found" in study.printed

@@ -21,24 +21,22 @@ RANDOM = np.random.default_rng(17)
 
 
 def steps(partition, sizes):
-    """Count a worker's work step by step, `[N, 3]`, with a place for each subset's
-    cotangent.
-    """
-    found = np.zeros((len(partition), 3))
+    """Count a worker's work step by step, `[N, 3]`; each subset has its cotangent."""
+    operations = np.zeros((len(partition), 3))
     places: dict[int, int] = {}  # units that a subset's cotangent has gone past
     units = iter(range(len(sizes)))
     for level, count in enumerate(partition):
-        mine = list(itertools.islice(units, count))
-        for subset in range(level + 1) if mine else ():
+        block = list(itertools.islice(units, count))
+        for subset in range(level + 1) if block else ():
             if subset not in places:
                 places[subset] = 0
-                found[level, 1] += 1
-            for unit in mine:
-                found[level, 0] += sizes[unit]
-            while places[subset] <= mine[-1]:
-                found[level, 2] += sizes[places[subset]]
+                operations[level, 1] += 1
+            for unit in block:
+                operations[level, 0] += sizes[unit]
+            while places[subset] <= block[-1]:
+                operations[level, 2] += sizes[places[subset]]
                 places[subset] += 1
-    return found
+    return operations
 
 
 def random_partitions(units, workers, number):
@@ -86,9 +84,9 @@ def test_least_squares_without_negative_costs():
 
 
 def test_all_partitions():
-    every = [x for x in itertools.product(range(4), repeat=3) if sum(x) == 3]
+    expected = [x for x in itertools.product(range(4), repeat=3) if sum(x) == 3]
     assert sorted(map(tuple, block_costs.all_partitions(3, 3).tolist())) == sorted(
-        every
+        expected
     )
 
 
@@ -96,20 +94,23 @@ def test_operations_are_the_products_of_matrices():
     # Width 64 and 32 samples: what is no product is 2/64 of one a layer, and a message
     # (n+1)/32.
     model = functools.partial(perceptron, (64,) * 4, 3 * 32)
-    found = block_times.measure(model, [(1, 1, 1), (0, 3, 0)], repeats=2)
+    measurement = block_times.measure(model, [(1, 1, 1), (0, 3, 0)], repeats=2)
     product = 2 * 64 * 64 * 32
-    assert found.sizes.tolist() == [64 * 65] * 3
-    assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
-    assert found.operations.forward / product == pytest.approx(3, rel=0.05)
-    each, one = found.blocks
+    assert measurement.sizes.tolist() == [64 * 65] * 3
+    operations = measurement.operations
+    assert operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
+    assert operations.forward / product == pytest.approx(3, rel=0.05)
+    three_blocks, one_block = measurement.blocks
     # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a
     # second begins, …
     fewest = [3 + 1, 3 + 2 + 2, 3 + 3 + 3 * 2 - 2]
-    np.testing.assert_allclose(each.operations / product, fewest, rtol=0.06)
-    np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)
-    kept = block_costs.kept_operations(found.operations, each.partition) / product
+    np.testing.assert_allclose(three_blocks.operations / product, fewest, rtol=0.06)
+    np.testing.assert_allclose(
+        one_block.operations / product, [6 + 2 * (3 + 2)], rtol=0.06
+    )
+    kept = block_costs.kept_operations(operations, three_blocks.partition) / product
     np.testing.assert_allclose(kept, fewest, rtol=0.06)
-    for blocks in found.blocks:
+    for blocks in measurement.blocks:
         assert blocks.cpu.shape == (2, len(blocks.operations))
         assert np.all(blocks.cpu >= 0)
 
@@ -119,11 +120,11 @@ def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsy
     model = functools.partial(perceptron, (64,) * 4, 3 * 64)
     studies = [backprop.Study(model, [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)])]
     laws = {"heavy": bcgc.Pareto(1.0, 1.5)}
-    found = Ran(
+    study = Ran(
         backprop, tmp_path, capsys, studies=studies, repeats=3, laws=laws, workers=(4,)
     )
-    assert found.drew("backprop")
-    rows = found.rows("backprop")
+    assert study.drew("backprop")
+    rows = study.rows("backprop")
     assert len(rows) == 1 + 2 + 2 + 3
     held_out = {
         (row["model"], row["partition"]) for row in rows if row["held_out"] == "1"
@@ -134,6 +135,6 @@ def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsy
         # In layers this small what is no product counts too: 7 % less and 6 % more were
         # measured.
         assert float(row["operations"]) == pytest.approx(float(row["kept"]), rel=0.1)
-    shares = {row["costs"]: float(row["share"]) for row in found.rows("backprop_plans")}
+    shares = {row["costs"]: float(row["share"]) for row in study.rows("backprop_plans")}
     assert set(shares) == set(block_costs.MODELS)
     assert shares[backprop.TRUE] == min(*shares.values(), 1.0)

@@ -159,12 +159,12 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "given", "message"), REFUSED)
+@pytest.mark.parametrize(("call", "arguments", "message"), REFUSED)
 def test_what_is_no_partition_no_time_and_no_level_is_refused_by_name(
-    call, given, message
+    call, arguments, message
 ):
     with pytest.raises(ValueError, match=message):
-        call(*given)
+        call(*arguments)
 
 
 NO_RUNTIME = {"num_samples": 0.0, "cycles": -1.0, "setup_cycles": np.nan}
@@ -236,12 +236,12 @@ BATCHES: dict[str, Any] = {
 
 @pytest.mark.parametrize("message", BATCHES)
 def test_a_batch_is_told_to_go_through_vmap(message):
-    batch, given = (
+    batch, numbers = (
         BATCHES[message],
         {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300},
     )
     problem = bcgc.Problem(
-        **given | (batch if isinstance(batch, dict) else {"cycle_time": batch})
+        **numbers | (batch if isinstance(batch, dict) else {"cycle_time": batch})
     )
     if "Empirical" in message:
         problem = jax.tree.map(
@@ -266,10 +266,10 @@ def test_a_law_of_arrays_is_one_law():
         bcgc.Problem(law, 3, 300) for law in (power, bcgc.Weibull(0.3**-0.5, 2.0))
     ]
     times = np.array([150.0, 250.0])
-    found, expected = (
+    by_hazard, expected = (
         bcgc.completion_probability(problem, X, times) for problem in problems
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(by_hazard, expected, rtol=1e-5)
     assert 0.1 < expected[0] < expected[1] < 0.9
 
 
@@ -363,7 +363,7 @@ COLUMNS = _columns(
 )
 
 
-def _made(numbers: dict[str, Any]) -> bcgc.Problem:
+def _problem_of(numbers: dict[str, Any]) -> bcgc.Problem:
     numbers = dict(numbers)
     law = bcgc.ShiftedExponential(numbers.pop("rate"), numbers.pop("shift"))
     return bcgc.Problem(law, max_workers=3, **numbers)
@@ -385,14 +385,14 @@ def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
     @jax.jit
     @jax.vmap
     def runtimes(numbers):
-        return {name: call(_made(numbers), X) for name, call in calls.items()}
+        return {name: call(_problem_of(numbers), X) for name, call in calls.items()}
 
-    found = runtimes(COLUMNS)
-    found["certificate"] = found["certificate"]._replace(
-        lower_bound=found["expected_runtime"]
+    results = runtimes(COLUMNS)
+    results["certificate"] = results["certificate"]._replace(
+        lower_bound=results["expected_runtime"]
     )
-    for one in found.values():
-        _only_the_first_is_finite(one)
+    for result in results.values():
+        _only_the_first_is_finite(result)
 
 
 def test_numbers_whose_product_is_no_normal_number_make_no_problem():
@@ -404,14 +404,14 @@ def test_numbers_whose_product_is_no_normal_number_make_no_problem():
 
 def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     def times(num_workers, rate, shift):
-        law, more = (
+        law, options = (
             bcgc.ShiftedExponential(rate, shift),
             {"num_workers": num_workers, "max_workers": 3},
         )
         return (
-            bcgc.sorted_cycle_times(KEY, law, num_draws=4, **more),
-            bcgc.plans.expected_order_statistics(law, **more),
-            bcgc.plans.expected_order_statistics(law, function=jnp.sqrt, **more),
+            bcgc.sorted_cycle_times(KEY, law, num_draws=4, **options),
+            bcgc.plans.expected_order_statistics(law, **options),
+            bcgc.plans.expected_order_statistics(law, function=jnp.sqrt, **options),
         )
 
     columns = (COLUMNS[name][:6] for name in ("num_workers", "rate", "shift"))
@@ -440,7 +440,7 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
     bad += [("chain_cycles", -0.2), ("chain_cycles", np.nan)]
     bad += [("scale", 1e-39), ("send_time", 1e-39), ("chain_cycles", 1e-39)]
 
-    def found(numbers):
+    def outcome(numbers):
         scale = numbers.pop("scale")
         start = bcgc.Exponential(1 / scale) if law else scale
         problem = bcgc.Problem(bcgc.Exponential(0.5), 3, 300, start_up=start, **numbers)
@@ -452,7 +452,7 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
         )
 
     good = {"scale": 40.0, "send_time": 0.1, "chain_cycles": 0.2}
-    status, runtimes = jax.jit(jax.vmap(found))(_columns(good, *bad))
+    status, runtimes = jax.jit(jax.vmap(outcome))(_columns(good, *bad))
     assert status.tolist() == [int(bcgc.Status.CONVERGED)] + [
         int(bcgc.Status.INVALID)
     ] * len(bad)
@@ -493,7 +493,9 @@ def _check_statuses(solution: bcgc.Solution, refused: set[bcgc.Status]) -> None:
 
 @functools.cache
 def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
-    return jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))
+    return jax.jit(
+        jax.vmap(lambda n: bcgc.solve(_problem_of(n), METHODS[method], key=KEY))
+    )
 
 
 @pytest.mark.parametrize(
@@ -575,10 +577,14 @@ def test_traced_numbers_out_of_range_make_no_law(law, rows):
 def test_measured_times_that_are_traced_are_judged_too():
     @jax.jit
     def valid(times):
-        one = bcgc.Empirical(times[0])
+        atoms = bcgc.Empirical(times[0])
         return [
             law.valid()
-            for law in (one, bcgc.EmpiricalRows(times), bcgc.Heterogeneous([LAW, one]))
+            for law in (
+                atoms,
+                bcgc.EmpiricalRows(times),
+                bcgc.Heterogeneous([LAW, atoms]),
+            )
         ]
 
     times = np.array([[1.0, 2.0], [3.0, 4.0]])

@@ -50,12 +50,12 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     )
 
     # A peer that errs by a hundredth.
-    def found(rows):
+    def probabilities(rows):
         return np.array(
             [float(crossing.exact_probability(row, 30)) + 0.01 for row in rows]
         )
 
-    monkeypatch.setattr(installed, "crossprob", lambda: found)
+    monkeypatch.setattr(installed, "crossprob", lambda: probabilities)
     monkeypatch.setattr(installed.shutil, "which", lambda name: None)
     measured, *missing = crossing.crossing()
     assert measured["against"] == "crossprob"
@@ -93,10 +93,10 @@ def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     functions = {
         name: lambda name=name: calls.append(name) for name in ("package", "peer")
     }
-    found = timing.compare({**functions, "value": lambda: 3}, 4)
+    results = timing.compare({**functions, "value": lambda: 3}, 4)
     assert calls == ["package", "peer"] * 5  # interleaved
-    assert found["value"].value == 3
-    seconds = found["package"].seconds
+    assert results["value"].value == 3
+    seconds = results["package"].seconds
     assert seconds["best"] <= seconds["median"] <= seconds["worst"]
     assert seconds["compile"] == max(seconds["first_call"] - seconds["median"], 0)
 
@@ -133,9 +133,9 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(
         for part in ("--only", name)
     ]
     assert benchmark.main([*only, "--out", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert set(found) == {"environment", "results", "scaling"}
-    assert set(found["environment"]) == {
+    report = json.loads(out.read_text())
+    assert set(report) == {"environment", "results", "scaling"}
+    assert set(report["environment"]) == {
         *(
             "package",
             "commit",
@@ -148,7 +148,7 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(
         ),
         *("python", "jax", "jaxlib", "numpy", "scipy"),
     }
-    evaluated, equal = found["results"]
+    evaluated, equal = report["results"]
     assert 0 <= equal["gap"] < 1e-3
     assert equal["peer_gap"] > 0
     assert equal["ratio"] == equal["peer"]["median"] / equal["package"]["median"]
@@ -165,13 +165,13 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(
         == evaluated["peer"]["median"] / evaluated["package"]["median"]
     )
     assert 0 <= evaluated["error"] < 1e-9 < evaluated["peer_error"] < 1e-2
-    points = [(p["curve"], p["x_name"], p["x"]) for p in found["scaling"]]
+    points = [(p["curve"], p["x_name"], p["x"]) for p in report["scaling"]]
     assert points == [("evaluation", "workers", 3), ("optimum", "workers", 3)]
     assert all(
         p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6
-        for p in found["scaling"]
+        for p in report["scaling"]
     )
-    assert all(p["best"] <= p["seconds"] <= p["worst"] for p in found["scaling"])
+    assert all(p["best"] <= p["seconds"] <= p["worst"] for p in report["scaling"])
     assert (tmp_path / "speed.png").stat().st_size > 1e4
     said = capsys.readouterr()
     assert max(map(len, said.out.splitlines())) <= 100
@@ -192,9 +192,10 @@ _PUBLIC = {
     ("most", "bcgc_jax/cluster/checkpoints.py"),
     ("own", "bcgc_jax/handout/group.py"),
 }
+_TESTS = ["tests/solvers", "tests/measured", "tests/cli", "tests/plans"]
 
 
-@pytest.mark.parametrize("folder", ["bcgc_jax", "experiments", "benchmarks"])
+@pytest.mark.parametrize("folder", ["bcgc_jax", "experiments", "benchmarks", *_TESTS])
 def test_names_carry_a_noun(folder):
     names = {
         (name, str(path.relative_to(ROOT)))

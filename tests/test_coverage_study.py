@@ -35,9 +35,9 @@ def test_the_study_prints_its_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(coverage, "WORKERS", (5,))
     monkeypatch.setattr(coverage, "KINDS", coverage.KINDS[1:2])
     monkeypatch.setattr(coverage, "_TRUE_CHUNKS", 60_000)
-    found = Ran(coverage, tmp_path, capsys, seed=0, num_logs=3)
-    assert "how often the worst one held" in found.printed
-    quantities = [row["quantity"] for row in found.rows("coverage")]
+    study = Ran(coverage, tmp_path, capsys, seed=0, num_logs=3)
+    assert "how often the worst one held" in study.printed
+    quantities = [row["quantity"] for row in study.rows("coverage")]
     assert {"random", "saved by sharing:2", "saved by limit"} < set(quantities)
 
 
@@ -45,9 +45,7 @@ def test_the_study_prints_its_table(tmp_path, capsys, monkeypatch):
 @pytest.mark.study
 @pytest.mark.parametrize("kind", coverage.KINDS, ids="+".join)
 def test_intervals_hold(kind):
-    """Of 60 logs, 95 % are 57; 50 or fewer have a chance of 0.1 %, 47 where 92 % are
-    enough.
-    """
+    """Of 60 logs 95 % are 57; 50 have a chance of 0.1 %, 47 where 92 % are enough."""
     rows = coverage.judged(1, 40, 5, kind, 60)
     for row in rows:
         assert row.held * row.logs >= row.logs - 13, row

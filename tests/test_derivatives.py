@@ -18,7 +18,7 @@ def _cost(rate: Any, x: Any) -> Any:
 
 def _solved(rate: Any) -> dict[str, Any]:
     """The least of the cost, at x = rate, with the number of steps."""
-    found = without_derivative(
+    fields = without_derivative(
         {
             "x": jax.lax.stop_gradient(rate),
             "pair": jnp.full(2, rate),
@@ -26,7 +26,7 @@ def _solved(rate: Any) -> dict[str, Any]:
         },
         rate,
     )
-    return found | {"value": with_slopes(_cost, None, rate, found["x"])}
+    return fields | {"value": with_slopes(_cost, None, rate, fields["x"])}
 
 
 def _value(rate: Any) -> Any:
@@ -74,8 +74,8 @@ def test_nor_has_the_value_a_second_one():
 
 
 def test_numbers_are_what_they_were():
-    found = jax.jit(_solved)(0.5)
-    assert (float(found["x"]), int(found["steps"]), float(found["value"])) == (
+    result = jax.jit(_solved)(0.5)
+    assert (float(result["x"]), int(result["steps"]), float(result["value"])) == (
         0.5,
         7,
         0.125,
@@ -91,18 +91,18 @@ def test_numbers_are_what_they_were():
     ],
 )
 def test_a_runtime_that_is_nan_has_nan_for_its_slope(method):
-    """Of a scheme that does not exist, and of numbers that make no problem: it was
-    0.
-    """
+    """Of a scheme that does not exist, and of numbers that make no problem."""
 
     def runtime(rate, workers):
         law = bcgc.ShiftedExponential(rate, 50.0)
         problem = bcgc.Problem(law, workers, 20_000, 50, max_workers=10)
         return bcgc.solve(problem, method).expected_runtime
 
-    both = jax.jit(jax.vmap(jax.value_and_grad(runtime)))
+    value_and_slope = jax.jit(jax.vmap(jax.value_and_grad(runtime)))
     # an unknown number of workers may lack a level; a negative rate is none
-    values, slopes = both(jnp.array([1e-3, 1e-3, -1.0]), jnp.array([2, 10, 10]))
+    values, slopes = value_and_slope(
+        jnp.array([1e-3, 1e-3, -1.0]), jnp.array([2, 10, 10])
+    )
     assert np.array_equal(np.isnan(values), np.isnan(slopes))
     assert np.isnan(values[2])
     if method != "limit":

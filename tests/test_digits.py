@@ -1,5 +1,7 @@
 """Digits: the data, the two models, and the course of training on them."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -50,11 +52,9 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
 def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(
     x64,
 ):  # as the study
-    given = jax.random.key(1), digits.digits_problem(LAW, 5, "perceptron"), "perceptron"
-    runs = [
-        digits.train_on_digits(*given, method, num_seeds=3, num_steps=40)
-        for method in ("time", "uncoded")
-    ]
+    key, problem = jax.random.key(1), digits.digits_problem(LAW, 5, "perceptron")
+    train = functools.partial(digits.train_on_digits, key, problem, "perceptron")
+    runs = [train(method, num_seeds=3, num_steps=40) for method in ("time", "uncoded")]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
     # The same draws: if all are free at its start, a step of the better plan is faster
     # in each seed.

@@ -58,9 +58,7 @@ def test_the_documents_are_short():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
-    """Links lead to a file, and where they name a heading of it, to that; pictures are
-    there.
-    """
+    """Links lead to a file, or to a heading of it; pictures are there."""
     text = path.read_text("utf-8")
     for picture in re.findall(r'src="([^"]*)"', text):
         assert (path.parent / picture).exists(), picture
@@ -86,9 +84,7 @@ def test_maintainers_walk_through_files_and_functions_that_are_there():
 
 
 def _headings(path: Path) -> set[str]:
-    """Name headings as GitHub does: lower case, no punctuation, a hyphen for each
-    space.
-    """
+    """Headings by GitHub's names: lower case, no punctuation, hyphens for spaces."""
     titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
@@ -96,9 +92,7 @@ def _headings(path: Path) -> set[str]:
 
 
 def test_the_reference_has_each_public_name_once():
-    """Of packages as their files import names; what `bcgc_jax` itself has stands on its
-    page.
-    """
+    """Packages by the names of imports; the names of `bcgc_jax` on its own page."""
     site = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))
     expected = {"bcgc_jax": {*bcgc.__all__}}
     for path in Path(bcgc.__file__).parent.glob("*/__init__.py"):
@@ -118,16 +112,14 @@ def test_the_drawing_of_the_readme_is_what_its_script_makes():
 
 
 def test_the_readme_shows_what_its_command_prints(command):
-    """Whole lines from the first to the last; "…" is for one or more that are left
-    out.
-    """
-    ((typed, shown),) = _answers(ROOT / "README.md", "sh").items()
+    """Whole lines from the first to the last; "…" is for lines that are left out."""
+    ((typed, excerpt),) = _answers(ROOT / "README.md", "sh").items()
     status, printed, _ = command(*shlex.split(typed)[1:])
     assert status == 0
     lines = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
-    parts = r"\n(?:.*\n)+".join(map(re.escape, shown.split("\n…\n")))
+    parts = r"\n(?:.*\n)+".join(map(re.escape, excerpt.split("\n…\n")))
     assert re.fullmatch(parts, lines), "`python -m experiments.readme` prints it anew"
-    assert readme.excerpt(printed) == shown
+    assert readme.excerpt(printed) == excerpt
 
 
 def test_the_readme_is_printed_anew_with_the_answers_of_today(monkeypatch):
@@ -205,7 +197,9 @@ def test_a_document_runs_from_top_to_bottom(path, clone, command):
             assert printed.getvalue() == answers.get(block, printed.getvalue())
         for typed in _commands(block) if language == "sh" else ():
             # What several documents show is run for the first of them.
-            first = next(other for other in DOCUMENTS if typed in _commands_of(other))
+            first = next(
+                document for document in DOCUMENTS if typed in _commands_of(document)
+            )
             if first == path and not typed.startswith((*_ELSEWHERE, *_OWN_TESTS)):
                 _run(typed, command)
 

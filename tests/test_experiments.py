@@ -96,7 +96,7 @@ def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(
         "expected_runtime" if scheme == "optimal" else "baseline",
     )
     of_digits = digits.digits_problem(training.LAW, 20, "softmax")
-    shown: dict[str, tuple] = {
+    cases: dict[str, tuple] = {
         "paper": (
             sweep.problem(50, 20, 1e-3),
             "computed",
@@ -108,23 +108,20 @@ def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(
         "sweep_cells": (sweep.problem(50, 20, rate), best, "20", f"{rate:.10g}"),
         "training": (of_digits, "expected_runtime", "softmax", scheme),
     }
-    problem, column, *place = shown[name]
+    problem, column, *place = cases[name]
     rows = rows_of(FILE.with_name(f"{name}.csv"))
-    (found,) = (
+    (value,) = (
         row[column] for row in rows if list(row.values())[: len(place)] == place
     )
-    room = (
-        1e-9 if scheme == "single_block" else 2e-5
-    )  # ten digits; two optima to 1e-5 each
-    assert float(found) == pytest.approx(
+    # Ten digits; two optima to 1e-5 each.
+    room = 1e-9 if scheme == "single_block" else 2e-5
+    assert float(value) == pytest.approx(
         float(bcgc.solve(problem, scheme).rounded_runtime), rel=room
     )
 
 
 def test_two_published_values_of_the_journal_are_not_those_of_its_formula():
-    """The page of studies is right: x_n = L / ((n+1) H_N), and its probability in
-    fractions.
-    """
+    """The page of studies is right: x_n = L / ((n+1) H_N), by fractions."""
     off = {}
     for (workers, rate, count), theirs in journal.read_published().items():
         if workers <= 20:
@@ -145,18 +142,18 @@ def test_two_published_values_of_the_journal_are_not_those_of_its_formula():
 def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
     run, monkeypatch
 ):
-    known = {
-        place: found
-        for place, found in journal.read_published().items()
+    ten_workers = {
+        place: value
+        for place, value in journal.read_published().items()
         if place[0] == 10
     }
-    monkeypatch.setattr(journal, "read_published", lambda: known)
+    monkeypatch.setattr(journal, "read_published", lambda: ten_workers)
     monkeypatch.setattr(journal, "STEPS", (0, 100))
     monkeypatch.setattr(journal, "SCHEMES", ("deadline", "optimal", "single_block"))
     points = [journal.Point("a", 10), journal.Point("d", 10, deadline=5e6)]
-    found = run(journal, points=points, workers=10, rounds=1, plans=0)
-    assert found.drew("journal", "journal_plans")
-    rows = {(row["panel"], row["scheme"]): row for row in found.rows("journal")}
+    study = run(journal, points=points, workers=10, rounds=1, plans=0)
+    assert study.drew("journal", "journal_plans")
+    rows = {(row["panel"], row["scheme"]): row for row in study.rows("journal")}
     assert float(rows["a", "single_block"]["completion"]) == pytest.approx(
         0.4407, abs=1e-4
     )
@@ -165,17 +162,17 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
     ]
     assert published == ["0.628", "0.442"]
     assert rows["d", "deadline"]["published"] == ""
-    (bound,) = found.rows("journal_bounds")
+    (bound,) = study.rows("journal_bounds")
     # measured 0.74560, 0.74807
     assert 0.7455 < float(bound["best_found"]) < float(bound["upper_bound"]) < 0.749
-    plans = {row["scheme"]: row for row in found.rows("journal_plans")}
+    plans = {row["scheme"]: row for row in study.rows("journal_plans")}
     runtimes = [
         float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")
     ]
     assert runtimes == sorted(runtimes)
     last = [
         float(row["completion"])
-        for row in found.rows("journal_steps")
+        for row in study.rows("journal_steps")
         if row["steps"] == "100"
     ]
     np.testing.assert_allclose(last, float(bound["best_found"]), rtol=1e-5)
@@ -185,8 +182,8 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
 def test_what_is_promised_of_a_log_is_measured_with_real_hand_outs(run):
     setting = own_loop.Setting("heavy tails", 3, 8 * 0.02)
     case = promised.Case(setting, True, ("sharing:2", "sharing:2, lengths"))
-    found = run(promised, cases=[case], steps=8)
-    plain, by_length = found.rows("promised")
+    study = run(promised, cases=[case], steps=8)
+    plain, by_length = study.rows("promised")
     assert (plain["remedy"], by_length["remedy"]) == case.remedies
     for row in (plain, by_length):
         less = float(row["promised"]) - float(row["measured"])
@@ -198,14 +195,14 @@ def test_what_is_promised_of_a_log_is_measured_with_real_hand_outs(run):
 @pytest.mark.slow
 def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
     setting = own_loop.Setting("exponential", 3, 0.06)
-    found = run(
+    study = run(
         own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3
     )
-    assert found.drew("own_loop")
-    overheads = [row["overhead"] for row in json.loads(found.printed)]
+    assert study.drew("own_loop")
+    overheads = [row["overhead"] for row in json.loads(study.printed)]
     assert len(overheads) == 3
     assert min(overheads) > 0
-    rows = found.rows("own_loop")
+    rows = study.rows("own_loop")
     assert [row["scheme"] for row in rows] == [
         "uncoded",
         "sharing:2:8",
@@ -218,30 +215,28 @@ def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
     )
     for row in rows:
         assert float(row["limit"]) <= float(row["predicted"]) * (1 + 1e-9)
-        assert (
-            float(row["predicted"]) <= float(row["measured"]) < 10
-        )  # sleeps are never shorter
+        # Sleeps are never shorter.
+        assert float(row["predicted"]) <= float(row["measured"]) < 10
 
 
 @pytest.mark.slow
 def test_a_compiled_program_is_timed_against_one_without_sharing_and_the_limit(run):
-    found = run(compiled, cases=compiled.CASES[:2], steps=3)
-    assert found.drew("compiled")
-    assert_text_fits(found.figures["compiled"])
-    rows = found.rows("compiled")
+    study = run(compiled, cases=compiled.CASES[:2], steps=3)
+    assert study.drew("compiled")
+    assert_text_fits(study.figures["compiled"])
+    rows = study.rows("compiled")
     assert [row["workers"] for row in rows] == ["equal", "equal", "slow", "slow"]
     assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2"] * 2
     assert [float(row["limit"]) for row in rows[:2]] == pytest.approx([0.16, 0.16])
     for row in rows:
-        assert (
-            float(row["limit"]) <= float(row["seconds"]) < 10
-        )  # naps are never shorter
+        # Naps are never shorter.
+        assert float(row["limit"]) <= float(row["seconds"]) < 10
 
 
 @pytest.mark.slow
 def test_every_chosen_code_is_exact_to_float32(run):
-    found = run(conditioning, sizes=(5, 8))
-    rows = found.rows("conditioning")
+    study = run(conditioning, sizes=(5, 8))
+    rows = study.rows("conditioning")
     assert [
         sum(int(r["chosen"]) for r in rows if r["workers"] == n) for n in ("5", "8")
     ] == [5, 8]
@@ -258,21 +253,21 @@ def test_training_shows_the_schemes_at_the_same_steps_and_other_times(run, monke
         loss, accuracy = np.tile(2 / step, (2, 1)), np.tile(1 - 1 / step, (2, 1))
         return digits.DigitsRun(method, clock[0, 0], clock, loss, accuracy)
 
-    given = create_autospec(digits.train_on_digits, side_effect=digits_run)
-    monkeypatch.setattr(training, "train_on_digits", given)
-    found = run(training, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
-    assert found.drew("training")
+    train = create_autospec(digits.train_on_digits, side_effect=digits_run)
+    monkeypatch.setattr(training, "train_on_digits", train)
+    study = run(training, workers=5, seeds=2, steps=30, methods=("uncoded", "time"))
+    assert study.drew("training")
     assert (
-        found.figures["training"].legends[0].get_texts()[-1].get_text()
+        study.figures["training"].legends[0].get_texts()[-1].get_text()
         == "target accuracy 0.93"
     )
-    assert_text_fits(found.figures["training"])
-    uncoded, coded, *_ = found.rows("training")
+    assert_text_fits(study.figures["training"])
+    uncoded, coded, *_ = study.rows("training")
     assert uncoded["final_loss"] == coded["final_loss"]
     # 1 - 1/k is 0.93 from the 15th step on: medians of 1 and 1.2 times 15 steps.
     times = [float(row["time_to_target"]) for row in (uncoded, coded)]
     assert times == pytest.approx([1.1 * 15 * 2, 1.1 * 15 * 1.5])
-    assert "25.0 %" in found.printed
+    assert "25.0 %" in study.printed
 
 
 @pytest.mark.slow
@@ -281,10 +276,10 @@ def test_paper_stands_beside_the_published_values(run, monkeypatch):
         name: paper.METHODS[name] for name in ("optimal", "time", "tandon_partial")
     }
     monkeypatch.setattr(paper, "METHODS", methods)
-    found = run(paper, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
-    assert found.drew("fig3", "fig4a", "fig4b")
-    assert "ratio" in found.printed
-    runtimes = [row for row in found.rows("paper") if row["figure"] != "3"]
+    study = run(paper, workers_grid=(10, 20), rate_grid=(1e-3, 10**-2.6))
+    assert study.drew("fig3", "fig4a", "fig4b")
+    assert "ratio" in study.printed
+    runtimes = [row for row in study.rows("paper") if row["figure"] != "3"]
     assert len(runtimes) == 4 * len(methods)
     for row in runtimes:
         ratio = float(row["computed"]) / float(row["published"])
@@ -312,26 +307,28 @@ def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(
         report.load_schemes(tmp_path / "schemes.py"),
         ("optimal", "uncoded", "single_block"),
     )
-    found = run(
+    study = run(
         sweep,
         workers_grid=(2, 3, 4),
         rate_grid=(1e-3, 1e-2, 1e-1),
         methods=methods,
         schemes=added,
     )
-    assert found.drew("sweep")
-    assert "largest relative gap" in found.printed
-    rows = found.rows("sweep")
+    assert study.drew("sweep")
+    assert "largest relative gap" in study.printed
+    rows = study.rows("sweep")
     assert len(rows) == 9 * 4
     cells = sweep.compare(sweep.read(tmp_path / "sweep.csv"), added)
     for cell in cells:
-        here = [
+        cell_rows = [
             r
             for r in rows
             if (int(r["num_workers"]), float(r["rate"]))
             == (cell.num_workers, cell.rate)
         ]
-        optimal, uncoded, block, _ = (float(row["expected_runtime"]) for row in here)
+        optimal, uncoded, block, _ = (
+            float(row["expected_runtime"]) for row in cell_rows
+        )
         assert cell.reduction == pytest.approx(
             100 - 100 * optimal / min(uncoded, block)
         )
@@ -354,8 +351,8 @@ def test_schemes_that_cannot_be_had_are_one_line_and_status_2(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_theorem4_holds(run):
-    found = run(theorem4, workers_grid=(2, 20), sizes=(20,))
-    rows = found.rows("theorem4")
+    study = run(theorem4, workers_grid=(2, 20), sizes=(20,))
+    rows = study.rows("theorem4")
     assert len(rows) == 2 * 2 * 2
     # H_2 = 3/2, at μ t0 = 1 and 1/20.
     of_two = [float(row["bound"]) for row in rows if row["num_workers"] == "2"]
@@ -439,14 +436,14 @@ def test_every_method_has_a_look_of_its_own_and_added_schemes_others_and_their_l
         values = [getattr(look, name) for look in plotting.STYLES.values()]
         assert len(set(values)) == len(values)
     names = [f"plotting_{i}" for i in range(9)]
-    own = [
+    schemes = [
         bcgc.Scheme(name, lambda problem: problem.exists, label=f"label of {name}")
         for name in names
     ]
-    styles = [looks.style(name, own) for name in names]
+    styles = [looks.style(name, schemes) for name in names]
     assert [look.label for look in styles] == [f"label of {name}" for name in names]
-    every = [*plotting.STYLES.values(), *styles]
-    assert len({(look.color, str(look.line)) for look in every}) == len(every)
+    all_looks = [*plotting.STYLES.values(), *styles]
+    assert len({(look.color, str(look.line)) for look in all_looks}) == len(all_looks)
     markers = {look.marker for look in plotting.STYLES.values()}
     assert len({look.marker for look in styles[:7]} - markers) == 7
     assert looks.style("plotting_0", ()) == plotting.style("plotting_0")
@@ -473,8 +470,8 @@ def test_same_figure_same_bytes_its_legend_beside_the_axes_and_nothing_else_is_c
     first = looks.save_figure(figure := small_figure(), tmp_path, "figure")
     second = looks.save_figure(small_figure(), tmp_path / "again", "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg"]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    for first_file, second_file in zip(first, second, strict=True):
+        assert first_file.read_bytes() == second_file.read_bytes()
     assert "<dc:date>" not in first[1].read_text()
     assert (dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules) == (
         before,
@@ -540,10 +537,10 @@ def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
 
 @pytest.mark.slow
 def test_a_row_of_the_study_of_modes_has_three_loops_of_equal_processes(run):
-    found = run(
+    study = run(
         modes, cases=[modes.Case("equal", 0.01, 1 / 3, 4, 1.01)], workers=2, rounds=1
     )
-    (row,) = found.rows("modes")
+    (row,) = study.rows("modes")
     # Four steps of eight chunks; pieces of a shared last chunk take 2/3 of a chunk
     # more.
     least = 4 * 8 * 0.01
@@ -562,9 +559,7 @@ def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
 
 @pytest.mark.slow
 def test_a_loop_that_advises_itself_pays_a_message_where_workers_are_equal():
-    """Uncoded steps take the longest of their times; the last digit is that of
-    studies.md.
-    """
+    """Uncoded steps take the longest of their times, to the digits of studies.md."""
     drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
     times = drifts["all times equal to 2 %"]
     row = adaptive.course("equal", times)

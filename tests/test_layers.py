@@ -43,21 +43,19 @@ def _top(name: str) -> str:
 
 
 def _imported(path: Path) -> set[str]:
-    """The files of the package that one of them imports anywhere, also within a
-    function.
-    """
-    found = []
+    """The package's files that a file imports, also within a function."""
+    modules = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [
+            modules += [
                 name if name.removeprefix("bcgc_jax.") in FILES else str(node.module)
                 for name in names
             ]
-    inside = [name.partition(".")[2] for name in found if _top(name) == "bcgc_jax"]
+    inside = [name.partition(".")[2] for name in modules if _top(name) == "bcgc_jax"]
     return {name or "__init__" for name in inside}
 
 
@@ -80,10 +78,10 @@ def test_the_tree_that_maintainers_read_is_that_on_disk():
     tree = re.search(r"^bcgc_jax/\n((?:  .*\n)+)", text, re.MULTILINE)
     assert tree is not None
     rows = re.findall(r"^  (\S+)", tree[1], re.MULTILINE)
-    there = [path.name + "/" * path.is_dir() for path in ROOT.iterdir()]
+    entries = [path.name + "/" * path.is_dir() for path in ROOT.iterdir()]
     code = {
         name
-        for name in there
+        for name in entries
         if name.endswith((".py", "/")) and not name.startswith("__")
     }
     assert sorted(rows) == sorted(code | {"__init__.pyi"})
@@ -92,18 +90,14 @@ def test_the_tree_that_maintainers_read_is_that_on_disk():
 
 
 def test_imports_point_down():
-    """A figure, processes and a terminal are for those who ask for them: they are near
-    the top.
-    """
+    """Figures, processes and terminals are near the top, for those who ask."""
     for name, used in ((name, used) for name, files in GRAPH.items() for used in files):
         within = _top(used) == _top(name) != "__init__"
         assert within or FLOOR[_top(used)] < FLOOR[_top(name)], f"{name} imports {used}"
 
 
 def test_a_rule_answers_for_itself():
-    """Who asks for its class: where a plan of one kind is needed, and is refused
-    otherwise.
-    """
+    """A class is asked for only where a plan of one kind is needed."""
     nodes = [
         node
         for path in FILES.values()
@@ -129,8 +123,10 @@ def test_a_rule_answers_for_itself():
 def _kinds_of(base: str, classes: list[ast.ClassDef]) -> set[str]:
     """The names of a class and of all that derive from it."""
     kinds = {base}
-    while more := {c.name for c in classes if kinds & {*map(_name, c.bases)}} - kinds:
-        kinds |= more
+    while (
+        derived := {c.name for c in classes if kinds & {*map(_name, c.bases)}} - kinds
+    ):
+        kinds |= derived
     return kinds
 
 

@@ -55,9 +55,7 @@ def test_the_paper_is_cited_alike():
 
 
 def test_who_cites_the_package_cites_the_package():
-    """Readers of CITATION.cff cite the software: it prefers no other; the paper is a
-    reference.
-    """
+    """CITATION.cff prefers no other work to the software; the paper is a reference."""
     file = (ROOT / "CITATION.cff").read_text()
     assert "preferred-citation" not in file
     before, paper = file.split("\nreferences:\n")
@@ -79,5 +77,5 @@ def test_what_is_to_be_installed_can_be_and_has_its_types():
         for text in texts
         for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)
     }
-    known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
-    assert {"cli", "cluster", "plot", "benchmarks"} <= named <= known
+    extras = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
+    assert {"cli", "cluster", "plot", "benchmarks"} <= named <= extras

@@ -53,12 +53,12 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
             law, 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain
         )
         cycles = 1.5 * 30 + (setup or 0) + (chain or 0) * 30
-        found = bcgc.expected_runtime(problem, jnp.array([30.0]))
-        np.testing.assert_allclose(found, 2.0 * 5 * cycles, rtol=1e-5)
+        runtime = bcgc.expected_runtime(problem, jnp.array([30.0]))
+        np.testing.assert_allclose(runtime, 2.0 * 5 * cycles, rtol=1e-5)
         assert problem.has_setup == (setup is not None or chain is not None)
         # One worker has nobody to share the passes with: it takes the limit.
         np.testing.assert_allclose(
-            bcgc.solve(problem, "limit").expected_runtime, found, rtol=1e-5
+            bcgc.solve(problem, "limit").expected_runtime, runtime, rtol=1e-5
         )
         if problem.has_setup:
             with pytest.raises(ValueError, match=r"setup|chain"):
@@ -159,11 +159,13 @@ def test_scale_total_and_levels_are_what_equation_5_says(precision):
 def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
     problem = bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=8)
     leaves, tree = jax.tree.flatten(problem)
-    other: Any = jax.tree.structure(bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=9))
+    larger_tree: Any = jax.tree.structure(
+        bcgc.Problem(LAW, 6, 90, 14.0, 1.3, max_workers=9)
+    )
     assert leaves == [0.02, 5.0, 6, 90, 14.0, 1.3]
-    again = jax.tree.unflatten(tree, leaves)
-    assert (again.max_workers, again.num_workers, again.cycle_time.shift) == (8, 6, 5.0)
-    assert tree != other
+    copy = jax.tree.unflatten(tree, leaves)
+    assert (copy.max_workers, copy.num_workers, copy.cycle_time.shift) == (8, 6, 5.0)
+    assert tree != larger_tree
     # Whatever JAX puts into a tree passes: the checks are for what a person passes.
     assert jax.tree.map(lambda leaf: -leaf, problem).num_workers == -6
 
@@ -183,8 +185,8 @@ def test_more_workers_in_a_copy_have_room():
         replace(bcgc.Problem(two, 2, 90), cycle_time=three, num_workers=3).max_workers
         == 3
     )
-    given = bcgc.Problem(LAW, 4, 90, max_workers=4)
-    assert len({jax.tree.structure(problem), jax.tree.structure(given)}) == 1
+    with_room = bcgc.Problem(LAW, 4, 90, max_workers=4)
+    assert len({jax.tree.structure(problem), jax.tree.structure(with_room)}) == 1
 
 
 def test_every_status_says_in_words_what_happened():

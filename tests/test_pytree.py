@@ -59,9 +59,9 @@ def test_a_law_is_a_frozen_tree_of_its_fields_which_only_its_maker_checks(law):
         setattr(law, dataclasses.fields(law)[0].name, 2.3)
     assert law != twin
     assert len({law, twin, law}) == 2
-    again = pickle.loads(pickle.dumps(law))
-    assert len({jax.tree.structure(tree) for tree in (again, law)}) == 1
-    np.testing.assert_array_equal(jax.tree.leaves(again)[0], leaves[0])
+    copy = pickle.loads(pickle.dumps(law))
+    assert len({jax.tree.structure(tree) for tree in (copy, law)}) == 1
+    np.testing.assert_array_equal(jax.tree.leaves(copy)[0], leaves[0])
 
 
 def test_replacing_a_field_checks_it_again():
@@ -175,12 +175,12 @@ def test_check_compares_with_its_bound_and_names_the_first_bad_entry(
 ):
     for value in (good, [good, good]):
         check("depth", value, condition)
-    wanted = re.escape(
+    message = re.escape(
         f"depth must be {f'finite and {condition}' if condition else 'finite'}, got "
         f"{bad}"
     )
     for value in (bad, [[good], [bad], [-math.inf]]):
-        with pytest.raises(ValueError, match=rf"^{wanted}(\.0)?$"):
+        with pytest.raises(ValueError, match=rf"^{message}(\.0)?$"):
             check("depth", value, condition)
 
 

@@ -70,9 +70,9 @@ def _dtypes(tree: Any) -> dict[str, str]:
 
 
 def _check(tree: Any, name: str, dtype: str) -> None:
-    found = _dtypes(tree)
-    assert {path: one for path, one in found.items() if one != dtype} == {}
-    assert bool(found) != (name in WHOLE_NUMBERS)
+    dtypes = _dtypes(tree)
+    assert {path: kind for path, kind in dtypes.items() if kind != dtype} == {}
+    assert bool(dtypes) != (name in WHOLE_NUMBERS)
 
 
 @pytest.mark.smoke
@@ -109,9 +109,9 @@ def _marked(
 @pytest.mark.parametrize("name", _marked(EAGER, registry.SLOW_AT_FIRST, _SMOKE))
 def test_no_function_is_compiled_twice(name):
     first = EAGER[name](1.25)
-    with compilations() as found:
+    with compilations() as compiled:
         EAGER[name](2.25)
-    assert not found
+    assert not compiled
     if name in TRACED:
         _check(first, name, "float32")
 
@@ -130,10 +130,9 @@ def _program(call: Callable[[Any], Any]) -> str:
 
 
 def _check_products(program: str) -> None:
-    """GPUs and TPUs round the factors of float32 products, but those of the highest
-    precision.
-    """
-    assert [one for one in _PRODUCT.findall(program) if one.count("HIGHEST") != 2] == []
+    """GPUs and TPUs round factors of float32 products below highest precision."""
+    products = _PRODUCT.findall(program)
+    assert [product for product in products if product.count("HIGHEST") != 2] == []
 
 
 def _lowers(call: Callable[[Any], Any]) -> None:
@@ -229,14 +228,14 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
         problem, x = bcgc.Problem(law, 3, 10, 2.0), jnp.array([3.0, 2.0, 5.0], dtype)
         return [of(problem, x) for of in registry.OF_A_PARTITION.values()]
 
-    for rate, given, wanted in (
+    for rate, dtype, expected in (
         (2.0, "float32", "float32"),
         (2.0, float, "float64"),
         (jnp.float64(2.0), "float32", "float64"),
     ):
         law = bcgc.ShiftedExponential(rate, 0.5)
-        found = jax.eval_shape(lambda law=law, given=given: results(law, given))
-        assert {*_dtypes(found).values()} == {wanted}
+        shapes = jax.eval_shape(lambda law=law, dtype=dtype: results(law, dtype))
+        assert {*_dtypes(shapes).values()} == {expected}
 
 
 @pytest.mark.parametrize(
@@ -250,12 +249,12 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     time = jnp.float32(1.5)
 
-    def found(law: Any) -> Any:
+    def values(law: Any) -> Any:
         # Gamma's fast inverse is a table.
         fast = law if name == "Gamma" else law.with_fast_inverse()
         return registry.of_time(name, law, time), fast.inverse_cumulative_hazard(time)
 
-    _check(jax.eval_shape(found, LAWS[name](1.25)), name, "float32")
+    _check(jax.eval_shape(values, LAWS[name](1.25)), name, "float32")
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -270,9 +269,10 @@ def test_a_dtype_that_is_asked_for_is_given(name, x64):
         return pairs if name in JOINT else (*pairs, simulate_max(KEY, law, load, 3, 5))
 
     for dtype in (jnp.float32, jnp.float64):
-        found = jax.eval_shape(draws, jax.ShapeDtypeStruct((3,), dtype))
-        assert [one.shape for one in found] == [(5, 3), (5, 3), (5,)][: len(found)]
-        assert {one.dtype for one in found} == {jnp.dtype(dtype)}
+        shapes = jax.eval_shape(draws, jax.ShapeDtypeStruct((3,), dtype))
+        expected = [(5, 3), (5, 3), (5,)]
+        assert [array.shape for array in shapes] == expected[: len(shapes)]
+        assert {array.dtype for array in shapes} == {jnp.dtype(dtype)}
 
 
 def test_the_working_dtype_is_that_of_the_widest_array(precision):

@@ -62,9 +62,9 @@ def test_the_plan_is_all_of_the_work():
     # coded one.
     partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
     plan = known(partial.plan)
-    one, subsets = np.asarray(plan.data).tolist()
+    first, subsets = np.asarray(plan.data).tolist()
     s = subsets - 1
-    assert one == 1
+    assert first == 1
     assert 1 <= s <= 5
     np.testing.assert_allclose(
         plan.share, [(s + 1) / (s + 3.0), 2.0 / (s + 3.0)], rtol=1e-12
@@ -128,11 +128,11 @@ def test_a_person_reads_what_came_of_it():
 
 def _all_solutions() -> list[bcgc.Solution]:
     """Solve by every method, with what does not exist, and a batch."""
-    found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
-    found += [
+    solutions = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
+    solutions += [
         bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")
     ]
-    found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
+    solutions.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
 
     # Of a law whose programs are small.
     @jax.jit
@@ -140,23 +140,26 @@ def _all_solutions() -> list[bcgc.Solution]:
     def alike(t):
         return bcgc.solve(padded(bcgc.distributions.Deterministic(t), 6, 5_000), "time")
 
-    return [*found, alike(np.array([1.0, 2.0, -1.0]))]
+    return [*solutions, alike(np.array([1.0, 2.0, -1.0]))]
 
 
 def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
-        again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
+        from_file = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
         assert json.loads((tmp_path / "solution.json").read_text())["version"] == 4
-        assert (again.method, again.kind, repr(again)) == (
+        assert (from_file.method, from_file.kind, repr(from_file)) == (
             solution.method,
             solution.kind,
             repr(solution),
         )
-        assert again.citation() == solution.citation()
-        np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
+        assert from_file.citation() == solution.citation()
+        np.testing.assert_array_equal(
+            from_file.rounded_runtime, solution.rounded_runtime
+        )
         plan = solution.plan and replace(solution.plan, known_needs=solution.needs)
         solution = replace(solution, plan=plan)
-        assert len({jax.tree.structure(one.plan) for one in (again, solution)}) == 1
+        structures = [jax.tree.structure(s.plan) for s in (from_file, solution)]
+        assert len({*structures}) == 1
         for name in vars(solution).keys() - {
             "method",
             "kind",
@@ -164,11 +167,12 @@ def test_a_saved_solution_is_read_again(tmp_path):
             "rounded_value",
         }:
             leaves = [
-                jax.tree.leaves(getattr(each, name)) for each in (solution, again)
+                jax.tree.leaves(getattr(answer, name))
+                for answer in (solution, from_file)
             ]
-            for mine, theirs in zip(*leaves, strict=True):
-                assert jnp.result_type(mine) == jnp.result_type(theirs)
-                np.testing.assert_array_equal(mine, theirs)
+            for saved, loaded in zip(*leaves, strict=True):
+                assert jnp.result_type(saved) == jnp.result_type(loaded)
+                np.testing.assert_array_equal(saved, loaded)
 
 
 def test_a_file_says_for_what_and_with_which_version_it_was_planned(tmp_path):
@@ -176,10 +180,10 @@ def test_a_file_says_for_what_and_with_which_version_it_was_planned(tmp_path):
     fields = json.loads(path.read_text())
     assert fields.pop("bcgc_jax") == bcgc.__version__
     assert fields.pop("problem") == repr(PROBLEM)
-    again = bcgc.Solution.load(path)
+    from_file = bcgc.Solution.load(path)
     # as earlier versions of the package wrote it
     path.write_text(json.dumps(fields | {"version": 2}))
-    chex.assert_trees_all_equal(bcgc.Solution.load(path), again)
+    chex.assert_trees_all_equal(bcgc.Solution.load(path), from_file)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +232,10 @@ def test_a_file_that_was_changed_by_hand_is_refused(place, value, said, tmp_path
     path = bcgc.solve(PROBLEM, "time").save(tmp_path / "solution.json")
     fields = json.loads(path.read_text())
     *way, last = place.split()
-    at = functools.reduce(dict.__getitem__, way, fields)
-    at[last] = value
+    part = functools.reduce(dict.__getitem__, way, fields)
+    part[last] = value
     if value == "gone":
-        del at[last]
+        del part[last]
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"has it been changed by hand\\? .*{said}"):
         bcgc.Solution.load(path)
@@ -240,10 +244,10 @@ def test_a_file_that_was_changed_by_hand_is_refused(place, value, said, tmp_path
 def test_other_whole_numbers_have_their_own_needs():
     solution = bcgc.solve(PROBLEM, "time")
     counts = jnp.asarray([5_000] + 11 * [0])
-    other = replace(solution, rounded=counts)
-    assert [float(a) for a in known(other.needs)] == [1, 1, 0, 1, 0]
+    whole = replace(solution, rounded=counts)
+    assert [float(a) for a in known(whole.needs)] == [1, 1, 0, 1, 0]
     uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
-    assert float(other.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
+    assert float(whole.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
 
 
 # What each method rests on: who proposed the scheme, and the search that it runs.
@@ -292,29 +296,29 @@ def test_a_scheme_of_ones_own_has_no_source_here():
 
 
 def test_a_comparison_is_the_commands_table():
-    found = bcgc.compare(PROBLEM, key=jax.random.key(0))
-    assert list(found) == sorted(
-        found, key=lambda name: float(found[name].expected_runtime)
+    comparison = bcgc.compare(PROBLEM, key=jax.random.key(0))
+    assert list(comparison) == sorted(
+        comparison, key=lambda name: float(comparison[name].expected_runtime)
     )
-    assert list(found)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
-    assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
-    table, told, longer = repr(found).partition(
+    assert list(comparison)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
+    assert {"subgradient", "tandon_partial", "uncoded"} <= set(comparison)
+    table, heading, longer = repr(comparison).partition(
         "\nOne step after the other, each worker first ends the pass"
     )
     lines = table.splitlines()
-    assert len(lines) == len(found) + 2
+    assert len(lines) == len(comparison) + 2
     assert all(len(line) <= 100 for line in (*lines, *longer.splitlines()))
-    assert told
+    assert heading
     slower = re.search(r"single_block\s(\S+)\s\(×", longer)
-    block = found["single_block"]
-    more, _ = known(added_in_a_row(PROBLEM, known(block.partition)))
+    block = comparison["single_block"]
+    added_seconds, _ = known(added_in_a_row(PROBLEM, known(block.partition)))
     assert float(known(slower)[1]) == pytest.approx(
-        float(block.expected_runtime) + more, rel=1e-3
+        float(block.expected_runtime) + added_seconds, rel=1e-3
     )
     assert "uncoded" not in longer
-    optimum = found["optimal"]
+    optimum = comparison["optimal"]
     above = 100 * (
-        float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1
+        float(comparison["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1
     )
     uncoded = next(line for line in lines if line.startswith("uncoded"))
     assert f"{above:.3g} %" in uncoded
@@ -325,14 +329,13 @@ def test_a_comparison_is_the_commands_table():
         "ferdinand_full",
         "ferdinand_half",
     )
-    best = min(found[name].expected_runtime for name in earlier)
+    best = min(comparison[name].expected_runtime for name in earlier)
     assert (
-        f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %"
+        f"{100 * (float(comparison['uncoded'].expected_runtime / best) - 1):+.1f} %"
         in uncoded
     )
-    saved = 100 * (
-        1 - float(found["time"].expected_runtime / found["uncoded"].expected_runtime)
-    )
+    time = comparison["time"].expected_runtime
+    saved = 100 * (1 - float(time / comparison["uncoded"].expected_runtime))
     assert next(line for line in lines if line.startswith("time")).split()[2:4] == [
         f"{saved:.1f}",
         "%",
@@ -342,24 +345,23 @@ def test_a_comparison_is_the_commands_table():
     # on which its runtime depends
     assert any(line.startswith("tandon_partial α ") for line in lines)
     # Of whatever is listed; a scheme of one's own may be the best.
-    few = (
+    short_table = (
         repr(bcgc.compare(PROBLEM, ["uncoded", "time"]))
         .partition("\nOne step")[0]
         .splitlines()
     )
-    assert uncoded[:50] in {line[:50] for line in few}
-    fastest = min(earlier, key=lambda name: float(found[name].expected_runtime))
-    assert few[-1] == lines[-1] == f"Best baseline: {fastest}."
-    mine = bcgc.Scheme(
-        "mine", lambda problem: known(found["optimal"].partition), baseline=True
+    assert uncoded[:50] in {line[:50] for line in short_table}
+    fastest = min(earlier, key=lambda name: float(comparison[name].expected_runtime))
+    assert short_table[-1] == lines[-1] == f"Best baseline: {fastest}."
+    scheme = bcgc.Scheme(
+        "mine", lambda problem: known(comparison["optimal"].partition), baseline=True
     )
-    alone = repr(bcgc.compare(PROBLEM, mine))
+    alone = repr(bcgc.compare(PROBLEM, scheme))
     assert "\nBest baseline: mine." in alone
     optimal = next(line for line in lines if line.startswith("optimal"))
-    assert (
-        alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]
-    )  # uncoded is not listed
-    assert set(bcgc.compare(PROBLEM)) == set(found) - {"subgradient"}
+    # Uncoded is not listed.
+    assert alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]
+    assert set(bcgc.compare(PROBLEM)) == set(comparison) - {"subgradient"}
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])
 
@@ -390,8 +392,8 @@ def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
     turn = {"dtype": "int64", "values": [0, 1, 2]}
     saved["plan"]["completion"] |= {"turn": turn, "stored": 3}
     path.write_text(json.dumps(saved))
-    found = bcgc.Solution.load(path)
-    value = float(bcgc.expected_runtime(PROBLEM, known(found.plan)))
+    from_file = bcgc.Solution.load(path)
+    value = float(bcgc.expected_runtime(PROBLEM, known(from_file.plan)))
     assert value == pytest.approx(float(solution.expected_runtime), rel=1e-7)
     saved["plan"]["sizes"]["values"] = [2_000.0, 3_000.0]
     path.write_text(json.dumps(saved | {"method": "multi_message:3"}))
@@ -428,11 +430,11 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
 
 @pytest.mark.slow
 def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
-    found = jax.vmap(lambda alpha: bcgc.solve(PROBLEM, bcgc.TandonPartial(alpha)))(
+    solutions = jax.vmap(lambda alpha: bcgc.solve(PROBLEM, bcgc.TandonPartial(alpha)))(
         np.array([3.0, 0.5])
     )
-    assert found.status.tolist() == [bcgc.Status.CONVERGED, bcgc.Status.INVALID]
-    assert np.isnan(found.expected_runtime).tolist() == [False, True]
+    assert solutions.status.tolist() == [bcgc.Status.CONVERGED, bcgc.Status.INVALID]
+    assert np.isnan(solutions.expected_runtime).tolist() == [False, True]
 
 
 def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
@@ -441,27 +443,27 @@ def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
     )
 
     def of_error(error: float, drawn: bool = False) -> bcgc.Solution:
-        found = bcgc.plans.Expectation(jnp.asarray(1.0), jnp.asarray(error))
-        return solution_of_value(problem, found, drawn=drawn)
+        expectation = bcgc.plans.Expectation(jnp.asarray(1.0), jnp.asarray(error))
+        return solution_of_value(problem, expectation, drawn=drawn)
 
-    found = [
+    solutions = [
         of_error(0.009),
         of_error(0.011),
         of_error(0.011, drawn=True),
         of_error(np.inf),
     ]
-    unknown, known = bcgc.Status.PRECISION, bcgc.Status.CONVERGED
-    assert [int(solution.status) for solution in found] == [
-        known,
-        unknown,
-        known,
-        unknown,
+    imprecise, converged = bcgc.Status.PRECISION, bcgc.Status.CONVERGED
+    assert [int(solution.status) for solution in solutions] == [
+        converged,
+        imprecise,
+        converged,
+        imprecise,
     ]
-    assert found[1].message.endswith("relative_gap and runtime_error")
-    assert replace(found[1], problem=problem).message.endswith(
+    assert solutions[1].message.endswith("relative_gap and runtime_error")
+    assert replace(solutions[1], problem=problem).message.endswith(
         "name the kinks of FromHazard where it has some"
     )
-    single = replace(found[1], expected_runtime=jnp.float32(1.0))
+    single = replace(solutions[1], expected_runtime=jnp.float32(1.0))
     assert single.message.endswith("runtime_error, or enable float64")
 
 

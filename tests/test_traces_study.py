@@ -32,15 +32,19 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys):
     lacking[[3, 9], [0, 2]] = np.nan
     written(folder / "two.csv", lacking)
     (folder / "README.md").write_text("no trace")
-    found = Ran(traces, tmp_path, capsys, seed=0, traces=folder)
-    assert "one: 4 workers, 24 steps" in found.printed
-    assert found.drew("traces")
-    rows = {(row["trace"], row["remedy"]): row for row in found.rows("traces")}
+    study = Ran(traces, tmp_path, capsys, seed=0, traces=folder)
+    assert "one: 4 workers, 24 steps" in study.printed
+    assert study.drew("traces")
+    rows = {(row["trace"], row["remedy"]): row for row in study.rows("traces")}
     for name in ("one", "two"):
         advice = bcgc.advise(load_trace(folder / f"{name}.csv"))
-        own = {remedy: row for (trace, remedy), row in rows.items() if trace == name}
-        shown = [remedy for remedy, row in own.items() if row["advised"] == "True"]
-        assert shown == ([] if advice.advised is None else [advice.advised])
-        assert {remedy: float(row["saved"]) for remedy, row in own.items()} == {
+        own_rows = {
+            remedy: row for (trace, remedy), row in rows.items() if trace == name
+        }
+        advised = [
+            remedy for remedy, row in own_rows.items() if row["advised"] == "True"
+        ]
+        assert advised == ([] if advice.advised is None else [advice.advised])
+        assert {remedy: float(row["saved"]) for remedy, row in own_rows.items()} == {
             row.remedy: pytest.approx(row.saved.value, abs=1e-9) for row in advice.rows
         }

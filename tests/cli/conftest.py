@@ -17,15 +17,15 @@ def answer(command: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
     def ask(*args: str) -> Any:
         status, out, err = command(*args, "--format", "json")
         assert status == 0, err
-        found = strict_json(out)
+        output = strict_json(out)
         assert (
             problems(
                 "sweep_summary" if args[0] == "sweep" and "--out" in args else args[0],
-                found,
+                output,
             )
             == []
         )
-        return found
+        return output
 
     return ask
 
@@ -38,9 +38,7 @@ def trace(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the screen of those who run the tests is told, and however slow their
-    machine is.
-    """
+    """Screens and speeds of the machine that runs the tests change nothing."""
     monkeypatch.setattr("bcgc_jax.cli.progress._EVERY", 1e6)
     for name in (
         "COLUMNS",

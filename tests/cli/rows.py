@@ -5,8 +5,8 @@ from typing import Any, cast
 from bcgc_jax.cli.solve_rows import Solved
 
 
-def row(method, runtime, partition=None, **more) -> Solved:
-    known: dict[str, Any] = {
+def row(method, runtime, partition=None, **options) -> Solved:
+    defaults: dict[str, Any] = {
         "status": "converged",
         "seconds": 1.0,
         "partition": partition,
@@ -18,7 +18,9 @@ def row(method, runtime, partition=None, **more) -> Solved:
         "exact_gradient": True,
         "stored_subsets": 1,
         "lost": 0.0,
-        "deadline": 16.0 if "completion_probability" in more else None,
-        "bound_of": None if method == "limit" or "schedule" in more else "levels",
+        "deadline": 16.0 if "completion_probability" in options else None,
+        "bound_of": None if method == "limit" or "schedule" in options else "levels",
     }
-    return Solved(method, cast(Any, None), expected_runtime=runtime, **(known | more))
+    return Solved(
+        method, cast(Any, None), expected_runtime=runtime, **(defaults | options)
+    )

@@ -14,12 +14,12 @@ TIMES = (
 ).round(6)
 
 
-def trace_of(times: np.ndarray, **more: Any) -> Trace:
+def trace_of(times: np.ndarray, **fields: Any) -> Trace:
     step, worker = np.nonzero(np.isfinite(times))
     steps, workers = (np.arange(n).astype(str) for n in times.shape)
     cut = np.zeros(step.size, bool)
     return Trace(steps, workers, step, worker, times[step, worker], cut)._replace(
-        **more
+        **fields
     )
 
 
@@ -40,9 +40,7 @@ def written_in_parts(
     forward: float = 0.25,
     load: np.ndarray | None = None,
 ) -> str:
-    """Microbatches, `[S, W, C]`, of which the forward pass takes this share; with loads
-    or not.
-    """
+    """Microbatches, `[S, W, C]`, with a forward pass of this share; loads may be."""
     cells = np.ndenumerate(seconds)
     rows = [f"{s},{w},{c},{time:.9f},{forward * time:.9f}" for (s, w, c), time in cells]
     header = "step,worker,chunk,seconds,forward_seconds"

@@ -94,8 +94,8 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert "The first step took 6" in text
     assert "Left out: 20 steps" in text
     assert "Worker 1 has one in 20 of 40 steps." in text
-    same = written(tmp_path / "same.csv", np.ones((12, 4)))
-    text = " ".join(command("advise", same)[1].split())
+    equal_steps = written(tmp_path / "same.csv", np.ones((12, 4)))
+    text = " ".join(command("advise", equal_steps)[1].split())
     assert "Were they timed behind a collective" in text
     assert text.endswith(_NO_MORE)
 
@@ -122,13 +122,13 @@ def test_equal_workers_of_a_log_that_breaks_off(command, tmp_path):
 
 
 def test_json_and_csv_have_the_same_rows(answer, command, chunks):
-    found = answer("advise", chunks)
-    assert found["advised"] == "dealt by length"
+    output = answer("advise", chunks)
+    assert output["advised"] == "dealt by length"
     rows = list(
         csv.DictReader(io.StringIO(command("advise", chunks, "--format", "csv")[1]))
     )
-    assert [row["remedy"] for row in rows] == [row["remedy"] for row in found["rows"]]
-    assert float(rows[0]["saved"]) == found["rows"][0]["saved"][0]
+    assert [row["remedy"] for row in rows] == [row["remedy"] for row in output["rows"]]
+    assert float(rows[0]["saved"]) == output["rows"][0]["saved"][0]
 
 
 def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
@@ -139,10 +139,10 @@ def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
     )
     (tmp_path / "other.csv").write_text(text)
     names = "step=iter,worker=rank,chunk=mb,seconds=dur,forward_seconds=forward_seconds"
-    found = answer("advise", str(tmp_path / "other.csv"), "--columns", names)
-    assert found == answer("advise", chunks)
+    output = answer("advise", str(tmp_path / "other.csv"), "--columns", names)
+    assert output == answer("advise", chunks)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    assert answer("advise", "-", "--columns", names) == found
+    assert answer("advise", "-", "--columns", names) == output
 
 
 def test_a_log_may_be_json_lines(answer, refusal, tmp_path, chunks):
@@ -186,22 +186,22 @@ def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
     _, out, _ = command("advise", path, "--figure", str(picture))
     assert out.endswith(f"\nThe picture: {picture}\n")
     assert "sharing:2" in picture.read_text()
-    found = advise(bcgc.measured.load_trace(path))
-    drawn: Any = advise_files.picture(found)
+    advice = advise(bcgc.measured.load_trace(path))
+    drawn: Any = advise_files.picture(advice)
     left, right = drawn.axes
     for axes, shares in (
-        (left, [row.saved for row in found.rows]),
-        (right, sorted(found.causes.values(), reverse=True)),
+        (left, [row.saved for row in advice.rows]),
+        (right, sorted(advice.causes.values(), reverse=True)),
     ):
         widths = [bar.get_width() for bar in axes.patches]
         assert_close(widths, [100 * share.value for share in shares])
         ends = [line.get_xdata() for line in axes.lines[: len(shares)]]
         assert_close(ends, [[100 * share.low, 100 * share.high] for share in shares])
     by_model = left.collections[0].get_offsets()
-    others = [row.range[row.range[0] >= row.saved.value] for row in found.rows]
-    assert_close(by_model[:, 0], 100 * np.array(others))
+    of_other_model = [row.range[row.range[0] >= row.saved.value] for row in advice.rows]
+    assert_close(by_model[:, 0], 100 * np.array(of_other_model))
     assert [label.get_text() for label in left.get_yticklabels()] == [
-        row.remedy for row in found.rows
+        row.remedy for row in advice.rows
     ]
 
 
@@ -209,13 +209,13 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     times = np.random.default_rng(2).gamma(4.0, 0.25, (40, 4))
     path = written(tmp_path / "steps.csv", times)
     plan = tmp_path / "plan.json"
-    found = answer("advise", path, "--out", str(plan))
-    advised = next(row for row in found["rows"] if row["remedy"] == found["advised"])
+    output = answer("advise", path, "--out", str(plan))
+    advised = next(row for row in output["rows"] if row["remedy"] == output["advised"])
     assert command("plot", str(plan))[0] == 0
     solution = bcgc.Solution.load(plan)
-    assert solution.method == found["advised"] == "sharing:3"
+    assert solution.method == output["advised"] == "sharing:3"
     assert float(solution.expected_runtime) == pytest.approx(
-        found["step"] * (1 - advised["saved"][0])
+        output["step"] * (1 - advised["saved"][0])
     )
     assert solution.plan is not None
     rule = solution.plan.completion
@@ -229,10 +229,10 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
         '{"plan": {"completion": {"rule": "AnyOf"}}, "method": "nested"}',
         "no",
     ):
-        other = tmp_path / "other.json"
-        other.write_text(wrong)
+        broken_plan = tmp_path / "other.json"
+        broken_plan.write_text(wrong)
         with pytest.raises(ValueError, match=r"other.json is no plan of work sharing"):
-            serve(other, key="secret")
+            serve(broken_plan, key="secret")
     with pytest.raises(ValueError, match="leave out max_subsets"):
         serve(plan, 2, key="secret")
     # The clock is that of the problem that is trained for: M / N samples of L
@@ -260,9 +260,9 @@ def test_without_work_sharing_no_plan_is_written(command, tmp_path, chunks):
 def waited(tmp_path):
     """Times behind a collective: steps differ, and the workers of a step by 3 %."""
     rng = np.random.default_rng(3)
-    own = np.exp(rng.normal(0, 0.5, (40, 6)))
-    jitter = np.exp(rng.normal(0, 0.03, own.shape))
-    return written(tmp_path / "waited.csv", own.max(axis=1, keepdims=True) * jitter)
+    seconds = np.exp(rng.normal(0, 0.5, (40, 6)))
+    jitter = np.exp(rng.normal(0, 0.03, seconds.shape))
+    return written(tmp_path / "waited.csv", seconds.max(axis=1, keepdims=True) * jitter)
 
 
 def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
@@ -289,9 +289,9 @@ def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
         "none that shows",
     ):
         assert word not in text, word
-    found = answer("advise", waited)
-    assert found["alike"]
-    assert (found["causes"], found["rows"], found["advised"]) == ({}, [], None)
+    output = answer("advise", waited)
+    assert output["alike"]
+    assert (output["causes"], output["rows"], output["advised"]) == ({}, [], None)
     _, out, err = command("advise", waited, "--format", "csv")
     assert out.startswith("remedy,saved,saved_low")
     assert out.count("\n") == 1
@@ -308,9 +308,7 @@ def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
 
 
 def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
-    """Steps are all alike, so that nothing tells jitter from workers that are slow at
-    random.
-    """
+    """Steps are all alike: nothing tells jitter from workers slow at random."""
     rng = np.random.default_rng(10)
     said = (
         "The workers of a step deviate by 5.8 %. If they were timed behind a "
@@ -357,12 +355,12 @@ def test_the_verdict_begins_with_workers_that_stay_slow(
     if count > 1:
         times[:, 2] *= 2
     path = written(tmp_path / "slow.csv", times)
-    found = answer("advise", path)
-    assert [one["worker"] for one in found["look_at"]] == ["5", "2"][:count]
-    (replaced,) = (row for row in found["rows"] if row["remedy"] == "slowest replaced")
+    output = answer("advise", path)
+    assert [worker["worker"] for worker in output["look_at"]] == ["5", "2"][:count]
+    (replaced,) = (row for row in output["rows"] if row["remedy"] == "slowest replaced")
     # By hand: without them, by the median of the others, as all would be.
-    rest = np.delete(times, [5, 2][:count], axis=1)
-    after = np.maximum(rest.max(axis=1), np.median(rest, axis=1)).mean()
+    other_times = np.delete(times, [5, 2][:count], axis=1)
+    after = np.maximum(other_times.max(axis=1), np.median(other_times, axis=1)).mean()
     assert replaced["saved"][0] == pytest.approx(
         1 - after / times.max(axis=1).mean(), abs=0.01
     )
@@ -370,8 +368,8 @@ def test_the_verdict_begins_with_workers_that_stay_slow(
     verdict = text[text.index("First look at") :]
     saved, low, high = (f"{100 * share:.1f}" for share in replaced["saved"])
     ratio = (
-        f"{found['look_at'][0]['ratio']:.3g} times as slow as the others in steps 0 to "
-        "39"
+        f"{output['look_at'][0]['ratio']:.3g} times as slow as the others "
+        "in steps 0 to 39"
     )
     first = f"First look at worker 5. It was {ratio}. To replace it"
     if count > 1:
@@ -388,11 +386,9 @@ def test_a_worker_that_is_slow_late_is_not_to_be_replaced_first(
     times = np.exp(np.random.default_rng(6).normal(0, 0.05, (40, 8)))
     times[20:, 5] *= 2
     path = written(tmp_path / "late.csv", times)
-    found = answer("advise", path)
-    assert ([one["worker"] for one in found["slow_workers"]], found["look_at"]) == (
-        ["5"],
-        [],
-    )
+    output = answer("advise", path)
+    (worker,) = output["slow_workers"]
+    assert (worker["worker"], output["look_at"]) == ("5", [])
     assert "First look at" not in command("advise", path)[1]
 
 
@@ -490,5 +486,5 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
     # What is to be done with them: they are whole in a log of their own.
     short = [line for line in kept if int(line.split(",")[0]) % 2 == 0]
     path.write_text("\n".join([header, *short]))
-    found = answer("advise", str(path))
-    assert (found["num_steps"], found["left_out"], found["num_chunks"]) == (12, 0, 6)
+    output = answer("advise", str(path))
+    assert (output["num_steps"], output["left_out"], output["num_chunks"]) == (12, 0, 6)

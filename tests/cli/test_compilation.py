@@ -48,9 +48,7 @@ except SystemExit as stop:
 def _solve(
     workers: int, rate: str, *args: str, **environment: str
 ) -> tuple[dict, int, int]:
-    """`bcgc solve` in a process of its own: the answer, programs found, and programs
-    compiled.
-    """
+    """`bcgc solve` in a process of its own: answer, programs found, and compiled."""
     law = (
         "--workers",
         str(workers),
@@ -77,10 +75,10 @@ def _entries(folder: Path) -> list[Path]:
 
 @pytest.mark.smoke
 def test_a_process_of_its_own_solves_whatever_flags_its_xla_knows(tmp_path):
-    found, _, _ = _solve(
+    output, _, _ = _solve(
         3, "1e-3", *_ARGS[:4], "--method", "uncoded", XDG_CACHE_HOME=str(tmp_path)
     )
-    assert [row["method"] for row in found["solutions"]] == ["uncoded"]
+    assert [row["method"] for row in output["solutions"]] == ["uncoded"]
 
 
 @pytest.mark.slow
@@ -89,26 +87,26 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     first, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
     assert compiled > 3
     assert len(_entries(tmp_path)) == compiled
-    other, hits, compiled = _solve(24, "2", *_ARGS[:6], **place)
+    second, hits, compiled = _solve(24, "2", *_ARGS[:6], **place)
     assert compiled == 0
     assert hits > 3
-    (row,) = other["solutions"]
+    (row,) = second["solutions"]
     assert (len(row["partition"]), sum(row["partition"])) == (24, 20_000)
     # An entry that was cut off is no trouble.
     largest = max(_entries(tmp_path), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    again, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
+    third, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
     assert compiled == 1
-    for row in (*first["solutions"], *again["solutions"]):
+    for row in (*first["solutions"], *third["solutions"]):
         del row["seconds"]
-    assert again == first
+    assert third == first
 
 
 def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(
     tmp_path, monkeypatch
 ):
     (tmp_path / "file").touch()
-    for cache, home, told, kept in (
+    for cache, home, jax_place, kept in (
         (tmp_path, "/", None, tmp_path / "bcgc_jax/programs"),
         ("", tmp_path, None, tmp_path / ".cache/bcgc_jax/programs"),
         (tmp_path / "file", "/", None, None),
@@ -118,13 +116,13 @@ def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_
         monkeypatch.setenv("HOME", str(home))
         settings: dict[str, Any] = {}
         config = SimpleNamespace(
-            jax_compilation_cache_dir=told, update=settings.__setitem__
+            jax_compilation_cache_dir=jax_place, update=settings.__setitem__
         )
         monkeypatch.setattr(_compilation, "jax", SimpleNamespace(config=config))
         _compilation.keep_programs()
         names = "cache_dir", "cache_max_size"
-        found = [settings.get(f"jax_compilation_{name}") for name in names]
-        assert found == ([str(kept), 2**26] if kept else [None, None])
+        values = [settings.get(f"jax_compilation_{name}") for name in names]
+        assert values == ([str(kept), 2**26] if kept else [None, None])
         assert kept is None or kept.is_dir()
         assert all(hasattr(jax.config, name) for name in settings)
 
@@ -157,7 +155,8 @@ def test_numbers_of_workers_share_a_size():
     paid.append(bcgc.Problem(smooth, 20, 10_000, start_up=smooth))
     # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by
     # N starts.
-    assert [_compilation.padded(one).max_workers for one in paid] == [32, 33, 20, 20]
+    sizes = [_compilation.padded(problem).max_workers for problem in paid]
+    assert sizes == [32, 33, 20, 20]
 
 
 def test_a_command_that_runs_once_compiles_quickly_unless_the_user_has_said_how(
@@ -174,18 +173,18 @@ def test_a_command_that_runs_once_compiles_quickly_unless_the_user_has_said_how(
         ("", "0.11.1"): "",
         ("", "0.12.0.1"): "",
     }
-    for (given, version), flags in cases.items():
+    for (user_flags, version), flags in cases.items():
         monkeypatch.setattr(
-            "importlib.metadata.version", lambda _, known=version: known
+            "importlib.metadata.version", lambda _, reply=version: reply
         )
-        monkeypatch.setenv("XLA_FLAGS", given)
+        monkeypatch.setenv("XLA_FLAGS", user_flags)
         with pytest.raises(SystemExit):
             cli.main(["solve", "--help"])
-        assert os.environ["XLA_FLAGS"] == given  # JAX is there already
+        assert os.environ["XLA_FLAGS"] == user_flags  # JAX is there already
         with monkeypatch.context() as process:
             process.delitem(sys.modules, "jax")
             for command in ("sweep", "solve"):
-                assert os.environ["XLA_FLAGS"] == given
+                assert os.environ["XLA_FLAGS"] == user_flags
                 with pytest.raises(SystemExit):
                     cli.main([command, "--help"])
         assert os.environ["XLA_FLAGS"] == flags

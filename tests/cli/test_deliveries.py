@@ -18,7 +18,7 @@ UNCODED = ["--method", "uncoded"]
 
 
 def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
-    given = [
+    options = [
         "--start-up",
         "5",
         "--send-time",
@@ -29,19 +29,18 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
         "2",
     ]
     law = ["--cycle-time", "two-speed:fast=0.4,slow=2.6,probability=0.2"]
-    found = answer("solve", *ASKED, *law, *given, *UNCODED, "--deadline", "80")
+    output = answer("solve", *ASKED, *law, *options, *UNCODED, "--deadline", "80")
     asked = {"start_up": 5.0, "send_time": 0.25, "chain_cycles": 0.5}
-    assert found["problem"].items() >= asked.items()
-    assert "overlap" not in found["problem"]
+    assert output["problem"].items() >= asked.items()
+    assert "overlap" not in output["problem"]
     # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and
     # before 60 · 0.25.
-    row, cycles, all_fast = found["solutions"][0], 60 * 2.5 / 3, 0.8**3
+    row, cycles, all_fast = output["solutions"][0], 60 * 2.5 / 3, 0.8**3
     assert row["expected_runtime"] == pytest.approx(
         20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9
     )
-    assert row["completion_probability"] == pytest.approx(
-        all_fast, rel=1e-9
-    )  # in 40, or 150
+    # In 40, or 150.
+    assert row["completion_probability"] == pytest.approx(all_fast, rel=1e-9)
     assert (row["kind"], row["levels"]) == ("exact", [0])
 
 
@@ -51,10 +50,10 @@ def test_a_start_up_has_a_law(answer):
         ["--cycle-time", "deterministic:value=2"],
         "two-speed:fast=3,slow=15,probability=0.2",
     )
-    found = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
+    output = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
     law = {"distribution": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
-    assert found["problem"]["start_up"] == law
-    (alone,) = found["solutions"]
+    assert output["problem"]["start_up"] == law
+    (alone,) = output["solutions"]
     rows = answer(
         "sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED
     )
@@ -71,14 +70,15 @@ def test_a_start_up_has_a_law(answer):
 
 
 def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
-    given = [
+    options = [
         "--start-up",
         "weibull:scale=4000,shape=0.7",
         "--send-time",
         "0.25",
         "--overlap",
     ]
-    given += ["--workers", "3", *UNIFORM, "--chain-cycles", "0.1"]
+    options += ["--workers", "3", "--coordinates", "60", *UNIFORM]
+    options += ["--chain-cycles", "0.1"]
     asked: list[Problem] = []
 
     def swept(of_cell, cells, *_, **__):
@@ -87,7 +87,7 @@ def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(sweep, "Sweep", swept)
-    assert command("sweep", *given, "--coordinates", "60") == (2, "", "bcgc: enough\n")
+    assert command("sweep", *options) == (2, "", "bcgc: enough\n")
     (problem,) = asked
     assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
     assert (problem.send_time, problem.overlap, problem.chain_cycles) == (
@@ -128,10 +128,10 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(
     monkeypatch.setattr(fit_answer, "solve", planned)
     monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
     monkeypatch.setattr(sweep, "Sweep", swept)
-    given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
+    options = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
     for name in ("solve", "sweep"):
-        assert command(name, *ASKED, *UNIFORM, *given) == (2, "", "bcgc: enough\n")
-    assert command("fit", trace, "--coordinates", "60", *given) == (
+        assert command(name, *ASKED, *UNIFORM, *options) == (2, "", "bcgc: enough\n")
+    assert command("fit", trace, "--coordinates", "60", *options) == (
         2,
         "",
         "bcgc: enough\n",
@@ -165,9 +165,9 @@ def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
     monkeypatch.setattr(solve, "compared", planned)
     monkeypatch.setattr(fit_answer, "solve", planned)
     monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
-    given = ["--coordinates", "60", "--cycles", "2", "--chain-cycles", "0.5", *typed]
-    assert command("solve", "--trace", path, *given) == (2, "", "bcgc: enough\n")
-    assert command("fit", path, *given) == (2, "", "bcgc: enough\n")
+    options = ["--coordinates", "60", "--cycles", "2", "--chain-cycles", "0.5", *typed]
+    assert command("solve", "--trace", path, *options) == (2, "", "bcgc: enough\n")
+    assert command("fit", path, *options) == (2, "", "bcgc: enough\n")
     assert len(problems) == 2
     for problem in problems:
         assert np.asarray(problem.setup_cycles) == pytest.approx(ratio * 60 * (2 + 0.5))
@@ -194,8 +194,8 @@ def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
         "0.1",
     ]
     law = "two-speed:fast=0.4,slow=2.6,probability=0.2"
-    found = answer("solve", *asked, "--overlap", "--cycle-time", law)
-    rows = {row["method"]: row for row in found["solutions"]}
+    output = answer("solve", *asked, "--overlap", "--cycle-time", law)
+    rows = {row["method"]: row for row in output["solutions"]}
     names = "optimal subgradient time frequency uncoded single_block tandon_partial"
     shared = {"sharing:2", "sharing:all"}
     assert rows.keys() == {
@@ -205,14 +205,13 @@ def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
         "nested",
         *shared,
     }
-    for row in map(
-        rows.pop, shared
-    ):  # a link sends after all chunks, so work sharing is not the fastest here
-        assert 0.98 * found["limit"] < row["lower_bound"] <= row["expected_runtime"]
+    # A link sends after all chunks, so work sharing is not the fastest here.
+    for row in map(rows.pop, shared):
+        assert 0.98 * output["limit"] < row["lower_bound"] <= row["expected_runtime"]
         assert (row["kind"], row["bound_of"]) == ("confidence", "storage")
     nested = rows.pop("nested")
-    assert found["limit"] < nested["lower_bound"] <= nested["expected_runtime"]
+    assert output["limit"] < nested["lower_bound"] <= nested["expected_runtime"]
     assert {row["kind"] for row in rows.values()} == {"exact"}
     best = min(rows.values(), key=lambda row: row["expected_runtime"])
     assert best is rows["optimal"]
-    assert found["limit"] < best["lower_bound"] <= best["expected_runtime"]
+    assert output["limit"] < best["lower_bound"] <= best["expected_runtime"]

@@ -82,13 +82,13 @@ def test_a_command_says_so_and_leaves(command, tmp_path, monkeypatch, work, hint
 
 
 @pytest.mark.parametrize(
-    "given", [SWEEP[:-1], ["solve", *LAW]], ids=["the command's", "a law's"]
+    "arguments", [SWEEP[:-1], ["solve", *LAW]], ids=["the command's", "a law's"]
 )
-def test_the_imports_may_be_interrupted(given, tmp_path):
+def test_the_imports_may_be_interrupted(arguments, tmp_path):
     script = "import signal; signal.raise_signal(signal.SIGINT)"
     (tmp_path / "jax.py").write_text(script)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = python("-m", "bcgc_jax", *given, cwd=tmp_path, env=env)
+    done = python("-m", "bcgc_jax", *arguments, cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout, done.stderr.lstrip()) == (
         130,
         "",

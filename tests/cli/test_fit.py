@@ -74,8 +74,8 @@ def _best_of_few(problem):
     padded = np.pad(
         x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - n))
     )
-    found = [assess(problem, problem.total * shares) for shares in padded]
-    best = min(found, key=lambda solution: float(solution.expected_runtime))
+    solutions = [assess(problem, problem.total * shares) for shares in padded]
+    best = min(solutions, key=lambda solution: float(solution.expected_runtime))
     return dataclasses.replace(best, problem=problem)
 
 
@@ -108,7 +108,7 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         monkeypatch.setattr(fit_answer, "solve", _best_of_few)
         monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: _FITS)
     plan_file = tmp_path / "plan.json"
-    both = [
+    options = [
         "--distribution",
         "weibull",
         "--distribution",
@@ -116,24 +116,24 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         "--replicates",
         "20",
     ]
-    asked = ("fit", path, *COLUMNS, *both)
-    found = answer(*asked, "--out", str(plan_file), "--coordinates", "10000")
-    assert (found["trace"]["num_workers"], found["trace"]["num_steps"]) == (3, 60)
-    assert found["trace"]["mean"] == pytest.approx(TIMES.mean(), rel=1e-8)
-    assert [one["distribution"] for one in found["fits"]] == ["weibull", "pareto"]
-    best = found["fits"][0]
+    asked = ("fit", path, *COLUMNS, *options)
+    output = answer(*asked, "--out", str(plan_file), "--coordinates", "10000")
+    assert (output["trace"]["num_workers"], output["trace"]["num_steps"]) == (3, 60)
+    assert output["trace"]["mean"] == pytest.approx(TIMES.mean(), rel=1e-8)
+    assert [fit["distribution"] for fit in output["fits"]] == ["weibull", "pareto"]
+    best = output["fits"][0]
     assert (
         abs(best["parameters"]["shape"] - 1.65) < 4 * best["standard_errors"]["shape"]
     )
-    assert NOT_KNOWN in found["remarks"][-1]
-    plans = {plan["distribution"]: plan for plan in found["plans"]}
+    assert NOT_KNOWN in output["remarks"][-1]
+    plans = {plan["distribution"]: plan for plan in output["plans"]}
     assert plans["uncoded"]["partition"] == [10_000, 0, 0]
     for name in plans.keys() - {"uncoded"}:
         plan = plans[name]
         assert sum(plan["partition"]) == 10_000
         assert not searched or plan["relative_gap"] < 2e-6
-        for other in plans.values():
-            assert other["runtime_under"][name] >= plan["runtime_under"][name] * (
+        for rival in plans.values():
+            assert rival["runtime_under"][name] >= plan["runtime_under"][name] * (
                 1 - 1e-5
             )
     load = np.cumsum(np.arange(1, 4) * np.array(plans["weibull"]["partition"])) / 3
@@ -169,9 +169,9 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
 
 def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     trace = trace_of(np.random.default_rng(0).gamma(4.0, 0.5, (60, 4)))
-    known = FitPlan(MEASURED, [], {MEASURED: 4.0}, replayed_error=0.1)
-    for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
-        plans = [known._replace(replayed_runtime=taken)]
+    plan = FitPlan(MEASURED, [], {MEASURED: 4.0}, replayed_error=0.1)
+    for runtime, nothing, longer in ((4.0, True, False), (5.0, False, True)):
+        plans = [plan._replace(replayed_runtime=runtime)]
         said = " ".join(
             fit_answer.remarks_on(trace, bcgc.measured.describe(trace), plans, None)
         )
@@ -192,14 +192,20 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     times[70:130, 2] *= 1.5
     description = bcgc.measured.describe(trace_of(times), with_tail=False)
     best: Any = SimpleNamespace(problem=None)
-    rest: Any = {"remarks": [], "fits": [], "plans": [], "best": best, "start_up": None}
+    options: Any = {
+        "remarks": [],
+        "fits": [],
+        "plans": [],
+        "best": best,
+        "start_up": None,
+    }
     answer = fit_answer.FitAnswer(
-        trace_of(times), trace_of(times), times, description, **rest
+        trace_of(times), trace_of(times), times, description, **options
     )
-    found = strict_json(json_of(fit._json(answer)))
-    assert problems("fit", found) == []
-    assert found["trace"]["causes"]["steady"][0] > 0.5
-    (slow,) = found["trace"]["slow_workers"]
+    output = strict_json(json_of(fit._json(answer)))
+    assert problems("fit", output) == []
+    assert output["trace"]["causes"]["steady"][0] > 0.5
+    (slow,) = output["trace"]["slow_workers"]
     assert slow["worker"] == "2"
     assert abs(int(slow["first_step"]) - 70) < 8
     assert abs(int(slow["last_step"]) - 129) < 8
@@ -258,8 +264,8 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
         )
         ** 3
     )
-    found = answered["solutions"][0]["expected_runtime"]
-    assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
+    runtime = answered["solutions"][0]["expected_runtime"]
+    assert runtime == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
     status, _, err = command(
         *asked, "--trace-distribution", "atoms", "--workers", "10000"
     )
@@ -289,11 +295,11 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
 ):
     monkeypatch.setattr(fit_answer, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
-    one = ["--distribution", "shifted-exponential", "--replicates", "20"]
-    asked = ("fit", path, "--load-column", "samples", *one)
-    found = answer(*asked, "--coordinates", "2000")
-    assert [fit["distribution"] for fit in found["fits"]] == ["shifted-exponential"]
-    assert [p["distribution"] for p in found["plans"]] == [
+    options = ["--distribution", "shifted-exponential", "--replicates", "20"]
+    asked = ("fit", path, "--load-column", "samples", *options)
+    output = answer(*asked, "--coordinates", "2000")
+    assert [fit["distribution"] for fit in output["fits"]] == ["shifted-exponential"]
+    assert [p["distribution"] for p in output["plans"]] == [
         "without start-up",
         "with start-up",
         "uncoded",
@@ -305,11 +311,11 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
     assert "of the time does not grow with the load at a load of 100" in out
     assert "a plan is made as if all time grew with the load" in " ".join(out.split())
     start, cycle = (
-        found["start_up"][name] for name in ("mean_start_up", "mean_cycle_time")
+        output["start_up"][name] for name in ("mean_start_up", "mean_cycle_time")
     )
     assert abs(start["value"] - 2) < 3 * start["error"]
     assert abs(cycle["value"] - 0.02) < 3 * cycle["error"]
-    plans = {plan["distribution"]: plan["runtime_under"] for plan in found["plans"]}
+    plans = {plan["distribution"]: plan["runtime_under"] for plan in output["plans"]}
     for under in plans["uncoded"]:
         assert (
             min(plans.values(), key=lambda plan: plan[under])[under]
@@ -318,7 +324,7 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
     apart = bcgc.measured.fit_start_up(
         bcgc.measured.load_trace(path, load="samples")
     ).apart
-    work, t = found["start_up"]["cycles"] * 2000 / 4, np.linspace(0, 1, 200_001)
+    work, t = output["start_up"]["cycles"] * 2000 / 4, np.linspace(0, 1, 200_001)
     late = 1 - (1 - np.asarray(apart["cycle_time"].survival(t), float)) ** 4
     last = start["value"] + work * np.trapezoid(late, t)
     assert plans["uncoded"]["with start-up"] == pytest.approx(last, rel=1e-5)

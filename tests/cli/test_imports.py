@@ -96,11 +96,11 @@ def test_sharing_and_advice_go_where_jax_is_not_installed(trace):
 
 
 @pytest.mark.parametrize(
-    ("module", "more"), [("rich", ()), ("jax", ("--method", "nested"))]
+    ("module", "options"), [("rich", ()), ("jax", ("--method", "nested"))]
 )
-def test_what_is_missing_is_named_with_what_to_install(trace, module, more):
+def test_what_is_missing_is_named_with_what_to_install(trace, module, options):
     missing = _NO_JAX.replace('"jax",', f'"jax", "{module}",')
-    done = python(missing, trace, *more)
+    done = python(missing, trace, *options)
     assert done.returncode == 2
     assert done.stderr == (
         f"bcgc: {module} is missing: in a clone of the project, pip install '.[cli]'\n"
@@ -113,14 +113,17 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     assert law_name(law) == name
     typed = inspect.signature(law).parameters.values()
     defaults = {
-        one.name: None if one.default is one.empty else one.default for one in typed
+        parameter.name: None
+        if parameter.default is parameter.empty
+        else parameter.default
+        for parameter in typed
     }
     assert names.LAWS[name] == defaults
-    given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
-    parameters = [f"{parameter}={value}" for parameter, value in given.items()]
+    numbers = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
+    parameters = [f"{parameter}={value}" for parameter, value in numbers.items()]
     read = read_law(f"{name}:{','.join(parameters)}")
-    assert repr(read) == repr(law(**given))
-    assert describe_law(read) == {"distribution": name, **given}
+    assert repr(read) == repr(law(**numbers))
+    assert describe_law(read) == {"distribution": name, **numbers}
 
 
 def test_the_names_are_the_librarys():

@@ -56,9 +56,9 @@ def test_in_lock_step_without_lengths_they_are_asked_for(command, tmp_path):
 
 
 def test_lengths_alone_say_nothing_of_slow_workers(command, answer, lengths):
-    found = answer("advise", lengths, "--cost", "1e-3,1e-7", "--lock-step")
-    assert found["slow_workers"] == []
-    assert found["advised"] == "rows of alike chunks"
+    output = answer("advise", lengths, "--cost", "1e-3,1e-7", "--lock-step")
+    assert output["slow_workers"] == []
+    assert output["advised"] == "rows of alike chunks"
     said = " ".join(command("advise", lengths, "--cost", "1e-3,1e-7")[1].split())
     assert "Nothing is known of slow workers." in said
     assert "workers that stay slow" not in said

@@ -95,9 +95,9 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_shell():
             "many atoms: take a smooth distribution"
         ),
     }.items():
-        with pytest.raises(click.UsageError) as found, one_line_errors():
+        with pytest.raises(click.UsageError) as refusal, one_line_errors():
             raise error
-        assert found.value.format_message() == typed
+        assert refusal.value.format_message() == typed
 
 
 def test_a_reader_that_has_enough_is_no_error():
@@ -106,10 +106,8 @@ def test_a_reader_that_has_enough_is_no_error():
 
 
 @pytest.fixture
-def told(monkeypatch, capsys):
-    """Wait in a hurry, as long as a slow machine needs, until something like this is
-    there.
-    """
+def wait_for_words(monkeypatch, capsys):
+    """Wait in a hurry, as long as a slow machine needs, until the words are there."""
     for name in ("_QUIET", "_EVERY"):
         monkeypatch.setattr(progress, name, 0.01)
 
@@ -119,21 +117,21 @@ def told(monkeypatch, capsys):
     return wait
 
 
-def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
+def test_lines_tell_how_far_it_is_where_there_is_no_terminal(wait_for_words):
     before, seen = set(threading.enumerate()), []
     for item in with_progress([1, 2, 3, 4], "counting"):
         seen.append(item)
-        assert told(rf"^counting, {item - 1} of 4, \d+ s$")
+        assert wait_for_words(rf"^counting, {item - 1} of 4, \d+ s$")
     assert seen == [1, 2, 3, 4]
     assert set(threading.enumerate()) == before  # it is over: nobody tells any more
 
 
-def test_cells_and_a_task_without_an_end_are_told_likewise(told):
+def test_cells_and_a_task_without_an_end_are_told_likewise(wait_for_words):
     with progress.Progress("solving") as bar:
         bar.reach(3, 9)
-        assert told(r"^solving, 3 of 9,")
+        assert wait_for_words(r"^solving, 3 of 9,")
     with progress.Progress("compiling") as bar:
-        assert told(r"^compiling, \d+ s$")
+        assert wait_for_words(r"^compiling, \d+ s$")
 
 
 def test_what_is_quick_says_nothing(capsys):
@@ -143,13 +141,13 @@ def test_what_is_quick_says_nothing(capsys):
     )
 
 
-def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
+def test_a_terminal_has_a_spinner_that_goes_away(wait_for_words, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     with progress.Progress() as bar:
         bar.what = "solving optimal"
-        assert told(r"solving optimal, \d+ s", screen.getvalue)
+        assert wait_for_words(r"solving optimal, \d+ s", screen.getvalue)
     assert screen.getvalue().rstrip().endswith("\x1b[2K")
 
 
@@ -236,12 +234,12 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 def test_the_answer_is_printed_whatever_becomes_of_the_plan(
     command, tmp_path, monkeypatch, error
 ):
-    found = SimpleNamespace(
+    answer = SimpleNamespace(
         best=SimpleNamespace(problem=None),
         fits=[],
         plans=[SimpleNamespace(distribution="gamma")],
     )
-    monkeypatch.setattr("bcgc_jax.cli.fit.found_in", lambda *_: found)
+    monkeypatch.setattr("bcgc_jax.cli.fit.found_in", lambda *_: answer)
     monkeypatch.setattr("bcgc_jax.cli.fit.print_answer", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))
     plan = str(tmp_path / "plan.json")
@@ -266,8 +264,8 @@ def test_what_cannot_be_written_is_no_traceback(monkeypatch):
 
     assert run("print('above ≤ 3')", -1) == (0, "above ? 3\n", "")
     with open("/dev/full", "w") as full:
-        told = "bcgc: cannot write the answer: No space left on device\n"
-        assert run("print('x')", full) == (2, None, told)
+        message = "bcgc: cannot write the answer: No space left on device\n"
+        assert run("print('x')", full) == (2, None, message)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:

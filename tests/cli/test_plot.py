@@ -52,13 +52,13 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
     for line, factor in zip(axes.lines, (1, 3), strict=True):
         assert_close(line.get_xydata(), [(rate, factor * 4 / rate) for rate in RATES])
     assert axes.get_xscale() == axes.get_yscale() == "log"
-    few = [{**row, "num_workers": n} for n, row in enumerate(ROWS[:3], 1)]
-    (axes,) = plot.curves(few, "num_workers", "expected_runtime").axes
+    three_rows = [{**row, "num_workers": n} for n, row in enumerate(ROWS[:3], 1)]
+    (axes,) = plot.curves(three_rows, "num_workers", "expected_runtime").axes
     assert axes.get_xticks().tolist() == axes.get_xticks().round().tolist()
     panels = plot.heat_maps(ROWS, "rate", "num_workers", "expected_runtime").axes[:2]
     for axes, factor in zip(panels, (1, 3), strict=True):
-        shown = axes.collections[0].get_array()
-        assert_close(shown, factor * np.outer(WORKERS, 1 / np.array(RATES)))
+        values = axes.collections[0].get_array()
+        assert_close(values, factor * np.outer(WORKERS, 1 / np.array(RATES)))
 
 
 def test_blocks_are_as_long_as_their_share_of_the_gradient():
@@ -69,8 +69,8 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
     nested = Plan(jnp.array([10.0, 30.0]), np.arange(2), work, np.ones(2), groups)
     whole = partition_plan(np.array([30.0, 0.0, 10.0]), 3)
     plans = ("optimal", 2.0, whole), ("nested", 1.0, nested), ("limit", 3.0, None)
-    drawn = [plot.drawn(*one) for one in plans]
-    assert [one.copies.tolist() for one in drawn] == [
+    drawn = [plot.drawn(*plan) for plan in plans]
+    assert [plan.copies.tolist() for plan in drawn] == [
         [1, 3],
         [pytest.approx(5 / 3), 3],
         [],
@@ -84,9 +84,8 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
         jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3)
     )
     shared = sharing_plan(40.0, WorkSharing(num_workers=3, max_subsets=2, chunks=8))
-    assert (
-        plot.drawn("sharing:2", 1.0, shared).sizes.size == 0
-    )  # nobody knows who does which chunk
+    # Nobody knows who does which chunk.
+    assert plot.drawn("sharing:2", 1.0, shared).sizes.size == 0
     # A part of the data is none of the gradient.
     assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
 
@@ -95,11 +94,11 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command, refu
     picture = sweep.with_suffix(".png")
     assert command("plot", str(sweep)) == (0, f"\nThe picture: {picture}\n", "")
     assert picture.stat().st_size > 10_000
-    there = f"bcgc: {picture} is there already: --out PICTURE says where to draw\n"
-    assert refusal("plot", str(sweep)) == there
+    message = f"bcgc: {picture} is there already: --out PICTURE says where to draw\n"
+    assert refusal("plot", str(sweep)) == message
     assert command("plot", str(sweep), "--out", str(picture))[0] == 0
     picture.unlink()
-    for asked, told in [
+    for asked, words in [
         ("--x shift", "there is no column shift"),
         ("--method best", "--method best: the file has optimal, uncoded, nested"),
         ("--x rate", "one value of num_workers with --where"),
@@ -111,12 +110,12 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command, refu
         ("--where status=1", "the column status holds no numbers"),
         ("--out map.gif", "--out must end in .png or .svg or .pdf"),
     ]:
-        assert told in refusal("plot", str(sweep), *asked.split())
+        assert words in refusal("plot", str(sweep), *asked.split())
 
 
 def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
     file = Path(sweep_study.__file__).with_name("figures") / "sweep_cells.csv"
-    given = (
+    options = (
         "--where",
         "num_workers=20",
         "--value",
@@ -124,7 +123,7 @@ def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
         "--out",
         str(tmp_path / "gap.png"),
     )
-    assert command("plot", str(file), *given)[0] == 0
+    assert command("plot", str(file), *options)[0] == 0
 
 
 TIMES = "step,w0,w1\n" + "".join(f"{k},{1 + k % 3},{2 + k % 2}\n" for k in range(6))
@@ -154,20 +153,22 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
     ]
     (axes,) = plot.training(steps, "loss").axes
     assert_close(axes.lines[0].get_xydata(), [[0.5, 1.0], [1.0, 0.5]])
-    told = refusal(
+    message = refusal(
         "plot", str(tmp_path / "log.jsonl"), "--value", "los", "--out", "x.png"
     )
-    assert "there is no column los, only method, time, loss" in told
+    assert "there is no column los, only method, time, loss" in message
     times = str(tmp_path / "times.csv")
-    again = str(tmp_path / "again.png")
-    told = refusal("plot", times, "--x", "rate", "--out", again)
-    assert told == "bcgc: --x has no effect on measured times\n"
-    told = refusal("plot", str(tmp_path / "log.jsonl"), "--unit", "ms", "--out", again)
-    assert told == "bcgc: --unit has no effect but on measured times\n"
-    (other := tmp_path / "other.csv").write_text("distribution,aic\ngamma,3\n")
-    told = refusal("plot", str(other))
-    assert told.startswith(
-        f"bcgc: {other} cannot be drawn: it is no table of `bcgc sweep`"
+    picture = str(tmp_path / "again.png")
+    message = refusal("plot", times, "--x", "rate", "--out", picture)
+    assert message == "bcgc: --x has no effect on measured times\n"
+    message = refusal(
+        "plot", str(tmp_path / "log.jsonl"), "--unit", "ms", "--out", picture
+    )
+    assert message == "bcgc: --unit has no effect but on measured times\n"
+    (other_table := tmp_path / "other.csv").write_text("distribution,aic\ngamma,3\n")
+    message = refusal("plot", str(other_table))
+    assert message.startswith(
+        f"bcgc: {other_table} cannot be drawn: it is no table of `bcgc sweep`"
     )
 
 
@@ -188,18 +189,18 @@ def test_times_are_drawn_in_seconds_whatever_their_unit(command, tmp_path, monke
 def test_a_plan_has_no_columns_to_choose(refusal, tmp_path):
     (tmp_path / "plan.json").touch()
     for asked in (["--x", "rate"], ["--where", "rate=1"], ["--method", "optimal"]):
-        told = f"bcgc: {asked[0]} has no effect on a plan\n"
-        assert refusal("plot", str(tmp_path / "plan.json"), *asked) == told
+        message = f"bcgc: {asked[0]} has no effect on a plan\n"
+        assert refusal("plot", str(tmp_path / "plan.json"), *asked) == message
 
 
 def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
-    one = plot.Drawn("nested", 82.7, np.ones(2), np.array([1.0, 8.0]))
-    left, _, bar = plot.plans([one]).axes
+    nested = plot.Drawn("nested", 82.7, np.ones(2), np.array([1.0, 8.0]))
+    left, _, bar = plot.plans([nested]).axes
     assert left.patches[0].get_bbox().width == 82.7  # type: ignore[attr-defined]
     assert all(tick == round(tick) for tick in bar.get_yticks())
-    none = plot.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
-    five = one._replace(method="nested:5", saved=0.125)
-    left, _, bar = plot.plans([none, one, five]).axes
+    infinite = plot.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
+    five = nested._replace(method="nested:5", saved=0.125)
+    left, _, bar = plot.plans([infinite, nested, five]).axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert names == ["nested groups, no code", "nested groups, no code (nested:5)"]
     assert [text.get_text() for text in left.texts] == ["82.7", "82.7,  12.5 %"]
@@ -207,7 +208,7 @@ def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
     with pytest.raises(
         click.UsageError, match="no scheme has a finite expected runtime"
     ):
-        plot.plans([none])
+        plot.plans([infinite])
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
@@ -231,10 +232,10 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
         monkeypatch.setattr(
             f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered
         )
-    given = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"
+    options = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"
     for name, *asked in [
-        ("solve", *given, "--coordinates", "40"),
-        ("sweep", *given, "--coordinates", "40"),
+        ("solve", *options, "--coordinates", "40"),
+        ("sweep", *options, "--coordinates", "40"),
         ("fit", "-"),
     ]:
         picture = tmp_path / f"{name}.svg"
@@ -258,12 +259,12 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
 
 
 def test_times_that_were_cut_off_count_as_longer():
-    given = (
+    arguments = (
         np.array([3.0, 1.0, 2.0, 4.0]),
         np.array([0, 0, 1, 0]),
         [("exact", Uniform(1.0, 5.0))],
     )
-    (axes,) = plot.fits(*given).axes
+    (axes,) = plot.fits(*arguments).axes
     # After 1 three of four are left; at 2 one is cut off, no matter; then one of two
     # is, then none.
     assert_close(axes.lines[0].get_ydata(), [0.75, 0.75, 0.375, 0])

@@ -38,51 +38,52 @@ def test_a_folder_of_traces_is_advised_on(command, traces):
 
 
 def test_the_log_that_was_made_gives_the_same_answer(command, answer, traces, tmp_path):
-    made = tmp_path / "made.csv"
+    log = tmp_path / "made.csv"
     status, out, err = command(
-        "advise", str(traces), "--log", str(made), "--format", "csv"
+        "advise", str(traces), "--log", str(log), "--format", "csv"
     )
     assert (status, err.count("\n")) == (0, 1)
     assert err.startswith("bcgc: Found in traces of the PyTorch profiler: 4 workers")
-    assert command("advise", str(made), "--format", "csv")[1] == out
-    assert answer("advise", str(made)) == answer("advise", str(traces))
-    assert made.read_text().startswith(
+    assert command("advise", str(log), "--format", "csv")[1] == out
+    assert answer("advise", str(log)) == answer("advise", str(traces))
+    assert log.read_text().startswith(
         "step,worker,chunk,seconds,wait,forward_seconds\n1,0,0,0."
     )
 
 
 def test_files_and_patterns_are_a_folder(answer, traces):
-    found = answer("advise", str(traces))
+    output = answer("advise", str(traces))
     assert (
         answer("advise", *(str(traces / f"rank{number}.json") for number in range(4)))
-        == found
+        == output
     )
-    assert answer("advise", str(traces / "rank*.json")) == found
+    assert answer("advise", str(traces / "rank*.json")) == output
 
 
 def test_jax_names_workers_after_their_folders(answer, tmp_path):
     folder = write_jax(tmp_path / "log", overlapped(lengths(24, 3, 4)), chunks=True)
-    found = answer("advise", str(folder), "--chunk-name", "gradient")
-    assert (found["num_workers"], found["num_chunks"], found["num_steps"]) == (3, 4, 23)
-    assert found["recorded"]
+    output = answer("advise", str(folder), "--chunk-name", "gradient")
+    assert (output["num_workers"], output["num_chunks"]) == (3, 4)
+    assert output["num_steps"] == 23
+    assert output["recorded"]
 
 
 def test_a_folder_of_a_recorder_is_a_log(command, answer, tmp_path):
     """Of seconds and waits, by a clock that goes as is said."""
-    own = np.round(256 * np.random.default_rng(1).gamma(9.0, 0.1, (12, 4))) / 256
-    ends = own.max(axis=1) + 0.125
+    seconds = np.round(256 * np.random.default_rng(1).gamma(9.0, 0.1, (12, 4))) / 256
+    ends = seconds.max(axis=1) + 0.125
     for worker in range(4):
         record = Recorder(tmp_path / "log", worker)
         columns = ("step", "worker", "host", "seconds", "wait")
         for step in range(12):
-            record.write(columns, step, ends[step], ends[step] - own[step, worker])
+            record.write(columns, step, ends[step], ends[step] - seconds[step, worker])
         record.close()
-    found = answer("advise", str(tmp_path / "log"))
-    plain = answer("advise", written(tmp_path / "plain.csv", own))
+    output = answer("advise", str(tmp_path / "log"))
+    plain = answer("advise", written(tmp_path / "plain.csv", seconds))
     # In binary fractions, of which sums are exact.
-    assert found == {**plain, "collective": 0.125}
-    several = command("advise", *map(str, sorted((tmp_path / "log").iterdir())))[1]
-    assert "worker-0.csv and 3 others: 4 workers, 12 steps." in _said(several)
+    assert output == {**plain, "collective": 0.125}
+    text = command("advise", *map(str, sorted((tmp_path / "log").iterdir())))[1]
+    assert "worker-0.csv and 3 others: 4 workers, 12 steps." in _said(text)
 
 
 def test_what_has_no_effect_or_is_not_there_is_refused(
@@ -91,9 +92,9 @@ def test_what_has_no_effect_or_is_not_there_is_refused(
     assert "--chunk-name has no effect without traces" in refusal(
         "advise", trace, "--chunk-name", "x"
     )
-    made = str(tmp_path / "made.csv")
+    log = str(tmp_path / "made.csv")
     assert "--log has no effect without traces" in refusal(
-        "advise", trace, "--log", made
+        "advise", trace, "--log", log
     )
     assert "--unit has no effect on traces" in refusal(
         "advise", str(traces), "--unit", "ms"

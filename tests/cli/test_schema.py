@@ -39,9 +39,7 @@ from tests.cli.steps import TIMES
 
 
 def test_every_kind_of_law_is_in_it():
-    """Answers of the commands are looked at where they are asked for (the fixture
-    `answer`).
-    """
+    """The fixture `answer` looks at the answers of commands."""
     laws: list[Any] = [
         bcgc.ShiftedExponential(1e-3, 50.0),
         bcgc.TwoSpeed(1.0, np.inf, 0.2),

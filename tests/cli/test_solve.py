@@ -40,13 +40,13 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         of("limit", "time", "frequency", "tandon_partial", "uncoded"),
         tmp_path / "plan.json",
     )
-    found = answer(
+    output = answer(
         "solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--out", str(path)
     )
-    assert list(found) == ["version", "problem", "limit", "solutions"]
+    assert list(output) == ["version", "problem", "limit", "solutions"]
     law = {"distribution": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
-    assert found["problem"]["cycle_time"] == law
-    rows = {row["method"]: row for row in found["solutions"]}
+    assert output["problem"]["cycle_time"] == law
+    rows = {row["method"]: row for row in output["solutions"]}
     assert list(rows)[:2] == ["limit", "frequency"]  # fastest first
     for name in ("time", "frequency"):
         row = rows[name]
@@ -77,11 +77,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
     assert rows["uncoded"]["completion_probability"] == pytest.approx(
         probability, rel=1e-9
     )
-    assert found["limit"] < rows["frequency"]["expected_runtime"]
-    best, plan = (
-        rows["frequency"],
-        cast(Any, Solution.load(path)),
-    )  # the limit is no plan
+    assert output["limit"] < rows["frequency"]["expected_runtime"]
+    # The limit is no plan.
+    best, plan = rows["frequency"], cast(Any, Solution.load(path))
     assert (plan.method, plan.rounded.tolist()) == ("frequency", best["partition"])
     assert plan.partition.shape == plan.levels.shape == plan.rounded.shape == (20,)
     assert float(plan.rounded_runtime) == best["partition_runtime"]
@@ -94,8 +92,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         best["partition_runtime"]
     )
     # One step after the other: uncoded nobody has more to do when the last one ends.
-    more, error = known(added_in_a_row(problem, counts))
-    assert best["chained_runtime"] - best["partition_runtime"] == pytest.approx(more)
+    added_seconds, error = known(added_in_a_row(problem, counts))
+    added = best["chained_runtime"] - best["partition_runtime"]
+    assert added == pytest.approx(added_seconds)
     assert best["chained_error"] == pytest.approx(error)
     assert rows["uncoded"]["chained_runtime"] == rows["uncoded"]["partition_runtime"]
     assert rows["limit"]["chained_runtime"] is None
@@ -120,9 +119,7 @@ def test_csv_rows_agree_with_json_rows(command, answer):
 
 
 def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
-    """The plan, what it takes to store, and the setup from which on a single block is
-    faster.
-    """
+    """Its blocks, its storage, and the setup that makes a single block faster."""
     args = ("solve", *PAPER, *LAW, "--method", "time")
     status, out, err = command(*args)
     assert status == 0, err
@@ -139,22 +136,22 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
         "optimum is not.\n"
     ) in out
     less = 100 * (1 - plan["partition_runtime"] / block["partition_runtime"])
-    told = (
+    sentence = (
         f"the fastest earlier scheme, takes {block['partition_runtime']:.4g}. time "
         f"takes {less:.1f} % less."
     )
-    assert f"\nBest baseline: single_block, {told}\n" in out
+    assert f"\nBest baseline: single_block, {sentence}\n" in out
     assert f"in which they are computed:\n{blocks(plan['partition'])}\nLevel n" in out
     assert "each worker stores 20 of the 20" in out
     needs = " ".join(out[out.index("assumes a free forward pass") :].split())
-    told = (
+    pattern = (
         r"more than ([\d.]+) % of a backward pass "
         r"\((\d+) cycles per sample and subset\), single_b"
     )
-    share, most = map(float, known(re.search(told, needs)).groups())
-    assert share == pytest.approx(100 * most / 20_000, rel=0.05)
+    share, limit = map(float, known(re.search(pattern, needs)).groups())
+    assert share == pytest.approx(100 * limit / 20_000, rel=0.05)
     counts = np.pad(plan["partition"], (0, 12))
-    for setup, slower in ((0.99 * most, False), (1.01 * most, True)):
+    for setup, slower in ((0.99 * limit, False), (1.01 * limit, True)):
         problem = Problem(
             ShiftedExponential(1e-3, 50.0),
             20,
@@ -188,12 +185,12 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
         "--cycle-time",
         "shifted-exponential:rate=0.4,shift=2.5",
     ]
-    found = answer(*args, "--deadline", "7000", *of("uncoded", "time"))
+    output = answer(*args, "--deadline", "7000", *of("uncoded", "time"))
     fast = {"distribution": "uniform", "low": 0.7, "high": 1.6}
     slow = {"distribution": "shifted-exponential", "rate": 0.4, "shift": 2.5}
-    assert found["problem"]["cycle_time"] == [fast, fast, fast, slow]
-    assert found["problem"]["num_workers"] == 4
-    rows = {row["method"]: row for row in found["solutions"]}
+    assert output["problem"]["cycle_time"] == [fast, fast, fast, slow]
+    assert output["problem"]["num_workers"] == 4
+    rows = {row["method"]: row for row in output["solutions"]}
     # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on
     # average.
     assert (
@@ -201,7 +198,7 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
         < 4 * rows["uncoded"]["runtime_error"]
     )
     late = np.exp(-0.4 * (7000 / 750 - 2.5))
-    draws = found["problem"]["num_draws"]
+    draws = output["problem"]["num_draws"]
     assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(
         late / draws
     )
@@ -209,15 +206,15 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
         rows["time"]["expected_runtime"], rel=1e-3
     )
     assert (
-        found["limit"]
+        output["limit"]
         < rows["time"]["expected_runtime"]
         < rows["uncoded"]["expected_runtime"]
     )
     # All workers alike: their number alone is new, and runtimes are exact.
-    found = answer(*alike, "--method", "uncoded")
-    assert found["problem"]["cycle_time"] == fast
+    output = answer(*alike, "--method", "uncoded")
+    assert output["problem"]["cycle_time"] == fast
     exact = 3000 / 3 * (0.7 + 0.9 * 3 / 4)
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
+    assert output["solutions"][0]["expected_runtime"] == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -244,9 +241,9 @@ def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(answer):
     fastest = min(rows, key=lambda row: row["expected_runtime"])
     assert fastest["method"] == "optimal"
     # The fastest of those that are in time nearly as often.
-    found = answer(*args, "--min-completion", "0.7453")
-    between = found["solutions"][0]
-    assert (found["problem"]["min_completion"], between["method"]) == (
+    output = answer(*args, "--min-completion", "0.7453")
+    between = output["solutions"][0]
+    assert (output["problem"]["min_completion"], between["method"]) == (
         0.7453,
         "deadline",
     )
@@ -269,10 +266,10 @@ def of_units(tmp_path):
 
 @pytest.mark.slow
 def test_units_setup_and_levels_come_from_the_command_line(answer, of_units):
-    found = answer(*of_units, "--levels", "0,2-3")
-    assert found["problem"]["unit_costs"] == [3.0, 1.0, 0.5, 4.0]
-    assert found["problem"]["levels"] == [0, 2, 3]
-    rows = {row["method"]: row for row in found["solutions"]}
+    output = answer(*of_units, "--levels", "0,2-3")
+    assert output["problem"]["unit_costs"] == [3.0, 1.0, 0.5, 4.0]
+    assert output["problem"]["levels"] == [0, 2, 3]
+    rows = {row["method"]: row for row in output["solutions"]}
     # Nobody asked for the methods that know no setup or no units.
     assert rows.pop("nested")["stored_subsets"] == 4
     assert rows.pop("sharing:2")["stored_subsets"] == 2
@@ -359,9 +356,7 @@ def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
     "name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)]
 )
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
-    """Workers of one speed do the three chunks of their subsets, of 2 cycles, and ask
-    before.
-    """
+    """Workers of one speed ask before each of three chunks of 2 cycles a subset."""
     args = [
         "--workers",
         "3",
@@ -370,9 +365,10 @@ def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer,
         "--cycle-time",
         "deterministic:value=1",
     ]
-    found = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
+    output = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
     rows = {
-        row["method"]: row for row in (found["solutions"] if name == "solve" else found)
+        row["method"]: row
+        for row in (output["solutions"] if name == "solve" else output)
     }
     sharing, uncoded = rows["sharing:2:1"], rows["uncoded"]
     assert sharing["expected_runtime"] == pytest.approx(2 + 3 * 0.5, rel=1e-6)

@@ -27,12 +27,10 @@ ONE_BLOCK = Schedule([10], tasks=[[0, 0]])
 
 @pytest.fixture
 def printed(capsys):
-    """The lines of an answer, none of which is longer than so many signs, and its
-    words.
-    """
+    """The lines of an answer, none longer than so many signs, and its words."""
 
-    def show(*answer, widest=100, **more):
-        print_table(SolveAnswer(*answer, **more))
+    def show(*answer, widest=100, **options):
+        print_table(SolveAnswer(*answer, **options))
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= widest
         return out.splitlines(), " ".join(out.split())
@@ -205,10 +203,12 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
 
 
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
-    one = Schedule([10], tasks=[[0, 0], [1, 0]])
+    cyclic = Schedule([10], tasks=[[0, 0], [1, 0]])
     groups = Schedule([0, 4000], groups=[[[0], [1], [2]], [[0], [1, 2]]])
     rows = [
-        row("cyclic:2", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
+        row(
+            "cyclic:2", 2.0, schedule=cyclic, stored_subsets=2, sent=1.5, round_trips=1
+        ),
         row("nested", 2.0, schedule=groups),
         row(
             "backup:1",
@@ -224,9 +224,9 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     ]
     # no number is cut
     lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[5], widest=102)
-    shown = [" ".join(line.split()) for line in lines[2:]]
-    assert shown[0].startswith("cyclic:2 2 87.5 % – 2 1.50 1 1 block, no")
-    assert shown[2].startswith("backup:1 (inexact) 3 81.2 % – 1 1.00 0 1 block,")
+    table_rows = [" ".join(line.split()) for line in lines[2:]]
+    assert table_rows[0].startswith("cyclic:2 2 87.5 % – 2 1.50 1 1 block, no")
+    assert table_rows[2].startswith("backup:1 (inexact) 3 81.2 % – 1 1.00 0 1 block,")
     assert (
         "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one "
         "worker of"
@@ -244,7 +244,7 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
 
 
 def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed):
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "kind": "confidence",
         "round_trips": 10,
         "bound_of": "storage",
@@ -256,7 +256,7 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
             stored_subsets=4,
             lower_bound=2.0,
             relative_gap=1 / 3,
-            **known,
+            **fields,
         ),
         row(
             "sharing:2",
@@ -265,7 +265,7 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
             lower_bound=3.0,
             relative_gap=0.25,
             completion_error=0.004,
-            **known,
+            **fields,
         ),
         row("uncoded", 8.0, [10, 0, 0, 0]),
     ]
@@ -291,8 +291,10 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
         "stored no exact scheme is faster than 1.6, 20 % less than sharing:2." in above
     )
     assert "To store 3 subsets is enough: the limit is within 5 %" in text
-    _, one = printed(Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], enough=1)
-    assert "To store 1 subset is enough: the limit is within 5 %" in one
+    _, of_one_subset = printed(
+        Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], enough=1
+    )
+    assert "To store 1 subset is enough: the limit is within 5 %" in of_one_subset
     assert "that nobody knows beforehand who will be slow." in text
     _, slow = printed(Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], stays_slow=True)
     assert "no exact scheme" not in slow
@@ -344,15 +346,15 @@ def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
 
 
 def test_what_is_saved_is_of_the_time_of_the_uncoded_scheme_where_both_are_finite():
-    known = {
+    cases = {
         "fast": (2.0, 0.5),
         "uncoded": (4.0, 0.0),
         "slow": (40.0, -9.0),
         "never": (np.inf, None),
     }
-    shown = {"fast": "50.0 %", "uncoded": "0.0 %", "slow": "× 10", "never": "–"}
-    for name, (runtime, share) in known.items():
-        one = row(name, runtime)
-        assert share_saved(one, row("uncoded", 4.0)) == share
-        assert saved_in_words(share) == shown[name]
-        assert share_saved(one, row("uncoded", np.inf)) is None
+    words = {"fast": "50.0 %", "uncoded": "0.0 %", "slow": "× 10", "never": "–"}
+    for name, (runtime, share) in cases.items():
+        solved = row(name, runtime)
+        assert share_saved(solved, row("uncoded", 4.0)) == share
+        assert saved_in_words(share) == words[name]
+        assert share_saved(solved, row("uncoded", np.inf)) is None

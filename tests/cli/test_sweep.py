@@ -77,14 +77,10 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    """The gap is to the bound of the optimum if that is asked for; a loose bound is
-    none.
-    """
+    """The gap to the optimum's bound if that is asked for; a loose bound is none."""
 
     def largest(**rows: list[str]) -> list[Any]:
-        """The largest gap of each method, from the rows of three cells: status,
-        runtime, bound.
-        """
+        """The largest gap of each method in three cells: status, runtime, bound."""
         path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound"
         methods = {
             name: SimpleNamespace(is_partition=name != "nested") for name in rows
@@ -153,9 +149,9 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
 
 def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(answer, tmp_path):
     args, tables = [*PARETO, "--axis", "shape=0.5,1.5,2"], []
-    for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
+    for number, options in enumerate(([], ["--cycles", "1", "--samples", "1"])):
         path = tmp_path / f"{number}.csv"
-        answer(*args, *more, "--out", str(path))
+        answer(*args, *options, "--out", str(path))
         tables.append(list(read_rows(path)))
         # All at one level has no certificate.
         assert {str(row["relative_gap"]) for row in tables[-1]} <= {""}

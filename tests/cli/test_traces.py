@@ -45,8 +45,8 @@ def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeyp
             lambda *_, **__: pytest.fail("the work began"),
         )
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
-    given = ["--trace", path, "--coordinates", "60"]
-    asked = {"solve": given, "sweep": given, "fit": [path]}
+    options = ["--trace", path, "--coordinates", "60"]
+    asked = {"solve": options, "sweep": options, "fit": [path]}
     text = f"bcgc: {path} has one worker only: coding needs the times of at least two"
     for name, arguments in asked.items():
         assert refusal(name, *arguments) == f"{text}, or give --workers\n"
@@ -55,9 +55,9 @@ def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeyp
 def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("iteration,rank,time_s\n1,a,2\n")
-    with pytest.raises(ValueError, match="has no column") as found:
+    with pytest.raises(ValueError, match="has no column") as error:
         bcgc.measured.load_trace(path)
-    assert "--" not in str(found.value)
+    assert "--" not in str(error.value)
     for name in ("solve", "sweep"):
         err = refusal(name, "--trace", str(path), "--coordinates", "60")
         assert "has no column step, worker, seconds" in err
@@ -77,11 +77,11 @@ def test_a_worker_that_stays_slow_is_known_beforehand():
 
 def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     asked = ["--trace", trace, "--keep-workers", "--method", "uncoded", "--coordinates"]
-    found, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4
-    law = found["problem"]["cycle_time"]
+    output, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4
+    law = output["problem"]["cycle_time"]
     assert law.pop("mean") == pytest.approx(TIMES.mean())
     assert law == {"distribution": "rows", "steps": 6, "workers": 4}
-    assert found["solutions"][0]["expected_runtime"] == pytest.approx(
+    assert output["solutions"][0]["expected_runtime"] == pytest.approx(
         3 * mean, rel=1e-9
     )
     assert "the steps of 4 workers, not 3" in refusal(
@@ -132,9 +132,9 @@ def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(
 def test_a_plan_on_a_circle_is_replayed_in_the_steps_of_the_trace():
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 4, 60, 4)
     plan = known(bcgc.solve(problem, "cyclic:2").plan)
-    taken = traces.replay(trace_of(TIMES), problem, plan)
+    runtimes = traces.replay(trace_of(TIMES), problem, plan)
     subset = [np.minimum(60 * TIMES[:, w], 120 * TIMES[:, w - 1]) for w in range(4)]
-    np.testing.assert_allclose(taken, np.max(subset, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(runtimes, np.max(subset, axis=0), rtol=1e-6)
 
 
 @pytest.fixture
@@ -157,12 +157,12 @@ def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_to
     t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
     expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
     for name in (trace, "-"):
-        found = answer(
+        output = answer(
             "solve", "--trace", name, "--coordinates", "100", "--method", "uncoded"
         )
-        assert found["problem"]["num_workers"] == 4
-        assert found["problem"]["cycle_time"]["measured_times"] == 24
-        assert found["solutions"][0]["expected_runtime"] == pytest.approx(
+        assert output["problem"]["num_workers"] == 4
+        assert output["problem"]["cycle_time"]["measured_times"] == 24
+        assert output["solutions"][0]["expected_runtime"] == pytest.approx(
             expected, rel=1e-9
         )
 
@@ -245,11 +245,11 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), problem)
-    another = (
+    sentence = (
         "JSON and CSV have another unit: divide their runtimes by 45 to get these "
         "seconds"
     )
-    assert (unit, name) == (45, f"seconds of a recorded step. {another}")
+    assert (unit, name) == (45, f"seconds of a recorded step. {sentence}")
     # Where two workers share the data of four, a step of one second is one of two.
     half = bcgc.Problem(problem.cycle_time, 2, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), half)
@@ -290,11 +290,11 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
 @pytest.mark.parametrize("size", [1e9, 10**15])
 def test_python_refuses_what_no_machine_holds(size):
     law = bcgc.ShiftedExponential(1e-3, 50.0)
-    for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
+    for sizes in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
         with pytest.raises(
             ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N²"
         ):
-            bcgc.Problem(law, num_coordinates=60, **given)
+            bcgc.Problem(law, num_coordinates=60, **sizes)
 
 
 def test_what_takes_a_day_or_the_memory_is_refused(monkeypatch):

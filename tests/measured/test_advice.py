@@ -54,19 +54,20 @@ def test_a_saving_from_three_steps_has_no_interval(steps):
 def test_where_the_data_are_slow_lengths_help():
     true, log = log_of("data", 3)
     log = log._replace(load=true.data)
-    found = advice_on(log)
-    assert (found.lengths, found.recorded, found.num_chunks) == ("load", True, CHUNKS)
-    assert max(found.causes, key=found.causes.__getitem__) == "data"
-    assert sum(share.value for share in found.causes.values()) == pytest.approx(1)
-    assert (found.advised, found.beforehand) == ("dealt by length", "dealt by length")
+    advice = advice_on(log)
+    assert (advice.lengths, advice.recorded) == ("load", True)
+    assert advice.num_chunks == CHUNKS
+    assert max(advice.causes, key=advice.causes.__getitem__) == "data"
+    assert sum(share.value for share in advice.causes.values()) == pytest.approx(1)
+    assert (advice.advised, advice.beforehand) == ("dealt by length", "dealt by length")
     by_size = {
-        row.remedy: row.saved.value for row in found.rows if row.remedy in BY_SIZE
+        row.remedy: row.saved.value for row in advice.rows if row.remedy in BY_SIZE
     }
     # Three subsets save 0.1 points more than all; which is advised is decided on the
     # halves.
-    assert by_size[found.without_lengths] > max(by_size.values()) - 0.002
+    assert by_size[advice.without_lengths] > max(by_size.values()) - 0.002
     times = log.seconds.sum(axis=2)
-    assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
+    assert advice.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
     # Loads that are equal, such as a batch's size, are no lengths.
     batch = advice_on(log._replace(load=np.full(log.seconds.shape, 32.0)))
     assert batch.lengths is None
@@ -80,23 +81,23 @@ def test_where_the_data_are_slow_lengths_help():
 
 def test_a_worker_that_stays_slow_is_named_and_shared_with():
     true, log = log_of("steady", 5)
-    found = advice_on(log)
+    advice = advice_on(log)
     ((slow, first),) = {
         (w, int(np.flatnonzero(true.steady[:, w])[0]))
         for _, w in np.argwhere(true.steady)
     }
-    (named,) = found.slow_workers
+    (named,) = advice.slow_workers
     assert (named.worker, named.first_step, named.last_step) == (
         str(slow),
         str(first),
         str(STEPS - 1),
     )
     assert named.ratio == pytest.approx(1.5, rel=0.03)  # measured 0.01
-    assert (found.advised, found.beforehand) == ("sharing:2", None)
-    assert not found.changing
+    assert (advice.advised, advice.beforehand) == ("sharing:2", None)
+    assert not advice.changing
     # Steps before it and after are alike: they are worth fewer, and shares may lose
     # time.
-    assert found.block > 2
+    assert advice.block > 2
     seconds = log.seconds / np.exp(true.steady)[:, :, None]
     always = advice_on(
         Microbatches(seconds * np.where(np.arange(WORKERS) == slow, 1.5, 1)[:, None])
@@ -116,8 +117,8 @@ def test_nothing_is_advised_where_nothing_pays_or_little_is_known():
     alike = advice_on(Microbatches(np.ones_like(log.seconds) + 1e-4 * log.seconds))
     assert alike.alike
     _, slow = log_of("steady", 5)
-    few = advice_on(Microbatches(slow.seconds[-6:]))
-    assert (few.enough, few.advised, few.num_steps) == (False, None, 6)
+    early = advice_on(Microbatches(slow.seconds[-6:]))
+    assert (early.enough, early.advised, early.num_steps) == (False, None, 6)
     with pytest.raises(
         ValueError, match=r"in the log: 8\. Steps with a time of each: 1"
     ):
@@ -135,38 +136,38 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
     times = log.seconds.sum(axis=2)
     times[4, 1] = np.nan
     # Here two models are compared, not costs.
-    found = advise(trace_of(times), round_trip=0.0)
-    assert (found.left_out, found.num_steps, found.num_chunks, found.recorded) == (
+    advice = advise(trace_of(times), round_trip=0.0)
+    assert (advice.left_out, advice.num_steps, advice.num_chunks, advice.recorded) == (
         1,
         STEPS - 1,
         8,
         False,
     )
-    assert set(found.causes) == {"steady", "rest"}
-    low, high = found.row("sharing:2").range
+    assert set(advice.causes) == {"steady", "rest"}
+    low, high = advice.row("sharing:2").range
     # The interval is not surer than the models are.
-    for row in found.rows:
+    for row in advice.rows:
         if row.saved.is_known:
             assert row.saved.low < row.range[0] <= row.range[1] < row.saved.high
-    same = Microbatches(np.delete(log.seconds, 4, axis=0))
-    true = advice_on(same, round_trip=0.0).row("sharing:2").saved.value
+    chunks = Microbatches(np.delete(log.seconds, 4, axis=0))
+    true = advice_on(chunks, round_trip=0.0).row("sharing:2").saved.value
     # Measured: 6e-6; the worst of five logs 0.011.
     assert abs(low - true) < 0.011
-    assert true < high == found.row("sharing:2").saved.value
-    assert found.row("limit").stored_subsets == WORKERS
+    assert true < high == advice.row("sharing:2").saved.value
+    assert advice.row("limit").stored_subsets == WORKERS
 
 
 @pytest.mark.parametrize(("cause", "seed"), [("data", 3), ("pauses", 0)])
 def test_without_chunks_the_advice_is_good_whatever_was_slow(cause, seed):
     true, log = log_of(cause, seed)
-    found = advise(trace_of(log.seconds.sum(axis=2)))
+    advice = advise(trace_of(log.seconds.sum(axis=2)))
     schemes = possible(Resources(WORKERS)).values()
     (ended,) = replayed(schemes, true.steps(), [true.steps()]).draws
-    taken = {name: outcome.seconds.mean() for name, outcome in ended.items()}
-    best = min(taken[f"sharing:{stored}"] for stored in (2, 3, "all"))
+    seconds = {name: outcome.seconds.mean() for name, outcome in ended.items()}
+    best = min(seconds[f"sharing:{stored}"] for stored in (2, 3, "all"))
     # Measured: 0.39 and 0 points. As if only workers could be slow: 2.1 and 2.5.
-    assert found.advised is not None
-    assert 100 * (taken[found.advised] - best) / taken["nothing"] < 0.5
+    assert advice.advised is not None
+    assert 100 * (seconds[advice.advised] - best) / seconds["nothing"] < 0.5
 
 
 def saved_in(drawn: dict[str, np.ndarray]) -> Savings:
@@ -193,17 +194,15 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
     assert advised([savings], ["unsure", "small"]) is None
     # By another model "cheap" saves 4 points less: 2.25 in the mean. By a third it
     # saves nothing.
-    other = saved_in({"cheap": 0.10 + noise, "dear": 0.14 + noise})
-    assert advised([savings, other], ["cheap", "dear"]) == "dear"
+    second = saved_in({"cheap": 0.10 + noise, "dear": 0.14 + noise})
+    assert advised([savings, second], ["cheap", "dear"]) == "dear"
     third = saved_in({"cheap": 0.19 + noise, "dear": 0.01 + noise})
-    assert advised([savings, other, third], ["cheap", "dear"]) == "cheap"
+    assert advised([savings, second, third], ["cheap", "dear"]) == "cheap"
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.6])
 def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
-    """Where speeds wander, a log without chunks gets the same advice as one with
-    chunks.
-    """
+    """Where speeds wander, a log gets the same advice with chunks and without."""
     rng = np.random.default_rng(1)
     speeds = [rng.normal(size=WORKERS)]
     for _ in range(STEPS - 1):
@@ -214,9 +213,9 @@ def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
     chunks = Microbatches(np.repeat(times[:, :, None], CHUNKS, axis=2) / CHUNKS)
     # Where questions cost nothing: chunks of a second are not compared with those of a
     # millisecond.
-    found = advise(trace_of(times), round_trip=0.0)
-    assert found.advised == advice_on(chunks, round_trip=0.0).advised == "sharing:3"
-    assert found.row("sharing:2").range[0] < found.row("sharing:2").saved.value
+    advice = advise(trace_of(times), round_trip=0.0)
+    assert advice.advised == advice_on(chunks, round_trip=0.0).advised == "sharing:3"
+    assert advice.row("sharing:2").range[0] < advice.row("sharing:2").saved.value
 
 
 def test_loads_say_what_is_of_the_data_with_chunks_and_without():
@@ -253,10 +252,10 @@ def test_loads_say_what_is_of_the_data_with_chunks_and_without():
         "load",
         with_chunks.step,
     )
-    for found in (of_loads, with_chunks):
-        assert [(one.worker, one.ratio) for one in found.slow_workers] == [
-            ("2", pytest.approx(1.3, rel=0.01))
-        ]
+    for advice in (of_loads, with_chunks):
+        (slow_worker,) = advice.slow_workers
+        assert slow_worker.worker == "2"
+        assert slow_worker.ratio == pytest.approx(1.3, rel=0.01)
     for name in ("data", "steady"):
         assert (
             abs(of_loads.causes[name].value - with_chunks.causes[name].value) < 0.05
@@ -294,17 +293,17 @@ class Halved(Scheme, LogRule):
 def test_codes_are_replayed_where_they_are_asked_for():
     _, log = log_of("steady", 5)
     code = Halved()
-    found = advice_on(log, codes=[code])
+    advice = advice_on(log, codes=[code])
     assert len(code.seen) == 2
     np.testing.assert_array_equal(code.seen[0], ~code.seen[1])
-    row = found.row("a code")
+    row = advice.row("a code")
     assert (row.saved, row.stored_subsets, row.lost) == (
         pytest.approx((0.5, 0.5, 0.5)),
         3,
         0,
     )
     # It supposes slow workers: a row, and no advice.
-    assert found.advised == "sharing:2"
+    assert advice.advised == "sharing:2"
 
 
 def sharing_schemes(trace: Trace, *, by_length: bool = False) -> list[Scheme]:
@@ -315,9 +314,7 @@ def sharing_schemes(trace: Trace, *, by_length: bool = False) -> list[Scheme]:
 
 
 def saved_by_sharing(trace: Trace) -> dict[str, float]:
-    """What sharing saves where workers have the numbers of the log; `advise` numbers
-    them anew.
-    """
+    """What sharing saves if workers keep the log's numbers; `advise` has its own."""
     log = model_of(whole_steps(trace))
     steps = log.model.without_chance().parts.steps()
     now = judged(Nothing(), steps).seconds.mean()
@@ -375,12 +372,12 @@ def saved_by_sharing(trace: Trace) -> dict[str, float]:
 def test_recorded_steps_are_replayed_as_by_another_program(name, saved, best):
     trace = load_trace(TRACES / f"{name}_workers.csv")
     # Nobody was asked in the other program.
-    found = advise(trace, round_trip=0.0)
+    advice = advise(trace, round_trip=0.0)
     shared = saved_by_sharing(trace)
     for remedy, want in saved.items():
-        value = shared.get(remedy, found.row(remedy).saved.value)
+        value = shared.get(remedy, advice.row(remedy).saved.value)
         assert 100 * value == pytest.approx(want, abs=0.06), remedy
-    assert found.advised == best
+    assert advice.advised == best
 
 
 @recorded
@@ -396,15 +393,15 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
     assert added["data"].mean() > 0.85 * sum(values.mean() for values in added.values())
     half = len(parts.seconds) // 2
     costs = np.empty(parts.seconds.shape)
-    for here, there in (
+    for target, source in (
         (slice(half), slice(half, None)),
         (slice(half, None), slice(half)),
     ):
-        line = LoadLine.fitted(parts.forward[there], parts.seconds[there])
-        costs[here] = line.costs(parts.forward[here])
+        line = LoadLine.fitted(parts.forward[source], parts.seconds[source])
+        costs[target] = line.costs(parts.forward[target])
     steps = model.steps(costs)
     schemes = [Nothing(), Limit(), *sharing_schemes(trace, by_length=True)]
-    taken = {scheme.name: judged(scheme, steps).seconds.mean() for scheme in schemes}
+    seconds = {scheme.name: judged(scheme, steps).seconds.mean() for scheme in schemes}
     saved = {
         "sharing:2, lengths": 25.5,
         "sharing:3, lengths": 26.1,
@@ -414,7 +411,7 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
     for remedy, want in saved.items():
         # The other program had two of 1,376 workers' steps as slow at random, here it
         # is none. That costs dealing by length 4 points, so it is left out.
-        value = 1 - taken[remedy] / taken["nothing"]
+        value = 1 - seconds[remedy] / seconds["nothing"]
         assert 100 * value == pytest.approx(want, abs=0.15), remedy
 
 
@@ -424,9 +421,9 @@ def test_what_asking_costs_is_counted_and_no_scheme_is_advised_whose_gain_it_eat
     assert free.advised == "sharing:2"
     # The same log in chunks of a millisecond: a question takes a third of one.
     short = Microbatches(log.seconds / log.seconds.mean() / 1000)
-    found = advice_on(short)
-    assert found.costs.asking == MEASURED
-    assert found.row("sharing:2").saved.value < free.row("sharing:2").saved.value
+    advice = advice_on(short)
+    assert advice.costs.asking == MEASURED
+    assert advice.row("sharing:2").saved.value < free.row("sharing:2").saved.value
     # Ten milliseconds for each question are more than a worker that is slow costs.
     dear = advice_on(short, round_trip=0.01)
     assert dear.row("sharing:2").saved.value < 0
@@ -436,17 +433,17 @@ def test_what_asking_costs_is_counted_and_no_scheme_is_advised_whose_gain_it_eat
 def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
     _, log = log_of("steady", 5)
     steps = model_of_chunks(log).parts.steps()
-    for equal, least, most in ((True, 0.0, 0.0), (False, 0.01, 0.3)):
+    for equal, low, high in ((True, 0.0, 0.0), (False, 0.01, 0.3)):
         free, dear = (
             judged(
                 Sharing("2", 2, equal_chunks=equal, costs=costs), steps
             ).seconds.mean()
             for costs in (Costs(), Costs(of_chunk=0.5))
         )
-        assert least <= dear / free - 1 <= most, equal
+        assert low <= dear / free - 1 <= high, equal
     # Half of a chunk's second is fixed: three pieces cost a whole one more, and equal
     # chunks none.
-    found = advice_on(log, chunk_overhead=0.5)
-    assert found.row("sharing:2").equal_chunks
-    assert found.row("sharing:2").needs == "a question for each chunk; equal chunks"
+    advice = advice_on(log, chunk_overhead=0.5)
+    assert advice.row("sharing:2").equal_chunks
+    assert advice.row("sharing:2").needs == "a question for each chunk; equal chunks"
     assert not advice_on(log).row("sharing:2").equal_chunks

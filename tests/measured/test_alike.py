@@ -23,7 +23,7 @@ def _normal(rng, deviation, *shape):
     return np.exp(rng.normal(0, deviation, shape))
 
 
-def _own(rng, kind, steps, workers):
+def _own_seconds(rng, kind, steps, workers):
     """Seconds of own computation, `[S, W]`."""
     shape = steps, workers
     if kind == "independent":
@@ -64,25 +64,25 @@ def _alike(tables):
 def test_own_computation_is_seldom_taken_for_times_behind_a_collective(kind):
     for workers, steps in SIZES:
         rng = np.random.default_rng([1, workers, steps])
-        found = _alike(_own(rng, kind, steps, workers) for _ in range(50))
+        count = _alike(_own_seconds(rng, kind, steps, workers) for _ in range(50))
         # Two workers in eight steps are alike by chance, in 2 of 200 logs at worst;
         # others in none.
-        assert found <= (2 if (workers, steps) == (2, 8) else 0), (workers, steps)
+        assert count <= (2 if (workers, steps) == (2, 8) else 0), (workers, steps)
 
 
 def _all_slow(rng, kind, steps):
     """What all workers take more in a step by one cause, `[S, 1]`."""
     if kind == "in 15 % of steps":
-        more = np.where(rng.random(steps) < 0.15, rng.uniform(1.5, 4, steps), 1)
+        factor = np.where(rng.random(steps) < 0.15, rng.uniform(1.5, 4, steps), 1)
     elif kind == "in each step":
-        more = _normal(rng, 0.5, steps)
+        factor = _normal(rng, 0.5, steps)
     else:
         deviation = rng.choice([0.1, 0.3])
         drift = [rng.normal()]
         for _ in range(steps - 1):
             drift.append(0.9 * drift[-1] + np.sqrt(1 - 0.9**2) * rng.normal())
-        more = np.exp(deviation * np.array(drift))
-    return more[:, None]
+        factor = np.exp(deviation * np.array(drift))
+    return factor[:, None]
 
 
 @pytest.mark.slow
@@ -103,10 +103,8 @@ def _all_slow(rng, kind, steps):
     ],
 )
 def test_the_table_of_the_module_is_true(kind, between, counts):
-    """A study of 12,000 logs. A kind that is a number is of own times behind a
-    collective.
-    """
-    found = []
+    """A study of 12,000 logs. A number as kind: own times behind a collective."""
+    alike_counts = []
     for workers, steps in SIZES:
         tables = []
         for log in range(200):
@@ -116,9 +114,9 @@ def test_the_table_of_the_module_is_true(kind, between, counts):
             else:
                 common = _normal(rng, kind, steps, workers).max(axis=1, keepdims=True)
             tables.append(common * _normal(rng, between, steps, workers))
-        found.append(_alike(tables))
+        alike_counts.append(_alike(tables))
     # Rounding may move a log that is at the edge.
-    np.testing.assert_allclose(found, counts, atol=1)
+    np.testing.assert_allclose(alike_counts, counts, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +125,7 @@ def test_the_table_of_the_module_is_true(kind, between, counts):
 def test_a_log_behind_a_collective_is_seen_where_jitter_is_small_against_steps(
     jitter, deviation
 ):
-    """All wait for the slowest of independent workers; ln of own times deviates by so
-    much.
-    """
+    """All wait for the slowest of independent workers; the number is their spread."""
     for workers, steps in SIZES:
         rng = np.random.default_rng([2, workers, steps])
         tables = (
@@ -161,8 +157,9 @@ def test_a_worker_that_stays_slow_has_not_waited():
     assert known(slowness_in(trace_of(times))).alike
     times[:, 3] *= 1.2
     assert workers_alike(times)
-    found = known(slowness_in(trace_of(times)))
-    assert ([one.worker for one in found.slow_workers], found.alike) == (["3"], False)
+    slowness = known(slowness_in(trace_of(times)))
+    (slow_worker,) = slowness.slow_workers
+    assert (slow_worker.worker, slowness.alike) == ("3", False)
 
 
 def test_a_pause_of_a_single_worker_has_kept_nobody_waiting():
@@ -184,22 +181,22 @@ def test_few_steps_do_not_tell_what_is_common():
 def test_nothing_is_said_of_causes_and_remedies():
     rng = np.random.default_rng(7)
     times = _normal(rng, 0.4, 40, 1) * _normal(rng, 0.03, 40, 8)
-    found = bcgc.advise(trace_of(times))
-    assert found.alike
-    assert (found.causes, found.rows, found.advised, found.look_at) == (
+    advice = bcgc.advise(trace_of(times))
+    assert advice.alike
+    assert (advice.causes, advice.rows, advice.advised, advice.look_at) == (
         {},
         [],
         None,
         [],
     )
-    first, second = found.remarks()
+    first, second = advice.remarks()
     assert "Record the seconds of each worker's own computation" in first
     assert "all workers are slow in the same steps" in second
     apart = bcgc.advise(trace_of(times), timed_apart=True)
     assert (apart.alike, apart.causes.keys(), apart.together) == (
         False,
         {"steady", "rest"},
-        found.together,
+        advice.together,
     )
     assert apart.row("sharing:2").saved.low > 0
 

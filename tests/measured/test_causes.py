@@ -27,8 +27,11 @@ from tests.measured.logs import log_of
 
 def mean_losses(draws: Sequence[Parts]) -> dict[str, float]:
     """What each cause adds to the loss, a mean over draws and steps."""
-    each = [losses(parts) for parts in draws]
-    return {cause: float(np.mean([added[cause] for added in each])) for cause in CAUSES}
+    losses_of_draws = [losses(parts) for parts in draws]
+    return {
+        cause: float(np.mean([added[cause] for added in losses_of_draws]))
+        for cause in CAUSES
+    }
 
 
 @pytest.mark.parametrize("forward", [True, False])
@@ -59,9 +62,7 @@ def test_the_cause_that_was_put_in_is_found(cause, forward):
 
 @pytest.mark.parametrize("shape", [(40, 2, 8), (24, 8, 8), (30, 100, 4), (40, 6, 2)])
 def test_workers_that_are_seldom_slow_are_not_taken_for_long_chunks(shape):
-    """One worker in seven is up to five times as slow; the others and all chunks are
-    alike.
-    """
+    """One worker in seven is up to five times as slow; all chunks are alike."""
     for seed in range(5 if shape[1] < 100 else 1):
         rng = np.random.default_rng(seed)
         slow = rng.random(shape[:2]) < 1 / 7
@@ -69,9 +70,9 @@ def test_workers_that_are_seldom_slow_are_not_taken_for_long_chunks(shape):
         data = np.exp(rng.normal(0, 0.05, shape))
         true = Parts(np.zeros(shape[:2]), random, data, np.zeros(shape))
         want = mean_losses([true])
-        found = mean_losses(model_of_chunks(Microbatches(true.seconds)).draws)
+        estimate = mean_losses(model_of_chunks(Microbatches(true.seconds)).draws)
         # Measured: 0.024 at worst; 0.033 to 0.76 where all were shrunk alike.
-        assert abs(found["data"] - want["data"]) < 0.03 * sum(want.values()), seed
+        assert abs(estimate["data"] - want["data"]) < 0.03 * sum(want.values()), seed
 
 
 def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
@@ -86,9 +87,9 @@ def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
     # Their seconds alone may be pauses: a second model takes them for that.
     alone = model_of_chunks(Microbatches(long.seconds)).parts
     assert not alone.pauses.any()
-    found = as_pauses(alone)
-    assert found.pauses.any()
-    np.testing.assert_allclose(found.seconds, long.seconds, rtol=1e-12)
+    with_pauses = as_pauses(alone)
+    assert with_pauses.pauses.any()
+    np.testing.assert_allclose(with_pauses.seconds, long.seconds, rtol=1e-12)
 
 
 def test_pauses_are_found_among_chunks_of_uneven_lengths():
@@ -99,8 +100,9 @@ def test_pauses_are_found_among_chunks_of_uneven_lengths():
         true = true._replace(data=lengths * true.data, pauses=1.3 * true.pauses)
         want = mean_losses([true])
         log = Microbatches(true.seconds, load=lengths)
-        found = mean_losses(model_of_chunks(log).without_chance().draws)
-        assert abs(found["pauses"] - want["pauses"]) < 0.06 * sum(want.values()), seed
+        estimate = mean_losses(model_of_chunks(log).without_chance().draws)
+        error = abs(estimate["pauses"] - want["pauses"])
+        assert error < 0.06 * sum(want.values()), seed
         even = mean_losses(model_of_chunks(Microbatches(true.data, load=lengths)).draws)
         assert even["pauses"] < 0.05 * sum(even.values()), seed
 
@@ -112,10 +114,10 @@ def test_pauses_are_found_in_two_chunks_and_in_rounded_times():
         if shape[2] == 2:
             usual *= np.exp(rng.normal(0, 0.1, shape))
         pauses = np.where(rng.random(shape) < 0.005, 200.0, 0.0)
-        found = pauses_for_length(usual + pauses)
+        estimate = pauses_for_length(usual + pauses)
         # Of two chunks none was found, nor of times of which most are equal.
-        np.testing.assert_array_equal(found > 0, pauses > 0)
-        np.testing.assert_allclose(found, pauses, atol=0.7 * 50)
+        np.testing.assert_array_equal(estimate > 0, pauses > 0)
+        np.testing.assert_allclose(estimate, pauses, atol=0.7 * 50)
 
 
 def test_shapley_values_are_means_over_all_orders():
@@ -127,17 +129,17 @@ def test_shapley_values_are_means_over_all_orders():
         rng.random((3, 4, 2)),
     )
 
-    def loss_with(some):
+    def loss_with(causes):
         slowest = []
         for t in range(3):
             mean = sum(parts.data[t].sum(axis=1)) / 4
             times = [
                 np.exp(
-                    parts.steady[t, w] * ("steady" in some)
-                    + parts.random[t, w] * ("random" in some)
+                    parts.steady[t, w] * ("steady" in causes)
+                    + parts.random[t, w] * ("random" in causes)
                 )
-                * (sum(parts.data[t, w]) if "data" in some else mean)
-                + (sum(parts.pauses[t, w]) if "pauses" in some else 0)
+                * (sum(parts.data[t, w]) if "data" in causes else mean)
+                + (sum(parts.pauses[t, w]) if "pauses" in causes else 0)
                 for w in range(4)
             ]
             slowest.append(max(times) - sum(times) / 4)
@@ -150,9 +152,11 @@ def test_shapley_values_are_means_over_all_orders():
             want[cause] = want[cause] + (
                 loss_with(order[: k + 1]) - loss_with(order[:k])
             ) / len(orders)
-    found = losses(parts)
+    shapley_values = losses(parts)
     for cause in CAUSES:
-        np.testing.assert_allclose(found[cause], want[cause], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            shapley_values[cause], want[cause], rtol=1e-12, atol=1e-14
+        )
 
 
 def test_a_log_without_chunks_tells_steady_workers_from_the_rest():
@@ -160,9 +164,9 @@ def test_a_log_without_chunks_tells_steady_workers_from_the_rest():
     times = rng.gamma(25.0, 0.04, (40, 8))
     times[10:, 3] *= 1.6
     parts = model_of_steps(times, 4).parts
-    for other in (parts, as_data(parts), as_one_chunk(parts)):
-        np.testing.assert_allclose(other.seconds.sum(axis=2), times, rtol=1e-12)
-        np.testing.assert_array_equal(other.steady, parts.steady)
+    for model in (parts, as_data(parts), as_one_chunk(parts)):
+        np.testing.assert_allclose(model.seconds.sum(axis=2), times, rtol=1e-12)
+        np.testing.assert_array_equal(model.steady, parts.steady)
     assert np.flatnonzero(parts.steady.any(axis=0)).tolist() == [3]
     assert parts.steady[20, 3] == pytest.approx(np.log(1.6), abs=0.02)  # measured 0.008
     assert np.ptp(parts.data, axis=(1, 2)).max() < 1e-12
@@ -183,9 +187,7 @@ def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
 
 
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():
-    """Known lengths, and workers three times as slow in single steps, against brute
-    force.
-    """
+    """Known lengths, and workers slow in single steps, against brute force."""
     rng = np.random.default_rng(4)
     load = rng.choice([2.0, 4.0, 8.0], (400, 4, 4), p=[0.5, 0.3, 0.2])
     pace = rng.choice([1.0, 3.0], (400, 4), p=[0.75, 0.25])
@@ -200,9 +202,9 @@ def test_with_loads_what_lengths_do_not_explain_is_the_workers():
         for t in (work * usual, even * pace, work * pace)
     ]
     by_data = (lost[0] + lost[2] - lost[1]) / 2 / lost[2]
-    found = mean_losses(model.draws)
+    estimate = mean_losses(model.draws)
     # Off by 0.0093, dealing by 0.0055; without the lengths by 0.052 and 0.091.
-    assert found["data"] / sum(found.values()) == pytest.approx(by_data, abs=0.01)
+    assert estimate["data"] / sum(estimate.values()) == pytest.approx(by_data, abs=0.01)
     dealt = np.zeros((400, 4))
     for step, lengths in enumerate(load.reshape(400, -1)):
         for length in np.sort(lengths)[::-1]:

@@ -40,12 +40,14 @@ def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
     np.testing.assert_allclose(law.cumulative_hazard(t), a, rtol=1e-9, atol=1e-12)
     assert float(law.infimum()) == t[0]
     # Once differentiable: slopes agree with differences, also over the knots.
-    slopes, at = (
+    slopes, points = (
         jax.jit(jax.vmap(jax.grad(law.inverse_cumulative_hazard))),
         a[[301, 331, 351, 371, 391]],
     )
-    low, high = (law.inverse_cumulative_hazard(at * (1 + h)) for h in (-1e-6, 1e-6))
-    np.testing.assert_allclose(slopes(at), (high - low) / (2e-6 * at), rtol=1e-4)
+    low, high = (law.inverse_cumulative_hazard(points * (1 + h)) for h in (-1e-6, 1e-6))
+    np.testing.assert_allclose(
+        slopes(points), (high - low) / (2e-6 * points), rtol=1e-4
+    )
     knots = np.asarray(law.hazards)[1:-1]
     np.testing.assert_allclose(slopes(knots - 1e-9), slopes(knots + 1e-9), rtol=1e-5)
 
@@ -104,22 +106,21 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize(("times", "workers"), [(200, 5), (25_600, 256)])
 def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers):
-    """Within the reported error; of many workers by the rule that overlooks the
-    knots.
-    """
+    """Within the reported error; the rule for many workers overlooks the knots."""
     law = distribution_of(_times(times), workers, kind="smooth")
     problem = bcgc.Problem(law, workers, 10_000)
     x = np.zeros(workers)
     x[[0, 1, 2, -1]] = 5000, 2000, 1000, 2000
-    found = bcgc.plans.integrate_runtime(problem, x)
+    integral = bcgc.plans.integrate_runtime(problem, x)
     draws = np.random.default_rng(3).exponential(1.0, (1_000_000 // workers, workers))
     runtime = np.asarray(bcgc.block_runtime(x, law.inverse_cumulative_hazard(draws)))
-    assert abs(float(found.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(
+    assert abs(float(integral.value) - runtime.mean()) < 4 * runtime.std() / np.sqrt(
         runtime.size
     )
     fine = bcgc.plans.integrate_runtime(problem, x, num_nodes=2048)
-    assert abs(float(found.value - fine.value)) <= float(found.error + fine.error)
-    assert float(found.error) < (1e-9 if workers == 5 else 2e-6) * float(found.value)
+    assert abs(float(integral.value - fine.value)) <= float(integral.error + fine.error)
+    tolerance = 1e-9 if workers == 5 else 2e-6
+    assert float(integral.error) < tolerance * float(integral.value)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +132,15 @@ def test_a_heavy_tail_is_integrated_to_its_end(x64, index, error):
     # left out, with no word in the error.
     a = jnp.linspace(0, 2.3, 12)
     law = HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
-    found = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
-    assert float(found.value) == pytest.approx(
+    integral = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
+    assert float(integral.value) == pytest.approx(
         float(law.mean()), rel=max(1e-12, error / 10)
     )
-    assert float(found.error) < error * float(found.value)
+    assert float(integral.error) < error * float(integral.value)
 
 
 def _mean_of_order(index: float, workers: int, level: int) -> float:
-    """E T_(N-n) of the law below: by SciPy between its knots, and the tail in closed
-    form.
-    """
+    """E T_(N-n) of the law below: by SciPy up to the last knot, then in closed form."""
     hazards, times, slopes = (
         [0.0, 0.5, 1.0, 2.0],
         [1.0, 2.0, 2.5, 6.0],
@@ -265,18 +264,18 @@ def test_what_has_no_smooth_law_is_refused(times, censored, message):
 
 @pytest.mark.parametrize("unit", [1e-10, 1e10])
 def test_single_precision_is_as_good_as_it_gets_whatever_the_unit_of_time(unit):
-    law, other = smooth_empirical(_times()), smooth_empirical(unit * _times())
-    assert other.times.dtype == jnp.float32
+    law, scaled_law = smooth_empirical(_times()), smooth_empirical(unit * _times())
+    assert scaled_law.times.dtype == jnp.float32
     a = jnp.geomspace(1e-3, 20, 200)
-    t = other.inverse_cumulative_hazard(a)
-    np.testing.assert_allclose(other.cumulative_hazard(t), a, rtol=2e-3)
+    t = scaled_law.inverse_cumulative_hazard(a)
+    np.testing.assert_allclose(scaled_law.cumulative_hazard(t), a, rtol=2e-3)
     t = np.array([0.9, 1.3, 2.0, 3.0, 9.0], np.float32)
-    found = jax.jvp(
-        other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),)
+    value_and_slope = jax.jvp(
+        scaled_law.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),)
     )
     # measured 1e-5
     np.testing.assert_allclose(
-        found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4
+        value_and_slope, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4
     )
 
 
@@ -284,10 +283,10 @@ TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
 
 
 def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
-    few: Any = distribution_of(TIMES, 8)
-    assert isinstance(few, Empirical)
+    atoms: Any = distribution_of(TIMES, 8)
+    assert isinstance(atoms, Empirical)
     assert np.array_equal(
-        few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype)
+        atoms.times, np.sort(TIMES.ravel()).astype(np.asarray(atoms.times).dtype)
     )
     t = np.linspace(0.5, 6, 30)
     chosen = [distribution_of(TIMES, 50), distribution_of(TIMES, 2, kind="smooth")]

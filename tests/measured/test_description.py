@@ -21,16 +21,12 @@ def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
 
 
 def test_a_trace_as_the_paper_has_it_is_not_complained_about():
-    found = describe(trace_of(_table()))
-    assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (
-        8,
-        120,
-        960,
-        0,
-    )
-    assert found.mean == pytest.approx(_table().mean())
-    assert found.high == pytest.approx(np.quantile(_table(), 0.99))
-    assert found.remarks() == [
+    description = describe(trace_of(_table()))
+    assert (description.num_workers, description.num_steps) == (8, 120)
+    assert (description.num_times, description.num_missing) == (960, 0)
+    assert description.mean == pytest.approx(_table().mean())
+    assert description.high == pytest.approx(np.quantile(_table(), 0.99))
+    assert description.remarks() == [
         "Nothing here speaks against independent workers of one distribution."
     ]
 
@@ -97,9 +93,7 @@ def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
 
 @pytest.mark.parametrize("slope", [0.6, -0.4])
 def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
-    """95 % of 1,000 are 950; a coverage of 90 % would pass with a probability of 0.1
-    %.
-    """
+    """95 % of 1,000 are 950; a coverage of 90 % would pass with a chance of 0.1 %."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (1000, 200, 4)) + rng.normal(
         0, 1, (1000, 200, 1)
@@ -115,9 +109,10 @@ def test_missing_and_cut_off_times_are_counted():
     table[3, 2] = table[50, 0] = np.nan
     trace = trace_of(table)
     cut = trace._replace(censored=np.arange(trace.seconds.size) % 50 == 0)
-    found = describe(cut)
-    assert (found.num_missing, found.num_censored) == (2, int(cut.censored.sum()))
-    assert any("cut off" in remark for remark in found.remarks())
+    description = describe(cut)
+    assert description.num_missing == 2
+    assert description.num_censored == int(cut.censored.sum())
+    assert any("cut off" in remark for remark in description.remarks())
 
 
 def test_pauses_hide_no_worker_that_stays_slow():
@@ -128,11 +123,11 @@ def test_pauses_hide_no_worker_that_stays_slow():
         rng.random(calm.shape) < 0.02, rng.uniform(3, 8, calm.shape), 0
     )
     of_steps = trace_of(seconds.sum(axis=2))
-    found = known(
+    slowness = known(
         describe(of_steps._replace(microbatches=Microbatches(seconds))).slowness
     )
-    assert [one.worker for one in found.slow_workers] == ["2"]
-    assert found.unlike_workers
+    assert [slow_worker.worker for slow_worker in slowness.slow_workers] == ["2"]
+    assert slowness.unlike_workers
 
 
 @pytest.mark.parametrize(
@@ -147,18 +142,18 @@ def test_pauses_hide_no_worker_that_stays_slow():
 def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause, words):
     _, log = log_of(cause, 5)
     trace = trace_of(log.seconds.sum(axis=2), microbatches=log)
-    found, advice = describe(trace, with_tail=False), advise(trace)
-    lost = known(found.slowness)
+    description, advice = describe(trace, with_tail=False), advise(trace)
+    lost = known(description.slowness)
     compared = [field.name for field in dataclasses.fields(lost) if field.compare]
     assert [getattr(lost, name) for name in compared] == [
         getattr(advice, name) for name in compared
     ]
-    first, *more = found.remarks()
+    first, *other_remarks = description.remarks()
     share = f"{100 * advice.causes[cause].value:.1f} % is due to {words}"
     assert first.startswith(
         f"Workers do not end together. Of the time that this costs, {share}"
     )
-    assert ("The data are slow more" in " ".join(more), lost.of_data) == (
+    assert ("The data are slow more" in " ".join(other_remarks), lost.of_data) == (
         cause == "data",
     ) * 2
     assert lost.unlike_workers == (cause == "steady")

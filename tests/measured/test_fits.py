@@ -35,10 +35,11 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     fits = fit_distributions(jax.random.key(0), times, num_replicates=200)
     alike = [fit.name for fit in fits if fit.aic - fits[0].aic < 2]
     assert name in alike
-    found = next(fit for fit in fits if fit.name == name)
-    assert min(found.kolmogorov_smirnov_pvalue, found.anderson_darling_pvalue) > 0.005
+    true_fit = next(fit for fit in fits if fit.name == name)
+    assert true_fit.kolmogorov_smirnov_pvalue > 0.005
+    assert true_fit.anderson_darling_pvalue > 0.005
     assert all(fit.aic >= fits[0].aic for fit in fits)
-    assert list(found.parameters) == list(FAMILIES[name].names)
+    assert list(true_fit.parameters) == list(FAMILIES[name].names)
     # A law that is far from this one is told from it.
     assert (
         next(fit for fit in fits if fit.name == "uniform").anderson_darling_pvalue
@@ -66,14 +67,13 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
         for seed in range(25):
             times = case.draw(np.random.default_rng(100 + seed), 200)
             (fit,) = _fit(jax.random.key(seed), times, distributions=[name])
-            found, errors = (
+            estimates, errors = (
                 np.array([*d.values()]) for d in (fit.parameters, fit.standard_errors)
             )
-            hits.append(np.abs(found - case.parameters) < 1.96 * errors)
+            hits.append(np.abs(estimates - case.parameters) < 1.96 * errors)
             pvalues.append((fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue))
-        assert (
-            np.mean(hits, axis=0).min() >= 0.76
-        )  # 19 of 25: seen with probability 0.1 % at 95 %
+        # 19 of 25: seen with probability 0.1 % at 95 %.
+        assert np.mean(hits, axis=0).min() >= 0.76
         inside.append(np.ravel(hits))
     # Four standard deviations, were the parameters of a sample independent.
     assert abs(np.mean(np.concatenate(inside)) - 0.95) < 0.045
@@ -110,29 +110,27 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     spacing = (whole[13] - first) / 13
 
     def negative(p: np.ndarray) -> float:
-        """Every whole time a density, but the first one an interval; every other one a
-        tail.
-        """
+        """Whole times have a density, the first one an interval; others have a tail."""
         if p[2] >= first or p[2] < 0 or p[1] <= 0 or (name == "gamma" and p[0] <= 0):
             return np.inf
         law = case.family.frozen(*p)
-        rest = times > first
+        later = times > first
         terms = np.where(
-            censored, law.logsf(times), law.logpdf(np.where(rest, times, first + 1))
+            censored, law.logsf(times), law.logpdf(np.where(later, times, first + 1))
         )
         begin = np.log((law.cdf(first + spacing) - law.cdf(first)) / spacing)
-        return -(np.sum(terms[rest | censored]) + begin)
+        return -(np.sum(terms[later | censored]) + begin)
 
     sample = Sample(jnp.asarray(times), jnp.asarray(censored) if cut else None)
     family = FAMILIES[name]
-    found = [family.estimate(sample, guess) for guess in family.guesses(sample)]
-    point, value = max(found, key=lambda f: float(f[1]))
+    estimates = [family.estimate(sample, guess) for guess in family.guesses(sample)]
+    point, value = max(estimates, key=lambda f: float(f[1]))
     assert negative(np.asarray(point)) == pytest.approx(-float(value), rel=1e-9)
     fine = {"xatol": 1e-8, "fatol": 1e-10}
-    other = optimize.minimize(
+    search = optimize.minimize(
         negative, case.parameters, method="Nelder-Mead", options=fine
     )
-    assert float(value) >= -other.fun - 1e-6
+    assert float(value) >= -search.fun - 1e-6
 
 
 def test_distances_are_those_of_scipy_and_of_the_integral(x64):
@@ -225,9 +223,7 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
 
 
 def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
-    """Cuts of 1, 2+, 3, 4+: a third is cut at 2, the rest at 4; not all if the longest
-    is whole.
-    """
+    """Of 1, 2+, 3, 4+ a third is cut at 2, the rest at 4, unless the last is whole."""
     times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
     for which, last in (((2, 4), 4.0), ((2,), np.inf)):
         _, drawn = _draw(

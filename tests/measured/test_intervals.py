@@ -31,13 +31,13 @@ def test_percentiles_are_stretched_to_those_of_student(steps):
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6])
 def test_dependence_is_that_of_an_autoregression(correlation):
-    """The mean of S such steps has the variance of one step times f / S, f = (1 + ρ) /
-    (1 - ρ).
-    """
-    found = [dependence(autoregressive(correlation, 2000, seed)) for seed in range(20)]
+    """The mean of S steps has 1 / S of a step's variance times (1 + ρ) / (1 - ρ)."""
+    dependences = [
+        dependence(autoregressive(correlation, 2000, seed)) for seed in range(20)
+    ]
     want = (1 + correlation) / (1 - correlation)
     # Measured: 1.02, 1.87, 4.0.
-    assert np.median(found) == pytest.approx(want, rel=0.05)
+    assert np.median(dependences) == pytest.approx(want, rel=0.05)
     assert dependence(np.ones(9)) == pytest.approx((1 + 1 / 9) / (1 - 1 / 9))
 
 
@@ -49,8 +49,8 @@ def test_intervals_of_means_hold_in_95_of_100_logs(correlation, steps):
     held = 0
     for log in logs:
         means = resample(log[:, None], count=400)[:, 0]
-        found = interval_of(float(log.mean()), means, log - log.mean())
-        held += found.low <= 0 <= found.high
+        interval = interval_of(float(log.mean()), means, log - log.mean())
+        held += interval.low <= 0 <= interval.high
     assert 0.90 <= held / 400 <= 0.985
 
 
@@ -68,23 +68,21 @@ def test_resampling_takes_little_memory():
 
 
 def test_an_interval_has_in_it_what_draws_differ_by():
-    """Rubin 1987: the variance of a mean over steps, and that between the means of
-    draws.
-    """
+    """Rubin 1987: the variance of means over steps, and that between draws' means."""
     rng = np.random.default_rng(0)
     draws = rng.normal(0, 0.4, 40)[:, None] + rng.normal(5, 2, (40, 100))
-    found = resample_draws(draws[..., None])
+    means = resample_draws(draws[..., None])
     variance = draws.var(axis=1).mean() / 100 + draws.mean(axis=1).var()
     # Measured: 0.98; of the mean over draws alone 0.07.
-    assert found.std() / variance**0.5 == pytest.approx(1, abs=0.05)
+    assert means.std() / variance**0.5 == pytest.approx(1, abs=0.05)
 
 
 def test_a_ratio_of_means_has_the_error_of_the_delta_method():
     rng = np.random.default_rng(3)
     whole = rng.gamma(9.0, 1.0, 400)
     part = 0.3 * whole + rng.normal(0, 0.5, 400)
-    found = ratio_of_means(part, whole)
+    ratio = ratio_of_means(part, whole)
     value = part.mean() / whole.mean()
     error = (part - value * whole).std() / whole.mean() / 20
-    assert found.value == pytest.approx(value)
-    assert (found.high - found.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
+    assert ratio.value == pytest.approx(value)
+    assert (ratio.high - ratio.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)

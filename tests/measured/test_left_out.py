@@ -44,9 +44,9 @@ def test_steps_of_fewer_chunks_are_told_from_a_worker_that_is_missing(tmp_path):
     said = ["Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least."]
     assert left_out_in_words(steps) == fewer_chunks_in_words(steps) == said
     steps = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 0), (6, 6)])
-    first, *rest = left_out_in_words(steps)
+    first, *remarks = left_out_in_words(steps)
     assert first.startswith("Left out: 1 step in which each worker has 6 of 8 chunks.")
-    assert rest == [
+    assert remarks == [
         "Left out: 1 step in which a worker has no whole time.",
         "Worker 1 has one in 2 of 4 steps.",
     ]

@@ -140,19 +140,19 @@ def test_seconds_are_a_line_through_the_loads():
         0.7, 1.4, lengths.shape
     )
     line = np.polynomial.Polynomial.fit(lengths.ravel(), seconds.ravel(), 1)
-    found = predicted_seconds(seconds, lengths)
-    np.testing.assert_allclose(found, np.asarray(line(lengths)), rtol=1e-10)
+    prediction = predicted_seconds(seconds, lengths)
+    np.testing.assert_allclose(prediction, np.asarray(line(lengths)), rtol=1e-10)
     # Where a line would be below 0.
     steep = 10 * lengths**3
     assert predicted_seconds(steep, lengths).min() == pytest.approx(0.01 * steep.mean())
 
 
 def test_one_microbatch_alone_says_not_who_is_slow():
-    one = describe(
+    description = describe(
         _read("1,a,0,2\n1,b,0,3\n2,a,0,2\n2,b,0,3\n", "step,worker,chunk,seconds\n")
     )
-    assert known(one.slowness).causes.keys() == {"rest"}
-    assert not re.search("microbatch|chunk", " ".join(one.remarks()))
+    assert known(description.slowness).causes.keys() == {"rest"}
+    assert not re.search("microbatch|chunk", " ".join(description.remarks()))
 
 
 @recorded

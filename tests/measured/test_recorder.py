@@ -26,8 +26,8 @@ def test_chunks_take_what_their_computation_takes(tmp_path):
                 record.chunk(step, 0, slow, 1 + worker, load=16 * (1 + worker))
                 == 1 + worker
             )
-            found = record.chunk(step, 1, gradient, w, x, load=16)
-            assert found.tolist() == pytest.approx([16.0] * 8)
+            slope = record.chunk(step, 1, gradient, w, x, load=16)
+            assert slope.tolist() == pytest.approx([16.0] * 8)
         record.close()
     trace = load_trace(sorted((tmp_path / "log").iterdir()))
     assert trace.microbatches is not None
@@ -58,11 +58,11 @@ def test_steps_and_waits_around_a_collective(tmp_path):
         thread.join()
     trace = load_trace(sorted((tmp_path / "log").iterdir()))
     assert trace.step_names.tolist() == ["1", "2", "3", "4", "5"]
-    own = trace.rows()
+    seconds = trace.rows()
     # A sleep is at least as long as was asked for; a thread that sleeps not goes on at
     # once.
-    assert (own[:, 1] >= 0.02).all()
-    assert (own[:, 0] < own[:, 1]).all()
+    assert (seconds[:, 1] >= 0.02).all()
+    assert (seconds[:, 0] < seconds[:, 1]).all()
 
 
 def test_chunks_and_whole_steps_are_two_logs(tmp_path):

@@ -36,18 +36,19 @@ TIMES = PARTS.times()
 def replays(costs=None, stored=None):
     steps = PARTS.steps(costs)
     resources = Resources(WORKERS, stored, costs is not None)
-    (found,) = replayed(possible(resources).values(), steps, [steps]).draws
-    return found
+    (outcomes,) = replayed(possible(resources).values(), steps, [steps]).draws
+    return outcomes
 
 
 def test_no_exact_remedy_beats_the_limit_and_all_are_of_the_same_steps():
-    found = replays(PARTS.data)
-    assert np.array_equal(found["nothing"].seconds, TIMES.max(axis=1))
-    for name, outcome in found.items():
+    outcomes = replays(PARTS.data)
+    assert np.array_equal(outcomes["nothing"].seconds, TIMES.max(axis=1))
+    for name, outcome in outcomes.items():
         assert outcome.seconds.shape == (STEPS,)
         # Other machines add speed; lost samples are none of the work.
         if name not in ("slowest replaced", "backup", "drop"):
-            assert (outcome.seconds >= found["limit"].seconds * (1 - 1e-12)).all(), name
+            least = outcomes["limit"].seconds * (1 - 1e-12)
+            assert (outcome.seconds >= least).all(), name
             assert outcome.lost == 0
     always = {"nothing", "limit", "sharing:2", "slowest replaced", "backup", "drop"}
     assert set(replays(PARTS.data, stored=2)) == always | {"sharing:2, lengths"}
@@ -55,7 +56,7 @@ def test_no_exact_remedy_beats_the_limit_and_all_are_of_the_same_steps():
 
 
 def test_chunks_are_dealt_to_the_worker_with_the_least_to_do():
-    found = judged(Dealt(), PARTS.steps(1.1 * PARTS.data)).seconds
+    seconds = judged(Dealt(), PARTS.steps(1.1 * PARTS.data)).seconds
     for s in range(STEPS):
         work = [0.0] * WORKERS
         for length in sorted(PARTS.data[s].ravel(), reverse=True):
@@ -64,19 +65,22 @@ def test_chunks_are_dealt_to_the_worker_with_the_least_to_do():
             PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum()
             for w in range(WORKERS)
         ]
-        assert found[s] == pytest.approx(max(ends), rel=1e-12)
+        assert seconds[s] == pytest.approx(max(ends), rel=1e-12)
 
 
 def _in_shares(s, speed):
-    share = [each * WORKERS / sum(speed) for each in speed]
-    own = PARTS.data[s].sum(axis=1)
-    pool = sum((1 - share[w]) * own[w] for w in range(WORKERS) if share[w] < 1)
-    gets = sum(each - 1 for each in share if each > 1)
+    shares = [rate * WORKERS / sum(speed) for rate in speed]
+    lengths = PARTS.data[s].sum(axis=1)
+    pool = sum((1 - shares[w]) * lengths[w] for w in range(WORKERS) if shares[w] < 1)
+    gets = sum(share - 1 for share in shares if share > 1)
     work = [
-        own[w] * share[w] if share[w] < 1 else own[w] + (share[w] - 1) / gets * pool
+        lengths[w] * shares[w]
+        if shares[w] < 1
+        else lengths[w] + (shares[w] - 1) / gets * pool
         for w in range(WORKERS)
     ]
-    assert sum(work) == pytest.approx(own.sum())  # no work is lost, and none is made
+    # No work is lost, and none is made.
+    assert sum(work) == pytest.approx(lengths.sum())
     return max(
         PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS)
     )
@@ -85,12 +89,12 @@ def _in_shares(s, speed):
 def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
     fixed = judged(Shares(), PARTS.steps()).seconds
     for s in range(STEPS):
-        other = TIMES[HALF:] if s < HALF else TIMES[:HALF]
+        other_half = TIMES[HALF:] if s < HALF else TIMES[:HALF]
         assert fixed[s] == pytest.approx(
-            _in_shares(s, 1 / other.mean(axis=0)), rel=1e-12
+            _in_shares(s, 1 / other_half.mean(axis=0)), rel=1e-12
         )
     anew = judged(Anew(), PARTS.steps())
-    taken = {
+    seconds = {
         window: [
             _in_shares(
                 s,
@@ -102,26 +106,30 @@ def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
     }
     # The first half is judged first, with the window that is best in the second.
     of_second, of_first = (
-        min(taken, key=lambda window: np.mean(taken[window][half]))
+        min(seconds, key=lambda window: np.mean(seconds[window][half]))
         for half in (slice(HALF, None), slice(HALF))
     )
     assert anew.choice == (of_second, of_first)
-    np.testing.assert_allclose(anew.seconds[:HALF], taken[of_second][:HALF], rtol=1e-12)
-    np.testing.assert_allclose(anew.seconds[HALF:], taken[of_first][HALF:], rtol=1e-12)
+    np.testing.assert_allclose(
+        anew.seconds[:HALF], seconds[of_second][:HALF], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        anew.seconds[HALF:], seconds[of_first][HALF:], rtol=1e-12
+    )
 
 
 def test_workers_that_stay_slow_are_replaced():
     times = np.random.default_rng(4).gamma(100.0, 0.01, (40, 6))
     times[:, 2] *= 1.5
-    found = judged(Replaced(), model_of_steps(times, CHUNKS).parts.steps())
-    assert found.choice == (1, 1)
+    outcome = judged(Replaced(), model_of_steps(times, CHUNKS).parts.steps())
+    assert outcome.choice == (1, 1)
     np.testing.assert_allclose(
-        found.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12
+        outcome.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12
     )
 
 
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
-    found = judged(Backup(), PARTS.steps())
+    outcome = judged(Backup(), PARTS.steps())
     ends = np.sort(TIMES, axis=1)
 
     def best(half):
@@ -131,17 +139,17 @@ def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
         )
 
     first, second = best(slice(HALF, None)), best(slice(HALF))
-    assert found.choice == (first, second)
-    assert found.lost == pytest.approx((first + second) / 2 / WORKERS)
+    assert outcome.choice == (first, second)
+    assert outcome.lost == pytest.approx((first + second) / 2 / WORKERS)
     want = np.r_[ends[:HALF, WORKERS - 1 - first], ends[HALF:, WORKERS - 1 - second]]
-    np.testing.assert_allclose(found.seconds, want)
+    np.testing.assert_allclose(outcome.seconds, want)
 
 
 def test_a_worker_stops_after_the_chunk_in_which_the_threshold_is_passed():
-    found = judged(Drop(), PARTS.steps())
+    outcome = judged(Drop(), PARTS.steps())
     done, seconds = 0, PARTS.seconds
     for s in range(STEPS):
-        threshold, ends = found.choice[s >= HALF], []
+        threshold, ends = outcome.choice[s >= HALF], []
         for w in range(WORKERS):
             clock = 0.0
             for c in range(CHUNKS):
@@ -149,9 +157,9 @@ def test_a_worker_stops_after_the_chunk_in_which_the_threshold_is_passed():
                     clock += seconds[s, w, c]
                     done += 1
             ends.append(clock)
-        assert found.seconds[s] == pytest.approx(max(ends), rel=1e-12)
-    assert found.lost == pytest.approx(1 - done / seconds.size)
-    assert 0 < found.lost < 0.5
+        assert outcome.seconds[s] == pytest.approx(max(ends), rel=1e-12)
+    assert outcome.lost == pytest.approx(1 - done / seconds.size)
+    assert 0 < outcome.lost < 0.5
 
 
 def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():
@@ -163,13 +171,15 @@ def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():
         slow = np.where(rng.random((steps, 5)) < 0.15, np.log(3), 0)
         return Parts(np.zeros_like(slow), slow, data, np.zeros_like(data))
 
-    found, seconds = [], []
+    intervals, seconds = [], []
     for _ in range(100):
         steps = log(40).steps()
         ended = {"nothing": judged(Nothing(), steps), "shares": judged(Shares(), steps)}
         assert np.mean(ended["shares"].planning) == pytest.approx(0, abs=1e-12)
-        found.append(savings_of([ended]).interval("shares"))
+        intervals.append(savings_of([ended]).interval("shares"))
         seconds.append([outcome.seconds.mean() for outcome in ended.values()])
-    now, taken = np.mean(seconds, axis=0)
-    held = sum(share.low <= 1 - taken / now <= share.high for share in found)
+    uncoded, in_shares = np.mean(seconds, axis=0)
+    held = sum(
+        share.low <= 1 - in_shares / uncoded <= share.high for share in intervals
+    )
     assert held >= 94  # measured 98

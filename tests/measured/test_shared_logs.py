@@ -15,9 +15,7 @@ PLACE = Placement(WORKERS, 2, CHUNKS)
 
 
 class Recorded:
-    """Steps that are shared, of workers that are at times four times as slow, and their
-    record.
-    """
+    """Shared steps of workers that are at times four times as slow; their record."""
 
     def __init__(self, path):
         rng = np.random.default_rng(0)
@@ -44,14 +42,12 @@ def recorded(tmp_path_factory):
 
 
 def test_own_seconds_are_those_that_workers_would_have_taken(recorded):
-    """The worst of 480 chunks is 5 % off: paces are a mean of the chunks that a worker
-    did.
-    """
+    """The worst of 480 chunks is 5 % off: paces are means over a worker's chunks."""
     drawn, path = recorded
-    found = load_trace(path).microbatches
-    assert found is not None
-    assert found.asking == pytest.approx(ROUND_TRIP, abs=1e-6)
-    np.testing.assert_allclose(found.seconds, drawn.seconds, rtol=0.1)
+    chunks = load_trace(path).microbatches
+    assert chunks is not None
+    assert chunks.asking == pytest.approx(ROUND_TRIP, abs=1e-6)
+    np.testing.assert_allclose(chunks.seconds, drawn.seconds, rtol=0.1)
 
 
 def test_advice_on_a_shared_log_is_that_on_own_steps(recorded, tmp_path):
@@ -59,9 +55,9 @@ def test_advice_on_a_shared_log_is_that_on_own_steps(recorded, tmp_path):
     rows = ["step,worker,chunk,seconds,asking"]
     for (step, worker, chunk), seconds in np.ndenumerate(drawn.seconds):
         rows.append(f"{step},{worker},{chunk},{seconds},{ROUND_TRIP}")
-    own = tmp_path / "own.csv"
-    own.write_text("\n".join(rows))
-    shared, alone = advise(load_trace(path)), advise(load_trace(own))
+    own_log = tmp_path / "own.csv"
+    own_log.write_text("\n".join(rows))
+    shared, alone = advise(load_trace(path)), advise(load_trace(own_log))
     assert shared.advised == alone.advised
     for remedy in ("sharing:2", "sharing:3"):
         saved = [advice.row(remedy).saved.value for advice in (shared, alone)]

@@ -74,20 +74,20 @@ def test_where_chance_explains_all_none_shows_and_a_bound_is_said():
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_variance_has_no_bias_and_the_error_that_it_says(skewed):
     rng = np.random.default_rng(3)
-    found, errors = [], []
+    estimates, errors = [], []
     for _ in range(400):
         g = rng.normal(0, 0.5, (30, 4, 3))
         if skewed:
             g = 0.5 * (rng.exponential(1, g.shape) - 1)
         slow = rng.normal(0, 0.3, (30, 4, 1))
         variance = variance_of(rng.normal(size=(30, 1, 1)) + slow + g)
-        found.append(variance.between)
+        estimates.append(variance.between)
         errors.append(variance.error(0.09))
     by_b = 2 * 0.09**2 / (30 * 3)
     deviation = math.sqrt(np.mean(errors) ** 2 + by_b)
-    assert np.mean(found) == pytest.approx(0.09, abs=3 * deviation / 20)
+    assert np.mean(estimates) == pytest.approx(0.09, abs=3 * deviation / 20)
     # The law of B, which is normal here, adds the second part. Measured 0.98 and 1.01.
-    assert np.std(found) == pytest.approx(deviation, rel=0.11)
+    assert np.std(estimates) == pytest.approx(deviation, rel=0.11)
 
 
 def test_draws_vary_as_much_as_they_may_and_have_mean_0_in_each_step():
@@ -102,25 +102,25 @@ def test_draws_vary_as_much_as_they_may_and_have_mean_0_in_each_step():
     assert variances.std() < 3 * variance.error(variance.between)
     # Equal chunks say exactly how slow each worker was.
     exact = np.repeat(z[:, :, :1], 4, axis=2)
-    (found, *_), centred = (
+    (estimate, *_), centred = (
         random_of(exact, [exact], np.random.default_rng(0)),
         z[:, :, 0],
     )
     np.testing.assert_allclose(
-        found, centred - centred.mean(axis=1, keepdims=True), atol=1e-6
+        estimate, centred - centred.mean(axis=1, keepdims=True), atol=1e-6
     )
 
 
 def test_shares_are_right_where_lengths_and_slow_steps_both_are():
     """The data's share was .346 for .251 on average, and held in none of 40 logs."""
     true = true_shares(drawn_log(np.random.default_rng(9), 8000, 5, ("data", "random")))
-    found = []
+    shares = []
     for seed in range(6):
         log = drawn_log(np.random.default_rng(7_000 + seed), 60, 5, ("data", "random"))
-        found.append(slowness(log.seconds).causes[DATA_OR_PAUSES])
+        shares.append(slowness(log.seconds).causes[DATA_OR_PAUSES])
     want = true[DATA_OR_PAUSES]
-    assert np.mean([share.value for share in found]) == pytest.approx(want, abs=0.03)
-    assert sum(share.low <= want <= share.high for share in found) >= 5
+    assert np.mean([share.value for share in shares]) == pytest.approx(want, abs=0.03)
+    assert sum(share.low <= want <= share.high for share in shares) >= 5
 
 
 def test_long_chunks_and_pauses_are_one_cause_where_nothing_tells_them_apart():
@@ -128,27 +128,27 @@ def test_long_chunks_and_pauses_are_one_cause_where_nothing_tells_them_apart():
     rng = np.random.default_rng(1)
     lengths = rng.lognormal(0, 0.5, (60, 5, 6))
     seconds = lengths + np.where(rng.random(lengths.shape) < 0.02, 4.0, 0.0)
-    found = advice(seconds)
-    assert set(found.causes) == {DATA_OR_PAUSES, "steady", "random"}
+    answer = advice(seconds)
+    assert set(answer.causes) == {DATA_OR_PAUSES, "steady", "random"}
     # The whole loss is of one of the two: measured 0.99.
-    assert found.causes[DATA_OR_PAUSES].value > 0.95
-    long = known(found.long_chunks)
+    assert answer.causes[DATA_OR_PAUSES].value > 0.95
+    long = known(answer.long_chunks)
     usual = np.median(seconds, axis=2, keepdims=True)
     assert long.chunks == np.sum(seconds > 3 * usual)
     assert 0 < long.share < 1
-    said = " ".join(found.doubts())
+    said = " ".join(answer.doubts())
     assert "not told apart without a column `load` or `forward_seconds`" in said
     assert (
         f"{long.chunks} chunks take more than three times the worker's median" in said
     )
     # Remedies are replayed by both: a chunk may be handed on, a pause may not.
-    assert found.several_models
-    low, high = found.row("sharing:2").range
+    assert answer.several_models
+    low, high = answer.row("sharing:2").range
     assert (
-        found.row("sharing:2").saved.low
+        answer.row("sharing:2").saved.low
         < low
         < high
-        < found.row("sharing:2").saved.high
+        < answer.row("sharing:2").saved.high
     )
     loads = advise(
         trace_of(seconds.sum(axis=2), microbatches=Microbatches(seconds, load=lengths))
@@ -159,15 +159,13 @@ def test_long_chunks_and_pauses_are_one_cause_where_nothing_tells_them_apart():
 
 @pytest.mark.parametrize("steps", [3, 5, 7])
 def test_a_few_steps_do_not_tell_whether_slow_workers_stay_slow(steps):
-    """A worker 1.7 times as slow in all seven was called slow at random, 98.7 to 99.9
-    %.
-    """
+    """A worker 1.7 times as slow in all seven was called slow at random."""
     seconds = np.random.default_rng(7).lognormal(0, 0.05, (steps, 6, 4))
     seconds[:, 2] *= 1.7
-    found = slowness(seconds)
-    assert set(found.causes) == {DATA_OR_PAUSES, WORKERS}
-    assert found.causes[WORKERS].value > 0.9
-    said = " ".join([*found.doubts(), *found.slow_workers_in_words()])
+    answer = slowness(seconds)
+    assert set(answer.causes) == {DATA_OR_PAUSES, WORKERS}
+    assert answer.causes[WORKERS].value > 0.9
+    said = " ".join([*answer.doubts(), *answer.slow_workers_in_words()])
     assert f"{steps} steps do not tell whether slow workers stay slow" in said
     # The least chance of its ranks is 6^(1 - S): below 1 % from four steps on.
     named = (
@@ -194,17 +192,17 @@ def test_other_units_and_another_order_are_the_same_log():
     seconds = vector()[:16]
     want = advice(seconds, round_trip=0.0)
     order = np.random.default_rng(5).permutation(5)
-    for other in (1000 * seconds, seconds / 7e5, seconds[:, order]):
-        found = advice(other, round_trip=0.0)
-        assert found.advised == want.advised
+    for log in (1000 * seconds, seconds / 7e5, seconds[:, order]):
+        answer = advice(log, round_trip=0.0)
+        assert answer.advised == want.advised
         for name, share in want.causes.items():
             # Measured 1e-15: far less than the 0.3 points that new names may move.
-            assert found.causes[name] == pytest.approx(share, abs=1e-9), name
+            assert answer.causes[name] == pytest.approx(share, abs=1e-9), name
         for row in want.rows:
-            assert found.row(row.remedy).saved == pytest.approx(
+            assert answer.row(row.remedy).saved == pytest.approx(
                 row.saved, abs=1e-9, nan_ok=True
             )
-        together = found.together
+        together = answer.together
         assert together == pytest.approx(want.together, abs=1e-9)
     # Chunks are worked through in their order; causes do not depend on it.
     mixed = slowness(np.random.default_rng(6).permuted(seconds, axis=2)).causes
@@ -220,8 +218,8 @@ def test_rows_in_any_order_are_the_same_log():
     ]
     rows = [row.replace("np.float64(", "").replace(")", "") for row in rows]
 
-    def read(several: list[str]) -> Advice:
-        text = "\n".join(["step,worker,chunk,seconds", *several])
+    def read(lines: list[str]) -> Advice:
+        text = "\n".join(["step,worker,chunk,seconds", *lines])
         return advise(load_trace(io.BytesIO(text.encode())))
 
     want = read(rows)
@@ -235,14 +233,14 @@ def test_what_is_shown_of_causes_adds_up_to_no_more_than_the_loss():
     """They added up to 100.7 % where one of them was below 0."""
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        found = slowness(
+        answer = slowness(
             rng.lognormal(0, 0.2, (10, 3, 4)) * rng.lognormal(0, 0.1, (10, 3, 1))
         )
-        values = [share.value for share in found.causes.values()]
+        values = [share.value for share in answer.causes.values()]
         assert min(values) >= 0
         assert sum(values) <= 1 + 1e-12
         assert all(
-            share.low <= share.value <= share.high for share in found.causes.values()
+            share.low <= share.value <= share.high for share in answer.causes.values()
         )
     waited = advice(np.ones((20, 4, 3)) + 1e-5 * rng.random((20, 4, 3)))
     assert waited.alike
@@ -257,9 +255,7 @@ def test_two_chunks_are_said_to_tell_little():
 
 
 def test_steps_that_are_slow_for_all_are_no_chance_of_a_few_workers():
-    """With five workers, of which 15 % are slow at random, chance was called common
-    slowness.
-    """
+    """Of five workers, 15 % slow at random, chance was called common slowness."""
     claimed = 0
     for seed in range(10):
         log = drawn_log(np.random.default_rng(seed), 40, 5, ("random", "slow"))

@@ -26,18 +26,16 @@ class Stretch(NamedTuple):
 
 
 def slow_workers(times: np.ndarray) -> list[Stretch]:
-    found = known(slowness_in(trace_of(times))).slow_workers
-    each = [
-        Stretch(int(one.worker), int(one.first_step), int(one.last_step), one.ratio)
-        for one in found
+    slowness = known(slowness_in(trace_of(times)))
+    stretches = [
+        Stretch(int(slow.worker), int(slow.first_step), int(slow.last_step), slow.ratio)
+        for slow in slowness.slow_workers
     ]
-    return sorted(each)
+    return sorted(stretches)
 
 
 def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
-    """Make 200 steps of 8 workers, 5 times as long in 2 % of them; one is slow in some
-    steps.
-    """
+    """Make 200 steps of 8 workers, 2 % of them 5 times as long; a worker is slow."""
     rng = np.random.default_rng(900_000 + seed)
     noise = rng.normal(0, 0.1, (200, 8))
     times = np.exp(signal.lfilter([1.0], [1.0, -correlation], noise, axis=0))
@@ -47,17 +45,19 @@ def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("ratio", [1.5, 1.2])
 def test_a_slow_worker_is_found_behind_pauses(ratio):
-    found = [slow_workers(_log(seed, ratio)) for seed in range(40)]
-    own = [
-        one
-        for several in found
-        for one in several
-        if one.worker == 3 and one.first < 130 <= one.last + 15
+    claims = [slow_workers(_log(seed, ratio)) for seed in range(40)]
+    true_stretches = [
+        stretch
+        for stretches in claims
+        for stretch in stretches
+        if stretch.worker == 3 and stretch.first < 130 <= stretch.last + 15
     ]
-    assert len(own) == 40
-    assert sum(map(len, found)) <= 41  # one in 80 is by chance
-    ratios = np.array([one.ratio for one in own])
-    ends = np.abs([[one.first - 70, one.last - 129] for one in own])
+    assert len(true_stretches) == 40
+    assert sum(map(len, claims)) <= 41  # one in 80 is by chance
+    ratios = np.array([stretch.ratio for stretch in true_stretches])
+    ends = np.abs(
+        [[stretch.first - 70, stretch.last - 129] for stretch in true_stretches]
+    )
     assert np.abs(ratios / ratio - 1).max() < 0.09  # worst measured 0.074, 0.071
     # measured 4 and 12, 9 and 17
     assert np.quantile(ends, 0.9) <= 9
@@ -110,9 +110,7 @@ def _levels(seconds: np.ndarray) -> np.ndarray:
 
 
 def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
-    """Make chunks of workers that are 1 to 4 times as slow in a share of their steps,
-    at random.
-    """
+    """Make chunks of workers that are 1 to 4 times as slow in random steps."""
     rng = np.random.default_rng(910_000 + seed)
     slow = 1 + (rng.random(shape[:2]) < share) * rng.uniform(0, 3, shape[:2])
     return slow[:, :, None] * (1 + 0.05 * rng.random(shape))
@@ -129,8 +127,8 @@ def test_few_steps_that_are_slow_at_random_are_no_slow_worker(shape, share):
     middle = len(logs[0]) // 2
     for log in logs:
         log[:middle, 7] *= 1.5
-    found = [_levels(log)[middle // 2, 7] > 0.2 for log in logs]
-    assert all(found)
+    hits = [_levels(log)[middle // 2, 7] > 0.2 for log in logs]
+    assert all(hits)
 
 
 def test_the_ends_are_those_of_least_squares_over_all_stretches():
@@ -147,9 +145,7 @@ def test_the_ends_are_those_of_least_squares_over_all_stretches():
 
 
 def test_nothing_but_ranks_within_a_step_counts():
-    """Missing times, steps that are all slow, full seconds and an always slow worker do
-    no harm.
-    """
+    """Missing times, slow steps, full seconds and a slow worker do no harm."""
     times = _log(1, 1.5)
     steps = np.random.default_rng(0).pareto(1.0, (200, 1)) + 1
     assert [s[:3] for s in slow_workers(times * steps)] == [
@@ -175,16 +171,16 @@ def test_nothing_but_ranks_within_a_step_counts():
 def test_a_description_tells_it_with_the_names_of_the_trace():
     trace = trace_of(_log(0, 1.5))
     trace = trace._replace(worker_names=np.array([f"gpu{i}" for i in range(8)]))
-    found = describe(trace, with_tail=False)
-    (slow,) = known(found.slowness).slow_workers
+    description = describe(trace, with_tail=False)
+    (slow,) = known(description.slowness).slow_workers
     said = (
         f"Worker gpu3 was {slow.ratio:.3g} times as slow as the others in steps "
         f"{slow.first_step} to "
     )
-    assert any(said in remark for remark in found.remarks())
-    several = known(slowness_in(trace_of(_log(0) * np.linspace(1, 3, 8))))
-    lost = [one.ratio for one in several.slow_workers]
+    assert any(said in remark for remark in description.remarks())
+    slowness = known(slowness_in(trace_of(_log(0) * np.linspace(1, 3, 8))))
+    lost = [stretch.ratio for stretch in slowness.slow_workers]
     assert len(lost) > 3
     assert lost == sorted(lost, reverse=True)
-    four = replace(several, slow_workers=several.slow_workers[:4])
+    four = replace(slowness, slow_workers=slowness.slow_workers[:4])
     assert "There is 1 more of these." in " ".join(four.remarks())

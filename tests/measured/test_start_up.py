@@ -21,9 +21,7 @@ def _trace(seconds, load, cell=None):
 
 
 def _one_load(seed, size=480, loads=LOADS):
-    """Gamma start-ups with the mean 2, shifted exponential cycle times with the mean
-    0.02.
-    """
+    """Gamma start-ups of mean 2, shifted exponential cycle times of mean 0.02."""
     rng, load = (
         np.random.default_rng(seed),
         loads[np.arange(size) // WORKERS % loads.size],
@@ -111,9 +109,9 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     )
     assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.
-    some = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
+    rows = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
     columns = {
-        name: getattr(trace, name)[some]
+        name: getattr(trace, name)[rows]
         for name in ("step", "worker", "seconds", "censored", "load")
     }
     fit = fit_start_up(trace._replace(**columns))
@@ -178,15 +176,16 @@ def test_the_line_of_each_cell_is_that_of_least_squares():
     pairs, cells, noise = lines_of_cells(seconds, load, cell)
     names = [c for c in np.unique(cell) if np.sum(cell == c) > 1]
     assert cells.tolist() == names
-    rest, spare, errors = 0.0, 0, np.zeros((2, 2))
+    squares, spare, errors = 0.0, 0, np.zeros((2, 2))
     for k, c in enumerate(names):
         x, y = load[cell == c], seconds[cell == c]
         slope, start = np.polyfit(x, y, 1)
         assert pairs[k] == pytest.approx((start, slope), rel=1e-8)
-        rest, spare = rest + np.sum((y - start - slope * x) ** 2), spare + x.size - 2
+        squares += np.sum((y - start - slope * x) ** 2)
+        spare += x.size - 2
         design = np.stack([np.ones_like(x), x], axis=1)
         errors += np.linalg.inv(design.T @ design) / len(names)
-    np.testing.assert_allclose(noise, rest / spare * errors, rtol=1e-8)
+    np.testing.assert_allclose(noise, squares / spare * errors, rtol=1e-8)
     # Cells of one load have none.
     pairs, _, _ = lines_of_cells(
         np.ones(3), np.array([1.0, 2.0, 2.0]), np.array([0, 1, 1])
@@ -202,12 +201,12 @@ def test_dependence_is_found_through_the_noise(dependence):
     )
     cell = np.repeat(np.arange(2000), 3)
     pairs, _, noise = lines_of_cells(seconds.ravel(), np.tile(LOADS, 2000), cell)
-    wanted = np.cov(pairs.T) - noise
-    np.testing.assert_allclose(wanted, np.cov(start, cycle), rtol=0.1, atol=2e-4)
-    found = with_covariance(pairs, wanted)
-    np.testing.assert_allclose(np.cov(found.T), wanted, rtol=1e-6)
+    covariance = np.cov(pairs.T) - noise
+    np.testing.assert_allclose(covariance, np.cov(start, cycle), rtol=0.1, atol=2e-4)
+    new_pairs = with_covariance(pairs, covariance)
+    np.testing.assert_allclose(np.cov(new_pairs.T), covariance, rtol=1e-6)
     np.testing.assert_allclose(
-        found.mean(axis=0), [start.mean(), cycle.mean()], rtol=0.02
+        new_pairs.mean(axis=0), [start.mean(), cycle.mean()], rtol=0.02
     )
     never = np.array([[1.0, 2.0], [1.0, 4.0]])  # a start-up that does not vary
     np.testing.assert_allclose(
@@ -224,9 +223,9 @@ def test_the_variance_of_three_loads_tells_that_of_the_start_up():
     )
     step = np.arange(load.size) // 10
     for seconds in (dependent, independent):
-        means, covariance, told = line(seconds, load, step)
+        means, covariance, variance = line(seconds, load, step)
         assert np.all(np.abs(means - [2, 0.03]) < 3 * np.sqrt(np.diag(covariance)))
-        assert abs(told.value - 1) < 3 * told.error < 0.6
+        assert abs(variance.value - 1) < 3 * variance.error < 0.6
     # Two loads: the line through the two means.
     two = load < 300
     means, covariance, _ = line(dependent[two], load[two], step[two])

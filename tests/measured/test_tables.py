@@ -31,12 +31,13 @@ def test_a_file_for_each_worker_is_the_log_of_all(tmp_path):
     ]
     (tmp_path / "all.csv").write_text(_HEADER + "".join("".join(of) for of in rows))
     whole = load_trace(tmp_path / "all.csv")
-    found = load_trace(_files(tmp_path, *(_HEADER + "".join(of) for of in rows)))
-    assert found.microbatches is not None
+    by_worker = load_trace(_files(tmp_path, *(_HEADER + "".join(of) for of in rows)))
+    assert by_worker.microbatches is not None
     assert whole.microbatches is not None
-    np.testing.assert_array_equal(found.microbatches.seconds, seconds)
+    np.testing.assert_array_equal(by_worker.microbatches.seconds, seconds)
     np.testing.assert_array_equal(whole.microbatches.seconds, seconds)
-    assert found.worker_names.tolist() == whole.worker_names.tolist() == ["0", "1", "2"]
+    assert by_worker.worker_names.tolist() == ["0", "1", "2"]
+    assert whole.worker_names.tolist() == ["0", "1", "2"]
 
 
 def test_a_worker_may_be_named_by_its_file_and_columns_may_stand_otherwise(tmp_path):

@@ -39,8 +39,8 @@ def _cells(trace: Trace) -> dict[tuple[str, str], tuple[float, bool]]:
     )
 
 
-def _same(one: Trace, other: Trace) -> None:
-    for a, b in zip(one, other, strict=True):
+def _assert_equal(first: Trace, second: Trace) -> None:
+    for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -290,12 +290,16 @@ def test_one_step_or_one_worker_is_a_trace(tmp_path):
 def test_wide_files(tmp_path):
     expected = load_trace(_write(tmp_path, _LONG + "2,w10,1.5\n2,w9,2.5\n1,w9,3.5\n"))
     assert expected.worker_names.tolist() == ["w9", "w10"]
-    _same(load_trace(_write(tmp_path, "step,w10,w9\n2,1.5,2.5\n1,,3.5\n")), expected)
-    _same(load_trace(_write(tmp_path, "w10|step|w9\n1.5|2|2.5\n|1|3.5\n")), expected)
+    _assert_equal(
+        load_trace(_write(tmp_path, "step,w10,w9\n2,1.5,2.5\n1,,3.5\n")), expected
+    )
+    _assert_equal(
+        load_trace(_write(tmp_path, "w10|step|w9\n1.5|2|2.5\n|1|3.5\n")), expected
+    )
     path = _write(tmp_path, "iteration;b;a\n2;1.5;2.5\n1;;3.5\n")
     named = load_trace(path, layout="wide", step="iteration")
     assert (named.worker_names.tolist(), named.num_missing) == (["a", "b"], 1)
-    _same(named._replace(worker_names=expected.worker_names), expected)
+    _assert_equal(named._replace(worker_names=expected.worker_names), expected)
     counted = load_trace(_write(tmp_path, "gpu:0,gpu:1\n1.5,2.5\n,3.5\n\n4.5,\n"))
     assert counted.step_names.tolist() == ["1", "2", "3"]
     np.testing.assert_array_equal(
@@ -337,7 +341,7 @@ def test_long_and_wide_give_the_same_trace(tmp_path):
         f"{i}," + ",".join(map(repr, row)) + "\n"
         for i, row in enumerate(times.tolist())
     )
-    _same(load_trace(_write(tmp_path, wide)), long)
+    _assert_equal(load_trace(_write(tmp_path, wide)), long)
 
 
 _SEED_FILE = (
@@ -377,28 +381,30 @@ def test_corrupted_files_are_read_or_refused(tmp_path):
 
 
 def _piped(content: bytes) -> BinaryIO:
-    pipe, other = os.pipe()
-    with open(other, "wb") as writer:
+    read_end, write_end = os.pipe()
+    with open(write_end, "wb") as writer:
         writer.write(content)
-    return open(pipe, "rb")
+    return open(read_end, "rb")
 
 
 def test_compressed_files_and_streams_are_read_like_files(tmp_path):
-    many = _LONG + "".join(
+    long_text = _LONG + "".join(
         f"{i},{name},{i + 1.25}\n" for i in range(10_000) for name in "ab"
     )
-    read = load_trace(_write(tmp_path, gzip.compress(many.encode()), "trace.csv.gz"))
+    read = load_trace(
+        _write(tmp_path, gzip.compress(long_text.encode()), "trace.csv.gz")
+    )
     np.testing.assert_array_equal(
         read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25)
     )
-    text = many[:300].rpartition("\n")[0]
+    text = long_text[:300].rpartition("\n")[0]
     plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
     # by what it is, not by its name
-    _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)
+    _assert_equal(load_trace(_write(tmp_path, packed, "trace.csv")), plain)
     for content in (text.encode(), packed):
-        _same(load_trace(io.BytesIO(content)), plain)
+        _assert_equal(load_trace(io.BytesIO(content)), plain)
         with _piped(content) as reader:
-            _same(load_trace(reader), plain)
+            _assert_equal(load_trace(reader), plain)
 
 
 def test_what_is_no_whole_stream_is_refused(tmp_path):

@@ -31,10 +31,10 @@ def _rows(*columns: np.ndarray) -> str:
     return "".join(lines)
 
 
-def _waited(own: np.ndarray, collective: float) -> str:
+def _waited(work: np.ndarray, collective: float) -> str:
     """What the clock of a job says: all of a step leave the collective together."""
-    ends = np.broadcast_to(own.max(axis=1, keepdims=True) + collective, own.shape)
-    return _rows(ends, ends - own)
+    ends = np.broadcast_to(work.max(axis=1, keepdims=True) + collective, work.shape)
+    return _rows(ends, ends - work)
 
 
 def test_the_vector_of_the_derivation():
@@ -48,15 +48,17 @@ def test_the_vector_of_the_derivation():
 
 def test_a_log_behind_a_collective_says_with_waits_what_own_seconds_say():
     """In binary fractions, of which sums are exact."""
-    own = np.round(256 * np.random.default_rng(1).gamma(9.0, 0.1, (24, 4))) / 256
-    own[:, 2] *= 1.5
-    seconds = _rows(np.broadcast_to(own.max(axis=1, keepdims=True), own.shape) + 0.125)
+    work = np.round(256 * np.random.default_rng(1).gamma(9.0, 0.1, (24, 4))) / 256
+    work[:, 2] *= 1.5
+    seconds = _rows(
+        np.broadcast_to(work.max(axis=1, keepdims=True), work.shape) + 0.125
+    )
     alike = slowness_in(_read(seconds, _SECONDS))
     assert alike is not None
     assert alike.remarks()[0] == NOT_TIMED_APART
     assert "a column `wait`" in NOT_TIMED_APART
-    waits = advise(_read(_waited(own, 0.125)))
-    plain = advise(_read(_rows(own), _SECONDS))
+    waits = advise(_read(_waited(work, 0.125)))
+    plain = advise(_read(_rows(work), _SECONDS))
     assert waits.slow_workers[0].worker == "2"
     assert (waits.collective, plain.collective) == (0.125, None)
     # Unknown ends of intervals are NaN, and equal nothing.
@@ -66,10 +68,10 @@ def test_a_log_behind_a_collective_says_with_waits_what_own_seconds_say():
 
 
 def test_all_alike_without_their_waits_have_waited_elsewhere():
-    own = np.exp(np.random.default_rng(0).normal(0, 0.5, (20, 1))) * np.ones((20, 4))
-    found = slowness_in(_read(_waited(own, 0.1)))
-    assert found is not None
-    assert found.remarks()[0] == WAITED_ELSEWHERE
+    work = np.exp(np.random.default_rng(0).normal(0, 0.5, (20, 1))) * np.ones((20, 4))
+    slowness = slowness_in(_read(_waited(work, 0.1)))
+    assert slowness is not None
+    assert slowness.remarks()[0] == WAITED_ELSEWHERE
 
 
 def test_the_collective_of_chunks_is_the_least_wait_of_a_whole_step():

@@ -36,14 +36,14 @@ def test_it_is_what_workers_do_one_by_one(stored, setup, chain):
     work = load_of_plan(problem, plan).work
     # Workers that do not count change nothing.
     extra = [np.pad(a, ((0, 0), (0, 3)), constant_values=0.1) for a in (times, starts)]
-    found = _runtimes(work, *extra, 5)
+    runtimes = _runtimes(work, *extra, 5)
     sent = _sent(work, *extra, 5)
-    wanted = [
+    reference = [
         simulated(plan, t, s, setup or 0, chain or 0)
         for t, s in zip(times, starts, strict=True)
     ]
-    np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
-    np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
+    np.testing.assert_allclose(runtimes, [tau for tau, _ in reference], rtol=1e-12)
+    np.testing.assert_allclose(sent, [share for _, share in reference], rtol=1e-12)
 
 
 def test_draws_of_rows_come_in_any_order():
@@ -52,8 +52,10 @@ def test_draws_of_rows_come_in_any_order():
     _, times = draws.draw_workers(jax.random.key(0), problem, 400)
     order = {tuple(np.argsort(row)) for row in np.asarray(times)}
     assert len(order) == 24
-    found, given = (np.unique(np.sort(each, axis=1), axis=0) for each in (times, rows))
-    np.testing.assert_allclose(found, given)
+    drawn_rows, law_rows = (
+        np.unique(np.sort(table, axis=1), axis=0) for table in (times, rows)
+    )
+    np.testing.assert_allclose(drawn_rows, law_rows)
     # So the mean is that over all orders, in the problem's own unit: M b / N is 1 / 2
     # here.
     solution = bcgc.solve(
@@ -73,9 +75,9 @@ def test_draws_of_rows_come_in_any_order():
 
 def test_what_schemes_need():
     problem = padded(PAPER, 5)
-    other = bcgc.solve(problem, "tandon:2")
+    tandon = bcgc.solve(problem, "tandon:2")
     cyclic = bcgc.solve(problem, "cyclic:3")
-    assert [float(a) for a in known(other.needs)] == [3, 0.6, 0, 1, 0]
+    assert [float(a) for a in known(tandon.needs)] == [3, 0.6, 0, 1, 0]
     assert [int(a) for a in known(cyclic.needs)][::2] == [3, 1, 0]
     mean, error, *_ = bcgc.simulate_runtime(
         jax.random.key(0), problem, known(cyclic.plan), 20_000, unit=None
@@ -109,5 +111,5 @@ def test_a_batch_over_workers_is_the_loop():
 
     batch = jax.jit(jax.vmap(value))(jnp.array([2, 3, 6]))
     assert np.isnan(float(batch[0]))
-    for found, workers in zip(batch[1:], (3, 6), strict=True):
-        assert float(found) == pytest.approx(float(value(workers)), rel=1e-12)
+    for runtime, workers in zip(batch[1:], (3, 6), strict=True):
+        assert float(runtime) == pytest.approx(float(value(workers)), rel=1e-12)

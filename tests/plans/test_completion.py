@@ -63,8 +63,8 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
             )
         )
         survival = np.cumsum(p, axis=1)[:, :-1]
-        found = float(jax.jit(rule.late)(-np.log(survival.ravel())))
-        assert found == pytest.approx(late, abs=4e-15)
+        probability = float(jax.jit(rule.late)(-np.log(survival.ravel())))
+        assert probability == pytest.approx(late, abs=4e-15)
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():
@@ -92,8 +92,8 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
                 all(not any(g <= set(gone) for g in groups) for gone in late[k])
                 for k in range(6)
             ]
-            found = OneOfEach(UNEVEN).tolerated(jnp.array(used, float))
-            assert int(found) == sum(itertools.takewhile(bool, fine)) - 1
+            count = OneOfEach(UNEVEN).tolerated(jnp.array(used, float))
+            assert int(count) == sum(itertools.takewhile(bool, fine)) - 1
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
     law = case.law()
     times = case.draw(rng, (200_000, workers))
 
-    def found(work, sent, start):
+    def mean(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
         rule = OneOfEach(nested_groups(sizes, workers))
         return expected_completion(worker, Load(work, sent), rule)
 
-    value_and_slope = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))
+    value_and_slope = jax.jit(jax.value_and_grad(mean, argnums=(0, 1), has_aux=True))
     for start in (0.0, 3.0):
         work = np.cumsum(rng.dirichlet(np.ones(3)))
         sent = np.cumsum(rng.uniform(0, 0.3, 3))
@@ -146,12 +146,12 @@ def test_each_kind_of_workers_has_a_link_of_its_own():
     sent = np.array([[0.5, 4.0], [0.5, 4.0]])
 
     @functools.partial(jax.jit, static_argnums=2)
-    def found(work, sent, kinds=1):
+    def delivery(work, sent, kinds=1):
         return delivered(Load(work, sent, kinds), jnp.array([1.0]), True)
 
-    both = found(work.ravel(), sent.ravel(), 2)
-    apart = [found(*own) for own in zip(work, sent, strict=True)]
-    np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-6)
+    together = delivery(work.ravel(), sent.ravel(), 2)
+    apart = [delivery(*loads) for loads in zip(work, sent, strict=True)]
+    np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-6)
 
 
 WORKERS, TASKS = 4, 5
@@ -163,7 +163,7 @@ def _any_of(finish: Any) -> list[float]:
     """With N - n of the workers, taken in all ways, the earliest."""
     counts = [WORKERS - int(n) for n in SURVIVES]
     return [
-        min(max(some) for some in itertools.combinations(row, n))
+        min(max(subset) for subset in itertools.combinations(row, n))
         for row, n in zip(finish, counts, strict=True)
     ]
 
@@ -198,10 +198,10 @@ def test_a_block_is_there_when_its_rule_says_so(rule: Any, definition: Any) -> N
     # two who never answer, and a task that nobody does
     finish[0, 0, :, :2] = finish[2, 1, 1] = np.inf
     finish[1, 1, 1:] = finish[1, 1, :, 0] = np.inf  # one alone
-    found = rule.blocks(finish, np.arange(TASKS))
-    assert isinstance(found, np.ndarray)
-    want = [[definition(one) for one in row] for row in finish]
-    np.testing.assert_array_equal(found, want)
+    ends = rule.blocks(finish, np.arange(TASKS))
+    assert isinstance(ends, np.ndarray)
+    want = [[definition(table) for table in row] for row in finish]
+    np.testing.assert_array_equal(ends, want)
     blocks = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))
     compiled = blocks(finish.astype(np.float32))
     np.testing.assert_array_equal(compiled, np.array(want, np.float32))

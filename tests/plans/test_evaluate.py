@@ -54,9 +54,7 @@ def _value(
 
 @jax.jit
 def _everything(law: Any, x: Array, workers: Any) -> Any:
-    """((value, error), (slope in the law's parameters, slope in x)), compiled once for
-    a law.
-    """
+    """((value, error), (slope in the law's parameters, slope in x)), compiled once."""
     return jax.value_and_grad(
         lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True
     )(law, x)
@@ -88,11 +86,11 @@ def _partitions(
 
 
 def _central(
-    f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarray
+    f: Callable[[np.ndarray], np.ndarray], point: np.ndarray, h: np.ndarray
 ) -> np.ndarray:
     """Fourth-order central differences; `f` maps rows to values."""
     steps = np.array([-2.0, -1, 1, 2])[:, None, None] * np.diag(h)
-    values = f((at + steps).reshape(-1, at.size)).reshape(4, at.size)
+    values = f((point + steps).reshape(-1, point.size)).reshape(4, point.size)
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
 
@@ -131,9 +129,7 @@ def test_the_reported_error_bounds_the_true_error_closely(name):
 
 
 def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
-    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640: no float
-    has them.
-    """
+    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640."""
     for shape in (1.003, 1.006):
         exact = _scale(4) * 100 * np.prod(1 / (1 - 1 / (shape * np.arange(1, 5))))
         (value, error), _ = _everything(
@@ -182,13 +178,14 @@ def test_second_slopes_are_second_differences_of_the_recursion(name):
     )
     for workers in (5, 20):
         partition = 100 * rng.dirichlet(np.full(workers, 3.0))
-        found = hessian(case.law(), _padded(partition, 20), workers)[:workers, :workers]
+        second_slopes = hessian(case.law(), _padded(partition, 20), workers)
+        second_slopes = second_slopes[:workers, :workers]
         moves = partition * rng.uniform(-1, 1, (6, workers))
         rows = partition + 2e-3 * np.array([-2.0, -1, 0, 1, 2])[:, None, None] * moves
         values = _exact(case, rows.reshape(-1, workers)).reshape(5, -1)
         exact = np.array([-1.0, 16, -30, 16, -1]) @ values / (12 * 2e-3**2)
         np.testing.assert_allclose(
-            np.einsum("mi,ij,mj->m", moves, found, moves), exact, rtol=1e-5
+            np.einsum("mi,ij,mj->m", moves, second_slopes, moves), exact, rtol=1e-5
         )
 
 
@@ -213,13 +210,15 @@ def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_
     case = CASES[name]
     workers = 6
     rng = np.random.default_rng(7)
-    others = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
-    at_others = _exact(case, others)
+    candidates = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
+    candidate_values = _exact(case, candidates)
     ties = [*(100 * np.eye(workers)), np.array([30.0, 0, 0, 50, 0, 20])]
     for partition in ties:
         (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
         slope = np.asarray(slope)[:workers]
-        assert np.all(at_others >= value + (others - partition) @ slope - 1e-12 * value)
+        assert np.all(
+            candidate_values >= value + (candidates - partition) @ slope - 1e-12 * value
+        )
         # Work never pays: a negative slope would be a legal subgradient, and a
         # worthless certificate.
         assert slope.min() >= 0
@@ -230,20 +229,19 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     case = CASES[name]
     rng = np.random.default_rng(9)
     partition = 100 * rng.dirichlet(np.full(6, 1.0))
-    at = np.array(case.parameters)
+    point = np.array(case.parameters)
     if name == "empirical":
-        at = np.array(
-            [1.25, 2.0, 3.5, 5.0, 9.0]
-        )  # ties apart: there is no slope at a tie
-    moved = at > 0  # a shift of 0 has no room below
+        # Ties apart: there is no slope at a tie.
+        point = np.array([1.25, 2.0, 3.5, 5.0, 9.0])
+    moved = point > 0  # a shift of 0 has no room below
 
     def at_parameters(rows: np.ndarray) -> np.ndarray:
-        full = np.tile(at, (len(rows), 1))
+        full = np.tile(point, (len(rows), 1))
         full[:, moved] = rows
         return np.array([_exact(case.family.at(*row), [partition])[0] for row in full])
 
-    exact = _central(at_parameters, at[moved], 1e-3 * at[moved])
-    _, (law_slope, _) = _everything(case.family.at(*at).law(), _padded(partition), 6)
+    exact = _central(at_parameters, point[moved], 1e-3 * point[moved])
+    _, (law_slope, _) = _everything(case.family.at(*point).law(), _padded(partition), 6)
     slope = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(law_slope)])[
         moved
     ]
@@ -254,12 +252,12 @@ def test_tied_times_share_one_slope():
     case = CASES["empirical"]
     partition = [3.0, 0.0, 2.0, 6.0]
 
-    def both(shift: np.ndarray) -> np.ndarray:
+    def runtimes(shift: np.ndarray) -> np.ndarray:
         laws = [EMPIRICAL.at(2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0) for s in shift]
         return np.array([_exact(law, [partition])[0] for law in laws])
 
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
-    exact = _central(both, np.zeros(1), np.array([1e-3]))
+    exact = _central(runtimes, np.zeros(1), np.array([1e-3]))
     np.testing.assert_allclose(
         law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9
     )

@@ -74,17 +74,15 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
 def _partition(
     rng: np.random.Generator, law: Any, workers: int, size: int
 ) -> np.ndarray:
-    """One level, a few, all, or those of a closed form, in shares that single precision
-    has.
-    """
+    """One level, several, all, or a closed form's, in single precision's shares."""
     kind = rng.integers(5)
     x = np.zeros(size)
-    few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
+    levels = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
     match kind:
         case 0:
-            x[few[0]] = 1
+            x[levels[0]] = 1
         case 1:
-            x[few] = rng.dirichlet(np.full(few.size, 0.7))
+            x[levels] = rng.dirichlet(np.full(levels.size, 0.7))
         case 2:
             x[:workers] = rng.dirichlet(np.ones(workers))
         case _:
@@ -102,26 +100,26 @@ def _closed_form(law: Any, workers: Any, size: int, method: str) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _found(of: Any, law: Any, workers: Any, x: Array) -> Any:
+def _value_of(of: Any, law: Any, workers: Any, x: Array) -> Any:
     return of(bcgc.Problem(law, workers, 1.0, workers, max_workers=x.size), x)
 
 
 def _check(case: Extreme, workers: int, x: np.ndarray, value_too: bool = True) -> None:
-    given = case.law, workers, jnp.asarray(x, jnp.result_type(float))
-    certificate = _found(bcgc.certificate, *given)
+    arguments = case.law, workers, jnp.asarray(x, jnp.result_type(float))
+    certificate = _value_of(bcgc.certificate, *arguments)
     pairs = [(certificate.expected_runtime, certificate.runtime_error)]
-    pairs += [_found(bcgc.plans.integrate_runtime, *given)] if value_too else []
+    pairs += [_value_of(bcgc.plans.integrate_runtime, *arguments)] if value_too else []
     with np.errstate(all="ignore"):
         exact = extremes.expected_max(
             case.excess, case.infimum, x[:workers], case.kinks
         )
     rounding = 1e-13 * exact  # of the oracle
-    for found, bound in pairs:
-        assert abs(float(found) - exact) <= float(bound) + rounding, (
+    for value, bound in pairs:
+        assert abs(float(value) - exact) <= float(bound) + rounding, (
             case.law,
             workers,
             x,
-            found,
+            value,
             exact,
         )
     assert float(certificate.lower_bound) <= exact + rounding, (
@@ -251,7 +249,7 @@ def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x6
             )
         )
         (value, error), certificate = (
-            _found(of, law, 1, jnp.ones(1))
+            _value_of(of, law, 1, jnp.ones(1))
             for of in (bcgc.plans.integrate_runtime, bcgc.certificate)
         )
         assert abs(float(value) - exact) <= float(error) + 1e-12 * exact, (

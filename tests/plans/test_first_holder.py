@@ -53,9 +53,7 @@ _missed = jax.jit(uncovered, static_argnums=2)
 
 
 def _tau(ready, depth):
-    """When all is covered, worker by worker and subset by subset; `ready` is
-    `[K, N, D]`.
-    """
+    """When all is covered, one worker and subset by one; `ready` is `[K, N, D]`."""
     turned = [
         np.roll(ready[:, :, d], d, axis=1) for d in range(min(depth, ready.shape[1]))
     ]
@@ -82,29 +80,27 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
 @pytest.mark.parametrize("missing", [0.3, 1e-9])
 @pytest.mark.parametrize(("workers", "size"), [(SIZE, SIZE), (1003, 1200)])
 def test_workers_go_round_one_by_one(workers, size, missing):
-    """Against all arcs between two misses, one worker after the other, in extended
-    precision.
-    """
+    """All arcs between two misses, worker by worker, in extended precision."""
     depth = 4
     p = np.r_[
         missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))
     ]
     p = p.astype(np.longdouble)
     until_miss = np.cumprod(np.cumsum(p)[:-1])
-    at = np.zeros(depth, np.longdouble)
+    chances = np.zeros(depth, np.longdouble)
     missed = np.longdouble(0)
-    at[0] = 1
+    chances[0] = 1
     for length in range(1, workers + 1):
         left = workers - length
-        again = until_miss[min(left, depth) - 1] if left else np.longdouble(1)
-        missed += length * at[0] * p[0] * again
+        next_miss = until_miss[min(left, depth) - 1] if left else np.longdouble(1)
+        missed += length * chances[0] * p[0] * next_miss
         after = np.zeros(depth, np.longdouble)
         for s, r in itertools.product(range(depth), range(depth + 1)):
             if max(s, r) >= 1:
-                after[max(s, r) - 1] += at[s] * p[r]
-        at = after
-    found = float(_missed(np.cumsum(p)[:-1].astype(float), workers, size))
-    assert found == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
+                after[max(s, r) - 1] += chances[s] * p[r]
+        chances = after
+    probability = float(_missed(np.cumsum(p)[:-1].astype(float), workers, size))
+    assert probability == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
 
 
 @pytest.mark.parametrize(
@@ -112,11 +108,11 @@ def test_workers_go_round_one_by_one(workers, size, missing):
     [(6, 7.24622e7), pytest.param(20, 5.46934e7, marks=pytest.mark.slow)],
 )
 def test_the_published_setting(depth, value):
-    found = _expected(
+    runtime = _expected(
         _worker(bcgc.ShiftedExponential(1e-3, 50.0)), 20_000 * _work(depth), 20
     )
-    assert float(found.value) * 50 / 20 == pytest.approx(value, rel=1e-6)
-    assert float(found.error) < 1e-6 * float(found.value)
+    assert float(runtime.value) * 50 / 20 == pytest.approx(value, rel=1e-6)
+    assert float(runtime.error) < 1e-6 * float(runtime.value)
 
 
 LAWS = {
@@ -146,14 +142,14 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
         workers = int(rng.integers(depth, SIZE + 1))
         mean = 10 ** rng.uniform(-1, 1)
         worker = _worker(case.law(), bcgc.Exponential(1 / mean) if start_up else 0.0)
-        found = _expected(worker, _work(depth), workers)
+        runtime = _expected(worker, _work(depth), workers)
         times = case.draw(rng, (draws, workers))
         begin = (
             rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
         )
         tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
-        room = 4 * tau.std() / np.sqrt(draws) + float(found.error)
-        assert abs(float(found.value) - tau.mean()) < room
+        room = 4 * tau.std() / np.sqrt(draws) + float(runtime.error)
+        assert abs(float(runtime.value) - tau.mean()) < room
         t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
         late = float(_late(worker, _work(depth), workers, jnp.asarray(t)))
         deviation = max(np.sqrt(late * (1 - late) / draws), 1 / draws)
@@ -161,9 +157,7 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
 
 
 def _missed_by_enumeration(workers, depth):
-    """The states, how many subsets each worker has done, in which nobody has done some
-    subset.
-    """
+    """The states, of subsets done by each worker, in which a subset is missing."""
     states = np.array(list(itertools.product(range(depth + 1), repeat=workers)))
     done = [np.roll(states > d, d, axis=1) for d in range(depth)]
     return states[~np.any(done, axis=0).all(axis=1)]
@@ -171,9 +165,7 @@ def _missed_by_enumeration(workers, depth):
 
 @pytest.mark.slow
 def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_rules():
-    """Where one claim of an error was below the error: Weibull times begin with a steep
-    slope.
-    """
+    """A claimed error was once too small: Weibull times begin with a steep slope."""
     workers = 5
     depth = 2
     unit = 2e5
@@ -203,22 +195,22 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
     law = bcgc.Weibull(1000.0, 0.7)
     start = bcgc.TwoSpeed(*starts, 0.3)
     problem = bcgc.Problem(law, workers, 20_000, 50, start_up=start)
-    found = bcgc.plans.integrate_runtime(problem, cyclic_plan(problem.total, depth))
+    integral = bcgc.plans.integrate_runtime(problem, cyclic_plan(problem.total, depth))
     # 1e-14 and 1e-10 of it
-    assert abs(float(found.value) - want) <= float(found.error) < 1e-9 * want
+    assert abs(float(integral.value) - want) <= float(integral.error) < 1e-9 * want
 
 
 def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_differences():
     @jax.jit
     @jax.value_and_grad
-    def found(numbers):
+    def value_and_slopes(numbers):
         worker = _worker(
             bcgc.ShiftedExponential(numbers[0], 0.3), bcgc.Exponential(1 / numbers[1])
         )
         return _expected(worker, numbers[2:], 9).value
 
-    at = jnp.array([0.7, 0.5, *_work(3)])
-    value, slopes = found(at)
+    point = jnp.array([0.7, 0.5, *_work(3)])
+    value, slopes = value_and_slopes(point)
     rng = np.random.default_rng(0)
     ready = rng.exponential(0.5, (50_000, 9, 1)) + (
         0.3 + rng.exponential(1 / 0.7, (50_000, 9, 1))
@@ -227,7 +219,8 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
     assert abs(float(value) - tau.mean()) < 4 * tau.std() / np.sqrt(tau.size)
     for move in ([1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.3, 0.2, 0.5]):
         low, high = (
-            float(found(at + step * jnp.array(move))[0]) for step in (-1e-5, 1e-5)
+            float(value_and_slopes(point + step * jnp.array(move))[0])
+            for step in (-1e-5, 1e-5)
         )
         assert float(slopes @ jnp.array(move)) == pytest.approx(
             (high - low) / 2e-5, rel=2e-6
@@ -239,21 +232,21 @@ def test_nodes_follow_the_start_of_laws_with_mass_there():
 
     @jax.jit
     @jax.value_and_grad
-    def found(numbers):
+    def value_and_slopes(numbers):
         return _expected(
             _worker(bcgc.Gamma(0.02, 1.0, numbers[0]), numbers[1]), _work(3), 7
         ).value
 
-    _, slopes = found(jnp.array([1.0, 0.5]))
+    _, slopes = value_and_slopes(jnp.array([1.0, 0.5]))
     assert float(slopes[1]) == pytest.approx(1, rel=1e-14)
-    low, high = (float(found(jnp.array([shift, 0.5]))[0]) for shift in (0.999, 1.001))
+    low, high = (
+        float(value_and_slopes(jnp.array([shift, 0.5]))[0]) for shift in (0.999, 1.001)
+    )
     assert float(slopes[0]) == pytest.approx((high - low) / 2e-3, rel=1e-5)
 
 
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
-    """D workers are slow together: two of a Pareto law have a mean at shape 0.6, none
-    at 0.4.
-    """
+    """The fastest of two of a Pareto law has a mean at shape 0.6, none at 0.4."""
     values = [
         float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value)
         for shape in (0.6, 0.4)

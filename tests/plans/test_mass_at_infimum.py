@@ -82,9 +82,7 @@ STARTS: dict[
 
 
 def _draw(name: str, rng: np.random.Generator) -> Numbers:
-    """A partition with one, two or all levels, and zeros among everything that may be
-    0.
-    """
+    """A partition with one, two or all levels; whatever may be 0 is at times."""
     workers = int(rng.choice([3, 5, 8, 12]))
     used = rng.choice(workers, [1, 2, workers][rng.integers(3)], replace=False)
     x = np.zeros(SIZE)
@@ -115,20 +113,23 @@ def _ours(
     workers = numbers["workers"]
 
     def value_of(n: Numbers) -> tuple[Any, Any]:
-        more = {
+        options = {
             "setup_cycles": n["setup"],
             "chain_cycles": n["chain"],
             "overlap": overlap,
         }
         if start != "none":
-            more |= {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
+            options |= {
+                "send_time": n["send"],
+                "start_up": STARTS[start][0](n["start"]),
+            }
         problem = bcgc.Problem(
-            FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **more
+            FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **options
         )
         return bcgc.plans.integrate_runtime(problem, n["x"])
 
-    rest = {key: value for key, value in numbers.items() if key != "workers"}
-    (value, error), slopes = jax.value_and_grad(value_of, has_aux=True)(rest)
+    arguments = {key: value for key, value in numbers.items() if key != "workers"}
+    (value, error), slopes = jax.value_and_grad(value_of, has_aux=True)(arguments)
     return value, error, slopes
 
 
@@ -142,26 +143,26 @@ def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
     )
     scale = work.max() * float(law.mean()) + start_scale
     kinks = (float(n["law"][0]),) if name == "uniform" else ()
-    given = oracle.Delivery(
+    delivery = oracle.Delivery(
         work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks
     )
-    return oracle.expected_last(given)
+    return oracle.expected_last(delivery)
 
 
 def _difference(
     exact: Callable[[Numbers], float], n: Numbers, key: str, i: int | None
 ) -> float:
     """The oracle's slope, by central differences of two steps."""
-    one = 1.0 if i is None else np.arange(n[key].size) == i
-    step = 1e-3 * np.sum(one * n[key])
+    direction = 1.0 if i is None else np.arange(n[key].size) == i
+    step = 1e-3 * np.sum(direction * n[key])
     low, below, above, high = (
-        exact(n | {key: n[key] + m * step * one}) for m in (-2, -1, 1, 2)
+        exact(n | {key: n[key] + m * step * direction}) for m in (-2, -1, 1, 2)
     )
     return float((8 * (above - below) - (high - low)) / (12 * step))
 
 
-def _check(name, start, overlap, seed, count, num_slopes, most=99):
-    """Of `count` problems, and `most` slopes of each of the first `num_slopes`."""
+def _check(name, start, overlap, seed, count, num_slopes, max_slopes=99):
+    """Of `count` problems, and `max_slopes` slopes of the first `num_slopes`."""
     rng = np.random.default_rng([seed, overlap])
     exact = functools.partial(_exact, name, start, overlap)
     for k in range(count):
@@ -180,28 +181,27 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
             assert float(slopes["start"]) == pytest.approx(1, rel=float(eps))
         if k >= num_slopes:
             continue
-        wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
-        wanted += [("law", i) for i in range(3 if name == "two_speed" else 2)]
-        wanted += [
+        places: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
+        places += [("law", i) for i in range(3 if name == "two_speed" else 2)]
+        places += [
             (key, None)
             for key in (*LINK, "setup", "chain")
             if start != "none" or key not in LINK
         ]
         tolerance = SLOPES if start in ("none", "constant") else RANDOM_SLOPES
-        for m in rng.permutation(len(wanted))[:most]:
-            key, i = wanted[m]
-            at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
-            if at == 0:
+        for m in rng.permutation(len(places))[:max_slopes]:
+            key, i = places[m]
+            number, slope = (
+                row[key] if i is None else row[key][i] for row in (n, slopes)
+            )
+            if number == 0:
                 continue
             # Relative to the slope, or to two thousandths of the value where it hardly
             # changes: worst 1.8.
-            least = 2e-3 * tolerance * expected / at
-            known = _difference(exact, n, key, i)
-            assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (
-                key,
-                i,
-                n,
-            )
+            least = 2e-3 * tolerance * expected / number
+            difference = _difference(exact, n, key, i)
+            expected_slope = pytest.approx(difference, rel=tolerance, abs=least)
+            assert float(slope) == expected_slope, (key, i, n)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -247,9 +247,7 @@ def test_values_and_slopes_with_random_start_ups(
 
 
 def test_the_mean_is_in_the_times_of_a_few(x64):
-    """A rule took the link's time, 0.3, for it, and claimed 3e-15; 10⁶ draws gave
-    0.35859 (19).
-    """
+    """A rule said 0.3, the link's time, and claimed 3e-15; draws gave 0.35859 (19)."""
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
     n = {
@@ -266,9 +264,7 @@ def test_the_mean_is_in_the_times_of_a_few(x64):
 
 @pytest.mark.slow
 def test_the_optimum_is_certified(x64):
-    """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its
-    bound.
-    """
+    """With wrong slopes its search ended after 500 cuts, 1.4e-4 above its bound."""
     problem = bcgc.Problem(
         bcgc.Gamma(0.05, 1.0), 5, 2_000, send_time=0.0005, overlap=True
     )

@@ -19,9 +19,9 @@ def _steps(starts, seconds, round_trip):
     trips = 2 * round_trip
     ready = starts + seconds
     first = ready[..., 0] < ready[..., 1]
-    one = starts[..., 0] + 3 * seconds[..., 0]
-    other = jnp.mean(starts, axis=-1) + jnp.sum(seconds, axis=-1)
-    return jnp.where(first, one, other) + trips, None
+    end_of_first = starts[..., 0] + 3 * seconds[..., 0]
+    end_of_second = jnp.mean(starts, axis=-1) + jnp.sum(seconds, axis=-1)
+    return jnp.where(first, end_of_first, end_of_second) + trips, None
 
 
 def _mean(rate, trip=0.0):
@@ -33,7 +33,7 @@ def _mean(rate, trip=0.0):
 
 
 SLOPE_ALONG = jax.jit(
-    lambda at, way: jax.jvp(lambda *a: with_mean_slope(_steps, *a), at, way)
+    lambda point, way: jax.jvp(lambda *a: with_mean_slope(_steps, *a), point, way)
 )
 SLOPES = jax.jit(jax.vmap(jax.value_and_grad(_mean)))
 
@@ -46,14 +46,14 @@ def test_the_slope_of_the_mean_sees_the_jumps():
     rates = np.array([0.5, 1.0, 2.0])
     means = (2 * rates + 1) / (rates + 1) ** 2 + 1 / rates
     slopes = -2 * rates / (rates + 1) ** 3 - 1 / rates**2
-    values, found = SLOPES(rates)
+    values, estimates = SLOPES(rates)
     np.testing.assert_allclose(values, means, rtol=0.02)
-    assert np.all(abs(rates * (found - slopes)) < 0.03 * means)
+    assert np.all(abs(rates * (estimates - slopes)) < 0.03 * means)
     # A draw's own derivative is far from it.
     seconds = DRAWS / np.stack([rates, np.ones(3)], axis=1)[:, None]
     first = seconds[..., 0] < seconds[..., 1]
-    own = -np.mean(np.where(first, 3, 1) * seconds[..., 0], axis=1)
-    assert np.all(abs(own - rates * slopes) > 0.08 * means)
+    draw_slopes = -np.mean(np.where(first, 3, 1) * seconds[..., 0], axis=1)
+    assert np.all(abs(draw_slopes - rates * slopes) > 0.08 * means)
 
 
 def test_a_round_trip_has_a_slope_where_there_is_none():
@@ -65,12 +65,12 @@ def test_a_scale_of_all_times_and_a_later_start_are_exact():
     times = tuple(
         map(jnp.asarray, (rng.exponential(size=(9, 3)), rng.exponential(size=(9, 3))))
     )
-    at = (*times, jnp.asarray(0.2))
-    ends = _steps(*at)[0]
-    (_, _), (scaled, _) = SLOPE_ALONG(at, at)
+    point = (*times, jnp.asarray(0.2))
+    ends = _steps(*point)[0]
+    (_, _), (scaled, _) = SLOPE_ALONG(point, point)
     np.testing.assert_allclose(scaled, ends, rtol=1e-12)
-    later = jnp.ones_like(times[0]), jnp.zeros_like(times[1]), jnp.zeros_like(at[2])
-    (_, _), (moved, _) = SLOPE_ALONG(at, later)
+    later = jnp.ones_like(times[0]), jnp.zeros_like(times[1]), jnp.zeros_like(point[2])
+    (_, _), (moved, _) = SLOPE_ALONG(point, later)
     np.testing.assert_allclose(moved, 1, rtol=1e-12)
 
 
@@ -88,10 +88,10 @@ def test_equal_times_of_single_precision_have_the_slope_of_their_scale():
 
 def test_ways_to_a_slope_agree():
     rates = jnp.array([0.5, 2.0])
-    _, found = SLOPES(rates)
-    np.testing.assert_allclose(jax.grad(_mean)(rates[0]), found[0], rtol=1e-9)
+    _, slopes = SLOPES(rates)
+    np.testing.assert_allclose(jax.grad(_mean)(rates[0]), slopes[0], rtol=1e-9)
     np.testing.assert_allclose(
-        jax.jit(jax.vmap(jax.jacfwd(_mean)))(rates), found, rtol=1e-9
+        jax.jit(jax.vmap(jax.jacfwd(_mean)))(rates), slopes, rtol=1e-9
     )
 
 

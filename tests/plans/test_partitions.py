@@ -19,8 +19,8 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(
     num_workers, num_coordinates
 ):
     ranks = range(1, num_coordinates + 1)
-    every = itertools.product(range(num_coordinates + 1), repeat=num_workers)
-    partitions = [x for x in every if sum(x) == num_coordinates]
+    candidates = itertools.product(range(num_coordinates + 1), repeat=num_workers)
+    partitions = [x for x in candidates if sum(x) == num_coordinates]
     ends = [np.cumsum(x) for x in partitions]
     expected = [
         [next(i for i in range(num_workers) if e[i] >= k) for k in ranks] for e in ends
@@ -74,8 +74,8 @@ def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
                 setup + chain * x[: n + 1].sum()
             )
         expected.append(last)
-    found = bcgc.plans.partitions.finish_load(x, used, setup, chain)
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    load = bcgc.plans.partitions.finish_load(x, used, setup, chain)
+    np.testing.assert_allclose(load, expected, rtol=1e-14)
 
 
 def test_projection_is_the_best_over_all_active_sets(x64):
@@ -149,13 +149,13 @@ def test_rounding_repairs_a_sum_that_is_off_by_rounding(precision):
 @pytest.mark.parametrize("far", [0.0, 1e2, 1e5])
 def test_a_projection_from_far_away_is_on_the_simplex_in_single_precision(far):
     values = np.array([0.5, 0.3, 0.2, 0.0], np.float32) * 2 - np.float32(far)
-    found = np.asarray(
+    projection = np.asarray(
         bcgc.plans.partitions.project_partition(values, 1.0, np.arange(4) < 3)
     )
-    assert found.sum() == pytest.approx(1.0, abs=1e-6)
+    assert projection.sum() == pytest.approx(1.0, abs=1e-6)
     # c - λ on the support, by hand; a value as far as 1e5 has lost its digits, but not
     # the others' sum.
     if far < 1e3:
         np.testing.assert_allclose(
-            found, [0.666667, 0.266667, 0.066667, 0.0], atol=3e-5
+            projection, [0.666667, 0.266667, 0.066667, 0.0], atol=3e-5
         )

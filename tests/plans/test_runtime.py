@@ -45,8 +45,8 @@ def _equation_5(x, times, samples: float, cycles: float) -> float:
 def test_nodes_beyond_a_search_rule_have_no_weight(law):
     @jax.jit
     def weights(load):
-        found = search_rule(law, marks_of(law, load, 3), load, 32)
-        return found.nodes(jnp.arange(3 * found.size), 2)[1].reshape(3, -1)
+        rule = search_rule(law, marks_of(law, load, 3), load, 32)
+        return rule.nodes(jnp.arange(3 * rule.size), 2)[1].reshape(3, -1)
 
     first, second, beyond = weights(jnp.array([2.0, 3.0, 5.0]))
     assert np.all(beyond == 0)
@@ -66,13 +66,13 @@ def test_runtimes_of_draws_are_equations_2_and_5(precision):
             (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
         ):
             expected = [[loop(a, t, SAMPLES, CYCLES) for t in times] for a in schemes]
-            found = jax.jit(function)(
+            runtimes = jax.jit(function)(
                 schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES
             )
-            assert found.dtype == precision
+            assert runtimes.dtype == precision
             # Worst measured 4e-16, 2e-7.
             np.testing.assert_allclose(
-                found, expected, rtol=10 * np.finfo(precision).eps
+                runtimes, expected, rtol=10 * np.finfo(precision).eps
             )
 
 
@@ -86,7 +86,7 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     x = rng.dirichlet(np.full(5, 0.7), 6) * 40
     x[x < 1] = 0
     x[3:5, 0] = 0
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "setup_cycles": 1.3,
         "chain_cycles": 0.4,
         "send_time": 0.9,
@@ -95,35 +95,37 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     workers = list(zip(starts, times, strict=True))
     loop = [
         [
-            oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given)
+            oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **options)
             for s, t in workers
         ]
         for a in x
     ]
-    given |= {"num_samples": SAMPLES, "cycles": CYCLES}
-    found = bcgc.block_runtime(x[:, None], times, start_ups=starts, **given)
-    assert found.dtype == precision
+    options |= {"num_samples": SAMPLES, "cycles": CYCLES}
+    runtimes = bcgc.block_runtime(x[:, None], times, start_ups=starts, **options)
+    assert runtimes.dtype == precision
     # Worst measured 2e-16, 1e-7.
-    np.testing.assert_allclose(found, loop, rtol=10 * np.finfo(precision).eps)
-    given["send_time"] = 0.0
-    one = times[:3]
-    plain = bcgc.block_runtime(x[:3], one, **given)
-    found = bcgc.block_runtime(x[:3], one, start_ups=7.5, **given)
-    np.testing.assert_allclose(found, plain + 7.5, rtol=10 * np.finfo(precision).eps)
+    np.testing.assert_allclose(runtimes, loop, rtol=10 * np.finfo(precision).eps)
+    options["send_time"] = 0.0
+    three_times = times[:3]
+    plain = bcgc.block_runtime(x[:3], three_times, **options)
+    runtimes = bcgc.block_runtime(x[:3], three_times, start_ups=7.5, **options)
+    np.testing.assert_allclose(runtimes, plain + 7.5, rtol=10 * np.finfo(precision).eps)
 
 
 def test_levels_in_ascending_order_lose_nothing_and_are_partitions():
     """Lemma 1 and Theorem 1, by brute force over every s."""
     workers, coordinates = 3, 5
     times = _draws(np.random.default_rng(3), 6, workers)
-    every = np.array(list(itertools.product(range(workers), repeat=coordinates)))
-    runtime = np.asarray(bcgc.coordinate_runtime(every[:, None], times))
+    all_levels = np.array(list(itertools.product(range(workers), repeat=coordinates)))
+    runtime = np.asarray(bcgc.coordinate_runtime(all_levels[:, None], times))
     in_order = np.asarray(
-        bcgc.coordinate_runtime(np.sort(every, axis=1)[:, None], times)
+        bcgc.coordinate_runtime(np.sort(all_levels, axis=1)[:, None], times)
     )
     assert np.all(in_order <= runtime * (1 + 1e-14))
     assert np.any(in_order < 0.9 * runtime)
-    partitions = np.array([np.bincount(levels, minlength=workers) for levels in every])
+    partitions = np.array(
+        [np.bincount(levels, minlength=workers) for levels in all_levels]
+    )
     assert len(np.unique(partitions, axis=0)) == math.comb(
         workers + coordinates - 1, coordinates
     )
@@ -271,7 +273,7 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
         )
 
     rate, t = 0.8, 2.1
-    found = jax.jit(jax.hessian(probability, argnums=(0, 1)))(rate, t)
+    hessian = jax.jit(jax.hessian(probability, argnums=(0, 1)))(rate, t)
     excess = t / 0.75 - 0.3
     late = np.exp(-rate * (t / 0.75 - 0.3))
     slope = np.array([excess, rate / 0.75]) * late
@@ -283,7 +285,7 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
     )
     second[1, 0] = second[0, 1]
     exact = 12 * (1 - late) ** 2 * np.outer(slope, slope) + 4 * (1 - late) ** 3 * second
-    np.testing.assert_allclose(found, exact, rtol=1e-12)
+    np.testing.assert_allclose(hessian, exact, rtol=1e-12)
 
 
 @pytest.mark.slow

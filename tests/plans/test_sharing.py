@@ -62,9 +62,7 @@ OTHERS = slow((1, 2, False), (3, 4, True), (5, 3, False))
     ids=lambda case: str(case),
 )
 def test_a_batch_is_what_a_queue_hands_out(case):
-    """In the program of JAX; workers begin late or not, and a third of the steps has
-    ties.
-    """
+    """By JAX; workers begin late or not, and a third of the steps has ties."""
     stored, chunks, equal = case
     sizes = chunk_sizes(chunks, equal)
     storage = spread(WORKERS, stored, len(sizes))
@@ -73,9 +71,9 @@ def test_a_batch_is_what_a_queue_hands_out(case):
     times[:8] = rng.integers(1, 4, (8, WORKERS))
     starts = rng.exponential(0.5, (24, WORKERS)) * (np.arange(24) % 2)[:, None]
     for round_trip in (0.0, 0.25):
-        found = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
+        ends = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
         asking = Asking(round_trip)
-        for end, begins, paces in zip(found, starts, times, strict=True):
+        for end, begins, paces in zip(ends, starts, times, strict=True):
             ledger = Ledger(0, storage, [sizes] * WORKERS, "chunks")
             seconds = np.outer(paces, sizes * WORKERS)
             want = driven(ledger, Paces(WORKERS), seconds, begins, asking=asking).time
@@ -87,7 +85,7 @@ def _least_time(holders, starts, times):
     workers = len(times)
     parts = [chunk for subset in holders for chunk in subset]
     count = len(parts) // workers
-    pairs = [(k, w) for k, some in enumerate(parts) for w in some]
+    pairs = [(k, w) for k, group in enumerate(parts) for w in group]
     # Variables: how much each holder does of a part, then t. With starts 0: time of
     # w = Σ amounts · T_w ≤ t.
     amounts = np.array(
@@ -126,12 +124,12 @@ def test_eight_chunks_take_hardly_longer_than_uncoded_and_no_less_than_the_bound
     unlike = rng.choice([0.01, 0.1, 0.3, 1.0, 3.0], (2000, 1))
     times = 1 + unlike * rng.exponential(size=(2000, WORKERS))
     nothing = np.zeros_like(times)
-    found = _program(WORKERS, 2, 8, False)(nothing, times / (UNITS * 8), 0.0)
-    assert np.max(found / times.max(axis=1)) < 1.06
+    ends = _program(WORKERS, 2, 8, False)(nothing, times / (UNITS * 8), 0.0)
+    assert np.max(ends / times.max(axis=1)) < 1.06
     bounds = _bounds(nothing, times, 2)
     for spread_of in np.unique(unlike):
         alike = unlike[:, 0] == spread_of
-        assert np.mean(bounds[alike]) < np.mean(found[alike])
+        assert np.mean(bounds[alike]) < np.mean(ends[alike])
 
 
 def test_the_bound_counts_start_ups():

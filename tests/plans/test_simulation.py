@@ -33,19 +33,19 @@ COSTS: dict[str, dict[str, Any]] = {
 
 def _case(name: str, costs: str, unit: str) -> tuple[Plan, Any, Any, Any]:
     """A plan of four workers, their pieces, what completes a step, and the link."""
-    more = COSTS[costs]
-    given = {
-        "setup": more.get("setup_cycles", 0.0),
-        "passing": more.get("chain_cycles", 0.0),
+    options = COSTS[costs]
+    passes = {
+        "setup": options.get("setup_cycles", 0.0),
+        "passing": options.get("chain_cycles", 0.0),
     }
     link = None
-    if more.get("overlap"):
-        link = [more["send_time"] * size for size in SIZES]
+    if options.get("overlap"):
+        link = [options["send_time"] * size for size in SIZES]
     else:
-        given["send"] = more.get("send_time", 0.0)
+        passes["send"] = options.get("send_time", 0.0)
     if name == "levels":
         plan = partition_plan(jnp.array(SIZES), 4)
-        pieces = [in_order([1, 2, 3, 4], SIZES, parts=PARTS[unit], **given)] * 4
+        pieces = [in_order([1, 2, 3, 4], SIZES, parts=PARTS[unit], **passes)] * 4
 
         def complete(done):
             return all(
@@ -66,13 +66,13 @@ def _case(name: str, costs: str, unit: str) -> tuple[Plan, Any, Any, Any]:
             (4, 3),
         )
         pieces = [
-            in_order(row.tolist(), sizes, parts=PARTS[unit], **given) for row in rows
+            in_order(row.tolist(), sizes, parts=PARTS[unit], **passes) for row in rows
         ]
-        link = link and [more["send_time"] * size for size in sizes]
+        link = link and [options["send_time"] * size for size in sizes]
 
         def complete(done):
-            each = ((k, group) for k, level in enumerate(groups) for group in level)
-            return all(any((w, k) in done for w in group) for k, group in each)
+            pairs = ((k, group) for k, level in enumerate(groups) for group in level)
+            return all(any((w, k) in done for w in group) for k, group in pairs)
 
     return plan, pieces, complete, link
 
@@ -81,9 +81,7 @@ _UNEVEN = (((0,), (1,), (2,), (3,)), ((0,), (1,), (2, 3)), ((0, 1, 2, 3),))
 
 
 def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Start-ups that are long at times, and times of which many are equal: ties of all
-    kinds.
-    """
+    """Start-ups that are long at times; many times are equal: ties of all kinds."""
     rng = np.random.default_rng(3)
     starts = rng.exponential(2.0, (steps, 4)) * (rng.random((steps, 4)) < 0.4)
     times = np.where(
@@ -127,8 +125,8 @@ ORDER = [(turn, 0) for turn in range(3)]
 
 
 def _someone_has_each(done: set[tuple[int, int]]) -> bool:
-    there = {((w + ORDER[k][0]) % 4, ORDER[k][1]) for w, k in done}
-    return len(there) == 4
+    tasks = {((w + ORDER[k][0]) % 4, ORDER[k][1]) for w, k in done}
+    return len(tasks) == 4
 
 
 def _scanned(
@@ -141,9 +139,9 @@ def _scanned(
         load, rule, _ = problem_tasks(problem, plan)
         passes = known(passes_of(problem, plan)).of(unit)
 
-        def step(late, at):
-            end = rule.runtimes(load, problem.overlap, late + at[0], at[1])
-            return passes.overrun(late, at[0], at[1], end), end
+        def step(late, drawn):
+            end = rule.runtimes(load, problem.overlap, late + drawn[0], drawn[1])
+            return passes.overrun(late, drawn[0], drawn[1], end), end
 
         return jax.lax.scan(step, 0 * starts[0], (starts, times))[1]
 
@@ -154,36 +152,36 @@ def test_a_worker_on_a_circle_ends_its_subset():
     """In NumPy, and in JAX with as many workers that do not exist."""
     starts, times = _draws()
     for costs in ("bare", "passes"):
-        more = COSTS[costs]
-        problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more)
-        own = around_circle(
-            ORDER, [6.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0)
+        options = COSTS[costs]
+        problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **options)
+        pieces = around_circle(
+            ORDER, [6.0], options.get("setup_cycles", 0), options.get("chain_cycles", 0)
         )
         thirds = [
             Piece(piece.cycles / 3, task=task)
-            for piece in own
+            for piece in pieces
             for task in (None, None, piece.task)
         ]
         want, _ = chain(
             [thirds] * 4, _someone_has_each, starts.tolist(), times.tolist()
         )
-        found = _host(problem, SCHEDULE, "chunk:3", starts, times)
-        np.testing.assert_allclose(found, want, rtol=1e-12)
+        ends = _host(problem, SCHEDULE, "chunk:3", starts, times)
+        np.testing.assert_allclose(ends, want, rtol=1e-12)
         want, late = chain(
-            [own] * 4, _someone_has_each, starts.tolist(), times.tolist()
+            [pieces] * 4, _someone_has_each, starts.tolist(), times.tolist()
         )
         assert np.mean(np.array(late) > 0) > 0.1
-        found = _host(problem, SCHEDULE, "subset", starts, times)
-        np.testing.assert_allclose(found, want, rtol=1e-12)
-    more = {"max_workers": 6, **COSTS["passes"]}
+        ends = _host(problem, SCHEDULE, "subset", starts, times)
+        np.testing.assert_allclose(ends, want, rtol=1e-12)
+    options = {"max_workers": 6, **COSTS["passes"]}
     padded = (np.pad(a, ((0, 0), (0, 2)), constant_values=9.0) for a in (starts, times))
-    found = _scanned(
-        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more),
+    ends = _scanned(
+        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **options),
         SCHEDULE,
         "subset",
         *padded,
     )
-    np.testing.assert_allclose(found, want, rtol=1e-12)
+    np.testing.assert_allclose(ends, want, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +198,7 @@ def test_jax_ends_what_it_has_begun_as_numpy_does(name):
 
 
 def test_unlike_workers_keep_their_places():
-    """As in the event loop; if they changed at each step, a step would take 1.8 times
-    as long.
-    """
+    """As in the event loop; a step would be 1.8 times as long if they changed."""
 
     def problem(slow: Any) -> bcgc.Problem:
         laws = [bcgc.Uniform(1.0, 1.0 + slow), *[bcgc.Uniform(1.0, 1.1)] * 3]
@@ -217,7 +213,7 @@ def test_unlike_workers_keep_their_places():
     def simulate(key: Any, slow: Any) -> Any:
         return bcgc.simulate_runtime(key, problem(slow), x, 4000)
 
-    found, none = (
+    simulation, invalid = (
         jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2)
     )
     rng = np.random.default_rng(1)
@@ -226,34 +222,36 @@ def test_unlike_workers_keep_their_places():
     pieces = [in_order([2], [6.0])] * 4
     means = []
     for row in (times, rng.permuted(times, axis=1)):
-        each, _ = chain(
+        ends, _ = chain(
             pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist()
         )
-        means.append(np.mean(each))
-    assert found.chained == pytest.approx(means[0], abs=5 * found.chained_error)
+        means.append(np.mean(ends))
+    assert simulation.chained == pytest.approx(
+        means[0], abs=5 * simulation.chained_error
+    )
     mean = np.sort(times, axis=1)[:, 2].mean() * 12
-    assert found.mean == pytest.approx(mean, abs=5 * found.standard_error)
+    assert simulation.mean == pytest.approx(mean, abs=5 * simulation.standard_error)
     assert means[1] > 1.5 * means[0]
-    assert np.isnan(none.chained)
+    assert np.isnan(invalid.chained)
     # The same by NumPy, for tables.
-    more, error = known(added_in_a_row(problem(9.0), x))
-    error = np.hypot(error, found.standard_error)
-    assert found.mean + more == pytest.approx(means[0], abs=5 * error)
+    added_seconds, error = known(added_in_a_row(problem(9.0), x))
+    error = np.hypot(error, simulation.standard_error)
+    assert simulation.mean + added_seconds == pytest.approx(means[0], abs=5 * error)
 
 
 def test_equal_workers_lose_by_redundancy():
-    """Two subsets each: 1, 2, 2, 2, …, for both begin the other's as a step ends;
-    uncoded 1.
-    """
+    """Two subsets each: 1, 2, 2, …; both begin the other's at the end; uncoded 1."""
     problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0)
-    for plan, more in (
+    for plan, added_seconds in (
         (cyclic_plan(1.0, 2), 1.0),
         (np.array([1.0, 0.0, 0.0, 0.0]), 0.0),
     ):
-        assert added_in_a_row(problem, plan) == (more, 0.0)
+        assert added_in_a_row(problem, plan) == (added_seconds, 0.0)
     # Of so many samples passes go over chunks, and a chunk of eight is lost.
-    many = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0 * 2048)
-    assert added_in_a_row(many, cyclic_plan(1.0, 2)) == (2048 / 8, 0.0)
+    large_problem = bcgc.Problem(
+        bcgc.distributions.Deterministic(1.0), 4, 1, 4.0 * 2048
+    )
+    assert added_in_a_row(large_problem, cyclic_plan(1.0, 2)) == (2048 / 8, 0.0)
 
 
 def test_a_unit_that_is_none_is_refused():
@@ -265,9 +263,7 @@ def test_a_unit_that_is_none_is_refused():
 
 
 def test_what_draws_cannot_tell_has_nan_for_a_slope():
-    """Shares and counts of draws, and the probability at which a draw jumps; a mean has
-    slopes.
-    """
+    """Shares and counts of draws, and a probability at which a draw jumps."""
 
     @jax.jit
     @jax.jacfwd
@@ -281,8 +277,8 @@ def test_what_draws_cannot_tell_has_nan_for_a_slope():
         sent = known(bcgc.solve(problem, "cyclic:2").needs).sent
         return jnp.stack([mean.mean, mean.standard_error, late.mean, sent])
 
-    (by_chance, by_time), *others = np.array(slopes(jnp.array([0.3, 5.0])))
+    (by_chance, by_time), *other_slopes = np.array(slopes(jnp.array([0.3, 5.0])))
     assert np.isnan(by_chance)
     # A step takes 3 times the slower one's time, or 5 times the faster one's.
     assert 1 < by_time < 3
-    assert np.isnan(others).all()
+    assert np.isnan(other_slopes).all()

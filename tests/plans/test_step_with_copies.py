@@ -19,9 +19,7 @@ STEPS = 50
 
 
 def _drawn(rng, workers, sizes, whole):
-    """Workers that begin late or not, seconds for a unit, lengths that vary, and
-    pauses.
-    """
+    """Late starts or none, seconds for a unit, varying lengths, and pauses."""
     starts = rng.exponential(3.0, (STEPS, workers)) * rng.integers(0, 2, (STEPS, 1))
     times = rng.exponential(size=(STEPS, workers)) + 0.05
     shape = STEPS, workers, workers * len(sizes)
@@ -35,16 +33,14 @@ def _drawn(rng, workers, sizes, whole):
 
 
 def _chain(step, num_workers, drawn):
-    """How each step ends, of `step(late, overdue, one)`: who is busy begins the next
-    one late.
-    """
+    """Ends of `step(late, overdue, draw)`; busy workers begin the next late."""
 
-    def following(before, one):
-        end = step(*before, one)
+    def following(before, draw):
+        end = step(*before, draw)
         return (jnp.maximum(end.busy - end.time, 0), end.overdue), end
 
-    nobody = jnp.zeros(num_workers, bool)
-    return jax.lax.scan(following, (jnp.zeros(num_workers), nobody), drawn)[1]
+    none_overdue = jnp.zeros(num_workers, bool)
+    return jax.lax.scan(following, (jnp.zeros(num_workers), none_overdue), drawn)[1]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +63,7 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
     voided = 0
     for whole in (False, True):
         starts, times, lengths = _drawn(rng, workers, sizes, whole)
-        found = chain(starts, times, lengths)
+        ends = chain(starts, times, lengths)
         late = np.zeros(workers)
         roster = None
         for k in range(STEPS):
@@ -77,9 +73,9 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
             late = busy - end
             roster = ledger.roster
             voided += ledger.voided
-            assert float(found.time[k]) == pytest.approx(end, rel=1e-12)
-            np.testing.assert_allclose(found.busy[k], busy, rtol=1e-12)
-            assert set(np.flatnonzero(found.overdue[k])) == roster.overdue
+            assert float(ends.time[k]) == pytest.approx(end, rel=1e-12)
+            np.testing.assert_allclose(ends.busy[k], busy, rtol=1e-12)
+            assert set(np.flatnonzero(ends.overdue[k])) == roster.overdue
     assert voided > 0 or stored == 1
 
 
@@ -110,10 +106,10 @@ def test_pauses_cost_little_where_chunks_are_copied(case):
     shape = workers, len(share)
 
     def step(late, overdue, key):
-        noise, some, long = jax.random.split(key, 3)
+        noise, chance, long = jax.random.split(key, 3)
         lengths = share * jax.random.uniform(noise, shape, minval=0.95, maxval=1.05)
         pauses = jax.random.uniform(long, shape, minval=least, maxval=longest)
-        lengths += jnp.where(jax.random.uniform(some, shape) < likely, pauses, 0)
+        lengths += jnp.where(jax.random.uniform(chance, shape) < likely, pauses, 0)
         return step_with_copies(
             tables, late, jnp.ones(workers), lengths=lengths, overdue=overdue
         )

@@ -34,8 +34,8 @@ TIMES = {
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _problem(time: Any, workers: int = 5, **more: Any) -> bcgc.Problem:
-    return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)
+def _problem(time: Any, workers: int = 5, **options: Any) -> bcgc.Problem:
+    return bcgc.Problem(time, workers, 100, num_samples=3.0, **options)
 
 
 def _last(
@@ -43,26 +43,29 @@ def _last(
 ) -> np.ndarray:
     """τ̂ for start-ups and times, `[D, N]`."""
     names = ("setup_cycles", "chain_cycles", "send_time")
-    given: Any = {
+    costs: Any = {
         name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names
     }
-    each = zip(starts, times, strict=True)
-    given["overlap"] = problem.overlap
+    pairs = zip(starts, times, strict=True)
+    costs["overlap"] = problem.overlap
     return np.array(
-        [delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **given) for s, t in each]
+        [delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **costs) for s, t in pairs]
     )
 
 
 def _enumerated(
     problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray
 ) -> tuple:
-    """Runtimes and probabilities of all combinations of workers' (start-up, time,
-    probability).
-    """
+    """Runtimes and chances of all combinations of workers' (start-up, time, chance)."""
     workers = int(np.asarray(problem.num_workers))
-    found = list(itertools.product(pairs, repeat=workers))
-    starts, times = (np.array([[p[i] for p in one] for one in found]) for i in (0, 1))
-    mass = np.array([math.prod(p[2] for p in one) for one in found])
+    combinations = list(itertools.product(pairs, repeat=workers))
+    starts, times = (
+        np.array([[p[i] for p in combination] for combination in combinations])
+        for i in (0, 1)
+    )
+    mass = np.array(
+        [math.prod(p[2] for p in combination) for combination in combinations]
+    )
     return _last(problem, x, starts, times), mass
 
 
@@ -72,7 +75,7 @@ def test_atoms_are_summed_as_all_combinations_are(
     dependent: bool, overlap: bool
 ) -> None:
     x = np.array([30.0, 50.0, 20.0])
-    more = {
+    options = {
         "send_time": 0.9,
         "overlap": overlap,
         "setup_cycles": 4.0,
@@ -81,11 +84,11 @@ def test_atoms_are_summed_as_all_combinations_are(
     if dependent:
         starts = [10.0, 250.0, 40.0, 90.0]
         times = [2.5, 0.7, 1.1, 0.9]
-        problem = _problem(EmpiricalPairs(starts, times), 3, **more)
+        problem = _problem(EmpiricalPairs(starts, times), 3, **options)
         pairs = [(s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     else:
         problem = _problem(
-            bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more
+            bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **options
         )
         pairs = [
             (s, t, p * q)
@@ -99,8 +102,10 @@ def test_atoms_are_summed_as_all_combinations_are(
     # Between two of the runtimes, where P does not step.
     ordered = np.unique(runtimes.round(6))
     deadlines = (ordered[1:] + ordered[:-1]) / 2
-    found = bcgc.completion_probability(problem, x, deadlines)
-    assert np.allclose(found, [(runtimes <= t) @ mass for t in deadlines], atol=1e-13)
+    probabilities = bcgc.completion_probability(problem, x, deadlines)
+    assert np.allclose(
+        probabilities, [(runtimes <= t) @ mass for t in deadlines], atol=1e-13
+    )
 
 
 def test_measured_steps_with_one_start_up_and_a_link() -> None:
@@ -113,10 +118,10 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
         assert float(bcgc.expected_runtime(problem, X)) == pytest.approx(
             runtimes.mean(), rel=1e-13
         )
-        found = bcgc.completion_probability(
+        probability = bcgc.completion_probability(
             problem, X, float(np.median(runtimes)) + 1e-9
         )
-        assert float(found) == pytest.approx(0.5, abs=1e-12)  # of 40 rows
+        assert float(probability) == pytest.approx(0.5, abs=1e-12)  # of 40 rows
 
 
 # Partitions of 2, 4 and 6 workers, padded.
@@ -133,17 +138,17 @@ SIZES = np.array([2, 4, 6])
 def _values(*columns: Any) -> np.ndarray:
     """With start-ups of a density, by a program of the random problems."""
     law = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0))
-    found = []
+    runtimes = []
     for workers, scale, send, x in zip(*columns, strict=True):
-        more: Any = {
+        options: Any = {
             "max_workers": SIZE,
             "start_up": bcgc.Weibull(float(scale), 0.8),
             "overlap": True,
         }
-        more |= {"send_time": float(send), "setup_cycles": 0.0, "chain_cycles": 0.0}
-        problem = bcgc.Problem(law, int(workers), 100, **more)
-        found.append(start_ups._exact(problem, jnp.asarray(x, float), 1.0)[0])
-    return np.array(found)
+        options |= {"send_time": float(send), "setup_cycles": 0.0, "chain_cycles": 0.0}
+        problem = bcgc.Problem(law, int(workers), 100, **options)
+        runtimes.append(start_ups._exact(problem, jnp.asarray(x, float), 1.0)[0])
+    return np.array(runtimes)
 
 
 def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
@@ -154,11 +159,11 @@ def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
     )
     assert float(error) < 1e-4 * float(value)
     scale, send = np.array([[30.0, 60.0, 120.0], [0.9, 0.0, 0.5]])
-    found = _values(
+    runtimes = _values(
         np.ones(3, int), scale, send, np.tile(100 * np.eye(SIZE)[0], (3, 1))
     )
     np.testing.assert_allclose(
-        found, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6
+        runtimes, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6
     )
 
 
@@ -171,8 +176,8 @@ def test_start_ups_that_vanish_leave_what_was_there() -> None:
         ]
     )
     for scale in (1e-2, 1e-6, 1e-10):
-        found = _values(SIZES, np.full(3, scale), np.zeros(3), BATCH.astype(float))
-        assert np.all(np.abs(found - without) < 10 * scale + 1e-11 * without)
+        runtimes = _values(SIZES, np.full(3, scale), np.zeros(3), BATCH.astype(float))
+        assert np.all(np.abs(runtimes - without) < 10 * scale + 1e-11 * without)
 
 
 @pytest.mark.slow
@@ -229,9 +234,7 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(
 
 
 def test_slopes_are_those_of_differences() -> None:
-    """Slopes in the partition, both laws and the link, of values exact to 1e-9 or
-    so.
-    """
+    """Slopes in the partition, both laws and the link, of values exact to 1e-9."""
 
     @jax.jit
     @jax.value_and_grad
@@ -243,13 +246,13 @@ def test_slopes_are_those_of_differences() -> None:
             _problem(law, start_up=start, send_time=send), numbers[:5]
         )
 
-    at = jnp.array([*X, 120.0, 0.7, 0.7])
-    _, slope = value_and_slope(at)
-    for i in np.flatnonzero(at):
-        step = jnp.zeros_like(at).at[i].set(1e-3 * at[i])
-        difference = (value_and_slope(at + step)[0] - value_and_slope(at - step)[0]) / (
-            2 * step[i]
-        )
+    point = jnp.array([*X, 120.0, 0.7, 0.7])
+    _, slope = value_and_slope(point)
+    for i in np.flatnonzero(point):
+        step = jnp.zeros_like(point).at[i].set(1e-3 * point[i])
+        difference = (
+            value_and_slope(point + step)[0] - value_and_slope(point - step)[0]
+        ) / (2 * step[i])
         assert float(slope[i]) == pytest.approx(float(difference), rel=2e-4, abs=2e-5)
 
 
@@ -290,7 +293,9 @@ def test_draws_of_a_problem_are_as_numpys() -> None:
         problem = bcgc.Problem(
             TIMES["shifted exponential"], 5, 100, max_workers=SIZE, **costs
         )
-        known = start_ups.runtimes(start_ups.Case(problem, x, None), starts, times)
-        found = bcgc.simulate_runtime(jax.random.key(0), problem, x, draws, unit=None)
-        error = np.hypot(found.standard_error, known.std() / np.sqrt(draws))
-        assert abs(found.mean - known.mean()) < 4 * error
+        expected = start_ups.runtimes(start_ups.Case(problem, x, None), starts, times)
+        simulation = bcgc.simulate_runtime(
+            jax.random.key(0), problem, x, draws, unit=None
+        )
+        error = np.hypot(simulation.standard_error, expected.std() / np.sqrt(draws))
+        assert abs(simulation.mean - expected.mean()) < 4 * error

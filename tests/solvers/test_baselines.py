@@ -87,12 +87,12 @@ def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial
         ]
     )
     for level in (1, 3, N - 1):
-        none, no_second = np.exp(-hazard[:, 0]), np.exp(-hazard[:, level])
-        on_time = (1 - none) ** N * stats.binom.cdf(
-            level, N, (no_second - none) / (1 - none)
+        no_first, no_second = np.exp(-hazard[:, 0]), np.exp(-hazard[:, level])
+        on_time = (1 - no_first) ** N * stats.binom.cdf(
+            level, N, (no_second - no_first) / (1 - no_first)
         )
-        found = jax.jit(_TwoMessages(N, level=level).late)(hazard)
-        np.testing.assert_allclose(found, 1 - on_time, rtol=1e-12)
+        late = jax.jit(_TwoMessages(N, level=level).late)(hazard)
+        np.testing.assert_allclose(late, 1 - on_time, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -252,10 +252,10 @@ def test_the_limit_of_two_workers_is_a_double_integral(precision, name):
         mass = 45 * weights * below * above
         times = np.where(z < 0, case.frozen.ppf(below), case.frozen.isf(above))
     exact = mass @ (1 / (1 / times[:, None] + 1 / times)) @ mass
-    found = bcgc.solvers.runtime_limit(padded(case.law(), 2, L, M, B))
+    limit = bcgc.solvers.runtime_limit(padded(case.law(), 2, L, M, B))
     # Worst measured 6e-14, 3e-7.
     np.testing.assert_allclose(
-        found, M * B * L * exact, rtol=1e-9 if precision == np.float64 else 1e-5
+        limit, M * B * L * exact, rtol=1e-9 if precision == np.float64 else 1e-5
     )
 
 
@@ -286,9 +286,7 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
 
 
 def test_the_limit_makes_both_passes_of_a_sample_once(x64):
-    """Against samples that are handed out whole, one by one, to the worker that would
-    end first.
-    """
+    """Samples are handed out one by one, to the worker that would end first."""
     times = np.random.default_rng(12).gamma(3.0, 0.5, (6, 4)) + 0.2
     num_coordinates = 8
     num_samples = 4000

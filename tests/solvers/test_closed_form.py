@@ -39,11 +39,11 @@ def _closed_form(times: list[float], total: float) -> np.ndarray:
 def test_the_partition_for_given_times_solves_the_linear_programme(x64):
     times = np.array([9.0, 4.5, 4.0, 1.5, 0.7])  # slowest first
     problem = bcgc.Problem(bcgc.Uniform(0.5, 10.0), 5, 120, 3)
-    found = np.asarray(jax.jit(partition_for_times)(problem, times))
+    partition = np.asarray(jax.jit(partition_for_times)(problem, times))
     finish = level_times(times[None])
     value, shares = best_shares(finish)
-    assert np.max(finish[0] @ found) == pytest.approx(120 * value, rel=1e-12)
-    np.testing.assert_allclose(found, 120 * shares, rtol=1e-9)
+    assert np.max(finish[0] @ partition) == pytest.approx(120 * value, rel=1e-12)
+    np.testing.assert_allclose(partition, 120 * shares, rtol=1e-9)
 
 
 def test_both_closed_forms_agree_with_independent_quadrature(x64):
@@ -78,10 +78,10 @@ def test_a_time_of_zero_puts_everything_at_the_highest_level(x64):
 
 def test_an_infinite_time_leaves_its_level_empty(x64):
     # E T_(N) of a Pareto law of shape 0.8 is infinite, E T_(N-1) is not.
-    found = np.asarray(time_partition(bcgc.Problem(bcgc.Pareto(1.3, 0.8), 5, 30)))
-    assert found[0] == 0
-    assert found[1] > 0
-    assert found.sum() == pytest.approx(30)
+    partition = np.asarray(time_partition(bcgc.Problem(bcgc.Pareto(1.3, 0.8), 5, 30)))
+    assert partition[0] == 0
+    assert partition[1] > 0
+    assert partition.sum() == pytest.approx(30)
 
 
 def test_one_worker_gets_everything_uncoded(x64):
@@ -121,18 +121,20 @@ _LEVELS = {"time": 1, "frequency": 2}
 def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(
     x64, published, scheme
 ):
-    *cells, known = published[scheme]
-    assert known.size == 10
+    *cells, expected = published[scheme]
+    assert expected.size == 10
     cells = [(int(workers), float(rate)) for workers, rate in zip(*cells, strict=True)]
     solutions = [bcgc.solve(_problem(*cell), scheme) for cell in cells]
     runtimes = [solution.expected_runtime for solution in solutions]
-    np.testing.assert_allclose(runtimes, known, rtol=0.025)  # worst measured 0.0096
+    np.testing.assert_allclose(runtimes, expected, rtol=0.025)  # worst measured 0.0096
     if scheme in _LEVELS:
         counts = np.asarray(solutions[cells.index((20, 1e-3))].rounded)[:20]
-        expected = [
+        expected_counts = [
             int(row[scheme]) for row in rows_of(_PUBLISHED / "published_partitions.csv")
         ]
-        np.testing.assert_allclose(counts, expected, rtol=0, atol=_LEVELS[scheme])
+        np.testing.assert_allclose(
+            counts, expected_counts, rtol=0, atol=_LEVELS[scheme]
+        )
         assert counts.sum() == 20_000
 
 
@@ -150,7 +152,7 @@ def test_closed_forms_for_deadlines_have_one_risk_and_the_best_exponent(x64):
         return np.min(level / np.cumsum(x * level, axis=-1), axis=-1)
 
     x = np.asarray(partition_of("large_deadline", problem, np.inf))
-    others = 100 * np.random.default_rng(0).dirichlet(np.ones(6), 2000)
+    random_partitions = 100 * np.random.default_rng(0).dirichlet(np.ones(6), 2000)
     assert x[6] == 0
-    assert exponent(others).max() < exponent(x[:6])
+    assert exponent(random_partitions).max() < exponent(x[:6])
     assert exponent(x[:6]) == pytest.approx(sum(1 / level) / 100, rel=1e-12)

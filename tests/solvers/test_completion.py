@@ -50,10 +50,10 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     assert result.aux.shape == (len(STARTS),)
     # worst measured 1e-9
     np.testing.assert_allclose(result.aux, result.value, rtol=1e-5)
-    found = bcgc.completion_probability(problem, result.point, 10**6.5)
-    np.testing.assert_allclose(result.value, found, rtol=1e-12)
-    *others, single = known(completion_partition(problem, 6e5).aux)
-    assert max(others) < 1e-300 < 4e-7 < single
+    probability = bcgc.completion_probability(problem, result.point, 10**6.5)
+    np.testing.assert_allclose(result.value, probability, rtol=1e-12)
+    *other_values, single = known(completion_partition(problem, 6e5).aux)
+    assert max(other_values) < 1e-300 < 4e-7 < single
     # By draws.
     load = oracles.load_of(np.asarray(result.point)[:workers])
     draws = oracles.slowest_first(
@@ -67,12 +67,12 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
     workers = 5
     size = 7
     t = 1.3
-    found = jax.jit(order_survival)(
+    late = jax.jit(order_survival)(
         bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1)
     )
     for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
-        assert float(found[n]) == pytest.approx(
+        assert float(late[n]) == pytest.approx(
             stats.binom.sf(n, workers, slow), rel=1e-12
         )
 
@@ -81,22 +81,22 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
     weights = np.array([1.0, 300.0, 4.0, 0.02])
     middle = np.array([0.9, 0.4, -0.3, 0.1])
 
-    def search(function, start, **more):
-        options = {"tolerance": 1e-9, "max_steps": 200, **more}
-        return projected_descent(function, jnp.ones(4, bool), start, **options)
+    def search(function, start, **options):
+        settings = {"tolerance": 1e-9, "max_steps": 200, **options}
+        return projected_descent(function, jnp.ones(4, bool), start, **settings)
 
     start = jnp.full(4, 0.25)
     # Not every step gains, but ten together do.
-    found = search(
+    result = search(
         lambda x: jnp.sum(weights * (x - middle) ** 2), start, least_gain=1e-12
     )
 
-    def at(multiplier):  # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1
+    def point_at(multiplier):  # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1
         return np.maximum(0, middle - multiplier / (2 * weights))
 
-    multiplier = optimize.brentq(lambda m: at(m).sum() - 1, -100, 100, xtol=1e-14)
-    np.testing.assert_allclose(found.point, at(multiplier), atol=1e-8)
-    assert float(found.aux.residual) <= 1e-9
+    multiplier = optimize.brentq(lambda m: point_at(m).sum() - 1, -100, 100, xtol=1e-14)
+    np.testing.assert_allclose(result.point, point_at(multiplier), atol=1e-8)
+    assert float(result.aux.residual) <= 1e-9
     # A cliff in the direction of descent: what lies beyond it is worse.
     cliff = search(lambda x: jnp.where(x[0] > 0.2501, 5.0, 0.0) - x[0], start)
     assert float(cliff.value) <= -0.25
@@ -117,13 +117,13 @@ def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_o
     )
     near = np.asarray(solution.partition) * np.exp(0.03 * rng.standard_normal((400, 5)))
     points = 300 * np.concatenate([shares, near / near.sum(axis=1, keepdims=True)])
-    others = jax.jit(
+    probabilities = jax.jit(
         jax.vmap(lambda x: bcgc.completion_probability(problem, x, deadline))
     )(points)
     assert 0.05 < float(solution.completion_probability) < 1
-    assert others.max() <= float(solution.completion_probability) + 1e-9
-    found = bcgc.completion_probability(problem, solution.partition, deadline)
-    np.testing.assert_allclose(solution.completion_probability, found, rtol=1e-12)
+    assert probabilities.max() <= float(solution.completion_probability) + 1e-9
+    probability = bcgc.completion_probability(problem, solution.partition, deadline)
+    np.testing.assert_allclose(solution.completion_probability, probability, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
     infinite = Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0)))
 
     @jax.jit
-    def told(status: int) -> Any:
+    def final_status(status: int) -> Any:
         return known(
             solution_of(
                 problem, jnp.zeros(problem.max_workers), status, 1, True, infinite
             ).status
         )
 
-    assert told(bcgc.Status.STEP_LIMIT) == bcgc.Status.STEP_LIMIT
-    assert told(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
+    assert final_status(bcgc.Status.STEP_LIMIT) == bcgc.Status.STEP_LIMIT
+    assert final_status(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
 
 
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(
@@ -231,15 +231,15 @@ def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(
     case, deadline = WEIBULL.at(1.0, 0.6, 0.2), 60.0
     problem = bcgc.Problem(case.law(), 4, 100)
     best = oracles.most_in_time(case, 4, deadline * 4 / 100)
-    found = completion_partition(problem, deadline)
-    assert best == pytest.approx(float(found.value), abs=1e-4)
+    optimum = completion_partition(problem, deadline)
+    assert best == pytest.approx(float(optimum.value), abs=1e-4)
     # The bound holds by itself, also where the plan that was found is a worse one.
-    worse = found._replace(value=found.value - 0.01)
+    worse = optimum._replace(value=optimum.value - 0.01)
     monkeypatch.setitem(
         completion_bound.__globals__, "completion_partition", lambda *_: worse
     )
-    found = completion_bound(problem, deadline)
-    assert found.reached < best <= found.upper_bound + 1e-9 < best + 1e-3
+    bound = completion_bound(problem, deadline)
+    assert bound.reached < best <= bound.upper_bound + 1e-9 < best + 1e-3
 
 
 def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
@@ -250,8 +250,8 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     r = np.linspace(low, high, 1001)[:, None]
     exact = (fall * -np.log(-np.expm1(-1 / r)) + slopes * r).max(axis=0).sum(axis=1)
     cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
-    found = jax.jit(_suprema)(bcgc.Exponential(1.0), low, high, cut)
-    assert np.all((exact <= found) & (found < exact + 1e-3))
+    suprema = jax.jit(_suprema)(bcgc.Exponential(1.0), low, high, cut)
+    assert np.all((exact <= suprema) & (suprema < exact + 1e-3))
 
 
 def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
@@ -264,8 +264,8 @@ def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
         ([1.25, 2.5], [0.25, 2.5]),
         ([2.5, 3.5], [-np.log(-np.expm1(-0.4)), 3.5]),
     ):
-        found = jax.jit(_faster)(bcgc.Exponential(1.0), minorant, np.array(r))
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        functions = jax.jit(_faster)(bcgc.Exponential(1.0), minorant, np.array(r))
+        np.testing.assert_allclose(functions, expected, rtol=1e-5)
 
 
 def test_what_is_always_in_time_needs_no_bound(monkeypatch):
@@ -273,20 +273,18 @@ def test_what_is_always_in_time_needs_no_bound(monkeypatch):
     monkeypatch.setitem(
         completion_bound.__globals__, "completion_partition", lambda *_: always
     )
-    found = completion_bound(bcgc.Problem(bcgc.Exponential(1.0), 3, 3), 9.0)
-    assert (found.reached, found.upper_bound) == (1.0, 1.0)
+    bound = completion_bound(bcgc.Problem(bcgc.Exponential(1.0), 3, 3), 9.0)
+    assert (bound.reached, bound.upper_bound) == (1.0, 1.0)
 
 
 def test_limits_are_where_plans_are_as_probable():
-    """Of log P = -Σ a_n r_n² / 2, which with a tilt of λ for level n is λ² / (2 a_n) at
-    most.
-    """
+    """Of log P = -Σ a_n r_n² / 2, at most λ² / (2 a_n) with a tilt of λ for level n."""
     a, reached = np.array([0.5, 3.0]), 0.3
     edge = np.sqrt(-2 * np.log(reached) / a)
     tilts = np.array([-2.0, -1.0, 1.0, 2.0])[:, None] * a * edge
-    most: Any = np.ravel(tilts**2 / (2 * a))
+    maxima: Any = np.ravel(tilts**2 / (2 * a))
     limits = _closer(
-        jnp.full(2, -9.0), jnp.full(2, 9.0), jnp.asarray(tilts), most, reached
+        jnp.full(2, -9.0), jnp.full(2, 9.0), jnp.asarray(tilts), maxima, reached
     )
     np.testing.assert_allclose(limits, [-edge, edge], rtol=1e-6)
 
@@ -308,7 +306,7 @@ def _fastest(problem, deadline, least, starts):
         jac=lambda s: np.asarray(in_time(s * total)[1]) * total,
     )
     for start in starts:
-        found = optimize.minimize(
+        result = optimize.minimize(
             lambda s: float(runtime(s * total)[0]) / unit,
             start / total,
             jac=lambda s: np.asarray(runtime(s * total)[1]) * total / unit,
@@ -317,8 +315,8 @@ def _fastest(problem, deadline, least, starts):
             method="SLSQP",
             options={"ftol": 1e-12, "maxiter": 300},
         )
-        if float(in_time(found.x * total)[0]) > least - 1e-8:
-            values.append(found.fun * unit)
+        if float(in_time(result.x * total)[0]) > least - 1e-8:
+            values.append(result.fun * unit)
     return min(values)
 
 
@@ -343,14 +341,14 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(
     last = float(fast.expected_runtime)
     for share in (0.3, 0.8):
         least = low + share * (high - low)
-        found = solve(least)
-        assert int(found.status) == bcgc.Status.CONVERGED
-        assert float(known(found.completion_probability)) >= least - 1e-12
+        solution = solve(least)
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert float(known(solution.completion_probability)) >= least - 1e-12
         theirs = _fastest(problem, deadline, least, starts)
-        assert float(found.expected_runtime) <= theirs * (1 + 1e-6)
-        assert last < float(found.expected_runtime) < float(sure.expected_runtime)
-        assert float(found.lower_bound) <= theirs
-        last = float(found.expected_runtime)
+        assert float(solution.expected_runtime) <= theirs * (1 + 1e-6)
+        assert last < float(solution.expected_runtime) < float(sure.expected_runtime)
+        assert float(solution.lower_bound) <= theirs
+        last = float(solution.expected_runtime)
 
     free = solve(low - 1e-3)
     assert float(free.expected_runtime) == pytest.approx(
@@ -375,10 +373,10 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
     fastest = bcgc.solve(problem)
     uncoded = known(bcgc.solve(problem, "uncoded").partition)
-    found = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
+    surest = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
     answers = {
-        "completion_partition": found,
-        "chance_constrained": found,
+        "completion_partition": surest,
+        "chance_constrained": surest,
         "optimum": fastest,
     }
     for name, answer in answers.items():
@@ -396,9 +394,7 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
 
 
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
-    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its law on a grid of
-    shares.
-    """
+    """By the law of τ̂ = max(y_0 T_(2), y_1 T_(1)) on a grid; times are exponential."""
     share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]
 
     def late(t):
@@ -412,33 +408,31 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
         np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax())
     )
     surest = local_optimum(jnp.asarray(sure), jnp.asarray(in_time.max()), True, 0)
-    found = chance_constrained(
+    optimum = chance_constrained(
         bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest
     )
-    assert float(found.value) >= least - 1e-12
+    assert float(optimum.value) >= least - 1e-12
     best = share[np.where(in_time < least, np.inf, runtime).argmin()]
-    np.testing.assert_allclose(found.point[0], best, atol=2e-3)
+    np.testing.assert_allclose(optimum.point[0], best, atol=2e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [20, 50])
 def test_single_precision_meets_the_optimum_of_double_and_says_so(workers):
-    """It went on to the limit of 2000 steps: its slopes do not resolve the
-    tolerance.
-    """
+    """It went on for all 2000 steps: its slopes do not resolve the tolerance."""
 
     def best(double):
         with jax.enable_x64(double):
             problem = bcgc.Problem(
                 bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50
             )
-            found = completion_partition(problem, 4e7 if workers == 50 else 6e7)
-            return found, np.asarray(found.point, float)
+            result = completion_partition(problem, 4e7 if workers == 50 else 6e7)
+            return result, np.asarray(result.point, float)
 
-    found, partition = best(False)
+    single, partition = best(False)
     optimum, _ = best(True)
-    assert (int(found.status), int(optimum.status)) == (0, 0)
-    assert int(found.num_steps) < 1000
+    assert (int(single.status), int(optimum.status)) == (0, 0)
+    assert int(single.num_steps) < 1000
     with jax.enable_x64(True):
         problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50)
         exact = bcgc.completion_probability(

@@ -31,9 +31,7 @@ PLAIN = padded(EXPONENTIAL, 6, 3_000, 7, 1.3)
 
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
-    """Workers compute unit after unit; one at level n is there once N - n have ended
-    it.
-    """
+    """Workers compute unit after unit; one at level n is there when N - n ended it."""
     workers = len(times)
     spent = 0.0
     done = 0
@@ -96,14 +94,14 @@ def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
 
 def test_the_bound_for_the_only_level_in_use_is_its_runtime(x64):
     problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
-    found = certificate(problem, jnp.array([0.0, 12.0, 0.0, 0.0, 0.0]))
-    assert abs(found.relative_gap) < 1e-12  # measured 2e-14
+    bound = certificate(problem, jnp.array([0.0, 12.0, 0.0, 0.0, 0.0]))
+    assert abs(bound.relative_gap) < 1e-12  # measured 2e-14
     shares = np.random.default_rng(7).dirichlet([1.0, 1.0], 12) * 12.0
     of_two = [
         certificate(problem, jnp.array([first, 0.0, 0.0, second, 0.0]))
         for first, second in shares
     ]
-    runtimes, bounds = np.array([found[::2] for found in of_two]).T
+    runtimes, bounds = np.array([bound[::2] for bound in of_two]).T
     assert 0.5 * runtimes.min() < bounds.max() <= runtimes.min()
 
 
@@ -116,17 +114,17 @@ def test_a_search_counts_setup_chain_and_start_up_as_partitions_do(x64, monkeypa
     np.testing.assert_allclose(
         12 * _loads(problem, jnp.ones(5, bool)) @ share, work, rtol=1e-12
     )
-    found = Optimum(*np.arange(6.0))  # without the start-up
+    plain = Optimum(*np.arange(6.0))  # without the start-up
     monkeypatch.setattr(
         optimal,
         "optimal_partition",
-        lambda *_, **asked: found._replace(status=asked["least"]),
+        lambda *_, **asked: plain._replace(status=asked["least"]),
     )
     search = optimal_partition.__wrapped__  # type: ignore[attr-defined]
     late = search(replace(problem, start_up=700.0), True, least=709.0)
     assert (late.value, late.bound, late.status) == (
-        found.value + 700,
-        found.bound + 700,
+        plain.value + 700,
+        plain.bound + 700,
         9,
     )
 
@@ -145,10 +143,10 @@ def test_a_search_that_ended_before_its_limit_found_no_better_point(
     )
     monkeypatch.setattr(newton, "loop", lambda *_, **__: ended)
     fresh = functools.partial(optimal_partition.__wrapped__, max_steps=7)  # type: ignore[attr-defined]
-    found = jax.jit(fresh)(PLAIN, True)
-    assert int(found.status) == status
-    assert float(_certificate_of(found)[2]) == pytest.approx(
-        float(found.bound - found.error)
+    result = jax.jit(fresh)(PLAIN, True)
+    assert int(result.status) == status
+    assert float(_certificate_of(result)[2]) == pytest.approx(
+        float(result.bound - result.error)
     )
 
 
@@ -158,7 +156,7 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_the_bound_holds(
 ):
     workers, rng = 6, np.random.default_rng(4)
     masks = np.array(list(itertools.product([False, True], repeat=workers))[1:])
-    every = jax.jit(
+    solve_each = jax.jit(
         lambda p: jax.lax.map(lambda m: optimal_partition(p, m), masks, batch_size=16)
     )
     runtimes = jax.jit(jax.vmap(bcgc.expected_runtime, (None, 0)))
@@ -176,15 +174,15 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_the_bound_holds(
         levels = best_levels(
             problem, jnp.ones(workers, bool), expected_times(problem)
         ).point
-        of_all = every(problem)
-        found = jax.tree.map(
-            lambda a, of=levels: a[np.all(masks == of, axis=1)][0], of_all
+        optima = solve_each(problem)
+        optimum = jax.tree.map(
+            lambda a, of=levels: a[np.all(masks == of, axis=1)][0], optima
         )
-        assert found.value <= of_all.value.min() * (1 + 1e-7)
-        assert found.bound > found.value * (1 - 1e-6)
+        assert optimum.value <= optima.value.min() * (1 + 1e-7)
+        assert optimum.bound > optimum.value * (1 - 1e-6)
         points = rng.dirichlet(np.full(workers, 0.7), 500) * levels
         points *= 700 / points.sum(axis=1, keepdims=True)
-        assert runtimes(problem, points).min() >= found.bound - found.error
+        assert runtimes(problem, points).min() >= optimum.bound - optimum.error
         sizes.add(int(levels.sum()))
     assert len(sizes) > 1  # the setup decides how many levels are worth it
 
@@ -202,15 +200,15 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_the_bound_holds(
 )
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, units, costs):
     problem = bcgc.Problem(EXPONENTIAL, 4, units, 10.0, 1.6, unit_costs=costs)
-    every = [
+    placements = [
         c for c in itertools.product(range(units + 1), repeat=4) if sum(c) == units
     ]
     runtime = jax.vmap(
         lambda counts: expected_runtime(problem, partition_of_units(problem, counts))
     )
-    values = runtime(jnp.asarray(every))
-    found = values[every.index(tuple(known(bcgc.solve(problem).rounded).tolist()))]
-    np.testing.assert_allclose(found, values.min(), rtol=1e-12)
+    values = runtime(jnp.asarray(placements))
+    value = values[placements.index(tuple(known(bcgc.solve(problem).rounded).tolist()))]
+    np.testing.assert_allclose(value, values.min(), rtol=1e-12)
 
 
 def test_two_units_move_together_where_one_alone_would_cost_more(x64):
@@ -237,8 +235,8 @@ def test_two_units_move_together_where_one_alone_would_cost_more(x64):
     best = min(
         (c for c in itertools.product(range(4), repeat=4) if sum(c) == 3), key=mean
     )
-    found = improve_units(problem, jnp.array([1.0, 0.0, 0.0, 2.0]), problem.exists)
-    assert tuple(np.asarray(found)) == best == (1, 0, 2, 0)
+    placement = improve_units(problem, jnp.array([1.0, 0.0, 0.0, 2.0]), problem.exists)
+    assert tuple(np.asarray(placement)) == best == (1, 0, 2, 0)
 
 
 def test_rounding_to_units_cuts_at_the_nearest_end(x64):
@@ -300,7 +298,9 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     ) -> Optimum:
         number = jnp.sum(jnp.where(levels, 2 ** jnp.arange(WORKERS), 0))
         jax.debug.callback(
-            lambda *one: asked.append((int(one[0]), float(one[1]))), number, least
+            lambda levels, limit: asked.append((int(levels), float(limit))),
+            number,
+            least,
         )
         value = jnp.asarray(table, problem.dtype)[number]
         return local_optimum(levels, value, True, number)
@@ -308,10 +308,10 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     monkeypatch.setattr(discrete, "optimal_partition", optimum)
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
     program = jax.jit(discrete.best_levels.__wrapped__)  # type: ignore[attr-defined]
-    found = program(problem, np.ones(WORKERS, bool), expected_times(problem))
+    best = program(problem, np.ones(WORKERS, bool), expected_times(problem))
     jax.effects_barrier()
-    assert found.point.tolist() == [False, True, True]
-    assert float(found.value) == 1.5
+    assert best.point.tolist() == [False, True, True]
+    assert float(best.value) == 1.5
     assert 0 not in {number for number, _ in asked}
     # What the three starts are worth, and at last the best set.
     assert sum(np.isinf(least) for _, least in asked) == 4
@@ -320,7 +320,7 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     # What is no change is left out: of nine changes of three levels eight at most are
     # other sets.
     neighbours = len(asked) - 4
-    assert 8 < neighbours <= 8 * (int(found.num_steps) - 3)
+    assert 8 < neighbours <= 8 * (int(best.num_steps) - 3)
 
 
 @pytest.mark.slow
@@ -329,9 +329,9 @@ def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_h
 ):
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e3)
     levels = [
-        np.array(one)
-        for one in itertools.product([False, True], repeat=WORKERS)
-        if sum(one) > 1
+        np.array(mask)
+        for mask in itertools.product([False, True], repeat=WORKERS)
+        if sum(mask) > 1
     ]
     ended = 0
     for mask in levels:

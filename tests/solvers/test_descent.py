@@ -1,5 +1,6 @@
 """The search over shares against minima that are known in closed form."""
 
+import functools
 from typing import Any
 
 import jax
@@ -17,23 +18,21 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     used = np.arange(5) != 2
 
     def function(share):
-        each = jnp.where(used, weights / jnp.where(used, share, 1), 0)
-        return (jnp.max if kinked else jnp.sum)(each), None
+        terms = jnp.where(used, weights / jnp.where(used, share, 1), 0)
+        return (jnp.max if kinked else jnp.sum)(terms), None
 
     search: dict[str, Any] = {"tolerance": 1e-4}
     if kinked:
         search = {"tolerance": 1e-6, "patience": 40}
-    found = jax.jit(lambda one: quasi_newton_descent(function, used, one, **search))(
-        np.ones(5, precision)
-    )
-    assert found.num_steps < MAX_STEPS
+    descend = functools.partial(quasi_newton_descent, function, used, **search)
+    result = jax.jit(descend)(np.ones(5, precision))
+    assert result.num_steps < MAX_STEPS
     best = np.where(used, weights if kinked else np.sqrt(weights), 0)
-    assert float(found.value) == pytest.approx(
+    assert float(result.value) == pytest.approx(
         best.sum() ** (1 if kinked else 2), rel=1e-5
     )
-    np.testing.assert_allclose(
-        found.point, best / best.sum(), rtol=3e-2
-    )  # worst measured 0.011
+    # Worst measured 0.011.
+    np.testing.assert_allclose(result.point, best / best.sum(), rtol=3e-2)
 
 
 def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
@@ -44,8 +43,8 @@ def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
         return jnp.sum(weights / share), None
 
     search = jax.jit(
-        lambda one, least: quasi_newton_descent(
-            function, one > 0, one, tolerance=1e-3, least=least
+        lambda start, least: quasi_newton_descent(
+            function, start > 0, start, tolerance=1e-3, least=least
         )
     )
     whole, early, later = (search(np.ones(3), least) for least in (np.inf, 20.0, 36.01))
@@ -56,5 +55,5 @@ def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
 
 
 def test_an_inverse_hessian_that_overflows_is_not_taken():
-    found = _updated(jnp.eye(2), jnp.array([1e20, 0.0]), jnp.array([1e-22, 1e-22]))
-    assert found.tolist() == [[1, 0], [0, 1]]
+    inverse = _updated(jnp.eye(2), jnp.array([1e20, 0.0]), jnp.array([1e-22, 1e-22]))
+    assert inverse.tolist() == [[1, 0], [0, 1]]

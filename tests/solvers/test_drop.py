@@ -36,13 +36,13 @@ def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     step = start + WHOLE * times
     spare = int(np.argmin(step / (1 - np.arange(N) / N)))
     problem = replace(PROBLEM, start_up=start)
-    found = bcgc.solve(problem, "backup")
-    same = bcgc.solve(problem, f"backup:{spare}")
-    assert float(found.expected_runtime) == pytest.approx(step[spare], rel=1e-9)
-    assert float(same.expected_runtime) == float(found.expected_runtime)
+    solution = bcgc.solve(problem, "backup")
+    with_spare = bcgc.solve(problem, f"backup:{spare}")
+    assert float(solution.expected_runtime) == pytest.approx(step[spare], rel=1e-9)
+    assert float(with_spare.expected_runtime) == float(solution.expected_runtime)
     needs = [1, 1 - spare / N, 0, float(spare == 0), spare / N]
-    assert [float(a) for a in known(found.needs)] == pytest.approx(needs)
-    assert known(found.plan).trainable == (spare == 0)
+    assert [float(a) for a in known(solution.needs)] == pytest.approx(needs)
+    assert known(solution.plan).trainable == (spare == 0)
 
 
 def test_backup_loses_no_samples_where_all_numbers_are_as_good():
@@ -65,9 +65,7 @@ def _rule(solution: bcgc.Solution) -> Stopped:
 
 
 def _step(threshold, times, chunks):
-    """Seconds of each step, and the share of the samples that is used, by plain
-    counting.
-    """
+    """Seconds of each step, and the used share of the samples, by plain counting."""
     ends = START + times[:, :, None] * WHOLE * np.arange(1, chunks + 1) / chunks
     in_time = ends <= threshold * (1 + 1e-12)
     return np.minimum(threshold, ends[:, :, -1].max(axis=1)), in_time.mean(axis=(1, 2))
@@ -84,58 +82,58 @@ def _whole_chunks(threshold, times, chunks):
 def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
     """The two differences that `Drop` names, by counting."""
     times = 0.5 + np.random.default_rng(2).exponential(1.0, (100_000, N))
-    found = bcgc.solve(PROBLEM, "drop")
-    rule = _rule(found)
+    solution = bcgc.solve(PROBLEM, "drop")
+    rule = _rule(solution)
     threshold = float(rule.threshold * PROBLEM.scale)
     (stopped, _), (ended, used) = (
         f(threshold, times, rule.chunks) for f in (_step, _whole_chunks)
     )
     clock = START + times[:, :, None] * WHOLE * np.arange(rule.chunks + 1) / rule.chunks
     for at_once, want in ((True, _step), (False, _whole_chunks)):
-        seconds, there = inexact.stopped(
+        seconds, used_chunks = inexact.stopped(
             threshold, clock[..., :-1], clock[..., 1:], at_once=at_once
         )
         want_seconds, share = want(threshold, times, rule.chunks)
         np.testing.assert_allclose(seconds, want_seconds, rtol=1e-12)
-        np.testing.assert_allclose(there.mean(axis=(1, 2)), share, rtol=1e-12)
+        np.testing.assert_allclose(used_chunks.mean(axis=(1, 2)), share, rtol=1e-12)
     all_done = START + WHOLE * times < threshold
-    more = (1 - all_done.mean()) / rule.chunks
-    expected = 1 - float(known(found.needs).lost) + more
+    surplus = (1 - all_done.mean()) / rule.chunks
+    expected = 1 - float(known(solution.needs).lost) + surplus
     assert abs(used.mean() - expected) < 4 * used.std() / np.sqrt(len(used))
     assert np.all(ended - stopped < times.max(axis=1) * WHOLE / rule.chunks + 1e-9)
-    assert ended.mean() > float(found.expected_runtime)
+    assert ended.mean() > float(solution.expected_runtime)
 
 
 def test_drop_stops_where_draws_of_numpy_say(x64):
     times = 0.5 + np.random.default_rng(1).exponential(1.0, (100_000, N))
-    found = bcgc.solve(PROBLEM, "drop")
-    rule, needs = _rule(found), known(found.needs)
+    solution = bcgc.solve(PROBLEM, "drop")
+    rule, needs = _rule(solution), known(solution.needs)
     threshold = float(rule.threshold * PROBLEM.scale)
     seconds, used = _step(threshold, times, rule.chunks)
-    for value, draws in ((found.expected_runtime, seconds), (1 - needs.lost, used)):
+    for value, draws in ((solution.expected_runtime, seconds), (1 - needs.lost, used)):
         # Worst: 1.3 standard errors.
         assert abs(draws.mean() - float(value)) < 4 * draws.std() / np.sqrt(len(draws))
     # No other threshold is better at which 30 % of the workers are done, within what
     # draws are off by.
     least = seconds.mean() / used.mean()
     first = START + WHOLE * (0.5 - np.log(0.7))
-    for other in np.linspace(first, START + WHOLE * 8, 40):
-        seconds, used = _step(other, times[:20_000], rule.chunks)
+    for candidate in np.linspace(first, START + WHOLE * 8, 40):
+        seconds, used = _step(candidate, times[:20_000], rule.chunks)
         assert seconds.mean() / used.mean() > 0.995 * least
     assert not bool(needs.exact_gradient)
 
 
 def test_drop_of_atoms_is_a_sum_over_them(x64):
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 5.0, 0.1), N, 200, 3.0, 2.0)
-    found = bcgc.solve(problem, "drop")
+    solution = bcgc.solve(problem, "drop")
     tried = {}
     for ended in range(1, 9):  # chunks of slow workers; fast ones have ended all, by 1
         stop = max(5 * ended / 8, 1.0)
         tried[stop] = (1 + (stop - 1) * (1 - 0.9**N)) / (0.9 + 0.1 * ended / 8)
     stop = min(tried, key=tried.__getitem__)
-    rule, needs = _rule(found), known(found.needs)
+    rule, needs = _rule(solution), known(solution.needs)
     assert float(rule.threshold) == pytest.approx(200 * stop)
-    value = found.expected_runtime / (1 - needs.lost)
+    value = solution.expected_runtime / (1 - needs.lost)
     assert float(value) == pytest.approx(200 * tried[stop], rel=1e-9)
 
 
@@ -155,8 +153,8 @@ def test_a_threshold_at_which_three_tenths_of_the_atoms_have_ended_is_possible()
         used = np.mean(ends <= stops[:, None] * (1 + 1e-12), axis=1)
         least = np.min(np.minimum(stops[:, None], atoms) @ alone / used)
         problem = bcgc.Problem(bcgc.Empirical(atoms), N, 100, float(N))
-        found = bcgc.solve(problem, "drop")
-        value = found.expected_runtime / (1 - known(found.needs).lost)
+        solution = bcgc.solve(problem, "drop")
+        value = solution.expected_runtime / (1 - known(solution.needs).lost)
         assert float(value) == pytest.approx(
             100 * least, rel=1e-5
         )  # worst measured 1.4e-6
@@ -178,24 +176,22 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
     uncoded, backup, drop = (
         bcgc.solve(PROBLEM, method) for method in ("uncoded", "backup:1", "drop")
     )
-    found = bcgc.solvers.Comparison([uncoded, backup, drop], None, uncoded)
+    comparison = bcgc.solvers.Comparison([uncoded, backup, drop], None, uncoded)
     used = {
-        name: float(one.expected_runtime) / (1 - float(known(one.needs).lost))
-        for name, one in found.items()
+        name: float(solution.expected_runtime) / (1 - float(known(solution.needs).lost))
+        for name, solution in comparison.items()
     }
-    assert list(found) == sorted(used, key=used.__getitem__)
+    assert list(comparison) == sorted(used, key=used.__getitem__)
     assert backup.bound_of == drop.bound_of == ""
     assert f"{used['drop']:.6g} for as many used" in repr(drop)
     drop.save(tmp_path / "plan.json")
-    again = bcgc.Solution.load(tmp_path / "plan.json")
-    assert _rule(again).threshold == _rule(drop).threshold
-    assert float(known(again.needs).lost) == float(known(drop.needs).lost)
+    from_file = bcgc.Solution.load(tmp_path / "plan.json")
+    assert _rule(from_file).threshold == _rule(drop).threshold
+    assert float(known(from_file.needs).lost) == float(known(drop.needs).lost)
 
 
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
-    """Steps of `backup:2` in a row take as many times as long; two of N workers are
-    lost.
-    """
+    """Steps of `backup:2` in a row take as much longer; two of N workers are lost."""
     problem = replace(PROBLEM, start_up=0.0)
     text = str(bcgc.compare(problem, ["backup:2"]))
     value, times = re.findall(r"backup:2 (\S+) \(×(\S+)\)", " ".join(text.split()))[0]

@@ -24,16 +24,14 @@ LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
 def _certified(problem, tolerance):
-    """The solution, and its certificate by another quadrature and by triangular
-    systems.
-    """
-    found = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
-    assert found.status == bcgc.Status.CONVERGED
-    known = bcgc.certificate(problem, found.point)
-    np.testing.assert_allclose(known.expected_runtime, found.value, rtol=1e-8)
-    assert 0 <= 1 - (found.bound - found.error) / found.value <= tolerance
-    assert known.relative_gap <= 2 * tolerance
-    return found
+    """The solution, checked by another quadrature and by triangular systems."""
+    solution = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
+    assert solution.status == bcgc.Status.CONVERGED
+    certificate = bcgc.certificate(problem, solution.point)
+    np.testing.assert_allclose(certificate.expected_runtime, solution.value, rtol=1e-8)
+    assert 0 <= 1 - (solution.bound - solution.error) / solution.value <= tolerance
+    assert certificate.relative_gap <= 2 * tolerance
+    return solution
 
 
 def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own():
@@ -50,9 +48,7 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
 
 
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
-    """A failure follows one j levels before with Borel's probability, e^-r r^(j-1) /
-    j!.
-    """
+    """Failures j levels apart have Borel's probability, e^-r r^(j-1) / j!."""
     size, rate = 7, 0.9
     below = rate * np.arange(size, 0, -1) / size
     rows = [
@@ -60,7 +56,7 @@ def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
         for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))
     ]
     laplacian_of = jax.jit(laplacian_of_levels, static_argnums=1)
-    found = laplacian_of(np.arange(size), size, *rows)
+    laplacian = laplacian_of(np.arange(size), size, *rows)
     lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     borel = [
         0.0,
@@ -70,7 +66,7 @@ def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
         ),
     ]
     np.testing.assert_allclose(
-        found,
+        laplacian,
         np.diag(np.array(borel)[lag].sum(axis=1)) - np.array(borel)[lag],
         rtol=1e-12,
     )
@@ -78,14 +74,15 @@ def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
 
 def test_the_published_optimum_of_fewer_workers_is_found():
     """Fifty are few for its splines, which certify 98 %: this compiles the least."""
-    given = bcgc.Problem(LAW, 50, 20_000, 50.0)
-    found, short = (
-        optimum_of_many(given, tolerance=1e-5, max_steps=most) for most in (100, 2)
+    problem = bcgc.Problem(LAW, 50, 20_000, 50.0)
+    solution, short = (
+        optimum_of_many(problem, tolerance=1e-5, max_steps=max_steps)
+        for max_steps in (100, 2)
     )
-    np.testing.assert_allclose(found.value, 3.997e7, rtol=2e-4)
-    assert 0.97 * found.value < found.bound < 3.9971e7  # measured 3.917e7
-    assert found.status == bcgc.Status.PRECISION
-    assert found.num_steps < 30  # measured 17
+    np.testing.assert_allclose(solution.value, 3.997e7, rtol=2e-4)
+    assert 0.97 * solution.value < solution.bound < 3.9971e7  # measured 3.917e7
+    assert solution.status == bcgc.Status.PRECISION
+    assert solution.num_steps < 30  # measured 17
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
 
 
@@ -94,20 +91,20 @@ def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(
         LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0
     )
-    found, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
-    assert dense.bound <= found.value * (1 + 1e-9)
-    assert found.bound <= dense.value * (1 + 1e-9)
-    np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
+    smooth, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
+    assert dense.bound <= smooth.value * (1 + 1e-9)
+    assert smooth.bound <= dense.value * (1 + 1e-9)
+    np.testing.assert_allclose(smooth.value, dense.value, rtol=1e-7)
 
 
 @pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_of_ten_thousand_is_certified():
-    found = optimum_of_many(
+    solution = optimum_of_many(
         bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30
     )
-    assert found.status == bcgc.Status.CONVERGED
-    assert found.bound > 0.999 * found.value
+    assert solution.status == bcgc.Status.CONVERGED
+    assert solution.bound > 0.999 * solution.value
 
 
 @pytest.mark.slow
@@ -128,14 +125,14 @@ def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified(
     times[slow] *= rng.uniform(2, 15, slow.sum())
     law = smooth_empirical(times, large_n=True)
     problem = bcgc.Problem(law, 160, 1_000_000)
-    found = optimal_partition(problem, True)
-    value = float(found.value)
-    assert 1 - (float(found.bound) - float(found.error)) / value < 1e-4
-    assert int(found.num_steps) < 60
+    optimum = optimal_partition(problem, True)
+    value = float(optimum.value)
+    assert 1 - (float(optimum.bound) - float(optimum.error)) / value < 1e-4
+    assert int(optimum.num_steps) < 60
     # By draws: T = Λ⁻¹(A), the slowest first.
     drawn = np.asarray(
         law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160)))
     )
-    load = np.cumsum(np.arange(1, 161) * np.asarray(found.point)) / 160
+    load = np.cumsum(np.arange(1, 161) * np.asarray(optimum.point)) / 160
     runtimes = (-np.sort(-drawn, axis=1) * load).max(axis=1)
     assert abs(runtimes.mean() - value) < 4 * runtimes.std() / np.sqrt(runtimes.size)

@@ -28,9 +28,9 @@ from tests.problems import known
 pytestmark, _SLOW = pytest.mark.usefixtures("x64"), pytest.mark.slow
 
 
-def _problem(workers, **more):
+def _problem(workers, **options):
     return bcgc.Problem(
-        bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more
+        bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **options
     )
 
 
@@ -99,15 +99,13 @@ def _padded(workers):
 
 
 def test_one_program_serves_all_numbers_of_workers():
-    """Of seven, in types of three paths, and of two and five, whose finest levels are
-    empty.
-    """
+    """Seven have three types of paths; the finest levels of two and five are empty."""
     solve = functools.partial(bcgc.solve, method="nested")
     first = solve(_padded(7))
     with compilations() as compiled:
-        found = {2: solve(_padded(2)), 5: solve(_padded(5)), 7: first}
+        solutions = {2: solve(_padded(2)), 5: solve(_padded(5)), 7: first}
     assert compiled == []
-    for workers, solution in found.items():
+    for workers, solution in solutions.items():
         plan = known(solution.plan)
         assert known(plan.completion).groups == halving(workers)
         drawn = _drawn(plan, np.random.default_rng(workers), 400_000)
@@ -131,10 +129,10 @@ def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
     batch = jax.jit(jax.vmap(lambda n: bcgc.solve(_padded(n), method)))(workers)
     loop = [bcgc.solve(_padded(int(n)), method) for n in workers]
     for name in ("expected_runtime", "lower_bound"):
-        each = [float(getattr(one, name)) for one in loop]
-        np.testing.assert_allclose(getattr(batch, name), each, rtol=1e-9)
+        values = [float(getattr(solution, name)) for solution in loop]
+        np.testing.assert_allclose(getattr(batch, name), values, rtol=1e-9)
     np.testing.assert_allclose(
-        known(batch.needs).sent, [known(one.needs).sent for one in loop]
+        known(batch.needs).sent, [known(solution.needs).sent for solution in loop]
     )
     assert known(batch.needs).stored_subsets.tolist() == [
         2,
@@ -169,9 +167,7 @@ def test_published_optima_are_met(stored, data, published):
     "name", ["alike", *(pytest.param(name, marks=_SLOW) for name in ("seen", "kinks"))]
 )
 def test_blocks_of_all_sizes_are_found(name):
-    """Of 0.98 to 10⁻⁴, times alike. A gap was 5e-3 with hidden knots, and 0.7 for two
-    speeds.
-    """
+    """Of 0.98 to 10⁻⁴. Gaps were 5e-3 with hidden knots, and 0.7 for two speeds."""
     laws = {
         "alike": bcgc.ShiftedExponential(1e-3, 1e5),
         "kinks": bcgc.TwoSpeed(100.0, 800.0, 0.2),
@@ -185,9 +181,7 @@ def test_blocks_of_all_sizes_are_found(name):
 
 @_SLOW
 def test_a_local_search_ends_at_a_kink():
-    """Halves of eight workers are alike: cuts, which have a bound, find the same
-    optimum.
-    """
+    """Halves of eight workers are alike: cuts, with a bound, find the same optimum."""
     problem = bcgc.Problem(bcgc.Empirical(_MEASURED), 8, 1000)
     local, cut = (
         bcgc.solve(problem, Nested(data=data)) for data in ("by_size", "equal")
@@ -200,15 +194,13 @@ def test_a_local_search_ends_at_a_kink():
 
 
 def test_slopes_at_an_empty_level_are_those_of_differences():
-    """Workers of three kinds then begin to be late at equal times, with no node
-    between.
-    """
+    """Three kinds of workers then begin to be late at once, with no node between."""
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
     plan = known(bcgc.solve(problem, "nested").plan)
-    both = jax.value_and_grad(
+    value_and_slopes = jax.value_and_grad(
         lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes))
     )
-    runtime = jax.jit(both)
+    runtime = jax.jit(value_and_slopes)
     ends = [(sizes + s, np.maximum(sizes - s, 0)) for s in 2 * np.eye(4)]
     slopes = [
         float(runtime(high)[0] - runtime(low)[0]) / np.sum(high - low)
@@ -220,32 +212,30 @@ def test_slopes_at_an_empty_level_are_those_of_differences():
 
 
 def test_no_sizes_are_in_time_more_often():
-    """By the same draws for all sizes, which a difference of four standard errors is
-    judged by.
-    """
+    """By the same draws for all sizes, within four standard errors."""
     deadline, rng = 1.4e8, np.random.default_rng(3)
     solution = bcgc.solve(_problem(7), Nested(deadline=deadline))
     plan = known(solution.plan)
     chance = float(known(solution.completion_probability))
-    found = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
+    in_time = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
     assert chance == pytest.approx(
-        found.mean(), abs=4 * found.std() / np.sqrt(found.size)
+        in_time.mean(), abs=4 * in_time.std() / np.sqrt(in_time.size)
     )
     shares = np.asarray(plan.sizes) / 20_000
-    others = [
+    candidates = [
         *rng.dirichlet(np.ones(4), 4),
         *(rng.dirichlet(30 * shares + 0.1) for _ in range(8)),
     ]
-    for share in others:
-        other = (
+    for share in candidates:
+        candidate_in_time = (
             _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000)
             <= deadline
         )
-        off = found.astype(float) - other
+        off = in_time.astype(float) - candidate_in_time
         assert off.mean() > -4 * off.std() / np.sqrt(off.size)
     fastest = known(bcgc.solve(_problem(7), "nested").plan)
     # Measured 0.5953, and 0.5856 of the fastest; draws of both tell them apart.
-    off = found.astype(float) - (
+    off = in_time.astype(float) - (
         _drawn(fastest, np.random.default_rng(0), 200_000) <= deadline
     )
     assert off.mean() > 4 * off.std() / np.sqrt(off.size)
@@ -286,9 +276,7 @@ _FLAT = {
 
 
 def _in_time(sizes, groups, cdf, t, setup):
-    """P(τ ≤ t) of many sizes, `[..., K]`, by how many blocks each group's first worker
-    ends.
-    """
+    """P(τ ≤ t) of sizes, `[..., K]`, by the blocks that first workers of groups end."""
     used, levels = sizes > 0, len(groups)
     of_group = []
     for worker in range(sum(map(len, groups[0]))):
@@ -309,8 +297,8 @@ def _in_time(sizes, groups, cdf, t, setup):
             for group in level
         ]
         best = [
-            np.diff(np.prod(np.cumsum(each, axis=-1), axis=0), prepend=0)
-            for each in within
+            np.diff(np.prod(np.cumsum(chances, axis=-1), axis=0), prepend=0)
+            for chances in within
         ]
         if k < levels:
             late = used[..., k, None] & (np.arange(levels + 1) <= k)
@@ -341,7 +329,7 @@ def _searched(in_time, levels, rounds):
 
 
 @pytest.mark.parametrize(
-    ("name", "deadline", "found"),
+    ("name", "deadline", "reference"),
     [
         pytest.param("measured", 848.144, 0.0895, marks=_SLOW),
         pytest.param("measured", 1187.4, 0.2342, marks=_SLOW),
@@ -356,9 +344,9 @@ def _searched(in_time, levels, rounds):
     ],
 )
 def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(
-    name, deadline, found
+    name, deadline, reference
 ):
-    """Where P has no slope, or is 0 at the fastest plan. `found` was known before."""
+    """Where P is flat, or 0 at the fastest plan; an earlier search met `reference`."""
     workers, law, cdf = _FLAT[name]
     samples, cycles = {"measured": (8, 1), "shifted": (1, 1)}.get(name, (40, 2))
     setup = 300.0 if name == "setup" else None
@@ -375,16 +363,14 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(
     assert chance == pytest.approx(
         in_time(np.asarray(known(solution.plan).sizes)[None] / 1000)[0], rel=1e-9
     )
-    assert chance >= max(0.999 * found, 0.99 * _searched(in_time, len(groups), 30))
+    assert chance >= max(0.999 * reference, 0.99 * _searched(in_time, len(groups), 30))
     ended = bcgc.Status.INFINITE if name == "heavy" else bcgc.Status.CONVERGED
     assert int(solution.status) == ended
 
 
 @_SLOW
 def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
-    """Nearly all is for the quickest of four, L E T_(1); E T of a single worker is
-    infinite.
-    """
+    """Nearly all is for the quickest of four, L E T_(1); E T of one is infinite."""
     problem = bcgc.Problem(bcgc.Pareto(1.0, 0.7), 4, 5000)
     solution = bcgc.solve(problem, Nested(deadline=2e5))
     # Worst measured 2.5e-6.
@@ -394,9 +380,7 @@ def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
 
 @_SLOW
 def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
-    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L, y_k the work at
-    ends.
-    """
+    """All sizes at which blocks end with an atom: Σ c_k y_k = L, of works y_k."""
     groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
     weight = 1 / size - np.append(1 / size[1:], 0)
     for deadline in (848.144, 1187.4, 1441.84, 1696.29):
@@ -416,25 +400,25 @@ def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
             for part in np.array_split(sizes, 20)
         )
         problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
-        found = known(
+        chance = known(
             bcgc.solve(problem, Nested(deadline=deadline)).completion_probability
         )
-        assert float(found) > float(
+        assert float(chance) > float(
             known(bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability)
         )
-        assert best * 0.97 < float(found) <= best + 1e-9  # worst measured 0.9797
+        assert best * 0.97 < float(chance) <= best + 1e-9  # worst measured 0.9797
 
 
 # Of the backward pass of 20000 coordinates: what halves took with three levels at most.
 @_SLOW
 @pytest.mark.parametrize(
-    ("setup", "known"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)]
+    ("setup", "reference"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)]
 )
-def test_a_forward_pass_asks_for_fewer_levels(setup, known):
+def test_a_forward_pass_asks_for_fewer_levels(setup, reference):
     problem = _problem(20, setup_cycles=float(setup))
     solution = bcgc.solve(problem, "nested")
     assert float(solution.expected_runtime) < min(
-        known, float(bcgc.solve(problem).expected_runtime)
+        reference, float(bcgc.solve(problem).expected_runtime)
     )
     assert 0 < float(solution.relative_gap) < 0.07
 
@@ -452,16 +436,13 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
     program = jax.jit(vars(nested._optimum)["__wrapped__"])
     data = np.array([[1.0, 2.0, 4.0]])
     levels = np.ones(3, bool)
-    found = program(_problem(4, setup_cycles=1.0), OneOfEach(halving(4)), data, levels)[
-        1
-    ]
-    assert found.tolist() == [1, 0, 0]
+    problem = _problem(4, setup_cycles=1.0)
+    sizes = program(problem, OneOfEach(halving(4)), data, levels)[1]
+    assert sizes.tolist() == [1, 0, 0]
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block takes 34,478, a search over all levels ended at
-    35,403.
-    """
+    """Not convex: a single block takes 34,478, a search over all levels 35,403."""
     problem = replace(
         _problem(4, start_up=bcgc.Weibull(3e3, 0.5)),
         num_coordinates=20,
@@ -470,16 +451,15 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
     assert solution.kind == "local"
-    others = rng.dirichlet([0.5] * 3, 12)
+    shares = rng.dirichlet([0.5] * 3, 12)
     starts = 3000 * rng.weibull(0.5, (200_000, 4))
-    for sizes in 20 * np.concatenate([np.eye(3), others]):
+    for sizes in 20 * np.concatenate([np.eye(3), shares]):
         drawn = _drawn(
             plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts
         )
-        most = drawn.mean() + 4 * drawn.std() / np.sqrt(
-            drawn.size
-        )  # four standard errors are 1 %
-        assert 0 < solution.lower_bound <= solution.expected_runtime <= most
+        # Four standard errors are 1 %.
+        limit = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
+        assert 0 < solution.lower_bound <= solution.expected_runtime <= limit
 
 
 @pytest.mark.smoke
@@ -491,7 +471,7 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 7, 35, 14)
     solution = bcgc.solve(problem, "nested")
     read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
-    rules: list[Any] = [known(one.plan).completion for one in (read, solution)]
+    rules: list[Any] = [known(answer.plan).completion for answer in (read, solution)]
     assert rules[0].groups == rules[1].groups
 
     def loss(params, batch):
@@ -500,7 +480,7 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, read, params)
     rows = 50.0 + rng.exponential(1000.0, (9, 7))
     subsets, sgd = bcgc.coding.split_batch(data, 7), optax.sgd(0.1)
-    found = bcgc.coding.train(
+    training = bcgc.coding.train(
         jax.random.key(1), loss, scheme, rows, params, subsets, sgd, 9
     )
     last, done = np.zeros(9), np.zeros(7)
@@ -512,13 +492,15 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
             last = np.maximum(
                 last, np.min(rows[:, group] * done[group], axis=1) * 14 / 7
             )
-    np.testing.assert_allclose(known(found.fresh), last, rtol=1e-12)
+    np.testing.assert_allclose(known(training.fresh), last, rtol=1e-12)
     for _ in range(9):
         params = jax.tree.map(
             lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data)
         )
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+        training.params,
+        params,
     )
 
 
@@ -540,11 +522,11 @@ def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
         rng.exponential(1.0, (40, 5))
         + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
     )
-    each = [
+    trees = [
         tuple(tuple(tuple(p[w] for w in group) for group in level) for level in tree)
         for p in itertools.permutations(range(5))
     ]
-    best = min(_runtimes(of(groups), times).mean() for groups in each)
+    best = min(_runtimes(of(groups), times).mean() for groups in trees)
     placed: Any = place_workers(problem, of(tree), times)
     assert _runtimes(placed, times).mean() == pytest.approx(best)
     assert best < 0.95 * _runtimes(of(tree), times).mean()

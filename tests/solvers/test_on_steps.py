@@ -12,10 +12,8 @@ from bcgc_jax.steps.steps import Steps
 
 
 def one_level(times, stored, chunks=8):
-    """Workers compute `stored` subsets in whole chunks, and all but `stored` - 1 are
-    waited for.
-    """
-    late, found = [0.0] * len(times[0]), []
+    """Ends of steps in whole chunks; all workers but `stored` - 1 are waited for."""
+    late, ends = [0.0] * len(times[0]), []
     for row in times:
         done = [begin + stored * time for begin, time in zip(late, row, strict=True)]
         end = sorted(done)[len(row) - stored]
@@ -25,8 +23,8 @@ def one_level(times, stored, chunks=8):
                 begun = math.floor((end - late[w]) / time * chunks) + 1
                 until = min(late[w] + begun * time / chunks, done[w])
             late[w] = max(until - end, 0.0)
-        found.append(end)
-    return found
+        ends.append(end)
+    return ends
 
 
 @pytest.mark.slow

@@ -66,9 +66,9 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(
 
 
 def test_one_worker_is_solved(x64):
-    one = bcgc.solve(padded(bcgc.ShiftedExponential(2.0), 1, 2_000, 2), "optimal")
-    assert known(one.rounded).tolist() == [2_000] + [0] * (SIZE - 1)
-    np.testing.assert_allclose(one.expected_runtime, 2_000, rtol=1e-9)
+    solution = bcgc.solve(padded(bcgc.ShiftedExponential(2.0), 1, 2_000, 2), "optimal")
+    assert known(solution.rounded).tolist() == [2_000] + [0] * (SIZE - 1)
+    np.testing.assert_allclose(solution.expected_runtime, 2_000, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -85,22 +85,21 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
 
 @pytest.mark.slow
 def test_only_the_value_of_an_optimum_has_a_slope(x64):
-    """The value of a partition, and all that follows from it; what has no slope is
-    NaN.
-    """
+    """Its value and what follows from it; whatever else has the slope NaN."""
 
     def numbers(costs):
         law = bcgc.ShiftedExponential(0.8, 0.2)
         problem = bcgc.Problem(law, 5, costs.size, 3, unit_costs=costs)
-        found = bcgc.solve(problem)
-        late = bcgc.completion_probability(problem, known(found.partition), 60.0)
-        return found.expected_runtime, found.lower_bound, found.partition, late
+        solution = bcgc.solve(problem)
+        late = bcgc.completion_probability(problem, known(solution.partition), 60.0)
+        return solution.expected_runtime, solution.lower_bound, solution.partition, late
 
     costs = jnp.linspace(1.0, 3.0, 20)
-    slope, *others = jax.jit(jax.jacrev(numbers))(costs)
+    slope, *other_slopes = jax.jit(jax.jacrev(numbers))(costs)
     # Twice the work takes twice the time.
     np.testing.assert_allclose(slope, numbers(costs)[0] / jnp.sum(costs), rtol=1e-9)
-    assert all(np.isnan(other).all() for other in others)
+    for slopes in other_slopes:
+        np.testing.assert_array_equal(slopes, np.nan)
 
 
 def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_finds(
@@ -111,9 +110,9 @@ def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_find
     solution = bcgc.solve(problem, bcgc.Optimal(levels=levels))
     free = bcgc.solve(problem)
     assert np.flatnonzero(known(solution.levels)).tolist() == levels
-    others = np.setdiff1d(np.arange(SIZE), levels)
-    assert np.all(np.asarray(solution.partition)[others] == 0)
-    assert np.all(np.asarray(solution.rounded)[others] == 0)
+    other_levels = np.setdiff1d(np.arange(SIZE), levels)
+    assert np.all(np.asarray(solution.partition)[other_levels] == 0)
+    assert np.all(np.asarray(solution.rounded)[other_levels] == 0)
     assert free.expected_runtime < solution.lower_bound
 
     # Nelder and Mead over the two free shares, on the exact runtime.
@@ -123,10 +122,10 @@ def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_find
         return float(bcgc.expected_runtime(problem, x)) if x.min() >= 0 else np.inf
 
     options = {"xatol": 1e-9, "fatol": 1e-9}
-    found = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options=options)
-    assert solution.lower_bound <= found.fun
+    result = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options=options)
+    assert solution.lower_bound <= result.fun
     # worst measured 6e-8
-    np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)
+    np.testing.assert_allclose(solution.expected_runtime, result.fun, rtol=1e-7)
 
 
 @pytest.mark.slow
@@ -164,11 +163,11 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
 
     @jax.jit
     def expansion(load, refine):
-        given = Workers(law, marks_of(law, load, workers), workers)
-        start, sums = sums_over_nodes(given, load, refine)
-        one = jnp.eye(workers)
-        value, error, (slope,) = first_derivatives(given, one, load, start, sums)
-        hessian = second_derivatives(one, load, sums.upper)
+        model = Workers(law, marks_of(law, load, workers), workers)
+        start, sums = sums_over_nodes(model, load, refine)
+        identity = jnp.eye(workers)
+        value, error, (slope,) = first_derivatives(model, identity, load, start, sums)
+        hessian = second_derivatives(identity, load, sums.upper)
         exact, gradient = jax.value_and_grad(
             lambda y: expected_max(law, y, workers).value
         )(load)
@@ -200,8 +199,8 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
         factor = rng.standard_normal((size, size))
         matrix = factor @ factor.T + 0.1 * np.eye(size)
         rhs = rng.standard_normal((size, 2))
-        found = jax.jit(solve_positive)(matrix, rhs)
-        np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
+        solution = jax.jit(solve_positive)(matrix, rhs)
+        np.testing.assert_allclose(solution, np.linalg.solve(matrix, rhs), rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -214,21 +213,19 @@ def test_the_forward_substitution_solves_the_triangular_system(x64, batched, siz
     rows = np.concatenate([upper, np.ones((3, 1, size))], axis=1)
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
     solve = jax.jit(solve_unit_upper, static_argnums=2)
-    found = np.moveaxis(np.asarray(solve(*to_front, batched)), -1, 0)
-    np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)
+    solution = np.moveaxis(np.asarray(solve(*to_front, batched)), -1, 0)
+    np.testing.assert_allclose(solution @ (np.eye(size) + strict), rows, atol=1e-13)
 
 
 def _collatz(steps_at_a_time: int):
-    """Steps of 3n + 1 from n to the target, one by one in lanes: their number, the
-    largest n.
-    """
+    """Steps of 3n + 1 from n to the target in lanes: their number, the largest n."""
 
     def step(target, state):
         n, steps, largest = state
         n = jnp.where(n % 2 == 0, n // 2, 3 * n + 1)
         return n, steps + 1, jnp.maximum(largest, n)
 
-    def many(target, state):
+    def stride(target, state):
         for _ in range(steps_at_a_time):
             open_ = state[0] != target
             state = jax.tree.map(
@@ -240,7 +237,7 @@ def _collatz(steps_at_a_time: int):
         n = jnp.asarray(n)
         return loop(
             lambda target, s: s[0] != target,
-            lambda size: many if size == 1 else step,
+            lambda size: stride if size == 1 else step,
             lambda _, s: s[1:],
             target,
             (n, 0 * n, n),
@@ -265,8 +262,8 @@ def test_each_problem_has_its_own_number_of_rounds(lanes):
     steps, largest = jax.jit(jax.vmap(lambda n: run(n, 1, lanes)))(starts)
     expected = [_by_hand(int(n), 1) for n in starts]
     np.testing.assert_array_equal(np.stack([steps, largest], axis=1), expected)
-    one = jax.jit(lambda n: run(n, 1, lanes))
-    np.testing.assert_array_equal([one(int(n)) for n in starts], expected)
+    single_run = jax.jit(lambda n: run(n, 1, lanes))
+    np.testing.assert_array_equal([single_run(int(n)) for n in starts], expected)
 
 
 def test_constants_may_be_batched_and_batches_nested():
@@ -274,10 +271,10 @@ def test_constants_may_be_batched_and_batches_nested():
     run = _collatz(1)
     nested = jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None))
     steps, _ = jax.jit(nested)(starts, targets)
-    for row, found in zip(starts, steps, strict=True):
+    for row, row_steps in zip(starts, steps, strict=True):
         expected = [
             _by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)
         ]
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(row_steps, expected)
     steps, _ = jax.jit(jax.vmap(lambda t: run(40, t, 2)))(np.array([1, 40, 10]))
     np.testing.assert_array_equal(steps, [_by_hand(40, t)[0] for t in (1, 40, 10)])

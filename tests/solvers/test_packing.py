@@ -21,12 +21,12 @@ def test_no_sizes_within_the_limits_have_a_larger_sum(x64):
     limits[:, 2] = limits[:, 1]
     limits[::7, 3] = 0
     exists = rng.random((programs, size)) < 0.8
-    found = np.asarray(jax.jit(jax.vmap(largest_sum))(weights, limits, exists))
-    assert np.all(found[~exists] == 0)
+    sizes = np.asarray(jax.jit(jax.vmap(largest_sum))(weights, limits, exists))
+    assert np.all(sizes[~exists] == 0)
     # worst measured 4e-16
-    assert np.all(np.einsum("prn,pn->pr", weights, found) <= limits + 1e-14)
-    for program, x in enumerate(found):
-        bounds = [(0, None if there else 0) for there in exists[program]]
+    assert np.all(np.einsum("prn,pn->pr", weights, sizes) <= limits + 1e-14)
+    for program, x in enumerate(sizes):
+        bounds = [(0, None if is_real else 0) for is_real in exists[program]]
         best = optimize.linprog(
             -np.ones(size), A_ub=weights[program], b_ub=limits[program], bounds=bounds
         )
@@ -35,8 +35,8 @@ def test_no_sizes_within_the_limits_have_a_larger_sum(x64):
 
 
 def test_a_batch_of_one_dtype_stays_in_it():
-    found = largest_sum(
+    sizes = largest_sum(
         jnp.ones((1, 2), jnp.float32), jnp.ones(1, jnp.float32), jnp.ones(2, bool)
     )
-    assert found.dtype == jnp.float32
-    assert float(found.sum()) == 1.0
+    assert sizes.dtype == jnp.float32
+    assert float(sizes.sum()) == 1.0

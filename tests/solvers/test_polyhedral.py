@@ -12,9 +12,7 @@ from tests.problems import known, padded
 
 @pytest.mark.slow
 def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme(x64):
-    """In a speed and its probability; with start-ups, which all have to wait for, of
-    rows.
-    """
+    """In a speed and its probability; and in a power of rows, with start-ups."""
 
     @jax.jit
     @jax.value_and_grad
@@ -26,16 +24,16 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
         speed, probability = numbers.tolist()
         return 1_000 * best_of_two_speeds(1.0, speed, probability, 5)
 
-    for at in (np.array([5.0, 0.3]), np.array([3.0, 0.3]), np.array([8.3, 0.12])):
-        value, slope = two_speeds(at)
-        assert value == pytest.approx(exact(at), rel=1e-6)
-        for move, one in zip(1e-4 * np.eye(2), slope, strict=True):
-            below, here, above = (exact(at + s * move) for s in (-1, 0, 1))
+    for point in (np.array([5.0, 0.3]), np.array([3.0, 0.3]), np.array([8.3, 0.12])):
+        value, slopes = two_speeds(point)
+        assert value == pytest.approx(exact(point), rel=1e-6)
+        for move, slope in zip(1e-4 * np.eye(2), slopes, strict=True):
+            below, middle, above = (exact(point + s * move) for s in (-1, 0, 1))
             # where pieces meet they differ
-            low, high = np.sort([here - below, above - here]) / 1e-4
+            low, high = np.sort([middle - below, above - middle]) / 1e-4
             # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed
             # plan 4e-2.
-            assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
+            assert low - 3e-4 * abs(low) <= slope <= high + 3e-4 * abs(high)
 
     times = np.random.default_rng(7).lognormal(0.0, 0.8, (40, 5))
 

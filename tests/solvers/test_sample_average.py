@@ -49,9 +49,7 @@ def _problem(law, **changed) -> bcgc.Problem:
 
 
 def _best_of_rows(rows: np.ndarray, levels=range(N), setup: float = 0.0) -> float:
-    """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for their
-    setup.
-    """
+    """min mean_s θ_s over θ_s ≥ T_sn y_n, n in `levels`, which all pay for set-up."""
     levels = list(levels)
     finish = level_times(rows)[:, levels][:, :, levels]
     later = setup / L * rows[:, levels] * (np.array(levels) + 1)
@@ -93,8 +91,8 @@ def test_few_units_are_searched_one_by_one():
     problem = _problem(bcgc.EmpiricalRows(TIMES), num_coordinates=7)
     counts = [c for c in itertools.product(range(8), repeat=N) if sum(c) == 7]
     best = min(_runtimes(np.array(c), SORTED).mean() for c in counts)
-    found = _runtimes(np.asarray(bcgc.solve(problem).rounded), SORTED).mean()
-    assert best * (1 - 1e-12) <= found <= best * 1.01
+    runtime = _runtimes(np.asarray(bcgc.solve(problem).rounded), SORTED).mean()
+    assert best * (1 - 1e-12) <= runtime <= best * 1.01
 
 
 def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
@@ -123,9 +121,7 @@ def optimum() -> float:
 
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
-    """Of 97.5 % limits 960 of 1,000 hold; of 95 % with probability 8 %, of 94 % with
-    0.4 %.
-    """
+    """960 of 1,000 limits of 97.5 % hold; of 95 % with 8 % chance, of 94 % 0.4 %."""
     problem, levels = _problem(bcgc.Heterogeneous(LAWS)), np.ones(N, bool)
 
     @jax.jit
@@ -135,33 +131,35 @@ def test_limits_hold_as_often_as_they_say(optimum):
         partition = frequency_partition(plan)
         return partition, judge(fresh, partition, levels)
 
-    partition, found = jax.device_get(judged(jax.random.split(jax.random.key(0), 1000)))
-    assert np.sum(found.lower_bound <= optimum) >= 960
+    partition, judgement = jax.device_get(
+        judged(jax.random.split(jax.random.key(0), 1000))
+    )
+    assert np.sum(judgement.lower_bound <= optimum) >= 960
     exact = np.mean([_runtimes(x, OUTCOMES) for x in partition], axis=1)
-    error = (found.expected_runtime - exact) / found.runtime_error
+    error = (judgement.expected_runtime - exact) / judgement.runtime_error
     assert abs(np.mean(error)) < 4 / np.sqrt(1000)
     assert 0.9 < np.std(error) < 1.1
     assert exact.min() >= optimum * (1 - 1e-9)
-    gap = 1 - found.lower_bound / found.expected_runtime
-    np.testing.assert_allclose(found.relative_gap, gap, rtol=1e-9)
+    gap = 1 - judgement.lower_bound / judgement.expected_runtime
+    np.testing.assert_allclose(judgement.relative_gap, gap, rtol=1e-9)
 
 
 def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     x = np.array([900.0, 700.0, 500.0, 400.0])
-    found = judge(
+    judgement = judge(
         _problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True])
     )
     finish = np.cumsum(np.arange(1, N + 1) * x) * SORTED
     last = finish.argmax(axis=1)
-    needed = np.arange(N) <= last[:, None]
-    slope = np.arange(1, N + 1) * needed * SORTED[np.arange(S), last][:, None]
+    up_to_last = np.arange(N) <= last[:, None]
+    slope = np.arange(1, N + 1) * up_to_last * SORTED[np.arange(S), last][:, None]
     bound = SCALE * L * slope[:, [0, 2, 3]]
     limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(
         axis=0, ddof=1
     ) / np.sqrt(S)
-    np.testing.assert_allclose(found.lower_bound, limits.min(), rtol=1e-12)
+    np.testing.assert_allclose(judgement.lower_bound, limits.min(), rtol=1e-12)
     mean = SCALE * finish.max(axis=1).mean()
-    np.testing.assert_allclose(found.expected_runtime, mean, rtol=1e-12)
+    np.testing.assert_allclose(judgement.expected_runtime, mean, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -207,10 +205,10 @@ def test_every_method_is_judged_by_the_same_draws():
             near = replace(solution, lower_bound=0.9 * solution.expected_runtime)
             assert "with 97.5 % confidence" in repr(near)
     limit = bcgc.solve(problem, "limit", key=key, num_draws=S)
-    each = L * M * B / np.sum(1 / fresh, axis=1)
-    np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
+    limits = L * M * B / np.sum(1 / fresh, axis=1)
+    np.testing.assert_allclose(limit.expected_runtime, limits.mean(), rtol=1e-12)
     np.testing.assert_allclose(
-        limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8
+        limit.runtime_error, limits.std() / np.sqrt(FRESH), rtol=0.8
     )
     partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=6.5), key=key, num_draws=S)
     s = np.arange(1, N)
@@ -284,7 +282,7 @@ def test_the_interval_of_independent_rows_is_that_of_student(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
     problem = _problem(bcgc.EmpiricalRows(TIMES), start_up=start, send_time=send)
-    found = bootstrap_interval(jax.random.key(0), problem, x)
+    interval = bootstrap_interval(jax.random.key(0), problem, x)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
         runtimes = np.array(
@@ -293,7 +291,9 @@ def test_the_interval_of_independent_rows_is_that_of_student(start):
     np.testing.assert_allclose(resampling._runtimes(problem, x), runtimes, rtol=1e-5)
     mean, error = runtimes.mean(), stats.sem(runtimes)
     student = stats.t(S - 1).ppf(0.975) * error * dependence(runtimes - mean) ** 0.5
-    np.testing.assert_allclose((np.array(found) - mean) / student, [-1, 1], atol=0.15)
+    np.testing.assert_allclose(
+        (np.array(interval) - mean) / student, [-1, 1], atol=0.15
+    )
 
 
 def test_steps_that_are_like_the_next_ones_say_less():

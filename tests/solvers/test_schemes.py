@@ -72,16 +72,17 @@ def test_a_runtime_is_averaged_with_its_standard_error():
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
         bcgc.solve(PROBLEM, scheme)
     exact = float(bcgc.solve(PROBLEM, "limit").expected_runtime)
-    found = [bcgc.solve(PROBLEM, scheme, key=jax.random.key(seed)) for seed in range(8)]
+    solutions = [
+        bcgc.solve(PROBLEM, scheme, key=jax.random.key(seed)) for seed in range(8)
+    ]
     errors, reported = np.array(
-        [(s.expected_runtime - exact, s.runtime_error) for s in found]
+        [(s.expected_runtime - exact, s.runtime_error) for s in solutions]
     ).T
     assert np.all(np.abs(errors) < 4 * reported)
-    assert (
-        np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()
-    )  # and no larger than it must be
-    assert found[0].partition is None
-    assert found[0].kind == "confidence"
+    # And no larger than it must be.
+    assert np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()
+    assert solutions[0].partition is None
+    assert solutions[0].kind == "confidence"
 
 
 def test_a_scheme_may_not_exist_and_says_so_with_nan():
@@ -156,14 +157,14 @@ def test_names_that_cannot_be_are_refused(name, gives, words):
 
 def test_schemes_of_one_name_are_kept_apart():
     for level in (0, 2):
-        mine = bcgc.Scheme(
+        scheme = bcgc.Scheme(
             "mine",
             lambda p, level=level: jnp.where(
                 jnp.arange(p.max_workers) == level, p.total, 0
             ),
             baseline=level == 2,
         )
-        assert int(jnp.argmax(known(bcgc.solve(PROBLEM, mine).rounded))) == level
-        assert mine.baseline == (level == 2)
+        assert int(jnp.argmax(known(bcgc.solve(PROBLEM, scheme).rounded))) == level
+        assert scheme.baseline == (level == 2)
     assert method_of("tandon:3").baseline
     assert not any(method_of(name).baseline for name in ("limit", "frequency"))

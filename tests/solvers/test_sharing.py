@@ -57,20 +57,18 @@ def _drawn(count):
 
 
 def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
-    """Passes, start-ups, a question before each chunk, and a vector that is sent at the
-    end.
-    """
+    """With passes, start-ups, a question before each chunk, and a vector at the end."""
     rule = known(solution.plan).completion
     starts, times = _drawn(2000)
-    each = rule.in_lockstep(times, starts)
-    mean, error = np.mean(each) + 200, np.std(each) / 2000**0.5
+    seconds = rule.in_lockstep(times, starts)
+    mean, error = np.mean(seconds) + 200, np.std(seconds) / 2000**0.5
     error = np.hypot(error, float(solution.runtime_error))
     assert abs(float(solution.expected_runtime) - mean) < 4 * error
     assert float(solution.runtime_error) < 0.01 * mean
     in_time = simulate_completion(
         jax.random.key(3), replace(PROBLEM, send_time=10.0), solution.plan, mean, 4000
     )
-    share = np.mean(each + 200 <= mean)
+    share = np.mean(seconds + 200 <= mean)
     assert abs(float(in_time.mean) - share) < 4 * np.hypot(
         float(in_time.standard_error), 0.5 / 2000**0.5
     )
@@ -94,21 +92,21 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
             high = np.where(done, middle, high)
         ends.append(high.max())
     mean, error = np.mean(ends), np.std(ends) / 1500**0.5
-    found = bcgc.solve(PROBLEM, "limit:2")
-    error = np.hypot(error, float(found.runtime_error))
-    assert abs(float(found.expected_runtime) - mean) < 4 * error
+    limit = bcgc.solve(PROBLEM, "limit:2")
+    error = np.hypot(error, float(limit.runtime_error))
+    assert abs(float(limit.expected_runtime) - mean) < 4 * error
     # The confidence limit of the solution is that mean less two standard errors.
     assert float(solution.lower_bound) == pytest.approx(
-        float(found.expected_runtime), rel=0.02
+        float(limit.expected_runtime), rel=0.02
     )
     assert solution.bound_of == "storage"
 
 
 def test_the_limit_is_that_of_all_data_where_all_are_stored():
     plain = replace(PROBLEM, start_up=None)
-    found = bcgc.solve(plain, "limit:5")
-    error = float(found.runtime_error / found.expected_runtime)
-    assert abs(float(found.expected_runtime / runtime_limit(plain)) - 1) < 4 * error
+    solution = bcgc.solve(plain, "limit:5")
+    error = float(solution.runtime_error / solution.expected_runtime)
+    assert abs(float(solution.expected_runtime / runtime_limit(plain)) - 1) < 4 * error
     drawn = drawn_workers(jax.random.key(0), plain)
     limits = [float(mean_bound(plain, drawn, stored).value) for stored in range(1, 6)]
     assert limits == sorted(limits, reverse=True)
@@ -138,17 +136,17 @@ def test_no_limit_is_above_a_scheme_that_knows_who_is_slow():
 
 def test_one_worker_takes_its_mean_time_and_the_questions():
     alone = replace(PROBLEM, num_workers=1)
-    found = bcgc.solve(alone, bcgc.Sharing(1, 3, equal_chunks=True, round_trip=500.0))
+    solution = bcgc.solve(
+        alone, bcgc.Sharing(1, 3, equal_chunks=True, round_trip=500.0)
+    )
     mean = 1e4 + 5 * PASS * (50 + 1e3)
-    assert float(found.expected_runtime) == pytest.approx(mean + 3 * 500, rel=1e-12)
-    assert float(found.lower_bound) == pytest.approx(mean, rel=1e-12)
-    assert float(found.runtime_error) < 1e-9 * mean
+    assert float(solution.expected_runtime) == pytest.approx(mean + 3 * 500, rel=1e-12)
+    assert float(solution.lower_bound) == pytest.approx(mean, rel=1e-12)
+    assert float(solution.runtime_error) < 1e-9 * mean
 
 
 def test_limits_of_a_batch_and_their_slopes():
-    """A runtime is linear in all times: rate and shift together have the slope of a
-    scale.
-    """
+    """A runtime is linear in all times: rate and shift together are a scale."""
 
     def limit(scale):
         law = bcgc.ShiftedExponential(1e-3 / scale, 50.0 * scale)
@@ -157,9 +155,9 @@ def test_limits_of_a_batch_and_their_slopes():
         ).expected_runtime
 
     scales = jnp.array([1.0, 2.0])
-    found, slopes = jax.jit(jax.vmap(jax.value_and_grad(limit)))(scales)
-    np.testing.assert_allclose(found, float(found[0]) * scales, rtol=1e-9)
-    np.testing.assert_allclose(slopes, found[0], rtol=1e-9)
+    limits, slopes = jax.jit(jax.vmap(jax.value_and_grad(limit)))(scales)
+    np.testing.assert_allclose(limits, float(limits[0]) * scales, rtol=1e-9)
+    np.testing.assert_allclose(slopes, limits[0], rtol=1e-9)
 
 
 def test_slopes_are_differences_of_means_of_other_draws():
@@ -178,21 +176,21 @@ def test_slopes_are_differences_of_means_of_other_draws():
         problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), 3, 20, 3)
         return bcgc.solve(problem, bcgc.Sharing(None, 2)).expected_runtime
 
-    at = 1e-3, 200.0
-    mean = reference(*at)
-    wanted = [
+    point = 1e-3, 200.0
+    mean = reference(*point)
+    differences = [
         (reference(*up) - reference(*down)) / 0.1
         for up, down in (
             ((1.05e-3, 200.0), (0.95e-3, 200.0)),
             ((1e-3, 210.0), (1e-3, 190.0)),
         )
     ]
-    value, slopes = jax.value_and_grad(runtime, (0, 1))(*at)
+    value, slopes = jax.value_and_grad(runtime, (0, 1))(*point)
     assert float(value) == pytest.approx(mean, rel=0.02)
-    off = abs(np.multiply(slopes, at) - wanted)
+    off = abs(np.multiply(slopes, point) - differences)
     assert np.all(off < np.array([0.02, 0.01]) * mean)
     # A runtime without start-ups is linear in all times.
-    assert float(at[1] * slopes[1] - at[0] * slopes[0]) == pytest.approx(
+    assert float(point[1] * slopes[1] - point[0] * slopes[0]) == pytest.approx(
         float(value), rel=1e-9
     )
 
@@ -221,16 +219,18 @@ def test_slopes_in_start_ups_round_trips_and_passes_too():
             problem, bcgc.Sharing(2, 3, round_trip=trip, seed=seed)
         ).expected_runtime
 
-    at = np.array([1e-3, 200.0, 1e-4, 500.0, 6.0])
-    mean = reference(*at)
-    gradients = [jax.grad(runtime, tuple(range(5)))(*at, seed) for seed in range(4)]
+    point = np.array([1e-3, 200.0, 1e-4, 500.0, 6.0])
+    mean = reference(*point)
+    gradients = [jax.grad(runtime, tuple(range(5)))(*point, seed) for seed in range(4)]
     for i, slope in enumerate(np.mean(gradients, axis=0)):
         move = np.where(np.arange(5) == i, 0.1, 0)
-        wanted = (reference(*(at * (1 + move))) - reference(*(at * (1 - move)))) / 0.2
-        assert abs(float(slope) * at[i] - wanted) < 0.02 * mean, (
+        difference = (
+            reference(*(point * (1 + move))) - reference(*(point * (1 - move)))
+        ) / 0.2
+        assert abs(float(slope) * point[i] - difference) < 0.02 * mean, (
             i,
-            slope * at[i] / mean,
-            wanted / mean,
+            slope * point[i] / mean,
+            difference / mean,
         )
 
 
@@ -243,24 +243,22 @@ def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
     times = rng.exponential(size=(40, 5)) + 0.05
     times[:20] = rng.integers(1, 4, (20, 5))
     starts = rng.exponential(0.5, times.shape) * (np.arange(40) % 2)[:, None]
-    found = rule.in_lockstep(times, starts)
+    ends = rule.in_lockstep(times, starts)
     seconds = times[:, :, None] * np.tile(rule.sizes, 5) / (4 * UNITS)
     want = []
     for step, begins in zip(seconds, starts, strict=True):
         ledger = Ledger(0, rule.stored, [rule.sizes] * 5, "chunks")
         want.append(driven(ledger, Paces(5), step, begins, asking=Asking(0.25)).time)
-    np.testing.assert_allclose(found, want, rtol=1e-12)
+    np.testing.assert_allclose(ends, want, rtol=1e-12)
 
 
 def test_all_numbers_of_workers_share_one_program():
-    """The answer does not depend on `max_workers`, nor on whether numbers are
-    traced.
-    """
+    """The answer depends neither on `max_workers` nor on what is traced."""
 
-    def solve(workers, rate, most=8):
+    def solve(workers, rate, max_workers=8):
         law = bcgc.ShiftedExponential(rate, 50.0)
         problem = bcgc.Problem(
-            law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=most
+            law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=max_workers
         )
         return bcgc.solve(problem, bcgc.Sharing(2, 3)).expected_runtime
 
@@ -291,7 +289,7 @@ def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
         [bcgc.ShiftedExponential(1e-3, 50.0)] * 4
         + [bcgc.ShiftedExponential(1e-4, 500.0)]
     )
-    found = [
+    limits = [
         float(
             bcgc.solve(
                 replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)
@@ -299,16 +297,16 @@ def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
         )
         for d in (2, 5)
     ]
-    assert found[0] == found[1]
+    assert limits[0] == limits[1]
 
 
 def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
     read = known(bcgc.Solution.load(solution.save(tmp_path / "plan.json")).plan)
     assert vars(read.completion) == vars(solution.plan.completion)
-    again = bcgc.simulate_runtime(
+    runtime = bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), read, 64
     )
-    assert again == bcgc.simulate_runtime(
+    assert runtime == bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), solution.plan, 64
     )
 
@@ -343,8 +341,8 @@ def test_names_of_methods():
         "limit",
         "limit:3",
     ]
-    found = [bcgc.solvers.methods.method_of(name).name for name in names]
-    assert found == [
+    canonical_names = [bcgc.solvers.methods.method_of(name).name for name in names]
+    assert canonical_names == [
         "sharing:2",
         "sharing:all",
         "sharing:3:16",
@@ -367,9 +365,7 @@ def test_a_traced_number_of_workers_is_refused():
 
 @pytest.mark.slow
 def test_whole_subsets_are_a_worse_place_for_help(solution):
-    """Help comes from neighbours alone, and each chunk of a subset has the same two
-    holders.
-    """
+    """All chunks of a subset are stored by the same two: only neighbours help."""
     whole = bcgc.solve(
         replace(PROBLEM, send_time=10.0), replace(METHOD, whole_subsets=True)
     )
@@ -381,9 +377,7 @@ def test_whole_subsets_are_a_worse_place_for_help(solution):
 
 @pytest.mark.slow
 def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
-    """In the unit of cycles, against the machine that hands out; a vector is sent at
-    the end.
-    """
+    """In cycles, against the machine that hands out; a vector is sent at the end."""
     plan = replace(
         solution.plan, completion=replace(solution.plan.completion, ends="sums")
     )
@@ -400,13 +394,13 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
         np.testing.assert_allclose(
             scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
         )
-    found = bcgc.simulate_runtime(
+    simulation = bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11
     )
-    assert found.mean < known(found.chained) < 1.2 * found.mean
+    assert simulation.mean < known(simulation.chained) < 1.2 * simulation.mean
     # As tables say it: by the same program.
-    more, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))
-    assert (more, error) == (
-        float(known(found.chained) - found.mean),
-        float(known(found.chained_error)),
+    added_seconds, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))
+    assert (added_seconds, error) == (
+        float(known(simulation.chained) - simulation.mean),
+        float(known(simulation.chained_error)),
     )

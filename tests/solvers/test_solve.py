@@ -70,12 +70,12 @@ def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
 @pytest.mark.parametrize("method", ["uncoded", *slow("tandon_partial")])
 def test_an_infinite_mean_that_shows_only_in_traced_values_is_a_status(method):
     shapes = np.array([0.9, 1.4])
-    found = jax.jit(
+    solutions = jax.jit(
         jax.vmap(lambda a: bcgc.solve(bcgc.Problem(bcgc.Pareto(2.0, a), 5, L), method))
     )(shapes)
-    assert found.status.tolist() == [bcgc.Status.INFINITE, bcgc.Status.CONVERGED]
-    assert np.isinf(found.expected_runtime).tolist() == [True, False]
-    assert (found.lower_bound[0], found.relative_gap[0]) == (0, 1)
+    assert solutions.status.tolist() == [bcgc.Status.INFINITE, bcgc.Status.CONVERGED]
+    assert np.isinf(solutions.expected_runtime).tolist() == [True, False]
+    assert (solutions.lower_bound[0], solutions.relative_gap[0]) == (0, 1)
 
 
 @pytest.mark.parametrize("method", CLOSED)
@@ -151,14 +151,14 @@ def test_a_batch_over_workers_and_rates_is_the_loop():
 
 def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
     def numbers(rate):
-        found = bcgc.solve(
+        solution = bcgc.solve(
             padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B), "uncoded"
         )
         return (
-            found.expected_runtime,
-            found.lower_bound,
-            found.runtime_error,
-        ), found.expected_runtime
+            solution.expected_runtime,
+            solution.lower_bound,
+            solution.runtime_error,
+        ), solution.expected_runtime
 
     # E T_(N) = shift + H_N / rate.
     harmonic = sum(1 / j for j in range(1, N + 1))
@@ -192,7 +192,7 @@ def test_the_status_says_what_came_of_it():
 
 def test_one_worker_alone_has_no_partial_stragglers():
     alone, four = (bcgc.solve(_problem(n), "tandon_partial") for n in (1, 4))
-    assert [int(found.status) for found in (alone, four)] == [
+    assert [int(solution.status) for solution in (alone, four)] == [
         bcgc.Status.INFEASIBLE,
         bcgc.Status.CONVERGED,
     ]
@@ -207,8 +207,8 @@ def test_one_worker_alone_has_no_partial_stragglers():
     ("law", "workers", "gap", "way"),
     [
         *(
-            (CASE.law(), *rest)
-            for rest in ((401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0))
+            (CASE.law(), *numbers)
+            for numbers in ((401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0))
         ),
         (bcgc.Exponential(1.0), 401, 1e-7, 1),  # for which the model is poor
         (bcgc.Gamma(4.0, 4.0), 401, 1e-7, 0),  # whose density is 0 where it begins
@@ -221,7 +221,7 @@ def test_dense_steps_are_taken_only_where_smooth_ones_do_not_get_there(
     smooth, dense = ways = [SimpleNamespace(relative_gap=gap), SimpleNamespace()]
     monkeypatch.setattr(module, "_optimum_of_many", lambda *_: smooth)
     monkeypatch.setattr(module, "optimum", lambda *_, **__: dense)
-    monkeypatch.setattr(module, "with_whole_numbers", lambda _, found: found)
+    monkeypatch.setattr(module, "with_whole_numbers", lambda _, solution: solution)
     monkeypatch.setattr(module, "_few_units", lambda _: False)
     problem = bcgc.Problem(law, workers, 20_000)
     assert bcgc.Optimal().plan(problem, None) is ways[way]

@@ -23,37 +23,31 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _paths(workers: int, atoms: int) -> np.ndarray:
-    """The slowest atom for which each level is in time, by all paths: that of level 0
-    first.
-    """
+    """The slowest atoms for which levels are in time, all paths: level 0 first."""
     rising = itertools.combinations_with_replacement(range(atoms), workers)
     return np.array(list(rising))[:, ::-1]
 
 
 def _chances(paths: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """P that all but n workers have an atom up to path[n], for all n: workers counted
-    by atoms.
-    """
+    """P that all but n workers have an atom up to path[n], for all n, by counting."""
     workers = paths.shape[1]
     counted = np.zeros((len(paths), workers + 1))
     counted[:, 0] = 1
     for atom, share in enumerate(mass / np.cumsum(mass[::-1])[::-1]):
         # the workers at this atom, of those at no earlier one: binomial
-        more = np.zeros((workers + 1, workers + 1))
+        transition = np.zeros((workers + 1, workers + 1))
         for before, after in zip(*np.triu_indices(workers + 1), strict=True):
             left = workers - before
             gain = after - before
             chance = share**gain * max(1 - share, 0) ** (left - gain)
-            more[before, after] = math.comb(left, gain) * chance
-        needed = workers - np.sum(paths > atom, axis=1)
-        counted = counted @ more * (np.arange(workers + 1) >= needed[:, None])
+            transition[before, after] = math.comb(left, gain) * chance
+        least = workers - np.sum(paths > atom, axis=1)
+        counted = counted @ transition * (np.arange(workers + 1) >= least[:, None])
     return counted[:, workers]
 
 
 def _best(rates: np.ndarray, mass: np.ndarray, paths: np.ndarray) -> float:
-    """P of the best path. By the deadline the atoms manage loads of `rates`, the most
-    first.
-    """
+    """P of the best path. By the deadline atoms manage loads of `rates`, most first."""
     workers = paths.shape[1]
     work = rates[paths]
     coordinates = np.sum(
@@ -75,9 +69,9 @@ def _in_time(x: np.ndarray, starts: np.ndarray, times: np.ndarray, t: float) -> 
     return float(np.mean(np.all(done <= t * (1 + 1e-12), axis=1)))
 
 
-def _problem(law: bcgc.distributions.Distribution, workers, **more) -> bcgc.Problem:
+def _problem(law: bcgc.distributions.Distribution, workers, **options) -> bcgc.Problem:
     """With L = b = 1 and M = N: a load of 1 takes a worker T."""
-    return bcgc.Problem(law, workers, 1, workers * 1.0, **more)
+    return bcgc.Problem(law, workers, 1, workers * 1.0, **options)
 
 
 def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
@@ -98,19 +92,19 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
         law = EmpiricalPairs(starts, times)
         return completion_partition(_problem(law, workers, max_workers=size), deadline)
 
-    found = solve(workers, starts, times, deadlines)
+    optima = solve(workers, starts, times, deadlines)
     mass = np.full(atoms, 1 / atoms)
     best = np.zeros(problems)
     for i, n in enumerate(workers):
         rates = np.maximum(deadlines[i] - starts[i], 0) / times[i]
         best[i] = _best(-np.sort(-rates), mass, _paths(n, atoms))
-        x = np.asarray(found.point[i])
+        x = np.asarray(optima.point[i])
         assert np.all(x[n:] == 0)
         assert x.sum() == pytest.approx(1, abs=1e-12)
         assert _in_time(x[:n], starts[i], times[i], deadlines[i]) == pytest.approx(
             best[i]
         )
-    np.testing.assert_allclose(found.value, best, atol=1e-13)
+    np.testing.assert_allclose(optima.value, best, atol=1e-13)
     assert np.mean((best > 0.02) & (best < 0.98)) > 0.5
 
 
@@ -131,9 +125,7 @@ def _deadlines(rng: np.random.Generator, workers: int, atoms: int, problems: int
 def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
     monkeypatch, workers, atoms, problems
 ):
-    """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by 0.15, 0.19 and 0.23 at
-    most.
-    """
+    """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by up to 0.23."""
     monkeypatch.setattr(thresholds, "_MOST_PATHS", 0)
     # A program of its own: those of other tests have another number.
     plain: Any = inspect.unwrap(completion_partition)
@@ -142,10 +134,10 @@ def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
     paths = _paths(workers, atoms)
     mass = np.full(atoms, 1 / atoms)
     for times, deadline in _deadlines(rng, workers, atoms, problems):
-        found = solve(_problem(bcgc.Empirical(times), workers), deadline)
+        optimum = solve(_problem(bcgc.Empirical(times), workers), deadline)
         best = _best(deadline / times, mass, paths)
-        assert float(found.value) == pytest.approx(best, abs=1e-13)
-        assert best == 0 or int(found.status) == bcgc.Status.CONVERGED
+        assert float(optimum.value) == pytest.approx(best, abs=1e-13)
+        assert best == 0 or int(optimum.status) == bcgc.Status.CONVERGED
 
 
 @pytest.mark.slow
@@ -166,15 +158,15 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
             time = np.array([1.0, slow])[path]
             # of T y_n + c X_n ≤ t - s, in the sizes
             ends = (time[:, None] * subsets + link) * np.tri(workers)
-            most = optimize.linprog(
+            programme = optimize.linprog(
                 -np.ones(workers), A_ub=ends, b_ub=np.full(workers, deadline - start)
             )
-            if -most.fun >= 1 - 1e-9:
+            if -programme.fun >= 1 - 1e-9:
                 best = max(
                     best, float(_chances(path[None], np.array([1 - often, often]))[0])
                 )
-        found = completion_partition(problem, deadline)
-        assert float(found.value) == pytest.approx(best, abs=1e-13)
+        optimum = completion_partition(problem, deadline)
+        assert float(optimum.value) == pytest.approx(best, abs=1e-13)
 
 
 def _most_with_overlap(levels, times, room: float, link: float) -> float:
@@ -200,9 +192,7 @@ def _most_with_overlap(levels, times, room: float, link: float) -> float:
 def _best_with_overlap(
     workers: int, times: np.ndarray, room: float, link: float
 ) -> float:
-    """P of the best set of levels, each in time for the atoms up to a threshold of its
-    own.
-    """
+    """P of the best levels, each in time for the atoms up to its own threshold."""
     candidates = []
     for count in range(1, workers + 1):
         for levels in itertools.combinations(range(workers), count):
@@ -223,9 +213,7 @@ def _best_with_overlap(
 
 @pytest.mark.slow
 def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_meanwhile():
-    """0.890625, at levels 0, 1, 4 and 5; each level in turn as large as it can be:
-    0.65625.
-    """
+    """0.890625, at levels 0, 1, 4, 5; 0.65625 if each in turn is the largest."""
     workers, link, deadline = 6, 4.997089048656324, 478.52977216692165
     times = np.array([2.0, 7.0])
     problem = bcgc.Problem(
@@ -237,12 +225,12 @@ def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_meanwhile():
         send_time=link,
         overlap=True,
     )
-    found = completion_partition(problem, deadline)
+    optimum = completion_partition(problem, deadline)
     # of 28 coordinates, each of 8 * 2.5 / 6 cycles on a subset
     share = deadline / 28
     best = _best_with_overlap(workers, times * 8 * 2.5 / workers, share, link)
     assert best == pytest.approx(0.890625, abs=1e-15)
-    assert float(found.value) == pytest.approx(best, abs=1e-13)
+    assert float(optimum.value) == pytest.approx(best, abs=1e-13)
 
 
 @pytest.mark.slow
@@ -263,9 +251,9 @@ def test_no_set_of_levels_is_in_time_more_often_with_start_ups_and_links_drawn(
         room = np.max(np.median(times) * work + link * left) * rng.uniform(0.4, 1.0)
         problem = _problem(bcgc.Empirical(times), workers)
         problem = replace(problem, start_up=start, send_time=link, overlap=True)
-        found = completion_partition(problem, start + room)
+        optimum = completion_partition(problem, start + room)
         best = _best_with_overlap(workers, times, room, link)
-        assert float(found.value) == pytest.approx(best, abs=1e-13)
+        assert float(optimum.value) == pytest.approx(best, abs=1e-13)
         uncertain += 0.02 < best < 0.99
     assert uncertain >= 5
 
@@ -276,11 +264,13 @@ def test_of_17_atoms_no_path_is_in_time_more_often():
     workers, atoms = 6, 17
     rng = np.random.default_rng(0)
     for times, deadline in _deadlines(rng, workers, atoms, 3):
-        found = completion_partition(_problem(bcgc.Empirical(times), workers), deadline)
+        optimum = completion_partition(
+            _problem(bcgc.Empirical(times), workers), deadline
+        )
         best = _best(
             deadline / times, np.full(atoms, 1 / atoms), _paths(workers, atoms)
         )
-        assert float(found.value) == pytest.approx(best, abs=1e-13)
+        assert float(optimum.value) == pytest.approx(best, abs=1e-13)
 
 
 @pytest.mark.slow
@@ -294,7 +284,7 @@ def test_no_tried_partition_is_in_time_more_often_where_a_link_sends_meanwhile()
         send_time=link,
         overlap=True,
     )
-    found = completion_partition(problem, deadline)
+    optimum = completion_partition(problem, deadline)
     shares = np.random.default_rng(0).dirichlet(np.full(workers, 0.5), 1000)
     atoms = np.array(list(itertools.product(range(times.size), repeat=workers)))
 
@@ -308,16 +298,14 @@ def test_no_tried_partition_is_in_time_more_often_where_a_link_sends_meanwhile()
         return float(np.mean(done))
 
     best = max(map(in_time, shares))
-    probability = in_time(np.asarray(found.point))
-    assert float(found.value) == pytest.approx(probability, abs=1e-13)
+    probability = in_time(np.asarray(optimum.point))
+    assert float(optimum.value) == pytest.approx(probability, abs=1e-13)
     assert probability >= best > 0.28
 
 
 @pytest.mark.slow
 def test_where_no_plan_is_ever_in_time_there_is_a_plan_that_is_late_for_sure():
-    """P(late) of each plan is 1 but for rounding; a plan of nothing, late for sure,
-    won.
-    """
+    """P(late) is 1 but for rounding; a plan of nothing, late for sure, won."""
     starts = np.array([31.7, 309.6])
     times = np.array([1.0, 6.0])
     workers = 3

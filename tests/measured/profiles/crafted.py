@@ -32,17 +32,15 @@ class Rank(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Ranks, what each computed of a step, `[S, W]`, and what of it chunk by chunk,
-    `[S, W, C]`.
-    """
+    """Ranks, seconds of own computation, `[S, W]`, and of chunks, `[S, W, C]`."""
 
     ranks: list[Rank]
-    own: np.ndarray
+    seconds: np.ndarray
     chunks: np.ndarray
 
     @property
     def loss(self) -> float:
-        return loss_of(self.own)
+        return loss_of(self.seconds)
 
 
 def loss_of(times: np.ndarray) -> float:
@@ -50,9 +48,7 @@ def loss_of(times: np.ndarray) -> float:
 
 
 def lengths(steps: int, workers: int, chunks: int, seed: int = 0) -> np.ndarray:
-    """Uneven chunks, of workers that are slow in single steps, `[S, W, C]`, about 10 ms
-    each.
-    """
+    """Uneven chunks of about 10 ms, `[S, W, C]`; in single steps a worker is slow."""
     rng = np.random.default_rng(seed)
     slow = np.exp(0.6 * (rng.random((steps, workers, 1)) < 0.2))
     return 0.01 * rng.lognormal(0.0, 0.4, (steps, workers, chunks)) * slow
@@ -107,14 +103,12 @@ def overlapped(
     return Job(ranks, chunks.sum(axis=2) + OPTIMIZER, chunks)
 
 
-def barriers(own: np.ndarray, transfer: float = 0.001) -> Job:
-    """All wait for each other after each of K computations, `[S, W, K]`: FSDP if K >
-    1.
-    """
-    workers, segments = own.shape[1:]
+def barriers(seconds: np.ndarray, transfer: float = 0.001) -> Job:
+    """All wait for each other after each of K computations: FSDP if K > 1."""
+    workers, segments = seconds.shape[1:]
     now = 0.0
     parts: list[list[Any]] = [[[], [], []] for _ in range(workers)]
-    for step in own:
+    for step in seconds:
         for steps, calls, _ in parts:
             steps.append([now, now])
             calls.append([])
@@ -126,12 +120,12 @@ def barriers(own: np.ndarray, transfer: float = 0.001) -> Job:
                 calls[-1].append((begin, end))
                 steps[-1][1] = end
             now = end
-    nothing = np.zeros((len(own), 0, 2))
+    nothing = np.zeros((len(seconds), 0, 2))
     ranks = [
         Rank(np.array(steps), np.array(calls), np.array(work), nothing)
         for steps, calls, work in parts
     ]
-    return Job(ranks, own.sum(axis=2), own)
+    return Job(ranks, seconds.sum(axis=2), seconds)
 
 
 def clock(rank: int, times: Any) -> Any:
@@ -145,12 +139,12 @@ def write_kineto(
     *,
     shift: tuple[int, ...] = (),
     packed: bool = False,
-    **more: Any,
+    **options: Any,
 ) -> Path:
     """A file a rank, as the PyTorch profiler writes of GPUs: two streams, the host
     ahead.
 
-    `shift` is added to the step numbers of each rank; `more` are events of each file.
+    `shift` is added to the step numbers of each rank; `options` have more events.
     """
     folder.mkdir(exist_ok=True)
     for number, rank in enumerate(job.ranks):
@@ -173,7 +167,7 @@ def write_kineto(
         for begin, end in rank.chunks.reshape(-1, 2):
             name = "DistributedDataParallel.forward"
             events.append(_event(number, "gpu_user_annotation", name, begin, end))
-        events += more.get("events", [])
+        events += options.get("events", [])
         head = {"schemaVersion": 1, "deviceProperties": [{"id": 0}]}
         world = {"backend": "nccl", "rank": number, "world_size": len(job.ranks)}
         content = json.dumps(

@@ -29,9 +29,7 @@ def sleeps(steps: int, workers: int) -> np.ndarray:
 
 
 def traced_step(mesh: Mesh, layers: int, before: Any, after: Any) -> Any:
-    """One jitted step with a `psum`; callbacks before and after the gradient return
-    0.
-    """
+    """One jitted step with a `psum`; the callbacks around the gradient return 0."""
     nothing = jax.ShapeDtypeStruct((), jnp.float32)
 
     def loss(weights: Any, rows: Any) -> Any:

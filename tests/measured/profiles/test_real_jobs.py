@@ -23,32 +23,34 @@ def _read(folder: Path, *ends: str) -> Trace:
     files = [
         str(path) for path in sorted(folder.rglob("*")) if path.name.endswith(ends)
     ]
-    made = log_of(files)
-    assert made is not None
-    return load_trace(io.BytesIO(made.text.encode()))
+    log = log_of(files)
+    assert log is not None
+    return load_trace(io.BytesIO(log.text.encode()))
 
 
-def _jax(folder: Path, workers: int, **more: Any) -> np.ndarray:
+def _jax(folder: Path, workers: int, **options: Any) -> np.ndarray:
     """Own seconds by the jobs' clocks, `[S, W]`; a folder for each process."""
     specs = []
     for rank in range(workers):
         (folder / str(rank)).mkdir()
-        specs.append({"workers": workers, "out": str(folder / str(rank)), **more})
-    if more["cores"]:
+        specs.append({"workers": workers, "out": str(folder / str(rank)), **options})
+    if options["cores"]:
         specs = [{**spec, "core": core} for core, spec in enumerate(specs)]
-    own = run_ranks("tests.measured.profiles.jax_job", specs, JAX_PLATFORMS="cpu")
-    return np.array(own).T
+    seconds = run_ranks("tests.measured.profiles.jax_job", specs, JAX_PLATFORMS="cpu")
+    return np.array(seconds).T
 
 
 def test_jax_recovers_what_a_job_loses(tmp_path):
     """Three processes on two busy cores lost .457, and .445 were found."""
     true = _jax(tmp_path, 3, steps=40, layers=6, sleeps=True, cores=False)
     planes = _read(tmp_path, ".xplane.pb")
-    own = planes.rows()
+    seconds = planes.rows()
     steps = planes.step_names.astype(int)
     assert steps.tolist() == list(range(1, 40))
-    assert loss_of(own) == pytest.approx(loss_of(true[steps]), abs=0.03)
-    np.testing.assert_allclose(_read(tmp_path, ".trace.json.gz").rows(), own, atol=2e-6)
+    assert loss_of(seconds) == pytest.approx(loss_of(true[steps]), abs=0.03)
+    np.testing.assert_allclose(
+        _read(tmp_path, ".trace.json.gz").rows(), seconds, atol=2e-6
+    )
 
 
 def _busy(core: int, done: Any) -> None:
@@ -72,14 +74,14 @@ def test_jax_sees_a_load_that_competes_with_a_worker(tmp_path):
         done.set()
         load.join()
     trace = _read(tmp_path, ".xplane.pb")
-    own, true = trace.rows(), true[trace.step_names.astype(int)]
-    assert loss_of(own) == pytest.approx(loss_of(true), abs=0.02)
-    assert np.median(np.abs(own / true - 1)) < 0.03
+    seconds, true = trace.rows(), true[trace.step_names.astype(int)]
+    assert loss_of(seconds) == pytest.approx(loss_of(true), abs=0.02)
+    assert np.median(np.abs(seconds / true - 1)) < 0.03
 
 
-def _torch(folder: Path, **more: Any) -> np.ndarray:
+def _torch(folder: Path, **options: Any) -> np.ndarray:
     pytest.importorskip("torch")
-    spec = {"workers": 3, "out": str(folder), **more}
+    spec = {"workers": 3, "out": str(folder), **options}
     return np.array(run_ranks("tests.measured.profiles.torch_job", [spec] * 3)).T
 
 
@@ -98,13 +100,11 @@ def test_torch_recovers_what_a_job_loses(tmp_path, chunks):
 
 
 def test_a_hook_records_what_a_job_of_torch_loses(tmp_path):
-    """It numbers steps from the first that it has seen whole. Of .168 lost .164 were
-    found.
-    """
+    """Steps are numbered from the first whole one. Of .168 lost .164 were found."""
     log = tmp_path / "log"
     true = _torch(tmp_path, steps=30, chunks=1, log=str(log))
     files = sorted(log.iterdir())
     trace = load_trace(files)
     assert trace.worker_names.tolist() == ["0", "1", "2"]
-    own = trace.rows()
-    assert loss_of(own) == pytest.approx(loss_of(true[-len(own) :]), abs=0.02)
+    seconds = trace.rows()
+    assert loss_of(seconds) == pytest.approx(loss_of(true[-len(seconds) :]), abs=0.02)

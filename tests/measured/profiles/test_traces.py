@@ -30,22 +30,22 @@ _CHUNKS = lengths(30, 4, 4)
 
 def _log(folder: Path, chunk_name: str | None = None) -> MadeLog:
     files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
-    made = log_of(files, chunk_name)
-    assert made is not None
-    return made
+    log = log_of(files, chunk_name)
+    assert log is not None
+    return log
 
 
-def _trace(made: MadeLog) -> Trace:
-    return load_trace(io.BytesIO(made.text.encode()))
+def _trace(log: MadeLog) -> Trace:
+    return load_trace(io.BytesIO(log.text.encode()))
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     """Clocks are seconds apart, and the host marks its steps too early."""
     job = overlapped(_CHUNKS)
-    made = _log(write_kineto(tmp_path, job, packed=packed))
-    trace = _trace(made)
-    assert made.remarks[0] == (
+    log = _log(write_kineto(tmp_path, job, packed=packed))
+    trace = _trace(log)
+    assert log.remarks[0] == (
         "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 "
         "collectives each. Left out: 1 step. The first only begins the clock; others "
         "lack a rank or have another number of collectives."
@@ -57,10 +57,10 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     np.testing.assert_allclose(
         3 * trace.microbatches.forward, job.chunks[1:], rtol=3e-4
     )
-    outside = OPTIMIZER / job.own[1:].mean()
+    outside = OPTIMIZER / job.seconds[1:].mean()
     assert (
         f"4 in a worker's step. {100 * outside:.1f} % of the workers' own time is outs"
-        in (made.remarks[1])
+        in (log.remarks[1])
     )
     assert trace.collective is not None
     # In three steps another rank's earlier bucket comes last: all wait for that too.
@@ -97,7 +97,7 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
         without.remarks[1]
         == "No chunks were found: --chunk-name names what begins one."
     )
-    np.testing.assert_allclose(_trace(without).rows(), job.own[1:], rtol=3e-4)
+    np.testing.assert_allclose(_trace(without).rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
         ValueError, match="--chunk-name: nothing in the traces is named batch"
     ):
@@ -118,9 +118,9 @@ def test_a_rank_that_is_missing_is_told(tmp_path):
 def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     """A host that runs ahead marks a step while the one before is computed."""
     job = overlapped(_CHUNKS)
-    made = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
-    trace = _trace(made)
-    assert made.remarks[0].startswith(
+    log = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
+    trace = _trace(log)
+    assert log.remarks[0].startswith(
         "Found in traces of jax.profiler: 4 workers, 29 steps"
     )
     assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
@@ -136,7 +136,7 @@ def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
             text = gzip.decompress(file.read_bytes()).replace(b"run_id", b"run")
             file.write_bytes(gzip.compress(text))
     trace = _trace(_log(tmp_path / "True"))
-    np.testing.assert_allclose(trace.rows(), job.own[1:], rtol=3e-4)
+    np.testing.assert_allclose(trace.rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
         ValueError, match="process p0/vm: neither runs of programs nor steps are mark"
     ):
@@ -146,15 +146,15 @@ def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
 def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
     job = overlapped(lengths(20, 3, 1))
     write_jax(tmp_path, job, marked=False)
-    made = _log(tmp_path)
-    old = tmp_path / "p1" / "plugins" / "profile" / "2025_01_01_00_00_00"
-    old.mkdir()
-    (old / "vm.trace.json.gz").write_bytes(
+    log = _log(tmp_path)
+    old_folder = tmp_path / "p1" / "plugins" / "profile" / "2025_01_01_00_00_00"
+    old_folder.mkdir()
+    (old_folder / "vm.trace.json.gz").write_bytes(
         gzip.compress(b'{"traceEvents": [{"ph": "M"}]}')
     )
-    again = _log(tmp_path)
-    assert again.text == made.text
-    assert again.remarks[-1].startswith("Left out: 1 trace of an older recording")
+    second_log = _log(tmp_path)
+    assert second_log.text == log.text
+    assert second_log.remarks[-1].startswith("Left out: 1 trace of an older recording")
 
 
 def _cut(folder: Path) -> None:
@@ -177,10 +177,10 @@ def _twice(folder: Path) -> None:
     (folder / "again.json").write_bytes((folder / "rank1.json").read_bytes())
 
 
-def _replaced(old: str, new: str):
+def _replaced(before: str, after: str):
     def change(folder: Path) -> None:
         file = folder / "rank1.json"
-        file.write_text(file.read_text().replace(old, new))
+        file.write_text(file.read_text().replace(before, after))
 
     return change
 
@@ -224,11 +224,11 @@ def test_what_is_broken_is_refused_in_a_sentence(tmp_path, broken, message):
 
 
 def test_ranks_that_meet_in_each_layer_are_refused(tmp_path):
-    own = 0.005 * np.random.default_rng(0).lognormal(0, 0.4, (30, 3, 6))
+    seconds = 0.005 * np.random.default_rng(0).lognormal(0, 0.4, (30, 3, 6))
     with pytest.raises(
         ValueError, match=r"FSDP, a pipeline, .*: 1\d\.\d % of a step is waited by"
     ):
-        _log(write_kineto(tmp_path, barriers(own)))
+        _log(write_kineto(tmp_path, barriers(seconds)))
 
 
 def test_a_log_of_the_same_seconds_loses_as_much(tmp_path):
@@ -236,9 +236,9 @@ def test_a_log_of_the_same_seconds_loses_as_much(tmp_path):
     job = overlapped(lengths(30, 4, 1))
     torch = _trace(_log(write_kineto(tmp_path / "torch", job)))
     jax = _trace(_log(write_jax(tmp_path / "jax", job)))
-    np.testing.assert_allclose(jax.rows(), job.own[1:], rtol=3e-4)
-    np.testing.assert_allclose(torch.rows(), job.own[1:] - OPTIMIZER, rtol=3e-4)
-    assert loss_of(jax.rows()) == pytest.approx(loss_of(job.own[1:]), abs=1e-4)
+    np.testing.assert_allclose(jax.rows(), job.seconds[1:], rtol=3e-4)
+    np.testing.assert_allclose(torch.rows(), job.seconds[1:] - OPTIMIZER, rtol=3e-4)
+    assert loss_of(jax.rows()) == pytest.approx(loss_of(job.seconds[1:]), abs=1e-4)
 
 
 def test_a_large_trace_is_read_as_a_stream(tmp_path, monkeypatch):
@@ -254,11 +254,11 @@ def test_a_large_trace_is_read_as_a_stream(tmp_path, monkeypatch):
     assert os.path.getsize(path) > 2.7e6
     tracemalloc.start()
     try:
-        found = read(str(path)).recording
+        recording = read(str(path)).recording
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(np.unique(found.step)) == 10
+    assert len(np.unique(recording.step)) == 10
     assert peak < 2.5e5  # 1.3e5
 
 

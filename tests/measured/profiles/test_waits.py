@@ -25,26 +25,26 @@ def _recording(
     name: str, step: list[int], collectives: list[list[float]], work: list[list[float]]
 ) -> Recording:
     spans = np.array(collectives)
-    shown = exposed(spans, np.array(work).reshape(-1, 2))
+    exposed_time = exposed(spans, np.array(work).reshape(-1, 2))
     return Recording(
-        name, np.array(step), spans[:, 1], shown, _NONE.astype(int), _NONE, _NONE
+        name, np.array(step), spans[:, 1], exposed_time, _NONE.astype(int), _NONE, _NONE
     )
 
 
 def _recordings(job: Job) -> list[Recording]:
     """By each rank's own clock, as a profiler has them."""
-    found = []
+    recordings = []
     for number, rank in enumerate(job.ranks):
         steps, count, _ = rank.collectives.shape
         calls = clock(number, rank.collectives).reshape(-1, 2).tolist()
         step = np.repeat(np.arange(steps), count).tolist()
-        found.append(
+        recordings.append(
             _recording(str(number), step, calls, clock(number, rank.work).tolist())
         )
-    return found
+    return recordings
 
 
-def _own(waits: Waits) -> np.ndarray:
+def _own_seconds(waits: Waits) -> np.ndarray:
     return waits.seconds - waits.wait
 
 
@@ -56,26 +56,29 @@ def test_one_all_reduce_as_in_the_derivation():
         [_recording(n, [0, 1, 2], of, []) for n, of in (("0", first), ("1", second))]
     )
     assert waits.steps.tolist() == [1, 2]
-    np.testing.assert_allclose(_own(waits), [[1.0, 2.4], [1.9, 1.0]], atol=1e-13)
+    np.testing.assert_allclose(
+        _own_seconds(waits), [[1.0, 2.4], [1.9, 1.0]], atol=1e-13
+    )
     np.testing.assert_allclose(waits.wait.min(axis=1), [0.1, 0.2], atol=1e-13)
     np.testing.assert_allclose(waits.by_all, 0, atol=1e-13)
 
 
 def test_two_buckets_beside_work_as_in_the_derivation():
-    """Rank 0 computes until 2.0 and 5.1, rank 1 until 3.0 and 4.1. Durations alone are
-    wrong.
-    """
+    """Ranks compute until 2.0 and 5.1, and 3.0 and 4.1. Durations alone are wrong."""
     first = [[0.5, 1.6], [2.0, 3.2], [3.7, 4.8], [5.1, 5.3]]
     second = [[1.5, 1.6], [3.0, 3.2], [3.6, 4.8], [4.8, 5.3]]
     work = {"0": [[0, 2.0], [3.2, 5.1]], "1": [[0, 3.0], [3.2, 4.1]]}
-    for known, own, transfer in ((True, [1.9, 0.9], 0.2), (False, [0.8, 0.4], 1.3)):
+    for has_work, seconds, transfer in (
+        (True, [1.9, 0.9], 0.2),
+        (False, [0.8, 0.4], 1.3),
+    ):
         waits = waits_of(
             [
-                _recording(name, [0, 0, 1, 1], of, work[name] if known else [])
+                _recording(name, [0, 0, 1, 1], of, work[name] if has_work else [])
                 for name, of in (("0", first), ("1", second))
             ]
         )
-        np.testing.assert_allclose(_own(waits), [own], atol=1e-13)
+        np.testing.assert_allclose(_own_seconds(waits), [seconds], atol=1e-13)
         assert waits.wait.min() == pytest.approx(transfer, abs=1e-13)
         np.testing.assert_allclose(waits.seconds, 2.1, atol=1e-13)
 
@@ -95,14 +98,16 @@ def test_spans_are_those_of_a_clock_that_ticks():
         for begin, end in zip(begins[0], ends[0], strict=True):
             spans.add(begin, end)
         work, working = spans.union(), np.any(works, axis=0)
-        at = rng.integers(0, 50, 5)
-        assert covered(work, at).tolist() == [working[:time].sum() for time in at]
+        moments = rng.integers(0, 50, 5)
+        assert covered(work, moments).tolist() == [
+            working[:time].sum() for time in moments
+        ]
         order = np.argsort(begins[1], kind="stable")
-        shown = exposed(
+        exposed_times = exposed(
             np.stack([begins[1], ends[1]], axis=1)[order].astype(float), work
         )
         seen = np.zeros(50, bool)
-        for row, call in zip(shown, order, strict=True):
+        for row, call in zip(exposed_times, order, strict=True):
             anew = calls[call] & ~seen
             seen |= calls[call]
             after = (
@@ -119,7 +124,7 @@ def test_buckets_beside_work_give_each_rank_its_own_seconds(transfer):
     waits = waits_of(_recordings(job))
     check(waits)
     # Clocks drift by 50 ppm a rank; the worst of these is 2.0e-4.
-    np.testing.assert_allclose(_own(waits), job.own[1:], rtol=3e-4)
+    np.testing.assert_allclose(_own_seconds(waits), job.seconds[1:], rtol=3e-4)
     assert waits.collectives == 5
 
 
@@ -129,7 +134,7 @@ def test_one_collective_needs_no_computation():
         _recordings(job._replace(ranks=[_idle(rank) for rank in job.ranks]))
     )
     check(waits)
-    np.testing.assert_allclose(_own(waits), job.own[1:], rtol=3e-4)
+    np.testing.assert_allclose(_own_seconds(waits), job.seconds[1:], rtol=3e-4)
     np.testing.assert_allclose(waits.wait.min(axis=1), 0.004, rtol=3e-4)
 
 
@@ -140,15 +145,15 @@ def _idle(rank: Rank) -> Rank:
 def test_ranks_that_meet_within_a_step_are_refused_with_what_all_wait():
     """FSDP: slow layers are others in each; a step is the sum of maxima."""
     rng = np.random.default_rng(0)
-    own = 0.005 * np.exp(
+    seconds = 0.005 * np.exp(
         rng.normal(0, 0.5, (40, 4, 8)) * (rng.random((40, 4, 8)) < 0.3)
     )
     with pytest.raises(
         ValueError, match=r"FSDP.*: 9\.3 % of a step is waited by all of them"
     ):
-        check(waits_of(_recordings(barriers(own))))
+        check(waits_of(_recordings(barriers(seconds))))
     # Those of one speed within a step meet without loss.
-    check(waits_of(_recordings(barriers(np.repeat(own[:, :, :1], 8, axis=2)))))
+    check(waits_of(_recordings(barriers(np.repeat(seconds[:, :, :1], 8, axis=2)))))
 
 
 def test_kernels_that_cover_half_are_refused_with_both_losses():
@@ -172,12 +177,12 @@ def test_kernels_that_cover_half_are_refused_with_both_losses():
 
 def test_ranks_of_other_recordings_are_refused():
     ranks = _recordings(barriers(lengths(40, 3, 1)))
-    other = _recordings(barriers(lengths(40, 3, 1, seed=1)))
+    other_ranks = _recordings(barriers(lengths(40, 3, 1, seed=1)))
     with pytest.raises(
         ValueError, match=r"do not leave their collectives together: 11\.4 ms apart"
     ):
-        check(waits_of([*ranks[:2], other[2]]))
-    far = other[2]._replace(step=other[2].step + 1000)
+        check(waits_of([*ranks[:2], other_ranks[2]]))
+    far = other_ranks[2]._replace(step=other_ranks[2].step + 1000)
     with pytest.raises(
         ValueError, match="no step has as many collectives on all ranks"
     ):
@@ -190,19 +195,19 @@ def test_shifted_numbers_are_put_right_and_none_is_invented(seed):
     ranks = _recordings(barriers(lengths(30, 3, 1, seed)))
     assert aligned(ranks) == (ranks, [])
     assert shift_of(ranks[1], ranks[2]) == 0
-    true = _own(waits_of(ranks))
+    true = _own_seconds(waits_of(ranks))
     for place in (1, 2):
         for shift in (-3, -2, -1, 1, 2, 3):
             moved = list(ranks)
             moved[place] = ranks[place].numbered(shift)
-            found, said = aligned(moved)
-            assert [rank.step.tolist() for rank in found] == [
+            recordings, said = aligned(moved)
+            assert [rank.step.tolist() for rank in recordings] == [
                 r.step.tolist() for r in ranks
             ]
             assert said[0].startswith(
                 f"Steps of worker {place} are numbered {shift:+d} against"
             )
-            np.testing.assert_array_equal(_own(waits_of(found)), true)
+            np.testing.assert_array_equal(_own_seconds(waits_of(recordings)), true)
 
 
 def test_steps_with_other_collectives_are_left_out():
@@ -215,7 +220,7 @@ def test_steps_with_other_collectives_are_left_out():
     assert waits.steps.tolist() == [
         step for step in range(1, 20) if step not in (7, 8, 12, 13)
     ]
-    np.testing.assert_allclose(_own(waits), job.own[waits.steps], rtol=3e-4)
+    np.testing.assert_allclose(_own_seconds(waits), job.seconds[waits.steps], rtol=3e-4)
 
 
 def _without(rank: Recording, step: int) -> Recording:
@@ -243,7 +248,7 @@ def test_cycles_of_a_profiler_are_one_recording():
         )
         for part in (slice(12, None), slice(0, 8))
     ]
-    (found,) = joined(cycles)
-    assert found.step.tolist() == [*range(8), *range(12, 20)]
+    (recording,) = joined(cycles)
+    assert recording.step.tolist() == [*range(8), *range(12, 20)]
     with pytest.raises(ValueError, match="two traces of rank 0 with the same steps"):
         joined(halves)

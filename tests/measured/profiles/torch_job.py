@@ -67,7 +67,7 @@ def main(spec: dict[str, Any]) -> None:
     slow = np.random.default_rng(0).random((steps, workers, chunks)) < 0.25
     rows = torch.randn(32, WIDTH)
     marks: list[float] = []
-    own = []
+    own_seconds = []
     with profile(
         activities=[ProfilerActivity.CPU],
         schedule=schedule(wait=0, warmup=WARM_UP, active=steps - WARM_UP),
@@ -78,20 +78,20 @@ def main(spec: dict[str, Any]) -> None:
         begun = time.perf_counter()
         for step in range(steps):
             for chunk in range(chunks):
-                given = rows.clone().requires_grad_()
-                given.register_hook(lambda _: marks.append(time.perf_counter()))
+                inputs = rows.clone().requires_grad_()
+                inputs.register_hook(lambda _: marks.append(time.perf_counter()))
                 last = chunk == chunks - 1
                 with contextlib.nullcontext() if last else model.no_sync():
                     seconds = (
                         0.12 / chunks if slow[step, rank, chunk] else 0.01 / chunks
                     )
-                    model(given, seconds).square().sum().backward()
-            own.append(marks[-1] - begun)
+                    model(inputs, seconds).square().sum().backward()
+            own_seconds.append(marks[-1] - begun)
             begun = time.perf_counter()
             optimizer.step()
             optimizer.zero_grad()
             profiler.step()
-    print(json.dumps(own), flush=True)
+    print(json.dumps(own_seconds), flush=True)
     dist.destroy_process_group()
 
 

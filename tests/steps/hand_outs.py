@@ -27,7 +27,7 @@ class Answer:
     step: int | None = None  # of a process that lives, in another step
     keep: Name | None = None
     standing: tuple[Name, ...] = ()
-    wanted: tuple[Name, Label] | None = None
+    to_send: tuple[Name, Label] | None = None
     ticket: tuple[Name, Chunk] | None = None
 
 
@@ -125,7 +125,7 @@ class World:
             if keep is not None:
                 self._name(keep, who)
         ticket = self._next(who) if self.next_first else None
-        wanted = ledger.sum_to_send(who)
+        to_send = ledger.sum_to_send(who)
         ticket = ticket if self.next_first else self._next(who)
         held = (
             request.held
@@ -133,7 +133,7 @@ class World:
             else (*request.held, keep)
         )
         standing = tuple(name for name in held if ledger.stands(who, name))
-        return Answer(True, None, keep, standing, wanted, ticket)
+        return Answer(True, None, keep, standing, to_send, ticket)
 
     def receive(self, parcel: Parcel):
         if self.ledger.arrived(parcel.who, parcel.name, parcel.label):
@@ -160,29 +160,29 @@ class World:
     # What can happen.
 
     def actions(self) -> list[Action]:
-        found: list[Action] = []
+        actions: list[Action] = []
         for i, process in enumerate(self.processes):
             if not process.gone:
-                found += self._of(i, process)
-        found += [("handle_stale", (i,)) for i in range(len(self.stale))]
+                actions += self._of(i, process)
+        actions += [("handle_stale", (i,)) for i in range(len(self.stale))]
         faults = [what for what in ("late", "lost", "join") if self.budget[what]]
-        found += [(what, (w,)) for w in range(len(self.seconds)) for what in faults]
-        return found
+        actions += [(what, (w,)) for w in range(len(self.seconds)) for what in faults]
+        return actions
 
     @staticmethod
     def _of(i: int, process: Process) -> list[Action]:
-        found: list[Action] = []
+        actions: list[Action] = []
         if process.request is None:
-            found.append(("compute", (i,)))
+            actions.append(("compute", (i,)))
         else:
-            found += [("handle", (i,)), ("handle_unheard", (i,))]
+            actions += [("handle", (i,)), ("handle_unheard", (i,))]
         if process.answer is not None:
-            found.append(("take", (i,)))
+            actions.append(("take", (i,)))
         if process.parcel is not None:
-            found.append(("handle_parcel", (i,)))
+            actions.append(("handle_parcel", (i,)))
         if process.parcel_answered:
-            found.append(("forget", (i,)))
-        return found
+            actions.append(("forget", (i,)))
+        return actions
 
     def apply(self, action: Action):
         getattr(self, action[0])(*action[1])
@@ -223,8 +223,8 @@ class World:
         keep = answer.keep
         if process.running is not None and keep is not None and keep in answer.standing:
             process.sums[keep] = (*process.sums.get(keep, ()), process.running[1])
-        if answer.wanted is not None and process.parcel is None:
-            name, label = answer.wanted
+        if answer.to_send is not None and process.parcel is None:
+            name, label = answer.to_send
             vector = process.sums.get(name, ())
             if frozenset(vector) == label:
                 process.parcel = Parcel(process.who, name, label, vector)
@@ -317,18 +317,18 @@ class World:
         self.take(i)
 
     def key(self) -> str:
-        """Worlds of one key have one future: only the order of names counts, not
-        forgotten ones.
-        """
+        """Worlds of one key have one future. Of names only the order counts."""
         books = self.ledger.state()
         held = repr([self.processes, self.stale])
-        known = [(k, v) for k, v in books.decided.items() if repr(k[1]) in held]
+        decided = [(k, v) for k, v in books.decided.items() if repr(k[1]) in held]
         sums = (books.keeper, books.filling, books.closed, books.running)
         roster = self.ledger.roster
         text = held + repr(
             [
-                *(sorted(some.items()) for some in sums),
-                *map(sorted, (known, books.added, self.ledger.queue.open, self.total)),
+                *(sorted(book.items()) for book in sums),
+                *map(
+                    sorted, (decided, books.added, self.ledger.queue.open, self.total)
+                ),
                 [
                     roster.lives,
                     sorted(roster.alive),
@@ -339,4 +339,4 @@ class World:
         )
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
         ranks = {str(n): str(i) for i, n in enumerate(numbers)}
-        return re.sub(r"number=(\d+)", lambda found: "n" + ranks[found[1]], text)
+        return re.sub(r"number=(\d+)", lambda match: "n" + ranks[match[1]], text)

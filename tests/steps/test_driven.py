@@ -33,9 +33,9 @@ BOTH = Storage((((0, 1),) * 2, ((1, 0),) * 2))
 def test_a_step_of_two_workers_by_hand(starts, asking, end):
     ledger = Ledger(0, BOTH, [[4, 4]] * 2, "chunks")
     seconds = np.array([[1.0] * 4, [3.0] * 4])
-    found = driven(ledger, Paces(2), seconds, starts, asking=asking)
-    assert found.time == pytest.approx(end)
-    np.testing.assert_allclose(found.busy, end)
+    step = driven(ledger, Paces(2), seconds, starts, asking=asking)
+    assert step.time == pytest.approx(end)
+    np.testing.assert_allclose(step.busy, end)
     assert ledger.complete
 
 

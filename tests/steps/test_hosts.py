@@ -29,8 +29,8 @@ HOSTS = {
 
 
 def test_holders_are_those_worked_out():
-    found = by_hosts((0, 0, 1, 1), 2, 3).holders
-    text = ["".join(map(str, itertools.chain(*row))) for row in found]
+    holders = by_hosts((0, 0, 1, 1), 2, 3).holders
+    text = ["".join(map(str, itertools.chain(*row))) for row in holders]
     assert text == ["020302", "131213", "202120", "313031"]
 
 
@@ -58,9 +58,7 @@ def test_hosts_are_numbered_by_their_first_workers():
 
 @pytest.mark.parametrize("slower", [2.0, 5.0, 8.0])
 def test_with_a_slow_host_a_step_is_near_the_limit_of_that_storage(slower):
-    """93 to 96 % of what the limit saves; at 8 times 95 %, and 74 % where ranks alone
-    decide.
-    """
+    """It saves 93 to 96 % of what the limit does: at 8 times 95 %, by ranks 74 %."""
     rng = np.random.default_rng(0)
     steps, hosts = 60, HOSTS["4 x 8"]
     paces = rng.lognormal(0, 0.03, (steps, 32))
@@ -74,8 +72,8 @@ def test_with_a_slow_host_a_step_is_near_the_limit_of_that_storage(slower):
     ends = handed_out(tables, chunks, Asking(0.01 / 8))
     of_host = 1 / (1 / paces).reshape(steps, 4, 8).sum(axis=2)
     limit = 8 * storage_bound(None, of_host, least_alone(4, 2))
-    own = paces.max(axis=1)
-    saved = [1 - seconds.mean() / own.mean() for seconds in (ends, limit)]
+    own_seconds = paces.max(axis=1)
+    saved = [1 - seconds.mean() / own_seconds.mean() for seconds in (ends, limit)]
     assert 0.92 <= saved[0] / saved[1] <= 1
 
 
@@ -83,8 +81,8 @@ def _borne(storage: Storage, absent: int) -> int:
     """How many sets of so many absent workers are borne."""
     workers = range(len(storage.holders))
     sets = [
-        set(workers).difference(some)
-        for some in itertools.combinations(workers, absent)
+        set(workers).difference(gone)
+        for gone in itertools.combinations(workers, absent)
     ]
     return sum(not missing(storage, present) for present in sets)
 
@@ -120,13 +118,13 @@ def test_what_nobody_present_stores_is_said():
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("options", "why"),
     [
         ({"hosts": (0, 1)}, "of each of 4 workers: got 2"),
         ({"offsets": 0}, "from 1 to 3: got 0"),
         ({"offsets": 2, "hosts": (0, 0, 1, 1)}, "leave out hosts"),
     ],
 )
-def test_a_placement_that_is_none_is_refused(given, why):
+def test_a_placement_that_is_none_is_refused(options, why):
     with pytest.raises(ValueError, match=why):
-        Placement(4, **given).check()
+        Placement(4, **options).check()

@@ -116,17 +116,15 @@ def _go(world: World, rng: random.Random, events: int):
 
 
 def _run(seed: int) -> int:
-    """Two steps with random events, and whether what is left is done by whoever still
-    moves.
-    """
+    """Two steps with random events. Whoever still moves does what is left."""
     rng = random.Random(seed)
     world = World(_random_ledger(rng, 0))
     settled = 0
     for step in range(2):
         if step:
-            old = world.ledger
+            ledger_before = world.ledger
             world.ledger = _random_ledger(
-                rng, step, old.roster, n=len(old.roster.lives)
+                rng, step, ledger_before.roster, n=len(ledger_before.roster.lives)
             )
             world.total.clear()
         budget = {
@@ -250,9 +248,9 @@ def _alike(ledger: Ledger) -> list[float]:
 def _next(
     ledger: Ledger, who: Member, worth: Sequence[Chunk] = ()
 ) -> tuple[Name, Chunk]:
-    given = ledger.next(who, _alike(ledger), worth)
-    assert given is not None
-    return given
+    ticket = ledger.next(who, _alike(ledger), worth)
+    assert ticket is not None
+    return ticket
 
 
 def _do(ledger: Ledger, who: Member) -> Name:
@@ -367,23 +365,25 @@ def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
     copy, _ = _next(ledger, FIRST, worth=[(1, 0)])
-    assert (
-        ledger.sum_to_send(FIRST) is None
-    )  # a chunk is not kept yet, and may come into this sum
+    # A chunk is not kept yet, and may come into this sum.
+    assert ledger.sum_to_send(FIRST) is None
     ledger.done(SECOND, tickets[1])
-    wanted = ledger.sum_to_send(FIRST)
-    assert wanted is not None
+    first_sum = ledger.sum_to_send(FIRST)
+    assert first_sum is not None
     ledger.late(1)
-    later = ledger.done(FIRST, copy)
+    second_sum = ledger.done(FIRST, copy)
     assert ledger.complete
-    assert ledger.sum_to_send(FIRST) == wanted == (wanted[0], {(0, 0)})
-    assert later is not None
-    assert later != wanted[0]
+    assert ledger.sum_to_send(FIRST) == first_sum == (first_sum[0], {(0, 0)})
+    assert second_sum is not None
+    assert second_sum != first_sum[0]
     spoilt = _copy(ledger)
-    assert not spoilt.arrived(FIRST, wanted[0], {(0, 0), (1, 0)})
-    assert [spoilt.stands(FIRST, name) for name in (wanted[0], later)] == [False, True]
-    assert ledger.arrived(FIRST, *wanted)
-    assert ledger.sum_to_send(FIRST) == (later, {(1, 0)})
+    assert not spoilt.arrived(FIRST, first_sum[0], {(0, 0), (1, 0)})
+    assert [spoilt.stands(FIRST, name) for name in (first_sum[0], second_sum)] == [
+        False,
+        True,
+    ]
+    assert ledger.arrived(FIRST, *first_sum)
+    assert ledger.sum_to_send(FIRST) == (second_sum, {(1, 0)})
 
 
 def test_nothing_begins_while_a_sum_is_on_its_way():
@@ -392,16 +392,16 @@ def test_nothing_begins_while_a_sum_is_on_its_way():
         ledger.done(who, ticket)
         for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
     ]
-    wanted = ledger.sum_to_send(FIRST)
-    assert wanted is not None
-    assert wanted == (names[0], {(0, 0)})
-    others = ledger.sum_to_send(SECOND)
-    assert others is not None
+    first_sum = ledger.sum_to_send(FIRST)
+    assert first_sum is not None
+    assert first_sum == (names[0], {(0, 0)})
+    second_sum = ledger.sum_to_send(SECOND)
+    assert second_sum is not None
     ledger.lost(1)
     ledger.lost(2)
-    assert not ledger.arrived(SECOND, *others)
+    assert not ledger.arrived(SECOND, *second_sum)
     assert ledger.next(FIRST, _alike(ledger)) is None
-    assert ledger.arrived(FIRST, *wanted)
+    assert ledger.arrived(FIRST, *first_sum)
     _do(ledger, FIRST)
     assert not ledger.complete
     _do(ledger, FIRST)
@@ -427,9 +427,9 @@ def test_a_lost_holder_or_one_that_is_overdue_is_the_neediest():
         for worker in (1, 2):
             ledger = Ledger(0, storage, [[2], [4], [4]])
             for neediest in (2, worker):
-                given = _copy(ledger).next(FIRST, [1.0, 1.0, 1.1])
-                assert given is not None
-                assert given[1] == (neediest, 0)
+                ticket = _copy(ledger).next(FIRST, [1.0, 1.0, 1.1])
+                assert ticket is not None
+                assert ticket[1] == (neediest, 0)
                 happens(ledger, worker)
 
 
@@ -437,22 +437,22 @@ def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
     storage = _pairs(5, 6)
     sizes = [sizes_of(4, False)] * 5
     fresh = Ledger(0, storage, sizes)
-    again = Ledger(0, storage, sizes)
+    restarted = Ledger(0, storage, sizes)
     seconds = [1.0, 3.0, 0.5, 2.0, 0.7]
     for _ in range(3):
-        _do(again, SECOND)
-    _next(again, SECOND)
-    life = again.join(1)
-    assert not again.present(SECOND)
+        _do(restarted, SECOND)
+    _next(restarted, SECOND)
+    life = restarted.join(1)
+    assert not restarted.present(SECOND)
     for turn in range(60):
-        given = []
-        for ledger, lives in ((fresh, [0] * 5), (again, [0, life, 0, 0, 0])):
+        chunks = []
+        for ledger, lives in ((fresh, [0] * 5), (restarted, [0, life, 0, 0, 0])):
             who = Member(0, 2 * turn % 5, lives[2 * turn % 5])
             ticket, chunk = ledger.next(who, seconds) or (Name(0, 0), None)
             ledger.done(who, ticket)
-            given.append(chunk)
-        assert given[0] == given[1]
-    assert again.complete
+            chunks.append(chunk)
+        assert chunks[0] == chunks[1]
+    assert restarted.complete
 
 
 def test_an_all_reduce_needs_everyone():

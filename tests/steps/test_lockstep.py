@@ -32,12 +32,12 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
     lengths = rng.gamma(2.0, 1.0, (steps, workers * len(sizes))) + 0.1
     starts = rng.exponential(0.5, (steps, workers))
     asking = Asking(0.03)
-    found = handed_out(
+    ends = handed_out(
         chunk_tables(storage, sizes),
         Chunks(paces, lengths, np.zeros((steps, workers, 0)), starts=starts),
         asking,
     )
-    for s, end in enumerate(found):
+    for s, end in enumerate(ends):
         ledger = Ledger(0, storage, [sizes] * workers, "chunks")
         seconds = np.outer(paces[s], lengths[s])
         want = driven(ledger, Paces(workers), seconds, starts[s], asking=asking).time
@@ -61,8 +61,8 @@ def test_a_long_chunk_is_begun_early_where_its_length_is_known(ticks, end):
     assert handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist() == [end]
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_where_all_store_all_the_largest_that_is_left_is_next(known):
+@pytest.mark.parametrize("by_length", [True, False])
+def test_where_all_store_all_the_largest_that_is_left_is_next(by_length):
     """Of equal ones a worker takes its own."""
     rng = np.random.default_rng(3)
     shape = 5, 4, 3
@@ -73,11 +73,11 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
         data,
         rng.random(shape),
     )
-    costs = data * rng.uniform(0.8, 1.2, shape) if known else None
-    scheme = Sharing("all", 4, by_length=known, costs=Costs(Asking(0.05)))
-    found = scheme.replay(parts.steps(costs)).seconds
+    costs = data * rng.uniform(0.8, 1.2, shape) if by_length else None
+    scheme = Sharing("all", 4, by_length=by_length, costs=Costs(Asking(0.05)))
+    ends = scheme.replay(parts.steps(costs)).seconds
     sizes = chunk_sizes(3)
-    for s, end in enumerate(found):
+    for s, end in enumerate(ends):
         left = {}
         for w in range(4):
             for c, size in enumerate(sizes):

@@ -11,8 +11,8 @@ from bcgc_jax.steps.mode import Mode
 def _decisions(pairs) -> list[bool]:
     mode = Mode()
     shared = []
-    for own, sharing in pairs:
-        mode = mode.after(own, sharing)
+    for own_seconds, shared_seconds in pairs:
+        mode = mode.after(own_seconds, shared_seconds)
         shared.append(mode.is_shared)
     return shared
 
@@ -34,12 +34,10 @@ def test_it_decides_as_worked_out(pairs, shared):
     assert ["FT"[is_shared] for is_shared in _decisions(pairs)] == list(shared)
 
 
-def _taken(own: np.ndarray, sharing: np.ndarray) -> float:
-    """What the steps of a training take, each in the mode that those before have
-    decided.
-    """
-    before = [False, *_decisions(zip(own, sharing, strict=True))[:-1]]
-    return float(np.where(before, sharing, own).sum())
+def _total_seconds(own_seconds: np.ndarray, shared_seconds: np.ndarray) -> float:
+    """Of the steps of a training, each in the mode that those before have decided."""
+    before = [False, *_decisions(zip(own_seconds, shared_seconds, strict=True))[:-1]]
+    return float(np.where(before, shared_seconds, own_seconds).sum())
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.02, 0.5])
@@ -53,7 +51,12 @@ def test_regret_against_the_better_of_both_modes(slow, cost):
     for seed in range(3):
         rng = np.random.default_rng(seed)
         long = rng.random(300) < slow
-        own = np.where(long, 5.0, 1.0) * rng.uniform(1, 1.02, 300)
-        sharing = np.where(long, 1.6, 1.0) + cost
-        best = min(own.sum(), sharing.sum())
-        assert 100 * (_taken(own, sharing) - best) / own.sum() < 3.5
+        own_seconds = np.where(long, 5.0, 1.0) * rng.uniform(1, 1.02, 300)
+        shared_seconds = np.where(long, 1.6, 1.0) + cost
+        best = min(own_seconds.sum(), shared_seconds.sum())
+        assert (
+            100
+            * (_total_seconds(own_seconds, shared_seconds) - best)
+            / own_seconds.sum()
+            < 3.5
+        )

@@ -103,14 +103,16 @@ def test_nothing_new_is_worth_it_or_overdue_before_the_next_look():
         look = paces.next_look(now)
         free = set(range(5)) - began.keys()
 
-        def found(at, paces=paces, free=free):
+        def news(seconds, paces=paces, free=free):
             worth = {
-                (worker, chunk) for worker in free for chunk in paces.worth(worker, at)
+                (worker, chunk)
+                for worker in free
+                for chunk in paces.worth(worker, seconds)
             }
-            return worth | {(worker, None) for worker in paces.overdue(at)}
+            return worth | {(worker, None) for worker in paces.overdue(seconds)}
 
         until = look if math.isfinite(look) else now + 1e3
         for part in (0.1, 0.5, 0.9, 0.999):
-            assert found(now + part * (until - now)) <= found(now)
-        looks += math.isfinite(look) and not found(look) <= found(now)
+            assert news(now + part * (until - now)) <= news(now)
+        looks += math.isfinite(look) and not news(look) <= news(now)
     assert looks > 100

@@ -74,7 +74,7 @@ def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():
             sum(cmath.exp(2j * cmath.pi * k * o / 20) for o in offsets)
             for k in range(1, 20)
         ]
-        return round(sum(abs(one) ** 8 for one in sums), 6)
+        return round(sum(abs(wave) ** 8 for wave in sums), 6)
 
     pairs = [(0, *two) for two in itertools.combinations(range(1, 20), 2)]
     storage = whole_subsets(20, 3, 4)

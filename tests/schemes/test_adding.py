@@ -1,6 +1,4 @@
-"""What a newcomer touches to add a scheme, a remedy or a law: tried in a copy of the
-package.
-"""
+"""What a newcomer touches to add a scheme, a remedy or a law, in a copy."""
 
 import functools
 import json
@@ -170,13 +168,13 @@ def test_a_scheme_with_a_search_is_one_file_and_one_line(copied):
         "--coordinates",
         "400",
     )
-    shown = ("--method", "halves", "--format", "json")
-    solution = json.loads(bcgc(copied, "solve", *law, *shown))["solutions"][0]
+    options = ("--method", "halves", "--format", "json")
+    solution = json.loads(bcgc(copied, "solve", *law, *options))["solutions"][0]
     assert solution["partition"] == [200, 200, 0, 0]
     log = written(
         copied / "log.csv", np.random.default_rng(0).gamma(2.0, 1.0, (24, 4)) + 0.1
     )
-    rows = json.loads(bcgc(copied, "advise", log, *shown))["rows"]
+    rows = json.loads(bcgc(copied, "advise", log, *options))["rows"]
     assert [row["stored_subsets"] for row in rows if row["remedy"] == "halves"] == [2]
 
 
@@ -193,8 +191,8 @@ def test_a_remedy_that_is_planned_on_steps_is_one_file_and_one_line(copied):
     halves = times[:12], times[12:]
     slowest = [half.mean(axis=0).argmax() for half in reversed(halves)]
     without = map(functools.partial(np.delete, axis=1), halves, slowest)
-    taken = np.mean([half.max(axis=1) for half in without])
-    saved = 1 - taken / times.max(axis=1).mean() / 0.75
+    seconds = np.mean([half.max(axis=1) for half in without])
+    saved = 1 - seconds / times.max(axis=1).mean() / 0.75
     assert row["saved"][0] == pytest.approx(saved, rel=1e-9)
     assert row["lost"] == 0.25
 
@@ -232,28 +230,34 @@ def test_a_distribution_is_a_class_and_four_names(copied):
     answers = [
         json.loads(bcgc(copied, "solve", "--cycle-time", law, *problem)) for law in laws
     ]
-    found, want = (answer["solutions"][0]["expected_runtime"] for answer in answers)
-    assert found == pytest.approx(want, rel=1e-9)
+    rayleigh_runtime, weibull_runtime = (
+        answer["solutions"][0]["expected_runtime"] for answer in answers
+    )
+    assert rayleigh_runtime == pytest.approx(weibull_runtime, rel=1e-9)
     assert "rayleigh:scale=,[shift=0]" in bcgc(copied, "solve", "--help")
 
 
 def test_the_schemes_of_a_log_are_those_that_its_workers_can_use():
-    every = possible(Resources(4, know_lengths=True))
+    by_name = possible(Resources(4, know_lengths=True))
     together = possible(Resources(4, know_lengths=True, lock_step=True))
     hosts = possible(Resources(6, hosts=(0, 0, 1, 1, 2, 2)))
-    schemes = [*every.values(), *together.values(), *hosts.values()]
+    schemes = [*by_name.values(), *together.values(), *hosts.values()]
     kinds = {
         f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in schemes
     }
     assert kinds == {f"bcgc_jax.schemes.{where}" for where in ADVISED}
-    assert [name for name, scheme in every.items() if scheme.advisable] == [
+    assert [name for name, scheme in by_name.items() if scheme.advisable] == [
         "dealt by length",
         "dealt, equal numbers",
-        *(f"sharing:{stored}{known}" for stored in "23" for known in ("", ", lengths")),
+        *(
+            f"sharing:{stored}{lengths}"
+            for stored in "23"
+            for lengths in ("", ", lengths")
+        ),
         *("sharing:all", "sharing:all, lengths"),
         *("shares by speed", "shares anew"),
     ]
-    assert [name for name in possible(Resources(4, 2)) if name not in every] == []
+    assert [name for name in possible(Resources(4, 2)) if name not in by_name] == []
     assert {scheme.by_length for scheme in possible(Resources(4, 2)).values()} == {
         False
     }

@@ -65,43 +65,45 @@ def test_a_step_that_goes_chunk_by_chunk_against_a_loop(alike):
     order = Sorted().chunks(steps.lengths)
     rows = []
     for pace, lengths, pauses, dealt in zip(*steps[:3], order, strict=True):
-        each = [[lengths.ravel()[chunk] for chunk in of] for of in dealt]
-        rows.append(_lock_step((pace[:, None] * np.array(each) + pauses).tolist()))
+        dealt_lengths = [[lengths.ravel()[chunk] for chunk in of] for of in dealt]
+        rows.append(
+            _lock_step((pace[:, None] * np.array(dealt_lengths) + pauses).tolist())
+        )
     np.testing.assert_allclose(Sorted().replay(steps).seconds, rows, rtol=1e-14)
     slow = np.arange(4) == 2
     pace = steps.pace.copy()
     pace[:, 2] = np.median(np.delete(pace, 2, axis=1), axis=1)
     pauses = np.where(slow[:, None], 0, steps.pauses)
-    other = [
+    by_loop = [
         _lock_step(step)
         for step in (pace[:, :, None] * steps.lengths + pauses).tolist()
     ]
     np.testing.assert_allclose(
-        OtherMachines(slow).replay(steps).seconds, other, rtol=1e-14
+        OtherMachines(slow).replay(steps).seconds, by_loop, rtol=1e-14
     )
 
 
 def test_rows_of_alike_chunks_are_the_best_dealing_in_lock_step():
     """Of all that two workers can do with six chunks of one speed."""
     steps = _steps(10, 2, 3, lock_step=True)
-    found = AlikeRows().replay(steps).seconds
+    ends = AlikeRows().replay(steps).seconds
     for lengths, seconds in zip(
-        steps.lengths.reshape(10, 6).tolist(), found, strict=True
+        steps.lengths.reshape(10, 6).tolist(), ends, strict=True
     ):
-        every = (
+        dealings = (
             _lock_step([list(order[:3]), list(order[3:])])
             for order in itertools.permutations(lengths)
         )
-        assert seconds == pytest.approx(min(every), rel=1e-14)
+        assert seconds == pytest.approx(min(dealings), rel=1e-14)
 
 
 def test_dealing_equal_numbers_loses_little_and_sorting_needs_lock_step():
     steps = _steps(200, 6, 6, lock_step=False)
-    nothing, any_number, equal, own = (
+    nothing, any_number, equal, sorted_seconds = (
         scheme.replay(steps).seconds.mean()
         for scheme in (Nothing(), Dealt(), DealtEqual(), Sorted())
     )
-    assert own == pytest.approx(nothing, rel=1e-14)
+    assert sorted_seconds == pytest.approx(nothing, rel=1e-14)
     assert any_number <= equal < 1.02 * any_number < 0.8 * nothing
 
 
@@ -131,19 +133,19 @@ def test_what_causes_add_in_lock_step_is_the_loss_of_each_chunk():
         rng.gamma(2.0, 1.0, (9, 4, 3)),
         rng.exponential(0.2, (9, 4, 3)),
     )
-    found = losses(parts, lock_step=True)
+    causes = losses(parts, lock_step=True)
     total = [_lock_step(rows) for rows in parts.seconds.tolist()]
     total = np.array(total) - parts.seconds.sum(axis=2).mean(axis=1)
-    np.testing.assert_allclose(sum(found.values()), total, rtol=1e-12)
-    nobody = Parts(0 * parts.steady, 0 * parts.random, parts.data, 0 * parts.pauses)
-    alone = losses(nobody, lock_step=True)
-    assert [name for name, added in alone.items() if np.abs(added).max() > 1e-12] == [
-        "data"
-    ]
+    np.testing.assert_allclose(sum(causes.values()), total, rtol=1e-12)
+    data_alone = Parts(0 * parts.steady, 0 * parts.random, parts.data, 0 * parts.pauses)
+    causes_of_data = losses(data_alone, lock_step=True)
+    assert [
+        name for name, added in causes_of_data.items() if np.abs(added).max() > 1e-12
+    ] == ["data"]
 
 
-def _log(text: str, **more: Any) -> Trace:
-    return load_trace(io.BytesIO(text.encode()), **more)
+def _log(text: str, **options: Any) -> Trace:
+    return load_trace(io.BytesIO(text.encode()), **options)
 
 
 def test_lengths_alone_cost_what_is_said():
@@ -154,22 +156,22 @@ def test_lengths_alone_cost_what_is_said():
     trace = _log(text, cost=(2.0, 0.001))
     want = 2.0 * lengths + 0.001 * lengths**2
     np.testing.assert_allclose(trace.rows(), want.sum(axis=2), rtol=1e-14)
-    found = advise(trace, lock_step=True)
+    advice = advise(trace, lock_step=True)
     # What they lose is of the data: workers are alike by what is said.
-    assert found.causes["data"].value == pytest.approx(1, abs=1e-5)  # 2e-6
-    assert found.slow_workers == []
-    assert found.step == pytest.approx(want.max(axis=1).sum(axis=1).mean(), rel=1e-12)
-    assert found.advised == "rows of alike chunks"
+    assert advice.causes["data"].value == pytest.approx(1, abs=1e-5)  # 2e-6
+    assert advice.slow_workers == []
+    assert advice.step == pytest.approx(want.max(axis=1).sum(axis=1).mean(), rel=1e-12)
+    assert advice.advised == "rows of alike chunks"
     steps = Steps(
         np.ones((12, 4)), want, 0 * want, np.zeros((12, 4)), want, lock_step=True
     )
     for scheme in (Sorted(), AlikeRows(), DealtEqual()):
         saved = 1 - scheme.replay(steps).seconds.mean() / steps.last().mean()
         # The model of the log takes a millionth for chance.
-        assert found.row(scheme.name).saved.value == pytest.approx(
+        assert advice.row(scheme.name).saved.value == pytest.approx(
             saved, abs=1e-5
         )  # 2e-6
-    assert {row.remedy for row in found.rows} == {
+    assert {row.remedy for row in advice.rows} == {
         "limit",
         *(scheme.name for scheme in (Sorted, AlikeRows, DealtEqual)),
     }
@@ -208,11 +210,9 @@ def test_lock_step_needs_chunks():
 
 @pytest.mark.slow
 def test_the_training_job_saves_what_is_documented():
-    """Its forward passes stand for lengths, which they are: its data are slow, not its
-    workers.
+    """Its forward passes stand for lengths: its data are slow, not its workers.
 
-    So the recorded seconds themselves may be dealt, and save as much: 24.5, 32.7 and
-    47.7 %.
+    So the recorded seconds may be dealt too. They save 24.5, 32.7 and 47.7 %.
     """
     path = TRACES / "llm_training_32_workers_microbatches.csv"
     if not path.exists():
@@ -225,13 +225,13 @@ def test_the_training_job_saves_what_is_documented():
     trace = _log(text)
     assert trace.microbatches is not None
     seconds = trace.microbatches.seconds
-    for scheme, lock_step, wanted in (
+    for scheme, lock_step, percent in (
         (DealtEqual(), False, 24.3),
         (Sorted(), True, 32.7),
         (AlikeRows(), True, 47.6),
     ):
         saved = 100 * advise(trace, lock_step=lock_step).row(scheme.name).saved.value
-        assert saved == pytest.approx(wanted, abs=0.1)
+        assert saved == pytest.approx(percent, abs=0.1)
         pace = np.ones(seconds.shape[:2])
         costs = trace.microbatches.load
         steps = Steps(pace, seconds, 0 * seconds, 0 * pace, costs, lock_step=lock_step)

@@ -26,9 +26,11 @@ def paper(num_workers, rate, max_workers, shift=50.0):
 
 def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
     cells = bcgc.sweeps.grid(rate=[3.0, 1.0], num_workers=[5, 2], shift=0.5)
-    found = {name: column.tolist() for name, column in cells.take(np.arange(4)).items()}
-    assert (len(cells), found["num_workers"]) == (4, [2, 2, 5, 5])
-    assert (found["rate"], found["shift"]) == ([3.0, 1.0] * 2, [0.5] * 4)
+    columns = {
+        name: column.tolist() for name, column in cells.take(np.arange(4)).items()
+    }
+    assert (len(cells), columns["num_workers"]) == (4, [2, 2, 5, 5])
+    assert (columns["rate"], columns["shift"]) == ([3.0, 1.0] * 2, [0.5] * 4)
 
 
 def test_a_grid_of_no_numbers_is_refused():
@@ -108,9 +110,9 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
 
 def test_numbers_that_overflow_are_no_problem_and_need_nothing(x64):
     problem = padded(bcgc.ShiftedExponential(1e-306), 3, 20_000, 50)
-    found = run._answer(problem, method_of("uncoded"), None, None, False)
-    assert (found["status"], found["num_steps"]) == (bcgc.Status.INVALID, 0)
-    assert all(np.isnan(found[name]) for name in sweeps.NEEDS)
+    answer = run._answer(problem, method_of("uncoded"), None, None, False)
+    assert (answer["status"], answer["num_steps"]) == (bcgc.Status.INVALID, 0)
+    assert [name for name in sweeps.NEEDS if not np.isnan(answer[name])] == []
 
 
 @pytest.mark.slow
@@ -121,7 +123,7 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
     ]
     problem = paper(3, 1e-3, 3)
     solution = bcgc.solve(problem, "frequency")
-    others = 20_000 * np.random.default_rng(8).dirichlet(np.full(3, 0.7), 400)
+    drawn_plans = 20_000 * np.random.default_rng(8).dirichlet(np.full(3, 0.7), 400)
     probability = jax.jit(jax.vmap(bcgc.completion_probability, (None, 0, None)))
     for j, deadline in enumerate((1.5e8, 3e8)):
         exact = bcgc.completion_probability(
@@ -130,7 +132,7 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
         plain, limit, best = rows[3 * j : 3 * j + 3]
         assert plain == pytest.approx(float(exact), abs=1e-9)
         assert np.isnan(limit)
-        assert best >= float(probability(problem, others, deadline).max())
+        assert best >= float(probability(problem, drawn_plans, deadline).max())
         assert best > plain + 1e-3  # what is best on average is not for a deadline
     with pytest.raises(ValueError, match='column "deadline"'):
         bcgc.sweeps.sweep(
@@ -212,9 +214,9 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
     assert not cut.exists()
     with pytest.raises(FileExistsError, match="go on with resume"):
         bcgc.sweeps.write_sweep(plan, cut)
-    other = _sweep_to(2e-2, jnp.result_type(float))
+    second_plan = _sweep_to(2e-2, jnp.result_type(float))
     with pytest.raises(ValueError, match=r"cut\..*parts is of another sweep"):
-        bcgc.sweeps.write_sweep(other, cut, resume=True)
+        bcgc.sweeps.write_sweep(second_plan, cut, resume=True)
     left[0] = 1000
     bcgc.sweeps.write_sweep(plan, cut, resume=True)
     assert 1000 - left[0] == len(plan) - 3  # what was there was not solved again
@@ -227,7 +229,7 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
     with pytest.raises(FileExistsError, match="not overwritten"):
         bcgc.sweeps.write_sweep(plan, cut)
     with pytest.raises(ValueError, match="another sweep"):
-        bcgc.sweeps.write_sweep(other, cut, resume=True)
+        bcgc.sweeps.write_sweep(second_plan, cut, resume=True)
 
 
 def test_parts_of_unknown_origin_are_not_taken_for_results(x64, plan, tmp_path):
@@ -265,23 +267,29 @@ def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(
 
 
 def test_another_scheme_or_problem_is_another_sweep_though_first_cells_are_alike():
-    def mark(other):
+    def mark(change):
         def problem(num_workers, rate, max_workers):
             shift = jnp.where(
-                jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0
+                jnp.asarray(rate) > 1e-3, 60.0 if change == "law" else 50.0, 50.0
             )
             law = bcgc.ShiftedExponential(rate, shift)
             start = (
                 bcgc.distributions.Deterministic
-                if other == "start-up"
+                if change == "start-up"
                 else bcgc.Exponential
             )(rate)
-            more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
-            return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
+            communication = {
+                "start_up": start,
+                "send_time": 0.1,
+                "overlap": change == "overlap",
+            }
+            return bcgc.Problem(
+                law, num_workers, 60, max_workers=max_workers, **communication
+            )
 
-        gives = "levels" if other == "gives" else "partition"
+        gives = "levels" if change == "gives" else "partition"
         scheme = bcgc.Scheme(
-            "yours" if other == "name" else "mine", lambda p: p.total, gives=gives
+            "yours" if change == "name" else "mine", lambda p: p.total, gives=gives
         )
         cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3, 1e-2])
         return fingerprint(bcgc.sweeps.Sweep(problem, cells, [scheme]))
@@ -290,8 +298,8 @@ def test_another_scheme_or_problem_is_another_sweep_though_first_cells_are_alike
     assert (
         len(
             {
-                mark(other)
-                for other in ("none", "name", "gives", "law", "start-up", "overlap")
+                mark(change)
+                for change in ("none", "name", "gives", "law", "start-up", "overlap")
             }
         )
         == 6
@@ -357,8 +365,8 @@ def test_files_hold_the_rows_in_full_precision(tmp_path, precision, plan):
     assert len(text) == len(plan.cells)
     assert {row["status"] for row in text} == {"infeasible", "converged"}
     for i, row in enumerate(text):
-        found = float(row["rate"]), row["method"], row["status"]
-        assert found == tuple(rows[name][i] for name in ("rate", "method", "status"))
+        keys = float(row["rate"]), row["method"], row["status"]
+        assert keys == tuple(rows[name][i] for name in ("rate", "method", "status"))
         if row["status"] == "infeasible":
             assert row["num_workers"] == "2"
             assert row["expected_runtime"] == row["partition"] == ""
@@ -398,11 +406,11 @@ def test_a_sweep_is_solved_as_it_is_written(x64):
     plan = bcgc.sweeps.Sweep(paper, cells, "uncoded")
     rows = bcgc.sweeps.sweep(plan)
     # M L / N times the mean of the slowest
-    for workers, rate, found in zip(
+    for workers, rate, runtime in zip(
         rows["num_workers"], rows["rate"], rows["expected_runtime"], strict=True
     ):
         slowest = 50 + sum(1 / n for n in range(1, workers + 1)) / rate
-        assert found == pytest.approx(50 * 20_000 / workers * slowest, rel=1e-9)
+        assert runtime == pytest.approx(50 * 20_000 / workers * slowest, rel=1e-9)
     for wrong in ((cells,), (paper,), (plan, cells)):
         with pytest.raises(TypeError, match="a Sweep alone, or a function"):
             bcgc.sweeps.sweep(*wrong)

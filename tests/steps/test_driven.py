@@ -1,6 +1,4 @@
-"""A step an event at a time: by hand, and with the looks and questions that are left
-out.
-"""
+"""A step an event at a time: by hand, and with the looks that are left out."""
 
 import numpy as np
 import pytest
@@ -40,9 +38,7 @@ def test_a_step_of_two_workers_by_hand(starts, asking, end):
 
 
 def test_a_pause_is_in_the_first_chunk_that_a_worker_is_given():
-    """Worker 0 pauses for 5 in its first chunk, and worker 1 does the others, 3
-    each.
-    """
+    """Worker 0 pauses for 5 in its first chunk. Worker 1 takes 3 for each other one."""
     ledger = Ledger(0, BOTH, [[4, 4]] * 2, "chunks")
     pauses = np.array([[5.0], [0.0]])
     assert (

@@ -1,6 +1,4 @@
-"""Holders on other hosts, and sets of workers that may be absent: vectors, and all sets
-counted.
-"""
+"""Holders on other hosts, and sets of workers that may be absent."""
 
 import itertools
 from collections import Counter

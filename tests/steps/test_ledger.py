@@ -1,6 +1,4 @@
-"""The machine that hands out chunks: its rule by known ends, its protocol by all
-events.
-"""
+"""The machine that hands out chunks: its rule and its protocol, by all events."""
 
 import csv
 import dataclasses

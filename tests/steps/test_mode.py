@@ -1,6 +1,4 @@
-"""When sharing begins and ends: vectors, and what the rule loses against who knows the
-draws.
-"""
+"""When sharing begins and ends, and what the rule loses against hindsight."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Who stores what by a plan, against what workers are given when a model is trained
-with it.
-"""
+"""Who stores what by a plan, against what workers have in a training."""
 
 import cmath
 import itertools

@@ -1,6 +1,4 @@
-"""A training by a clock of its own: workers that ask a coordinator, and take what they
-are told.
-"""
+"""A training by a clock of its own, whose workers ask a coordinator."""
 
 import functools
 import heapq
@@ -21,9 +19,7 @@ QUESTION = 7e-4  # seconds
 
 
 class Training:
-    """Workers of a placement; each step adds `units` of data, quarters of chunks, by
-    subset.
-    """
+    """Workers of a placement. A step counts `units`, quarters of chunks, by subset."""
 
     def __init__(self, place: Placement, record=None, judge: Any = None):
         self.place = place
@@ -62,8 +58,8 @@ class Training:
             if is_shared:
                 asks.append((began, rank, Begin(step, None, present)))
                 continue
-            own = [pace[rank]] * self.place.chunks
-            asks.append((began + sum(own), rank, OwnDone(step, 0.0, own)))
+            own_chunks = [pace[rank]] * self.place.chunks
+            asks.append((began + sum(own_chunks), rank, OwnDone(step, 0.0, own_chunks)))
             self.add(rank, 0, UNITS * self.place.chunks)
         edges = np.cumsum([0, *self.place.sizes]).tolist()
         while asks:
@@ -71,14 +67,14 @@ class Training:
             self.answers.clear()
             self.loops.asked(Join(rank), question, self.replies[rank], self.now)
             self.loops.time_goes_on(self.now)
-            for other, answer in self.answers.items():
+            for asker, answer in self.answers.items():
                 assert not answer.refused, answer.refused
                 if answer.ticket is not None and answer.chunk is not None:
                     subset, number = answer.chunk
                     self.add(subset, edges[number], edges[number + 1])
-                    seconds = pace[other] * self.place.shares[number]
+                    seconds = pace[asker] * self.place.shares[number]
                     done = Done(answer.ticket, seconds)
-                    heapq.heappush(asks, (self.now + QUESTION + seconds, other, done))
+                    heapq.heappush(asks, (self.now + QUESTION + seconds, asker, done))
         assert [answer.over for answer in self.answers.values()] == [True] * self.count(
             present
         )

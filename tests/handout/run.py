@@ -22,9 +22,7 @@ ROUND_TRIP = 0.125
 
 
 class Run:
-    """Workers that ask a coordinator, with a clock of their own and messages in
-    JSON.
-    """
+    """Workers that ask a coordinator in JSON, with a clock of their own."""
 
     def __init__(self, place: Placement, record=None, round_trip=ROUND_TRIP):
         self.round_trip = round_trip
@@ -48,16 +46,16 @@ class Run:
         return answer_of(json.loads(json.dumps(said.pop()))) if said else None
 
     def step(self, number, starts, seconds, pauses, loads=None) -> float:
-        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset,
-        chunk.
-        """
+        """When the last chunk ends; `seconds` of worker, subset, chunk, `[N, N, C]`."""
         workers = self.answers.keys()
         for rank in workers:
             self.answers[rank].clear()
         began = self.now
         until = began + np.array(starts, float)
         lengths = [None] * len(workers) if loads is None else loads.tolist()
-        question: list[Question] = [Begin(number, known) for known in lengths]
+        question: list[Question] = [
+            Begin(number, worker_loads) for worker_loads in lengths
+        ]
         done = [0] * len(workers)
         end = began
         while np.isfinite(until).any():
@@ -72,12 +70,12 @@ class Run:
                     continue
                 subset, chunk = answer.chunk
                 self.handed_out.append((rank, (subset, chunk)))
-                taken = seconds[rank, subset, chunk]
+                chunk_seconds = seconds[rank, subset, chunk]
                 pause = (
                     pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
                 )
-                until[rank] = self.now + self.round_trip + taken + pause
+                until[rank] = self.now + self.round_trip + chunk_seconds + pause
                 end = max(end, until[rank])
                 done[rank] += 1
-                question[rank] = Done(answer.ticket, taken)
+                question[rank] = Done(answer.ticket, chunk_seconds)
         return end - began

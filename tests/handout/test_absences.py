@@ -1,6 +1,4 @@
-"""Workers that are absent from a step: the others do their chunks, or refuse by
-name.
-"""
+"""Workers that are absent: the others do their chunks, or refuse by name."""
 
 import threading
 
@@ -92,8 +90,8 @@ def test_who_is_absent_may_go_without_failing_the_step(shares):
     present = [0, 1, 2, 3, 4]
     done: list = []
     chunks = [share.step(0, present=present) for share in shares[:5]]
-    for each in chunks:
-        next(each)
+    for share_chunks in chunks:
+        next(share_chunks)
     shares[5].close()
     threads = [
         threading.Thread(target=lambda c=c: done.append(len(list(c)))) for c in chunks

@@ -1,6 +1,4 @@
-"""Chunks for loops of one's own: sums are whole, whoever comes late, dies or is
-silent.
-"""
+"""Chunks for loops of one's own: sums are whole, whoever is late, dies or hangs."""
 
 import csv
 import math
@@ -96,15 +94,14 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
     chunks = lost.step(4)
     for _ in range(2):
         next(chunks)
-    others = threading.Thread(target=loops.run, args=([1, 2], 4))
-    others.start()
+    two_workers = threading.Thread(target=loops.run, args=([1, 2], 4))
+    two_workers.start()
     assert comes_true(lambda: loops.begun == {1, 2})
     lost.close()
-    others.join(10.0)
+    two_workers.join(10.0)
     assert sorted(rank for rank, _ in loops.failed) == [1, 2]
-    assert all(
-        "worker 0 is gone: step 4 is to be begun anew" in why for _, why in loops.failed
-    )
+    for _, why in loops.failed:
+        assert "worker 0 is gone: step 4 is to be begun anew" in why
     assert loops.run(range(WORKERS), 4) == whole(4)
 
 
@@ -116,14 +113,15 @@ def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
     began = time.monotonic()
     loops.run([1, 2], 2)
     assert time.monotonic() - began > 0.9
-    assert all("silent for 1 s" in why for _, why in loops.failed)
+    for _, why in loops.failed:
+        assert "silent for 1 s" in why
     with pytest.raises(StepFailed, match="silent"):  # it was, and comes back
         next(chunks)
     results = []
-    again = threading.Thread(target=lambda: results.append(loops.run([1, 2], 2)))
-    again.start()
+    two_workers = threading.Thread(target=lambda: results.append(loops.run([1, 2], 2)))
+    two_workers.start()
     results.append(loops.one_step(silent, 0, 2))
-    again.join(10.0)
+    two_workers.join(10.0)
     assert sum(results) == whole(2)
 
 
@@ -131,33 +129,35 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     loops = Loops(coordinator, lambda rank: 0.05)
     share = join(coordinator.address, 0, key=KEY)
     next(share.step(0))
-    others = threading.Thread(target=loops.run, args=([1, 2], 0))
-    others.start()
+    two_workers = threading.Thread(target=loops.run, args=([1, 2], 0))
+    two_workers.start()
     assert comes_true(lambda: loops.begun == {1, 2})
     begun = threading.Thread(
         target=lambda: loops.sums.update({0: loops.one_step(share, 0, 0)})
     )
     begun.start()
-    others.join(10.0)
+    two_workers.join(10.0)
     assert len(loops.failed) == 2
-    rest = loops.run([1, 2], 0)
+    sum_of_two = loops.run([1, 2], 0)
     begun.join(10.0)
-    assert rest + loops.sums.pop(0) == whole(0)
+    assert sum_of_two + loops.sums.pop(0) == whole(0)
 
 
 def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(
     coordinator,
 ):
-    old, new = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
-    chunks = old.step(4)
+    late_share, new_share = (
+        join(coordinator.address, rank, key=KEY) for rank in (0, 1)
+    )
+    chunks = late_share.step(4)
     next(chunks)
-    next(new.step(5))
+    next(new_share.step(5))
     with pytest.raises(StepFailed, match="worker 1 asks for step 5, others are at 4"):
         next(chunks)
     with pytest.raises(
         ValueError, match="worker 0 asks for step 4, the others are at 5"
     ):
-        next(old.step(4))
+        next(late_share.step(4))
 
 
 def test_a_step_of_the_past_can_be_asked_for_when_all_do(coordinator):
@@ -171,11 +171,11 @@ def test_who_has_ended_before_it_began_is_waited_for(coordinator):
     loops = Loops(coordinator)
     join(coordinator.address, 0, key=KEY).close()
     sums = []
-    others = threading.Thread(target=lambda: sums.append(loops.run([1, 2], 0)))
-    others.start()
+    two_workers = threading.Thread(target=lambda: sums.append(loops.run([1, 2], 0)))
+    two_workers.start()
     assert comes_true(lambda: loops.begun == {1, 2})
     sums.append(loops.run([0], 0))
-    others.join(10.0)
+    two_workers.join(10.0)
     assert sum(sums) == whole(0)
 
 
@@ -191,10 +191,10 @@ def test_who_has_ended_before_it_began_is_given_up_after_the_patience(coordinato
 
 
 def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
-    old = join(coordinator.address, 0, key=KEY)
+    old_share = join(coordinator.address, 0, key=KEY)
     join(coordinator.address, 0, key=KEY)
     with pytest.raises(ValueError, match="another process has taken its place"):
-        next(old.step(0))
+        next(old_share.step(0))
     with pytest.raises(ValueError, match="from 0 to 2: got rank 3"):
         join(coordinator.address, 3, key=KEY)
 
@@ -240,28 +240,28 @@ def test_a_worker_may_come_before_its_coordinator(monkeypatch):
             raise
 
     monkeypatch.setattr(Tcp, "connect", noted)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = taken.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
         with pytest.raises(OSError, match="in use"):
             serve(1, 1, key=KEY, port=address[1])
     with pytest.raises(ConnectionError):
         join(address, 0, key=KEY, wait=0.0)
-    found = []
+    shares = []
     early = threading.Thread(
-        target=lambda: found.append(join(address, 0, key=KEY, wait=10.0))
+        target=lambda: shares.append(join(address, 0, key=KEY, wait=10.0))
     )
     refused.clear()
     early.start()
     assert refused.wait(10.0)
     with serve(1, 1, key=KEY, port=address[1]):
         early.join(10.0)
-        assert [len(share.held) for share in found] == [8]
+        assert [len(share.held) for share in shares] == [8]
 
 
 def _closed_port():
     """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()
 
 
 def test_where_nobody_listens_the_error_has_the_address_and_what_to_do():
@@ -426,16 +426,16 @@ def test_joining_imports_neither_jax_nor_numpy():
         "import sys; from bcgc_jax.handout import join; print({'jax', 'numpy', 'ray'} "
         "& set(sys.modules))"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert found.stdout == "set()\n"
+    assert process.stdout == "set()\n"
 
 
 def test_a_plan_that_is_none_is_refused():
-    for given in ((3, 4, 8), (3, 0, 8), (3, 2, 0)):
+    for arguments in ((3, 4, 8), (3, 0, 8), (3, 2, 0)):
         with pytest.raises(ValueError, match="subsets each"):
-            serve(*given, key=KEY)
+            serve(*arguments, key=KEY)
 
 
 def test_a_record_that_cannot_be_written_ends_and_the_training_goes_on(tmp_path):

@@ -1,6 +1,4 @@
-"""Loops that share their work: four processes, and the parameters of one that computes
-all.
-"""
+"""Loops that share their work: four processes find the parameters of one."""
 
 import importlib
 import itertools
@@ -72,12 +70,12 @@ def _all_samples(first):
     return itertools.product(range(first, STEPS), range(SAMPLES))
 
 
-def _in_processes(name, *more, slow=SLOW):
+def _in_processes(name, *paths, slow=SLOW):
     with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
+        socket.create_server(("127.0.0.1", 0)) as first_socket,
+        socket.create_server(("127.0.0.1", 0)) as second_socket,
     ):
-        ports = one.getsockname()[1], two.getsockname()[1]
+        ports = first_socket.getsockname()[1], second_socket.getsockname()[1]
     environment = os.environ | {
         "BCGC_HANDOUT_KEY": os.urandom(16).hex(),
         "XLA_FLAGS": "",
@@ -91,7 +89,7 @@ def _in_processes(name, *more, slow=SLOW):
                 sys.executable,
                 "-c",
                 PROCESS,
-                pickle.dumps((name, rank, slow, STEPS, ports, *more)).hex(),
+                pickle.dumps((name, rank, slow, STEPS, ports, *paths)).hex(),
             ],
             env=environment | {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}"},
             stdout=subprocess.PIPE,
@@ -100,12 +98,14 @@ def _in_processes(name, *more, slow=SLOW):
         for rank in range(WORKERS)
     ]
     try:
-        told = [process.communicate(timeout=200)[0] for process in processes]
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0] * WORKERS
-    return [pickle.loads(bytes.fromhex(text.rpartition("ends ")[2])) for text in told]
+    return [
+        pickle.loads(bytes.fromhex(text.rpartition("ends ")[2])) for text in outputs
+    ]
 
 
 @pytest.mark.slow
@@ -128,18 +128,22 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
         kept = (tmp_path / "kept",)
         example.train(alone, lambda total: total, first, *kept)
     expected = example.train(alone, lambda total: total, STEPS, *whole)
-    found = _in_processes(name, *kept)
-    for leaves, _, _ in found:
-        for one, other in zip(jax.tree.leaves(expected), leaves, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    every = [_samples(done) for _, done, _ in found]
-    assert sorted(itertools.chain(*every)) == [*_all_samples(first)]
-    assert len(every[SLOW]) < SAMPLES * (STEPS - first) / WORKERS
-    assert {has_jax for _, _, has_jax in found} == {name != "with_numpy"}
+    results = _in_processes(name, *kept)
+    for leaves, _, _ in results:
+        for leaf_of_one, leaf_of_four in zip(
+            jax.tree.leaves(expected), leaves, strict=True
+        ):
+            np.testing.assert_allclose(leaf_of_one, leaf_of_four, rtol=0, atol=1e-6)
+    samples = [_samples(done) for _, done, _ in results]
+    assert sorted(itertools.chain(*samples)) == [*_all_samples(first)]
+    assert len(samples[SLOW]) < SAMPLES * (STEPS - first) / WORKERS
+    assert {has_jax for _, _, has_jax in results} == {name != "with_numpy"}
     if name == "with_flax":
-        again = example.train(alone, None, STEPS, *kept)  # what the four have kept
+        params_kept = example.train(alone, None, STEPS, *kept)  # by the four
         assert jax.tree.all(
-            jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), again, expected)
+            jax.tree.map(
+                lambda a, b: np.allclose(a, b, atol=1e-6), params_kept, expected
+            )
         )
 
 
@@ -151,8 +155,9 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
 def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(
     monkeypatch, name, workers, slow
 ):
-    """Tokens are averaged by PyTorch there, over the whole step at once. No process has
-    JAX. In the second group the first process is slow.
+    """No process has JAX. In the second group the first process is slow.
+
+    PyTorch averages tokens over the whole step at once there.
     """
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -170,14 +175,14 @@ def test_a_loop_of_torch_finds_the_parameters_of_one_that_shares_nothing(
         optimizer.step()
     expected = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
     moved = np.abs(expected - start).max()
-    found = _in_processes(name, slow=slow)
-    for (params,), _, has_jax in found:
+    results = _in_processes(name, slow=slow)
+    for (params,), _, has_jax in results:
         assert not has_jax
         error = np.abs(params - expected).max() / moved
         assert error < 1e-6  # four steps of float32; the worst of five runs is 1.6e-7
-    every = [_samples(done, workers) for _, done, _ in found]
-    assert sorted(itertools.chain(*every)) == [*_all_samples(0)]
-    assert len(every[slow]) < SAMPLES * STEPS / workers
+    samples = [_samples(done, workers) for _, done, _ in results]
+    assert sorted(itertools.chain(*samples)) == [*_all_samples(0)]
+    assert len(samples[slow]) < SAMPLES * STEPS / workers
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""200 steps of four processes: one is killed and restarted, one is frozen, one sends
-nonsense.
-"""
+"""200 steps of four processes: one is killed, one freezes, one sends nonsense."""
 
 import json
 import os
@@ -53,8 +51,8 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
     with serve(WORKERS, key=KEY, patience=PATIENCE) as coordinator:
 
         def start(rank):
-            given = json.dumps([rank, coordinator.address, DATA.tolist()])
-            command = [sys.executable, "-c", PROCESS, given]
+            arguments = json.dumps([rank, coordinator.address, DATA.tolist()])
+            command = [sys.executable, "-c", PROCESS, arguments]
             return subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
@@ -88,8 +86,8 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
                     processes[2].send_signal(signal.SIGCONT)
                 if step == 150:
                     _nonsense(coordinator.address)
-                found = sum(map(total, processes))
-                assert found == int(DATA.sum()) * (step + 1)
+                step_sum = sum(map(total, processes))
+                assert step_sum == int(DATA.sum()) * (step + 1)
                 seconds.append(time.monotonic() - began)
         finally:
             for process in processes:

@@ -1,6 +1,4 @@
-"""A worker of two processes: both compute the same chunks, and both hear what has
-failed.
-"""
+"""A worker of two processes: both compute and hear the same."""
 
 import queue
 import threading
@@ -23,28 +21,28 @@ class Group:
             box.put(value)
         return value
 
-    def other(self, number):
+    def follower(self, number):
         return lambda nothing: self.boxes[number].get(timeout=10.0)
 
 
 def _in_threads(functions):
-    found: list = [None] * len(functions)
+    results: list = [None] * len(functions)
 
     def run(place, function):
         try:
-            found[place] = function()
+            results[place] = function()
         except Exception as error:
-            found[place] = error
+            results[place] = error
 
     threads = [
-        threading.Thread(target=run, args=given) for given in enumerate(functions)
+        threading.Thread(target=run, args=numbered) for numbered in enumerate(functions)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20.0)
         assert not thread.is_alive()
-    return found
+    return results
 
 
 @pytest.mark.parametrize("adapt", [True, False])
@@ -58,19 +56,19 @@ def test_all_of_a_group_compute_the_chunks_that_its_first_process_is_given(adapt
                 group = share.for_group(groups[rank].first)
                 return [list(group.step(step)) for step in range(3)]
 
-        def other(rank):
-            group = follow(groups[rank].other(0))
+        def follower(rank):
+            group = follow(groups[rank].follower(0))
             assert (group.num_workers, len(group.own)) == (WORKERS, 6)
             return [list(group.step(step)) for step in range(3)]
 
         ranks = range(WORKERS)
-        given = [lambda r=r: first(r) for r in ranks] + [
-            lambda r=r: other(r) for r in ranks
+        functions = [lambda r=r: first(r) for r in ranks] + [
+            lambda r=r: follower(r) for r in ranks
         ]
-        found = _in_threads(given)
-    assert found[:WORKERS] == found[WORKERS:]
+        chunks = _in_threads(functions)
+    assert chunks[:WORKERS] == chunks[WORKERS:]
     samples = [
-        row for chunk in found[0][2] + found[1][2] for row in chunk.rows(64, WORKERS)
+        row for chunk in chunks[0][2] + chunks[1][2] for row in chunk.rows(64, WORKERS)
     ]
     assert sorted(samples) == [*range(64)]
 
@@ -88,6 +86,6 @@ def test_a_step_that_fails_does_so_in_all_of_a_group():
             lost.close()
             return list(chunks)
 
-        found = _in_threads([first, lambda: list(follow(group.other(0)).step(0))])
-    assert [type(error) for error in found] == [StepFailed] * 2
-    assert "worker 1 is gone" in str(found[1])
+        errors = _in_threads([first, lambda: list(follow(group.follower(0)).step(0))])
+    assert [type(error) for error in errors] == [StepFailed] * 2
+    assert "worker 1 is gone" in str(errors[1])

@@ -50,7 +50,7 @@ def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
     return np.array(took), noted.steps, heard
 
 
-def _own(paces: np.ndarray) -> list[DoneStep]:
+def _own_steps(paces: np.ndarray) -> list[DoneStep]:
     who = np.repeat(np.arange(WORKERS), CHUNKS)
     return [
         DoneStep(False, who, CHUNK * pace[who], np.zeros(WORKERS)) for pace in paces
@@ -59,12 +59,10 @@ def _own(paces: np.ndarray) -> list[DoneStep]:
 
 @pytest.mark.parametrize("paces", PACES.values(), ids=PACES)
 def test_own_steps_tell_what_shared_ones_take(paces):
-    """Chunks of a worker do not vary here: then its pace is known, and so is the other
-    step.
-    """
+    """Chunks of a worker do not vary: its pace is known, and so is the other mode."""
     took, _, _ = _shared(paces)
     judge = Judge(PLACE, Asking(QUESTION))
-    steps = _own(paces)
+    steps = _own_steps(paces)
     estimates = [judge._estimate(step) for step in steps]
     replayed = judge._replay(list(zip(steps, estimates, strict=True)))
     assert replayed.mean() == pytest.approx(took.mean(), rel=1e-9)
@@ -82,17 +80,15 @@ def test_shared_steps_tell_what_own_ones_take(paces):
 
 
 def test_what_a_chunk_takes_whatever_its_size_is_learnt_from_its_pieces():
-    """A third of a chunk is fixed: so pieces of a half and of quarters take 2/3 and 1/2
-    of it.
-    """
+    """A third of a chunk is fixed: a half and a quarter take 2/3 and 1/2 of it."""
     judge = Judge(PLACE)
     pieces = np.array(PLACE.shares)
     seconds = CHUNK * np.tile(pieces + (1 - pieces) / 3, WORKERS)
     who = np.repeat(np.arange(WORKERS), len(pieces))
     step = DoneStep(True, who, seconds, np.zeros(WORKERS), took=0.2)
-    own = judge._own_seconds(step, judge._estimate(step))
+    own_seconds = judge._own_seconds(step, judge._estimate(step))
     assert judge._reader.fixed == pytest.approx(1 / 3)
-    assert own == pytest.approx(CHUNKS * CHUNK + judge.asking.alone)
+    assert own_seconds == pytest.approx(CHUNKS * CHUNK + judge.asking.alone)
 
 
 def test_questions_that_a_run_has_shown_take_the_place_of_those_measured_elsewhere():

@@ -58,8 +58,8 @@ def _greet(server):
     """A socket that has shown that it has the key."""
     caller = socket.create_connection(server.address, timeout=5.0)
     nonce = caller.recv(NONCE, socket.MSG_WAITALL)
-    own = bytes(NONCE)
-    greeting = own + proof(server.key, b"calls", own, nonce)
+    own_nonce = bytes(NONCE)
+    greeting = own_nonce + proof(server.key, b"calls", own_nonce, nonce)
     caller.sendall(greeting[:7])
     caller.sendall(greeting[7:])
     assert len(caller.recv(GREETING - NONCE, socket.MSG_WAITALL)) == GREETING - NONCE
@@ -75,17 +75,19 @@ def _is_closed(caller):
 
 
 def test_an_answer_may_come_later_while_others_ask(server):
-    told = []
-    waiting, other = (TcpLine(server.address, server.key) for _ in range(2))
-    thread = threading.Thread(target=lambda: told.append(waiting.ask("wait")))
+    late_answers = []
+    waiting_line, second_line = (TcpLine(server.address, server.key) for _ in range(2))
+    thread = threading.Thread(
+        target=lambda: late_answers.append(waiting_line.ask("wait"))
+    )
     thread.start()
     while not server.answers.waiting:
-        assert other.ask({"a": [1, None, 0.1]}) == {"a": [1, None, 0.1]}
-    assert other.ask("go") == "go"
+        assert second_line.ask({"a": [1, None, 0.1]}) == {"a": [1, None, 0.1]}
+    assert second_line.ask("go") == "go"
     thread.join()
-    assert told == ["gone"]
-    waiting.close()
-    other.close()
+    assert late_answers == ["gone"]
+    waiting_line.close()
+    second_line.close()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +118,10 @@ def test_whoever_has_another_key_is_refused_on_both_sides(server):
     caller.recv(NONCE, socket.MSG_WAITALL)
     caller.sendall(bytes(GREETING))
     assert _is_closed(caller)
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.create_server(("127.0.0.1", 0)) as program:
 
         def answer():
-            called, _ = other.accept()
+            called, _ = program.accept()
             with called:
                 called.sendall(bytes(NONCE))
                 called.recv(GREETING, socket.MSG_WAITALL)
@@ -128,7 +130,7 @@ def test_whoever_has_another_key_is_refused_on_both_sides(server):
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ConnectionError, match="another program"):
-            TcpLine(other.getsockname(), server.key)
+            TcpLine(program.getsockname(), server.key)
         thread.join()
 
 
@@ -145,16 +147,14 @@ def test_messages_come_whole_however_they_are_cut():
     messages = [[], ["ä" * 300], 1.5, None]
     data = b"".join(map(framed, messages))
     frames = Frames()
-    found = []
+    decoded = []
     for k in range(len(data)):
-        found += frames.feed(data[k : k + 1])
-    assert found == messages
+        decoded += frames.feed(data[k : k + 1])
+    assert decoded == messages
 
 
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
-    """A process that ends closes its line; a machine does not, so the system probes
-    it.
-    """
+    """A process that ends closes its line; for a dead machine the system probes it."""
     line = TcpLine(server.address, server.key)
     (called,) = server.lines
     for end in (line._socket, called._socket):

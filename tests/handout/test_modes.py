@@ -1,6 +1,4 @@
-"""Steps of own chunks and shared ones: sums are whole in either mode, whoever comes and
-goes.
-"""
+"""Own and shared steps: sums are whole in both, whoever comes and goes."""
 
 import os
 import random
@@ -38,8 +36,8 @@ EVENTS = int(os.environ.get("HANDOUT_EVENTS", 6_000))
 
 @pytest.fixture
 def coordinator():
-    given: Any = {"transport": Memory(), "patience": 0.2}
-    with serve(WORKERS, 2, CHUNKS, **given) as coordinator:
+    options: Any = {"transport": Memory(), "patience": 0.2}
+    with serve(WORKERS, 2, CHUNKS, **options) as coordinator:
         yield coordinator
 
 
@@ -49,14 +47,14 @@ def shares(coordinator):
     return [join(where, rank, transport=transport) for rank in range(WORKERS)]
 
 
-def _beside(share, step, found):
-    """A step in a thread; `found` has the chunks of each worker, or what it raised."""
+def _beside(share, step, outcomes):
+    """A step in a thread; `outcomes` has each worker's chunks, or what it raised."""
 
     def run():
         try:
-            found.append(list(share.step(step)))
+            outcomes.append(list(share.step(step)))
         except (StepFailed, ValueError) as error:
-            found.append(error)
+            outcomes.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -64,10 +62,10 @@ def _beside(share, step, found):
 
 
 def test_in_a_step_that_is_not_shared_each_worker_does_its_own_whole_chunks(shares):
-    found: list = []
-    for thread in [_beside(share, 7, found) for share in shares]:
+    outcomes: list = []
+    for thread in [_beside(share, 7, outcomes) for share in shares]:
         thread.join(10.0)
-    assert sorted(found) == [
+    assert sorted(outcomes) == [
         [(7, rank, 0, 0.0, 0.5), (7, rank, 1, 0.5, 1.0)] for rank in range(WORKERS)
     ]
     assert not any(share.shares for share in shares)
@@ -108,14 +106,14 @@ def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(
         heard.set()
 
     monkeypatch.setattr(coordinator, "asked", noted)
-    found: list = []
-    resting = _beside(shares[0], 4, found)
+    outcomes: list = []
+    resting = _beside(shares[0], 4, outcomes)
     computing = shares[1].step(4)
     next(computing)
     assert heard.wait(10.0)
     shares[2].close()
     resting.join(10.0)
-    assert [str(error) for error in found] == [
+    assert [str(error) for error in outcomes] == [
         "worker 2 is gone: step 4 is to be begun anew"
     ]
     with pytest.raises(
@@ -127,13 +125,13 @@ def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(
 def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_them(
     shares,
 ):
-    found: list = []
+    outcomes: list = []
     next(shares[2].step(0))
     began = time.monotonic()
-    for thread in [_beside(share, 0, found) for share in shares[:2]]:
+    for thread in [_beside(share, 0, outcomes) for share in shares[:2]]:
         thread.join(10.0)
     assert time.monotonic() - began > 0.35
-    assert [str(error) for error in found] == [
+    assert [str(error) for error in outcomes] == [
         "worker 2 was silent for 0.4 s: step 0 is to be begun anew"
     ] * 2
 
@@ -235,8 +233,7 @@ class Fickle:
 
 
 class World:
-    """A coordinator, and processes that come, compute, are killed, or are replaced and
-    live on.
+    """A coordinator and its processes, which may be killed, or replaced and live on.
 
     In some steps one worker is absent, and all others know.
     """
@@ -262,9 +259,7 @@ class World:
         self.check()
 
     def check(self) -> None:
-        """Nobody is told that a step is over, or all are, and its sums have all data
-        once.
-        """
+        """Once a step is over, all are told, and its sums have all data once."""
         over, self.over = self.over, []
         if not over:
             return
@@ -289,19 +284,19 @@ class World:
                 process.begin()
 
     def event(self, faults: float) -> None:
-        here = [process for process in self.processes if not process.is_dead]
+        alive = [process for process in self.processes if not process.is_dead]
         kind = self.rng.random()
-        if kind < faults / 2 and here:
-            self.rng.choice(here).die()
+        if kind < faults / 2 and alive:
+            self.rng.choice(alive).die()
         elif kind < faults:
             self.join(self.rng.randrange(WORKERS))
         elif kind < 1.2 * faults:
             self.now += 1.5  # who is silent has no more patience
         else:
-            absent = set(range(WORKERS)) - {process.rank for process in here}
+            absent = set(range(WORKERS)) - {process.rank for process in alive}
             if absent and self.rng.random() < 0.3:
                 self.join(absent.pop())
-            elif computing := [process for process in here if process.is_computing]:
+            elif computing := [process for process in alive if process.is_computing]:
                 self.rng.choice(computing).go_on()
         self.now += 0.01
         self.look()

@@ -1,6 +1,4 @@
-"""What `bcgc advise` replays is what `serve` hands out: the same chunks at the same
-times.
-"""
+"""What `bcgc advise` replays is what `serve` hands out: chunks and times."""
 
 from pathlib import Path
 
@@ -37,9 +35,7 @@ LINE = LoadLine(base=0.25, slope=0.5, usual=1.25)
 
 
 class Drawn:
-    """Steps of workers whose chunks differ, with pauses; with `ties` many numbers are
-    equal.
-    """
+    """Steps of unlike chunks, with pauses; with `ties` many numbers are equal."""
 
     def __init__(self, stored: int, *, ties: bool = False, seed: int = 0):
         rng = np.random.default_rng([seed, stored])
@@ -62,13 +58,13 @@ class Drawn:
         self.ticks = LINE.ticks(self.loads, shares)
 
     def replayed(
-        self, *, known: bool, starts: bool = True, asking: Asking | None = None
+        self, *, by_length: bool, starts: bool = True, asking: Asking | None = None
     ) -> np.ndarray:
         chunks = Chunks(
             self.paces,
             self.lengths.reshape(STEPS, -1),
             self.pauses,
-            self.ticks.reshape(STEPS, -1) if known else None,
+            self.ticks.reshape(STEPS, -1) if by_length else None,
             self.starts if starts else None,
         )
         tables = chunk_tables(self.place.storage, self.place.sizes)
@@ -78,9 +74,9 @@ class Drawn:
         """Of each chunk with each worker, `[N, M]`."""
         return self.paces[step][:, None] * self.lengths[step].ravel()
 
-    def run(self, step: int, *, known: bool, asking: Asking) -> float:
+    def run(self, step: int, *, by_length: bool, asking: Asking) -> float:
         """When a step has ended that `Ledger` and `Paces` hand out."""
-        ledger = ledger_of(self.place, self.ticks[step] if known else None)
+        ledger = ledger_of(self.place, self.ticks[step] if by_length else None)
         starts, pauses = self.starts[step], self.pauses[step]
         return driven(
             ledger, Paces(WORKERS), self.seconds(step), starts, pauses, asking
@@ -104,46 +100,50 @@ ASKING = {
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+@pytest.mark.parametrize("by_length", [False, True], ids=["sizes", "lengths"])
 @pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
 @pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
 def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(
-    stored, known, ties, asking
+    stored, by_length, ties, asking
 ):
     drawn = Drawn(stored, ties=ties)
-    found = [drawn.run(step, known=known, asking=asking) for step in range(STEPS)]
-    want = drawn.replayed(known=known, asking=asking)
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
+    run = [drawn.run(step, by_length=by_length, asking=asking) for step in range(STEPS)]
+    replayed = drawn.replayed(by_length=by_length, asking=asking)
+    np.testing.assert_allclose(run, replayed, rtol=0, atol=1e-12)
 
 
-def _steps(run: Run, drawn: Drawn, *, known: bool, starts: bool, scale: float = 1.0):
+def _steps(
+    run: Run, drawn: Drawn, *, by_length: bool, starts: bool, scale: float = 1.0
+):
     ends = []
     for step in range(STEPS):
         run.now = 0.0
         seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
         begins = drawn.starts[step] if starts else np.zeros(WORKERS)
-        loads = drawn.loads[step] if known else None
+        loads = drawn.loads[step] if by_length else None
         arguments = (scale * begins, scale * seconds, scale * drawn.pauses[step])
         ends.append(run.step(step, *arguments, loads))
     return np.array(ends)
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+@pytest.mark.parametrize("by_length", [False, True], ids=["sizes", "lengths"])
 @pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
-def test_a_replayed_step_is_that_of_a_coordinator_and_its_messages(stored, known, ties):
+def test_a_replayed_step_is_that_of_a_coordinator_and_its_messages(
+    stored, by_length, ties
+):
     """Lengths are sent as a worker begins: all are known if all begin at once."""
     drawn = Drawn(stored, ties=ties)
     run = Run(drawn.place)
     with run.coordinator:
-        found = _steps(run, drawn, known=known, starts=not known)
-    want = drawn.replayed(known=known, starts=not known)
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
+        seconds = _steps(run, drawn, by_length=by_length, starts=not by_length)
+    replayed = drawn.replayed(by_length=by_length, starts=not by_length)
+    np.testing.assert_allclose(seconds, replayed, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
-def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, known):
+@pytest.mark.parametrize("by_length", [False, True], ids=["sizes", "lengths"])
+def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, by_length):
     rng = np.random.default_rng(stored)
     shape = STEPS, WORKERS, CHUNKS
     data = rng.pareto(1.5, shape) + 0.1
@@ -153,32 +153,30 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
         data=data,
         pauses=rng.gamma(1.0, 1.0, shape) * (rng.random(shape) < 0.1),
     )
-    costs = data * rng.uniform(0.7, 1.4, shape) if known else None
+    costs = data * rng.uniform(0.7, 1.4, shape) if by_length else None
     scheme = Sharing(
-        str(stored), stored, by_length=known, costs=Costs(Asking(ROUND_TRIP))
+        str(stored), stored, by_length=by_length, costs=Costs(Asking(ROUND_TRIP))
     )
-    found = scheme.replay(parts.steps(costs)).seconds
+    replayed = scheme.replay(parts.steps(costs)).seconds
     place = Placement(WORKERS, stored, CHUNKS)
     run = _seconds_of_a_log(parts.steps(costs), place, Asking(ROUND_TRIP))
-    np.testing.assert_allclose(run, found, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(run, replayed, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
-def test_the_unit_of_time_changes_nothing(known):
+@pytest.mark.parametrize("by_length", [False, True], ids=["sizes", "lengths"])
+def test_the_unit_of_time_changes_nothing(by_length):
     drawn = Drawn(2)
     handed_out_by = {}
     for scale in (1.0, 0.001):
         run = Run(drawn.place, round_trip=0.0)
         with run.coordinator:
-            _steps(run, drawn, known=known, starts=True, scale=scale)
+            _steps(run, drawn, by_length=by_length, starts=True, scale=scale)
         handed_out_by[scale] = run.handed_out
     assert handed_out_by[1.0] == handed_out_by[0.001]
 
 
 def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
-    """With loads that were sent: `serve` hands out by the line that `advise` has
-    found.
-    """
+    """With loads that were sent: `serve` hands out by the line of `advise`."""
     short = 2.0**-10
     drawn = Drawn(1)
     # The data alone are slow: long chunks are as long as their loads say, within a
@@ -189,7 +187,7 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
     record = tmp_path / "chunks.csv"
     run = Run(Placement(WORKERS, 1, CHUNKS), record, short)
     with run.coordinator:
-        _steps(run, drawn, known=True, starts=False)
+        _steps(run, drawn, by_length=True, starts=False)
     trace = load_trace(record)
     assert trace.microbatches is not None
     load = trace.microbatches.load
@@ -207,14 +205,14 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
     stored = advice.row(advice.advised).stored_subsets
     assert place == Placement(WORKERS, stored, CHUNKS, load_line=place.load_line)
     # Run on other steps, these are the seconds of a replay that knows the same line.
-    others = Drawn(stored, seed=1)
+    new_steps = Drawn(stored, seed=1)
     run = Run(place, round_trip=short)
     with run.coordinator:
-        found = _steps(run, others, known=True, starts=False)
+        seconds = _steps(run, new_steps, by_length=True, starts=False)
     assert place.load_line is not None
-    others.ticks = place.load_line.ticks(others.loads, place.shares)
-    want = others.replayed(known=True, starts=False, asking=Asking(short))
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
+    new_steps.ticks = place.load_line.ticks(new_steps.loads, place.shares)
+    replayed = new_steps.replayed(by_length=True, starts=False, asking=Asking(short))
+    np.testing.assert_allclose(seconds, replayed, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -241,8 +239,8 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
         )
         assert why in answer.refused
         run.coordinator.look()
-        others = [run.answer(rank) for rank in (0, 2)]
-        assert [answer and answer.chunk for answer in others] == [(0, 0), None]
+        answers = [run.answer(rank) for rank in (0, 2)]
+        assert [answer and answer.chunk for answer in answers] == [(0, 0), None]
 
 
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():
@@ -263,21 +261,19 @@ def test_wrong_lengths_cost_time_and_no_sample():
     run = Run(drawn.place)
     drawn.loads = drawn.loads[:, ::-1, ::-1]
     with run.coordinator:
-        found = _steps(run, drawn, known=True, starts=False)
+        seconds = _steps(run, drawn, by_length=True, starts=False)
     chunks = [chunk for _, chunk in run.handed_out]
     assert (
         len(chunks)
         == STEPS * len({*chunks})
         == STEPS * WORKERS * len(drawn.place.sizes)
     )
-    assert np.all(found > 0)
+    assert np.all(seconds > 0)
 
 
 @pytest.mark.slow
 def test_the_rows_of_the_readme_are_those_of_a_run():
-    """To the last digit that is printed: each step is handed out, with questions that
-    cost.
-    """
+    """To the last digit printed: steps are handed out, with questions that cost."""
     trace = load_trace(LOG)
     advice = advise(trace)
     log = model_of(whole_steps(trace))
@@ -289,16 +285,18 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
         if not row.scheme.asks:
             continue
         place = Placement(6, row.stored_subsets, 8, row.equal_chunks)
-        known = row.scheme.by_length
-        taken = [
+        by_length = row.scheme.by_length
+        seconds = [
             _seconds_of_a_log(
-                draw.steps(log.costs if known else None).seated(seat),
+                draw.steps(log.costs if by_length else None).seated(seat),
                 place,
                 advice.costs.asking,
             )
             for draw, seat in zip(draws, seats, strict=True)
         ]
-        assert percent(1 - np.mean(taken) / now) == percent(row.saved.value), row.remedy
+        assert percent(1 - np.mean(seconds) / now) == percent(row.saved.value), (
+            row.remedy
+        )
 
 
 def _seconds_of_a_log(steps: Steps, place: Placement, asking: Asking) -> list[float]:

@@ -19,9 +19,7 @@ from tests.waiting import comes_true
 
 
 class Queues:
-    """A transport of one's own: a thread takes JSON from a queue; each line has another
-    queue.
-    """
+    """A transport of one's own: a thread takes JSON from a queue for each line."""
 
     def __init__(self):
         self.asked: queue.Queue[Any] = queue.Queue()
@@ -162,15 +160,15 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
 @pytest.mark.parametrize("message", [None, {}, ["join", 0, 0], ["done", [1, 77], 1.0]])
 def test_in_memory_nonsense_ends_the_line_of_whoever_has_sent_it(memory, message):
     with serve(2, 2, 1, transport=memory, adapt=False) as coordinator:
-        line, other = (memory.connect(coordinator.address) for _ in range(2))
-        ask(other, Join(1))
+        line, second_line = (memory.connect(coordinator.address) for _ in range(2))
+        ask(second_line, Join(1))
         ask(line, Join(0))
         assert ask(line, Begin(0)).ticket == (1, 1)
         with pytest.raises(ConnectionError, match="refuses"):
             line.ask(message)
         with pytest.raises(ConnectionError, match="closed"):
             line.ask(data_of(Begin(0)))
-        assert ask(other, Begin(0)).ticket == (2, 1)
+        assert ask(second_line, Begin(0)).ticket == (2, 1)
 
 
 def test_in_memory_it_is_looked_when_it_is_due_though_nobody_asks(memory):

@@ -14,8 +14,8 @@ from tests.tolerances import few_ulp
 
 TIMES = [7.5, 0.4, 3.25, 3.25, 1200.0, 0.4, 3.25, 19.0]
 CASES = [
-    *(DETERMINISTIC.at(2.5), DETERMINISTIC.at(1e-30), EMPIRICAL.at(*TIMES)),
-    *(TWO_SPEED.at(1.3, 5.7, 0.27), TWO_SPEED.at(0.02, math.inf, 0.041)),
+    *(DETERMINISTIC.case(2.5), DETERMINISTIC.case(1e-30), EMPIRICAL.case(*TIMES)),
+    *(TWO_SPEED.case(1.3, 5.7, 0.27), TWO_SPEED.case(0.02, math.inf, 0.041)),
 ]
 
 
@@ -41,9 +41,9 @@ def test_few_times_are_counted(case, precision):
     share = (np.cumsum(mass) - mass)[:, None] + mass[:, None] * [0.02, 0.5, 0.98]
     a = -np.log1p(-share.ravel())
     expected = np.repeat(values, 3)
-    found = law.inverse_cumulative_hazard(np.r_[0, a, 80.0, np.inf].astype(precision))
+    times = law.inverse_cumulative_hazard(np.r_[0, a, 80.0, np.inf].astype(precision))
     np.testing.assert_allclose(
-        found, [values[0], *expected, values[-1], values[-1]], rtol=near
+        times, [values[0], *expected, values[-1], values[-1]], rtol=near
     )
 
 
@@ -156,10 +156,10 @@ PAIRS = bcgc.distributions.EmpiricalPairs(STARTS, CYCLES)
 
 def test_draws_of_pairs_come_together_each_as_often(x64):
     starts, times = PAIRS.sample_pairs(jax.random.key(3), (200, 100), np.float64)
-    found, counts = np.unique(
+    pairs, counts = np.unique(
         np.stack([starts, times]).reshape(2, -1), axis=1, return_counts=True
     )
-    assert {tuple(pair) for pair in found.T.tolist()} == set(
+    assert {tuple(pair) for pair in pairs.T.tolist()} == set(
         zip(STARTS, CYCLES, strict=True)
     )
     # Four standard deviations of a count.

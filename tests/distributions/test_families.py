@@ -118,7 +118,7 @@ def points(
 ) -> tuple[list[laws.Case], np.ndarray, np.ndarray, np.ndarray]:
     """The laws rounded to `dtype`, the hazards, and Λ⁻¹ there, exact and in `dtype`."""
     asked = LAWS[name]
-    cases = [asked.family.at(*(dtype.type(v) for v in p)) for p in asked.parameters]
+    cases = [asked.family.case(*(dtype.type(v) for v in p)) for p in asked.parameters]
     a = np.asarray(
         [v for v in HAZARDS if v <= asked.highest and (v < 80 or dtype == np.float64)],
         dtype,
@@ -129,11 +129,9 @@ def points(
 
 @jax.jit
 def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
-    """Λ at `t`, around the infimum and at infinity; Λ⁻¹ at `a` and at 0; slopes of
-    both.
-    """
+    """Λ at `t`, around the infimum and at infinity; Λ⁻¹ at `a` and at 0; slopes."""
 
-    def at(law, a, t):
+    def all_of_law(law, a, t):
         start = law.infimum()
         below = jnp.stack([start, 0.7 * start - 0.1, jnp.full_like(start, -3.3)])
         above = jnp.stack([jnp.nextafter(start, jnp.inf), start * (1 + 1e-5) + 1e-30])
@@ -152,35 +150,33 @@ def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
             "infimum": start,
         }
 
-    return jax.vmap(at)(law, a, t)
+    return jax.vmap(all_of_law)(law, a, t)
 
 
 @functools.cache
 def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
-    """All about a law at its points, by one compiled function (gamma's takes 10 s to
-    compile).
-    """
+    """All about a law at its points, by one function: gamma's compiles for 10 s."""
     _, a, _, t = points(name, dtype)
     law = batched_law(name, dtype)
     k = a.size
     raw = jax.device_get(_values_and_slopes(law, np.broadcast_to(a, t.shape), t))
-    found = {name: raw[name][:, :k] for name in ("cdf", "survival")}
-    found |= {"infimum": raw["infimum"], "mean": raw["mean"][0]}
-    found["mean slopes"] = jax.tree.leaves(raw["mean"][1])
-    at = slice(k), slice(k, k + 3), slice(k + 3, k + 5), -1
+    results = {name: raw[name][:, :k] for name in ("cdf", "survival")}
+    results |= {"infimum": raw["infimum"], "mean": raw["mean"][0]}
+    results["mean slopes"] = jax.tree.leaves(raw["mean"][1])
+    parts = slice(k), slice(k, k + 3), slice(k + 3, k + 5)
     for name, places in (
         (
             "hazard",
-            {"": at[0], " below": at[1], " above": at[2], " at infinity": at[3]},
+            {"": parts[0], " below": parts[1], " above": parts[2], " at infinity": -1},
         ),
-        ("inverse", {"": at[0], " at zero": at[3]}),
+        ("inverse", {"": parts[0], " at zero": -1}),
     ):
         for where, place in places.items():
-            found[name + where] = raw[name][0][:, place]
-            found[f"{name} slopes{where}"] = [
+            results[name + where] = raw[name][0][:, place]
+            results[f"{name} slopes{where}"] = [
                 s[:, place] for s in jax.tree.leaves(raw[name][1])
             ]
-    return found
+    return results
 
 
 def exact(values: np.ndarray) -> np.ndarray:
@@ -261,7 +257,7 @@ def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_for
 
 @every_law
 def test_the_density_is_that_of_scipy(name, x64):
-    case = LAWS[name].family.at(*LAWS[name].parameters[1])
+    case = LAWS[name].family.case(*LAWS[name].parameters[1])
     t = case.frozen.ppf([0.01, 0.3, 0.9])
     np.testing.assert_allclose(
         case.law().log_density(t), case.frozen.logpdf(t), rtol=1e-9
@@ -282,19 +278,19 @@ def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, preci
         excess = exact_t[i, k] - mp.mpf(cases[i].infimum)
         forward = "hazard slopes", time, hazard[i, k], case.hazard_slopes(time)
         back = "inverse slopes", float(a[k]), excess, case.inverse_slopes(exact_t[i, k])
-        for j, (which, at, value, expected) in enumerate((forward, back)):
+        for j, (which, argument, value, expected) in enumerate((forward, back)):
             slopes = np.asarray(expected)
             # A slope may vanish on the way: then against that of a power, value /
             # parameter.
             sizes = np.asarray(
                 [
                     abs(v) or float(case.family.typical(case.exact))
-                    for v in (*case.parameters, at)
+                    for v in (*case.parameters, argument)
                 ]
             )
             scale = np.abs(slopes) + value / sizes
-            found = np.asarray([s[i, k] for s in result[which]])
-            worst[j] = max(worst[j], errors(found, slopes, scale).max())
+            actual = np.asarray([s[i, k] for s in result[which]])
+            worst[j] = max(worst[j], errors(actual, slopes, scale).max())
     assert np.all(worst < getattr(LAWS[name], precision.name)[2:])
 
 
@@ -405,7 +401,7 @@ def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
 @pytest.mark.parametrize("shape", [0.95, 1.0, 1.005, 1.07, 2.9])
 def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, precision):
     # Of the shape 1.005 13 %, in float32 65 %, lie beyond the range of numbers.
-    case = laws.LOG_LOGISTIC.at(2.3, shape, 0.9)
+    case = laws.LOG_LOGISTIC.case(2.3, shape, 0.9)
     expected = float(case.family.mean(case.exact)) if shape > 1 else np.inf
     rtol = {"float32": 1e-4, "float64": 1e-12}[precision.name]
     np.testing.assert_allclose(case.law().mean(), expected, rtol=rtol)
@@ -428,11 +424,11 @@ def _with_kink(second: Any) -> bcgc.FromHazard:
 
 def test_a_law_from_its_hazard_alone_has_its_mean_its_times_and_their_slopes(x64):
     @jax.jit
-    def found(second):
+    def mean_time_and_infimum(second):
         law = _with_kink(second)
         return law.mean(), law.inverse_cumulative_hazard(1.7), law.infimum()
 
-    (mean, time, begin), slopes = jax.jvp(found, (4.0,), (1.0,))
+    (mean, time, begin), slopes = jax.jvp(mean_time_and_infimum, (4.0,), (1.0,))
 
     def excess(t):
         return 0.7 * np.exp(1 - t) + 0.3 * np.exp(-max(t - 4, 0) / 2) - np.exp(-1.7)
@@ -448,9 +444,7 @@ def test_a_law_from_its_hazard_alone_has_its_mean_its_times_and_their_slopes(x64
 
 @pytest.mark.slow
 def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
-    """Without it the value is off by 3e-5, and its slope in the second shift by 0.2
-    %.
-    """
+    """Without it the value is off by 3e-5, the slope in the second shift by 0.2 %."""
     first = np.eye(3)[0]
 
     @jax.jit
@@ -471,8 +465,8 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
     def whole(i):
         ends = (1, 4), (4, 30), (30, 90)
         return sum(
-            scipy.integrate.quad(lambda t: late(t)[i], *each, epsrel=1e-12)[0]
-            for each in ends
+            scipy.integrate.quad(lambda t: late(t)[i], *interval, epsrel=1e-12)[0]
+            for interval in ends
         )
 
     # Measured 9e-16 and 1.3e-15.
@@ -484,9 +478,9 @@ def test_a_hazard_is_inverted_at_both_ends_and_where_it_is_bounded(precision):
     law = bcgc.FromHazard(
         lambda p, t: jnp.where(t > p, jnp.minimum(t - p, 3), jnp.nan), parameters=2.0
     )
-    found = law.inverse_cumulative_hazard(jnp.array([0.0, 0.5, 2.5, 3.5, np.inf]))
+    times = law.inverse_cumulative_hazard(jnp.array([0.0, 0.5, 2.5, 3.5, np.inf]))
     np.testing.assert_allclose(
-        found, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision)
+        times, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision)
     )
 
 
@@ -511,7 +505,7 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
     p = (precision.type(1.7), precision.type(3.1))
     left = np.asarray([1, 2, 5, 1000, 10**5], precision)
     t = p[1] - left * np.spacing(p[1])
-    expected = [float(laws.UNIFORM.at(*p).hazard(float(v))) for v in t]
+    expected = [float(laws.UNIFORM.case(*p).hazard(float(v))) for v in t]
     np.testing.assert_allclose(
         bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision)
     )
@@ -594,18 +588,18 @@ def test_normal_hazard_and_its_inverse_are_exact_in_both_tails(precision):
         [low, -5.1, -1.7, -0.4, -1e-3, 0.0, 1e-3, 0.4, 1.7, 5.1, 11.0, high], precision
     )
     with mp.workdps(60):
-        at = [mp.mpf(float(v)) for v in z]
+        exact_z = [mp.mpf(float(v)) for v in z]
         expected = [
-            -mp.log(mp.ncdf(-v)) if v > 0 else -mp.log1p(-mp.ncdf(v)) for v in at
+            -mp.log(mp.ncdf(-v)) if v > 0 else -mp.log1p(-mp.ncdf(v)) for v in exact_z
         ]
-        rate = [mp.npdf(v) / mp.ncdf(-v) for v in at]
+        slopes = [mp.npdf(v) / mp.ncdf(-v) for v in exact_z]
     hazard, slope = jax.jit(
         jax.vmap(jax.value_and_grad(special_functions.normal_hazard))
     )(z)
     # Worst measured 4.5e-14, the rounding of log P = -650, and 2.0e-6.
     rtol = {"float32": 6e-6, "float64": 1.5e-13}[precision.name]
     assert errors(hazard, np.asarray(expected)).max() < rtol
-    assert errors(slope, np.asarray(rate)).max() < rtol
+    assert errors(slope, np.asarray(slopes)).max() < rtol
     a = np.asarray([float(v) for v in expected], precision)
     back = jax.jit(special_functions.inverse_normal_hazard)(a)
     np.testing.assert_allclose(back, z, rtol=rtol, atol=rtol)

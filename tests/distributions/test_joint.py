@@ -42,11 +42,11 @@ def _runtimes(x, rows=SORTED) -> np.ndarray:
 
 
 UNLIKE = [
-    laws.WEIBULL.at(2.6, 1.7, 0.3),
-    laws.UNIFORM.at(0.6, 1.4),
-    laws.EMPIRICAL.at(0.7, 2.6, 5.1),
-    laws.WEIBULL.at(0.9, 0.8, 0.1),
-    laws.UNIFORM.at(2.5, 3.7),
+    laws.WEIBULL.case(2.6, 1.7, 0.3),
+    laws.UNIFORM.case(0.6, 1.4),
+    laws.EMPIRICAL.case(0.7, 2.6, 5.1),
+    laws.WEIBULL.case(0.9, 0.8, 0.1),
+    laws.UNIFORM.case(2.5, 3.7),
 ]
 # By kind they are 0, 3, 1, 4, 2: an order that does not undo itself.
 
@@ -73,9 +73,9 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     rtol = 1e-10 if precision == np.float64 else 2e-5
     problem = _problem()
     runtimes = _runtimes(X)
-    found = bcgc.plans.integrate_runtime(problem, X)
-    np.testing.assert_allclose(found.value, runtimes.mean(), rtol=rtol)
-    assert abs(found.value - runtimes.mean()) <= found.error
+    integral = bcgc.plans.integrate_runtime(problem, X)
+    np.testing.assert_allclose(integral.value, runtimes.mean(), rtol=rtol)
+    assert abs(integral.value - runtimes.mean()) <= integral.error
     deadlines = np.quantile(runtimes, [0.0, 0.31, 0.77, 1.0]) * (1 + 1e-5)
     expected = [(runtimes <= t).mean() for t in [*deadlines, 0.5 * runtimes.min()]]
     probability = bcgc.completion_probability(
@@ -114,14 +114,14 @@ def test_schemes_are_judged_row_by_row(x64):
     problem = _problem()
     alpha = 4.5
     s = np.arange(1, N)
-    each = (
+    by_level = (
         (s + 1)
         / (s + alpha)
         * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
     )
     value, level = tandon_partial_runtime(problem, alpha)
-    np.testing.assert_allclose(value.value, SCALE * L * each.min(), rtol=1e-10)
-    assert level == s[each.argmin()]
+    np.testing.assert_allclose(value.value, SCALE * L * by_level.min(), rtol=1e-10)
+    assert level == s[by_level.argmin()]
     single = bcgc.solve(problem, "single_block")
     costs = [_runtimes(L * (np.arange(N) == n)).mean() for n in range(N)]
     np.testing.assert_allclose(single.expected_runtime, min(costs), rtol=1e-10)
@@ -129,8 +129,8 @@ def test_schemes_are_judged_row_by_row(x64):
     inverse = {"time": 1 / SORTED.mean(axis=0), "frequency": (1 / SORTED).mean(axis=0)}
     for method, rates in inverse.items():
         share = np.diff(rates, prepend=0) / np.arange(1, N + 1)
-        found = known(bcgc.solve(problem, method).partition)
-        np.testing.assert_allclose(found, L * share / share.sum(), rtol=1e-9)
+        partition = known(bcgc.solve(problem, method).partition)
+        np.testing.assert_allclose(partition, L * share / share.sum(), rtol=1e-9)
 
 
 def test_simulated_rows_are_rows(x64):
@@ -214,9 +214,9 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
 
 def test_unlike_workers_are_simulated(x64):
     cases = [
-        laws.GAMMA.at(3.0, 2.0, 0.3),
+        laws.GAMMA.case(3.0, 2.0, 0.3),
         UNLIKE[1],
-        laws.GAMMA.at(0.8, 0.4, 0.1),
+        laws.GAMMA.case(0.8, 0.4, 0.1),
         UNLIKE[2],
         UNLIKE[4],
     ]

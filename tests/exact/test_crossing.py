@@ -1,6 +1,4 @@
-"""Crossing probabilities against exact fractions, mpmath and each other; rules that
-move.
-"""
+"""Crossing probabilities against fractions, mpmath and each other."""
 
 import functools
 import itertools
@@ -30,15 +28,15 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
         crossing = Crossing(shares(jnp.zeros(size, precision)), size)
         return crossing._weight(m[:, None], share[None]), crossing.powers
 
-    found, powers = (np.asarray(each, float) for each in weights(share))
+    weight, powers = (np.asarray(output, float) for output in weights(share))
     if powers:  # without the exponential, which cancels
-        found = found * np.exp(-size * share.astype(float))
+        weight = weight * np.exp(-size * share.astype(float))
     expected = stats.poisson.pmf(m[:, None], size * share.astype(float))
     # In roundings, of which a power has as many as its exponent; worst measured 5.4,
     # without the exponential.
     rtol = 16 * size * np.finfo(precision).eps
-    np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=1e-30)
-    np.testing.assert_array_equal(found[:3, 0], [1, 0, 0])
+    np.testing.assert_allclose(weight, np.asarray(expected), rtol=rtol, atol=1e-30)
+    np.testing.assert_array_equal(weight[:3, 0], [1, 0, 0])
 
 
 BOUNDARIES = [
@@ -134,10 +132,13 @@ def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision
     assert np.isinf(hazard).any()
     np.testing.assert_array_equal(slopes[np.isinf(hazard)], 0)
     hazard = np.where(np.arange(MAX_WORKERS) < num_workers[:, None], hazard, 0)
-    again = value_and_slopes(hazard, num_workers)[0]
+    without_padding = value_and_slopes(hazard, num_workers)[0]
     # worst measured 4 eps
     np.testing.assert_allclose(
-        again, crossing(precision)[0], rtol=0, atol=16 * np.finfo(precision).eps
+        without_padding,
+        crossing(precision)[0],
+        rtol=0,
+        atol=16 * np.finfo(precision).eps,
     )
 
 
@@ -195,19 +196,19 @@ def _difference(boundary: list[Fraction], *levels: int) -> float:
     step = Fraction(1, 10**20)
     change = Fraction(0)
     for signs in itertools.product((1, -1), repeat=len(levels)):
-        at = list(boundary)
+        moved = list(boundary)
         for sign, level in zip(signs, levels, strict=True):
-            at[level] += sign * step / 2
-        change += math.prod(signs) * oracles.crossing_probability(at)
+            moved[level] += sign * step / 2
+        change += math.prod(signs) * oracles.crossing_probability(moved)
     return float(change / step ** len(levels))
 
 
 def test_second_slopes_are_differences_of_exact_enumeration(precision):
-    found = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(
+    hessians = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(
         *padded_hazards(precision)
     )
-    assert np.isfinite(found).all()
-    for boundary, second in zip(BOUNDARIES, found, strict=True):
+    assert np.isfinite(hessians).all()
+    for boundary, second in zip(BOUNDARIES, hessians, strict=True):
         size = len(boundary)
         ends = [Fraction(0), *boundary, Fraction(1)]
         if not all(low < high for low, high in itertools.pairwise(ends)):
@@ -317,45 +318,49 @@ def test_windows_give_what_the_renewals_give(precision, kind, workers):
     probability, slope = (
         np.asarray(a) for a in _by_renewals(hazard.astype(np.float64), workers)
     )
-    found = found_by_windows(hazard.astype(precision), workers)
-    mine = workers * np.asarray(found.arrive * found.leave, float) * np.exp(-hazard)
+    windows = found_by_windows(hazard.astype(precision), workers)
+    slope_by_windows = (
+        workers * np.asarray(windows.arrive * windows.leave, float) * np.exp(-hazard)
+    )
     # Worst measured 1.2e-11 relative, 1e-10 of the largest slope, and in float32 1e-4
     # and 2e-4.
     rtol = {"float32": 1e-3, "float64": 5e-9}[precision.name]
     tiny = 1e-30 if precision.name == "float32" else 1e-75
-    np.testing.assert_allclose(found.probability, probability, rtol=rtol, atol=tiny)
+    np.testing.assert_allclose(windows.probability, probability, rtol=rtol, atol=tiny)
     used = slice(workers)
     np.testing.assert_allclose(
-        mine[:, used], slope[:, used], rtol=0, atol=rtol * slope.max()
+        slope_by_windows[:, used], slope[:, used], rtol=0, atol=rtol * slope.max()
     )
 
 
 def test_a_level_that_nobody_can_reach_fails_surely(x64):
     hazard = _hazards("all")
     hazard[:, -1] = 0
-    found = found_by_windows(hazard, WORKERS)
-    np.testing.assert_array_equal(found.probability, 1)
-    np.testing.assert_array_equal(found.arrive, 0)
+    windows = found_by_windows(hazard, WORKERS)
+    np.testing.assert_array_equal(windows.probability, 1)
+    np.testing.assert_array_equal(windows.arrive, 0)
 
 
 def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
-    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: the slopes in both ends are
-    right.
-    """
+    """The slopes in both ends of ∫ 1 dt from 1 to 3 and ∫ t dt from 3 to 4."""
     times = jnp.array([1.5, 2.5, 3.25, 3.75])
     weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
 
-    def both(ends):
+    def start_and_integrals(ends):
         moved = follow(Quadrature(jnp.array(1.0), times, weights, (2, 2, 2)), ends)
-        own = moved.weights[0]
+        panel_weights = moved.weights[0]
         return jnp.stack(
-            [moved.start, jnp.sum(own[:2]), jnp.sum((own * moved.times)[2:])]
+            [
+                moved.start,
+                jnp.sum(panel_weights[:2]),
+                jnp.sum((panel_weights * moved.times)[2:]),
+            ]
         )
 
     ends = jnp.array([1.0, 3.0])
-    np.testing.assert_allclose(jax.jit(both)(ends), [1, 2, 3.5])
+    np.testing.assert_allclose(jax.jit(start_and_integrals)(ends), [1, 2, 3.5])
     # The last panel moves as a whole, by its end: ∫ t dt from c to c + 1 has the slope
     # 1.
     np.testing.assert_allclose(
-        jax.jit(jax.jacobian(both))(ends), [[1, 0], [-1, 1], [0, 1]]
+        jax.jit(jax.jacobian(start_and_integrals))(ends), [[1, 0], [-1, 1], [0, 1]]
     )

@@ -31,8 +31,8 @@ def test_threefry_is_bit_for_bit_the_cipher_of_jax():
         np.testing.assert_array_equal(jnp.concatenate(result), reference)
 
 
-WEIBULL = laws.WEIBULL.at(2.3, 0.6, 0.9)
-TWO_SPEED = laws.TWO_SPEED.at(1.3, math.inf, 0.27)
+WEIBULL = laws.WEIBULL.case(2.3, 0.6, 0.9)
+TWO_SPEED = laws.TWO_SPEED.case(1.3, math.inf, 0.27)
 
 
 def _sorted(num_workers: int, seed: int) -> np.ndarray:
@@ -73,10 +73,10 @@ def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimu
     def draw(key, n):
         return bcgc.sorted_cycle_times(key, law, n, 5_000, max_workers=8)
 
-    found = np.asarray(draw(jax.random.split(jax.random.key(37), 4), num_workers))
-    assert found.shape == (4, 5_000, 8)
-    assert found.dtype == precision
-    for n, draws in zip(num_workers, found, strict=True):
+    times = np.asarray(draw(jax.random.split(jax.random.key(37), 4), num_workers))
+    assert times.shape == (4, 5_000, 8)
+    assert times.dtype == precision
+    for n, draws in zip(num_workers, times, strict=True):
         assert (draws[:, :-1] >= draws[:, 1:]).all()
         np.testing.assert_array_equal(draws[:, n:], precision.type(WEIBULL.infimum))
         check_same_joint_law(draws[:, :n].astype(float), _sorted(n, seed=n))
@@ -103,18 +103,20 @@ def test_simulated_maximum_is_that_of_the_sorted_draws_of_the_same_key(load, pre
     law, load, workers = WEIBULL.law(), load.astype(precision), 5 if load[0] else 3
 
     @jax.jit
-    def both(key, load, workers):
+    def maximum_and_draws(key, load, workers):
         draws = bcgc.sorted_cycle_times(key, law, workers, 3_000, max_workers=5)
         return simulate_max(key, law, load, workers, 3_000), draws
 
-    largest, draws = both(jax.random.key(53), load, workers)
+    largest, draws = maximum_and_draws(jax.random.key(53), load, workers)
     assert largest.dtype == precision
     expected = (np.asarray(draws, float) * load)[:, :workers].max(axis=1)
     # worst measured 0.5 eps
     np.testing.assert_allclose(largest, expected, rtol=4 * np.finfo(precision).eps)
     # Of some only: float32 has few numbers for so many draws.
-    other = both(jax.random.key(54), load, workers)[1]
-    assert not np.isin(draws[:400, :workers], other[:400, :workers]).any()
+    draws_of_another_key = maximum_and_draws(jax.random.key(54), load, workers)[1]
+    assert not np.isin(
+        draws[:400, :workers], draws_of_another_key[:400, :workers]
+    ).any()
 
 
 def test_simulated_maximum_ignores_infinite_times_at_levels_without_load(precision):
@@ -166,13 +168,13 @@ SIZES = (1, 7, 1000)
 
 @functools.partial(jax.jit, static_argnames="largest")
 def _compiled(law, num_workers, largest):
-    def one(n):
+    def means(n):
         expected = functools.partial(
             bcgc.plans.expected_order_statistics, law, n, max_workers=largest
         )
         return [expected(), expected(function=reciprocal)]
 
-    return jnp.stack(jax.vmap(one)(num_workers))
+    return jnp.stack(jax.vmap(means)(num_workers))
 
 
 def expectations(law, num_workers, largest=SIZES[-1]) -> np.ndarray:
@@ -278,10 +280,10 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
     precision,
 ):
     # P(T_(k) ≤ t) ~ t^{c k}: E 1/T_(k) is finite for c k > 1.
-    given = {1.0: bcgc.ShiftedExponential(0.37)} | {
+    law_of_power = {1.0: bcgc.ShiftedExponential(0.37)} | {
         c: bcgc.Weibull(2.3, c) for c in (0.6, 0.3, 3.4)
     }
-    for power, law in given.items():
+    for power, law in law_of_power.items():
         result = expectations(law, (6,))[1, 0, 5::-1]
         np.testing.assert_array_equal(np.isinf(result), power * np.arange(1, 7) <= 1)
         assert (np.diff(result[np.isfinite(result)]) < 0).all()
@@ -290,9 +292,9 @@ def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(
 # The last of a worker that may never answer: every mean is infinite, and no mean
 # reciprocal.
 ATOMIC = {
-    "two speeds": laws.TWO_SPEED.at(1.25, 5.75, 0.28125),
-    "empirical": laws.EMPIRICAL.at(7.5, 0.375, 3.25, 3.25, 19.0),
-    "lost": laws.TWO_SPEED.at(1.25, math.inf, 0.28125),
+    "two speeds": laws.TWO_SPEED.case(1.25, 5.75, 0.28125),
+    "empirical": laws.EMPIRICAL.case(7.5, 0.375, 3.25, 3.25, 19.0),
+    "lost": laws.TWO_SPEED.case(1.25, math.inf, 0.28125),
 }
 
 

@@ -22,7 +22,7 @@ from bcgc_jax.measured.choice import (
 from bcgc_jax.measured.likelihood import sorted_times
 from tests.oracles.laws import GAMMA
 
-CASE = GAMMA.at(2.5, 1 / 0.6, 0.8)
+CASE = GAMMA.case(2.5, 1 / 0.6, 0.8)
 
 
 def _times(size=600, seed=1):

@@ -17,13 +17,13 @@ from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
 
 TRUE = {
-    "shifted-exponential": laws.SHIFTED_EXPONENTIAL.at(0.5, 1.3),
-    "exponential": laws.EXPONENTIAL.at(0.5),
-    "weibull": laws.WEIBULL.at(2.0, 1.6, 0.5),
-    "pareto": laws.PARETO.at(1.5, 2.6),
-    "lognormal": laws.LOGNORMAL.at(0.3, 0.6, 0.7),
-    "gamma": laws.GAMMA.at(2.4, 1.25, 0.4),
-    "uniform": laws.UNIFORM.at(0.7, 2.2),
+    "shifted-exponential": laws.SHIFTED_EXPONENTIAL.case(0.5, 1.3),
+    "exponential": laws.EXPONENTIAL.case(0.5),
+    "weibull": laws.WEIBULL.case(2.0, 1.6, 0.5),
+    "pareto": laws.PARETO.case(1.5, 2.6),
+    "lognormal": laws.LOGNORMAL.case(0.3, 0.6, 0.7),
+    "gamma": laws.GAMMA.case(2.4, 1.25, 0.4),
+    "uniform": laws.UNIFORM.case(0.7, 2.2),
 }
 _fit, _T = functools.partial(fit_distributions, num_replicates=60), np.arange(1.0, 21.0)
 
@@ -135,7 +135,7 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
 
 def test_distances_are_those_of_scipy_and_of_the_integral(x64):
     times = np.sort(np.random.default_rng(7).gamma(2.0, 1.0, 60))
-    case = laws.GAMMA.at(1.7, 0.9, 0.0)
+    case = laws.GAMMA.case(1.7, 0.9, 0.0)
     hazards, reference = case.law().cumulative_hazard(jnp.asarray(times)), case.frozen
     ks, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times)))
     assert float(ks) == pytest.approx(

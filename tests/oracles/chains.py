@@ -8,13 +8,13 @@ _SAME = 1e-9
 
 
 class Piece(NamedTuple):
-    """What a worker does in one piece: `cycles` times its pace, and `rest` seconds.
+    """What a worker does in one piece: `cycles` times its pace, and `pause` seconds.
 
     Then `task` is done.
     """
 
     cycles: float
-    rest: float = 0.0
+    pause: float = 0.0
     task: int | None = None
 
 
@@ -36,16 +36,16 @@ def chain(
     for start, time in zip(starts, times, strict=True):
         ends: list[list[float]] = []
         events: list[tuple[float, int, int]] = []
-        for w, own in enumerate(pieces):
+        for w, worker_pieces in enumerate(pieces):
             clock = sent = late[w] + start[w]
-            mine: list[float] = []
-            for piece in own:
-                clock += time[w] * piece.cycles + piece.rest
-                mine.append(clock)
+            worker_ends: list[float] = []
+            for piece in worker_pieces:
+                clock += time[w] * piece.cycles + piece.pause
+                worker_ends.append(clock)
                 if piece.task is not None:
                     sent = max(sent, clock) + (link[piece.task] if link else 0.0)
                     events.append((sent, w, piece.task))
-            ends.append(mine)
+            ends.append(worker_ends)
         done: set[tuple[int, int]] = set()
         runtime = 0.0
         for clock, w, task in sorted(events):
@@ -53,8 +53,8 @@ def chain(
             runtime = clock
             if complete(done):
                 break
-        for w, mine in enumerate(ends):
-            coming = [end for end in mine if end > runtime + _SAME]
+        for w, worker_ends in enumerate(ends):
+            coming = [end for end in worker_ends if end > runtime + _SAME]
             if late[w] + start[w] > runtime + _SAME:
                 coming = [late[w]]
             late[w] = max(min(coming, default=runtime) - runtime, 0.0)
@@ -76,28 +76,28 @@ def in_order(
     0 parts: a whole block with its message. The first pass over a subset has the setup,
     and goes through the blocks before.
     """
-    known, before = 0, 0.0
-    found: list[Piece] = []
+    reached, before = 0, 0.0
+    pieces: list[Piece] = []
     for task, (count, size) in enumerate(zip(data, sizes, strict=True)):
         if not size:
             continue
-        own: list[float] = []
+        passes: list[float] = []
         for subset in range(count):
-            fresh = subset >= known
-            own.append(
+            fresh = subset >= reached
+            passes.append(
                 size + passing * size + (setup + passing * before if fresh else 0.0)
             )
-        known = max(known, count)
+        reached = max(reached, count)
         before = before + size
         if not parts:
-            found.append(Piece(sum(own), send * size, task))
+            pieces.append(Piece(sum(passes), send * size, task))
             continue
-        cut = [cycles / parts for cycles in own for _ in range(parts)]
-        found += [Piece(cycles) for cycles in cut[:-1]]
-        found.append(Piece(cut[-1], task=None if send else task))
+        cut = [cycles / parts for cycles in passes for _ in range(parts)]
+        pieces += [Piece(cycles) for cycles in cut[:-1]]
+        pieces.append(Piece(cut[-1], task=None if send else task))
         if send:
-            found.append(Piece(0.0, send * size, task))
-    return found
+            pieces.append(Piece(0.0, send * size, task))
+    return pieces
 
 
 def around_circle(
@@ -111,11 +111,11 @@ def around_circle(
     The blocks that a subset's pass goes through for the first time cost `passing`.
     """
     reached: dict[int, float] = {}
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for task, (subset, block) in enumerate(order):
         end = sum(sizes[: block + 1])
         cycles = sizes[block] + (0.0 if subset in reached else setup)
         cycles += passing * max(end - reached.get(subset, 0.0), 0.0)
         reached[subset] = max(end, reached.get(subset, 0.0))
-        found.append(Piece(cycles, task=task))
-    return found
+        pieces.append(Piece(cycles, task=task))
+    return pieces

@@ -30,8 +30,7 @@ Steps = Atoms  # excesses with their shares, in place of SciPy's law of an exces
 
 @dataclass(frozen=True)
 class Delivery:
-    """A worker's cycle time and start-up, each an infimum and the law of its excess,
-    and its loads.
+    """A worker's loads, cycle time and start-up, these an infimum and a law of excess.
 
     `work` is cycles at the end of each level times M b / N, `sent` the link's time up
     to there, `[N]`. `kinks` are those of the cycle time's excess.
@@ -52,8 +51,8 @@ class Delivery:
         if not self.overlap:
             return np.array([[self.sent[level], self.work[level]]])
         before = np.append(0.0, self.sent[:-1])
-        own = self.levels[self.levels <= level]
-        return np.stack([self.sent[level] - before[own], self.work[own]], axis=1)
+        used = self.levels[self.levels <= level]
+        return np.stack([self.sent[level] - before[used], self.work[used]], axis=1)
 
     @property
     def levels(self) -> np.ndarray:
@@ -103,7 +102,7 @@ def expected_last(d: Delivery) -> float:
 def late(d: Delivery, left: float, excess: np.ndarray) -> np.ndarray:
     """P(the last delivery is after left + excess)."""
     marginals = [_marginal(d, d.binds(n), left, excess) for n in d.levels]
-    below, above = (np.stack(each) for each in zip(*marginals, strict=True))
+    below, above = (np.stack(masses) for masses in zip(*marginals, strict=True))
     return extremes.crossing(d.work.size, d.levels, below, above)
 
 
@@ -113,10 +112,10 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
     times = d.infimum + inner
     constant = isinstance(d.start_excess, Steps)
     starts = d.start + (d.start_excess.values if constant else np.zeros(1))
-    found: list[float] = []
+    kinks: list[float] = []
     for n in d.levels:
         binds = d.binds(n)
-        found += [s + max(a + y * t for a, y in binds) for s in starts for t in times]
+        kinks += [s + max(a + y * t for a, y in binds) for s in starts for t in times]
         if constant:  # where another one takes over
             turns = [
                 a + y * (a - b) / (z - y)
@@ -124,11 +123,11 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
                 for b, z in binds
                 if z > y and a > b
             ]
-            found += [s + turn for s in starts for turn in turns]
+            kinks += [s + turn for s in starts for turn in turns]
     start = d.start + max(
         max(a + y * d.infimum for a, y in d.binds(n)) for n in d.levels
     )
-    return start, [start, *sorted({t for t in found if t > start * (1 + _ROUNDING)})]
+    return start, [start, *sorted({t for t in kinks if t > start * (1 + _ROUNDING)})]
 
 
 def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,22 +161,18 @@ def _marginal(
 
 
 def _mixed(shares: np.ndarray, rooms: np.ndarray, law: Any) -> tuple[Any, Any]:
-    """Of atoms with these shares, each of which leaves so much room for the other law's
-    excess.
-    """
-    there = rooms >= 0
+    """Of atoms with these shares, which leave this room for the other law's excess."""
+    possible = rooms >= 0
     below, above = (
-        function(np.where(there, rooms, 0)) for function in (law.cdf, law.sf)
+        function(np.where(possible, rooms, 0)) for function in (law.cdf, law.sf)
     )
-    return shares @ np.where(there, below, 0), shares @ np.where(there, above, 1)
+    return shares @ np.where(possible, below, 0), shares @ np.where(possible, above, 1)
 
 
 def _room(
     d: Delivery, binds: np.ndarray, start: float, left: float, excess: np.ndarray
 ) -> np.ndarray:
-    """The largest excess of a cycle time with which a level is there; negative if none
-    is.
-    """
+    """The largest excess of a cycle time with which a level is there, or negative."""
     gaps = [_difference(left, start + a + y * d.infimum) for a, y in binds]
     return np.min(
         [(gap + excess) / y for gap, (_, y) in zip(gaps, binds, strict=True)], axis=0
@@ -210,8 +205,8 @@ def _over_starts(
     ends = [0.0 * room, *(np.minimum(turn, room) for turn in turns if turn > 0), room]
     v = np.linspace(-_RANGE, _RANGE, _INNER)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
-    rest = 1 / (1 + np.exp(np.pi * np.sinh(v)))
-    weight = np.pi * np.cosh(v) * share * rest * (v[1] - v[0])
+    share_left = 1 / (1 + np.exp(np.pi * np.sinh(v)))
+    weight = np.pi * np.cosh(v) * share * share_left * (v[1] - v[0])
     early = np.zeros(room.size)
     late_ = d.start_excess.sf(room)
     for low, high in itertools.pairwise(ends):
@@ -220,7 +215,9 @@ def _over_starts(
             [(low[:, None] + size * share + s) / w for s, w in pairs], axis=0
         )
         density = (
-            size * d.start_excess.pdf((room - high)[:, None] + size * rest) * weight
+            size
+            * d.start_excess.pdf((room - high)[:, None] + size * share_left)
+            * weight
         )
         density = np.where(size > 0, density, 0)
         early += np.sum(density * d.excess.cdf(spare), axis=1)

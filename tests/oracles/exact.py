@@ -12,9 +12,7 @@ import numpy as np
 def exponential_order_statistic(
     rate: float, shift: float, num_workers: int, k: int
 ) -> float:
-    """Eq. (11) of the paper: E T_(k) = shift + (H_N - H_{N-k}) / rate, summed as
-    fractions.
-    """
+    """Eq. (11) of the paper: E T_(k) = shift + (H_N - H_{N-k}) / rate, by fractions."""
     harmonic = sum(Fraction(1, j) for j in range(num_workers - k + 1, num_workers + 1))
     return float(Fraction(shift) + harmonic / Fraction(rate))
 
@@ -31,10 +29,10 @@ def exponential_inverse_moment(
     with mp.workdps(30 + num_workers):
         rate = mp.mpf(rate)
         shift = mp.mpf(shift)
-        at = [rate * (num_workers - k + 1 + i) * shift for i in range(k)]
+        exponents = [rate * (num_workers - k + 1 + i) * shift for i in range(k)]
         terms = [
             (-1) ** i * mp.binomial(k - 1, i) * mp.exp(c) * mp.e1(c)
-            for i, c in enumerate(at)
+            for i, c in enumerate(exponents)
         ]
         return float(k * mp.binomial(num_workers, k) * rate * mp.fsum(terms))
 
@@ -102,18 +100,18 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
     for k, b in enumerate(boundary, start=1):
         after: dict[int, Fraction] = {}
         for count, weight in alive.items():
-            for more in range(size - count + 1):
-                if count + more >= k:
-                    ways = math.comb(size - count, more) * (b - before) ** more
-                    after[count + more] = after.get(count + more, 0) + weight * ways
+            for arrivals in range(size - count + 1):
+                if count + arrivals >= k:
+                    ways = math.comb(size - count, arrivals) * (b - before) ** arrivals
+                    after[count + arrivals] = (
+                        after.get(count + arrivals, 0) + weight * ways
+                    )
         alive, before = after, b
     return 1 - alive.get(size, Fraction(0))
 
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:
-    """The nearest x ≥ 0 with Σ x = total: the best one over all sets of positive
-    entries.
-    """
+    """The nearest x ≥ 0 with Σ x = total: the best over all positive sets."""
     best = np.full(values.shape, np.nan)
     nearest = np.inf
     for size in range(1, values.size + 1):

@@ -31,13 +31,13 @@ def expected_max(
     used = np.flatnonzero(x > 0)
     work = (used + 1) * x[used]
     load = np.cumsum(work)
-    rest = np.append(np.cumsum(work[:0:-1])[::-1], 0.0)  # y_last - y_n
+    work_left = np.append(np.cumsum(work[:0:-1])[::-1], 0.0)  # y_last - y_n
 
     def late(v: np.ndarray) -> np.ndarray:
-        room = (rest[:, None] * infimum + np.exp(v)) / load[:, None]
+        room = (work_left[:, None] * infimum + np.exp(v)) / load[:, None]
         return crossing(x.size, used, excess.cdf(room), excess.sf(room))
 
-    ends = load[:, None] * np.array(kinks)[None] - rest[:, None] * infimum
+    ends = load[:, None] * np.array(kinks)[None] - work_left[:, None] * infimum
     breaks = [math.log(w) for w in ends.ravel() if w > 0]
     # of rare times, under the largest load
     centre = math.log(load[-1]) + math.log(float(excess.isf(1e-3)))

@@ -40,7 +40,7 @@ class Family:
     infimum: Callable[[Sequence], Any] = lambda p: p[-1]  # a shift
     end: Callable[[Sequence], Any] = lambda p: mp.inf
 
-    def at(self, *parameters: float) -> "Case":
+    def case(self, *parameters: float) -> "Case":
         return Case(self, tuple(float(v) for v in parameters))
 
 
@@ -298,13 +298,13 @@ EMPIRICAL = Family(
 )
 
 CASES = {
-    "shifted_exponential": SHIFTED_EXPONENTIAL.at(1e-3, 50.0),
-    "weibull_3": WEIBULL.at(3.0, 3.0, 0.0),
-    "weibull_07": WEIBULL.at(2.0, 0.7, 0.5),
-    "pareto_12": PARETO.at(2.0, 1.2),
-    "pareto_3": PARETO.at(0.5, 3.0),
-    "uniform": UNIFORM.at(1.5, 4.0),
-    "two_speed": TWO_SPEED.at(1.5, 7.5, 0.2),
-    "empirical": EMPIRICAL.at(2.0, 1.25, 3.5, 2.0, 9.0),
+    "shifted_exponential": SHIFTED_EXPONENTIAL.case(1e-3, 50.0),
+    "weibull_3": WEIBULL.case(3.0, 3.0, 0.0),
+    "weibull_07": WEIBULL.case(2.0, 0.7, 0.5),
+    "pareto_12": PARETO.case(2.0, 1.2),
+    "pareto_3": PARETO.case(0.5, 3.0),
+    "uniform": UNIFORM.case(1.5, 4.0),
+    "two_speed": TWO_SPEED.case(1.5, 7.5, 0.2),
+    "empirical": EMPIRICAL.case(2.0, 1.25, 3.5, 2.0, 9.0),
 }
 """Those of the tests of runtimes and solvers, of which each kind is a program."""

@@ -1,15 +1,11 @@
-"""The least mean of the last of finish times that are linear in the shares, by
-HiGHS.
-"""
+"""The least mean of the last finish time, linear in the shares, by HiGHS."""
 
 import numpy as np
 from scipy import optimize, stats
 
 
 def level_times(times: np.ndarray) -> np.ndarray:
-    """When the levels of unit shares are there, `[S, N, N]`, for workers' times,
-    `[S, N]`.
-    """
+    """When levels of unit shares are there, `[S, N, N]`, for times `[S, N]`."""
     workers = times.shape[1]
     return -np.sort(-times, axis=1)[:, :, None] * (
         np.tri(workers) * np.arange(1, workers + 1)
@@ -17,8 +13,7 @@ def level_times(times: np.ndarray) -> np.ndarray:
 
 
 def best_shares(finish, mass=None, later=0.0) -> tuple[float, np.ndarray]:
-    """min Σ_s mass_s max_k (finish_skn x_n + later_sk) over the unit simplex, and the
-    x.
+    """min Σ_s mass_s max_k (finish_skn x_n + later_sk) over the unit simplex, and x.
 
     `mass` is 1/S each, unless given.
     """
@@ -27,7 +22,7 @@ def best_shares(finish, mass=None, later=0.0) -> tuple[float, np.ndarray]:
         [finish.reshape(-1, size), -np.repeat(np.eye(steps), lines, axis=0)]
     )
     right = -np.broadcast_to(later, (steps, lines)).ravel()
-    found = optimize.linprog(
+    solution = optimize.linprog(
         np.r_[np.zeros(size), np.full(steps, 1 / steps) if mass is None else mass],
         A_ub=above,
         b_ub=right,
@@ -35,8 +30,8 @@ def best_shares(finish, mass=None, later=0.0) -> tuple[float, np.ndarray]:
         b_eq=[1.0],
         bounds=[(0, None)] * (size + steps),
     )
-    assert found.status == 0
-    return float(found.fun), found.x[:size]
+    assert solution.status == 0
+    return float(solution.fun), solution.x[:size]
 
 
 def best_of_two_speeds(

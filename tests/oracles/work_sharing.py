@@ -18,9 +18,7 @@ def sizes_of(chunks: int, equal: bool) -> list[int]:
 
 
 def offsets_of(workers: int, chunks: int) -> list[int]:
-    """Where the other holder of each chunk of a subset stands on the circle of
-    workers.
-    """
+    """Where a chunk's other holder stands on the circle of workers."""
     half = sorted(range(1, (workers - 1) // 2 + 1), key=lambda o: (0.618 * o) % 1)
     middle = [workers // 2] if workers % 2 == 0 else []
     offsets = half + middle + [workers - o for o in half]
@@ -58,10 +56,10 @@ def end_of_step(times: list[Fraction], sizes: list[int]) -> Fraction:
         def key(
             chunk: tuple[int, int], worker: int = worker
         ) -> tuple[Fraction, int, bool]:
-            (other,) = {*holders[chunk]} - {worker}
-            ahead = sum(sizes[c] for j, c in left if other in holders[j, c])
+            (second_holder,) = {*holders[chunk]} - {worker}
+            ahead = sum(sizes[c] for j, c in left if second_holder in holders[j, c])
             size = sizes[chunk[1]]
-            return size * ahead * pace(other), size, chunk[0] == worker
+            return size * ahead * pace(second_holder), size, chunk[0] == worker
 
         stored = [chunk for chunk in left if worker in holders[chunk]]
         if not stored:

@@ -99,8 +99,8 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
 @pytest.mark.parametrize(
     "case",
     [
-        laws.WEIBULL.at(1.0, 0.6, 0.3),
-        *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5)),
+        laws.WEIBULL.case(1.0, 0.6, 0.3),
+        *slow(laws.UNIFORM.case(1, 9), laws.EMPIRICAL.case(1, 2, 5)),
     ],
 )
 def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):

@@ -238,10 +238,14 @@ def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
     def at_parameters(rows: np.ndarray) -> np.ndarray:
         full = np.tile(point, (len(rows), 1))
         full[:, moved] = rows
-        return np.array([_exact(case.family.at(*row), [partition])[0] for row in full])
+        return np.array(
+            [_exact(case.family.case(*row), [partition])[0] for row in full]
+        )
 
     exact = _central(at_parameters, point[moved], 1e-3 * point[moved])
-    _, (law_slope, _) = _everything(case.family.at(*point).law(), _padded(partition), 6)
+    _, (law_slope, _) = _everything(
+        case.family.case(*point).law(), _padded(partition), 6
+    )
     slope = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(law_slope)])[
         moved
     ]
@@ -253,7 +257,7 @@ def test_tied_times_share_one_slope():
     partition = [3.0, 0.0, 2.0, 6.0]
 
     def runtimes(shift: np.ndarray) -> np.ndarray:
-        laws = [EMPIRICAL.at(2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0) for s in shift]
+        laws = [EMPIRICAL.case(2.0 + s[0], 1.25, 3.5, 2.0 + s[0], 9.0) for s in shift]
         return np.array([_exact(law, [partition])[0] for law in laws])
 
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
@@ -267,7 +271,7 @@ def test_tied_times_share_one_slope():
 
 
 def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
-    case = PARETO.at(2.0, 0.9)
+    case = PARETO.case(2.0, 0.9)
     law = case.law()
     assert np.isinf(_everything(law, _padded([1.0, 2.0, 3.0]), 3)[0][0])
     # Level 0 is empty: E T_(2) of three is finite, for 2 · 0.9 > 1.

@@ -116,9 +116,9 @@ def test_the_published_setting(depth, value):
 
 
 LAWS = {
-    "shifted exponential": lambda a, b: laws.SHIFTED_EXPONENTIAL.at(1 / a, b),
-    "uniform": lambda a, b: laws.UNIFORM.at(b, a + b),
-    "atoms": lambda a, b: laws.EMPIRICAL.at(a, 2 * b, 3 * (a + b)),
+    "shifted exponential": lambda a, b: laws.SHIFTED_EXPONENTIAL.case(1 / a, b),
+    "uniform": lambda a, b: laws.UNIFORM.case(b, a + b),
+    "atoms": lambda a, b: laws.EMPIRICAL.case(a, 2 * b, 3 * (a + b)),
 }
 
 

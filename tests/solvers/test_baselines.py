@@ -26,7 +26,7 @@ L = 90
 M = 14.0
 B = 1.3
 SCALE = M * B * L / N
-CASE, TWO = SHIFTED_EXPONENTIAL.at(0.7, 0.4), TWO_SPEED.at(0.8, 3.1, 0.3)
+CASE, TWO = SHIFTED_EXPONENTIAL.case(0.7, 0.4), TWO_SPEED.case(0.8, 3.1, 0.3)
 LAW = CASE.law()
 
 
@@ -229,7 +229,7 @@ def test_the_straggler_ratio_is_the_papers_and_an_infinite_mean_has_none(
 
 @pytest.mark.parametrize(
     "case",
-    [WEIBULL.at(1.6, 0.9, 0.4), TWO, SHIFTED_EXPONENTIAL.at(0.5, 0.0)],
+    [WEIBULL.case(1.6, 0.9, 0.4), TWO, SHIFTED_EXPONENTIAL.case(0.5, 0.0)],
     ids=["Weibull", "TwoSpeed", "Exponential"],
 )
 def test_the_limit_is_the_mean_of_perfectly_shared_work(x64, case):

@@ -47,7 +47,7 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
 
 
 def test_both_closed_forms_agree_with_independent_quadrature(x64):
-    case = SHIFTED_EXPONENTIAL.at(0.6, 0.3)
+    case = SHIFTED_EXPONENTIAL.case(0.6, 0.3)
     problem = padded(case.law(), 7)
     times = [expected_order_statistic(case, 7, k) for k in range(1, 8)]
     rates = [
@@ -62,7 +62,7 @@ def test_both_closed_forms_agree_with_independent_quadrature(x64):
 
 
 def test_schemes_by_expected_times_share_the_program_for_them(x64):
-    problem = padded(SHIFTED_EXPONENTIAL.at(0.6, 0.3).law(), 6)
+    problem = padded(SHIFTED_EXPONENTIAL.case(0.6, 0.3).law(), 6)
     program: Any = expected_times
     before = program._cache_size()
     time_partition(problem)

@@ -57,7 +57,7 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     # By draws.
     load = oracles.load_of(np.asarray(result.point)[:workers])
     draws = oracles.slowest_first(
-        SHIFTED_EXPONENTIAL.at(0.1, 1.0), np.random.default_rng(1), 200_000, workers
+        SHIFTED_EXPONENTIAL.case(0.1, 1.0), np.random.default_rng(1), 200_000, workers
     )
     met = ((draws * load).max(axis=1) * 50 / workers <= 10**6.5).mean()
     assert abs(met - result.value) < 4 * np.sqrt(met * (1 - met) / 200_000)
@@ -193,7 +193,7 @@ def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(
     x64, shape, deadline
 ):
     # M = N, L = b = 1: a load of 1 takes a worker T.
-    case = PARETO.at(1.0, shape)
+    case = PARETO.case(1.0, shape)
     result = completion_partition(bcgc.Problem(case.law(), 5, 1.0, 5.0), deadline)
     best = oracles.most_in_time(case, 5, deadline)
     assert int(result.status) == bcgc.Status.CONVERGED
@@ -228,7 +228,7 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(
     x64, monkeypatch
 ):
-    case, deadline = WEIBULL.at(1.0, 0.6, 0.2), 60.0
+    case, deadline = WEIBULL.case(1.0, 0.6, 0.2), 60.0
     problem = bcgc.Problem(case.law(), 4, 100)
     best = oracles.most_in_time(case, 4, deadline * 4 / 100)
     optimum = completion_partition(problem, deadline)

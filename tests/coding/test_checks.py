@@ -1,6 +1,4 @@
-"""What cannot be trained is refused by name by both trainers, before anything is
-trained.
-"""
+"""Both trainers refuse by name what cannot be trained, before they begin."""
 
 from typing import Any
 
@@ -120,11 +118,11 @@ def test_a_number_of_steps_is_none_or_more(trainer):
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0])
 def test_times_that_are_none_are_refused(bad):
-    rows, given = np.where(np.eye(3) == 1, bad, 1.0), ({"w": W}, DATA, SGD, 1)
+    rows, arguments = np.where(np.eye(3) == 1, bad, 1.0), ({"w": W}, DATA, SGD, 1)
     with pytest.raises(ValueError, match=rf"cycle_times must be >= 0, got {bad}"):
-        coding.train(KEY, mean, SCHEME, rows, *given)
+        coding.train(KEY, mean, SCHEME, rows, *arguments)
     with pytest.raises(ValueError, match=rf"start_ups must be >= 0, got {bad}"):
-        coding.train(KEY, mean, SCHEME, LAW, *given, start_ups=rows)
+        coding.train(KEY, mean, SCHEME, LAW, *arguments, start_ups=rows)
 
 
 def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
@@ -132,6 +130,6 @@ def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
     scheme = coding.TrainingScheme(plan, SCHEME.load, SCHEME.sent)
     with pytest.raises(ValueError, match="it is a mean over the samples"):
         coding.train(KEY, mean, scheme, LAW, {"w": W}, DATA, SGD, 1)
-    found = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
+    training = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
     # Of all six samples, x = (0, 1, 2): 6 (Σ x - 1)², a sum of whole numbers.
-    assert float(np.asarray(found.loss)[0]) == 6 * (3 - 1) ** 2
+    assert float(np.asarray(training.loss)[0]) == 6 * (3 - 1) ** 2

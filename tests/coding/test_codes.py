@@ -1,6 +1,4 @@
-"""Gradient codes, against NumPy's least squares and sums, over every set of stragglers
-or many.
-"""
+"""Gradient codes against NumPy's least squares and sums, over sets of stragglers."""
 
 import dataclasses
 import itertools
@@ -43,28 +41,26 @@ def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
 def weights_of(encoding, masks: np.ndarray) -> Any:
     n = len(encoding)
     count = len(masks)
-    here = to_batch(masks, True)
-    padded: Any = np.eye(here.shape[1])
+    batch = to_batch(masks, True)
+    padded: Any = np.eye(batch.shape[1])
     padded[:n, :n] = encoding
     with jax.enable_x64(True):
         padded = jnp.asarray(padded)
     # A batch of large systems leaves the cache.
-    found = (at_once if n < 20 else one_by_one)(padded, here)
-    weights, decodable = (np.asarray(x)[:count] for x in found)
+    weights_and_decodable = (at_once if n < 20 else one_by_one)(padded, batch)
+    weights, decodable = (np.asarray(x)[:count] for x in weights_and_decodable)
     return codes.Decoding(weights[:, :n], decodable)  # type: ignore[arg-type]
 
 
 def decoded_sums(weights: np.ndarray, messages) -> np.ndarray:
-    """`decode` of each row of weights, `[K, …]`, in programs shared as those of the
-    weights.
-    """
+    """`decode` of each row of weights, `[K, …]`, in the programs of the weights."""
     padded: Any = to_batch(weights, 0)
     with jax.enable_x64(True):
-        rest = [jnp.asarray(np.zeros_like(messages[0]))] * (
+        padding = [jnp.asarray(np.zeros_like(messages[0]))] * (
             padded.shape[1] - len(messages)
         )
         padded = jnp.asarray(padded)
-    return np.asarray(decode_all(padded, [*messages, *rest]), float)[: len(weights)]
+    return np.asarray(decode_all(padded, [*messages, *padding]), float)[: len(weights)]
 
 
 def every_code(sizes):
@@ -105,11 +101,13 @@ def relative_error(
 ) -> float:
     """Of the decoded sum of float32 gradients against NumPy's float64 sum."""
     gradients = rng.standard_normal((len(code.subsets), 64)).astype(np.float32)
-    found = weights_of(code.encoding, masks)
-    assert np.all(found.decodable)
+    decoding = weights_of(code.encoding, masks)
+    assert np.all(decoding.decodable)
     # Weights are those of workers that arrived.
-    assert np.all(found.weights[~masks] == 0)
-    return worst_error(decoded_sums(found.weights, encode(code, gradients)), gradients)
+    assert np.all(decoding.weights[~masks] == 0)
+    return worst_error(
+        decoded_sums(decoding.weights, encode(code, gradients)), gradients
+    )
 
 
 @pytest.mark.smoke
@@ -148,9 +146,9 @@ def test_any_workers_decode_that_least_squares_says_can():
     for code in every_code([5, 6]):
         encoding = np.asarray(code.encoding)
         masks = np.array(list(itertools.product([False, True], repeat=len(encoding))))
-        found = weights_of(code.encoding, masks)
+        decoding = weights_of(code.encoding, masks)
         for mask, decodable, weights in zip(
-            masks, found.decodable, found.weights, strict=True
+            masks, decoding.decodable, decoding.weights, strict=True
         ):
             rows = encoding[mask]
             best = np.linalg.lstsq(rows.T, np.ones(len(encoding)), rcond=None)[0]
@@ -164,7 +162,7 @@ def test_any_workers_decode_that_least_squares_says_can():
         # The sum of too few is NaN, not wrong.
         assert np.all(
             np.isnan(
-                decode(found.weights[0], encode(code, jnp.ones((len(encoding), 3))))
+                decode(decoding.weights[0], encode(code, jnp.ones((len(encoding), 3))))
             )
         )
 
@@ -180,21 +178,22 @@ def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
     assert (
         gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
     )
-    others = {
+    without_groups = {
         gradient_code(KEY, 12, level, top_level=5).construction for level in (3, 5)
     }
-    assert others <= {"cyclic_mds", "random_cyclic"}
+    assert without_groups <= {"cyclic_mds", "random_cyclic"}
     for top in range(12):
         held = [set(row) for row in bcgc.coding.allocate(12, top).tolist()]
         for level in range(top + 1):
             code = gradient_code(KEY, 12, level, top_level=top)
-            assert all(set(s) <= h for s, h in zip(code.subsets, held, strict=True))
+            for subsets, stored in zip(code.subsets, held, strict=True):
+                assert set(subsets) <= stored
     # Among the others the better conditioned one.
-    both = [gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
-    worst = [codes.conditioning(KEY, code, 200) for code in both]
+    candidates = [gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
+    worst = [codes.conditioning(KEY, code, 200) for code in candidates]
     assert (
         gradient_code(KEY, 20, 3).construction
-        == both[int(np.argmin(worst))].construction
+        == candidates[int(np.argmin(worst))].construction
     )
 
 
@@ -220,10 +219,10 @@ def test_float32_messages_are_kept_for_codes_that_bear_them():
     # Without float64 messages the wide code would lose three digits.
     rng = np.random.default_rng(0)
     gradients = rng.standard_normal((20, 50)).astype(np.float32)
-    found = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
+    decoding = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
     rounded = [np.asarray(m, np.float32) for m in encode(wide, gradients)]
     assert (
-        worst_error(decoded_sums(found.weights, rounded), gradients) > 1e-5
+        worst_error(decoded_sums(decoding.weights, rounded), gradients) > 1e-5
     )  # measured 6e-5
 
 
@@ -231,8 +230,8 @@ def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
     code = gradient_code(KEY, 5, 2, "cyclic_mds")
     gradients, everyone = jnp.arange(10.0).reshape(5, 2), np.ones((1, 5), bool)
     weights = weights_of(code.encoding, everyone).weights[0]
-    given: list[Any] = [encode(code, gradients), np.stack(encode(code, gradients))]
-    for messages in given:
+    forms: list[Any] = [encode(code, gradients), np.stack(encode(code, gradients))]
+    for messages in forms:
         np.testing.assert_allclose(decode(weights, messages), [20, 25], rtol=1e-6)
     whole = gradient_code(KEY, 5, 4)
     half = jnp.full((5, 3), 3e4, jnp.float16)  # their sum is beyond float16
@@ -248,39 +247,50 @@ def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
 def test_long_messages_are_those_of_short_ones(construction):
     n, code = 4, gradient_code(KEY, 4, 1, construction)
     gradients = np.random.default_rng(4).standard_normal((n, 5000)).astype(np.float32)
-    found = encode(code, gradients)
+    messages = encode(code, gradients)
     expected = np.asarray(code.encoding) @ gradients
     rtol = 1e-12 if code.wide else 1e-6
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
-    assert {m.dtype for m in found} == {np.dtype("float64" if code.wide else "float32")}
-    assert len(set(map(id, found))) == len(set(code.subsets))  # one array for a group
+    np.testing.assert_allclose(messages, expected, rtol=rtol, atol=rtol)
+    assert {m.dtype for m in messages} == {
+        np.dtype("float64" if code.wide else "float32")
+    }
+    # One array for a group.
+    assert len(set(map(id, messages))) == len(set(code.subsets))
     # Another worker's weight: of each of the group once, all of them together.
     weights = np.array([0.5, -1.0, 2.0, 0.0])
     np.testing.assert_allclose(
-        decode(weights, found), weights @ expected, rtol=1e-6, atol=1e-6
+        decode(weights, messages), weights @ expected, rtol=1e-6, atol=1e-6
     )
-    own = message(
+    message_of_worker = message(
         codes.row_of(code, 2), [gradients[j] for j in code.subsets[2]], code.wide
     )
-    np.testing.assert_allclose(own, expected[2], rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(message_of_worker, expected[2], rtol=rtol, atol=rtol)
 
 
 def test_codes_of_a_plan_may_share_a_key_and_keep_float64_in_numpy():
-    one, other = (gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2))
-    assert not np.allclose(one.encoding[:, 1], other.encoding[:, 1])
-    again = gradient_code(KEY, 6, 2, "random_cyclic")
-    np.testing.assert_array_equal(other.encoding, again.encoding)
-    assert other.encoding.dtype == np.float64
+    code_at_1, code_at_2 = (
+        gradient_code(KEY, 6, level, "random_cyclic") for level in (1, 2)
+    )
+    assert not np.allclose(code_at_1.encoding[:, 1], code_at_2.encoding[:, 1])
+    second_draw = gradient_code(KEY, 6, 2, "random_cyclic")
+    np.testing.assert_array_equal(code_at_2.encoding, second_draw.encoding)
+    assert code_at_2.encoding.dtype == np.float64
     # In a program, as an argument, and with NumPy's numbers the code is the same to the
     # last digit.
-    np.testing.assert_array_equal(jax.jit(lambda c: c.encoding)(other), other.encoding)
-    host = dataclasses.replace(jax.tree.map(np.asarray, other), wide=True)
+    np.testing.assert_array_equal(
+        jax.jit(lambda c: c.encoding)(code_at_2), code_at_2.encoding
+    )
+    host = dataclasses.replace(jax.tree.map(np.asarray, code_at_2), wide=True)
     gradients = np.eye(6, dtype=np.float32)
-    np.testing.assert_array_equal(np.stack(encode(host, gradients)), other.encoding)
-    with compilations() as found:
-        weights = decoding_weights(np.asarray(other.encoding), np.ones(6, bool)).weights
-    assert np.abs(np.asarray(weights) @ np.asarray(other.encoding) - 1).max() < 1e-13
-    assert found.count("jit(_weights)") <= 1
+    np.testing.assert_array_equal(np.stack(encode(host, gradients)), code_at_2.encoding)
+    with compilations() as compiled:
+        weights = decoding_weights(
+            np.asarray(code_at_2.encoding), np.ones(6, bool)
+        ).weights
+    assert (
+        np.abs(np.asarray(weights) @ np.asarray(code_at_2.encoding) - 1).max() < 1e-13
+    )
+    assert compiled.count("jit(_weights)") <= 1
 
 
 def test_second_calls_compile_nothing():
@@ -290,12 +300,12 @@ def test_second_calls_compile_nothing():
         gradient_code(key, 6, 3)
         codes.conditioning(key, code, 20)
         bcgc.coding.allocate(6, 2)
-        found = decoding_weights(code.encoding, rng.permutation(6) > 1)
+        decoding = decoding_weights(code.encoding, rng.permutation(6) > 1)
         for size in (3, 5000):
             messages = encode(code, rng.standard_normal((6, size)).astype(np.float32))
             rows: Any = np.stack(messages)
-            decode(found.weights, messages)
-            decode(found.weights, rows)
+            decode(decoding.weights, messages)
+            decode(decoding.weights, rows)
             message(codes.row_of(code, 0), messages[:3], code.wide)
 
     calls(0)
@@ -319,6 +329,6 @@ def test_what_does_not_exist_is_refused_in_words():
             "magic",
         ),
     }
-    for words, given in refused.items():
+    for words, arguments in refused.items():
         with pytest.raises(ValueError, match=words):
-            gradient_code(KEY, *given)
+            gradient_code(KEY, *arguments)

@@ -1,6 +1,4 @@
-"""The coded gradient is `jax.grad` of the full loss, whatever has arrived, on all
-shapes.
-"""
+"""The coded gradient is `jax.grad` of the full loss, whatever has arrived."""
 
 import functools
 import os
@@ -50,14 +48,14 @@ def test_the_coded_gradient_is_that_of_the_full_loss(precision):
     plan = coding_plan(KEY, params, PARTITION)
     value, exact = jax.jit(jax.value_and_grad(network))(params, batch)
     for extra in (0, 0, 0, 2, 6):
-        found = decoded(plan, params, batch, masks(plan, rng, extra))
-        assert np.all(found.decodable)
-        most = {"float32": 1e-6, "float64": 1e-13}[precision.name]
+        result = decoded(plan, params, batch, masks(plan, rng, extra))
+        assert np.all(result.decodable)
+        tolerance = {"float32": 1e-6, "float64": 1e-13}[precision.name]
         assert (
-            relative_difference(found.gradient, exact) < most
+            relative_difference(result.gradient, exact) < tolerance
         )  # worst measured 1.2e-7 and 4e-16
-        assert float(found.value) == pytest.approx(float(value), rel=1e-5)
-        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), found.gradient)
+        assert float(result.value) == pytest.approx(float(value), rel=1e-5)
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), result.gradient)
         assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), params)
 
 
@@ -69,14 +67,14 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     # Nobody who holds the first subset: one message fewer than always suffices.
     arrived[1] = np.asarray(plan.codes[1].encoding)[:, 0] == 0
     assert arrived[1].sum() == 6 - plan.blocks[1].level - 1
-    found = decoded(plan, params, batch, arrived)
-    assert found.decodable.tolist() == [True, False, True, True]
-    nan = jax.tree.map(np.isnan, found.gradient)
+    result = decoded(plan, params, batch, arrived)
+    assert result.decodable.tolist() == [True, False, True, True]
+    nan = jax.tree.map(np.isnan, result.gradient)
     assert sum(np.sum(leaf) for leaf in jax.tree.leaves(nan)) == PARTITION[2]
-    both = found.gradient, exact_gradient(params, batch)
+    gradients = result.gradient, exact_gradient(params, batch)
     assert (
         relative_difference(
-            *(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in both)
+            *(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in gradients)
         )
         < 1e-6
     )
@@ -104,12 +102,11 @@ def test_whole_layers_are_units_in_the_order_of_backpropagation():
     )
     # No unit is cut, and the first block is the first in the order.
     pieces = [piece for block in plan.blocks for piece in block.pieces]
-    assert all(
-        (piece.start, piece.stop) == (0, leaves[piece.leaf].size) for piece in pieces
-    )
+    for piece in pieces:
+        assert (piece.start, piece.stop) == (0, leaves[piece.leaf].size)
     assert [piece.leaf for piece in pieces] == list(order)
-    found = decoded(plan, params, batch, masks(plan, rng))
-    assert relative_difference(found.gradient, exact_gradient(params, batch)) < 1e-6
+    result = decoded(plan, params, batch, masks(plan, rng))
+    assert relative_difference(result.gradient, exact_gradient(params, batch)) < 1e-6
 
 
 def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
@@ -208,7 +205,7 @@ def test_second_calls_compile_nothing():
 def test_bad_plans_are_refused_in_words():
     params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
     plan = functools.partial(coding_plan, KEY, params)
-    found = coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan([4, 5]))
+    gradient_of = coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan([4, 5]))
     refused: dict[str, Any] = {
         "has 8 units, the parameters have 9 coordinates": lambda: plan([4, 4]),
         "whole numbers": lambda: plan([4.5, 4.5]),  # type: ignore[list-item]
@@ -218,7 +215,7 @@ def test_bad_plans_are_refused_in_words():
         "along the first axis": lambda: split_batch(
             (jnp.ones((8, 2)), jnp.ones(())), 2
         ),
-        "not that of 2 subsets": lambda: found(
+        "not that of 2 subsets": lambda: gradient_of(
             params, jnp.ones((3, 4)), np.ones((2, 2))
         ),
     }
@@ -244,7 +241,7 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
 
     batch = jnp.arange(8.0).reshape(4, 2)
     plan = coding_plan(KEY, params, [2, 4])
-    found = decoded(plan, params, batch, np.ones((2, 2)), loss)
+    result = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is
     # differentiated.
     parts = [
@@ -254,7 +251,7 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
         lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts
     )
     for a, b, p in zip(
-        *map(jax.tree.leaves, (found.gradient, exact, params)), strict=True
+        *map(jax.tree.leaves, (result.gradient, exact, params)), strict=True
     ):
         assert (a.shape, a.dtype) == (np.shape(p), jnp.result_type(p))
         rtol = 1e-2 if a.dtype == jnp.bfloat16 else 1e-6

@@ -1,6 +1,4 @@
-"""Losses that draw and make a new state, against plain steps with the documented
-keys.
-"""
+"""Losses that draw and make a new state, against plain steps of the same keys."""
 
 import jax
 import numpy as np
@@ -15,14 +13,14 @@ TIMES = np.ones((1, 3))
 
 
 def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
-    own, optimizer = coding.stateful(loss, SGD)
-    given = coding.Stateful(PARAMS, STATE)
+    stateful_loss, optimizer = coding.stateful(loss, SGD)
+    start = coding.Stateful(PARAMS, STATE)
     scheme = coding.TrainingScheme(
-        coding.coding_plan(KEY, given, [0, 6, 0]), SCHEME.load, SCHEME.sent
+        coding.coding_plan(KEY, start, [0, 6, 0]), SCHEME.load, SCHEME.sent
     )
-    found = coding.train(
-        *(KEY, own, scheme, TIMES, given, DATA, optimizer, 3),
-        evaluate=lambda given: given.state["largest"],
+    training = coding.train(
+        *(KEY, stateful_loss, scheme, TIMES, start, DATA, optimizer, 3),
+        evaluate=lambda stateful: stateful.state["largest"],
     )
 
     params = PARAMS
@@ -30,19 +28,21 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
     largest = []
     plain = jax.jit(jax.grad(loss, has_aux=True))
     for step in range(3):
-        each = [
+        slopes_and_states = [
             plain(params, state, DATA[j], key_of(KEY, step, j, 0)) for j in range(3)
         ]
-        slope, state = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
+        slope, state = jax.tree.map(
+            lambda *leaves: np.mean(leaves, axis=0), *slopes_and_states
+        )
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope)
         largest.append(state["largest"])
     # Measured: 6e-7.
     pairs = zip(
-        jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True
+        jax.tree.leaves(training.params), jax.tree.leaves((params, state)), strict=True
     )
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(found.metrics, largest, rtol=2e-6, atol=2e-6)
+    for trained, expected in pairs:
+        np.testing.assert_allclose(trained, expected, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(training.metrics, largest, rtol=2e-6, atol=2e-6)
 
 
 def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
@@ -51,8 +51,10 @@ def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
         coding.coded_value_and_grad(lambda p, x, key: p.sum(), SCHEME.plan)(
             PARAMS["w"], data, arrived
         )
-    own, _ = coding.stateful(lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD)
+    stateful_loss, _ = coding.stateful(
+        lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD
+    )
     with pytest.raises(
         ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"
     ):
-        own(coding.Stateful(PARAMS, STATE), DATA[0])
+        stateful_loss(coding.Stateful(PARAMS, STATE), DATA[0])

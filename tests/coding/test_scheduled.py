@@ -22,9 +22,11 @@ def test_a_worker_goes_through_its_subsets_from_the_last_leaf_on():
     assert [block.level for block in plan.blocks] == [2]
     assert [task.subsets for task in plan.tasks(3)] == [(3,), (0,), (1,)]
     assert plan.held(3) == (0, 1, 3)
-    other = schedule_plan(cyclic_plan(11.0, 3), PARAMS, 4, order=(0, 1, 2), mean=False)
-    assert other.blocks[0].pieces[0] == Piece(0, 0, 6)
-    assert other.scaling == 1
+    from_first_leaf = schedule_plan(
+        cyclic_plan(11.0, 3), PARAMS, 4, order=(0, 1, 2), mean=False
+    )
+    assert from_first_leaf.blocks[0].pieces[0] == Piece(0, 0, 6)
+    assert from_first_leaf.scaling == 1
     # No worker does a subset twice.
     assert [
         task.subsets for task in schedule_plan(cyclic_plan(11.0, 3), PARAMS, 2).tasks(1)
@@ -45,11 +47,11 @@ def test_the_pace_is_that_of_whole_passes_of_the_model():
     load = 10 * (11 * 1.25 + 1.5) * np.arange(1, 4)
     np.testing.assert_allclose(scheme.load, load, rtol=1e-6)
     times, starts = np.random.default_rng(0).exponential(size=(2, 4))
-    found = scheme.plan.completed(scheme.pace(starts, times))
+    end = scheme.plan.completed(scheme.pace(starts, times))
     done = [
         min(starts[w - k] + times[w - k] * load[k] for k in range(3)) for w in range(4)
     ]
-    assert found == pytest.approx([max(done)], rel=1e-6)
+    assert end == pytest.approx([max(done)], rel=1e-6)
     assert scheme.start_up is start
 
 

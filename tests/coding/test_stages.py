@@ -1,6 +1,4 @@
-"""Gradients in stages against `jax.grad`: each equation at most once, from the same
-programs.
-"""
+"""Gradients in stages against `jax.grad`: each equation at most once."""
 
 import functools
 import itertools
@@ -36,8 +34,8 @@ def layer(params, x):
 
 def perceptron(params, batch, layer=layer):
     x = batch["x"]
-    for one in params:
-        x = layer(one, x)
+    for weights in params:
+        x = layer(weights, x)
     return jnp.mean((x - jax.nn.one_hot(batch["y"], WIDTH)) ** 2)
 
 
@@ -59,9 +57,7 @@ halved.defvjp(lambda x: (x, None), lambda _, ct: (ct / 2,))
 
 
 def custom(params, batch):
-    """A loss with derivatives of its own, classes, a constant, and programs used
-    twice.
-    """
+    """A loss with its own derivatives, classes, a constant, programs used twice."""
     x = batch["x"] * bent(MASK)
     x = bent(x @ params[0]["w"]) + jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
     x = jax.nn.softmax(halved(x) @ params[1]["w"]) + jax.nn.softmax(x @ params[2]["w"])
@@ -97,13 +93,15 @@ def cut(loss, params, batch, count=3):
     return blocks, stages(loss, params, batch, blocks)
 
 
-def leaves_from(found, params, batch, first):
+def leaves_from(cut_loss, params, batch, first):
     """Of the blocks from `first` on, one after another."""
-    at, leaves = found.begin(params, batch), []
-    for block in range(first, len(found.results)):
-        mine, at = found.gradients(at, block, range(block + 1, len(found.results)))
-        leaves.append(mine)
-    assert not at.values  # nothing is kept for nobody
+    state, leaves = cut_loss.begin(params, batch), []
+    for block in range(first, len(cut_loss.results)):
+        gradients, state = cut_loss.gradients(
+            state, block, range(block + 1, len(cut_loss.results))
+        )
+        leaves.append(gradients)
+    assert not state.values  # nothing is kept for nobody
     return leaves
 
 
@@ -112,18 +110,18 @@ def leaves_from(found, params, batch, first):
 )
 def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
     loss, params, batch = MODELS[name]
-    blocks, found = cut(loss, params, batch)
+    blocks, cut_loss = cut(loss, params, batch)
     want = jax.tree.leaves(jax.jit(jax.grad(loss))(params, batch))
-    whole = leaves_from(found, params, batch, 0)
-    for leaf, mine in zip(
+    whole = leaves_from(cut_loss, params, batch, 0)
+    for leaf, gradient in zip(
         itertools.chain(*blocks), itertools.chain(*whole), strict=True
     ):
-        assert mine.dtype == want[leaf].dtype
-        scale = np.abs(want[leaf]).max() * np.finfo(mine.dtype).eps
+        assert gradient.dtype == want[leaf].dtype
+        scale = np.abs(want[leaf]).max() * np.finfo(gradient.dtype).eps
         # Measured: 0.4 of these units, for the transformer; for the others nothing.
-        np.testing.assert_allclose(mine, want[leaf], atol=float(8 * scale), rtol=0)
+        np.testing.assert_allclose(gradient, want[leaf], atol=float(8 * scale), rtol=0)
     for first in (1, 2):
-        later = leaves_from(found, params, batch, first)
+        later = leaves_from(cut_loss, params, batch, first)
         jax.tree.map(np.testing.assert_array_equal, later, whole[first:])  # bit for bit
 
 
@@ -147,33 +145,36 @@ def test_operations_are_those_of_one_gradient():
             x = jnp.tanh(x @ w)
         return jnp.mean(x**2)
 
-    found = stages(loss, shapes, batch, [[5, 4], [3, 2], [1, 0]])
+    cut_loss = stages(loss, shapes, batch, [[5, 4], [3, 2], [1, 0]])
     whole = operations(jax.jit(jax.grad(loss)), shapes, batch)
     # Measured: 1.000 of it, forwards, backwards and in one.
     assert (
-        of_programs(found.due(0, 0) + found.due(1, 1) + found.due(2, 2)) < 1.001 * whole
+        of_programs(cut_loss.due(0, 0) + cut_loss.due(1, 1) + cut_loss.due(2, 2))
+        < 1.001 * whole
     )
     assert (
-        of_programs(found.due(0, 2) + found.due(3, 1) + found.due(3, 0)) < 1.001 * whole
+        of_programs(cut_loss.due(0, 2) + cut_loss.due(3, 1) + cut_loss.due(3, 0))
+        < 1.001 * whole
     )
     # Forward six layers, back past five, and two gradients: 13 products of matrices of
     # the 17.
-    assert of_programs(found.due(0, 2)) / whole == pytest.approx(13 / 17, rel=0.01)
-    (one,) = stages(loss, shapes, batch, [range(6)]).due(0, 0)  # nothing but a gradient
-    assert of_programs([one]) < 1.001 * whole
+    assert of_programs(cut_loss.due(0, 2)) / whole == pytest.approx(13 / 17, rel=0.01)
+    # Nothing but a gradient.
+    (gradient,) = stages(loss, shapes, batch, [range(6)]).due(0, 0)
+    assert of_programs([gradient]) < 1.001 * whole
 
 
 def test_programs_are_compiled_once():
-    _, found = cut(*MODELS["perceptron"])
-    leaves_from(found, LAYERS, BATCH, 0)
+    _, cut_loss = cut(*MODELS["perceptron"])
+    leaves_from(cut_loss, LAYERS, BATCH, 0)
     with compilations() as compiled:
-        leaves_from(found, LAYERS, BATCH, 0)
-        leaves_from(found, LAYERS, BATCH, 1)
-        at = found.begin(LAYERS, BATCH)
+        leaves_from(cut_loss, LAYERS, BATCH, 0)
+        leaves_from(cut_loss, LAYERS, BATCH, 1)
+        state = cut_loss.begin(LAYERS, BATCH)
         for block, later in ((2, (0, 1)), (0, (1,)), (1, ())):
-            _, at = found.gradients(at, block, later)
+            _, state = cut_loss.gradients(state, block, later)
             # what the last block has needed is not run again for an earlier one
-            assert at.done == 3
+            assert state.done == 3
     assert compiled == []
 
 
@@ -184,8 +185,8 @@ def deep(params, x):
 def test_what_is_to_be_computed_again_is():
     """A layer that is not to be kept is computed again from what goes into it."""
     kept, fences = [], []
-    for mine in (deep, jax.checkpoint(deep)):
-        loss = functools.partial(perceptron, layer=mine)
+    for deep_layer in (deep, jax.checkpoint(deep)):
+        loss = functools.partial(perceptron, layer=deep_layer)
         first = stages(loss, LAYERS, BATCH, [[7, 6], [5, 4], [3, 2], [1, 0]]).due(0, 0)[
             0
         ]
@@ -195,7 +196,9 @@ def test_what_is_to_be_computed_again_is():
         (whole,) = stages(loss, LAYERS, BATCH, [range(8)]).due(0, 0)
         plain = jax.jit(jax.grad(loss)).lower(LAYERS, BATCH)
         lowered = whole.run.lower(*(v.aval for v in whole.takes)), plain
-        fences.append([one.as_text().count("optimization_barrier") for one in lowered])
+        fences.append(
+            [program.as_text().count("optimization_barrier") for program in lowered]
+        )
     assert kept[1] < kept[0]
     assert fences == [[0, 0], [4, 4]]  # or the compiler might find that all is known
 
@@ -208,8 +211,8 @@ def test_effects_happen_once():
         return perceptron(params, batch)
 
     for first in range(3):
-        _, found = cut(loss, LAYERS, BATCH)
-        leaves_from(found, LAYERS, BATCH, first)
+        _, cut_loss = cut(loss, LAYERS, BATCH)
+        leaves_from(cut_loss, LAYERS, BATCH, first)
         jax.effects_barrier()
         assert seen == [float(LAYERS[1]["b"][0])] * (first + 1)
 
@@ -219,8 +222,8 @@ def test_constants_and_leaves_that_do_not_count():
         return 2 * params["scalar"] + jnp.sum(batch)
 
     params = {"scalar": np.float32(3), "unused": np.ones(2, np.float32)}
-    found = stages(loss, params, np.ones(3, np.float32), [[0], [1]])
-    (scalar,), (unused,) = leaves_from(found, params, np.ones(3, np.float32), 0)
+    cut_loss = stages(loss, params, np.ones(3, np.float32), [[0], [1]])
+    (scalar,), (unused,) = leaves_from(cut_loss, params, np.ones(3, np.float32), 0)
     assert (float(scalar), unused.tolist(), scalar.dtype, unused.dtype) == (
         2,
         [0, 0],
@@ -230,26 +233,28 @@ def test_constants_and_leaves_that_do_not_count():
 
 
 LOOP = {
-    "layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS),
+    "layers": jax.tree.map(lambda *layers: np.stack(layers), *LAYERS),
     "head": normal(WIDTH),
 }
 
 
 def scanned(params, batch):
     # the gradients are put in place
-    layers = jax.tree.map(lambda one: jnp.flip(one, 0), params["layers"])
-    x = jax.lax.scan(lambda x, one: (layer(one, x), None), batch["x"], layers)[0]
+    layers = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), params["layers"])
+    x, _ = jax.lax.scan(lambda x, w: (layer(w, x), None), batch["x"], layers)
     return jnp.mean((x @ params["head"] - 1) ** 2)
 
 
 def test_a_loop_over_layers_is_one_stage():
     order = backward_order(scanned, LOOP, BATCH)
     assert order[0] == 0  # the head, before the loop
-    found = stages(scanned, LOOP, BATCH, [[leaf] for leaf in order])
-    assert ("carry", 2) not in found.programs  # the loop is the first's
+    cut_loss = stages(scanned, LOOP, BATCH, [[leaf] for leaf in order])
+    assert ("carry", 2) not in cut_loss.programs  # the loop is the first's
     want = jax.tree.leaves(jax.jit(jax.grad(scanned))(LOOP, BATCH))
-    for leaf, (mine,) in zip(order, leaves_from(found, LOOP, BATCH, 0), strict=True):
-        np.testing.assert_allclose(mine, want[leaf], atol=1e-6)
+    for leaf, (gradient,) in zip(
+        order, leaves_from(cut_loss, LOOP, BATCH, 0), strict=True
+    ):
+        np.testing.assert_allclose(gradient, want[leaf], atol=1e-6)
 
 
 def test_blocks_of_a_share_of_the_samples_are_cut_apart():

@@ -1,6 +1,4 @@
-"""Training on the simulated clock: events against eq. (5), steps against uncoded
-training.
-"""
+"""Training by simulation: events against eq. (5), steps against uncoded ones."""
 
 import dataclasses
 import functools
@@ -61,13 +59,13 @@ def clock_only(params, batch):
 
 
 def trained(
-    model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=None, **more
+    model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=None, **options
 ):
     """A training on the samples of the model, or on others."""
     params, batch = model
     subsets = bcgc.coding.split_batch(batch, 6)
     return bcgc.coding.train(
-        key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **more
+        key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **options
     )
 
 
@@ -85,10 +83,10 @@ RUN = jax.jit(
 
 @pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("cyclic:4")])
 def test_a_plan_has_the_scheme_of_its_solution(model, method):
-    one = scheme_of(method)
-    other = training_scheme(KEY, PROBLEM, known(solved(method).plan), model[0])
-    assert one.plan.blocks == other.plan.blocks
-    np.testing.assert_array_equal(one.load, other.load)
+    of_solution = scheme_of(method)
+    of_plan = training_scheme(KEY, PROBLEM, known(solved(method).plan), model[0])
+    assert of_solution.plan.blocks == of_plan.plan.blocks
+    np.testing.assert_array_equal(of_solution.load, of_plan.load)
 
 
 def test_the_loss_of_shares_of_the_samples_is_that_of_all(model):
@@ -99,12 +97,12 @@ def test_the_loss_of_shares_of_the_samples_is_that_of_all(model):
     def loss(params, batch):
         return jnp.mean(jax.tree.leaves(batch)[0]) * jnp.sum(jax.tree.leaves(params)[0])
 
-    value, found = subset_gradients(
+    value, gradients = subset_gradients(
         loss, plan, params, bcgc.coding.split_batch(batch, 6)
     )
     assert float(value) == pytest.approx(float(loss(params, batch)), abs=1e-6)
     summed = plan.scaling * sum(
-        jax.tree.leaves(shares)[0].sum(axis=0) for shares in found.values()
+        jax.tree.leaves(shares)[0].sum(axis=0) for shares in gradients.values()
     )
     np.testing.assert_allclose(
         summed, jax.tree.leaves(jax.grad(loss)(params, batch))[0], rtol=1e-5
@@ -120,10 +118,10 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
             load = np.cumsum(x * np.arange(1, n + 1))[used]
             times = (0.2 + rng.exponential(1.3, (400, n))).astype(precision)
             # Blocks once more up to N of them: one program for each N.
-            again = np.arange(n) % used.size
-            paced = times[:, None] * (load * 7 / n).astype(precision)[again, None]
+            repeated = np.arange(n) % used.size
+            paced = times[:, None] * (load * 7 / n).astype(precision)[repeated, None]
             arrived, completed = (
-                x[:, : used.size] for x in jax.device_get(RUN(paced, used[again]))
+                x[:, : used.size] for x in jax.device_get(RUN(paced, used[repeated]))
             )
             slowest = np.sort(times.astype(float), axis=1)[:, ::-1]
             expected = 7 / n * (slowest[:, used] * load).max(axis=1)
@@ -179,8 +177,8 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
 
     for step in range(12):
         plain, state, values = uncoded_step(plain, state)
-        found = float(training.loss[step]), float(training.metrics[step])
-        assert found == pytest.approx(tuple(map(float, values)), rel=1e-5), step
+        coded = float(training.loss[step]), float(training.metrics[step])
+        assert coded == pytest.approx(tuple(map(float, values)), rel=1e-5), step
     assert relative_difference(training.params, plain) < 1e-5  # worst measured 1.2e-7
     assert np.all(training.stepped)
     # The clock: the draws of the same keys, by the formulas.
@@ -215,14 +213,14 @@ def telling(params, batch):
 
 
 def mini_batches(model, law=LAW, key=KEY, batch_size=2):
-    given = (
+    arguments = (
         (model[0], jnp.asarray(2.0 ** np.arange(36))),
         scheme_of("time"),
         law,
         30,
         telling,
     )
-    return trained(*given, key, batch_size=batch_size)
+    return trained(*arguments, key, batch_size=batch_size)
 
 
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
@@ -285,10 +283,10 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
     x = np.asarray(solution.rounded)
-    more = {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
+    delivery = {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
     loop = [
-        delivered_runtime(x, *given, 36, 1, **more)
-        for given in zip(starts, rows, strict=True)
+        delivered_runtime(x, begins, times, 36, 1, **delivery)
+        for begins, times in zip(starts, rows, strict=True)
     ]
     training = trained(model, scheme, rows, 6, start_ups=starts)
     steps = [0, 1, 2, 3, 0, 1]
@@ -327,10 +325,10 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
     training = trained(
         model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000
     )
-    taken = taken_by(training)
+    seconds = taken_by(training)
     assert abs(
-        taken.mean() - float(solution.rounded_runtime)
-    ) < 4 * taken.std() / np.sqrt(taken.size)
+        seconds.mean() - float(solution.rounded_runtime)
+    ) < 4 * seconds.std() / np.sqrt(seconds.size)
 
 
 def test_start_ups_come_with_their_cycle_times(model):
@@ -352,11 +350,13 @@ def test_start_ups_come_with_their_cycle_times(model):
 def test_a_worker_ends_a_chunk_of_the_plan_unless_another_unit_is_asked_for(
     model, monkeypatch
 ):
-    monkeypatch.setattr("bcgc_jax.coding.training._train", lambda *given: given[-2])
-    few = training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=2)
-    assert trained(model, few, LAW, 1) == "chunk:2"
+    monkeypatch.setattr(
+        "bcgc_jax.coding.training._train", lambda *arguments: arguments[-2]
+    )
+    two_chunks = training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=2)
+    assert trained(model, two_chunks, LAW, 1) == "chunk:2"
     assert trained(model, scheme_of("uncoded"), LAW, 1) == "chunk:1"
-    assert trained(model, few, LAW, 1, unit="block") == "block"
+    assert trained(model, two_chunks, LAW, 1, unit="block") == "block"
     with pytest.raises(ValueError, match="chunks"):
         training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=0)
 
@@ -378,18 +378,18 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
 
 
 def test_what_loses_samples_or_names_no_workers_is_refused_with_its_reason(model):
-    found = solved("time")
-    lossy = dataclasses.replace(found.plan, completion=Stopped(6, jnp.ones(()), 8))
+    solution = solved("time")
+    lossy = dataclasses.replace(solution.plan, completion=Stopped(6, jnp.ones(()), 8))
     for plan, why in ((lossy, "loses samples.*take"), (None, "not say which worker")):
         with pytest.raises(ValueError, match=why):
             training_scheme(
-                KEY, PROBLEM, dataclasses.replace(found, plan=plan), model[0]
+                KEY, PROBLEM, dataclasses.replace(solution, plan=plan), model[0]
             )
 
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
-    few = jax.tree.map(lambda x: x[:6], batch)
+    six_samples = jax.tree.map(lambda x: x[:6], batch)
     problem = bcgc.Problem(LAW, 6, 58, 6)
     scheme = training_scheme(
         KEY, problem, bcgc.solve(problem, "tandon_partial"), params
@@ -400,9 +400,11 @@ def test_one_sample_for_two_parts_is_one_part(model):
             jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)
         )
 
-    training = trained((params, few), scheme, LAW, 1, loss)
-    assert float(training.loss[0]) == pytest.approx(float(loss(params, few)), rel=1e-5)
-    step = jax.tree.map(lambda p: p - 0.2 * p * jnp.mean(few[0]), params)
+    training = trained((params, six_samples), scheme, LAW, 1, loss)
+    assert float(training.loss[0]) == pytest.approx(
+        float(loss(params, six_samples)), rel=1e-5
+    )
+    step = jax.tree.map(lambda p: p - 0.2 * p * jnp.mean(six_samples[0]), params)
     assert relative_difference(training.params, step) < 1e-6
 
 

@@ -30,14 +30,12 @@ def loss(weights: Any, rows: Any, key: Any) -> Any:
     return jnp.sum(jnp.tanh(jnp.tanh(rows @ weights) @ weights)) / SAMPLES
 
 
-def say(**found: Any) -> None:
-    print(json.dumps(found), flush=True)
+def say(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
 
 
 def dying(share: Share) -> Callable[..., Iterator[tuple[Chunk, ...]]]:
-    """In place of the share's `runs`: the process dies while it computes its first
-    chunk.
-    """
+    """In place of the share's `runs`: the process dies in its first chunk."""
     runs_of = share.runs
 
     def runs(step: int, loads: Any = None) -> Iterator[tuple[Chunk, ...]]:
@@ -79,7 +77,7 @@ def main(spec: dict[str, Any]) -> None:
         rows = jax.make_array_from_process_local_data(
             put, INPUTS[np.array(shared.rows[rank])]
         )
-        wanted = jax.grad(loss)(WEIGHTS, INPUTS, None)
+        expected = jax.grad(loss)(WEIGHTS, INPUTS, None)
         key = jax.random.key(0)
         step, ok = 0, True
         while step < spec["steps"] and (ok or "raises" in spec):
@@ -91,7 +89,7 @@ def main(spec: dict[str, Any]) -> None:
             _, slope, ok = gradient(WEIGHTS, rows, step, key)
             ok = bool(ok)
             seconds = time.perf_counter() - began
-            error = float(np.abs(np.asarray(slope) - wanted).max()) if ok else 0.0
+            error = float(np.abs(np.asarray(slope) - expected).max()) if ok else 0.0
             why = "" if ok else str(shared.error)
             say(step=step, ok=ok, error=error, seconds=seconds, why=why)
             step += ok

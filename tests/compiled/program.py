@@ -86,16 +86,16 @@ def with_dropout(params: Any, rows: Any, key: Any, dot: Any = jnp.matmul) -> Any
     }
 
 
-def error_of(found: Any, wanted: Any) -> float:
+def error_of(arrays: Any, expected: Any) -> float:
     """The largest difference, in units of each array's largest number."""
 
-    def error(one: Any, other: Any) -> float:
-        exact = np.asarray(other, np.float64)
+    def error(array: Any, expected_array: Any) -> float:
+        exact = np.asarray(expected_array, np.float64)
         return float(
-            np.abs(np.asarray(one, np.float64) - exact).max() / np.abs(exact).max()
+            np.abs(np.asarray(array, np.float64) - exact).max() / np.abs(exact).max()
         )
 
-    return max(map(error, jax.tree.leaves(found), jax.tree.leaves(wanted)))
+    return max(map(error, jax.tree.leaves(arrays), jax.tree.leaves(expected)))
 
 
 def chunk_by_chunk(shared: compiled.SharedWork, workers: int, step: int) -> Any:
@@ -132,8 +132,10 @@ def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
             out_specs=((P(), P()), specs, P()),
         )
     else:
-        given = None if how == "partitioner" else specs
-        gradient = shared.value_and_grad(computed, SAMPLES, has_aux=True, params=given)
+        params_specs = None if how == "partitioner" else specs
+        gradient = shared.value_and_grad(
+            computed, SAMPLES, has_aux=True, params=params_specs
+        )
     rows = stored(shared, mesh, INPUTS, LABELS)
     put = lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec))  # noqa: E731
     params = jax.tree.map(put, PARAMS, specs)
@@ -178,12 +180,12 @@ def noted(asked: list[Asked]) -> None:
 
     def noting(self: Questions, layout: Any, call: int, question: Any) -> Any:
         began = time.perf_counter()
-        found = answer(self, layout, call, question)
+        answered = answer(self, layout, call, question)
         step, turn, worker = np.asarray(question)[:3].tolist()
         asked.append(
-            Asked(worker, step, turn, int(found[0]), began, time.perf_counter())
+            Asked(worker, step, turn, int(answered[0]), began, time.perf_counter())
         )
-        return found
+        return answered
 
     Questions.answer = noting  # type: ignore[method-assign, assignment]
 
@@ -199,7 +201,7 @@ def order() -> dict[str, Any]:
     rows = stored(shared, mesh, INPUTS, LABELS)
 
     @jax.jit
-    def many(params: Any, first: int) -> Any:
+    def steps_from(params: Any, first: int) -> Any:
         def update(params: Any, step: Any) -> Any:
             _, slope, ok = gradient(params, rows, first + step, KEY)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, slope), ok
@@ -208,7 +210,7 @@ def order() -> dict[str, Any]:
 
     params = PARAMS
     for first in (0, 25, 50):
-        params, ok = jax.block_until_ready(many(params, first))
+        params, ok = jax.block_until_ready(steps_from(params, first))
         assert ok.all()
     wrong = 0
     for worker in range(4):
@@ -236,9 +238,7 @@ def order() -> dict[str, Any]:
 
 @case
 def nap() -> dict[str, Any]:
-    """A nap in the backward pass, after the value is known: seconds from answer to
-    question.
-    """
+    """A nap in the backward pass: seconds from an answer to the next question."""
     asked: list[Asked] = []
     noted(asked)
 
@@ -299,7 +299,7 @@ def adam() -> dict[str, Any]:
         _, slope, ok = gradient(params, rows, step, KEY)
         updates, new_state = optimizer.update(slope, state, params)
         new = optax.apply_updates(params, updates), new_state
-        keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
+        keep = lambda new, before: jnp.where(ok, new, before)  # noqa: E731
         return (*jax.tree.map(keep, new, (params, state)), ok)
 
     first = params = jax.device_put(PARAMS, NamedSharding(mesh, P()))
@@ -308,11 +308,11 @@ def adam() -> dict[str, Any]:
         params, state, ok = train_step(params, state, step)
         assert ok
     expected = PARAMS
-    other = optimizer.init(expected)
+    expected_state = optimizer.init(expected)
     plain = jax.jit(jax.grad(loss))
     for _ in range(30):
-        updates, other = optimizer.update(
-            plain(expected, (INPUTS, LABELS), KEY), other, expected
+        updates, expected_state = optimizer.update(
+            plain(expected, (INPUTS, LABELS), KEY), expected_state, expected
         )
         expected = optax.apply_updates(expected, updates)
     return {"error": error_of(params, expected), "deleted": first["first"].is_deleted()}
@@ -351,8 +351,8 @@ def refusals() -> dict[str, str]:
     gradient = shared.value_and_grad(loss, SAMPLES)
     asked["samples"] = lambda: shared.value_and_grad(loss, 129)
     value = lambda params: gradient(params, rows, 0, KEY)[0]  # noqa: E731
-    both = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
-    asked["vmap"] = lambda: jax.vmap(value)(both)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
+    asked["vmap"] = lambda: jax.vmap(value)(stacked)
     asked["grad"] = lambda: jax.grad(value)(PARAMS)
     said = {}
     for name, function in asked.items():
@@ -372,7 +372,7 @@ def at_once() -> dict[str, Any]:
     gradient = shared.value_and_grad(loss, SAMPLES)
     rows = stored(shared, mesh, INPUTS, LABELS)
     twice = jax.tree.map(lambda p: 2 * p, PARAMS)
-    wanted = [
+    expected = [
         jax.grad(loss)(params, (INPUTS, LABELS), KEY) for params in (PARAMS, twice)
     ]
 
@@ -386,14 +386,13 @@ def at_once() -> dict[str, Any]:
 
     results: dict[str, Any] = {}
     for function in (independent, chained):
-        found = jax.block_until_ready(jax.jit(function)())
-        oks = [bool(each[2]) for each in found]
+        _, slopes, oks = zip(*jax.block_until_ready(jax.jit(function)()), strict=True)
         exact = [
-            error_of(each[1], want) < 1e-6
-            for each, want in zip(found, wanted, strict=True)
+            error_of(slope, want) < 1e-6
+            for slope, want in zip(slopes, expected, strict=True)
         ]
         results[function.__name__] = {
-            "ok": oks,
+            "ok": [*map(bool, oks)],
             "exact": exact,
             "error": str(shared.error),
         }
@@ -420,19 +419,19 @@ def bfloat16() -> dict[str, Any]:
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), PARAMS)
     _, slope, ok = gradient(params, stored(shared, mesh, INPUTS, LABELS), 0, KEY)
-    wanted = jax.grad(loss)(params, (INPUTS, LABELS), KEY)
+    expected = jax.grad(loss)(params, (INPUTS, LABELS), KEY)
     return {
         "ok": bool(ok),
         "dtype": str(slope["first"].dtype),
-        "error": error_of(slope, jax.tree.map(lambda x: x.astype(jnp.float32), wanted)),
+        "error": error_of(
+            slope, jax.tree.map(lambda x: x.astype(jnp.float32), expected)
+        ),
     }
 
 
 @case
 def lengths() -> dict[str, Any]:
-    """The lengths of a worker's chunks reach the coordinator with its first
-    question.
-    """
+    """The first question of a worker brings the lengths of its chunks."""
     mesh = mesh_of(4)
     shared = SharedWork(mesh, equal_chunks=True)
     sent: dict[int, list[float]] = {}
@@ -446,11 +445,11 @@ def lengths() -> dict[str, Any]:
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
     loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
     _, slope, ok = gradient(PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY, loads)
-    wanted = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
     return {
         "ok": bool(ok),
         "sent": all(sent[worker] == loads[worker].tolist() for worker in range(4)),
-        "error": error_of(slope, wanted),
+        "error": error_of(slope, expected),
     }
 
 
@@ -481,12 +480,12 @@ def coordinator_ends() -> dict[str, Any]:
     seconds = time.perf_counter() - began
     shared.reset()
     _, slope, ok = jax.jit(shared.value_and_grad(loss, SAMPLES))(PARAMS, rows, 0, KEY)
-    wanted = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
     return {
         **failed,
         "seconds": seconds,
         "after": bool(ok),
-        "after_error": error_of(slope, wanted),
+        "after_error": error_of(slope, expected),
     }
 
 
@@ -539,8 +538,8 @@ def _group(what: str) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         for step in range(3):
             _, slope, ok = gradient(put, stored(shared, mesh, INPUTS), step, KEY)
-    wanted = jax.grad(plain)(weights, INPUTS)
-    return {"ok": bool(ok), "error": error_of(slope, wanted), "count": shared.count}
+    expected = jax.grad(plain)(weights, INPUTS)
+    return {"ok": bool(ok), "error": error_of(slope, expected), "count": shared.count}
 
 
 for _what in ("fsdp", "experts", "tensor"):
@@ -552,10 +551,10 @@ def main(names: list[str]) -> None:
     for name in names or CASES:
         Questions.answer = answer  # type: ignore[method-assign, assignment]
         try:
-            found = CASES[name]()
+            result = CASES[name]()
         except Exception:
-            found = {"raised": traceback.format_exc()}
-        print(json.dumps({"case": name, "found": found}), flush=True)
+            result = {"raised": traceback.format_exc()}
+        print(json.dumps({"case": name, "result": result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Work sharing inside a compiled program: processes with four devices, and with two
-each.
-"""
+"""Work sharing inside a compiled program, in one process and in three."""
 
 import json
 import os
@@ -32,7 +30,7 @@ def cases():
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-m", "tests.compiled.program"]
-    found = subprocess.run(
+    process = subprocess.run(
         command,
         env=environment,
         stdout=subprocess.PIPE,
@@ -42,48 +40,48 @@ def cases():
     )
     rows = [
         json.loads(line)
-        for line in found.stdout.splitlines()
+        for line in process.stdout.splitlines()
         if line.startswith('{"case"')
     ]
-    return {row["case"]: row["found"] for row in rows}
+    return {row["case"]: row["result"] for row in rows}
 
 
-def found_by(name):
-    found = cases()[name]
-    assert "raised" not in found, found["raised"]
-    return found
+def result_of(name):
+    result = cases()[name]
+    assert "raised" not in result, result["raised"]
+    return result
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "layout_2_local_Auto", "elsewhere"])
 def test_a_layout_gives_the_gradient_of_its_chunks(name):
-    found = found_by(name)
-    assert found["ok"]
-    assert found["error"] < EXACT
-    assert found["rows"] == SAMPLES
+    result = result_of(name)
+    assert result["ok"]
+    assert result["error"] < EXACT
+    assert result["rows"] == SAMPLES
 
 
 def test_a_question_stands_at_the_beginning_of_each_turn():
-    found = found_by("order")
+    result = result_of("order")
     # 75 steps of 40 chunks, and an end for each of four workers.
-    assert (found["questions"], found["ends"], found["wrong"]) == (3300, 300, 0)
-    assert found["error"] < EXACT
+    assert (result["questions"], result["ends"], result["wrong"]) == (3300, 300, 0)
+    assert result["error"] < EXACT
 
 
 def test_a_chunk_has_ended_when_its_gradient_is_there():
-    found = found_by("nap")
-    assert found["chunks"] == 16
-    assert found["least"] >= 0.03
+    result = result_of("nap")
+    assert result["chunks"] == 16
+    assert result["least"] >= 0.03
 
 
 def test_donated_parameters_are_those_of_training_without_sharing():
-    found = found_by("adam")
+    result = result_of("adam")
     # 9.3e-7 was measured: thirty steps of Adam, whose sums are in another order.
-    assert found["error"] < 1e-5
-    assert found["deleted"]
+    assert result["error"] < 1e-5
+    assert result["deleted"]
 
 
 def test_refusals_say_where_and_what_to_do():
-    said = found_by("refusals")
+    said = result_of("refusals")
     for name in ("psum", "pmean", "all_gather"):
         assert "over 'data' at" in said[name]
         assert "program.py:" in said[name]
@@ -96,8 +94,8 @@ def test_refusals_say_where_and_what_to_do():
 
 
 def test_two_gradients_at_once_are_never_silently_wrong():
-    found = found_by("at_once")
-    independent = found["independent"]
+    result = result_of("at_once")
+    independent = result["independent"]
     # XLA may run them one after the other: then both are right.
     assert all(
         exact
@@ -105,7 +103,7 @@ def test_two_gradients_at_once_are_never_silently_wrong():
         if ok
     )
     assert all(independent["ok"]) or "at once" in independent["error"]
-    assert found["chained"] == {
+    assert result["chained"] == {
         "ok": [True, True],
         "exact": [True, True],
         "error": "None",
@@ -113,39 +111,39 @@ def test_two_gradients_at_once_are_never_silently_wrong():
 
 
 def test_a_program_has_one_callback_and_one_loop():
-    assert found_by("compiled_text") == {"callbacks": 1, "loops": 1}
+    assert result_of("compiled_text") == {"callbacks": 1, "loops": 1}
 
 
 def test_sums_of_half_precision_are_in_float32():
-    found = found_by("bfloat16")
-    assert (found["ok"], found["dtype"]) == (True, "float32")
+    result = result_of("bfloat16")
+    assert (result["ok"], result["dtype"]) == (True, "float32")
     # Half precision has 8 bits: the gradient without sharing rounds more.
-    assert found["error"] < 1e-2
+    assert result["error"] < 1e-2
 
 
 def test_lengths_go_with_the_first_question():
-    found = found_by("lengths")
-    assert (found["ok"], found["sent"]) == (True, True)
-    assert found["error"] < EXACT
+    result = result_of("lengths")
+    assert (result["ok"], result["sent"]) == (True, True)
+    assert result["error"] < EXACT
 
 
 def test_where_the_coordinator_ends_nobody_waits_and_reset_goes_on():
-    found = found_by("coordinator_ends")
-    assert (found["ok"], found["after"]) == (False, True)
-    assert found["error"] in (
+    result = result_of("coordinator_ends")
+    assert (result["ok"], result["after"]) == (False, True)
+    assert result["error"] in (
         "ConnectionError",
         "ConnectionResetError",
         "BrokenPipeError",
     )
-    assert found["after_error"] < EXACT
+    assert result["after_error"] < EXACT
 
 
 @pytest.mark.parametrize("what", ["fsdp", "experts", "tensor"])
 def test_groups_with_collectives_of_their_own_take_different_turns(what):
-    found = found_by(f"group_{what}")
-    assert found["ok"]
-    assert found["error"] < EXACT
-    slow, quick = found["count"]["0"], found["count"]["1"]
+    result = result_of(f"group_{what}")
+    assert result["ok"]
+    assert result["error"] < EXACT
+    slow, quick = result["count"]["0"], result["count"]["1"]
     assert slow < quick
     assert slow + quick == 16
 
@@ -153,8 +151,8 @@ def test_groups_with_collectives_of_their_own_take_different_turns(what):
 def _processes(**spec):
     """What three processes of two devices each have printed."""
     with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind(("127.0.0.1", 0))
+        for endpoint in (first, second):
+            endpoint.bind(("127.0.0.1", 0))
         ports = first.getsockname()[1], second.getsockname()[1]
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
@@ -196,9 +194,9 @@ def test_where_a_loader_raises_the_others_wait_until_its_process_has_joined_anew
 
 
 def test_where_a_process_dies_the_others_are_told():
-    *others, dead = _processes(steps=4, dies=[2, 2])
+    *surviving, dead = _processes(steps=4, dies=[2, 2])
     assert [line["step"] for line in dead] == [0, 1]
-    for lines in others:
+    for lines in surviving:
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
         assert failed["seconds"] < 5.0

@@ -1,6 +1,4 @@
-"""The programs of the docs, started as users do: their loss is that of training without
-sharing.
-"""
+"""The programs of the docs have the loss of training without sharing."""
 
 import importlib
 import os
@@ -94,10 +92,10 @@ def test_one_process_finds_the_loss_of_training_without_sharing(loss_without_sha
 @pytest.mark.slow
 def test_two_processes_find_the_loss_of_training_without_sharing(loss_without_sharing):
     with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
+        socket.create_server(("127.0.0.1", 0)) as first_socket,
+        socket.create_server(("127.0.0.1", 0)) as second_socket,
     ):
-        ports = one.getsockname()[1], two.getsockname()[1]
+        ports = first_socket.getsockname()[1], second_socket.getsockname()[1]
     texts = said(
         *(
             started("-c", _PROCESS, str(rank), str(STEPS), repr(ports))

@@ -1,6 +1,4 @@
-"""Steps of a compiled program that are not shared: whole own chunks, and the exact
-gradient.
-"""
+"""Own steps of a compiled program: whole chunks, and the exact gradient."""
 
 import json
 import os
@@ -53,7 +51,7 @@ def test_gradients_are_exact_in_either_mode_of_one_program():
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", PROGRAM]
-    told = subprocess.run(
+    process = subprocess.run(
         command,
         env=environment,
         stdout=subprocess.PIPE,
@@ -61,10 +59,10 @@ def test_gradients_are_exact_in_either_mode_of_one_program():
         check=True,
         timeout=300,
     )
-    found = json.loads(told.stdout.rpartition("found ")[2])
-    assert [is_shared for is_shared, *_ in found] == [False, True] * 3
-    assert all(ok for _, ok, *_ in found)
-    assert [chunks for *_, chunks, _ in found] == [2 * 4, 2 * 6] * 3
+    steps = json.loads(process.stdout.rpartition("found ")[2])
+    assert [is_shared for is_shared, *_ in steps] == [False, True] * 3
+    assert [ok for _, ok, *_ in steps] == [True] * 6
+    assert [chunks for *_, chunks, _ in steps] == [2 * 4, 2 * 6] * 3
     # A worker asks before its own chunks and behind them, or around each shared one.
-    assert [count for *_, count in found] == [2 * 2, 2 * 6 + 2] * 3
-    assert max(error for _, _, error, *_ in found) < 1e-6  # 2.7e-7 was measured
+    assert [count for *_, count in steps] == [2 * 2, 2 * 6 + 2] * 3
+    assert max(error for _, _, error, *_ in steps) < 1e-6  # 2.7e-7 was measured

@@ -30,9 +30,9 @@ def states(count, dtype=np.float32):
 
 
 def assert_last(checkpoints, want, number):
-    steps, found = checkpoints.last(want[0]) or (0, None)
+    steps, state = checkpoints.last(want[0]) or (0, None)
     assert steps == number
-    jax.tree.map(np.testing.assert_array_equal, found, want[number])
+    jax.tree.map(np.testing.assert_array_equal, state, want[number])
 
 
 def written(folder, count=4):
@@ -91,46 +91,46 @@ def test_numbers_of_all_kinds_and_random_keys_come_back(tmp_path):
     )
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, wait=True)
-        steps, (small, rest, nothing) = checkpoints.last(state) or (0, state)
+        steps, (small, counter, nothing) = checkpoints.last(state) or (0, state)
     assert (steps, small.dtype, small.tolist(), nothing) == (
         1,
         state[0].dtype,
         state[0].tolist(),
         None,
     )
-    assert (rest["count"], rest["count"].dtype) == (7, np.int32)
-    assert jax.random.bits(rest["key"]) == jax.random.bits(jax.random.key(3))
+    assert (counter["count"], counter["count"].dtype) == (7, np.int32)
+    assert jax.random.bits(counter["key"]) == jax.random.bits(jax.random.key(3))
 
 
 def test_another_training_is_refused_by_what_differs(tmp_path):
     params, data = case()
-    given: dict[str, Any] = {
+    training: dict[str, Any] = {
         "key": jax.random.key(0),
         "loss": loss,
         "data": data,
         "params": params,
     }
-    given |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
-    own = states(1)[0]
+    training |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
+    state = states(1)[0]
 
-    def last(like=own, **changed):
+    def last(like=state, **changed):
         with Checkpoints(tmp_path) as checkpoints:
-            found = checkpoints.last(like, made_with(**given | changed))
-            if found is None:
-                checkpoints.save(1, own)
-        return found
+            checkpoint = checkpoints.last(like, made_with(**training | changed))
+            if checkpoint is None:
+                checkpoints.save(1, state)
+        return checkpoint
 
     assert last() is None
     assert last()[0] == 1
     # The parameters that it begins with count for nothing, but for their shapes: the
     # checkpoint has others.
     assert last(params=jax.tree.map(np.zeros_like, params))[0] == 1
-    other = {"x": data["x"].copy(), "y": data["y"]}
-    other["x"][7, 2] += 1e-3
+    changed_data = {"x": data["x"].copy(), "y": data["y"]}
+    changed_data["x"][7, 2] += 1e-3
     for name, changed in (
         ("key", {"key": jax.random.key(1)}),
         (r"loss \(by its name\)", {"loss": lambda p, x: jnp.sum(p["a"])}),
-        ("data", {"data": other}),
+        ("data", {"data": changed_data}),
         ("learning rate or optimiser", {"optimizer": optax.adam(1.01e-2)}),
         ("learning rate or optimiser", {"optimizer": optax.sgd(1e-2)}),
         (
@@ -150,8 +150,8 @@ def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path, rec
     limit, folders = resource.getrlimit(resource.RLIMIT_FSIZE), []
     with Checkpoints(tmp_path) as checkpoints:
         for k, state in enumerate(states(7)):
-            most = 100 if k in (2, 3, 6) else limit[0]  # no room for a checkpoint
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limit[1]))
+            room = 100 if k in (2, 3, 6) else limit[0]  # no room for a checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
             try:
                 checkpoints.save(k, state)
                 known(checkpoints._writing).result()
@@ -171,23 +171,23 @@ def _step(k):
 
 
 def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
-    told: list[Step] = []
+    steps: list[Step] = []
     threads: set[int] = set()
 
     def evaluate(params):
         threads.add(threading.get_ident())
         return {"loss": params * jnp.float64(1.0)}
 
-    run: Any = Run(None, after_step=told.append)  # type: ignore[arg-type]
+    run: Any = Run(None, after_step=steps.append)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as beside:
-        coming = [
+        futures = [
             beside.submit(evaluated, evaluate, run, True, _step(k), jnp.float64(k))
             for k in range(7)
         ]
-    assert [one.result() for one in coming] == told
-    assert [step.step for step in told] == list(range(7))
-    assert [int(step.metrics["loss"]) for step in told] == list(range(7))
-    assert {step.metrics["loss"].dtype for step in told} == {jnp.dtype("float64")}
+    assert [future.result() for future in futures] == steps
+    assert [step.step for step in steps] == list(range(7))
+    assert [int(step.metrics["loss"]) for step in steps] == list(range(7))
+    assert {step.metrics["loss"].dtype for step in steps} == {jnp.dtype("float64")}
     assert threading.get_ident() not in threads
 
 

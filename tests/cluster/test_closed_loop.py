@@ -1,6 +1,4 @@
-"""Training that tries uncoded steps and work sharing, or makes its data on workers, is
-exact.
-"""
+"""Training that tries uncoded steps and work sharing, or makes its data on workers."""
 
 import functools
 import os
@@ -85,17 +83,22 @@ class Workers(SimpleNamespace):
 def _loop(samples=640, batch_size=None, source=None, num_steps=100):
     workers: Any = Workers()
     params, data = case(samples)
-    given: Any = loss, params, source or data, batch_size, jax.random.key(0), num_steps
-    loop = Loop(ClosedLoop(), workers, *given)
+    arguments: Any = (
+        loss,
+        params,
+        source or data,
+        batch_size,
+        jax.random.key(0),
+        num_steps,
+    )
+    loop = Loop(ClosedLoop(), workers, *arguments)
     loop.begin(0)
     return loop, workers
 
 
-def _tried(subset, message, **given):
-    """The work sharing that would be prepared after an uncoded step of so many
-    seconds.
-    """
-    loop, _ = _loop(**given)
+def _tried(subset, message, **options):
+    """The work sharing that would be prepared after an uncoded step of such times."""
+    loop, _ = _loop(**options)
     loop.work.append(
         tuple(Work(0, w, 0, subset, None, subset, subset + message) for w in range(N))
     )
@@ -116,17 +119,17 @@ def _tried(subset, message, **given):
 def test_chunks_are_worth_a_hand_out_and_have_samples(
     subset, message, samples, batch_size, chunks
 ):
-    found = _tried(subset, message, samples=samples, batch_size=batch_size)
-    assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
+    rule = _tried(subset, message, samples=samples, batch_size=batch_size)
+    assert (rule.num_workers, rule.max_subsets, rule.chunks) == (N, 2, chunks)
 
 
 def _run(loop, steps):
     """So many steps; whether each was shared."""
     shared = []
     for step in steps:
-        found = loop.gradient(loop.params, step)
+        result = loop.gradient(loop.params, step)
         shared.append(loop.scheme.method != "uncoded")
-        loop.hear(found)
+        loop.hear(result)
     return shared
 
 
@@ -222,9 +225,9 @@ def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatc
     Steps(workers, monkeypatch, lambda step: (0.1, 0.1, 0.1, 0.2))
     _run(loop, range(2))
     assert len(loop._judge._waiting) == 1
-    found = loop.gradient(loop.params, 2)
+    result = loop.gradient(loop.params, 2)
     workers.faults.append("died")
-    loop.hear(found)
+    loop.hear(result)
     assert len(loop._judge._waiting) == 1
     workers.lost, workers.num_workers = (1,), N - 1
 
@@ -248,12 +251,14 @@ def test_steps_of_processes_are_predicted_as_they_end_with_the_sums(monkeypatch)
         clock=np.ones(1), metrics={"loss": [1.0], "accuracy": [0.5]}
     )
     monkeypatch.setattr(bcgc, "solve", solved)
-    monkeypatch.setattr(study, "train_on_cluster", lambda *given, **more: nothing)
+    monkeypatch.setattr(
+        study, "train_on_cluster", lambda *arguments, **options: nothing
+    )
     run: Any = Run(None, InjectedDelay(LAW, 3.0))  # type: ignore[arg-type]
     problem = digits_problem(LAW, N, "softmax")
-    found, _ = study.train_on_processes(jax.random.key(0), run, problem, "sharing:2", 1)
+    row, _ = study.train_on_processes(jax.random.key(0), run, problem, "sharing:2", 1)
     assert [method.ends for method in asked] == ["sums"]
-    assert (found.method, found.expected_runtime) == ("sharing:2", 6.0)
+    assert (row.method, row.expected_runtime) == ("sharing:2", 6.0)
 
 
 def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
@@ -264,23 +269,23 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
         return {"x": np.full(3, number)}
 
     bench = Bench(fetched=str.upper)
-    subsets, again = ([Made(source, 0, j, 4) for j in range(4)] for _ in range(2))
-    found = bench.subsets({1: subsets[1], 2: subsets[2]})
-    assert [found[j]["x"].tolist() for j in (1, 2)] == [[1, 1, 1], [2, 2, 2]]
-    bench.subsets({2: again[2], 3: again[3]})
+    subsets, later_subsets = (
+        [Made(source, 0, j, 4) for j in range(4)] for _ in range(2)
+    )
+    arrays = bench.subsets({1: subsets[1], 2: subsets[2]})
+    assert [arrays[j]["x"].tolist() for j in (1, 2)] == [[1, 1, 1], [2, 2, 2]]
+    bench.subsets({2: later_subsets[2], 3: later_subsets[3]})
     assert asked == [(1, 4), (2, 4), (3, 4)]
-    bench.subsets({1: again[1]})
+    bench.subsets({1: later_subsets[1]})
     assert asked[3:] == [(1, 4)]
-    other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
-    assert bench.subsets({1: other})[1]["x"].tolist() == [0]
+    other_source = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
+    assert bench.subsets({1: other_source})[1]["x"].tolist() == [0]
     assert bench.subsets({0: "a reference"}) == {0: "A REFERENCE"}
 
 
 @pytest.mark.parametrize("mean", [True, False])
 def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean):
-    """The samples and what they count are those of the same subsets cut by the
-    master.
-    """
+    """Samples and their weights are those of the same subsets cut by the master."""
     plan = SharedPlan(WorkSharing(N, 2, 3), mean)
     params, data = case(4 * 23)
     asked = []
@@ -293,31 +298,29 @@ def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean)
     cut, weights = plan.cut(subsets)
     duty = Duty(loss, plan, params, np.zeros(0), None, 0, False)
     held = {chunk: Made(source, 0, chunk[0], N) for chunk in plan.held(1)}
-    made, found, counts = _made_chunks(duty, held)
+    weighted_duty, samples_of, counts = _made_chunks(duty, held)
     assert (asked, counts) == ([0, 1, 2, 3], {23})
-    np.testing.assert_allclose(made.weights, weights, rtol=1e-15)
-    assert found.keys() == held.keys()
-    for chunk, samples in found.items():
+    np.testing.assert_allclose(weighted_duty.weights, weights, rtol=1e-15)
+    assert samples_of.keys() == held.keys()
+    for chunk, samples in samples_of.items():
         assert samples["x"].base is None  # the whole subset is not kept with it
         np.testing.assert_array_equal(samples["x"], cut[chunk]["x"])
 
 
 @pytest.mark.parametrize(
-    "made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}]
+    "returned", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}]
 )
-def test_a_function_that_makes_no_samples_is_told(made):
+def test_a_function_that_makes_no_samples_is_told(returned):
     with pytest.raises(
         ValueError,
         match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)",
     ):
-        Made(lambda number, count: made, 0, 2, 4).make()
+        Made(lambda number, count: returned, 0, 2, 4).make()
 
 
 @pytest.fixture
 def tried(monkeypatch):
-    """Sharing is compiled also in trainings of some seconds, of which that is a large
-    part.
-    """
+    """Sharing is compiled also in short trainings, of which that is a large part."""
     monkeypatch.setattr(Loop, "_consider_sharing", Loop._prepare_sharing)
 
 
@@ -346,33 +349,33 @@ def cluster():
 def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(
     cluster, tried
 ):
-    """Worker 3 takes five times as long, and later worker 0 does; another worker is
-    killed.
-    """
+    """Worker 3 takes five times as long, later worker 0 does. Worker 1 is killed."""
     params, data = case(40)
     slow = np.ones((60, N))
     slow[:30, 3], slow[30:, 0] = 5, 5
     pace = InjectedDelay(
         slow * np.random.default_rng(2).uniform(0.95, 1.05, slow.shape), 0.1
     )
-    told: list[Step] = []
-    given: Any = {"pace": pace, "before_step": kill(1, 25), "after_step": told.append}
-    found = trained(cluster, ClosedLoop(), params, data, 60, ADAM, **given)
+    steps: list[Step] = []
+    options: Any = {
+        "pace": pace,
+        "before_step": kill(1, 25),
+        "after_step": steps.append,
+    }
+    training = trained(cluster, ClosedLoop(), params, data, 60, ADAM, **options)
     # Records have the name of the scheme that ran.
-    first = found.decisions[0]
-    assert [step.scheme for step in told[: first.step]] == ["uncoded"] * first.step
+    first = training.decisions[0]
+    assert [step.scheme for step in steps[: first.step]] == ["uncoded"] * first.step
     assert (first.before, first.after[:9]) == ("uncoded", "sharing:2")
     assert first.step < 25
-    shared = np.array([step.scheme != "uncoded" for step in told])
+    shared = np.array([step.scheme != "uncoded" for step in steps])
     assert shared[30:].mean() > 0.6
     # Uncoded 0.5 s an iteration; if nothing were lost 4 / 3.2 · 0.1 = 0.125 s.
-    assert np.median(found.paced[shared]) < 0.2
+    assert np.median(training.paced[shared]) < 0.2
 
 
 def sleeping(params, batch):
-    """The loss, in a pass that nobody can interrupt and that takes a time for each
-    sample.
-    """
+    """The loss, in a pass that nobody can interrupt and that sleeps for each sample."""
 
     def sleep(x):
         time.sleep(0.012 * x.size)
@@ -392,15 +395,15 @@ def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(
     params, data = case(40)
     gradient, computed = cluster.gradient, []
 
-    def noted(*given, **more):
-        found = gradient(*given, **more)
-        done = [(work.subset, work.block) for work in found.work]
+    def noted(*arguments, **options):
+        result = gradient(*arguments, **options)
+        done = [(work.subset, work.block) for work in result.work]
         computed.append(len(done) / len(set(done)))
-        return found
+        return result
 
     monkeypatch.setattr(cluster, "gradient", noted)
-    told = Told(bcgc.Problem(LAW, N, COUNT, 40), "sharing:2:8")
-    train_on_cluster(jax.random.key(0), sleeping, told, cluster, params, data, SGD, 15)
+    plans = Told(bcgc.Problem(LAW, N, COUNT, 40), "sharing:2:8")
+    train_on_cluster(jax.random.key(0), sleeping, plans, cluster, params, data, SGD, 15)
     assert len(computed) == 15
     assert 1 <= np.median(computed) < 1.25
 
@@ -410,7 +413,7 @@ def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(
 def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, plans):
     params, data = case()
 
-    def other(step, running):
+    def assign_other_work(step, running):
         if step == 2:
             running.assign(
                 lambda p, b: 9 * loss(p, b),
@@ -419,43 +422,39 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
                 split_unevenly(data, N),
             )
 
-    trained(cluster, plans, params, data, 5, before_step=other)
+    trained(cluster, plans, params, data, 5, before_step=assign_other_work)
 
 
 @pytest.mark.slow
 def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(
     cluster, tmp_path, in_turn
 ):
-    """One worker is not replaced until the cluster is whole again; then the training
-    goes on.
-    """
+    """A killed worker is not replaced until the cluster is whole again."""
     params, data = case(40)
 
-    def other(step, running):
+    def change(step, running):
         running.replace = step >= 20
         if step == 10:
             os.kill(running.pids[1], signal.SIGKILL)
         if step == 20:
             running.resize(N)
 
-    run = Run(cluster, checkpoints=tmp_path / "state", before_step=other)
-    given = ClosedLoop(), run, params, data, SGD
-    found = train_on_cluster(jax.random.key(5), sleeping, *given, 32)
-    assert found.num_workers.tolist() == [N] * 10 + [N - 1] * 10 + [N] * 12
-    assert {decision.after[:9] for decision in found.decisions} == {
+    run = Run(cluster, checkpoints=tmp_path / "state", before_step=change)
+    arguments = ClosedLoop(), run, params, data, SGD
+    training = train_on_cluster(jax.random.key(5), sleeping, *arguments, 32)
+    assert training.num_workers.tolist() == [N] * 10 + [N - 1] * 10 + [N] * 12
+    assert {decision.after[:9] for decision in training.decisions} == {
         "uncoded",
         "sharing:2",
     }
-    found = train_on_cluster(jax.random.key(5), sleeping, *given, 36)
-    assert (found.first_step, len(found.seconds)) == (32, 4)
-    assert_descended(found.params, params, data, SGD, 36)
+    training = train_on_cluster(jax.random.key(5), sleeping, *arguments, 36)
+    assert (training.first_step, len(training.seconds)) == (32, 4)
+    assert_descended(training.params, params, data, SGD, 36)
 
 
 @pytest.mark.slow
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
-    """Workers go on with the plan they have, and then take the other one; one is
-    killed.
-    """
+    """Workers go on with their plan, and then take the other one. One is killed."""
     params, data = case(41)
     whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
     uncoded = assign(jax.random.key(0), whole, params, N)
@@ -472,8 +471,8 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
     os.kill(cluster.pids[2], signal.SIGKILL)
     cluster.take_up(then)
     assert isinstance(cluster.plan, SharedPlan)
-    found = exact(cluster, params, data)
-    assert {item.subset for item in found.work} == set(range(N))
+    result = exact(cluster, params, data)
+    assert {item.subset for item in result.work} == set(range(N))
     cluster.take_up(then)  # the same again: nothing is compiled
     exact(cluster, params, data)
 
@@ -494,22 +493,19 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(
             name: np.array_split(whole[name], count)[number] for name in whole.files
         }
 
-    problem, given = bcgc.Problem(LAW, N, COUNT, 40), (cluster, params, source)
-    told = Told(problem, "tandon:1")
-    found = train_on_cluster(jax.random.key(5), loss, told, *given, ADAM, 8)
-    assert_descended(found.params, params, data, ADAM, 8)
-    made = [name.split("-") for name in os.listdir(tmp_path) if "-" in name]
-    held = {(int(pid), int(number)) for pid, number, _ in made}
+    problem, arguments = bcgc.Problem(LAW, N, COUNT, 40), (cluster, params, source)
+    plans = Told(problem, "tandon:1")
+    training = train_on_cluster(jax.random.key(5), loss, plans, *arguments, ADAM, 8)
+    assert_descended(training.params, params, data, ADAM, 8)
+    files = [name.split("-") for name in os.listdir(tmp_path) if "-" in name]
+    held = {(int(pid), int(number)) for pid, number, _ in files}
     pids = cluster.pids
     assert held == {(pids[w], j) for w in range(N) for j in (w, (w + 1) % N)}
-    assert str(os.getpid()) not in {pid for pid, *_ in made}
+    assert str(os.getpid()) not in {pid for pid, *_ in files}
     # A plan of fewer subsets makes nothing anew.
     cluster.assign(loss, cluster.plan, params, source)
-    assert all(
-        (tmp_path / name).read_text() == "made\n"
-        for name in os.listdir(tmp_path)
-        if "-" in name
-    )
+    texts = [path.read_text() for path in tmp_path.glob("*-*")]
+    assert texts == ["made\n"] * len(texts)
     exact(cluster, params, data)
     odd, plan = case(41)[1], cluster.plan
     uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in odd.items()}  # noqa: E731
@@ -530,6 +526,8 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(
         cluster.assign(loss, shared, params, uneven)
     cluster.assign(loss, shared, params, source)
     exact(cluster, params, data)
-    found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, ADAM, 30)
-    assert_descended(found.params, params, data, ADAM, 30)
-    assert any(decision.after != "uncoded" for decision in found.decisions)
+    training = train_on_cluster(
+        jax.random.key(5), loss, ClosedLoop(), *arguments, ADAM, 30
+    )
+    assert_descended(training.params, params, data, ADAM, 30)
+    assert any(decision.after != "uncoded" for decision in training.decisions)

@@ -1,6 +1,4 @@
-"""Gradients of real processes, killed, stopped, slow and failing ones, against the
-uncoded one.
-"""
+"""Gradients of real processes that die, stop, are slow or fail, against the uncoded."""
 
 import dataclasses
 import os
@@ -67,9 +65,7 @@ def cluster():
 
 
 def assigned(cluster, work):
-    """Parameters and data, once workers have a schedule, or a code with these
-    levels.
-    """
+    """Parameters and data, once workers have a schedule, or a code of these levels."""
     params, data = case()
     coded = isinstance(work, list)
     plan = (
@@ -113,13 +109,13 @@ def test_gradients_are_exact_whoever_is_late(cluster):
         pace = Pace(
             np.zeros(N), rng.exponential(0.02, N), np.array([0.3, 1.0]), np.zeros(2)
         )
-        found, finish = exact(cluster, params, data, pace), pace.ends()
-        assert found.arrived.sum(axis=1).tolist() == [4, 2]
-        assert found.seconds >= found.completed.max()
+        result, finish = exact(cluster, params, data, pace), pace.ends()
+        assert result.arrived.sum(axis=1).tolist() == [4, 2]
+        assert result.seconds >= result.completed.max()
         assert np.all(
-            found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]])
+            result.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]])
         )
-        assert {(w.iteration, w.block) for w in found.work} == {
+        assert {(w.iteration, w.block) for w in result.work} == {
             (cluster.iteration, b) for b in (0, 1)
         }
 
@@ -132,12 +128,12 @@ def test_a_killed_worker_is_replaced_and_who_has_its_number_now_is_left_alone(cl
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -KILL {process.pid}"])
     with killer, subprocess.Popen(["sleep", "60"]) as innocent:
         process.pid = innocent.pid
-        found = exact(cluster, params, data, late)
+        result = exact(cluster, params, data, late)
         assert happened(cluster, since) == [(2, "died"), (2, "replaced")]
         assert innocent.poll() is None
         innocent.kill()
     assert np.flatnonzero(np.not_equal(before, cluster.pids)).tolist() == [2]
-    assert found.seconds > 2.5  # its successor began anew
+    assert result.seconds > 2.5  # its successor began anew
     assert gone([before[2]])  # not only forgotten
 
 
@@ -146,9 +142,9 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     faults, covered = len(cluster.faults), 0
     os.kill(cluster.pids[0], signal.SIGSTOP)
     while len(cluster.faults) == faults:
-        found = exact(cluster, params, data)
+        result = exact(cluster, params, data)
         covered += 1
-        assert not found.arrived[:, 0].any()
+        assert not result.arrived[:, 0].any()
     assert covered > 3  # iterations went on without it
     assert happened(cluster, faults) == [(0, "hung"), (0, "replaced")]
     exact(cluster, params, data)
@@ -166,9 +162,9 @@ def test_others_do_the_chunks_of_killed_and_stopped_workers_in_the_same_step(
     for what in (signal.SIGKILL, signal.SIGSTOP):
         since, pid = len(cluster.faults), cluster.pids[2]
         with subprocess.Popen(["sh", "-c", f"sleep 0.35; kill -{what.name[3:]} {pid}"]):
-            found = exact(cluster, params, data, pace)
+            result = exact(cluster, params, data, pace)
         # What such a step takes, test_shared_round says.
-        assert {work.worker for work in found.work if work.subset == 2} - {2}
+        assert {work.worker for work in result.work if work.subset == 2} - {2}
         while cluster.pids[2] in (
             None,
             pid,
@@ -198,12 +194,10 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(
 
 
 def fatal(params, batch):
-    """A loss that ends its process for some data, but not at the zeros of the first
-    trial.
-    """
+    """A loss that ends its process for some data, not at the zeros of a first trial."""
 
-    def end(some):
-        if some:
+    def end(has_bias):
+        if has_bias:
             os._exit(1)
 
     if batch["x"].shape[0] == 5:
@@ -256,7 +250,7 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
     def run(steps, folder=None):
         on = Run(cluster, InjectedDelay(LAW, 1e-4), folder)
-        given = (
+        arguments = (
             jax.random.key(5),
             loss,
             Told(problem, "time"),
@@ -266,16 +260,20 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
             SGD,
             steps,
         )
-        return train_on_cluster(*given, batch_size=1)
+        return train_on_cluster(*arguments, batch_size=1)
 
-    whole, half = run(6), run(3, tmp_path / "half")
+    whole, first_half = run(6), run(3, tmp_path / "half")
     cluster.gradient(params)  # no step of a training
-    rest = run(6, tmp_path / "half")
-    assert rest.first_step == 3
-    assert np.array_equal(whole.paced, np.concatenate([half.paced, rest.paced]))
+    second_half = run(6, tmp_path / "half")
+    assert second_half.first_step == 3
+    assert np.array_equal(
+        whole.paced, np.concatenate([first_half.paced, second_half.paced])
+    )
     assert len(set(whole.paced.tolist())) == 6
     # measured 1e-7
-    np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)
+    np.testing.assert_allclose(
+        raveled(second_half.params), raveled(whole.params), atol=3e-6
+    )
     # what is drawn follows
     assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
 
@@ -288,7 +286,7 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
     problem = bcgc.Problem(
         LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1
     )
-    found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
+    training = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
     x = np.asarray(bcgc.solve(problem, "time").rounded)
     key = jax.random.split(jax.random.key(5), 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
@@ -297,28 +295,32 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
         expected = delivered_runtime(
             x, starts, times, 16, 1, send_time=0.4 * 2e-3, chain_cycles=0.1
         )
-        assert found.paced[step] == pytest.approx(expected, rel=1e-5)
-        assert found.seconds[step] > found.paced[step]
+        assert training.paced[step] == pytest.approx(expected, rel=1e-5)
+        assert training.seconds[step] > training.paced[step]
     starts, times = (np.array(rows) / 2e-3 for rows in zip(*drawn, strict=True))
     scheme = scheme_for(
         jax.random.key(5), Told(problem, "time"), range(N), params, None
     )
-    told = train(
+    simulation = train(
         key, loss, scheme, times, params, split_batch(data, N), SGD, 3, start_ups=starts
     )
-    assert issubclass(type(told), Training)
-    assert issubclass(type(found), Training)
-    np.testing.assert_allclose(found.paced, 2e-3 * known(told.fresh), rtol=1e-5)
-    np.testing.assert_allclose(raveled(found.params), raveled(told.params), atol=3e-6)
+    assert issubclass(type(simulation), Training)
+    assert issubclass(type(training), Training)
+    np.testing.assert_allclose(
+        training.paced, 2e-3 * known(simulation.fresh), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        raveled(training.params), raveled(simulation.params), atol=3e-6
+    )
 
 
 def test_without_replacement_the_workers_left_plan_anew(unreplaced):
     params, data = case()
-    found = trained(
+    training = trained(
         unreplaced, Told(PROBLEM, "time"), params, data, 5, before_step=kill(1, 2)
     )
     assert unreplaced.num_workers == N - 1
-    assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
+    assert training.num_workers.tolist() == [4, 4, 3, 3, 3]
 
 
 # Each worker its own subset, and all of them.
@@ -350,15 +352,15 @@ def test_gradients_are_exact_though_a_worker_is_killed_in_every_tenth_iteration(
             subprocess.Popen(
                 ["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"]
             )
-        found = exact(cluster, params, data, pace)
+        result = exact(cluster, params, data, pace)
         # A block cannot be complete before the last of its subsets was to be done by
         # the first who does it.
-        assert np.all(found.completed >= plan.completed(pace))
-        done = [(work.worker, work.block, work.subset) for work in found.work]
+        assert np.all(result.completed >= plan.completed(pace))
+        done = [(work.worker, work.block, work.subset) for work in result.work]
         assert set(done) <= tasks
         assert len(set(done)) == len(done) or step % 10 >= 5  # a successor begins anew
         assert {subset for _, _, subset in done} == set(range(N))
-        assert {work.iteration for work in found.work} == {cluster.iteration}
+        assert {work.iteration for work in result.work} == {cluster.iteration}
     faults = happened(cluster, since)
     assert [w for w, what in faults if what == "died"] == [0, 1]
 
@@ -366,8 +368,7 @@ def test_gradients_are_exact_though_a_worker_is_killed_in_every_tenth_iteration(
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(
     cluster,
 ):
-    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2
-    has none.
+    """When 0 is stopped, workers 0, 1 and 3 have two subsets each, and 2 has none.
 
     Nobody comes to the end of its tasks: the step does not wait for that.
     """
@@ -376,9 +377,9 @@ def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_o
     finish[:2] = [0.0, 0.0, np.inf, 1.5]
     finish[2, [1, 3]] = [2.25, 2.0]
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, ending(finish), "STOP")
+    result = harmed(cluster, params, data, ending(finish), "STOP")
     assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
-    assert found.arrived.tolist() == [[False, True, False, True]]
+    assert result.arrived.tolist() == [[False, True, False, True]]
     assert gone([pid])
 
 
@@ -390,9 +391,9 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(
     finish = np.zeros((1, N))
     finish[0, 3] = 1.5
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, ending(finish), sign)
+    result = harmed(cluster, params, data, ending(finish), sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
-    assert found.arrived[0].all()  # once its successor has done its own subset
+    assert result.arrived[0].all()  # once its successor has done its own subset
     assert gone([pid])
 
 
@@ -406,15 +407,15 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(
     back = False
     os.kill(pid, signal.SIGSTOP)
     for _ in range(5):
-        found = exact(cluster, params := new_params(params, rng), data)
-        assert not found.arrived[:, 2].any()
+        result = exact(cluster, params := new_params(params, rng), data)
+        assert not result.arrived[:, 2].any()
     os.kill(
         pid, signal.SIGCONT
     )  # it finds old iterations, and does them or is told not to
     while not back:
         params = new_params(params, rng)
-        found = exact(cluster, params, data, ending(np.full((N, N), 0.02)))
-        back = any(work.worker == 2 for work in found.work)
+        result = exact(cluster, params, data, ending(np.full((N, N), 0.02)))
+        back = any(work.worker == 2 for work in result.work)
     assert happened(cluster, since) == []
 
 
@@ -422,16 +423,14 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     params, data = assigned(cluster, ALONE)
     since, finish = len(cluster.faults), np.zeros((1, N))
     finish[0, 1] = 2.5 * cluster.patience
-    found = exact(cluster, params, data, ending(finish))
+    result = exact(cluster, params, data, ending(finish))
     assert happened(cluster, since) == []
-    assert found.arrived[0].all()
-    assert found.seconds > 2.5 * cluster.patience
+    assert result.arrived[0].all()
+    assert result.seconds > 2.5 * cluster.patience
 
 
 def test_sums_and_batches(cluster):
-    """A loss that is a sum, and samples drawn anew: the same for all who hold a
-    subset.
-    """
+    """A loss is a sum, and all who store a subset draw the same samples."""
     params, data = case(16)
 
     def total(params, batch):
@@ -444,9 +443,9 @@ def test_sums_and_batches(cluster):
             4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2]
             for j in range(N)
         ]
-        some = jax.tree.map(lambda x, r=rows: x[np.concatenate(r)], data)
-        found = cluster.gradient(params, iteration=iteration)
-        assert_exact(jax.tree.map(lambda x: x / 8, found.gradient), params, some)
+        batch = jax.tree.map(lambda x, r=rows: x[np.concatenate(r)], data)
+        result = cluster.gradient(params, iteration=iteration)
+        assert_exact(jax.tree.map(lambda x: x / 8, result.gradient), params, batch)
 
 
 def left_plan(problem, left, method, batch_size=None):
@@ -485,15 +484,15 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
 
 def test_planning_for_fewer_workers_compiles_no_solver_again():
     left_plan(PROBLEM, range(N), "optimal")
-    with compilations() as again:
-        found = left_plan(PROBLEM, [0, 2], "optimal")
+    with compilations() as programs:
+        solution = left_plan(PROBLEM, [0, 2], "optimal")
         left_plan(dataclasses.replace(PROBLEM, num_samples=8), [0, 1, 3], "optimal", 2)
     assert not [
         name
-        for name in again
+        for name in programs
         if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")
     ]
-    assert_optimal(found.plan, LAW)
+    assert_optimal(solution.plan, LAW)
 
 
 def test_a_plan_for_the_workers_left_is_found_whatever_the_scheme_and_the_law():
@@ -512,10 +511,10 @@ def test_refusals(cluster, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
-    more = 100 - sum(
+    cpus = 100 - sum(
         process is not None for process in cluster._all
     )  # others may have lost some
-    given, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
+    arguments, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
         "4 subsets": lambda: cluster.assign(
             loss, plan, params, split_unevenly(data, 3)
@@ -524,11 +523,11 @@ def test_refusals(cluster, monkeypatch):
             loss, plan, params, parts, batch_size=5
         ),
         "3 workers, the cluster 4": lambda: train_on_cluster(
-            jax.random.key(0), loss, Told(problem), *given
+            jax.random.key(0), loss, Told(problem), *arguments
         ),
         "max_stored must be a whole number from 1": lambda: ClosedLoop(0),
         "patience": lambda: Cluster(2, patience=0),
-        f"free CPUs of {more} needed: take fewer workers": lambda: cluster.resize(100),
+        f"free CPUs of {cpus} needed: take fewer workers": lambda: cluster.resize(100),
         r"0 free GPUs of 0\.5 needed": lambda: Cluster(2, num_gpus=0.25),
         "at least one worker": lambda: cluster.resize(0),
         r"shape \[steps, 4\]": lambda: InjectedDelay(np.ones((5, 3))).draw(
@@ -542,7 +541,13 @@ def test_refusals(cluster, monkeypatch):
     run = Run(cluster, before_step=lambda step, _: begun.append(step))
     with pytest.raises(RuntimeError, match="no test data"):
         train_on_cluster(
-            jax.random.key(0), loss, Told(PROBLEM), run, *given[1:4], 9, evaluate=broken
+            jax.random.key(0),
+            loss,
+            Told(PROBLEM),
+            run,
+            *arguments[1:4],
+            9,
+            evaluate=broken,
         )
     assert begun == [0, 1, 2]
     with pytest.raises(
@@ -591,9 +596,9 @@ def test_a_killed_master_leaves_no_process_and_its_successor_goes_on(
         os.kill(pid, signal.SIGKILL)
     params, data = case()
     with Checkpoints(tmp_path / "state") as checkpoints:
-        found = checkpoints.last((params, ADAM.init(params)))
-    assert found is not None
-    steps, (later, _) = found
+        checkpoint = checkpoints.last((params, ADAM.init(params)))
+    assert checkpoint is not None
+    steps, (later, _) = checkpoint
     assert 1 <= steps <= 5  # the last ones may not have been on disk yet
     assert_descended(later, params, data, ADAM, steps)
 

@@ -1,6 +1,4 @@
-"""Losses that draw and make a new state on workers, against gradients with the
-documented keys.
-"""
+"""Losses that draw and make a new state on workers, by the documented keys."""
 
 from itertools import pairwise
 
@@ -28,23 +26,19 @@ DATA = np.random.default_rng(6).normal(size=(16, 3)).astype(np.float32)
 plain = jax.jit(jax.grad(loss, has_aux=True))
 
 
-def assert_sum(found, step, chunks):
-    """The result is the sum over chunks of weight, samples, subset and number; measured
-    2e-7.
-    """
-    key, total = jax.random.key(SEED), np.zeros(len(found))
+def assert_sum(vector, step, chunks):
+    """The sum over chunks of weight, samples, subset and number; measured 2e-7."""
+    key, total = jax.random.key(SEED), np.zeros(len(vector))
     for weight, samples, *numbers in chunks:
-        each = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
+        slope_and_state = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
         total += weight * np.concatenate(
-            [np.ravel(leaf) for leaf in jax.tree.leaves(each)]
+            [np.ravel(leaf) for leaf in jax.tree.leaves(slope_and_state)]
         )
-    np.testing.assert_allclose(found, total, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(vector, total, rtol=1e-6, atol=1e-6)
 
 
 def test_all_who_code_a_subset_draw_alike():
-    """Two blocks on shares of the samples, in two chunks; workers have two of three
-    subsets.
-    """
+    """Two blocks on shares of the samples, two chunks, two of three subsets stored."""
     whole = coding.coding_plan(jax.random.key(0), GIVEN, [0, 6, 0])
     shares = tuple(
         whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0))
@@ -73,9 +67,9 @@ def test_all_who_store_a_chunk_draw_alike():
     # Worker 3 is slow, and others do what it stores.
     world = World(group, lambda worker, chunk: 9.0 if worker == 3 else 1.0, plan)
     gradient, _ = world.step(GIVEN, iteration=5)
-    found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
+    vector = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
     assert_sum(
-        found,
+        vector,
         5,
         [(weights[chunk], cut[chunk], *chunk) for chunk in cut if len(cut[chunk])],
     )
@@ -95,8 +89,8 @@ def test_a_worker_that_makes_its_data_refuses_what_the_master_could_not_see():
         (summed, "it is a sum over the samples"),
     )
     bench = Bench(fetched=str)
-    for number, (own, words) in enumerate(refused):
-        duty = Duty(own, plan, PARAMS, np.ones(2), None, SEED, False)
+    for number, (refused_loss, words) in enumerate(refused):
+        duty = Duty(refused_loss, plan, PARAMS, np.ones(2), None, SEED, False)
         with pytest.raises(ValueError, match=words):
             bench.worker(number, duty, 0, held, (), "")
 

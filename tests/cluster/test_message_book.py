@@ -1,6 +1,4 @@
-"""An iteration without processes: its sums against NumPy's, whom the master asks by
-brute force.
-"""
+"""An iteration without processes: sums by NumPy, questions by brute force."""
 
 import time
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ from tests.problems import known
 N = 4
 
 
-def made(
+def plan_and_params(
     seed: int, counts: Sequence[int] = (6, 9, 7, 0)
 ) -> tuple[CodingPlan, dict[str, np.ndarray]]:
     params = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}
@@ -70,7 +68,7 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(
     x64: None,
 ) -> None:
     rng = np.random.default_rng(0)
-    plan, params = made(1)
+    plan, params = plan_and_params(1)
     decoder = Decoder(plan, params)
     assert decoder.needed.tolist() == [4, 3, 2]
     gradients = rng.normal(size=(N, 22)).astype(np.float32)
@@ -79,10 +77,10 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(
         arrived = rng.permutation(N)[: decoder.needed[block]]
         messages = {int(worker): values[worker] for worker in arrived}
         with compilations() as compiled:
-            found = decoder.gradients(block, messages)
+            pieces = decoder.gradients(block, messages)
         assert compiled == []
-        assert found is not None
-        parts.append(found)
+        assert pieces is not None
+        parts.append(pieces)
         if block == 0:  # not all that hold a subset which others do not
             assert (
                 decoder.gradients(block, {w: m for w, m in messages.items() if w})
@@ -97,11 +95,11 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(
 
 
 def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
-    Decoder(*made(3))
-    other, params = made(2, (3, 10, 9, 0))
-    messages = sent(other, np.ones((N, 22), np.float32))
+    Decoder(*plan_and_params(3))
+    second_plan, params = plan_and_params(2, (3, 10, 9, 0))
+    messages = sent(second_plan, np.ones((N, 22), np.float32))
     with compilations() as compiled:
-        decoder = Decoder(other, params)
+        decoder = Decoder(second_plan, params)
         blocks = [decoder.gradients(b, dict(enumerate(messages[b]))) for b in range(3)]
         decoder.gradient([known(block) for block in blocks])
     assert compiled == []
@@ -148,15 +146,15 @@ CASES = {
     "whole": (lambda: scheduled(3, 3), 0.5),
     "pairs": (lambda: scheduled(2, 5), 0.5),
     "pairs, all replaced": (lambda: scheduled(2, 5), 1.0),
-    "coded": (lambda: made(1)[0], 0.5),
+    "coded": (lambda: plan_and_params(1)[0], 0.5),
     "nested": (nested, 0.5),
 }
 
 
 def book_of(plan: CodingPlan) -> MessageBook:
     """What is summed, or decoded, are the names of workers."""
-    needed, offers = plan.rule.awaited(None), offers_of(plan)
-    decoder: Any = SimpleNamespace(plan=plan, needed=needed, offers=offers)
+    message_counts, offers = plan.rule.awaited(None), offers_of(plan)
+    decoder: Any = SimpleNamespace(plan=plan, needed=message_counts, offers=offers)
     names = range(plan.num_workers)
     decoder.gradients = lambda _, messages: (
         [w in messages for w in names] if plan.coded else messages[0].tolist()
@@ -165,8 +163,7 @@ def book_of(plan: CodingPlan) -> MessageBook:
 
 
 class World:
-    """Workers that work, answer and die as `rng` has it, and what the master has of
-    them.
+    """Workers that work, answer and die by chance, and what the master has of them.
 
     Each event is one of: the next task of somebody, an answer (whether or not who gave
     it was lost since), a loss. A lost worker has a successor, or none; one of the
@@ -199,14 +196,14 @@ class World:
         groups = self.plan.groups[block] if self.plan.groups else [(worker,)]
         return {min(group) for group in groups if worker in group}
 
-    def taken(self, block: int) -> set[int]:
+    def claimed_terms(self, block: int) -> set[int]:
         return self.had[block].union(
             *(self.terms(*q) for q in self.open if q.block == block)
         )
 
-    def requests(self, found: list[Request]) -> None:
+    def requests(self, requests: list[Request]) -> None:
         """Of those who have done it, nothing twice, and no more than is needed."""
-        for request in found:
+        for request in requests:
             w, block, subsets = request
             assert self.alive[w]
             done = [
@@ -214,30 +211,33 @@ class World:
                 for t in self.plan.tasks(w)[: self.done[w]]
                 if t.block == block
             ]
-            assert set(subsets) <= {j for one in done for j in one}
-            assert not self.terms(*request) & self.taken(block)
+            assert set(subsets) <= {j for task_subsets in done for j in task_subsets}
+            assert not self.terms(*request) & self.claimed_terms(block)
             self.open.add(request)
-            assert len(self.taken(block)) <= self.needed[block] + self.unasked[block]
+            assert (
+                len(self.claimed_terms(block))
+                <= self.needed[block] + self.unasked[block]
+            )
             assert not self.complete[block]
             self.sent.append((int(self.life[w]), request))
 
     def events(self) -> list[tuple[str, int]]:
         tasks = len(self.plan.tasks(0))
         moving = np.flatnonzero(self.alive & ~self.hung).tolist()
-        found = [("task", w) for w in moving if self.done[w] < tasks]
-        found += [
+        events = [("task", w) for w in moving if self.done[w] < tasks]
+        events += [
             ("answer", k)
             for k, (life, q) in enumerate(self.sent)
             if self._may_answer(life, q)
         ]
         if self.deaths:
-            found += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
-            found += [("hang", w) for w in moving]
-        elif not found:  # silence: those who hang are found
-            found += [
+            events += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
+            events += [("hang", w) for w in moving]
+        elif not events:  # silence: those who hang are found
+            events += [
                 ("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()
             ]
-        return found
+        return events
 
     def _may_answer(self, life: int, request: Request) -> bool:
         """What was lost before is on its way perhaps; who hangs sends nothing."""
@@ -263,12 +263,10 @@ class World:
         self.requests(self.book.report(Request(w, *task)))
 
     def answer(self, k: int) -> None:
-        """A lost worker's answer counts if its successor, or, of a code, nobody is
-        asked.
-        """
+        """A lost worker's counts if its successor is asked; of a code, if nobody is."""
         request = self.sent.pop(k)[1]
         _, block, subsets = request
-        new = self.plan.coded and not self.terms(*request) & self.taken(block)
+        new = self.plan.coded and not self.terms(*request) & self.claimed_terms(block)
         counts = not self.complete[block] and (request in self.open or new)
         values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
         values.setflags(write=False)  # as those from Ray's store
@@ -298,11 +296,11 @@ class World:
 
     def possible(self) -> np.ndarray:
         """By the definition: enough terms have been had, or have somebody left."""
-        found = [set(had) for had in self.had]
+        terms = [set(had) for had in self.had]
         for w in np.flatnonzero(self.alive).tolist():
             for task in self.plan.tasks(w):
-                found[task.block] |= self.terms(w, *task)
-        return np.array([*map(len, found)]) >= self.needed
+                terms[task.block] |= self.terms(w, *task)
+        return np.array([*map(len, terms)]) >= self.needed
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -328,7 +326,7 @@ def test_every_piece_counts_once_whoever_dies(case):
 
 
 def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
-    book: Any = book_of(made(1)[0])
+    book: Any = book_of(plan_and_params(1)[0])
     part = book.decoder.gradients
     book.decoder.gradients = lambda block, messages: None
     asked = [q for w in (2, 0, 3, 1) for q in book.report(Request(w, 1, ()))]
@@ -336,13 +334,13 @@ def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
     assert [book.take(q, np.zeros(1)) for q in asked] == [True] * 3
     assert book.gradients(1) is None
     book.decoder.gradients = part
-    (more,) = book.due(1)
-    assert (more.worker, book.take(more, np.zeros(1)), book.gradients(1)) == (
+    (request,) = book.due(1)
+    assert (request.worker, book.take(request, np.zeros(1)), book.gradients(1)) == (
         1,
         True,
         [1, 1, 1, 1],
     )
-    assert not book.take(more, np.zeros(1))
+    assert not book.take(request, np.zeros(1))
 
 
 def test_whoever_of_a_group_is_first_not_a_bit_is_different():
@@ -350,12 +348,14 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
     decoder = Decoder(plan, np.zeros(10, np.float32))
     gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
     sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
-    found = [
+    gradients_of_firsts = [
         known(decoder.gradients(1, {w: sums[w] for w in two}))[0]
         for two in ((0, 3), (2, 1))
     ]
-    np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_allclose(
+        gradients_of_firsts[0], gradients.mean(axis=0), atol=1e-6
+    )
+    np.testing.assert_array_equal(gradients_of_firsts[0], gradients_of_firsts[1])
 
 
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
@@ -401,7 +401,7 @@ class Crew(list):
             return worker, block
 
         return SimpleNamespace(
-            call=lambda method, given: {"deliver": deliver}[method](*given)
+            call=lambda method, arguments: {"deliver": deliver}[method](*arguments)
         )
 
     def lose(self, worker: int, *_: Any) -> None:
@@ -410,10 +410,8 @@ class Crew(list):
 
 @pytest.fixture
 def case() -> Any:
-    """An iteration whose second block, for which three messages are enough, is asked
-    for.
-    """
-    plan, params = made(1)
+    """An iteration that asks for its second block: three messages are enough."""
+    plan, params = plan_and_params(1)
     gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
     messages = sent(plan, gradients)
     group: Any = Crew({(worker, 1): messages[1][worker] for worker in range(N)})
@@ -436,9 +434,9 @@ def case() -> Any:
 
     def check(arrived: list[bool]) -> None:
         assert coded.arrived[1].tolist() == arrived
-        found = np.concatenate([np.ravel(piece) for piece in coded._parts[1]])
+        gradient = np.concatenate([np.ravel(piece) for piece in coded._parts[1]])
         np.testing.assert_allclose(
-            found, gradients.mean(axis=0)[6:15], atol=1e-6
+            gradient, gradients.mean(axis=0)[6:15], atol=1e-6
         )  # measured 6e-8
 
     acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
@@ -474,9 +472,9 @@ def test_small_messages_come_unasked(case):
     case.answer(0, 1, 2)
     case.check([True, True, True, False])
     case.group[:] = N * [None]  # nobody has more to say
-    found = case.iteration.run()
+    result = case.iteration.run()
     assert (
-        found.completed.max()
-        <= found.seconds
+        result.completed.max()
+        <= result.seconds
         <= time.monotonic() - case.iteration.begin
     )

@@ -1,6 +1,4 @@
-"""One training on real processes, with most of what master and workers do, in the
-default tier.
-"""
+"""One training on real processes, with most of what master and workers do."""
 
 import os
 import signal
@@ -19,7 +17,10 @@ from tests.cluster.training import ADAM, PROBLEM, N, case, trained
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_path):
     params, data = case()
     folder, seen = tmp_path / "one", []
-    more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
+    options: Any = {
+        "pace": InjectedDelay(PROBLEM.cycle_time, 1e-4),
+        "checkpoints": folder,
+    }
 
     def before(step, running):
         seen.append(step)
@@ -28,21 +29,26 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
         if step == 10:
             running.resize(N - 1)
 
-    more["before_step"] = before
+    options["before_step"] = before
     begin = time.monotonic()
     with Cluster(N, patience=1.0) as cluster:
-        half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **more)
-        assert half.seconds.shape == half.paced.shape == (6,)
-        assert np.all(half.seconds >= half.paced)
-        assert half.seconds.sum() < time.monotonic() - begin
-        rest = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **more)
-        assert (seen, rest.first_step) == (list(range(12)), 6)
-        assert [fault[1:3] for fault in rest.faults] == [(2, "died"), (2, "replaced")]
-        assert rest.num_workers.tolist() == [N] * 4 + [N - 1] * 2
+        first_half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **options)
+        assert first_half.seconds.shape == first_half.paced.shape == (6,)
+        assert np.all(first_half.seconds >= first_half.paced)
+        assert first_half.seconds.sum() < time.monotonic() - begin
+        second_half = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **options)
+        assert (seen, second_half.first_step) == (list(range(12)), 6)
+        assert [fault[1:3] for fault in second_half.faults] == [
+            (2, "died"),
+            (2, "replaced"),
+        ]
+        assert second_half.num_workers.tolist() == [N] * 4 + [N - 1] * 2
         cluster.resize(N)
         for steps, optimizer, words in (
             (11, ADAM, "of 12 iterations, more than the 11 asked for"),
             (13, optax.adam(1e-2), "made with another learning rate or optimiser"),
         ):
             with pytest.raises(ValueError, match=words):
-                trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
+                trained(
+                    cluster, Told(PROBLEM), params, data, steps, optimizer, **options
+                )

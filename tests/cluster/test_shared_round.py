@@ -48,8 +48,8 @@ def _world(seconds, samples=140, chunks=8, sending=0.0):
 
 def _assert_exact(gradient, params, data):
     """To float32: measured 9e-7 of the largest entry."""
-    want, found = raveled(jax.grad(loss)(params, data)), raveled(gradient)
-    np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
+    expected, actual = raveled(jax.grad(loss)(params, data)), raveled(gradient)
+    np.testing.assert_allclose(actual, expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_steps_are_plain_gradients_and_last_as_long_as_chunks_handed_out_in_turn():
@@ -96,9 +96,9 @@ def test_one_vector_of_each_worker_is_all_that_is_sent():
     sent = {worker: 0 for worker in range(N)}
 
     def counted(worker, send):
-        def count(*given):
+        def count(*arguments):
             sent[worker] += 1
-            return send(*given)
+            return send(*arguments)
 
         return count
 
@@ -117,15 +117,13 @@ def _usual():
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95, 1.0])
 def test_a_killed_worker_costs_a_part_of_a_step(share):
-    """Also where its chunks are all in its sum. Its successor comes a chunk later, or
-    next time.
-    """
+    """Also with all chunks in its sum. A successor comes a chunk later or next time."""
     world, process, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
-    at = share * usual - 0.05
+    moment = share * usual - 0.05
     gradient, took = world.step(
-        params, killed=[(at, 1)], successors=[(at + 1.0, 1, process(1))]
+        params, killed=[(moment, 1)], successors=[(moment + 1.0, 1, process(1))]
     )
     _assert_exact(gradient, params, data)
     assert took < 1.32 * usual  # measured: 1.307
@@ -139,9 +137,7 @@ def test_a_killed_worker_costs_a_part_of_a_step(share):
     [(0.01, 1), (0.4, 1), (0.7, 1), (1.0, 0), (1.0, 1), (1.0, 2), (1.0, 3)],
 )
 def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, frozen):
-    """It keeps what it has done, or freezes before it sends its sum, which others then
-    do anew.
-    """
+    """It keeps its chunks, or freezes before it sends its sum: others do them anew."""
     world, _, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
@@ -179,13 +175,13 @@ def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
 
 @pytest.mark.parametrize("rests", [1.0, 9.0, 14.0, 25.0])
 def test_the_sum_of_one_that_is_thawed_within_the_step_counts_once_or_not_at_all(rests):
-    """It is frozen before or while its sum is sent. A sum overdue after 8 is not waited
-    for.
-    """
+    """It is frozen before or while its sum is sent, which is overdue after 8."""
     world, _, params, data = _world(_even, sending=1.0)
     _, usual = world.step(params)
-    for at in np.linspace(0.5, 1.0, 6) * usual:
-        gradient, took = world.step(params, frozen=[(at, 2)], thawed=[(at + rests, 2)])
+    for moment in np.linspace(0.5, 1.0, 6) * usual:
+        gradient, took = world.step(
+            params, frozen=[(moment, 2)], thawed=[(moment + rests, 2)]
+        )
         _assert_exact(gradient, params, data)
         assert took < 1.95 * usual  # measured: 1.846
         world.frozen.clear()
@@ -245,47 +241,47 @@ class _Cut(Coordinator):
 
 
 def _over_lines(world, params, coordinator):
-    """A step whose workers ask over lines of their own, in threads; the gradient and
-    the round.
-    """
+    """The gradient and the round of workers that ask over lines, in threads."""
     sums = queue.Queue[Any]()
     leaves = jax.tree.leaves(params)
     place = Place(coordinator.address, coordinator.transport)
-    one = SharedRound(world.plan, params, 0, 1, leaves, None, place, coordinator.touch)
-    coordinator.serve(one, 0.0)
+    shared_round = SharedRound(
+        world.plan, params, 0, 1, leaves, None, place, coordinator.touch
+    )
+    coordinator.serve(shared_round, 0.0)
 
     def answer(ask):
         process = world.workers[ask.worker]
-        given = (
+        replies = (
             process.share(*ask.arguments)
             if ask.method == "share"
             else [process.deliver(*ask.arguments)]
         )
-        for found in given:
-            sums.put((ask, found))
+        for reply in replies:
+            sums.put((ask, reply))
 
     with ThreadPoolExecutor(2 * N) as threads:
-        asks = [ask for worker in range(N) for ask in one.begin(worker, 0.0)]
-        while (gradient := one.gradient()) is None:
+        asks = [ask for worker in range(N) for ask in shared_round.begin(worker, 0.0)]
+        while (gradient := shared_round.gradient()) is None:
             for ask in asks:
                 threads.submit(answer, ask)
-            ask, found = sums.get(timeout=20.0)
-            asks = one.heard(ask, found, 0.0)
-        one.end()
-    return gradient, one
+            ask, reply = sums.get(timeout=20.0)
+            asks = shared_round.heard(ask, reply, 0.0)
+        shared_round.end()
+    return gradient, shared_round
 
 
 def test_workers_call_again_over_lines_of_their_own():
     world, _, params, data = _world(_even)
     before = threading.enumerate()
     with _Cut(Tcp(key=b"key")) as coordinator:
-        gradient, one = _over_lines(world, params, coordinator)
+        gradient, shared_round = _over_lines(world, params, coordinator)
     _assert_exact(gradient, params, data)
     assert coordinator.cut > N
     with pytest.raises(
         ConnectionError, match="worker 0 does not reach the master at 127"
     ):
-        next(world.workers[0].share(*one.begin(0, 0.0)[0].arguments))
+        next(world.workers[0].share(*shared_round.begin(0, 0.0)[0].arguments))
     began = [thread.name for thread in threading.enumerate() if thread not in before]
     assert "hands out chunks" not in began
 
@@ -301,40 +297,42 @@ def test_an_error_while_workers_are_answered_is_raised_where_the_gradient_is_rea
     monkeypatch,
 ):
     world, _, params, _ = _world(_even)
-    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
-    monkeypatch.setattr(one.ledger, "next", raising(ValueError("a mistake")))
+    shared_round = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
+    monkeypatch.setattr(shared_round.ledger, "next", raising(ValueError("a mistake")))
     with Coordinator(Memory()) as coordinator:
-        coordinator.serve(one, 0.0)
+        coordinator.serve(shared_round, 0.0)
         coordinator.asked(data_of(Join(0)), print)
         coordinator.asked(data_of(Begin(0)), print)
         coordinator.look()
         with pytest.raises(ValueError, match="a mistake"):
-            one.gradient()
+            shared_round.gradient()
 
 
 def test_whoever_asks_after_a_step_that_was_given_up_gets_no_chunk():
     world, _, params, _ = _world(_even)
-    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
-    told: list[Answer] = []
-    one.asked(Join(0), Begin(0), told.append, 0.0)
-    one.end()
-    one.asked(Join(1), Begin(0), told.append, 0.1)
+    shared_round = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
+    answers: list[Answer] = []
+    shared_round.asked(Join(0), Begin(0), answers.append, 0.0)
+    shared_round.end()
+    shared_round.asked(Join(1), Begin(0), answers.append, 0.1)
     assert (
-        told == [Answer(over=True)] * 2
+        answers == [Answer(over=True)] * 2
     )  # at once: another step may be served from now on
-    assert one.time_goes_on(0.2) == np.inf
+    assert shared_round.time_goes_on(0.2) == np.inf
 
 
 def test_a_worker_may_say_how_long_its_chunks_are():
     """The longest one is first, and wrong lengths are refused."""
     world, _, params, _ = _world(_even, chunks=3)
-    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
-    told: list[Answer] = []
-    one.asked(Join(0), Begin(0, [1.0, 9.0, 1.0, 1.0]), told.append, 0.0)
-    one.asked(Join(0), Begin(0, [1.0, 2.0, 9.0, 1.0, 1.0]), told.append, 0.0)
-    one.time_goes_on(0.0)
-    assert told[0].refused.startswith("worker 0: loads must be 5 positive numbers")
-    assert [answer.chunk for answer in told[1:]] == [(0, 2)]
+    shared_round = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
+    answers: list[Answer] = []
+    shared_round.asked(Join(0), Begin(0, [1.0, 9.0, 1.0, 1.0]), answers.append, 0.0)
+    shared_round.asked(
+        Join(0), Begin(0, [1.0, 2.0, 9.0, 1.0, 1.0]), answers.append, 0.0
+    )
+    shared_round.time_goes_on(0.0)
+    assert answers[0].refused.startswith("worker 0: loads must be 5 positive numbers")
+    assert [answer.chunk for answer in answers[1:]] == [(0, 2)]
 
 
 def test_what_is_not_a_number_in_the_sum_of_a_lost_worker_is_lost_with_it():
@@ -372,12 +370,12 @@ def test_samples_of_a_batch_are_those_of_each_chunk_whoever_draws_them():
     first, _ = world.step(params, iteration=3)
     world.seconds = lambda worker, chunk: 1.0 + (worker == 2)
     second, _ = world.step(params, iteration=3)
-    other, _ = world.step(params, iteration=4)
-    for one, same, new in zip(
-        *map(jax.tree.leaves, (first, second, other)), strict=True
+    next_iteration, _ = world.step(params, iteration=4)
+    for leaf, same_leaf, next_leaf in zip(
+        *map(jax.tree.leaves, (first, second, next_iteration)), strict=True
     ):
-        np.testing.assert_allclose(one, same, atol=2e-6 * np.abs(one).max())
-        assert not np.allclose(one, new)
+        np.testing.assert_allclose(leaf, same_leaf, atol=2e-6 * np.abs(leaf).max())
+        assert not np.allclose(leaf, next_leaf)
 
 
 def _summed(params, batch):
@@ -389,28 +387,27 @@ def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
     params, data = case(70)
     cut, weights = plan.cut(split_unevenly(data, N))
     duty = Duty(_summed, plan, params, weights, None, 0, False)
-    found, _ = World([chunk_worker(duty, w, cut) for w in range(N)], _even, plan).step(
-        params
-    )
-    _assert_exact(jax.tree.map(lambda x: x / 70, found), params, data)
+    gradient, _ = World(
+        [chunk_worker(duty, w, cut) for w in range(N)], _even, plan
+    ).step(params)
+    _assert_exact(jax.tree.map(lambda x: x / 70, gradient), params, data)
 
 
 def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
-    """Another thread may ask before the last gradient is added, but never for an
-    earlier step.
-    """
+    """A thread may ask before the last gradient is added; not for an earlier step."""
     world, _, params, _ = _world(_even)
     worker, leaves = world.workers[0], jax.tree.leaves(params)
-    one, two = world.plan.held(0)[:2]
+    first_chunk, second_chunk = world.plan.held(0)[:2]
     worker.open(Order(3, 0, 1), leaves)
-    done = worker.work(Answer((3, 1), one))
+    done = worker.work(Answer((3, 1), first_chunk))
     assert done.ticket == (3, 1)
-    assert worker.work(Answer((3, 3), two, keep=2, standing=(2,))).ticket == (3, 3)
-    assert worker.deliver(3, 2, 1).label == {one}
+    done = worker.work(Answer((3, 3), second_chunk, keep=2, standing=(2,)))
+    assert done.ticket == (3, 3)
+    assert worker.deliver(3, 2, 1).label == {first_chunk}
     assert worker.deliver(2, 2, 1) is None
     later = threading.Timer(0.05, worker.work, [Answer(keep=2, standing=(2,), send=2)])
     later.start()
-    assert worker.deliver(3, 2, 2).label == {one, two}
+    assert worker.deliver(3, 2, 2).label == {first_chunk, second_chunk}
     later.join()
     assert worker.work(Answer(send=5, standing=(4,))) == Done(
         (3, 5)

@@ -107,23 +107,26 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
     monkeypatch.setenv("RAY_TMPDIR", "")
     monkeypatch.setattr(engine, "_SHORT", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    others = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
-    for name, path in others.items():
+    folders = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
+    for name, path in folders.items():
         path.mkdir(mode=0o755 if name == "open" else 0o700)
         if name != "young":  # one that is being made
             (path / "lock").touch()
-    kept = {others["open"], others["young"]}
+    kept = {folders["open"], folders["young"]}
     remove = shutil.rmtree
     tried = []
 
-    def in_vain_at_first(path, **more):
+    def in_vain_at_first(path, **options):
         tried.append(path)
         if tried.count(path) > 1:
-            remove(path, **more)
+            remove(path, **options)
 
-    with private_folder() as running, private_folder() as another:
-        assert is_safe(another, private=True)
-        assert set(tmp_path.iterdir()) == kept | {Path(running), Path(another)}
+    with private_folder() as first_folder, private_folder() as second_folder:
+        assert is_safe(second_folder, private=True)
+        assert set(tmp_path.iterdir()) == kept | {
+            Path(first_folder),
+            Path(second_folder),
+        }
         monkeypatch.setattr(shutil, "rmtree", in_vain_at_first)
     assert set(tmp_path.iterdir()) == kept
 
@@ -201,7 +204,7 @@ def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
 
 def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
     running: list[int] = []
-    both = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=60)
     ray = SimpleNamespace(is_initialized=lambda: bool(running))
 
     def start(ray, stack, *_):
@@ -211,7 +214,7 @@ def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
 
     def use(_):
         with engine.session(None, 1, 0):
-            both.wait()
+            barrier.wait()
             return len(running)
 
     monkeypatch.setattr(engine, "load_ray", lambda local: ray)

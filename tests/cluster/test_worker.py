@@ -1,6 +1,4 @@
-"""A worker without any cluster around it, against the simulation's messages and plain
-gradients.
-"""
+"""A worker without a cluster, against the simulation and plain gradients."""
 
 import gc
 import threading
@@ -99,20 +97,20 @@ def test_messages_are_those_of_the_simulation():
 
 
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    """Also where the share of some subsets alone is empty; chunks are single
-    samples.
-    """
+    """Also where some subsets' share is empty; chunks are single samples."""
     params, batch, _ = case(5, dtype=np.float64)
     count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
         coding_plan(jax.random.key(0), params, counts)
         for counts in ([count, 0, 0], [0, 0, count])
     )
-    first = uncoded.blocks[0]._replace(share=(0.0, 2 / 3))
-    rest = coded.blocks[0]._replace(share=(2 / 3, 1.0))
+    first_block = uncoded.blocks[0]._replace(share=(0.0, 2 / 3))
+    second_block = coded.blocks[0]._replace(share=(2 / 3, 1.0))
     plan = jax.tree.map(
         np.asarray,
-        CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9),
+        CodingPlan(
+            uncoded.codes + coded.codes, (first_block, second_block), True, chunks=9
+        ),
     )
     parts = split_unevenly(batch, N)
     sizes = np.array([len(part["y"]) for part in parts])
@@ -178,15 +176,15 @@ def test_all_workers_compile_the_same_programs():
                 )
                 == 1
             )
-    found = [np.zeros_like(params[name]) for name in params]
+    leaves = [np.zeros_like(params[name]) for name in params]
     count = len(plan.codes[1].subsets[0])
-    pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
-    given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
+    pieces = [[leaves[piece.leaf] for piece in plan.blocks[1].pieces]] * count
+    arguments = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
     assert (
         len(
             {
                 worker._encode.lower(*g).as_text()
-                for worker, g in zip(group, given, strict=True)
+                for worker, g in zip(group, arguments, strict=True)
             }
         )
         == 1
@@ -201,11 +199,11 @@ def test_a_worker_that_is_dropped_takes_its_programs_with_it():
     params, batch, plan = case()
     worker = workers(params, plan, split_unevenly(batch, N))[0]
     worker.warm_up()
-    left = [weakref.ref(worker), *map(weakref.ref, worker._stages.values())]
+    references = [weakref.ref(worker), *map(weakref.ref, worker._stages.values())]
     gc.disable()
     try:
         del worker
-        assert [one() for one in left] == [None] * len(left)
+        assert [reference() for reference in references] == [None] * len(references)
     finally:
         gc.enable()
 
@@ -234,13 +232,11 @@ def never_after_the_first():
 
 
 class Clock:
-    """In place of `time`: it goes on in sleep alone, in which something happens once,
-    at a time.
-    """
+    """In place of `time`: it goes on in sleep alone, calls `happens` at `moment`."""
 
-    def __init__(self, at, happens):
+    def __init__(self, moment, happens):
         self.now = 0.0
-        self.at = at
+        self.moment = moment
         self.happens = happens
 
     def perf_counter(self):
@@ -248,8 +244,8 @@ class Clock:
 
     def sleep(self, seconds):
         end = self.now + seconds
-        if self.now <= self.at < end:
-            self.now = self.at
+        if self.now <= self.moment < end:
+            self.now = self.moment
             self.happens()
         self.now = end
 
@@ -257,9 +253,7 @@ class Clock:
 def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late(
     monkeypatch,
 ):
-    """The second block, on two chunks each of two subsets, takes 2 s, so a chunk
-    0.5.
-    """
+    """The second block, two chunks of two subsets, takes 2 s, so a chunk 0.5."""
     params, batch, plan = case()
     plan = replace(plan, chunks=2)
     worker = workers(params, plan, split_unevenly(batch, N))[1]
@@ -270,9 +264,9 @@ def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_ca
     pace = Pace(0.25, 1.0, np.array([1.0, 3.0, 60.0]), np.zeros(3))
     (first,) = worker.compute(1, 0, leaves, pace)
     assert (first.done, first.seconds, clock.now) == (1.25, 0.0, 1.75)
-    first, *others = worker.compute(2, 0, leaves)
+    first, *messages = worker.compute(2, 0, leaves)
     assert first.overrun == pytest.approx(0.15)
-    assert {message.overrun for message in others} == {first.overrun}
+    assert {message.overrun for message in messages} == {first.overrun}
     assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(
         plan.blocks
     )
@@ -323,15 +317,15 @@ def test_no_chunk_is_begun_after_stop():
         return loss(params, batch) * jax.lax.stop_gradient(1 + 0 * x)
 
     worker: WorkerProcess | None = None
-    made = WorkerProcess(
+    process = WorkerProcess(
         Duty(counting, plan, params, np.ones(N), None, 11, False),
         0,
         dict(enumerate(parts)),
     )
-    made.warm_up()
+    process.warm_up()
     assert len(began) == 2 * N
-    worker = made
-    assert list(made.compute(1, 0, jax.tree.leaves(params))) == []
+    worker = process
+    assert list(process.compute(1, 0, jax.tree.leaves(params))) == []
     assert len(began) == 2 * N + 1
 
 
@@ -351,25 +345,23 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
     ):
         said = list(worker.compute(5, 0, leaves))
         assert [m.task for m in said] == list(plan.tasks(w))
-        assert all(m.values is None and m.seconds > 0 for m in said)
-        each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
+        assert [m.task for m in said if m.values is not None or m.seconds <= 0] == []
+        gradients = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
         for subsets in ([w], [0], [2, 1], [1, 2, 0]):
-            want = np.sum([each[j] for j in subsets], axis=0)
+            want = np.sum([gradients[j] for j in subsets], axis=0)
             pieces = plan.blocks[0].pieces
             want = np.concatenate(
                 [want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces]
             )
-            found = worker.deliver(5, 0, subsets)
-            assert found.dtype == precision
+            vector = worker.deliver(5, 0, subsets)
+            assert vector.dtype == precision
             # Measured: 5e-7 and 9e-16.
-            np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
+            np.testing.assert_allclose(vector, want, atol=20 * np.finfo(precision).eps)
         assert worker.deliver(4, 0, [w]) is None  # of another call
 
 
 def test_a_group_s_sum_is_the_same_to_the_bit_whoever_computes_it():
-    """Whichever block a worker begins a subset with: a code would magnify the
-    difference.
-    """
+    """Whichever block a worker begins a subset with: codes magnify differences."""
     params, batch, _ = case(15)
     groups = tuple((w,) for w in range(N)), ((0, 1), (2,)), ((0, 1, 2),)
     sizes, data = np.array([9.0, 10.0, 6.0]), np.array([[1, 2, 3], [1, 1, 3]])
@@ -382,19 +374,19 @@ def test_a_group_s_sum_is_the_same_to_the_bit_whoever_computes_it():
         for w in workers(params, plan, split_unevenly(batch, N))
     ]
     for block, group in ((1, (0, 1)), (2, (0, 1, 2))):
-        one, *others = (sent[w][block].values for w in group)
-        for other in others:
-            np.testing.assert_array_equal(other, one)
+        first_sum, *sums = (sent[w][block].values for w in group)
+        for next_sum in sums:
+            np.testing.assert_array_equal(next_sum, first_sum)
 
 
 def test_nothing_is_compiled_after_the_warm_up():
     params, batch, plan = case(13)  # subsets of two shapes, and chunks too
-    for one in (replace(plan, chunks=2), scheduled(params)):
-        worker = workers(params, one, split_unevenly(batch, N))[0]
+    for variant in (replace(plan, chunks=2), scheduled(params)):
+        worker = workers(params, variant, split_unevenly(batch, N))[0]
         worker.warm_up()
         with compilations() as compiled:
             assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(
-                one.tasks(0)
+                variant.tasks(0)
             )
         assert compiled == []
 
@@ -408,11 +400,11 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     said = worker.compute(1, 0, leaves, never_after_the_first())
     next(said)
     first = worker.deliver(1, 0, [1])
-    rest = threading.Thread(target=list, args=(said,))
-    rest.start()
+    thread = threading.Thread(target=list, args=(said,))
+    thread.start()
     np.testing.assert_array_equal(worker.deliver(1, 0, [1]), first)
     worker.stop(1)
-    rest.join()
+    thread.join()
     np.testing.assert_array_equal(worker.deliver(1, 0, [1]), first)  # a sum is a copy
     assert len(list(worker.compute(2, 0, [2 * leaf for leaf in leaves]))) == 3
     assert worker.deliver(1, 0, [1]) is None

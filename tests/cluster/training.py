@@ -51,30 +51,30 @@ def assert_exact(gradient, params, data):
 
 def exact(cluster, params, data, *pace):
     """What the cluster finds, once its gradient is the uncoded one."""
-    found = cluster.gradient(params, *pace)
-    assert_exact(found.gradient, params, data)
-    return found
+    result = cluster.gradient(params, *pace)
+    assert_exact(result.gradient, params, data)
+    return result
 
 
-def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
+def assert_descended(trained_params, params, data, optimizer, steps, atol=3e-6):
     """As by plain gradient descent. Measured: 2e-7 after 12 steps of Adam."""
     state = optimizer.init(params)
     for _ in range(steps):
         updates, state = optimizer.update(jax.grad(loss)(params, data), state, params)
         params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(raveled(found), raveled(params), atol=atol)
+    np.testing.assert_allclose(raveled(trained_params), raveled(params), atol=atol)
 
 
-def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **more):
+def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **options):
     """A training, once it has ended where plain gradient descent does."""
-    given = plans, Run(cluster, **more), params, data, optimizer, steps
-    found = train_on_cluster(
-        jax.random.key(5), loss, *given, evaluate=lambda params: params
+    arguments = plans, Run(cluster, **options), params, data, optimizer, steps
+    training = train_on_cluster(
+        jax.random.key(5), loss, *arguments, evaluate=lambda params: params
     )
-    assert_descended(found.params, params, data, optimizer, steps, atol)
-    last = jax.tree.map(lambda steps: steps[-1], found.metrics)
-    jax.tree.map(np.testing.assert_array_equal, last, found.params)
-    return found
+    assert_descended(training.params, params, data, optimizer, steps, atol)
+    last = jax.tree.map(lambda steps: steps[-1], training.metrics)
+    jax.tree.map(np.testing.assert_array_equal, last, training.params)
+    return training
 
 
 def kill(worker, step):

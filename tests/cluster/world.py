@@ -17,8 +17,7 @@ NOWHERE = Place(("", 0), Memory())
 
 
 class World:
-    """Worker w takes `seconds(w, chunk)` for a chunk; a frozen one speaks when it is
-    thawed.
+    """Worker w takes `seconds(w, chunk)` for a chunk. Frozen workers speak once thawed.
 
     `breaks()`: whether the line of a worker that asks breaks, before the answer comes.
     """
@@ -34,16 +33,14 @@ class World:
         self.breaks = lambda: False
 
     def step(self, params, killed=(), successors=(), frozen=(), thawed=(), iteration=1):
-        """The gradient, and when it was there; `killed`, `frozen`, `thawed` are (time,
-        worker).
-        """
+        """The gradient, and when it was there. Faults are pairs (time, worker)."""
         leaves = jax.tree.leaves(params)
         self.order = itertools.count()
         self.now = 0.0
         self.events: list[Any] = []
         self.held: list[Any] = []
-        given = self.plan, params, next(self.calls), iteration, leaves, None
-        self.round = SharedRound(*given, NOWHERE, self.touch, self.roster)
+        assignment = self.plan, params, next(self.calls), iteration, leaves, None
+        self.round = SharedRound(*assignment, NOWHERE, self.touch, self.roster)
         for worker in set(range(self.plan.num_workers)) - self.frozen:
             self.put(self.busy[worker], self.begin, worker)
         happens = (
@@ -53,16 +50,16 @@ class World:
             (self.join, successors),
         )
         for what, when in happens:
-            for at, *more in when:
-                self.put(at, what, *more)
+            for moment, *arguments in when:
+                self.put(moment, what, *arguments)
         while (gradient := self.round.gradient()) is None:
             look = self.round.time_goes_on(self.now)
             if not self.events or look < self.events[0][0]:
                 assert look < np.inf, "nothing moves"
                 self.now = look
                 continue
-            self.now, _, what, more = heapq.heappop(self.events)
-            what(*more)
+            self.now, _, what, arguments = heapq.heappop(self.events)
+            what(*arguments)
             self.send(self.round.look(self.now))
         self.round.end()
         for _, worker, process in successors:
@@ -72,8 +69,8 @@ class World:
         self.busy = [max(end - self.now, 0.0) for end in self.busy]
         return gradient, self.now
 
-    def put(self, at, what, *more):
-        heapq.heappush(self.events, (at, next(self.order), what, more))
+    def put(self, moment, what, *arguments):
+        heapq.heappush(self.events, (moment, next(self.order), what, arguments))
 
     def touch(self, first=lambda: None):
         first()
@@ -103,9 +100,7 @@ class World:
                 self.round.asked(who, question, tell, self.now)
 
     def tell(self, ask, process, answer):
-        """At once: the worker does what it is told, and asks again when that has taken
-        its time.
-        """
+        """The worker does it at once, and asks again when that has taken its time."""
         if answer.over:
             return
         question, end = process.work(answer), self.now
@@ -137,10 +132,10 @@ class World:
 
     def thaw(self, worker):
         self.frozen.discard(worker)
-        for which, what, *more in self.held:
+        for which, what, *arguments in self.held:
             if which == worker:
-                self.put(self.now, what, *more)
-        self.held = [one for one in self.held if one[0] != worker]
+                self.put(self.now, what, *arguments)
+        self.held = [message for message in self.held if message[0] != worker]
 
     def join(self, worker, process):
         self.workers[worker], self.busy[worker] = process, self.now

@@ -192,7 +192,7 @@ _PUBLIC = {
     ("most", "bcgc_jax/cluster/checkpoints.py"),
     ("own", "bcgc_jax/handout/group.py"),
 }
-_TESTS = ["tests/solvers", "tests/measured", "tests/cli", "tests/plans"]
+_TESTS = [f"tests/{path.name}" for path in sorted((ROOT / "tests").glob("[a-z]*/"))]
 
 
 @pytest.mark.parametrize("folder", ["bcgc_jax", "experiments", "benchmarks", *_TESTS])

@@ -39,7 +39,7 @@ def expected_max(
     return expected_completion(Worker(law), Load(load), AnyOf(num_workers))
 
 
-def known(value: T | None) -> T:
+def not_none(value: T | None) -> T:
     """`value`, where a solution may have None."""
     assert value is not None
     return value

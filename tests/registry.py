@@ -22,7 +22,7 @@ from bcgc_jax.plans import partitions
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.runtime import draw_runtimes
 from tests.cli.steps import trace_of
-from tests.problems import known
+from tests.problems import not_none
 
 Number = Any
 KEY: Any = np.array([0, 1], np.uint32)
@@ -378,7 +378,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
     "place_workers": lambda v: bcgc.solvers.place_workers(
         problem_of(v),
-        known(bcgc.solve(problem_of(v), "nested").plan),
+        not_none(bcgc.solve(problem_of(v), "nested").plan),
         v * _TIMES.reshape(-1, 3),
     ),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),

@@ -190,12 +190,12 @@ ROOT = Path(__file__).parents[1]
 # Arguments and fields that users know.
 _PUBLIC = {
     ("most", "bcgc_jax/cluster/checkpoints.py"),
+    ("own", "bcgc_jax/handout/client.py"),
     ("own", "bcgc_jax/handout/group.py"),
 }
-_TESTS = [f"tests/{path.name}" for path in sorted((ROOT / "tests").glob("[a-z]*/"))]
 
 
-@pytest.mark.parametrize("folder", ["bcgc_jax", "experiments", "benchmarks", *_TESTS])
+@pytest.mark.parametrize("folder", reading.FOLDERS)
 def test_names_carry_a_noun(folder):
     names = {
         (name, str(path.relative_to(ROOT)))

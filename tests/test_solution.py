@@ -16,7 +16,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.solution import solution_of_value
 from bcgc_jax.solvers.methods import NAMES
-from tests.problems import known, padded, slow
+from tests.problems import not_none, padded, slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -54,14 +54,14 @@ def test_a_batch_has_the_runtimes_and_the_words_of_each():
 
 def test_the_plan_is_all_of_the_work():
     solution = bcgc.solve(PROBLEM, "time")
-    plan = known(solution.plan)
+    plan = not_none(solution.plan)
     assert np.asarray(plan.data).tolist() == list(range(1, PROBLEM.max_workers + 1))
     assert np.all(np.asarray(plan.share) == 1)
-    np.testing.assert_array_equal(plan.sizes, known(solution.partition))
+    np.testing.assert_array_equal(plan.sizes, not_none(solution.partition))
     # τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}: an uncoded share, then a
     # coded one.
     partial = bcgc.solve(PROBLEM, bcgc.TandonPartial(3.0))
-    plan = known(partial.plan)
+    plan = not_none(partial.plan)
     first, subsets = np.asarray(plan.data).tolist()
     s = subsets - 1
     assert first == 1
@@ -72,14 +72,16 @@ def test_the_plan_is_all_of_the_work():
     assert np.asarray(plan.sizes).tolist() == [5_000, 5_000]
     assert partial.partition is None
     # Nothing is coded where nobody is slow.
-    assert known(bcgc.solve(PROBLEM, bcgc.TandonPartial(1.0)).needs).stored_subsets == 1
+    assert (
+        not_none(bcgc.solve(PROBLEM, bcgc.TandonPartial(1.0)).needs).stored_subsets == 1
+    )
     assert bcgc.solve(PROBLEM, "limit").plan is None
 
 
 @pytest.mark.parametrize("method", ["tandon_partial", *slow("cyclic:3")])
 def test_a_plan_has_the_runtime_that_its_solution_says(method):
     solution = bcgc.solve(PROBLEM, method)
-    plan, value = known(solution.plan), float(solution.expected_runtime)
+    plan, value = not_none(solution.plan), float(solution.expected_runtime)
     assert float(bcgc.expected_runtime(PROBLEM, plan)) == pytest.approx(value, rel=1e-7)
     drawn = bcgc.simulate_runtime(jax.random.key(3), PROBLEM, plan, 40_000, unit=None)
     assert abs(float(drawn.mean) - value) < 4 * float(drawn.standard_error)
@@ -91,7 +93,7 @@ def test_a_plan_has_the_runtime_that_its_solution_says(method):
 def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_traced(
     method,
 ):
-    plan = known(bcgc.solve(PROBLEM, method).plan)
+    plan = not_none(bcgc.solve(PROBLEM, method).plan)
     with pytest.raises(
         ValueError, match=r"for 5000 coordinates .* the problem has 4000"
     ):
@@ -121,7 +123,7 @@ def test_a_person_reads_what_came_of_it():
     assert 'bound is loose: compare with "optimal"' in repr(replace(far, method="time"))
     assert "coordinates by level 0: " in said
     at_deadline = bcgc.solve(PROBLEM, bcgc.Deadline(1e8))
-    probability = float(known(at_deadline.completion_probability))
+    probability = float(not_none(at_deadline.completion_probability))
     assert f"in time with probability {probability:.6g}" in repr(at_deadline)
     assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
 
@@ -245,7 +247,7 @@ def test_other_whole_numbers_have_their_own_needs():
     solution = bcgc.solve(PROBLEM, "time")
     counts = jnp.asarray([5_000] + 11 * [0])
     whole = replace(solution, rounded=counts)
-    assert [float(a) for a in known(whole.needs)] == [1, 1, 0, 1, 0]
+    assert [float(a) for a in not_none(whole.needs)] == [1, 1, 0, 1, 0]
     uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
     assert float(whole.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
 
@@ -311,8 +313,8 @@ def test_a_comparison_is_the_commands_table():
     assert heading
     slower = re.search(r"single_block\s(\S+)\s\(×", longer)
     block = comparison["single_block"]
-    added_seconds, _ = known(added_in_a_row(PROBLEM, known(block.partition)))
-    assert float(known(slower)[1]) == pytest.approx(
+    added_seconds, _ = not_none(added_in_a_row(PROBLEM, not_none(block.partition)))
+    assert float(not_none(slower)[1]) == pytest.approx(
         float(block.expected_runtime) + added_seconds, rel=1e-3
     )
     assert "uncoded" not in longer
@@ -354,7 +356,7 @@ def test_a_comparison_is_the_commands_table():
     fastest = min(earlier, key=lambda name: float(comparison[name].expected_runtime))
     assert short_table[-1] == lines[-1] == f"Best baseline: {fastest}."
     scheme = bcgc.Scheme(
-        "mine", lambda problem: known(comparison["optimal"].partition), baseline=True
+        "mine", lambda problem: not_none(comparison["optimal"].partition), baseline=True
     )
     alone = repr(bcgc.compare(PROBLEM, scheme))
     assert "\nBest baseline: mine." in alone
@@ -393,7 +395,7 @@ def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
     saved["plan"]["completion"] |= {"turn": turn, "stored": 3}
     path.write_text(json.dumps(saved))
     from_file = bcgc.Solution.load(path)
-    value = float(bcgc.expected_runtime(PROBLEM, known(from_file.plan)))
+    value = float(bcgc.expected_runtime(PROBLEM, not_none(from_file.plan)))
     assert value == pytest.approx(float(solution.expected_runtime), rel=1e-7)
     saved["plan"]["sizes"]["values"] = [2_000.0, 3_000.0]
     path.write_text(json.dumps(saved | {"method": "multi_message:3"}))
@@ -408,7 +410,7 @@ def test_whole_numbers_beyond_32_bits_are_not_cut(tmp_path):
     path = solution.save(tmp_path / "large.json")
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         bcgc.Solution.load(path)
-    assert int(known(bcgc.Solution.load(path).rounded).sum()) == 10**10
+    assert int(not_none(bcgc.Solution.load(path).rounded).sum()) == 10**10
 
 
 def test_methods_that_are_none_or_are_two_of_a_name_are_refused():

@@ -163,8 +163,8 @@ class Share:
         weights = [1.0] * self.num_chunks
         if lengths is not None:
             weights = loads_of_whole(lengths, self.num_chunks)
-        each = [seconds * weight / sum(weights) for weight in weights]
-        self.shares = self._ask(OwnDone(step, since, each, lengths)).shares
+        of_chunks = [seconds * weight / sum(weights) for weight in weights]
+        self.shares = self._ask(OwnDone(step, since, of_chunks, lengths)).shares
 
     def _lengths(self, step: int, loads: Iterable[float] | None) -> list[float] | None:
         lengths = None

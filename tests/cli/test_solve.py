@@ -13,7 +13,7 @@ import pytest
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
 from bcgc_jax.plans.simulation import added_in_a_row
-from tests.problems import known
+from tests.problems import not_none
 from tests.scripts import python
 
 PAPER = [
@@ -92,7 +92,7 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         best["partition_runtime"]
     )
     # One step after the other: uncoded nobody has more to do when the last one ends.
-    added_seconds, error = known(added_in_a_row(problem, counts))
+    added_seconds, error = not_none(added_in_a_row(problem, counts))
     added = best["chained_runtime"] - best["partition_runtime"]
     assert added == pytest.approx(added_seconds)
     assert best["chained_error"] == pytest.approx(error)
@@ -148,7 +148,7 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
         r"more than ([\d.]+) % of a backward pass "
         r"\((\d+) cycles per sample and subset\), single_b"
     )
-    share, limit = map(float, known(re.search(pattern, needs)).groups())
+    share, limit = map(float, not_none(re.search(pattern, needs)).groups())
     assert share == pytest.approx(100 * limit / 20_000, rel=0.05)
     counts = np.pad(plan["partition"], (0, 12))
     for setup, slower in ((0.99 * limit, False), (1.01 * limit, True)):

@@ -18,7 +18,7 @@ from bcgc_jax.cluster import Checkpoints, Run, Step, json_lines
 from bcgc_jax.cluster.checkpoints import made_with
 from bcgc_jax.cluster.training import evaluated
 from tests.cluster.training import case, loss
-from tests.problems import known
+from tests.problems import not_none
 
 
 def states(count, dtype=np.float32):
@@ -154,7 +154,7 @@ def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path, rec
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
             try:
                 checkpoints.save(k, state)
-                known(checkpoints._writing).result()
+                not_none(checkpoints._writing).result()
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             folders.append(sorted(os.listdir(tmp_path)))

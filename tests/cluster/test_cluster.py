@@ -40,7 +40,7 @@ from tests.cluster.training import (
 )
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
-from tests.problems import known
+from tests.problems import not_none
 from tests.processes import gone, living
 from tests.raising import raising
 from tests.scripts import ROOT, python
@@ -307,7 +307,7 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
     assert issubclass(type(simulation), Training)
     assert issubclass(type(training), Training)
     np.testing.assert_allclose(
-        training.paced, 2e-3 * known(simulation.fresh), rtol=1e-5
+        training.paced, 2e-3 * not_none(simulation.fresh), rtol=1e-5
     )
     np.testing.assert_allclose(
         raveled(training.params), raveled(simulation.params), atol=3e-6

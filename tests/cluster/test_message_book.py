@@ -27,7 +27,7 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.compilations import compilations
-from tests.problems import known
+from tests.problems import not_none
 
 N = 4
 
@@ -101,7 +101,7 @@ def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
     with compilations() as compiled:
         decoder = Decoder(second_plan, params)
         blocks = [decoder.gradients(b, dict(enumerate(messages[b]))) for b in range(3)]
-        decoder.gradient([known(block) for block in blocks])
+        decoder.gradient([not_none(block) for block in blocks])
     assert compiled == []
 
 
@@ -114,7 +114,7 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     decoder, rng = Decoder(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
-        gradient = decoder.gradient([known(decoder.gradients(0, {0: total}))])
+        gradient = decoder.gradient([not_none(decoder.gradients(0, {0: total}))])
     assert compiled == []
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
@@ -349,7 +349,7 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
     gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
     sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
     gradients_of_firsts = [
-        known(decoder.gradients(1, {w: sums[w] for w in two}))[0]
+        not_none(decoder.gradients(1, {w: sums[w] for w in two}))[0]
         for two in ((0, 3), (2, 1))
     ]
     np.testing.assert_allclose(

@@ -28,7 +28,7 @@ from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order
 from tests.oracles.circle import simulated
 from tests.oracles.runtimes import delivered_runtime
-from tests.problems import known, slow
+from tests.problems import not_none, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
 SCHEMES = "time", "sharing:2:3", *slow("cyclic:4", "tandon_partial")
@@ -84,7 +84,7 @@ RUN = jax.jit(
 @pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("cyclic:4")])
 def test_a_plan_has_the_scheme_of_its_solution(model, method):
     of_solution = scheme_of(method)
-    of_plan = training_scheme(KEY, PROBLEM, known(solved(method).plan), model[0])
+    of_plan = training_scheme(KEY, PROBLEM, not_none(solved(method).plan), model[0])
     assert of_solution.plan.blocks == of_plan.plan.blocks
     np.testing.assert_array_equal(of_solution.load, of_plan.load)
 
@@ -256,7 +256,7 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
     sizes = bcgc.coding.unit_sizes(params, "leaves")
     problem = bcgc.Problem(LAW, 6, sizes.size, 36, unit_costs=sizes, setup_cycles=3.0)
     scheme = training_scheme(
-        KEY, problem, known(solved("time").plan), params, units="leaves"
+        KEY, problem, not_none(solved("time").plan), params, units="leaves"
     )
     assert len(scheme.plan.blocks) > 1
     done = 0.0

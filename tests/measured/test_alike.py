@@ -13,7 +13,7 @@ from bcgc_jax.measured.whole_steps import whole_steps
 from experiments.advice import OWN
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
-from tests.problems import known
+from tests.problems import not_none
 
 # Workers and steps.
 SIZES = [(2, 8), (2, 32), (8, 8), (8, 100), (32, 8), (32, 100)]
@@ -154,10 +154,10 @@ def test_the_two_deviations_are_those_that_were_put_in():
 def test_a_worker_that_stays_slow_has_not_waited():
     rng = np.random.default_rng(4)
     times = _normal(rng, 0.4, 40, 1) * _normal(rng, 0.03, 40, 8)
-    assert known(slowness_in(trace_of(times))).alike
+    assert not_none(slowness_in(trace_of(times))).alike
     times[:, 3] *= 1.2
     assert workers_alike(times)
-    slowness = known(slowness_in(trace_of(times)))
+    slowness = not_none(slowness_in(trace_of(times)))
     (slow_worker,) = slowness.slow_workers
     assert (slow_worker.worker, slowness.alike) == ("3", False)
 

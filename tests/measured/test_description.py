@@ -13,7 +13,7 @@ from bcgc_jax.measured.description import autocorrelation, describe
 from bcgc_jax.measured.microbatches import Microbatches
 from tests.cli.steps import trace_of
 from tests.measured.logs import log_of
-from tests.problems import known
+from tests.problems import not_none
 
 
 def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_pauses_hide_no_worker_that_stays_slow():
         rng.random(calm.shape) < 0.02, rng.uniform(3, 8, calm.shape), 0
     )
     of_steps = trace_of(seconds.sum(axis=2))
-    slowness = known(
+    slowness = not_none(
         describe(of_steps._replace(microbatches=Microbatches(seconds))).slowness
     )
     assert [slow_worker.worker for slow_worker in slowness.slow_workers] == ["2"]
@@ -143,7 +143,7 @@ def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause,
     _, log = log_of(cause, 5)
     trace = trace_of(log.seconds.sum(axis=2), microbatches=log)
     description, advice = describe(trace, with_tail=False), advise(trace)
-    lost = known(description.slowness)
+    lost = not_none(description.slowness)
     compared = [field.name for field in dataclasses.fields(lost) if field.compare]
     assert [getattr(lost, name) for name in compared] == [
         getattr(advice, name) for name in compared

@@ -10,7 +10,7 @@ from bcgc_jax.measured.description import describe
 from bcgc_jax.measured.microbatches import predicted_seconds
 from bcgc_jax.measured.traces import Trace, load_trace
 from experiments.report import TRACES
-from tests.problems import known
+from tests.problems import not_none
 
 RECORDED = TRACES / "llm_training_32_workers_microbatches.csv"
 recorded = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def test_a_log_that_breaks_off_within_a_step_is_read_up_to_there():
     rows = "1,a,0,2\n1,a,1,3\n1,b,0,4\n1,b,1,5\n2,a,0,6\n2,a,1,7\n2,b,0,8\n"
     trace = _read(rows, "step,worker,chunk,seconds\n")
     np.testing.assert_array_equal(trace.table(), [[5, 9], [13, np.nan]])
-    parts = known(trace.microbatches)
+    parts = not_none(trace.microbatches)
     np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [8, np.nan]])
     assert parts.whole_steps().seconds.tolist() == [[[2, 3], [4, 5]]]
 
@@ -151,7 +151,7 @@ def test_one_microbatch_alone_says_not_who_is_slow():
     description = describe(
         _read("1,a,0,2\n1,b,0,3\n2,a,0,2\n2,b,0,3\n", "step,worker,chunk,seconds\n")
     )
-    assert known(description.slowness).causes.keys() == {"rest"}
+    assert not_none(description.slowness).causes.keys() == {"rest"}
     assert not re.search("microbatch|chunk", " ".join(description.remarks()))
 
 
@@ -159,7 +159,7 @@ def test_one_microbatch_alone_says_not_who_is_slow():
 def test_the_recorded_microbatches_are_slow_by_their_data():
     """What the README of the traces says of them."""
     trace = load_trace(RECORDED)
-    parts = known(trace.microbatches)
-    assert known(describe(trace, with_tail=False).slowness).of_data
+    parts = not_none(trace.microbatches)
+    assert not_none(describe(trace, with_tail=False).slowness).of_data
     assert parts.forward_ratio == pytest.approx(0.466, abs=5e-4)
     assert (parts.seconds.shape, trace.num_missing) == ((43, 32, 8), 0)

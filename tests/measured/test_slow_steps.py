@@ -20,7 +20,7 @@ from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import load_trace
 from experiments.coverage import drawn_log, true_shares
 from tests.cli.steps import trace_of
-from tests.problems import known
+from tests.problems import not_none
 
 
 def vector() -> np.ndarray:
@@ -32,7 +32,7 @@ def vector() -> np.ndarray:
 
 def slowness(seconds: np.ndarray) -> Slowness:
     trace = trace_of(seconds.sum(axis=2), microbatches=Microbatches(seconds))
-    return known(slowness_in(trace))
+    return not_none(slowness_in(trace))
 
 
 def advice(seconds: np.ndarray, **options: Any) -> Advice:
@@ -132,7 +132,7 @@ def test_long_chunks_and_pauses_are_one_cause_where_nothing_tells_them_apart():
     assert set(answer.causes) == {DATA_OR_PAUSES, "steady", "random"}
     # The whole loss is of one of the two: measured 0.99.
     assert answer.causes[DATA_OR_PAUSES].value > 0.95
-    long = known(answer.long_chunks)
+    long = not_none(answer.long_chunks)
     usual = np.median(seconds, axis=2, keepdims=True)
     assert long.chunks == np.sum(seconds > 3 * usual)
     assert 0 < long.share < 1
@@ -173,7 +173,7 @@ def test_a_few_steps_do_not_tell_whether_slow_workers_stay_slow(steps):
     )
     assert named == (steps > 3)
     # Nor do step totals.
-    totals = known(slowness_in(trace_of(seconds.sum(axis=2))))
+    totals = not_none(slowness_in(trace_of(seconds.sum(axis=2))))
     assert set(totals.causes) == {"rest"}
     assert bool(totals.slow_workers) == (steps > 3)
 
@@ -264,4 +264,4 @@ def test_steps_that_are_slow_for_all_are_no_chance_of_a_few_workers():
 
 
 def slowness_in_totals(times: np.ndarray) -> Slowness:
-    return known(slowness_in(trace_of(times)))
+    return not_none(slowness_in(trace_of(times)))

@@ -13,7 +13,7 @@ from bcgc_jax.measured.description import describe
 from bcgc_jax.measured.slow_workers import levels, levels_drawn, scores_of
 from bcgc_jax.measured.slowness import slowness_in
 from tests.cli.steps import trace_of
-from tests.problems import known
+from tests.problems import not_none
 
 SLOW = slice(70, 130)
 
@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
 
 
 def slow_workers(times: np.ndarray) -> list[Stretch]:
-    slowness = known(slowness_in(trace_of(times)))
+    slowness = not_none(slowness_in(trace_of(times)))
     stretches = [
         Stretch(int(slow.worker), int(slow.first_step), int(slow.last_step), slow.ratio)
         for slow in slowness.slow_workers
@@ -172,13 +172,13 @@ def test_a_description_tells_it_with_the_names_of_the_trace():
     trace = trace_of(_log(0, 1.5))
     trace = trace._replace(worker_names=np.array([f"gpu{i}" for i in range(8)]))
     description = describe(trace, with_tail=False)
-    (slow,) = known(description.slowness).slow_workers
+    (slow,) = not_none(description.slowness).slow_workers
     said = (
         f"Worker gpu3 was {slow.ratio:.3g} times as slow as the others in steps "
         f"{slow.first_step} to "
     )
     assert any(said in remark for remark in description.remarks())
-    slowness = known(slowness_in(trace_of(_log(0) * np.linspace(1, 3, 8))))
+    slowness = not_none(slowness_in(trace_of(_log(0) * np.linspace(1, 3, 8))))
     lost = [stretch.ratio for stretch in slowness.slow_workers]
     assert len(lost) > 3
     assert lost == sorted(lost, reverse=True)

@@ -8,7 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.measured import Trace, fit_start_up
 from bcgc_jax.measured.start_up import Estimate, line, lines_of_cells, with_covariance
-from tests.problems import known
+from tests.problems import not_none
 
 LOADS = np.array([100.0, 200.0, 400.0])
 WORKERS = 6
@@ -71,7 +71,7 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     assert "With one load in each iteration" in remarks
     # the jackknife leaves out two steps of 80 in turn
     trace, group = _one_load(0), np.arange(480) // 12
-    rows = np.stack([trace.seconds, known(trace.load), trace.step])
+    rows = np.stack([trace.seconds, not_none(trace.load), trace.step])
     left = [line(*rows[:, group != g])[0] for g in range(40)]
     np.testing.assert_allclose(
         line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9
@@ -79,7 +79,7 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     # A start-up that varies is left out: 2 / load and more is in the cycle time.
     assert not fit.separable
     assert float(fit.per_cycle.mean()) == pytest.approx(
-        np.mean(trace.seconds / known(trace.load)), rel=0.01
+        np.mean(trace.seconds / not_none(trace.load)), rel=0.01
     )
 
 
@@ -98,8 +98,8 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
 def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_other():
     trace, start, cycle = _blocks(0, 40, 0.6)
     fit = fit_start_up(trace)
-    np.testing.assert_allclose(known(fit.pairs)[:, 0], start, atol=0.1)
-    np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, atol=4e-4)
+    np.testing.assert_allclose(not_none(fit.pairs)[:, 0], start, atol=0.1)
+    np.testing.assert_allclose(not_none(fit.pairs)[:, 1], cycle, atol=4e-4)
     assert fit.separable
     assert isinstance(fit.apart["cycle_time"], bcgc.distributions.EmpiricalPairs)
     assert "start_up" not in fit.apart
@@ -129,8 +129,8 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
     fit = fit_start_up(
         trace._replace(seconds=np.tile(LOADS, 240) * np.repeat(cycle, 3) + value)
     )
-    np.testing.assert_allclose(known(fit.pairs)[:, 0], value, atol=1e-6)
-    np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, rtol=1e-6)
+    np.testing.assert_allclose(not_none(fit.pairs)[:, 0], value, atol=1e-6)
+    np.testing.assert_allclose(not_none(fit.pairs)[:, 1], cycle, rtol=1e-6)
     assert fit.mean_start_up.value == pytest.approx(value, abs=1e-6)
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 import bcgc_jax as bcgc
 from tests.oracles import extremes
-from tests.problems import known, padded
+from tests.problems import not_none, padded
 
 SIZE, SMALL = 64, 8
 FAMILIES = ("gamma", "weibull", "lognormal", "pareto", "uniform", "shifted_exponential")
@@ -96,7 +96,7 @@ def _partition(
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _closed_form(law: Any, workers: Any, size: int, method: str) -> Array:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=size)
-    return known(bcgc.solve(problem, method).partition)
+    return not_none(bcgc.solve(problem, method).partition)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -166,7 +166,7 @@ def _best(case: Extreme, workers: int) -> float:
     """What a coordinate takes by the plan that double precision finds."""
     with jax.enable_x64(True):
         plan = np.maximum(
-            np.asarray(known(bcgc.solve(padded(case.law, workers)).partition)), 0
+            np.asarray(not_none(bcgc.solve(padded(case.law, workers)).partition)), 0
         )[:workers]
     return (
         extremes.expected_max(case.excess, case.infimum, plan, case.kinks) / plan.sum()

@@ -17,7 +17,7 @@ from bcgc_jax.plans.passes import in_a_row, parts_of
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.oracles.chains import Piece, around_circle, chain, in_order
-from tests.problems import known, nested_groups
+from tests.problems import nested_groups, not_none
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -95,7 +95,7 @@ def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def _host(
     problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    rule: Any = known(plan.completion).of_problem(4, 4)
+    rule: Any = not_none(plan.completion).of_problem(4, 4)
     passes: Any = passes_of(problem, plan)
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
 
@@ -137,7 +137,7 @@ def _scanned(
     @jax.jit
     def run(plan, starts, times):
         load, rule, _ = problem_tasks(problem, plan)
-        passes = known(passes_of(problem, plan)).of(unit)
+        passes = not_none(passes_of(problem, plan)).of(unit)
 
         def step(late, drawn):
             end = rule.runtimes(load, problem.overlap, late + drawn[0], drawn[1])
@@ -234,7 +234,7 @@ def test_unlike_workers_keep_their_places():
     assert means[1] > 1.5 * means[0]
     assert np.isnan(invalid.chained)
     # The same by NumPy, for tables.
-    added_seconds, error = known(added_in_a_row(problem(9.0), x))
+    added_seconds, error = not_none(added_in_a_row(problem(9.0), x))
     error = np.hypot(error, simulation.standard_error)
     assert simulation.mean + added_seconds == pytest.approx(means[0], abs=5 * error)
 
@@ -274,7 +274,7 @@ def test_what_draws_cannot_tell_has_nan_for_a_slope():
         x = jnp.array([3.0, 1.0])
         late = bcgc.plans.simulation.simulate_completion(key, problem, x, 13.0, 50)
         mean = bcgc.simulate_runtime(key, problem, x, 50, unit=None)
-        sent = known(bcgc.solve(problem, "cyclic:2").needs).sent
+        sent = not_none(bcgc.solve(problem, "cyclic:2").needs).sent
         return jnp.stack([mean.mean, mean.standard_error, late.mean, sent])
 
     (by_chance, by_time), *other_slopes = np.array(slopes(jnp.array([0.3, 5.0])))

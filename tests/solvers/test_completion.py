@@ -32,7 +32,7 @@ from bcgc_jax.solvers.search import local_optimum
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import PARETO, SHIFTED_EXPONENTIAL, WEIBULL
 from tests.oracles.programme import best_of_two_speeds
-from tests.problems import known, padded
+from tests.problems import not_none, padded
 
 
 def _solve(problem, deadline):
@@ -52,7 +52,7 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     np.testing.assert_allclose(result.aux, result.value, rtol=1e-5)
     probability = bcgc.completion_probability(problem, result.point, 10**6.5)
     np.testing.assert_allclose(result.value, probability, rtol=1e-12)
-    *other_values, single = known(completion_partition(problem, 6e5).aux)
+    *other_values, single = not_none(completion_partition(problem, 6e5).aux)
     assert max(other_values) < 1e-300 < 4e-7 < single
     # By draws.
     load = oracles.load_of(np.asarray(result.point)[:workers])
@@ -163,7 +163,7 @@ def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
             for sign in (1, -1)
         ]
         above, below = (
-            bcgc.completion_probability(problem(r), known(partition), d)
+            bcgc.completion_probability(problem(r), not_none(partition), d)
             for r, d in near
         )
         assert float(slope) == pytest.approx(
@@ -215,7 +215,7 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
 
     @jax.jit
     def final_status(status: int) -> Any:
-        return known(
+        return not_none(
             solution_of(
                 problem, jnp.zeros(problem.max_workers), status, 1, True, infinite
             ).status
@@ -332,8 +332,10 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(
 
     fast = bcgc.solve(problem)
     sure = bcgc.solve(problem, bcgc.Deadline(deadline))
-    low = float(bcgc.completion_probability(problem, known(fast.partition), deadline))
-    high = float(known(sure.completion_probability))
+    low = float(
+        bcgc.completion_probability(problem, not_none(fast.partition), deadline)
+    )
+    high = float(not_none(sure.completion_probability))
     assert low < high - 1e-3
     rng = np.random.default_rng(0)
     ends = [np.asarray(s.partition) for s in (fast, sure)]
@@ -343,7 +345,7 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(
         least = low + share * (high - low)
         solution = solve(least)
         assert int(solution.status) == bcgc.Status.CONVERGED
-        assert float(known(solution.completion_probability)) >= least - 1e-12
+        assert float(not_none(solution.completion_probability)) >= least - 1e-12
         theirs = _fastest(problem, deadline, least, starts)
         assert float(solution.expected_runtime) <= theirs * (1 + 1e-6)
         assert last < float(solution.expected_runtime) < float(sure.expected_runtime)
@@ -356,7 +358,7 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often(
     )
     assert float(free.relative_gap) < 1e-5
     np.testing.assert_allclose(
-        known(solve(high - 1e-7).partition), known(sure.partition), atol=0.2
+        not_none(solve(high - 1e-7).partition), not_none(sure.partition), atol=0.2
     )
     assert int(solve(high + 1e-4).status) == bcgc.Status.INFEASIBLE
 
@@ -372,7 +374,7 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
 def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
     fastest = bcgc.solve(problem)
-    uncoded = known(bcgc.solve(problem, "uncoded").partition)
+    uncoded = not_none(bcgc.solve(problem, "uncoded").partition)
     surest = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
     answers = {
         "completion_partition": surest,

@@ -11,7 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.schemes import inexact
-from tests.problems import known
+from tests.problems import not_none
 
 N = 6
 START = 150.0
@@ -41,14 +41,14 @@ def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     assert float(solution.expected_runtime) == pytest.approx(step[spare], rel=1e-9)
     assert float(with_spare.expected_runtime) == float(solution.expected_runtime)
     needs = [1, 1 - spare / N, 0, float(spare == 0), spare / N]
-    assert [float(a) for a in known(solution.needs)] == pytest.approx(needs)
-    assert known(solution.plan).trainable == (spare == 0)
+    assert [float(a) for a in not_none(solution.needs)] == pytest.approx(needs)
+    assert not_none(solution.plan).trainable == (spare == 0)
 
 
 def test_backup_loses_no_samples_where_all_numbers_are_as_good():
     # E T_(N-B) = (N - B) / (N + 1).
     problem = bcgc.Problem(bcgc.Uniform(0.0, 1.0), 50, 100)
-    assert float(known(bcgc.solve(problem, "backup").needs).lost) == 0
+    assert float(not_none(bcgc.solve(problem, "backup").needs).lost) == 0
 
 
 def test_backup_with_random_start_ups_needs_its_number():
@@ -59,7 +59,7 @@ def test_backup_with_random_start_ups_needs_its_number():
 
 
 def _rule(solution: bcgc.Solution) -> Stopped:
-    rule = known(solution.plan).completion
+    rule = not_none(solution.plan).completion
     assert isinstance(rule, Stopped)
     return rule
 
@@ -98,7 +98,7 @@ def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
         np.testing.assert_allclose(used_chunks.mean(axis=(1, 2)), share, rtol=1e-12)
     all_done = START + WHOLE * times < threshold
     surplus = (1 - all_done.mean()) / rule.chunks
-    expected = 1 - float(known(solution.needs).lost) + surplus
+    expected = 1 - float(not_none(solution.needs).lost) + surplus
     assert abs(used.mean() - expected) < 4 * used.std() / np.sqrt(len(used))
     assert np.all(ended - stopped < times.max(axis=1) * WHOLE / rule.chunks + 1e-9)
     assert ended.mean() > float(solution.expected_runtime)
@@ -107,7 +107,7 @@ def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
 def test_drop_stops_where_draws_of_numpy_say(x64):
     times = 0.5 + np.random.default_rng(1).exponential(1.0, (100_000, N))
     solution = bcgc.solve(PROBLEM, "drop")
-    rule, needs = _rule(solution), known(solution.needs)
+    rule, needs = _rule(solution), not_none(solution.needs)
     threshold = float(rule.threshold * PROBLEM.scale)
     seconds, used = _step(threshold, times, rule.chunks)
     for value, draws in ((solution.expected_runtime, seconds), (1 - needs.lost, used)):
@@ -131,7 +131,7 @@ def test_drop_of_atoms_is_a_sum_over_them(x64):
         stop = max(5 * ended / 8, 1.0)
         tried[stop] = (1 + (stop - 1) * (1 - 0.9**N)) / (0.9 + 0.1 * ended / 8)
     stop = min(tried, key=tried.__getitem__)
-    rule, needs = _rule(solution), known(solution.needs)
+    rule, needs = _rule(solution), not_none(solution.needs)
     assert float(rule.threshold) == pytest.approx(200 * stop)
     value = solution.expected_runtime / (1 - needs.lost)
     assert float(value) == pytest.approx(200 * tried[stop], rel=1e-9)
@@ -154,7 +154,7 @@ def test_a_threshold_at_which_three_tenths_of_the_atoms_have_ended_is_possible()
         least = np.min(np.minimum(stops[:, None], atoms) @ alone / used)
         problem = bcgc.Problem(bcgc.Empirical(atoms), N, 100, float(N))
         solution = bcgc.solve(problem, "drop")
-        value = solution.expected_runtime / (1 - known(solution.needs).lost)
+        value = solution.expected_runtime / (1 - not_none(solution.needs).lost)
         assert float(value) == pytest.approx(
             100 * least, rel=1e-5
         )  # worst measured 1.4e-6
@@ -166,7 +166,7 @@ def test_drop_is_refused_where_no_distribution_function_says_it(x64):
         ValueError, match='"drop" is for independent workers that are alike'
     ):
         bcgc.solve(bcgc.Problem(unlike, 2, 100), "drop")
-    plan = known(bcgc.solve(PROBLEM, "drop").plan)
+    plan = not_none(bcgc.solve(PROBLEM, "drop").plan)
     with pytest.raises(ValueError, match="take simulate_runtime"):
         bcgc.expected_runtime(PROBLEM, plan)
     assert not plan.trainable
@@ -178,7 +178,8 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
     )
     comparison = bcgc.solvers.Comparison([uncoded, backup, drop], None, uncoded)
     used = {
-        name: float(solution.expected_runtime) / (1 - float(known(solution.needs).lost))
+        name: float(solution.expected_runtime)
+        / (1 - float(not_none(solution.needs).lost))
         for name, solution in comparison.items()
     }
     assert list(comparison) == sorted(used, key=used.__getitem__)
@@ -187,7 +188,7 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
     drop.save(tmp_path / "plan.json")
     from_file = bcgc.Solution.load(tmp_path / "plan.json")
     assert _rule(from_file).threshold == _rule(drop).threshold
-    assert float(known(from_file.needs).lost) == float(known(drop.needs).lost)
+    assert float(not_none(from_file.needs).lost) == float(not_none(drop.needs).lost)
 
 
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():

@@ -23,7 +23,7 @@ from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.placement import place_workers
 from bcgc_jax.solvers.search import local_optimum
 from tests.compilations import compilations
-from tests.problems import known
+from tests.problems import not_none
 
 pytestmark, _SLOW = pytest.mark.usefixtures("x64"), pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_the_runtime_is_that_of_draws(workers, data, start_up):
     )
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
     if data == "by_size":  # the bound is that of groups as small as the smallest
-        plan = known(solution.plan)
+        plan = not_none(solution.plan)
         mean, error, *_ = bcgc.simulate_runtime(
             jax.random.key(0), _problem(workers), plan, 40_000, unit=None
         )
@@ -106,8 +106,8 @@ def test_one_program_serves_all_numbers_of_workers():
         solutions = {2: solve(_padded(2)), 5: solve(_padded(5)), 7: first}
     assert compiled == []
     for workers, solution in solutions.items():
-        plan = known(solution.plan)
-        assert known(plan.completion).groups == halving(workers)
+        plan = not_none(solution.plan)
+        assert not_none(plan.completion).groups == halving(workers)
         drawn = _drawn(plan, np.random.default_rng(workers), 400_000)
         error = drawn.std() / np.sqrt(drawn.size)
         assert float(solution.expected_runtime) == pytest.approx(
@@ -132,14 +132,14 @@ def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
         values = [float(getattr(solution, name)) for solution in loop]
         np.testing.assert_allclose(getattr(batch, name), values, rtol=1e-9)
     np.testing.assert_allclose(
-        known(batch.needs).sent, [known(solution.needs).sent for solution in loop]
+        not_none(batch.needs).sent, [not_none(solution.needs).sent for solution in loop]
     )
-    assert known(batch.needs).stored_subsets.tolist() == [
+    assert not_none(batch.needs).stored_subsets.tolist() == [
         2,
         *([2, 2, 2] if stored else [3, 5, 7]),
     ]
     with pytest.raises(ValueError, match="does not say who is in which group"):
-        jax.tree.map(lambda a: a[0], known(batch.plan)).storage(2)
+        jax.tree.map(lambda a: a[0], not_none(batch.plan)).storage(2)
 
 
 # Optima that SciPy's L-BFGS-B found on the product formula, written in NumPy.
@@ -156,7 +156,7 @@ def test_published_optima_are_met(stored, data, published):
     assert float(solution.expected_runtime) == pytest.approx(1e6 + published, rel=1e-4)
     # its bound is of the least groups
     kind, gap = ("exact", 1e-6) if data == "equal" else ("local", 0.07)
-    assert (solution.kind, float(known(solution.needs).stored_subsets)) == (
+    assert (solution.kind, float(not_none(solution.needs).stored_subsets)) == (
         kind,
         stored or 20,
     )
@@ -196,7 +196,7 @@ def test_a_local_search_ends_at_a_kink():
 def test_slopes_at_an_empty_level_are_those_of_differences():
     """Three kinds of workers then begin to be late at once, with no node between."""
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
-    plan = known(bcgc.solve(problem, "nested").plan)
+    plan = not_none(bcgc.solve(problem, "nested").plan)
     value_and_slopes = jax.value_and_grad(
         lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes))
     )
@@ -215,8 +215,8 @@ def test_no_sizes_are_in_time_more_often():
     """By the same draws for all sizes, within four standard errors."""
     deadline, rng = 1.4e8, np.random.default_rng(3)
     solution = bcgc.solve(_problem(7), Nested(deadline=deadline))
-    plan = known(solution.plan)
-    chance = float(known(solution.completion_probability))
+    plan = not_none(solution.plan)
+    chance = float(not_none(solution.completion_probability))
     in_time = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
     assert chance == pytest.approx(
         in_time.mean(), abs=4 * in_time.std() / np.sqrt(in_time.size)
@@ -233,7 +233,7 @@ def test_no_sizes_are_in_time_more_often():
         )
         off = in_time.astype(float) - candidate_in_time
         assert off.mean() > -4 * off.std() / np.sqrt(off.size)
-    fastest = known(bcgc.solve(_problem(7), "nested").plan)
+    fastest = not_none(bcgc.solve(_problem(7), "nested").plan)
     # Measured 0.5953, and 0.5856 of the fastest; draws of both tell them apart.
     off = in_time.astype(float) - (
         _drawn(fastest, np.random.default_rng(0), 200_000) <= deadline
@@ -244,7 +244,9 @@ def test_no_sizes_are_in_time_more_often():
     narrow = replace(_problem(7), cycle_time=bcgc.ShiftedExponential(1.8247, 8.2824))
     assert (
         float(
-            known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)
+            not_none(
+                bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability
+            )
         )
         > 0.75
     )
@@ -359,9 +361,9 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(
             1000 * shares, groups, cdf, deadline / unit, (setup or 0.0) / cycles
         )
 
-    chance = float(known(solution.completion_probability))
+    chance = float(not_none(solution.completion_probability))
     assert chance == pytest.approx(
-        in_time(np.asarray(known(solution.plan).sizes)[None] / 1000)[0], rel=1e-9
+        in_time(np.asarray(not_none(solution.plan).sizes)[None] / 1000)[0], rel=1e-9
     )
     assert chance >= max(0.999 * reference, 0.99 * _searched(in_time, len(groups), 30))
     ended = bcgc.Status.INFINITE if name == "heavy" else bcgc.Status.CONVERGED
@@ -375,7 +377,7 @@ def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
     solution = bcgc.solve(problem, Nested(deadline=2e5))
     # Worst measured 2.5e-6.
     np.testing.assert_allclose(solution.expected_runtime, 5000 * 2.8 / 1.8, rtol=1e-5)
-    assert float(known(solution.completion_probability)) >= 1 - 40.0 ** (4 * -0.7)
+    assert float(not_none(solution.completion_probability)) >= 1 - 40.0 ** (4 * -0.7)
 
 
 @_SLOW
@@ -400,11 +402,13 @@ def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
             for part in np.array_split(sizes, 20)
         )
         problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
-        chance = known(
+        chance = not_none(
             bcgc.solve(problem, Nested(deadline=deadline)).completion_probability
         )
         assert float(chance) > float(
-            known(bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability)
+            not_none(
+                bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability
+            )
         )
         assert best * 0.97 < float(chance) <= best + 1e-9  # worst measured 0.9797
 
@@ -449,7 +453,7 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
         num_samples=5.0,
     )
     solution = bcgc.solve(problem, Nested(data="equal"))
-    plan, rng = known(solution.plan), np.random.default_rng(0)
+    plan, rng = not_none(solution.plan), np.random.default_rng(0)
     assert solution.kind == "local"
     shares = rng.dirichlet([0.5] * 3, 12)
     starts = 3000 * rng.weibull(0.5, (200_000, 4))
@@ -471,7 +475,7 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 7, 35, 14)
     solution = bcgc.solve(problem, "nested")
     read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
-    rules: list[Any] = [known(answer.plan).completion for answer in (read, solution)]
+    rules: list[Any] = [not_none(answer.plan).completion for answer in (read, solution)]
     assert rules[0].groups == rules[1].groups
 
     def loss(params, batch):
@@ -492,7 +496,7 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
             last = np.maximum(
                 last, np.min(rows[:, group] * done[group], axis=1) * 14 / 7
             )
-    np.testing.assert_allclose(known(training.fresh), last, rtol=1e-12)
+    np.testing.assert_allclose(not_none(training.fresh), last, rtol=1e-12)
     for _ in range(9):
         params = jax.tree.map(
             lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data)
@@ -543,7 +547,9 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
     law = bcgc.Heterogeneous(
         4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)]
     )
-    draws, fresh = np.split(known(law.sample(jax.random.key(0), (20_000, 12))), [1000])
+    draws, fresh = np.split(
+        not_none(law.sample(jax.random.key(0), (20_000, 12))), [1000]
+    )
     placed: Any = place_workers(_problem(12), plan, draws)
     assert all(sum(w < 4 for w in group) <= 1 for group in placed.completion.groups[2])
     assert (

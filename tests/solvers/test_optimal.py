@@ -19,7 +19,7 @@ from bcgc_jax.solvers.expected_maximum import (
 )
 from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
-from tests.problems import SIZE, expected_max, known, padded, slow
+from tests.problems import SIZE, expected_max, not_none, padded, slow
 
 # The paper's, one of a heavy tail, one whose density is infinite at its shift, and
 # measured times, with the gaps that they are to reach; worst measured 3e-8 of the first
@@ -47,7 +47,7 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(
     shares = np.concatenate(
         [rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)]
     )
-    best = np.asarray(known(solution.partition)[:6])
+    best = np.asarray(not_none(solution.partition)[:6])
     near = np.abs(best * (1 + 0.02 * rng.standard_normal((200, 6))))
     near = near / near.sum(1, keepdims=True)
     points = 3_000 * np.concatenate([shares, near, np.eye(6)])
@@ -67,7 +67,7 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(
 
 def test_one_worker_is_solved(x64):
     solution = bcgc.solve(padded(bcgc.ShiftedExponential(2.0), 1, 2_000, 2), "optimal")
-    assert known(solution.rounded).tolist() == [2_000] + [0] * (SIZE - 1)
+    assert not_none(solution.rounded).tolist() == [2_000] + [0] * (SIZE - 1)
     np.testing.assert_allclose(solution.expected_runtime, 2_000, rtol=1e-9)
 
 
@@ -91,7 +91,7 @@ def test_only_the_value_of_an_optimum_has_a_slope(x64):
         law = bcgc.ShiftedExponential(0.8, 0.2)
         problem = bcgc.Problem(law, 5, costs.size, 3, unit_costs=costs)
         solution = bcgc.solve(problem)
-        late = bcgc.completion_probability(problem, known(solution.partition), 60.0)
+        late = bcgc.completion_probability(problem, not_none(solution.partition), 60.0)
         return solution.expected_runtime, solution.lower_bound, solution.partition, late
 
     costs = jnp.linspace(1.0, 3.0, 20)
@@ -109,7 +109,7 @@ def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_find
     levels = [0, 2, 5]
     solution = bcgc.solve(problem, bcgc.Optimal(levels=levels))
     free = bcgc.solve(problem)
-    assert np.flatnonzero(known(solution.levels)).tolist() == levels
+    assert np.flatnonzero(not_none(solution.levels)).tolist() == levels
     other_levels = np.setdiff1d(np.arange(SIZE), levels)
     assert np.all(np.asarray(solution.partition)[other_levels] == 0)
     assert np.all(np.asarray(solution.rounded)[other_levels] == 0)
@@ -148,7 +148,7 @@ def test_float32_reaches_the_float64_optimum():
     with jax.enable_x64(True):
         exact = float(bcgc.solve(padded(LAW, 12, 2_000, 50)).expected_runtime)
     solution = bcgc.solve(padded(LAW, 12, 2_000, 50))
-    assert known(solution.partition).dtype == jnp.float32
+    assert not_none(solution.partition).dtype == jnp.float32
     assert float(solution.expected_runtime) == pytest.approx(
         exact, rel=1e-5
     )  # measured 2e-7

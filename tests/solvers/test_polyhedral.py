@@ -7,7 +7,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
-from tests.problems import known, padded
+from tests.problems import not_none, padded
 
 
 @pytest.mark.slow
@@ -74,14 +74,14 @@ def test_workers_that_are_never_slow_need_no_redundancy(x64):
     exact = 5 / 6 * 6_000 * 2.5  # Theorem 2: all at level 0
     assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + 2e-6)
     assert solution.lower_bound <= exact
-    assert known(solution.rounded)[0] == 6_000
+    assert not_none(solution.rounded)[0] == 6_000
 
 
 @pytest.mark.slow
 def test_single_precision_stays_inside_where_rounding_spoils_the_path():
     problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
     solution = bcgc.solve(problem)
-    assert float(known(solution.partition).min()) >= 0
+    assert float(not_none(solution.partition).min()) >= 0
     exact = 20_000 / 50 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
     assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
     assert solution.expected_runtime < 1.001 * exact

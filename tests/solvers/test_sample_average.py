@@ -20,7 +20,7 @@ from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import draw_problems, judge
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
-from tests.problems import known
+from tests.problems import not_none
 
 S = 60
 N = 4
@@ -101,7 +101,9 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     deadline = 0.8 * float(optimal.expected_runtime)
     solution = bcgc.solve(problem, bcgc.Deadline(deadline))
     met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
-    np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
+    np.testing.assert_allclose(
+        not_none(solution.completion_probability), met, atol=1e-12
+    )
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
     best = max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares)
     assert met >= best - 1.01 / S
@@ -167,7 +169,7 @@ def test_a_plan_for_slow_and_fast_workers_is_near_the_optimum(optimum):
     solution = bcgc.solve(_problem(LAWS), key=jax.random.key(7))
     assert _runtimes(np.asarray(solution.partition), OUTCOMES).mean() < 1.002 * optimum
     assert 0 < solution.relative_gap < 0.02
-    assert known(solution.rounded).sum() == L
+    assert not_none(solution.rounded).sum() == L
 
 
 def _two_groups(rng, size: int) -> np.ndarray:

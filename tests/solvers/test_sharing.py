@@ -25,7 +25,7 @@ from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
 from tests.compilations import compilations
-from tests.problems import known
+from tests.problems import not_none
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -58,7 +58,7 @@ def _drawn(count):
 
 def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
     """With passes, start-ups, a question before each chunk, and a vector at the end."""
-    rule = known(solution.plan).completion
+    rule = not_none(solution.plan).completion
     starts, times = _drawn(2000)
     seconds = rule.in_lockstep(times, starts)
     mean, error = np.mean(seconds) + 200, np.std(seconds) / 2000**0.5
@@ -278,7 +278,7 @@ def test_fewer_chunks_where_questions_take_long(monkeypatch):
     monkeypatch.setattr("bcgc_jax.solvers.sharing._MOST_CHUNKS", 8)
     plain = replace(PROBLEM, start_up=None)
     needs = [
-        known(bcgc.solve(plain, bcgc.Sharing(2, None, True, round_trip=trip)).needs)
+        not_none(bcgc.solve(plain, bcgc.Sharing(2, None, True, round_trip=trip)).needs)
         for trip in (0.0, 5e4)
     ]
     assert int(needs[0].round_trips) == 8 > int(needs[1].round_trips)
@@ -301,7 +301,7 @@ def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
 
 
 def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
-    read = known(bcgc.Solution.load(solution.save(tmp_path / "plan.json")).plan)
+    read = not_none(bcgc.Solution.load(solution.save(tmp_path / "plan.json")).plan)
     assert vars(read.completion) == vars(solution.plan.completion)
     runtime = bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), read, 64
@@ -371,7 +371,7 @@ def test_whole_subsets_are_a_worse_place_for_help(solution):
     )
     ratio = float(whole.expected_runtime / solution.expected_runtime)
     assert ratio > 1.02
-    holders = known(whole.plan).storage(5).holders
+    holders = not_none(whole.plan).storage(5).holders
     assert all(len(set(subset)) == 1 for subset in holders)
 
 
@@ -392,15 +392,17 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
         end, until = driven(ledger, Paces(5), seconds, starts[k])
         assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
         np.testing.assert_allclose(
-            scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
+            scale * not_none(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
         )
     simulation = bcgc.simulate_runtime(
         jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11
     )
-    assert simulation.mean < known(simulation.chained) < 1.2 * simulation.mean
+    assert simulation.mean < not_none(simulation.chained) < 1.2 * simulation.mean
     # As tables say it: by the same program.
-    added_seconds, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))
+    added_seconds, error = not_none(
+        added_in_a_row(replace(PROBLEM, send_time=10.0), plan)
+    )
     assert (added_seconds, error) == (
-        float(known(simulation.chained) - simulation.mean),
-        float(known(simulation.chained_error)),
+        float(not_none(simulation.chained) - simulation.mean),
+        float(not_none(simulation.chained_error)),
     )

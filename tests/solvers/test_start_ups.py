@@ -13,7 +13,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.problem import Status
 from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
-from tests.problems import SIZE, known
+from tests.problems import SIZE, not_none
 
 LAW, N = bcgc.ShiftedExponential(0.7, 1.0), 5
 
@@ -55,7 +55,7 @@ def test_levels_that_do_not_exist_are_no_starts() -> None:
     )
     least = np.min(runtimes(partitions))
     assert 0.999 * least < solution.expected_runtime <= least * (1 + 1e-9)
-    assert known(solution.partition)[0] == 0
+    assert not_none(solution.partition)[0] == 0
 
 
 @pytest.mark.parametrize("mean", [3000.0, 300.0, 30.0])
@@ -86,7 +86,7 @@ def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
     late = _problem(max_workers=SIZE, start_up=500.0)
     solutions = [bcgc.solve(problem) for problem in (plain, late)]
     assert np.allclose(
-        known(solutions[0].partition), known(solutions[1].partition), rtol=1e-6
+        not_none(solutions[0].partition), not_none(solutions[1].partition), rtol=1e-6
     )
     later = solutions[1].expected_runtime - solutions[0].expected_runtime
     assert float(later) == pytest.approx(500, rel=1e-9)
@@ -101,7 +101,7 @@ def test_a_link_has_a_certified_optimum_too() -> None:
     solution = bcgc.solve(problem)
     assert int(solution.status) == Status.CONVERGED
     assert 0 <= float(solution.relative_gap) <= 2e-6
-    best, value = known(solution.partition), float(solution.expected_runtime)
+    best, value = not_none(solution.partition), float(solution.expected_runtime)
     for size in (1.0, 0.1, 0.01, 0.001):
         near = (1 - size) * np.asarray(best) + size * _random_partitions()
         runtimes = np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near)))
@@ -122,4 +122,4 @@ def test_a_deadline_is_met_with_start_ups_as_probably_as_by_any_plan_tried() -> 
         float(bcgc.completion_probability(problem, x, deadline))
         for x in _random_partitions()
     ]
-    assert float(known(solution.completion_probability)) >= max(tried) - 1e-9
+    assert float(not_none(solution.completion_probability)) >= max(tried) - 1e-9

@@ -16,7 +16,7 @@ from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.sweeps import cells as sweeps
 from bcgc_jax.sweeps import run
 from bcgc_jax.sweeps.files import _put, fingerprint, read_rows
-from tests.problems import known, padded
+from tests.problems import not_none, padded
 
 
 def paper(num_workers, rate, max_workers, shift=50.0):
@@ -127,7 +127,7 @@ def test_deadlines_are_an_axis_and_an_objective(x64):
     probability = jax.jit(jax.vmap(bcgc.completion_probability, (None, 0, None)))
     for j, deadline in enumerate((1.5e8, 3e8)):
         exact = bcgc.completion_probability(
-            problem, known(solution.partition), deadline
+            problem, not_none(solution.partition), deadline
         )
         plain, limit, best = rows[3 * j : 3 * j + 3]
         assert plain == pytest.approx(float(exact), abs=1e-9)

@@ -13,6 +13,7 @@ from bcgc_jax.handout.chunk import Chunk as Chunk
 from bcgc_jax.handout.group import GroupShare
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
+    SILENCE,
     Answer,
     Begin,
     Covers,
@@ -33,8 +34,6 @@ from bcgc_jax.handout.transport import Line, Tcp, Transport
 KEY = "BCGC_HANDOUT_KEY"
 # Seconds until it is tried again whether a coordinator listens.
 _AGAIN = 0.1
-# Seconds after which it is said that nobody listens yet.
-_SILENCE = 5.0
 
 
 class StepFailed(RuntimeError):
@@ -293,7 +292,7 @@ def join(
             )
             if waited >= wait:
                 raise ConnectionRefusedError(message) from error
-            if waited >= _SILENCE and not warned:
+            if waited >= SILENCE and not warned:
                 warnings.warn(
                     f"{message} This worker waits for {wait:g} s.", stacklevel=2
                 )

@@ -10,6 +10,7 @@ from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
+    SILENCE,
     AfterJoin,
     Answer,
     Join,
@@ -17,9 +18,6 @@ from bcgc_jax.handout.messages import (
 )
 from bcgc_jax.steps.hosts import numbered
 from bcgc_jax.steps.placement import Placement
-
-# Seconds after which it is said for whom the others wait.
-_SILENCE = 5.0
 
 
 class Gathering:
@@ -73,8 +71,8 @@ class Gathering:
         """Say once for whom the others wait."""
         if self._loops is not None:
             return self._loops.time_goes_on(now)
-        if now < self._since + _SILENCE:
-            return self._since + _SILENCE
+        if now < self._since + SILENCE:
+            return self._since + SILENCE
         workers = range(self._place.num_workers)
         missing = ", ".join(str(rank) for rank in workers if rank not in self._joined)
         warnings.warn(

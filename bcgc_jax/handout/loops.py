@@ -19,6 +19,7 @@ from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loop_attempts import COLUMNS, Deadline, OwnAttempt, SharedAttempt
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
+    SILENCE,
     AfterJoin,
     Answer,
     Begin,
@@ -34,8 +35,6 @@ from bcgc_jax.handout.messages import (
 from bcgc_jax.steps import absences
 from bcgc_jax.steps.placement import Placement
 
-# Seconds after which it is said for whom a step waits.
-_SILENCE = 5.0
 # An attempt by which programs are compiled, and the least share of a step that is its
 # chunks'.
 _SETTLED, _SHORT = 5, 0.02
@@ -296,8 +295,8 @@ class Loops:
         if len(attempt.heard) == len(attempt.present) or self._warned == attempt.number:
             return math.inf
         waited = now - attempt.began
-        if waited < _SILENCE:
-            return attempt.began + _SILENCE
+        if waited < SILENCE:
+            return attempt.began + SILENCE
         self._warned = attempt.number
         missing = self._missing(attempt)
         warnings.warn(

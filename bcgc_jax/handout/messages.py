@@ -14,6 +14,8 @@ Ticket = tuple[
 ]  # the attempt at a step, and a number there, of a chunk or of a sum
 Chunk = tuple[int, int]  # its subset, and its number there
 
+# Seconds after which it is said for whom or what somebody waits.
+SILENCE = 5.0
 # Seconds that no chunk takes.
 _AGES = 1e9
 # No load is so large.

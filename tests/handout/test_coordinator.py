@@ -275,7 +275,7 @@ def test_where_nobody_listens_the_error_has_the_address_and_what_to_do():
 
 
 def test_a_worker_says_before_it_gives_up_that_nobody_listens(monkeypatch):
-    monkeypatch.setattr(client, "_SILENCE", 0.15)
+    monkeypatch.setattr(client, "SILENCE", 0.15)
     host, port = _closed_port()
     with (
         pytest.warns(

@@ -3,7 +3,8 @@
 Regret is what the best exact remedy saves more in hindsight, in points of the uncoded
 time. Of a synthetic log it is known what each worker, chunk and pause took; its steps
 are judged by that. Chunks of a log may be known with their forward passes, without, or
-not at all: three logs. So may those of a recorded log.
+not at all: three logs. So may those of a recorded log. Questions take seconds: in a log
+without a unit, such as one of the PAI jobs, they are free.
 """
 
 import itertools

@@ -39,19 +39,26 @@ def test_the_licence_is_the_one_that_is_named():
     assert PROJECT["license"] == cited == "Apache-2.0"
 
 
-def test_the_paper_is_cited_alike():
-    paper, file = (
-        bibliography("optimal", sampled_bound=False),
-        (ROOT / "CITATION.cff").read_text(),
-    )
-    authors = zip(
-        re.findall(r"family-names: (.+)", file),
-        re.findall(r"given-names: (.+)", file),
-        strict=True,
-    )
-    (title,) = re.findall(r"^ +title: (.+)$", file, re.MULTILINE)
-    assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
-    assert f"title = {{{title}}}" in paper
+def test_the_paper_and_its_journal_version_are_cited_alike():
+    works = bibliography("deadline", sampled_bound=False).split("\n\n")
+    file = (ROOT / "CITATION.cff").read_text()
+    _, *references = file.partition("\nreferences:")[2].split("  - type: ")
+    for work, reference in zip(works, references, strict=False):
+        authors = zip(
+            re.findall(r"family-names: (.+)", reference),
+            re.findall(r"given-names: (.+)", reference),
+            strict=True,
+        )
+        (title,) = re.findall(r"^ +title: (.+)$", reference, re.MULTILINE)
+        (year,) = re.findall(r"^ +year: (.+)$", reference, re.MULTILINE)
+        (number,) = re.findall(r"(?:doi: |arxiv.org/abs/)(.+)$", reference, re.MULTILINE)
+        paper = " ".join(work.split())
+        names = " and ".join(", ".join(name) for name in authors)
+        assert f"author = {{{names}}}" in paper
+        assert f"title = {{{title}}}" in paper
+        assert f"year = {{{year}}}" in paper
+        assert f"{{{number}}}" in paper
+    assert len(references) == 2
 
 
 def test_who_cites_the_package_cites_the_package():

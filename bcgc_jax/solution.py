@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -258,10 +258,8 @@ class Solution:
             yield f"in time with probability {float(self.completion_probability):.6g}"
         if self.rounded is not None:
             used = np.flatnonzero(np.asarray(self.rounded))
-            counts = [f"{n}: {int(self.rounded[n])}" for n in used[:6]]
-            if used.size > 6:
-                counts.append("…")
-            yield f"coordinates by level {', '.join(counts)}"
+            counts = _first([f"{n}: {int(self.rounded[n])}" for n in used])
+            yield f"coordinates by level {counts}"
 
     def _bound_in_words(self) -> Iterator[str]:
         gap = float(self.relative_gap)
@@ -278,7 +276,29 @@ class Solution:
             of = ""
             if self.kind == "local":
                 of = "best of several local searches; "
-            yield f"{of}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}"
+            above = f"at most {100 * gap / (1 - gap):.3g} % above the best"
+            yield f"{of}{above}{self._of_levels}, {sure}"
+
+    @property
+    def _of_levels(self) -> str:
+        """The plans that the bound is for, where it is not for all levels."""
+        rule = None if self.plan is None else self.plan.completion
+        if rule is None or rule.bound_of != "levels" or self.levels is None:
+            return ""
+        levels = np.flatnonzero(np.asarray(self.levels)).tolist()
+        if len(levels) == int(np.asarray(rule.num_workers)):
+            return ""
+        word = "levels"
+        if len(levels) == 1:
+            word = "level"
+        return f" plan of {word} {_first(levels)}"
+
+
+def _first(items: Sequence[object], most: int = 6) -> str:
+    texts = [str(item) for item in items[:most]]
+    if len(items) > most:
+        texts.append("…")
+    return ", ".join(texts)
 
 
 def assess(

@@ -128,6 +128,23 @@ def test_a_person_reads_what_came_of_it():
     assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
 
 
+def test_a_bound_of_some_levels_is_not_said_to_be_that_of_all():
+    """With passes and with few levels the optimum may be far below the bound."""
+    optimum = bcgc.solve(PROBLEM)
+    second = bcgc.solve(PROBLEM, bcgc.Optimal(levels=[1]))
+    assert second.lower_bound > optimum.expected_runtime
+    assert " % above the best plan of level 1, proven" in repr(second)
+    passes = replace(PROBLEM, setup_cycles=5_000.0)
+    uncoded = bcgc.solve(passes, "uncoded")
+    highest = 5_000.0 * (np.arange(PROBLEM.max_workers) == 5)
+    assert uncoded.lower_bound > bcgc.expected_runtime(passes, highest)
+    assert " % above the best plan of level 0, proven" in repr(uncoded)
+    without_zero = not_none(optimum.levels) & (np.arange(PROBLEM.max_workers) > 0)
+    assert " % above the best plan of levels 1, 2, 3, 4, 5, proven" in repr(
+        replace(optimum, levels=without_zero)
+    )
+
+
 def _all_solutions() -> list[bcgc.Solution]:
     """Solve by every method, with what does not exist, and a batch."""
     solutions = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())

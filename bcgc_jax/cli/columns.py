@@ -643,7 +643,7 @@ SUMMARY = (
         "largest_relative_gap",
         "Of those that converged, to the bound of the optimum of the same cell if "
         "that was asked for; null without a certificate, or where no bound is near.",
-        head="largest gap",
+        head="largest gap to\nthe best bound",
         form=".1e",
     ),
     _ratio(

@@ -102,6 +102,13 @@ def above_bound(value: float, bound: float | None) -> str:
     return "–"
 
 
+def bound_head(*, all_levels: bool) -> str:
+    """The head over `above_bound`: plans of other levels may be faster than a bound."""
+    if all_levels:
+        return "above\noptimum ≤"
+    return "above best\nfound ≤"
+
+
 def saved_in_words(share: float | None) -> str:
     """Print the saved share of the uncoded time, or how many times as long it takes."""
     if share is None or not math.isfinite(share):

@@ -123,7 +123,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         ),
         *("stored_subsets", "sent", "round_trips", "partition"),
         expected_runtime=[("expected\nruntime", runtime)],
-        lower_bound=[("above\noptimum ≤", above)],
+        lower_bound=[(output.bound_head(all_levels=_bounds_all(answer)), above)],
         completion_probability=chance,
         partition=[(Column(share, no_wrap=True, min_width=BARS), blocks_of)],
         **without_questions(answer.rows),
@@ -149,6 +149,14 @@ def _best_bound(answer: SolveAnswer) -> float:
     if searched or bound >= (1 - LOOSE) * nearest:
         return bound
     return 0
+
+
+def _bounds_all(answer: SolveAnswer) -> bool:
+    """Whether `_best_bound` is for plans of all levels."""
+    levels_of = {row.runtime: row.levels for row in answer.rows if row.levels}
+    if not levels_of:
+        return True
+    return len(levels_of[min(levels_of)]) == num_workers(answer.problem)
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:

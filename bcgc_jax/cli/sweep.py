@@ -243,6 +243,8 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
     def above(row: Swept) -> str:
         return output.above_bound(row.runtime, row.bound)
 
+    # They are paid for levels in use, and the bound is for these.
+    with_passes = any(row.columns.get(name) for row in rows for name in _PASSES)
     columns = table_of(
         sweep_columns(NUMBERS),
         rows,
@@ -255,7 +257,7 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
         ),
         *("stored_subsets", "sent", "round_trips"),
         expected_runtime=[("expected\nruntime", runtime)],
-        lower_bound=[("above\noptimum ≤", above)],
+        lower_bound=[(output.bound_head(all_levels=not with_passes), above)],
         **without_questions(rows),
     )
     output.print_rows(rows, [*map(typed, axes), *columns])

@@ -51,7 +51,9 @@ def test_the_paper_and_its_journal_version_are_cited_alike():
         )
         (title,) = re.findall(r"^ +title: (.+)$", reference, re.MULTILINE)
         (year,) = re.findall(r"^ +year: (.+)$", reference, re.MULTILINE)
-        (number,) = re.findall(r"(?:doi: |arxiv.org/abs/)(.+)$", reference, re.MULTILINE)
+        (number,) = re.findall(
+            r"(?:doi: |arxiv.org/abs/)(.+)$", reference, re.MULTILINE
+        )
         paper = " ".join(work.split())
         names = " and ".join(", ".join(name) for name in authors)
         assert f"author = {{{names}}}" in paper

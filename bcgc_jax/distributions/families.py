@@ -1,5 +1,6 @@
 """The families of distributions: parameters, cumulative hazard, its inverse, mean."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,7 +12,13 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax._pytree import (
+    concrete,
+    pytree_dataclass,
+    replace,
+    static_field,
+    working_dtype,
+)
 from bcgc_jax.distributions.base import (
     Distribution,
     Kinked,
@@ -301,6 +308,17 @@ class Gamma(_Shifted):
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether so many arguments can be passed; where nobody knows, it may be."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
 @pytree_dataclass
 class FromHazard(Distribution):
     r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters,
@@ -351,13 +369,28 @@ class FromHazard(Distribution):
         arguments = {"hazard": "parameters, t", "inverse_hazard": "parameters, a"}
         for name, of in (arguments | {"kinks": "parameters"}).items():
             value = getattr(self, name)
-            if callable(value) or (value is None and name != "hazard"):
+            if value is None and name != "hazard":
+                continue
+            if callable(value) and _takes(value, of.count(",") + 1):
                 continue
             raise TypeError(
                 f"{name} of FromHazard must be a function of ({of}), got {value!r}: "
                 "pass all but the hazard by name, as in FromHazard(hazard, "
                 "parameters=3.0)"
             )
+
+    def check_rise(self) -> None:
+        """Raise ValueError where a concrete Λ is at most 1 at the largest number."""
+        dtype = working_dtype(self)
+        largest = jnp.finfo(dtype).max
+        value = concrete(self._hazard(jnp.asarray(largest, dtype)))
+        if value is None or value.ndim or not value <= 1:  # NaN beyond a last time
+            return
+        raise ValueError(
+            "Λ(parameters, t) = -log P(T > t) of FromHazard must rise from 0 without "
+            f"limit; at t = {largest:.1e}, the largest number, it is {value:.3g}: is "
+            "it P(T ≤ t), P(T > t), or -Λ?"
+        )
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)

@@ -197,10 +197,12 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     lines, text = printed(passes, rows, 1.0)
     assert "Means of draws, standard error up to 2 %: quick." in text
     assert "The bound of time is for plans of the levels 1, 2 only." in text
-    assert "above best" in lines[0] and "found ≤" in lines[1]
+    assert "above best" in lines[0]
+    assert "found ≤" in lines[1]
     rows[1] = row("time", 4.0, [20, 20, 20], lower_bound=3.0, levels=[0, 1, 2])
     lines, _ = printed(passes, rows, 1.0)
-    assert "above best" not in lines[0] and "optimum ≤" in lines[1]
+    assert "above best" not in lines[0]
+    assert "optimum ≤" in lines[1]
     assert (
         "perfectly divisible work, each sample's passes made once and no idle time."
         in text

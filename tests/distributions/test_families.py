@@ -628,6 +628,35 @@ def test_parameters_of_a_hazard_go_by_name():
         bcgc.FromHazard(lambda p, t: p * t, 3.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"hazard of FromHazard must be a function"):
         bcgc.FromHazard(None, parameters=3.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^hazard .* of \(parameters, t\), got"):
+        bcgc.FromHazard(lambda t: t)  # type: ignore[arg-type,misc]
+
+
+@pytest.mark.parametrize(
+    ("hazard", "value"),
+    [
+        (lambda p, t: 1 - jnp.exp(-t / p), "1"),  # P(T ≤ t)
+        (lambda p, t: jnp.exp(-t / p), "0"),  # P(T > t)
+        (lambda p, t: -t / p, r"-1.7e\+38"),  # its logarithm
+    ],
+)
+def test_a_hazard_that_does_not_rise_is_no_heavy_tail(hazard, value):
+    inverse = None
+    if value == "0":  # with an inverse the mean is finite
+        inverse = lambda p, a: -p * jnp.log(a)  # noqa: E731
+    law = bcgc.FromHazard(hazard, inverse, parameters=2.0)
+    with pytest.raises(ValueError, match=rf"must rise from 0 .* it is {value}: is it"):
+        bcgc.solve(bcgc.Problem(law, 4, 2_000), "time")
+
+
+def test_a_heavy_tail_and_a_last_time_are_hazards():
+    """P(T > t) = t^-1/20 has no mean; beyond the last time of a uniform Λ is NaN."""
+    heavy = bcgc.FromHazard(
+        lambda p, t: p * jnp.log(jnp.maximum(t, 1)), parameters=0.05
+    )
+    assert np.isinf(heavy.mean())
+    heavy.check_rise()
+    bcgc.FromHazard(lambda p, t: -jnp.log1p(-t / p), parameters=2.0).check_rise()
 
 
 def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():

@@ -11,6 +11,7 @@ from bcgc_jax._extras import to_install
 from bcgc_jax.schemes.names import ABOUT, Style
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -82,6 +83,27 @@ def label_axes(axes: "Axes", x: str, y: str, *, title: str = "", log: str = "") 
     """Axis labels (with their units), a title, logarithmic axes ("x", "y" or "xy")."""
     axes.set(xlabel=x, ylabel=y, **{f"{axis}scale": "log" for axis in log})
     axes.set_title(title, fontsize="medium", loc="left")
+
+
+def edges(middles: "np.ndarray", *, log: bool = False) -> "np.ndarray":
+    """Edges of cells around ascending points, half way to the next on their axis.
+
+    >>> import numpy as np
+    >>> edges(np.array([5.0, 10.0, 20.0])).tolist()
+    [2.5, 7.5, 15.0, 25.0]
+    >>> edges(np.array([1.0, 100.0]), log=True).tolist()
+    [0.1, 10.0, 1000.0]
+    """
+    import numpy as np  # --help goes without
+
+    if log:
+        return 10.0 ** edges(np.log10(middles))
+    halves = np.diff(middles) / 2
+    if not halves.size:
+        halves = np.array([0.5])
+    first = middles[0] - halves[0]
+    last = middles[-1] + halves[-1]
+    return np.r_[first, middles[:-1] + halves[: middles.size - 1], last]
 
 
 def legend_outside(

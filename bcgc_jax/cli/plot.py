@@ -36,6 +36,10 @@ LABELS = {
 }
 
 
+# Ticks of an axis of a heat map, at values of the sweep.
+_MOST_TICKS = 5
+
+
 def answer(question: PlotOptions) -> None:
     figure = _of_file(question)
     write_picture(question, question.picture, lambda: figure)
@@ -368,6 +372,11 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
     value_at = {(row["method"], row[y], row[x]): row[value] for row in rows}
+    log = _log(rows, x, y)
+    edges = [
+        plotting.edges(ticks, log=axis in log)
+        for axis, ticks in (("x", across), ("y", up))
+    ]
     values = np.array(
         [[[value_at.get((m, v, u)) for u in across] for v in up] for m in methods],
         float,
@@ -377,12 +386,15 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
     for axes, method, numbers in zip(panels, methods, values, strict=True):
         axes.grid(False)
-        image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
+        image = axes.pcolormesh(*edges, numbers, cmap="cividis", norm=norm)
         above = LABELS.get(y, y) if axes is panels[0] else ""
         title = _look(method)["label"]
-        plotting.label_axes(
-            axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y)
-        )
+        plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=log)
+        for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
+            shown = ticks[:: -(-ticks.size // _MOST_TICKS)]
+            words = [f"{tick:.3g}" for tick in shown]
+            axis.set_ticks(shown, labels=words, fontsize="small")
+            axis.set_ticks([], minor=True)
     figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
     return figure
 

@@ -57,8 +57,14 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
     assert axes.get_xticks().tolist() == axes.get_xticks().round().tolist()
     panels = plot.heat_maps(ROWS, "rate", "num_workers", "expected_runtime").axes[:2]
     for axes, factor in zip(panels, (1, 3), strict=True):
-        values = axes.collections[0].get_array()
-        assert_close(values, factor * np.outer(WORKERS, 1 / np.array(RATES)))
+        mesh: Any = axes.collections[0]
+        assert_close(mesh.get_array(), factor * np.outer(WORKERS, 1 / np.array(RATES)))
+        # A value is in the middle of its cell as the axis shows it, and at a tick.
+        low, high = mesh.get_coordinates()[:-1, :-1], mesh.get_coordinates()[1:, 1:]
+        assert_close(np.sqrt(low[0, :, 0] * high[0, :, 0]), RATES)
+        assert_close((low[:, 0, 1] + high[:, 0, 1]) / 2, WORKERS)
+        assert_close(axes.get_xticks(), RATES)
+        assert_close(axes.get_yticks(), WORKERS)
 
 
 def test_blocks_are_as_long_as_their_share_of_the_gradient():

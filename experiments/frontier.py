@@ -181,8 +181,9 @@ def draw(rows: Sequence[Point]) -> Any:
         for scheme in SCHEMES
     ]
     title = (
-        "Cycle times: shifted exponential, rate 1e-3, shift 50 on the left, 1000 on the "
-        "right.\nForward pass 0.47 of a backward pass; workers are free as a step ends.\n"
+        "Cycle times: shifted exponential, rate 1e-3, shift 50 on the left, 1000 on "
+        "the right.\n"
+        "Forward pass 0.47 of a backward pass; workers are free as a step ends.\n"
         "Above: questions take no time; sharing in 8 chunks.\n"
         "Below: two subsets stored; sharing in 2, 4 or 8 chunks, the best."
     )

@@ -52,6 +52,11 @@ SETTINGS = (
     Setting("lognormal", 4, 0.4),
     Setting("equal", 6, 8 * 0.05),
 )
+_TITLES = {
+    "exponential": "shifted exponential,\nshift a third of the mean,",
+    "two speeds": "two speeds,\n1 in 8 five times as slow,",
+    "lognormal": "lognormal,\nσ = 0.8,",
+}
 STORED = (1, 2, 3, None)  # subsets of a worker; None for all
 
 
@@ -159,6 +164,7 @@ def _row(
     return {
         "workers": setting.law,
         "num_workers": setting.workers,
+        "subset": setting.subset,
         "scheme": names.get(subsets, f"sharing:{subsets}:{CHUNKS}"),
         "steps": len(measured),
         "measured": seconds,
@@ -192,7 +198,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
     """Bars as measured; where the model and the limit are."""
     settings = list(dict.fromkeys((row["workers"], row["num_workers"]) for row in rows))
     figure, axes = plotting.new_figure(
-        1, len(settings), size=(2.3 * len(settings), 3.2)
+        1, len(settings), size=(2.3 * len(settings), 3.6)
     )
     for place, (law, workers) in zip(axes, settings, strict=True):
         rows_of_panel = [
@@ -205,8 +211,10 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
             positions,
             [row["measured"] for row in rows_of_panel],
             0.6,
+            yerr=[row["standard_error"] for row in rows_of_panel],
+            capsize=4,
             color="0.75",
-            label="measured",
+            label="measured, ± standard error",
         )
         dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
         place.plot(
@@ -229,15 +237,16 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
             for row in rows_of_panel
         )
         place.set_xticks(
-            positions, ["1" if name == "uncoded" else name for name in stored]
+            positions,
+            ["1\n(uncoded)" if name == "uncoded" else name for name in stored],
         )
         place.grid(False, axis="x")
         label = ""
         if place is axes[0]:
             label = "seconds of a step"
-        plotting.label_axes(
-            place, "subsets stored", label, title=f"{law}, N = {workers}"
-        )
+        subset = rows_of_panel[0]["subset"]
+        title = f"{_TITLES.get(law, f'{law},')}\nmean {subset:g} s, N = {workers}"
+        plotting.label_axes(place, "subsets stored", label, title=title)
         place.set_ylim(bottom=0)
     plotting.legend_outside(
         figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=3

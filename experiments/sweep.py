@@ -40,8 +40,9 @@ RATE_LABEL = r"rate $\mu$ (1 / unit of cycle time)"  # short: two panels side by
 SAVED_LABEL = "time that the optimum saves (%)"
 NOTE = (
     "Cycle times: shifted exponential, shift 50. L = 20,000 coordinates, M = 50 "
-    "samples; forward passes are free.\nDotted: where the best baseline changes. Partial "
-    "stragglers (Tandon et al.) have the α of the distribution."
+    "samples; forward passes are free.\n"
+    "Dotted: where the best baseline changes. Partial stragglers (Tandon et al.) have "
+    "the α of the distribution."
 )
 # Single level 0 is the uncoded scheme: rounding must not decide which of the two is
 # named.

@@ -8,7 +8,7 @@ are replayed by `bcgc advise --method`.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +36,29 @@ _SHOWN: Mapping[str, tuple[str, plotting.Style]] = {
 
 def draw(advices: Mapping[str, Advice]) -> Any:
     """A panel for each log: what remedies saved, and any exact scheme could at most."""
+    from matplotlib.lines import Line2D
+
+    replayed = {row.remedy for advice in advices.values() for row in advice.rows}
+    shown = [remedy for remedy in _SHOWN if remedy in replayed]
     figure, axes = plotting.new_figure(
-        1, len(advices), size=(2.2 + 2.0 * len(advices), 3.4)
+        1, len(advices), size=(2.2 + 2.0 * len(advices), 1.2 + 0.44 * len(shown))
     )
     for panel, (name, advice) in zip(axes, advices.items(), strict=True):
-        _draw_saved(panel, name, advice, labelled=panel is axes[0])
-    plotting.legend_outside(
-        figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=1
-    )
+        _draw_saved(panel, name, advice, shown, labelled=panel is axes[0])
+    handles, _ = axes[0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="0.4", linewidth=1.3, label="95 % interval"))
+    plotting.legend_outside(figure, handles, place="lower", columns=2)
     return figure
 
 
-def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None:
+def _draw_saved(
+    axes: Any, name: str, advice: Advice, shown: Sequence[str], *, labelled: bool
+) -> None:
     saved = {
         row.remedy: Interval(*(100 * value for value in row.saved))
         for row in advice.rows
     }
-    for place, remedy in enumerate(_SHOWN):
+    for place, remedy in enumerate(shown):
         if (share := saved.get(remedy)) is not None:
             look = _SHOWN[remedy][1]
             axes.plot(
@@ -66,11 +72,11 @@ def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None
         label="no exact scheme saves more, with all data stored",
     )
     axes.set_yticks(
-        range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()]
+        range(len(shown)), [_SHOWN[remedy][0] if labelled else "" for remedy in shown]
     )
     least, greatest = axes.get_xlim()
     margin = 0.05 * (greatest - least)
-    axes.set(xlim=(min(0.0, least), greatest + margin), ylim=(-0.6, len(_SHOWN) - 0.4))
+    axes.set(xlim=(min(0.0, least), greatest + margin), ylim=(-0.6, len(shown) - 0.4))
     plotting.label_axes(axes, "time saved (%)", "", title=readable(name))
 
 

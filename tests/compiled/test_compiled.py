@@ -193,8 +193,8 @@ def test_where_a_loader_raises_the_others_wait_until_its_process_has_joined_anew
         assert not failed or lines[2]["why"] == "the disk is gone"
 
 
-def test_where_a_process_dies_the_others_are_told():
-    *surviving, dead = _processes(steps=4, dies=[2, 2])
+def test_where_a_process_dies_the_others_are_told(tmp_path):
+    *surviving, dead = _processes(steps=4, dies=[2, 2], folder=str(tmp_path))
     assert [line["step"] for line in dead] == [0, 1]
     for lines in surviving:
         failed = lines[2]

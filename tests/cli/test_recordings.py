@@ -102,7 +102,7 @@ def test_what_has_no_effect_or_is_not_there_is_refused(
     assert "--log must end in .csv" in refusal(
         "advise", str(traces), "--log", "made.json"
     )
-    assert "nothing in the traces is named x" in refusal(
+    assert "rank0.json is named x" in refusal(
         "advise", str(traces), "--chunk-name", "x"
     )
     assert "'none' does not exist" in refusal("advise", "none")

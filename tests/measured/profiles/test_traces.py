@@ -100,7 +100,7 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
     np.testing.assert_allclose(_trace(without).rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
         ValueError,
-        match=r"rank0\.json is named batch\. The most frequent are: microbatch \(120\)$",
+        match=r"is named batch\. The most frequent are: microbatch \(120\)$",
     ):
         _log(tmp_path, "batch")
 

@@ -15,18 +15,13 @@ from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import files_of, logs_among, read_log, short_name
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
+from bcgc_jax.measured.advice import FEWEST_STEPS, WORTH, Advice, Remedy, advise
 from bcgc_jax.measured.alike import perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.profiles.folder import log_of
 from bcgc_jax.measured.profiles.log import MadeLog
-from bcgc_jax.measured.slowness import (
-    IN_WORDS,
-    MOST_TOLD,
-    SlowWorker,
-    long_start_in_words,
-)
+from bcgc_jax.measured.slowness import MOST_TOLD, SlowWorker, long_start_in_words
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.words import counted
 from bcgc_jax.schemes.base import Scheme
@@ -37,6 +32,10 @@ _NONE = "none that shows"
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then "
     "slow workers, long chunks and pauses can be told apart."
+)
+_RECORD_TRACE = (
+    "A worker's step is one chunk. Record one with several microbatches, or name what "
+    "begins one by --chunk-name."
 )
 _LENGTHS_ALONE = (
     "Seconds are what lengths are said to cost (--cost), on workers of one speed. "
@@ -65,7 +64,7 @@ def answer(question: AdviseOptions) -> None:
     def table() -> None:
         if log:
             print_lines(*log.remarks)
-        _print(short_name(question.logs), advice)
+        _print(short_name(question.logs), advice, _RECORD_TRACE if log else _RECORD)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.collective is not None
         no_jitter = (
@@ -134,7 +133,8 @@ def _json(advice: Advice) -> Row:
     return {name: value for name, value in fields.items() if name != "steps"}
 
 
-def _print(name: str, advice: Advice) -> None:
+def _print(name: str, advice: Advice, record: str) -> None:
+    """Print the answer; `record` says how a log without chunks gets some."""
     log = f"{name}: {advice.num_workers} workers, {counted(advice.num_steps, 'step')}"
     if advice.recorded:
         log += f", {advice.num_chunks} chunks in a worker's step"
@@ -157,7 +157,7 @@ def _print(name: str, advice: Advice) -> None:
     else:
         _print_causes(advice)
     _print_rows(advice)
-    print_lines("", *_sentences(advice))
+    print_lines("", *_sentences(advice, record))
 
 
 def _print_causes(advice: Advice) -> None:
@@ -178,7 +178,7 @@ def _print_causes(advice: Advice) -> None:
         return ""
 
     columns: list[Shown] = [
-        (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause]),
+        (Column("why", no_wrap=True), advice.cause_in_words),
         ("share of the loss", share),
         ("95 %", interval),
     ]
@@ -206,8 +206,10 @@ def _print_rows(advice: Advice) -> None:
         range=[by_model] if advice.several_models else [],
         needs=[(Column("needs"), _needs)],
     )
+    # Where nobody is left out or replaced, nothing is done.
+    rows = [row for row in advice.rows if any(row.choice) or not row.choice]
     print_lines("")
-    print_rows(advice.rows, columns)
+    print_rows(rows, columns)
 
 
 def _needs(row: Remedy) -> str:
@@ -220,15 +222,19 @@ def _needs(row: Remedy) -> str:
     times = f"{row.longer:.2g}"
     as_long = "as long as others"
     if times != "1":
-        as_long = f"{times} times as long"
-    return f"{row.needs}; lost are {as_long}"
+        as_long = f"{times} times {as_long}"
+    return f"{row.needs}; lost chunks are {as_long}"
 
 
-def _sentences(advice: Advice) -> list[str]:
+def _sentences(advice: Advice, record: str) -> list[str]:
     said = [
         "Each remedy is planned on one half of the steps and replayed in the other "
         "one. Saved is of the time for a sample that is used."
     ]
+    if any(row.saved.value > advice.loss for row in advice.rows if not row.lost):
+        said[0] += (
+            " It can be more than is lost: who is fast does more than an equal share."
+        )
     if advice.lengths is not None:
         said.append(
             f"Lengths are predicted from {advice.lengths}, as if that is known before "
@@ -249,7 +255,7 @@ def _sentences(advice: Advice) -> list[str]:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a "
             "worker's step, and that workers are slow. The column `by model` goes down "
-            f"to long or single slow chunks. {_RECORD}"
+            f"to long or single slow chunks. {record}"
         )
     elif advice.several_models:
         said.append(
@@ -285,10 +291,8 @@ def _verdict(advice: Advice) -> str:
             "more."
         )
     if advice.look_at:
-        return (
-            f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
-        )
-    return _pays(advice, "Do this", "Nothing here")
+        return f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else')}"
+    return _pays(advice, "Do this", "Nothing")
 
 
 def _look_first(advice: Advice) -> str:
@@ -313,7 +317,7 @@ def _still_slow(advice: Advice) -> str:
     if len(slow) > 1:
         verb = "are"
     return (
-        f" But the log ends while {_named(slow)} {verb} slow, and does not say for how "
+        f" The log ends while {_named(slow)} {verb} slow, and does not say for how "
         "long: look there first. If that stays, work sharing may pay."
     )
 
@@ -339,7 +343,7 @@ def _joined(names: list[str]) -> str:
 
 def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
-        return f"{nothing} pays more than 2 %.{_still_slow(advice)}"
+        return f"{nothing} {_why_nothing(advice)}{_still_slow(advice)}"
     said = [
         f"{begin}: {advice.row(advice.advised).scheme.advice}. "
         f"{_saves(advice, advice.advised)}"
@@ -357,6 +361,20 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
                 f"{_saves(advice, remedy)}"
             )
     return " ".join(said)
+
+
+def _why_nothing(advice: Advice) -> str:
+    """Say whether nothing pays, or the log is too short to say that it does."""
+    row = next((row for row in advice.rows if advice.may_advise(row)), None)
+    if row is None or row.saved.value < WORTH or not row.saved.is_known:
+        return "here pays more than 2 %."
+    record = "more steps"
+    if not advice.recorded:
+        record = "chunks, and more steps"
+    return (
+        f"is advised: {row.remedy} saves {percent(row.saved.value)} %, but perhaps "
+        f"nothing ({row.saved.in_percent()} %). Record {record}."
+    )
 
 
 def _saves(advice: Advice, remedy: str) -> str:

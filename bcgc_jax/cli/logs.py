@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from bcgc_jax.cli.exit import say
-from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.measured.tables import ColumnError
+from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.units import unusual_in_words
 from bcgc_jax.measured.words import counted
 

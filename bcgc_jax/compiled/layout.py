@@ -39,6 +39,20 @@ class Layout(NamedTuple):
         begin = self.begins[worker, chunk.subset, chunk.number]
         return Place(begin, len(chunk.rows(self.num_samples, self.num_subsets)))
 
+    def check(self, num_rows: int) -> None:
+        """Raise ValueError where a worker is passed other rows than those it stores.
+
+        Workers of a process may store unequal numbers, by hosts: all pass as many as
+        the most. Those of other processes may store more.
+        """
+        most = max(map(len, self.rows.values()))
+        if num_rows < most or (num_rows > most and len(self.rows) == self.num_subsets):
+            raise ValueError(
+                f"stored has {num_rows} rows for each worker, and {most} are needed: "
+                "the rows of `shared.rows`, those of its own subset and chunks of "
+                "others"
+            )
+
 
 def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
     """Lay out a step's samples for workers; ValueError where chunks of a kind differ in

@@ -46,7 +46,7 @@ class SharedWork:
     >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    >>> shared = SharedWork(mesh, max_subsets=1, chunks=4)
+    >>> shared = SharedWork(mesh, chunks=4)
     >>> gradient = shared.value_and_grad(
     ...     lambda w, x, key: jnp.sum(w * x), num_samples=8
     ... )
@@ -62,7 +62,7 @@ class SharedWork:
         axis: str = "data",
         shares: Mapping[int, Share] | None = None,
         *,
-        max_subsets: int = 2,
+        max_subsets: int | None = None,
         chunks: int = 8,
         equal_chunks: bool = False,
         adapt: bool = True,
@@ -78,7 +78,7 @@ class SharedWork:
         self.coordinator: Any = None
         self._questions = Questions(self._joined() if shares is None else shares)
         self._calls = itertools.count()
-        self.rows: Mapping[int, list[int]] = {}
+        self._rows: Mapping[int, list[int]] | None = None
 
     def value_and_grad(
         self,
@@ -109,8 +109,8 @@ class SharedWork:
             of each subset's chunks.
 
         Raises ValueError where M samples cannot be cut evenly; while it is traced,
-        where the loss has a collective over `axis`; and where `vmap` or a derivative is
-        taken of the gradient.
+        where `stored` has too few or too many rows, or the loss has a collective over
+        `axis`; and where `vmap` or a derivative is taken of the gradient.
         """
         run = self._sum_of_chunks(loss, num_samples, has_aux)
         names = {self._axis} if params is None else set(self._mesh.axis_names)
@@ -160,6 +160,14 @@ class SharedWork:
         return self._questions.shares
 
     @property
+    def rows(self) -> Mapping[int, list[int]]:
+        if self._rows is None:
+            raise ValueError(
+                "rows are of a step's samples: call value_and_grad, or local, first"
+            )
+        return self._rows
+
+    @property
     def count(self) -> dict[int, int]:
         return self._questions.count
 
@@ -171,12 +179,14 @@ class SharedWork:
         self, loss: Callable[..., Any], num_samples: int, has_aux: bool
     ) -> Callable[..., Any]:
         layout = layout_of(self._questions.shares, num_samples)
-        self.rows = layout.rows
+        self._rows = layout.rows
         workers = Workers.of(self._mesh, self._axis)
 
         def run(
             params: Any, stored: Any, step: Any, key: Array, loads: Any = None
         ) -> Any:
+            for leaf in jax.tree.leaves(stored):
+                layout.check(len(leaf))
             # Each call in a program has a number: two at once are told apart by it.
             ask = functools.partial(self._answer, layout, next(self._calls))
             turns = sum_of_chunks(loss, ask, layout.sizes, workers, has_aux)

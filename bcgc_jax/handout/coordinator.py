@@ -163,7 +163,8 @@ def serve(
       plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`.
         The last two have the numbers of subsets and chunks, and what a length takes and
         the hosts, by the log.
-      max_subsets: D, from 1, where nothing is shared, to N; by default 2.
+      max_subsets: D, from 1, where nothing is shared, to N; by default 2, of one
+        worker 1.
       chunks: C; by default 8.
       key: that workers need; by default the environment variable BCGC_HANDOUT_KEY.
       host: of the network that is listened to; by default this machine alone.
@@ -230,7 +231,7 @@ def _placement(
 ) -> Placement:
     if isinstance(plan, int):
         if max_subsets is None:
-            max_subsets = 2
+            max_subsets = min(2, plan)
         if chunks is None:
             chunks = 8
         return Placement(plan, max_subsets, chunks, equal_chunks, whole)

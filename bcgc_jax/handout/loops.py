@@ -192,6 +192,9 @@ class Loops:
             return Answer(refused=why)
         attempt = self._attempt
         if attempt is not None and rank in attempt.heard:
+            if step > attempt.step and not attempt.is_over:
+                left = f"worker {rank} has left step {attempt.step} before its end"
+                self._fail(f"{left}, and asks for step {step}")
             self._fail_if_begun(f"worker {rank} has begun it anew")
         if attempt is None or attempt.is_over:
             return None

@@ -116,6 +116,10 @@ class Advice(Slowness):
         """Whether what is saved depends on what the log does not say."""
         return any(row.range[0] < row.range[1] for row in self.rows)
 
+    def may_advise(self, row: Remedy) -> bool:
+        """Whether a remedy may be advised, if it saves enough."""
+        return _may_advise(row.scheme, self)
+
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
 
@@ -210,7 +214,7 @@ def advise(
     may = [
         name
         for name, scheme in replays.schemes.items()
-        if enough and scheme.advisable and not (slowness.changing and scheme.by_speed)
+        if enough and _may_advise(scheme, slowness)
     ]
     do = advised(judges, may)
     equals: list[str] = []
@@ -236,6 +240,11 @@ def advise(
         as_good=equals,
         look_at=look_at,
     )
+
+
+def _may_advise(scheme: Scheme, slowness: Slowness) -> bool:
+    """Shares by speeds that have just changed are not advised."""
+    return scheme.advisable and not (slowness.changing and scheme.by_speed)
 
 
 def _by_models(

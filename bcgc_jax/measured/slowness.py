@@ -39,6 +39,8 @@ _TOLD = 0.05
 MOST_TOLD = 3
 # A first step that takes so many times as long as the median one has perhaps compiled.
 _COMPILED = 5.0
+# The cause "data" where only forward passes tell it from pauses.
+_LONG_PASSES = "data by forward passes"
 # A smaller share of the time is of no consequence for a plan: own choice.
 _SMALL = 0.05
 IN_WORDS = {
@@ -47,6 +49,7 @@ IN_WORDS = {
     "random": "workers that are slow in single steps, at random",
     "pauses": "pauses within a chunk",
     DATA_OR_PAUSES: "long chunks: data, or pauses within a chunk",
+    _LONG_PASSES: "long chunks: data, or a core that others use",
     WORKERS: "workers that are slow",
     REST: "single slow steps: workers, data or pauses",
 }
@@ -162,6 +165,16 @@ class Slowness:
         named = name in (STEADY, WORKERS) and bool(self.slow_workers)
         return self.causes[name].shows or named
 
+    def cause_in_words(self, name: str) -> str:
+        if name == "data" and self._by_passes:
+            return IN_WORDS[_LONG_PASSES]
+        return IN_WORDS[name]
+
+    @property
+    def _by_passes(self) -> bool:
+        """Whether forward passes alone tell long chunks from pauses."""
+        return "data" in self.causes and self.lengths is None
+
     @property
     def too_few(self) -> bool:
         """Whether there are too few steps to say that a slow worker stays slow."""
@@ -181,7 +194,8 @@ class Slowness:
         ]
         causes.sort(key=lambda pair: -pair[0])
         shares = [
-            f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in causes
+            f"{percent(value)} % is due to {self.cause_in_words(name)}"
+            for value, name in causes
         ]
         said = [
             "Workers do not end together. Of the time that this costs, "
@@ -203,6 +217,11 @@ class Slowness:
         said = []
         if DATA_OR_PAUSES in self.causes and self.cause_shows(DATA_OR_PAUSES):
             said.append(self._long_chunks_in_words())
+        if self._by_passes and self.cause_shows("data"):
+            said.append(
+                "Forward passes are longer too: that is data, or a core that others "
+                "use. A column `load` decides."
+            )
         if self.too_few and not self.alike:
             said.append(
                 f"{counted(self.num_steps, 'step')} do not tell whether slow workers "
@@ -290,7 +309,7 @@ class Slowness:
         share = percent(self.collective / (self.step + self.collective))
         return [
             f"The collective itself takes {self.collective:.4g} s more, {share} % of "
-            "all. Nothing here shortens it, and no other number has it."
+            "all. Nothing here shortens it. All other numbers are without it."
         ]
 
     def remarks(self) -> list[str]:

@@ -23,6 +23,10 @@ _NO_TEXT = (
 )
 
 
+class ColumnError(ValueError):
+    """A file does not have the columns that it was read by."""
+
+
 class Source(NamedTuple):
     """The files of a log, read as one: the lines of each are counted on from the one
     before.
@@ -68,26 +72,27 @@ def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
     Where several have no column `worker`, that is the file's name.
     """
     header: list[str] = []
+    first_columns: list[str] = []
     line = 0
     for file, name, short in zip(
         files, source.names, short_names(source.names), strict=True
     ):
         rows = read_table(file, name)
         source.before.append(line)
-        row_line, columns = next(rows)
-        if len(files) == 1 or worker in columns:
+        row_line, own_columns = next(rows)
+        if len(files) == 1 or worker in own_columns:
             name_cells = []
         else:
             name_cells = [short]
-        columns = columns + [worker] * len(name_cells)
+        columns = own_columns + [worker] * len(name_cells)
         if not header:
-            header = columns
+            header, first_columns = columns, own_columns
             yield row_line, header
         if set(columns) != set(header):
-            raise ValueError(
-                f"{name} has the columns {', '.join(columns)}, and {source.names[0]} "
-                f"has {', '.join(header)}: files of one log have the same columns, in "
-                "a header each"
+            raise ColumnError(
+                f"{name} has the columns {', '.join(own_columns)}, and "
+                f"{source.names[0]} has {', '.join(first_columns)}: files of one log "
+                "have the same columns, in a header each"
             )
         order = [columns.index(column) for column in header]
         for row_line, row in rows:

@@ -13,17 +13,13 @@ import numpy as np
 
 from bcgc_jax.measured import shared_logs, worker_hosts
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.tables import Rows, Source, read_tables
+from bcgc_jax.measured.tables import ColumnError, Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
 
 LAYOUTS = ("auto", "long", "wide")
 # Loads that differ by less than this share of them are taken for one: own choice.
 ALIKE = 0.01
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-
-
-class ColumnError(ValueError):
-    """A file does not have the columns that it was read by."""
 
 
 class Trace(NamedTuple):

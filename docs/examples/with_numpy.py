@@ -71,4 +71,6 @@ def main(rank, steps=100, ports=(5701, 5702)):
 
 
 if __name__ == "__main__":
+    if "BCGC_HANDOUT_KEY" not in os.environ or len(sys.argv) < 2:
+        sys.exit("set BCGC_HANDOUT_KEY, and give the rank")
     print(main(int(sys.argv[1])))

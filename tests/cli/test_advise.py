@@ -55,13 +55,23 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert "by model" not in out
 
 
-def test_a_worker_that_is_slow_as_the_log_ends_is_named(command, tmp_path):
+def test_a_worker_that_is_slow_as_the_log_ends_is_named(answer, command, tmp_path):
     times = np.random.default_rng(5).normal(1.0, 0.01, (40, 8))
     times[20:, 3] *= 1.5
-    status, out, err = command("advise", written(tmp_path / "steps.csv", times))
+    path = written(tmp_path / "steps.csv", times)
+    status, out, err = command("advise", path)
     assert (status, err) == (0, "")
     text = " ".join(out.split())
-    assert "Nothing here pays more than 2 %. But the log ends while worker 3 is" in text
+    best = answer("advise", path)["rows"][0]
+    saved, low, high = (f"{100 * share:.1f}" for share in best["saved"])
+    # By hand, if work were perfectly divisible: 8 workers of speeds 1 and 1 / 1.5.
+    shared = (1 + 8 / (7 + 1 / 1.5)) / 2
+    assert float(saved) == pytest.approx(100 * (1 - shared / 1.25), abs=2)
+    assert (
+        f"Nothing is advised: {best['remedy']} saves {saved} %, but perhaps nothing "
+        f"({low} to {high} %). Record chunks, and more steps. The log ends while worker"
+        in text
+    )
     assert "look there first" in text
 
 
@@ -174,6 +184,10 @@ def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
         "advise", chunks, "--columns", "worker"
     )
     assert "has 8 chunks" in refusal("advise", chunks, "--chunks", "4")
+    (tmp_path / "other.csv").write_text("num_workers,rate\n1,2\n")
+    assert "other.csv has the columns num_workers, rate, and " in refusal(
+        "advise", chunks, str(tmp_path / "other.csv")
+    )
     assert "has no effect without --method" in refusal(
         "advise", chunks, "--forward", "0.5"
     )
@@ -403,10 +417,10 @@ def test_one_thing_is_in_the_singular(command, tmp_path):
     assert not re.search(r"\b1 (other machines|workers|steps|times)", text)
     row = advise(trace_of(times)).row("backup")
     assert advise_command._needs(row._replace(longer=1.04)).endswith(
-        "lost are as long as others"
+        "lost chunks are as long as others"
     )
     assert advise_command._needs(row._replace(longer=1.06)).endswith(
-        "lost are 1.1 times as long"
+        "lost chunks are 1.1 times as long as others"
     )
     assert advise_command._needs(row._replace(longer=None)).endswith("all are lost")
 

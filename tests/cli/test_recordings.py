@@ -34,7 +34,16 @@ def test_a_folder_of_traces_is_advised_on(command, traces):
     )
     assert "traces: 4 workers, 23 steps, 4 chunks in a worker's step." in said
     assert "The collective itself takes 0.00" in said
+    assert "long chunks: data, or a core that others use" in said
+    assert "Forward passes are longer too: that is data, or a core that" in said
     assert "Do this: share the work" in said
+
+
+def test_a_step_of_one_chunk_asks_for_microbatches(command, tmp_path):
+    folder = write_kineto(tmp_path / "traces", overlapped(lengths(24, 4, 1)))
+    said = _said(command("advise", str(folder))[1])
+    assert "A worker's step is one chunk. Record one with several microbatches" in said
+    assert "Give a row for each chunk" not in said
 
 
 def test_the_log_that_was_made_gives_the_same_answer(command, answer, traces, tmp_path):
@@ -102,7 +111,7 @@ def test_what_has_no_effect_or_is_not_there_is_refused(
     assert "--log must end in .csv" in refusal(
         "advise", str(traces), "--log", "made.json"
     )
-    assert "nothing in the traces is named x" in refusal(
+    assert "rank0.json is named x" in refusal(
         "advise", str(traces), "--chunk-name", "x"
     )
     assert "'none' does not exist" in refusal("advise", "none")

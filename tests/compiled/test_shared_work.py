@@ -43,6 +43,24 @@ def test_a_gradient_is_the_sum_of_its_chunks(axes):
     assert shared.count == {0: 4}
 
 
+@pytest.mark.parametrize("rows", [SAMPLES // 2, SAMPLES + 1])
+def test_too_few_or_too_many_rows_are_refused(rows):
+    """XLA would move a slice that begins behind the last row, and take other rows."""
+    shared = SharedWork(mesh_of_one("data"), chunks=4)
+    gradient = shared.value_and_grad(lambda w, stored, key: 0.0 * w, SAMPLES)
+    stored = {"inputs": np.zeros((SAMPLES, 3)), "labels": np.zeros(rows)}
+    with pytest.raises(ValueError, match=f"has {rows} rows .* {SAMPLES} are needed"):
+        jax.eval_shape(gradient, 1.0, stored, 0, jax.random.key(0))
+
+
+def test_rows_are_known_once_a_step_has_samples():
+    shared = SharedWork(mesh_of_one("data"))
+    with pytest.raises(ValueError, match="call value_and_grad, or local, first"):
+        shared.rows[0]
+    shared.local(loss, SAMPLES, has_aux=True)
+    assert sorted(shared.rows[0]) == list(range(SAMPLES))
+
+
 @pytest.mark.smoke
 def test_a_collective_over_workers_is_refused_with_its_line():
     shared = SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1)

@@ -85,6 +85,24 @@ def test_nobody_is_told_that_a_step_is_complete_before_all_are_there():
     assert [answer and answer.over for answer in answers] == [True, True]
 
 
+def test_a_worker_that_leaves_a_step_by_break_is_named():
+    run = Run(Placement(2, 2, 2, equal_chunks=True))
+    with run.coordinator:
+        for rank in range(2):
+            run.ask(rank, Begin(1))
+        run.coordinator.look()
+        first = run.answer(0)
+        assert first is not None
+        assert first.ticket is not None
+        run.ask(1, Begin(2))
+        run.ask(0, Done(first.ticket, 0.1))
+        answer = run.answer(0)
+    assert answer is not None
+    assert (
+        answer.failed == "worker 1 has left step 1 before its end, and asks for step 2"
+    )
+
+
 def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_it_anew(
     coordinator,
 ):

@@ -133,7 +133,7 @@ def test_pauses_hide_no_worker_that_stays_slow():
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
-        ("data", "the data: some chunks are longer than others"),
+        ("data", "long chunks: data, or a core that others use"),
         ("steady", "workers that stay slow"),
         ("random", "workers that are slow in single steps, at random"),
         ("pauses", "pauses within a chunk"),

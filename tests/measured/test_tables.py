@@ -45,7 +45,7 @@ def test_a_worker_may_be_named_by_its_file_and_columns_may_stand_otherwise(tmp_p
         tmp_path, "step,seconds\n1,2\n2,3\n", "seconds;host;step\n4;b;1\n5;b;2\n"
     )
     with pytest.raises(
-        ValueError, match=r"worker-1\.csv has the columns seconds, host, step, wor"
+        ValueError, match=r"worker-1\.csv has the columns seconds, host, step, and"
     ):
         load_trace(files)
     (tmp_path / "worker-1.csv").write_text("seconds;step\n4;1\n5;2\n")

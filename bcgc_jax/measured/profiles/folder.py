@@ -74,7 +74,7 @@ def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | Non
 def _read_torch(
     files: list[str], chunk_name: str | None
 ) -> tuple[list[Recording], list[str]]:
-    read = [kineto.read(file, chunk_name or kineto.FORWARD) for file in files]
+    read = [kineto.read(file, chunk_name) for file in files]
     recordings = [rank.recording for rank in read]
     ranks = {recording.rank for recording in recordings}
     world = max((rank.world_size or 0 for rank in read), default=0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.profiles.events import Event, Events
-from bcgc_jax.measured.profiles.recording import Recording
+from bcgc_jax.measured.profiles.recording import Recording, unknown_chunk
 from bcgc_jax.measured.profiles.spans import Spans, exposed
 
 _COLLECTIVE = re.compile(
@@ -34,6 +34,8 @@ class _Device:
         self.work = Spans()
         # When the runs of the program that makes a chunk have begun.
         self.chunks: dict[str, float] = {}
+        # The runs of each program, where one of them is looked for.
+        self.runs: dict[str, set[str]] = {}
 
 
 def read(path: str, process: str, chunk_name: str | None = None) -> list[Recording]:
@@ -43,7 +45,7 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
     program of the jitted function `chunk_name`.
 
     Raises ValueError, with the reason, for a file that does not show what a worker
-    waits.
+    waits, or has no such chunk.
     """
     planes: dict[Any, str] = {}
     marks: list[tuple[float, int]] = []
@@ -68,6 +70,13 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
             f"{path}: no collective (psum, all-reduce) was recorded: was a step of "
             "data-parallel training profiled?"
         )
+    if chunk_name is not None and not any(device.chunks for device in devices.values()):
+        counts = {
+            program: len(runs)
+            for device in devices.values()
+            for program, runs in device.runs.items()
+        }
+        raise unknown_chunk(path, chunk_name, counts)
     marks.sort()
     names = [process if len(steps) == 1 else f"{process}:{place}" for place in steps]
     return [
@@ -88,8 +97,10 @@ def _add(event: Event, device: _Device, chunk_name: str | None, path: str) -> No
             "pipeline. It is no whole replica, and what it waits for them is no time "
             "of its own"
         )
-    if chunk_name is not None and program in (chunk_name, f"jit_{chunk_name}"):
-        device.chunks[run] = min(event.begin, device.chunks.get(run, math.inf))
+    if chunk_name is not None:
+        device.runs.setdefault(program, set()).add(run)
+        if program in (chunk_name, f"jit_{chunk_name}"):
+            device.chunks[run] = min(event.begin, device.chunks.get(run, math.inf))
     if _COLLECTIVE.search(named):
         device.collectives.append(_Collective(event.begin, event.end, program, run))
     else:

@@ -2,13 +2,14 @@
 
 import functools
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured.profiles.events import Event, Events
-from bcgc_jax.measured.profiles.recording import Recording
+from bcgc_jax.measured.profiles.recording import Recording, unknown_chunk
 from bcgc_jax.measured.profiles.spans import Spans, exposed
 
 FORWARD = "DistributedDataParallel.forward"
@@ -28,6 +29,8 @@ class _Side:
         self.steps: list[tuple[float, int]] = []
         self.collectives: list[tuple[float, float]] = []
         self.chunks: list[tuple[float, float]] = []
+        # Other ranges that the training has named, each how often.
+        self.names: Counter[str] = Counter()
         self.work = Spans()
 
 
@@ -38,25 +41,28 @@ class Kineto(NamedTuple):
     world_size: int | None
 
 
-def read(path: str, chunk_name: str = FORWARD) -> Kineto:
-    """Read one rank; a chunk begins with each range that is named so.
+def read(path: str, chunk_name: str | None = None) -> Kineto:
+    """Read one rank; a chunk begins with each range that is named so, by default with
+    DDP's forward pass.
 
     Where there are kernels, all is taken from the device's time, else from the host's.
 
     Raises ValueError, with the reason, for a file that does not show what a worker
-    waits.
+    waits, or has no such chunk.
     """
     events = Events(path)
     host, device = _Side(), _Side()
     for event in events:
         if event.phase == "X":
-            _add(event, host, device, chunk_name, path)
+            _add(event, host, device, chunk_name or FORWARD, path)
     side = host
     if len(device.work):
         side = device
         # Old versions annotate the host alone.
         side.steps = device.steps or host.steps
         side.chunks = device.chunks or host.chunks
+    if chunk_name is not None and not side.chunks:
+        raise unknown_chunk(path, chunk_name, device.names or host.names)
     distributed = events.head.get("distributedInfo") or {}
     rank = distributed.get("rank")
     if rank is None:
@@ -89,6 +95,8 @@ def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -
             side.work.add(begin, end)
     elif category == "cpu_op" and not name.startswith("c10d::"):
         side.work.add(begin, end)
+    elif category.endswith("user_annotation") and _kind(name) == "work":
+        side.names[name] += 1
 
 
 @functools.lru_cache(maxsize=4096)
@@ -109,7 +117,8 @@ def _recording(side: _Side, name: str, path: str) -> Recording:
         )
     if not side.steps:
         raise ValueError(
-            f"{path}: no ProfilerStep#: call profiler.step() after each step"
+            f"{path}: no ProfilerStep#: give profile a schedule=, and call "
+            "profiler.step() after each step"
         )
     steps = sorted(side.steps)
     begins, numbers = (np.array(part) for part in zip(*steps, strict=True))

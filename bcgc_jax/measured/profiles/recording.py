@@ -1,9 +1,12 @@
 """What a profiler has recorded of one rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+# Names that are listed where the right one is not among them.
+_LISTED = 5
 
 
 class Recording(NamedTuple):
@@ -60,3 +63,13 @@ def joined(recordings: Sequence[Recording]) -> list[Recording]:
         parts = zip(*(cycle[1:] for cycle in cycles), strict=True)
         ranks.append(Recording(rank, *map(np.concatenate, parts)))
     return ranks
+
+
+def unknown_chunk(path: str, chunk_name: str, counts: Mapping[str, int]) -> ValueError:
+    """Nothing in a file begins a chunk by its name; `counts` are of names that may."""
+    said = f"--chunk-name: nothing in {path} is named {chunk_name}"
+    frequent = sorted(counts, key=lambda name: (-counts[name], name))[:_LISTED]
+    if frequent:
+        listed = ", ".join(f"{name} ({counts[name]})" for name in frequent)
+        said += f". The most frequent are: {listed}"
+    return ValueError(said)

@@ -99,7 +99,8 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
     )
     np.testing.assert_allclose(_trace(without).rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
-        ValueError, match="--chunk-name: nothing in the traces is named batch"
+        ValueError,
+        match=r"is named batch\. The most frequent are: microbatch \(120\)$",
     ):
         _log(tmp_path, "batch")
 
@@ -126,6 +127,10 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
     assert trace.microbatches is not None
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
+    with pytest.raises(
+        ValueError, match=r"named lambda\. .* jit_gradient \(120\), jit_step \(30\)$"
+    ):
+        _log(tmp_path, "lambda")
 
 
 def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
@@ -198,7 +203,7 @@ def _replaced(before: str, after: str):
         (_twice, "there are two traces of rank 1 with the same steps"),
         (
             _replaced("ProfilerStep#", "Step"),
-            r"no ProfilerStep#: call profiler\.step\(\) after",
+            r"give profile a schedule=, and call profiler\.step\(\) after each step",
         ),
         (
             _replaced("ncclDevKernel_AllReduce_Sum_f32", "sum"),

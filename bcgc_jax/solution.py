@@ -294,9 +294,9 @@ class Solution:
         return f" plan of {word} {_first(levels)}"
 
 
-def _first(items: Sequence[object], most: int = 6) -> str:
-    texts = [str(item) for item in items[:most]]
-    if len(items) > most:
+def _first(items: Sequence[object], most_items: int = 6) -> str:
+    texts = [str(item) for item in items[:most_items]]
+    if len(items) > most_items:
         texts.append("…")
     return ", ".join(texts)
 

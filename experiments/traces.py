@@ -39,12 +39,12 @@ def draw(advices: Mapping[str, Advice]) -> Any:
     from matplotlib.lines import Line2D
 
     replayed = {row.remedy for advice in advices.values() for row in advice.rows}
-    shown = [remedy for remedy in _SHOWN if remedy in replayed]
+    remedies = [remedy for remedy in _SHOWN if remedy in replayed]
     figure, axes = plotting.new_figure(
-        1, len(advices), size=(2.2 + 2.0 * len(advices), 1.2 + 0.44 * len(shown))
+        1, len(advices), size=(2.2 + 2.0 * len(advices), 1.2 + 0.44 * len(remedies))
     )
     for panel, (name, advice) in zip(axes, advices.items(), strict=True):
-        _draw_saved(panel, name, advice, shown, labelled=panel is axes[0])
+        _draw_saved(panel, name, advice, remedies, labelled=panel is axes[0])
     handles, _ = axes[0].get_legend_handles_labels()
     handles.append(Line2D([], [], color="0.4", linewidth=1.3, label="95 % interval"))
     plotting.legend_outside(figure, handles, place="lower", columns=2)
@@ -52,13 +52,13 @@ def draw(advices: Mapping[str, Advice]) -> Any:
 
 
 def _draw_saved(
-    axes: Any, name: str, advice: Advice, shown: Sequence[str], *, labelled: bool
+    axes: Any, name: str, advice: Advice, remedies: Sequence[str], *, labelled: bool
 ) -> None:
     saved = {
         row.remedy: Interval(*(100 * value for value in row.saved))
         for row in advice.rows
     }
-    for place, remedy in enumerate(shown):
+    for place, remedy in enumerate(remedies):
         if (share := saved.get(remedy)) is not None:
             look = _SHOWN[remedy][1]
             axes.plot(
@@ -72,11 +72,14 @@ def _draw_saved(
         label="no exact scheme saves more, with all data stored",
     )
     axes.set_yticks(
-        range(len(shown)), [_SHOWN[remedy][0] if labelled else "" for remedy in shown]
+        range(len(remedies)),
+        [_SHOWN[remedy][0] if labelled else "" for remedy in remedies],
     )
     least, greatest = axes.get_xlim()
     margin = 0.05 * (greatest - least)
-    axes.set(xlim=(min(0.0, least), greatest + margin), ylim=(-0.6, len(shown) - 0.4))
+    axes.set(
+        xlim=(min(0.0, least), greatest + margin), ylim=(-0.6, len(remedies) - 0.4)
+    )
     plotting.label_axes(axes, "time saved (%)", "", title=readable(name))
 
 

@@ -391,9 +391,9 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
         title = _look(method)["label"]
         plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=log)
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
-            shown = ticks[:: -(-ticks.size // _MOST_TICKS)]
-            words = [f"{tick:.3g}" for tick in shown]
-            axis.set_ticks(shown, labels=words, fontsize="small")
+            labelled = ticks[:: -(-ticks.size // _MOST_TICKS)]
+            words = [f"{tick:.3g}" for tick in labelled]
+            axis.set_ticks(labelled, labels=words, fontsize="small")
             axis.set_ticks([], minor=True)
     figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
     return figure

@@ -45,12 +45,14 @@ class Layout(NamedTuple):
         Workers of a process may store unequal numbers, by hosts: all pass as many as
         the most. Those of other processes may store more.
         """
-        most = max(map(len, self.rows.values()))
-        if num_rows < most or (num_rows > most and len(self.rows) == self.num_subsets):
+        most_rows = max(map(len, self.rows.values()))
+        if num_rows < most_rows or (
+            num_rows > most_rows and len(self.rows) == self.num_subsets
+        ):
             raise ValueError(
-                f"stored has {num_rows} rows for each worker, and {most} are needed: "
-                "the rows of `shared.rows`, those of its own subset and chunks of "
-                "others"
+                f"stored has {num_rows} rows for each worker, and {most_rows} are "
+                "needed: the rows of `shared.rows`, those of its own subset and chunks "
+                "of others"
             )
 
 

@@ -38,7 +38,7 @@ class Gathering:
         self._joined: dict[int, tuple[Join, Tell]] = {}
         # Questions of workers, and when they came.
         self._waiting: dict[int, tuple[AfterJoin, float]] = {}
-        self._since = math.inf  # when the first one came, until it is said
+        self._has_warned = False
         self._loops: Loops | None = None
 
     def joined(self, who: Join, tell: Tell) -> Answer:
@@ -58,7 +58,6 @@ class Gathering:
             tell(NOT_JOINED)
         else:
             self._waiting[who.rank] = question, now
-            self._since = min(self._since, now)
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
         if self._loops is not None:
@@ -71,8 +70,12 @@ class Gathering:
         """Say once for whom the others wait."""
         if self._loops is not None:
             return self._loops.time_goes_on(now)
-        if now < self._since + SILENCE:
-            return self._since + SILENCE
+        if self._has_warned or not self._waiting:
+            return math.inf
+        due = SILENCE + min(asked_at for _, asked_at in self._waiting.values())
+        if now < due:
+            return due
+        self._has_warned = True
         workers = range(self._place.num_workers)
         missing = ", ".join(str(rank) for rank in workers if rank not in self._joined)
         warnings.warn(
@@ -80,7 +83,6 @@ class Gathering:
             f"that have not joined: {missing}",
             stacklevel=1,
         )
-        self._since = math.inf
         return math.inf
 
     def _begun(self) -> Loops:

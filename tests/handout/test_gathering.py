@@ -2,6 +2,7 @@
 hosts.
 """
 
+import math
 import threading
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_who_asks_early_is_answered_once_all_have_joined_and_the_missing_are_nam
     assert gathering.time_goes_on(2.0) == 6.0
     with pytest.warns(UserWarning, match=r"have not joined: 1, 3$"):
         gathering.time_goes_on(6.0)
+    gathering.asked(Join(2, host="blue"), TakeSeat(), tells[2], now=7.0)
+    assert gathering.time_goes_on(60.0) == math.inf  # said once
     gathering.joined(Join(1, host="red"), tells[1])
     assert answers == {rank: [] for rank in RANKS}
     gathering.joined(Join(3, host="blue"), tells[3])
@@ -102,6 +105,7 @@ def test_a_worker_that_leaves_before_all_have_joined_can_come_again():
     gathering.left(who, tell, now=1.0)
     gathering.asked(who, TakeSeat(), tell, now=2.0)
     assert first == [NOT_JOINED]
+    assert gathering.time_goes_on(60.0) == math.inf  # nobody waits
     tell = second.append
     gathering.joined(who, tell)
     gathering.asked(who, TakeSeat(), tell, now=3.0)

@@ -36,6 +36,8 @@ LABELS = {
 }
 
 
+# Letters of a title that fit an inch of a figure's width.
+_LETTERS = 12
 # Ticks of an axis of a heat map, at values of the sweep.
 _MOST_TICKS = 5
 
@@ -319,10 +321,12 @@ def of_rows(
     else:
         figure = heat_maps(rows, axes[0], axes[1], value)
     fixed = [name for name in problem if name not in axes]
+    space = "\N{NO-BREAK SPACE}"  # lines of the title end behind a comma
     setting = ", ".join(
-        f"{name} = {rows[0][name]}".removesuffix(".0") for name in fixed
+        f"{name}{space}={space}{rows[0][name]}".removesuffix(".0") for name in fixed
     )
-    title = textwrap.fill(f"schemes compared at {setting}", 72)
+    letters = int(_LETTERS * figure.get_figwidth())
+    title = textwrap.fill(f"schemes compared at {setting}", letters)
     figure.suptitle(title, fontsize="medium", x=0.02, ha="left")
     return figure
 

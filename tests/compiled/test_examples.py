@@ -50,12 +50,12 @@ def loss_without_sharing():
     return float(value)
 
 
-def started(*arguments):
-    """A Python process with the examples."""
+def started(*arguments, **variables):
+    """A Python process with the examples, and with these variables."""
     environment = {
         name: text for name, text in os.environ.items() if name != "XLA_FLAGS"
     }
-    environment |= {"BCGC_HANDOUT_KEY": "key", "JAX_PLATFORMS": "cpu"}
+    environment |= {"BCGC_HANDOUT_KEY": "key", "JAX_PLATFORMS": "cpu"} | variables
     environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES), *sys.path])
     return subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, text=True
@@ -117,11 +117,17 @@ def test_flax_finds_the_parameters_of_the_same_chunks_without_sharing():
 
 
 @pytest.mark.slow
-def test_the_check_for_other_machines_says_that_it_is_exact_here():
-    (text,) = said(started(EXAMPLES / "compiled_check.py"))
-    devices, *layouts = text.splitlines()
-    assert "× cpu" in devices
-    for line in layouts:
-        assert " exact, largest error" in line
+@pytest.mark.parametrize(
+    ("devices", "layouts"), [(1, ["1 × 1"]), (4, ["4 × 1", "2 × 2"])]
+)
+def test_the_check_for_other_machines_says_that_it_is_exact_here(devices, layouts):
+    script = EXAMPLES / "compiled_check.py"
+    (text,) = said(started(script, JAX_NUM_CPU_DEVICES=str(devices)))
+    first_line, *lines = text.splitlines()
+    assert f"{devices} × cpu" in first_line
+    for layout, line in zip(layouts, lines, strict=False):
+        assert line.startswith(f"{layout} devices: exact, largest error")
         assert "ms a turn" in line
-    assert layouts
+    # A worker that shares with nobody shows nothing.
+    alone = ["One worker has nobody to share with: try two devices or more."]
+    assert lines[len(layouts) :] == alone * (devices == 1)

@@ -375,6 +375,7 @@ def _only_the_first_is_finite(tree: Any) -> None:
         assert np.isnan(value[1:]).all()
 
 
+@pytest.mark.slow
 def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
     """Run all in one program, which is smaller than one for each."""
     calls = {
@@ -429,6 +430,7 @@ def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
     bad = [

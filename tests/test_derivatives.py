@@ -82,6 +82,7 @@ def test_numbers_are_what_they_were():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -38,6 +38,7 @@ def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
     assert np.isnan(missing.rounded_runtime)
 
 
+@pytest.mark.slow
 def test_a_batch_has_the_runtimes_and_the_words_of_each():
     workers = np.array([6, 3])
     batch = jax.jit(

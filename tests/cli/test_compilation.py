@@ -73,6 +73,7 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*-cache") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_a_process_of_its_own_solves_whatever_flags_its_xla_knows(tmp_path):
     output, _, _ = _solve(

@@ -17,6 +17,7 @@ UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]
 UNCODED = ["--method", "uncoded"]
 
 
+@pytest.mark.slow
 def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     options = [
         "--start-up",

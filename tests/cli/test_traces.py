@@ -91,6 +91,7 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
 
+@pytest.mark.slow
 def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(
     answer, command, tmp_path
 ):

@@ -13,6 +13,7 @@ from bcgc_jax.cluster import Cluster, InjectedDelay, Told
 from tests.cluster.training import ADAM, PROBLEM, N, case, trained
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_path):
     params, data = case()

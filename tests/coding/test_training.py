@@ -223,6 +223,7 @@ def mini_batches(model, law=LAW, key=KEY, batch_size=2):
     return trained(*arguments, key, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
     training = mini_batches(model)
     # means of two samples, of six subsets

@@ -227,6 +227,7 @@ def test_second_slopes_are_differences_of_exact_enumeration(precision):
         )
 
 
+@pytest.mark.slow
 def test_it_is_the_law_of_smirnovs_distance(precision):
     # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺,
     # which is the same.

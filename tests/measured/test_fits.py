@@ -190,6 +190,7 @@ def test_the_unit_of_time_and_coarse_clocks_change_nothing_that_matters():
         assert abs(value - plain.parameters[name]) < 2 * plain.standard_errors[name]
 
 
+@pytest.mark.slow
 def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     times = np.round(2 * (np.random.default_rng(0).gamma(2.5, 0.6, 200) + 0.8))
     fits = _fit(jax.random.key(0), times, distributions=["weibull", "pareto"])

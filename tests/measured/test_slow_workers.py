@@ -64,6 +64,7 @@ def test_a_slow_worker_is_found_behind_pauses(ratio):
     assert ends.max() <= 18
 
 
+@pytest.mark.slow
 def test_none_is_claimed_where_all_are_alike():
     assert [seed for seed in range(60) if slow_workers(_log(seed))] == []
     # Nor, but for 2 %, where a worker's time depends on its last one.

@@ -73,6 +73,7 @@ def test_draws_of_rows_come_in_any_order():
     )
 
 
+@pytest.mark.slow
 def test_what_schemes_need():
     problem = padded(PAPER, 5)
     tandon = bcgc.solve(problem, "tandon:2")

@@ -132,6 +132,7 @@ def _check(case: Extreme, workers: int, x: np.ndarray, value_too: bool = True) -
     assert float(certificate.relative_gap) >= 0
 
 
+@pytest.mark.slow
 def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes(x64):
     # Typical times of these laws are the shift to sixteen digits: the rule once saw
     # nothing else, 12 to 16 % too low with an error of 4e-11. (Without a certificate:
@@ -195,6 +196,7 @@ def _check_optimum(case: Extreme, workers: int, best: float) -> None:
         assert int(solution.status) == bcgc.Status.PRECISION
 
 
+@pytest.mark.slow
 def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
     # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at
     # gaps up to 29 %.

@@ -200,6 +200,7 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
     assert abs(float(integral.value) - want) <= float(integral.error) < 1e-9 * want
 
 
+@pytest.mark.slow
 def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_differences():
     @jax.jit
     @jax.value_and_grad
@@ -227,6 +228,7 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
         )
 
 
+@pytest.mark.slow
 def test_nodes_follow_the_start_of_laws_with_mass_there():
     """Slopes in a start-up and in a law's shift, the infimum, at which all mass is."""
 

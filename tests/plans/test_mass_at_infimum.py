@@ -204,6 +204,7 @@ def _check(name, start, overlap, seed, count, num_slopes, max_slopes=99):
             assert float(slope) == expected_slope, (key, i, n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_values_and_slopes_of_gamma_laws(overlap, x64):
     """Worst share of the claimed error: 0.41 without overlap, 0.003 with it."""

@@ -86,6 +86,7 @@ def test_equal_times_of_single_precision_have_the_slope_of_their_scale():
     )
 
 
+@pytest.mark.slow
 def test_ways_to_a_slope_agree():
     rates = jnp.array([0.5, 2.0])
     _, slopes = SLOPES(rates)

@@ -330,6 +330,7 @@ def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
     assert max(bounds) > 0.5 * best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)]
 )

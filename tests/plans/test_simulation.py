@@ -197,6 +197,7 @@ def test_jax_ends_what_it_has_begun_as_numpy_does(name):
     )
 
 
+@pytest.mark.slow
 def test_unlike_workers_keep_their_places():
     """As in the event loop; a step would be 1.8 times as long if they changed."""
 

@@ -151,6 +151,7 @@ def _values(*columns: Any) -> np.ndarray:
     return np.array(runtimes)
 
 
+@pytest.mark.slow
 def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
     problem = _problem(TIMES["atoms"], 1, start_up=STARTS["uniform"], send_time=0.9)
     value, error = bcgc.plans.integrate_runtime(problem, np.array([100.0]))
@@ -233,6 +234,7 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(
     assert float(error) < 1e-4 * float(value)
 
 
+@pytest.mark.slow
 def test_slopes_are_those_of_differences() -> None:
     """Slopes in the partition, both laws and the link, of values exact to 1e-9."""
 
@@ -256,6 +258,7 @@ def test_slopes_are_those_of_differences() -> None:
         assert float(slope[i]) == pytest.approx(float(difference), rel=2e-4, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_slopes_behind_each_kink_are_those_of_differences() -> None:
     """Of two start-ups, behind each of which many are done at once."""
     problem = bcgc.Problem(

@@ -225,6 +225,7 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
     assert final_status(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
 
 
+@pytest.mark.slow
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(
     x64, monkeypatch
 ):

@@ -70,6 +70,7 @@ def test_runtime_with_setup_and_unequal_units_is_that_of_the_events(x64):
             np.testing.assert_allclose(plain, exact, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
     problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
     partition = jnp.array([4.0, 0.0, 5.0, 3.0, 0.0])

@@ -191,6 +191,7 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
     assert float(not_none(from_file.needs).lost) == float(not_none(drop.needs).lost)
 
 
+@pytest.mark.slow
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
     """Steps of `backup:2` in a row take as much longer; two of N workers are lost."""
     problem = replace(PROBLEM, start_up=0.0)

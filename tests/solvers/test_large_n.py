@@ -72,6 +72,7 @@ def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
     )
 
 
+@pytest.mark.slow
 def test_the_published_optimum_of_fewer_workers_is_found():
     """Fifty are few for its splines, which certify 98 %: this compiles the least."""
     problem = bcgc.Problem(LAW, 50, 20_000, 50.0)

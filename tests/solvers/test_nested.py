@@ -98,6 +98,7 @@ def _padded(workers):
     return _problem(workers, max_workers=8)
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_numbers_of_workers():
     """Seven have three types of paths; the finest levels of two and five are empty."""
     solve = functools.partial(bcgc.solve, method="nested")
@@ -211,6 +212,7 @@ def test_slopes_at_an_empty_level_are_those_of_differences():
     assert np.isnan(runtime(sizes * np.nan)[0])  # it was 0
 
 
+@pytest.mark.slow
 def test_no_sizes_are_in_time_more_often():
     """By the same draws for all sizes, within four standard errors."""
     deadline, rng = 1.4e8, np.random.default_rng(3)
@@ -330,6 +332,7 @@ def _searched(in_time, levels, rounds):
     return chance.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "deadline", "reference"),
     [
@@ -445,6 +448,7 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
     assert sizes.tolist() == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     """Not convex: a single block takes 34,478, a search over all levels 35,403."""
     problem = replace(

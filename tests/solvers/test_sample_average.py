@@ -95,6 +95,7 @@ def test_few_units_are_searched_one_by_one():
     assert best * (1 - 1e-12) <= runtime <= best * 1.01
 
 
+@pytest.mark.slow
 def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     problem = _problem(bcgc.EmpiricalRows(TIMES))
     optimal = bcgc.solve(problem)
@@ -185,6 +186,7 @@ TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [
 FRESH = 16 * S
 
 
+@pytest.mark.slow
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     law = draw_problems(key, problem, num_draws=S)[1].cycle_time

@@ -74,6 +74,7 @@ def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
     )
 
 
+@pytest.mark.slow
 def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
     """Two subsets each: k of five workers alone have 5 C(k, 2) / C(5, 2) of them."""
     starts, times = _drawn(1500)
@@ -160,6 +161,7 @@ def test_limits_of_a_batch_and_their_slopes():
     np.testing.assert_allclose(slopes, limits[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_slopes_are_differences_of_means_of_other_draws():
     """In log rate and log shift, of three workers that store all data.
 

@@ -434,9 +434,7 @@ def solution_of_value(
 
 
 def out_of_range(problem: Problem, value: Array) -> Array:
-    """Whether a runtime is infinite though the mean time is finite, or 0 though no
-    runtime is.
-    """
+    """Whether a runtime is 0 (none is), or infinite though the mean time is finite."""
     too_large = jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
     return too_large | (value < jnp.finfo(value.dtype).tiny)
 

@@ -58,9 +58,7 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on a `share` of each subset's samples
-    (all).
-    """
+    """Coordinates at one `level`, on a `share` of each subset's samples (all)."""
 
     level: int
     pieces: tuple[Piece, ...]
@@ -202,9 +200,7 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN where not decodable) and whether each block is, bool
-    `[B]`.
-    """
+    """Loss, gradient (NaN if not decodable) and whether each block is, bool `[B]`."""
 
     value: Array
     gradient: PyTree

@@ -226,9 +226,7 @@ def _weighted(weight: Array, value: Array) -> Array:
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n) for each σ, `[len(deviations), max_workers]`; 0 for n ≥
-    N.
-    """
+    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`; 0 for n ≥ N."""
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(
         load.dtype

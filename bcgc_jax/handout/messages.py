@@ -23,9 +23,7 @@ _LARGEST_LOAD = 1e100
 
 
 class Join(NamedTuple):
-    """This is the line of worker `rank`, of the process that is its `life`-th, on a
-    host.
-    """
+    """This is the line of worker `rank`, of its `life`-th process, on a host."""
 
     rank: int
     life: int = 0

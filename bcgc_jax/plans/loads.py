@@ -127,9 +127,7 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, where each costs something by itself; else all: slopes at 0
-    exist too.
-    """
+    """The levels in use, if each costs something; else all: slopes at 0 exist too."""
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 

@@ -62,9 +62,7 @@ class _Minorant(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n r) - Σ_n slopes_n
-    r_n(x).
-    """
+    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n (r - r_n(x)))."""
 
     constant: Array
     fall: Array

@@ -223,9 +223,7 @@ class Ledger:
         return (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
-        """Whether to add this vector, now: True at most once. The worker can forget it
-        then.
-        """
+        """Whether to add this vector: True at most once. The worker can forget it."""
         if not self._hears(who) or not self.stands(who, name):
             return False
         closed = self._closed.get(who.worker)
@@ -399,9 +397,7 @@ class Ledger:
         return next(itertools.chain(begun, kept), None)
 
     def _replaceable(self, chunk: Chunk) -> bool:
-        """Whether an overdue worker keeps it, nobody copies it, and others can do its
-        whole sum.
-        """
+        """Whether its keeper is overdue, nobody copies it, others can do its sum."""
         kept = self._keeper.get(chunk)
         if kept is None or kept.worker not in self._overdue:
             return False
@@ -442,9 +438,7 @@ class Ledger:
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
-        """Keeps it if it is the first, or if the first one's worker is overdue and not
-        heard of.
-        """
+        """Keeps it if it is the first, or if the worker of the first is overdue."""
         kept = self._keeper.get(chunk)
         if chunk in self._added or (
             kept is not None and kept.worker not in self._overdue

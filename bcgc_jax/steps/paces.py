@@ -130,9 +130,7 @@ class Paces:
         )
 
     def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
-        """Seconds until a sum is computed `anew`: others came within `usual`
-        seconds.
-        """
+        """Seconds until a sum is computed `anew`; others came within `usual` ones."""
         return 2**voided * max(usual, WORTH * anew)
 
     def next_look(

@@ -129,9 +129,7 @@ class Sweep:
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: CellGroup) -> Table:
-        """Return the rows of a chunk, a column each; `partition` has lists of integers,
-        or None.
-        """
+        """Return a chunk's rows by column; `partition` has integer lists, or None."""
         answers = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)

@@ -1,6 +1,4 @@
-"""Output of all commands: one width, one way to write rows, errors of one line, and
-files.
-"""
+"""Output of all commands: one width, one way to write rows, one-line errors, files."""
 
 import io
 import json

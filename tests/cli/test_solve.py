@@ -1,6 +1,4 @@
-"""The command `bcgc solve`, as a person or a script meets it. Its table has a file of
-its own.
-"""
+"""`bcgc solve`, as a person or a script meets it. Its table has a file of its own."""
 
 import csv
 import io

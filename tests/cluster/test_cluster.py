@@ -91,9 +91,7 @@ def unreplaced(cluster):
 
 
 def test_the_store_of_ray_holds_the_gradients_of_many_steps(cluster):
-    """Where it is full all wait two seconds. It had 100 MB, five steps of the network
-    of `busy`.
-    """
+    """A full store stops all for 2 s. It had 100 MB: five steps of `busy`'s network."""
     assert cluster.ray.cluster_resources()["object_store_memory"] > 2**29
 
 

@@ -404,9 +404,7 @@ print("ended in order")
 
 @pytest.mark.slow
 def test_another_thread_may_collect_garbage_while_ray_ends(place):
-    """Ray ends a process that frees a reference in the middle of `ray.shutdown`,
-    without a word.
-    """
+    """Ray silently ends a process that frees a reference during `ray.shutdown`."""
     with begun(_COLLECTING, place) as running:
         out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err) == (0, "ended in order\n", "")

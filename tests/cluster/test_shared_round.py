@@ -53,9 +53,7 @@ def _assert_exact(gradient, params, data):
 
 
 def test_steps_are_plain_gradients_and_last_as_long_as_chunks_handed_out_in_turn():
-    """With times that vary and pauses, chunks are copied: the clock is `driven`'s, to
-    1e-12.
-    """
+    """Varying times and pauses cause copies: the clock is `driven`'s, to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
     world, _, params, data = _world(
         lambda worker, chunk: drawn[worker, chunk], chunks=3
@@ -157,9 +155,7 @@ def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, froz
 
 @pytest.mark.parametrize("sending", [5.0, 60.0])
 def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
-    """Another program takes its processor: it is eight times as slow, and later with
-    its sum.
-    """
+    """Another program takes its CPU: it is 8 times as slow, and its sum comes later."""
     world, _, params, data = _world(
         lambda worker, chunk: _even(worker, chunk) * (8 if worker == 0 else 1),
         sending=0.1,
@@ -203,9 +199,7 @@ def test_neighbours_lost_together_are_waited_for_as_long_as_only_they_store_a_ch
 
 
 def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
-    """Its question was heard or not, and answered or not: nothing is lost or counted
-    twice.
-    """
+    """A question may be unheard or unanswered: nothing is lost or counted twice."""
     world, _, params, data = _world(_even, sending=0.1)
     rng = np.random.default_rng(0)
     world.breaks = lambda: rng.random() < 0.3

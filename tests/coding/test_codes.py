@@ -29,9 +29,7 @@ message = jax.jit(codes.message, static_argnums=2)
 
 
 def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
-    """Rows of a number for each worker, padded with `fill`, in a batch of one of a few
-    shapes.
-    """
+    """Rows, a number a worker, padded with `fill`, as a batch of one of few shapes."""
     n, count = rows.shape[1], len(rows)
     size = SIZE if 1 < n < SIZE else n
     wide = np.pad(rows, ((0, 0), (0, size - n)), constant_values=fill)

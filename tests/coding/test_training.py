@@ -444,9 +444,7 @@ def test_second_calls_compile_nothing(model, x64):
 
 
 def test_any_worker_may_be_the_slowest_of_a_row():
-    """Rows are sorted, and places in a plan are not alike for schemes without a
-    code.
-    """
+    """Rows are sorted, and schemes without a code have unlike places in a plan."""
     draw = draws_of(bcgc.EmpiricalRows([[1.0, 2.0, 3.0], [4.0, 4.5, 6.0]]), None, 3)
     rows = [np.asarray(draw(0, jax.random.key(k))[1]) for k in range(30)]
     assert {int(np.argmax(row)) for row in rows} == {0, 1, 2}

@@ -1,6 +1,4 @@
-"""What slows the steps of a log: causes that were put in are found, and Shapley values
-by hand.
-"""
+"""What slows the steps of a log: causes put in are found, Shapley values by hand."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,6 +1,4 @@
-"""The law that stands for measured times; a smooth one is proper, near its sample, and
-exact.
-"""
+"""The law for measured times; a smooth one is proper, near its sample, and exact."""
 
 import math
 from typing import Any

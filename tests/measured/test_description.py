@@ -1,6 +1,4 @@
-"""The distance of a trace from independent alike workers, on traces made in one known
-way.
-"""
+"""Traces made in one known way: how far they are from independent, alike workers."""
 
 import dataclasses
 

@@ -1,6 +1,4 @@
-"""Start-up and cycle time apart: known ones are found, dependence is kept, the rest
-refused.
-"""
+"""Start-up and cycle time apart: known ones found, dependence kept, others refused."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Partitions against Theorem 1 by brute force, active sets, and the definition of
-rounding.
-"""
+"""Partitions against Theorem 1 by brute force, active sets, rounding's definition."""
 
 import functools
 import itertools

@@ -1,6 +1,4 @@
-"""Runtimes of a draw in plain Python, Theorem 1 by brute force, deadlines,
-certificates.
-"""
+"""Runtimes of a draw in Python, Theorem 1 by brute force, deadlines, certificates."""
 
 import functools
 import itertools

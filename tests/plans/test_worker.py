@@ -1,6 +1,4 @@
-"""When the last block is delivered: by enumeration, NumPy's draws, and what is known
-without.
-"""
+"""Delivery of the last block: by enumeration, NumPy's draws, and what else is known."""
 
 import functools
 import itertools

@@ -1,6 +1,4 @@
-"""Schemes that lose samples, `backup` and `drop`, against harmonic numbers and draws by
-NumPy.
-"""
+"""`backup` and `drop` lose samples: against harmonic numbers and NumPy's draws."""
 
 import re
 

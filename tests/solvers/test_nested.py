@@ -1,6 +1,4 @@
-"""Nested repetition: its runtimes against NumPy's draws, its optima against published
-ones.
-"""
+"""Nested repetition: runtimes against NumPy's draws, optima against published ones."""
 
 import functools
 import itertools

@@ -1,6 +1,4 @@
-"""The certified optimum, against another optimiser on another evaluation, and its
-certificate.
-"""
+"""The certified optimum, against another optimiser and evaluation; its certificate."""
 
 import jax
 import jax.numpy as jnp

@@ -77,9 +77,7 @@ def _reweigh(ledger: Ledger, rng: random.Random, subset: int) -> None:
 
 
 def _go(world: World, rng: random.Random, events: int):
-    """Random events: some processes act often, some hardly ever; some sums travel
-    long.
-    """
+    """Random events: processes that act often or hardly ever, sums that travel long."""
     eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
@@ -165,9 +163,7 @@ def _small(num_workers: int, chunks: int = 1) -> Ledger:
 
 
 def _explore(world: World) -> tuple[int, int]:
-    """All interleavings: the number of states and of settled ones, which all states can
-    reach.
-    """
+    """All interleavings: counts of states, and of settled ones, which all can reach."""
     start = world.key()
     states = {start: pickle.dumps(world)}
     before: dict[str, list[str]] = {start: []}

@@ -11,9 +11,7 @@ from bcgc_jax.steps.paces import Paces
 def _timing(
     num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4
 ) -> Paces:
-    """Workers that took so long for a first chunk, and those that have begun one
-    then.
-    """
+    """Workers that took so long for a first chunk, and those that then began one."""
     paces = Paces(num_workers)
     for worker, end in ends.items():
         paces.began(worker, (worker, 0), size, 0.0)

@@ -131,9 +131,8 @@ def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp
                 ["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe
             )
             process: Any = stack.enter_context(started)
-            process.stdout.read(
-                1
-            )  # a program that has not begun yet has no command to be seen
+            # A program that has not begun yet has no command to be seen.
+            process.stdout.read(1)
         assert _at_work_in(str(tmp_path)) == [process.pid]
 
 

@@ -164,9 +164,8 @@ def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
     for _ in range(2):
         gradient, took = world.step(params)
         _assert_exact(gradient, params, data)
-        assert (
-            took < 60
-        )  # measured: 49.0 and 58.4; the second one took 104 when it was waited for
+        # Measured: 49.0 and 58.4; the second one took 104 when it was waited for.
+        assert took < 60
 
 
 @pytest.mark.parametrize("rests", [1.0, 9.0, 14.0, 25.0])
@@ -309,9 +308,8 @@ def test_whoever_asks_after_a_step_that_was_given_up_gets_no_chunk():
     shared_round.asked(Join(0), Begin(0), answers.append, 0.0)
     shared_round.end()
     shared_round.asked(Join(1), Begin(0), answers.append, 0.1)
-    assert (
-        answers == [Answer(over=True)] * 2
-    )  # at once: another step may be served from now on
+    # At once: another step may be served from now on.
+    assert answers == [Answer(over=True)] * 2
     assert shared_round.time_goes_on(0.2) == np.inf
 
 
@@ -403,8 +401,7 @@ def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
     later.start()
     assert worker.deliver(3, 2, 2).label == {first_chunk, second_chunk}
     later.join()
-    assert worker.work(Answer(send=5, standing=(4,))) == Done(
-        (3, 5)
-    )  # that one stands no more
+    # That one stands no more.
+    assert worker.work(Answer(send=5, standing=(4,))) == Done((3, 5))
     with pytest.raises(KeyError):
         worker.sum(2)

@@ -240,9 +240,8 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
-    rows = np.where(
-        np.arange(6) == 0, np.inf, np.ones((4, 6))
-    )  # one block needs everyone
+    # One block needs everyone.
+    rows = np.where(np.arange(6) == 0, np.inf, np.ones((4, 6)))
     training = trained(model, scheme_of("time"), rows, 6)
     assert not np.any(training.stepped)
     assert (training.clock[0], relative_difference(training.params, model[0])) == (

@@ -573,9 +573,8 @@ def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
         ]
     np.testing.assert_allclose(log_x, np.asarray(expected, float), rtol=1e-14)
     if shape < 1:
-        np.testing.assert_allclose(
-            slope, 1 / shape, rtol=5e-13
-        )  # worst measured 1.7e-13
+        # Worst measured 1.7e-13.
+        np.testing.assert_allclose(slope, 1 / shape, rtol=5e-13)
 
 
 def test_normal_hazard_and_its_inverse_are_exact_in_both_tails(precision):

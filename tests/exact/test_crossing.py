@@ -265,10 +265,8 @@ def _hazards(kind: str) -> np.ndarray:
     times = np.linspace(0.96, 1.1, 8)
     if kind == "late":
         times = np.array([1.3, 1.6, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0])
-    if kind in (
-        "gaps",
-        "slack",
-    ):  # few levels in use, and some that hardly ever fail between them
+    # Few levels in use, and some that hardly ever fail between them.
+    if kind in ("gaps", "slack"):
         kept = np.unique(
             np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)]
         )

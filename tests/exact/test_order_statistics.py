@@ -306,9 +306,8 @@ def test_expectations_of_atomic_laws_are_binomial_sums(case, power, x64):
 
     # all of 50 are hardly ever lost
     sizes = (1, 6, 50) if math.isfinite(case.kinks[-1]) else (1, 6)
-    check_expectations(
-        case.law(), power, reference, 4e-14, sizes, 50
-    )  # worst measured 7e-15
+    # Worst measured 7e-15.
+    check_expectations(case.law(), power, reference, 4e-14, sizes, 50)
 
 
 def test_slopes_of_expectations_are_those_of_the_closed_form(precision):

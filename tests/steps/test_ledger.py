@@ -91,9 +91,8 @@ def _go(world: World, rng: random.Random, events: int):
             else []
         )
         world.next_first = rng.random() < 0.3
-        if (
-            rng.random() < 0.02
-        ):  # a worker begins late, and says its lengths, or says them again
+        # A worker begins late, and says its lengths, or says them again.
+        if rng.random() < 0.02:
             _reweigh(ledger, rng, rng.randrange(len(world.seconds)))
         possible = world.actions()
         if not possible:
@@ -142,9 +141,8 @@ def _run(seed: int) -> int:
 
 def test_every_chunk_is_in_one_sum_whatever_happens():
     settled = [_run(seed) for seed in range(200)]
-    assert (
-        sum(settled) > 320
-    )  # of 400 steps; elsewhere a chunk has lost all its holders
+    # Of 400 steps; elsewhere a chunk has lost all its holders.
+    assert sum(settled) > 320
 
 
 @pytest.mark.slow
@@ -275,9 +273,8 @@ def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_
     assert _next(ledger, THIRD)[1] == (0, 0)
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
-    assert (
-        ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None
-    )  # neither runs
+    # Neither runs.
+    assert ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None
     ledger.late(0)
     assert _next(ledger, THIRD)[1] == (0, 0)
 

@@ -500,9 +500,8 @@ class OneOfEach(Exact):
         )
         complete = []
         for task, groups in enumerate(self.known_groups):
-            width = max(
-                map(len, groups)
-            )  # beyond the members of a group nobody ever finishes
+            # Beyond the members of a group nobody ever finishes.
+            width = max(map(len, groups))
             members = np.array(
                 [(*group, *[-1] * (width - len(group))) for group in groups]
             )
@@ -576,7 +575,7 @@ class OneOfEach(Exact):
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-    """Of tasks, a block each, with all data of the task before, `[..., K]`."""
+    """Load of tasks, a block each, with all data of the task before, `[..., K]`."""
     data = jnp.asarray(tasks.data)
     size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
     work = jnp.cumsum(data * size * tasks.share, axis=-1)

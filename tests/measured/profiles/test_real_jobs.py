@@ -1,4 +1,4 @@
-"""Jobs of several processes on CPUs: traces of the profilers, against own clocks."""
+"""Jobs of several CPU processes: profilers' traces against the jobs' own clocks."""
 
 import io
 import multiprocessing

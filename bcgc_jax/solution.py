@@ -175,9 +175,8 @@ class Solution:
         ... ).citation().count("@")
         2
         """
-        bounded = (
-            self.partition is not None
-        )  # a scheme that is no partition bounds nothing
+        # A scheme that is no partition bounds nothing.
+        bounded = self.partition is not None
         return bibliography(
             self.method, sampled_bound=bounded and self.kind == "confidence"
         )

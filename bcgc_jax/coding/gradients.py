@@ -355,9 +355,8 @@ def schedule_plan(
     """
     (pieces,) = _cut_blocks(schedule, params, units, order).values()
     turns = min(np.size(schedule.block), num_workers)
-    code = gradient_code(
-        jax.random.key(0), num_workers, 0
-    )  # of which nothing is random
+    # Nothing of this code is random.
+    code = gradient_code(jax.random.key(0), num_workers, 0)
     return CodingPlan((code,), (Block(turns - 1, pieces),), mean, turns)
 
 

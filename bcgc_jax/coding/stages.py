@@ -151,9 +151,8 @@ def _placed(
     equations: Sequence[Any], results: Sequence[Sequence[core.Var]]
 ) -> dict[tuple[str, int], list[Any]]:
     """The equations of each program, ("carry", b) or ("own", b), in their order."""
-    asks = collections.defaultdict[core.Var, set[int]](
-        set
-    )  # of a variable the blocks that need it
+    # The blocks that need a variable.
+    asks = collections.defaultdict[core.Var, set[int]](set)
     for b, block in enumerate(results):
         for v in block:
             asks[v].add(b)

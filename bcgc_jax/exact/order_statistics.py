@@ -261,9 +261,8 @@ def expected_shared_time(
         else:
             ends = (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
-        mass = jax.nn.softmax(
-            -jax.nn.softplus(z) - jax.nn.softplus(-z)
-        )  # density of logit U
+        # Density of logit U.
+        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
     median = law.inverse_cumulative_hazard(math.log(2.0))

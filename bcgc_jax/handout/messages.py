@@ -9,9 +9,8 @@ once that its own chunks are done.
 
 from typing import Any, NamedTuple
 
-Ticket = tuple[
-    int, int
-]  # the attempt at a step, and a number there, of a chunk or of a sum
+# The attempt at a step, and a number there, of a chunk or of a sum.
+Ticket = tuple[int, int]
 Chunk = tuple[int, int]  # its subset, and its number there
 
 # Seconds after which it is said for whom or what somebody waits.

@@ -198,9 +198,8 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
         return
     block = np.asarray(plan.block)
     share = np.ones(sizes.size)
-    share[block[block >= 0]] = np.asarray(plan.share)[
-        block >= 0
-    ]  # of a block's samples
+    # The share of a block's samples.
+    share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]
     summed = np.sum(sizes * share)
     subsets = 0
     if rule is not None:

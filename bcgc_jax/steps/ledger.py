@@ -145,9 +145,8 @@ class Ledger:
         self.ends = ends
         self.queue = Queue(storage, sizes, ticks_of_unit)
         self.holders = self.queue.holders
-        self._running: dict[
-            int, tuple[Name, Chunk]
-        ] = {}  # the ticket of each worker that has one
+        # The ticket of each worker that has one.
+        self._running: dict[int, tuple[Name, Chunk]] = {}
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
         self._decided: dict[tuple[Member, Name], Name | None] = {}

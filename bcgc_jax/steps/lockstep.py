@@ -50,9 +50,8 @@ class _Clock:
         self.begun = np.zeros((steps, workers), int)
         # After its last recorded chunk a worker pauses no more.
         self.pauses = np.append(chunks.pauses, np.zeros((steps, workers, 1)), axis=2)
-        self.free = np.zeros(
-            steps
-        )  # from then on the coordinator hears the next question
+        # From then on the coordinator hears the next question.
+        self.free = np.zeros(steps)
         self.end = np.zeros(steps)
 
     def hear(self, worker: np.ndarray) -> np.ndarray:

@@ -273,10 +273,8 @@ def _answer(
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
-    for name in (
-        "lower_bound",
-        "relative_gap",
-    ):  # 0 bounds any runtime: it is no certificate
+    # 0 bounds any runtime: it is no certificate.
+    for name in ("lower_bound", "relative_gap"):
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
     needs = solution.needs
     columns |= dict.fromkeys(NEEDS, unknown) if needs is None else needs._asdict()

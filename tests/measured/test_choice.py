@@ -290,7 +290,7 @@ def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
     chosen += smooth_or_atoms(TIMES, TIMES < 0), smooth_or_atoms(TIMES, None, 20)
     for law in chosen:
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
-    # For more than 20 workers.
+    # Laws are `smooth` for more than 20 workers.
     assert [law.smooth for law in chosen] == [True, False, True, False]
     heavy = distribution_of(TIMES, 2, kind="pareto-tail")
     assert np.array_equal(

@@ -127,9 +127,7 @@ def working_dtype(*trees: Any) -> np.dtype:
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """`value` as a NumPy array, or None where it is traced and nothing can be said
-    about it.
-    """
+    """`value` as a NumPy array, or None where it is traced, and so not known."""
     if isinstance(value, jax.core.Tracer):
         return None
     return np.asarray(value)

@@ -128,9 +128,7 @@ _WORKS = {
 
 
 def bibliography(method: str, *, sampled_bound: bool) -> str:
-    """BibTeX of what `method` rests on, and a bound by draws; nothing for a scheme of
-    one's own.
-    """
+    """BibTeX for `method` and a bound by draws; empty for a scheme of one's own."""
     keys = list(about(method).works)
     if sampled_bound:
         keys.append("mak1999")

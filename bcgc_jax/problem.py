@@ -316,16 +316,12 @@ class Problem:
 
     @property
     def chain_load(self) -> Array:
-        """h / b: what it takes to carry a subset's cotangent past a coordinate, in
-        coordinates.
-        """
+        """h / b: cost in coordinates to carry a subset's cotangent past one of them."""
         return self._in_coordinates(self.chain_cycles)
 
     @property
     def pass_load(self) -> Array:
-        """L (1 + h/b) + f/b: a forward and a whole backward pass of one sample, in
-        coordinates.
-        """
+        """L (1 + h/b) + f/b: forward and backward pass of a sample, in coordinates."""
         return self.total * (1 + self.chain_load) + self.setup_load
 
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:

@@ -175,9 +175,8 @@ class Solution:
         ... ).citation().count("@")
         2
         """
-        bounded = (
-            self.partition is not None
-        )  # a scheme that is no partition bounds nothing
+        # A scheme that is no partition bounds nothing.
+        bounded = self.partition is not None
         return bibliography(
             self.method, sampled_bound=bounded and self.kind == "confidence"
         )
@@ -434,9 +433,7 @@ def solution_of_value(
 
 
 def out_of_range(problem: Problem, value: Array) -> Array:
-    """Whether a runtime is infinite though the mean time is finite, or 0 though no
-    runtime is.
-    """
+    """Whether a runtime is 0 (none is), or infinite though the mean time is finite."""
     too_large = jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
     return too_large | (value < jnp.finfo(value.dtype).tiny)
 

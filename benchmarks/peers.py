@@ -96,9 +96,8 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
     u = (1 + u) / 2
     weight = weight / 2
     t = 50 + 1050 * u / (1 - u)
-    by = -np.expm1(
-        -np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3
-    )  # P(r ≥ 1…D)
+    # P(r ≥ 1…D).
+    by = -np.expm1(-np.maximum(t[:, None] / np.arange(1, depth + 1) - 50, 0) / 1e3)
     done = -np.diff(by, prepend=1, append=0)
     step = np.zeros((num_nodes, depth, depth))
     for cover in range(depth):

@@ -107,9 +107,7 @@ def run(
     pauses: float = PAUSES,
     real: bool = True,
 ) -> None:
-    """Run `steps` of workers slow at random, `equal_steps` of equal ones; `subset` in
-    seconds.
-    """
+    """Run `steps` of workers slow at random, `equal_steps` of equal; `subset` in s."""
     settings = [
         Setting("slow at random", count, SLOWER, steps, methods) for count in workers
     ]

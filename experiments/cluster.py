@@ -112,9 +112,7 @@ def run(
     methods: Sequence[str] = METHODS,
     disturbed: Sequence[str] = METHODS,
 ) -> None:
-    """`seconds` is the expected iteration of the optimal scheme, `patience` that of the
-    master.
-    """
+    """`seconds`: expected iteration of the optimal scheme; `patience`: the master's."""
     problem = digits.digits_problem(LAW, workers, MODEL)
     best = float(bcgc.solve(problem).rounded_runtime)
     pace = InjectedDelay(LAW, seconds / best)

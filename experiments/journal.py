@@ -213,9 +213,7 @@ def grid() -> list[Point]:
 
 @jax.jit
 def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
-    r"""Return x_n = L / ((n+1) H_N), `[max_workers]`: the most probable by t as t →
-    ∞.
-    """
+    r"""Return x_n = L / ((n+1) H_N), `[max_workers]`: the most probable by t → ∞."""
     share = jnp.where(
         problem.exists,
         1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype),

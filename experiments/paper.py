@@ -282,9 +282,7 @@ def run(
     rate_grid: Iterable[float] = RATE_GRID,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute, print the tables, write paper.csv and the figures fig3, fig4a and fig4b
-    to `out`.
-    """
+    """Compute, print the tables, write paper.csv and fig3, fig4a and fig4b to `out`."""
     rows = compute(workers_grid, rate_grid, schemes, seed)
     figures = grouped(rows, lambda row: row.figure)
     print_partitions(figures["3"])

@@ -288,9 +288,7 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute sweep.csv, print the table, draw its cells; a sweep that was cut off goes
-    on.
-    """
+    """Compute sweep.csv, print its table, draw its cells; a cut-off sweep goes on."""
     cells = bcgc.sweeps.grid(
         num_workers=np.array(workers_grid), rate=np.array(rate_grid)
     )

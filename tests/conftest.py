@@ -1,6 +1,4 @@
-"""Precision of the tests: the package follows its caller's dtype and sets no global
-option.
-"""
+"""Precision of tests: the package follows its caller's dtype, sets no global option."""
 
 import contextlib
 import gc

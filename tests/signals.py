@@ -1,6 +1,4 @@
-"""Ctrl-C in tests: a parent may ignore it, as `nohup` and a shell's background job
-do.
-"""
+"""Ctrl-C in tests: a parent may ignore it, as `nohup` and background jobs do."""
 
 import contextlib
 import signal

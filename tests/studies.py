@@ -1,6 +1,4 @@
-"""Studies on a few points: run as their command does, and what they leave read
-again.
-"""
+"""Studies on a few points: run as their command does, and what they leave is read."""
 
 import csv
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The study of advice: what it says of a half is what the replay of the whole log took
-there.
-"""
+"""The study of advice: what it says of a half the whole log's replay took there."""
 
 from pathlib import Path
 

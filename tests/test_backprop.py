@@ -1,6 +1,4 @@
-"""What blocks cost: counted step by step, by the compiler, and as the models of it have
-it.
-"""
+"""What blocks cost: counted step by step, by the compiler, and as models have it."""
 
 import functools
 import itertools

@@ -1,6 +1,4 @@
-"""What makes no problem: refused by name where it is known, INVALID and NaN where it is
-traced.
-"""
+"""What makes no problem: refused by name where known, INVALID and NaN where traced."""
 
 import functools
 from collections.abc import Callable

@@ -1,6 +1,4 @@
-"""The peers of the benchmarks do the work they claim to do, and the command what its
-help says.
-"""
+"""Benchmark peers do the work they claim to do, and the command what its help says."""
 
 import doctest
 import json

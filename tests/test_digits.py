@@ -42,10 +42,8 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx(
         (z.argmax(axis=1) == y).mean()
     )
-    assert digits.digits_order("perceptron")[-1] in (
-        0,
-        1,
-    )  # the first layer's gradient comes last
+    # The first layer's gradient comes last.
+    assert digits.digits_order("perceptron")[-1] in (0, 1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
-"""The experiments on a few points each: what they compute, what they write, and how
-they refuse.
-"""
+"""Experiments on a few points: what they compute, what they write, how they refuse."""
 
 import functools
 import importlib

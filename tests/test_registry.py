@@ -1,6 +1,4 @@
-"""Every public name keeps its caller's dtype, compiles once, and lowers for
-accelerators.
-"""
+"""Public names keep their caller's dtype, compile once, and lower for accelerators."""
 
 import functools
 import re

@@ -1,6 +1,4 @@
-"""The study of traces: a table and a figure of what `advise` says of each log of a
-folder.
-"""
+"""The study of traces: a table and figure of what `advise` says of a folder's logs."""
 
 import numpy as np
 import pytest

@@ -673,9 +673,7 @@ _VERSION: Any = {
 )
 @click.option("--version", help="Show the version and exit.", **_VERSION)
 def cli() -> None:
-    """Block coordinate gradient coding: how much redundancy should each block of a
-    gradient get?
-    """
+    """Block coordinate gradient coding: how much redundancy should each block get?"""
 
 
 for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions):

@@ -69,9 +69,8 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     if trace.load is not None:
         description = description._replace(slowness=slowness_in(trace))
     fits: list[Fit] = []
-    if (
-        start_up is None or question.laws
-    ):  # plans for times at several loads need no fit
+    # Plans for times at several loads need no fit.
+    if start_up is None or question.laws:
         fits = _fits(question, seconds, times.censored, bar)
     laws = laws_of(times, description.tail_index.value, fits, start_up, workers)
     problems = problems_of(question, trace, laws, start_up, workers)

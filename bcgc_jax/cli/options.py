@@ -137,9 +137,8 @@ class Command(click.Command):
         super().__init__(name, params=params, callback=self.answer, **texts)
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
-        if getattr(
-            self.kind, "runs_once", False
-        ):  # before options are read, which may need JAX
+        # Before options are read, which may need JAX.
+        if getattr(self.kind, "runs_once", False):
             compile_quickly()
         return super().make_context(*arguments, **settings)
 

@@ -185,13 +185,11 @@ def drawn(
     sizes, block, data = (
         np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data)
     )
-    data = (
-        data if data.ndim == 1 else data.mean(axis=0)
-    )  # of workers in groups of unlike sizes
+    # Workers in groups of unlike sizes have unlike data.
+    data = data if data.ndim == 1 else data.mean(axis=0)
     copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
-    return Drawn(
-        method, runtime, sizes[sizes > 0], copies[sizes > 0], saved
-    )  # no padded levels
+    # No padded levels.
+    return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0], saved)
 
 
 def without_blocks(method: str, runtime: float, saved: float | None) -> Drawn:
@@ -302,9 +300,8 @@ def of_rows(
 
     UsageError where the rows have no such column, and where more numbers vary.
     """
-    problem = list(rows[0])[
-        : list(rows[0]).index("method")
-    ]  # what was found comes after
+    # What was found comes after.
+    problem = list(rows[0])[: list(rows[0]).index("method")]
     varied = [name for name in problem if len({row[name] for row in rows}) > 1]
     axes = [name for name in (x, y) if name] or varied[:2]
     for name in (*axes, value):

@@ -401,6 +401,5 @@ def blocks(partition: Sequence[int]) -> str:
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
     if (num_hidden := len(texts) - 60) > 0:
         texts[60:] = [f"and\0{num_hidden}\0more\0(--out\0FILE)"]
-    return textwrap.fill(", ".join(texts), 100).replace(
-        "\0", " "
-    )  # lines end between blocks
+    # Lines end between blocks.
+    return textwrap.fill(", ".join(texts), 100).replace("\0", " ")

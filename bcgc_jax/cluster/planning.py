@@ -1,6 +1,4 @@
-"""Who plans for a training, `Told` or a `ClosedLoop`, and its course with workers that
-are lost.
-"""
+"""Who plans a training, `Told` or a `ClosedLoop`, and its course with lost workers."""
 
 import collections
 import contextlib

@@ -74,9 +74,8 @@ NEVER = 1e9
 # half a millisecond.
 _MUCH = 2**20
 
-_Key = tuple[
-    int, tuple[float, float]
-]  # of a part: a subset, and the share of its samples
+# A part: a subset, and the share of its samples.
+_Key = tuple[int, tuple[float, float]]
 
 
 @dataclasses.dataclass

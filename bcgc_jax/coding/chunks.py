@@ -102,9 +102,7 @@ class SharedPlan:
 
 @jax.jit
 def _runtime(rule: WorkSharing, begins: Array, times: Array) -> Array:
-    """The runtime where a master adds sums: copies pay, and nobody waits for a worker
-    with one.
-    """
+    """Runtime if a master adds sums: copies pay; nobody waits for a worker with one."""
     load = Load(jnp.ones(1), None)
     return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[
         0

@@ -238,9 +238,7 @@ def _seed(key: Array) -> list[int]:
 
 
 def kept(x: Any, dtype: Any = None) -> Array:
-    """`x` in JAX with its own precision: a program would take NumPy's as the caller's
-    float.
-    """
+    """`x` in JAX in its own dtype: a program takes NumPy's as the caller's float."""
     if isinstance(x, Array):
         return x
     with jax.enable_x64(True):

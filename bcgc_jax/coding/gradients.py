@@ -58,9 +58,7 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on a `share` of each subset's samples
-    (all).
-    """
+    """Coordinates at one `level`, on a `share` of each subset's samples (all)."""
 
     level: int
     pieces: tuple[Piece, ...]
@@ -202,9 +200,7 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN where not decodable) and whether each block is, bool
-    `[B]`.
-    """
+    """Loss, gradient (NaN if not decodable) and whether each block is, bool `[B]`."""
 
     value: Array
     gradient: PyTree
@@ -359,9 +355,8 @@ def schedule_plan(
     """
     (pieces,) = _cut_blocks(schedule, params, units, order).values()
     turns = min(np.size(schedule.block), num_workers)
-    code = gradient_code(
-        jax.random.key(0), num_workers, 0
-    )  # of which nothing is random
+    # Nothing of this code is random.
+    code = gradient_code(jax.random.key(0), num_workers, 0)
     return CodingPlan((code,), (Block(turns - 1, pieces),), mean, turns)
 
 

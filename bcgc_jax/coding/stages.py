@@ -32,9 +32,7 @@ _CALLS = {
 
 
 class Program(NamedTuple):
-    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient's
-    program.
-    """
+    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient."""
 
     run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
@@ -43,9 +41,7 @@ class Program(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The backward pass of one subset: how many of `carry` are done, and the `values`
-    so far.
-    """
+    """A subset's backward pass: how many of `carry` are done, and `values` so far."""
 
     done: int
     values: Mapping[core.Var, Array]
@@ -155,9 +151,8 @@ def _placed(
     equations: Sequence[Any], results: Sequence[Sequence[core.Var]]
 ) -> dict[tuple[str, int], list[Any]]:
     """The equations of each program, ("carry", b) or ("own", b), in their order."""
-    asks = collections.defaultdict[core.Var, set[int]](
-        set
-    )  # of a variable the blocks that need it
+    # The blocks that need a variable.
+    asks = collections.defaultdict[core.Var, set[int]](set)
     for b, block in enumerate(results):
         for v in block:
             asks[v].add(b)

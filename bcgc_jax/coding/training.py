@@ -276,9 +276,7 @@ def _shared_scheme(
     method: str,
     **plan_options: Any,
 ) -> SharedScheme:
-    """The scheme of work sharing: each chunk counts once, as for workers without
-    redundancy.
-    """
+    """The scheme of work sharing: each chunk counts once, as without redundancy."""
     rule: Any = plan.completion
     workers = int(np.asarray(problem.num_workers))
     uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
@@ -500,9 +498,7 @@ def draws_of(
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
-    """(iteration, key) to start-ups and cycle times, `[N]`: draws, or rows; a start-up
-    may be 0.
-    """
+    """(iteration, key) to start-ups (or 0) and cycle times, `[N]`: draws, or rows."""
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
             raise ValueError(

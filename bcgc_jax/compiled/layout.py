@@ -57,9 +57,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
-    """Lay out a step's samples for workers; ValueError where chunks of a kind differ in
-    size.
-    """
+    """Lay out a step's samples; ValueError where chunks of a kind differ in size."""
     first = next(iter(shares.values()))
     _check(first, num_samples)
     begins = {}

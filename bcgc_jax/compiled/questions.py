@@ -25,9 +25,7 @@ _AT_ONCE = (
 
 
 class _Running(NamedTuple):
-    """A worker's step: the call in the program that it belongs to, and its chunks, run
-    by run.
-    """
+    """A worker's step: its call in the program, and its chunks, run by run."""
 
     call: int
     step: int

@@ -108,9 +108,7 @@ class TwoSpeed(Distribution):
 
 @pytree_dataclass
 class _DrawnTwoSpeed(TwoSpeed):
-    """For draws: one jumps where the probability passes it, which has no slope, and a
-    mean does.
-    """
+    """For draws: a draw jumps as the probability passes it; only a mean has a slope."""
 
     def inverse_cumulative_hazard(self, a):
         time = TwoSpeed(

@@ -166,9 +166,7 @@ class AnyDistribution:
         return self
 
     def summary(self) -> dict[str, Any]:
-        """What a reader wants to know: its parameters; of measured times their number
-        and mean.
-        """
+        """What readers look for: parameters; of measured times number and mean."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 

@@ -226,9 +226,7 @@ def _weighted(weight: Array, value: Array) -> Array:
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n) for each σ, `[len(deviations), max_workers]`; 0 for n ≥
-    N.
-    """
+    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`; 0 for n ≥ N."""
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(
         load.dtype
@@ -263,9 +261,8 @@ def expected_shared_time(
         else:
             ends = (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
-        mass = jax.nn.softmax(
-            -jax.nn.softplus(z) - jax.nn.softplus(-z)
-        )  # density of logit U
+        # Density of logit U.
+        mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
     median = law.inverse_cumulative_hazard(math.log(2.0))

@@ -1,6 +1,4 @@
-"""Workers of training loops say their hosts as they join; then it is known who stores
-what.
-"""
+"""Training loops' workers say their hosts as they join; this tells who stores what."""
 
 import math
 import warnings

@@ -9,9 +9,8 @@ once that its own chunks are done.
 
 from typing import Any, NamedTuple
 
-Ticket = tuple[
-    int, int
-]  # the attempt at a step, and a number there, of a chunk or of a sum
+# The attempt at a step, and a number there, of a chunk or of a sum.
+Ticket = tuple[int, int]
 Chunk = tuple[int, int]  # its subset, and its number there
 
 # Seconds after which it is said for whom or what somebody waits.
@@ -23,9 +22,7 @@ _LARGEST_LOAD = 1e100
 
 
 class Join(NamedTuple):
-    """This is the line of worker `rank`, of the process that is its `life`-th, on a
-    host.
-    """
+    """This is the line of worker `rank`, of its `life`-th process, on a host."""
 
     rank: int
     life: int = 0

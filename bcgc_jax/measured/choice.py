@@ -204,9 +204,8 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
     """The tail of ascending times, some of them cut off; fitted in 64 bit."""
     whole = t[~cut]
     count = max(whole.size // 10, 5)
-    count = (
-        count if heavy else min(count, 20)
-    )  # a mean needs no more, a fit takes what there is
+    # A mean needs no more, a fit takes what there is.
+    count = count if heavy else min(count, 20)
     threshold = float(whole[-count - 1])
     excess = t[t > threshold] - threshold
     open_ = cut[t > threshold]

@@ -110,9 +110,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     table = trace.table()
     whole = table[np.isfinite(table)]
     tail = _UNKNOWN
-    if (
-        with_tail and whole.size >= 100 and np.unique(whole).size >= 50
-    ):  # ten times in the tail
+    # Ten times in the tail.
+    if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
         index = fit.tail_index

@@ -83,9 +83,8 @@ def sorted_times(
         )
     if not (np.isfinite(t).all() and (t > 0).all()):
         raise ValueError("times must be finite and positive")
-    order = np.lexsort(
-        (cut, t)
-    )  # at a tie the whole time comes first: the cut-off one is larger
+    # At a tie the whole time comes first: the cut-off one is larger.
+    order = np.lexsort((cut, t))
     return t[order], cut[order]
 
 

@@ -666,9 +666,8 @@ def _check_cells(trace: Trace, source: Source, lines: np.ndarray) -> None:
     )
     if not wrong.size:
         return
-    a, b = min(
-        (sorted(rows[i : i + 2]) for i in wrong), key=max
-    )  # the first to be noticed
+    # The first to be noticed.
+    a, b = min((sorted(rows[i : i + 2]) for i in wrong), key=max)
     step = trace.step_names[trace.step[a]]
     worker = trace.worker_names[trace.worker[a]]
     why = " that do not grow with the load, or are of one load"

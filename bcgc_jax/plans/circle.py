@@ -83,18 +83,14 @@ def soonest_of(finish: Any) -> Any:
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤
-    `size`.
-    """
+    """P(a subset is not done), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤ `size`."""
     workers = jnp.asarray(num_workers, int)
     missed = jnp.concatenate(
         [jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1
     )
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, a cover of at most 0…D-1) after one more worker, and P(first
-        miss now).
-        """
+        """P(no miss yet, cover at most 0…D-1) with a worker more, P(first miss now)."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)

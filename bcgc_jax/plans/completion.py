@@ -95,9 +95,7 @@ class Completion(Rule, ABC):
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """`runtimes`, and how long workers are busy then, `[..., N]`; None if `passes`
-        say it.
-        """
+        """`runtimes`, and how long workers are busy, `[..., N]`; None: see `passes`."""
         return self.runtimes(load, overlap, starts, times), None
 
     @abstractmethod
@@ -207,9 +205,7 @@ class Exact(Completion):
 
     @abstractmethod
     def tolerated(self, work: Array) -> Array:
-        """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0
-        before any.
-        """
+        """How many workers may be late for ever, by `work`, `[K]`; 0 before any."""
 
     def ended(
         self,
@@ -504,9 +500,8 @@ class OneOfEach(Exact):
         )
         complete = []
         for task, groups in enumerate(self.known_groups):
-            width = max(
-                map(len, groups)
-            )  # beyond the members of a group nobody ever finishes
+            # Beyond the members of a group nobody ever finishes.
+            width = max(map(len, groups))
             members = np.array(
                 [(*group, *[-1] * (width - len(group))) for group in groups]
             )
@@ -580,9 +575,7 @@ class OneOfEach(Exact):
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-    """Of tasks, each of a block of its own, whose data are all of the one before,
-    `[..., K]`.
-    """
+    """Load of tasks, a block each, with all data of the task before, `[..., K]`."""
     data = jnp.asarray(tasks.data)
     size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
     work = jnp.cumsum(data * size * tasks.share, axis=-1)

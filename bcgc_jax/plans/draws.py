@@ -15,9 +15,7 @@ from bcgc_jax.problem import Problem
 
 
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
-    """Start-ups (units of κ) and cycle times, `[K, max_workers]` each, workers in
-    random order.
-    """
+    """Start-ups (in κ) and cycle times, `[K, max_workers]`, workers in random order."""
     draw_key, order_key = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype

@@ -228,9 +228,7 @@ def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """The `start`, and where P(F_n > t) begins to fall after it, `[K]`, by `turns` for
-    subsets.
-    """
+    """`start`, and onsets of the fall of P(F_n > t), `[K]`, by `turns` for subsets."""
     law = worker.cycle_time
     if worker.start.atomic:
         starts = worker.atoms()[0]
@@ -373,9 +371,7 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 def smoothed_exceedance(
     worker: Worker, load: Load, rule: Exact, t: Array, spread: Array
 ) -> Array:
-    """`exceedance` for one t; steps of a `stepwise` worker are spread by a factor
-    e^±`spread`.
-    """
+    """`exceedance` at one t; steps of a `stepwise` worker spread by e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
     starts, times, mass = (a.astype(dtype) for a in steps(worker))
@@ -386,9 +382,7 @@ def smoothed_exceedance(
 
 
 def steps(worker: Worker) -> tuple[Array, Array, Array]:
-    """Start-ups in units of κ, cycle times and probabilities of all pairs of them,
-    `[K]`.
-    """
+    """Start-ups (in κ), cycle times and probabilities of all pairs of them, `[K]`."""
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()
         return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)

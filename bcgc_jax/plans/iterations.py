@@ -139,9 +139,8 @@ class Iteration:
         law = self.worker.start
         if self.worker.pairs is not None:
             starts = self.worker.pairs.arrays()[0]
-            law = Empirical(
-                jnp.maximum(starts, jnp.finfo(starts.dtype).tiny)
-            )  # 0 is no time
+            # 0 is no time.
+            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))
         return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:

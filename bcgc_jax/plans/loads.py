@@ -127,9 +127,7 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, where each costs something by itself; else all: slopes at 0
-    exist too.
-    """
+    """The levels in use, if each costs something; else all: slopes at 0 exist too."""
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
@@ -200,9 +198,8 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
         return
     block = np.asarray(plan.block)
     share = np.ones(sizes.size)
-    share[block[block >= 0]] = np.asarray(plan.share)[
-        block >= 0
-    ]  # of a block's samples
+    # The share of a block's samples.
+    share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]
     summed = np.sum(sizes * share)
     subsets = 0
     if rule is not None:

@@ -47,9 +47,7 @@ def peaks_of(times: Array, load: Array) -> Array:
 def threshold_hazard(
     law: Distribution, load: Array, t: Array, largest: Array
 ) -> tuple[Array, Array]:
-    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`, up to `largest` of
-    `Marks`.
-    """
+    """Λ(t / load_n) and minus its slope in load_n, `[..., N]`, to `Marks.largest`."""
     used = load > 0  # no worker can delay a level without a load
     threshold = t[..., None] / jnp.where(used, load, 1)
     # Beyond the largest the slope of Λ, inf, times 0 would be NaN.

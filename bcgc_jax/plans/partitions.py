@@ -89,9 +89,7 @@ def cumulative_load(partition: ArrayLike) -> Array:
 def finish_load(
     partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0
 ) -> Array:
-    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at levels not in use that of the last
-    one before.
-    """
+    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at unused levels as at the last used."""
     subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
     x = jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))

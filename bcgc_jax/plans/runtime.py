@@ -366,9 +366,8 @@ def _certify(
     lower = constant + problem.total.astype(x.dtype) * jnp.min(
         jnp.where(allowed, slope, jnp.inf)
     )
-    lower = lower_bound_of(
-        lower - error, value
-    )  # the slopes share the error of the value
+    # The slopes share the error of the value.
+    lower = lower_bound_of(lower - error, value)
     return Certificate(
         value, *without_derivative((error, lower, 1 - lower / value), (problem, x))
     )

@@ -112,9 +112,7 @@ def all_data_runtime(
 
 
 def _first_of(mask: Array) -> Array:
-    """The first that is true; `argmax` makes a step of 256 workers half as long again
-    on a CPU.
-    """
+    """The first that is true; with `argmax` a CPU takes 50 % longer for 256 workers."""
     return jnp.min(
         jnp.where(mask, jnp.arange(len(mask), dtype=np.int32), len(mask) - 1)
     )

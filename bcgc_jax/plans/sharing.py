@@ -157,9 +157,7 @@ class WorkSharing(Completion):
         return np.concatenate(ends)
 
     def _engine(self) -> Steps:
-        """By start-ups, seconds for a unit of size, and the round trip; and until when
-        all work.
-        """
+        """From start-ups, seconds a unit of size, a round trip: ends and busy times."""
         step: Callable[[Array, Array, Array], Any]
         if self.ends == "sums":
             step = functools.partial(

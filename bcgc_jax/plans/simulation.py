@@ -171,9 +171,7 @@ def _mean(draws: Array) -> tuple[Array, Array]:
 def _chains(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
 ) -> tuple[Array, Array]:
-    """Runtimes, `[steps, chains]`, of steps that begin fresh, and of the same draws in
-    chains.
-    """
+    """Runtimes, `[steps, chains]`, of fresh steps, and of the same draws in chains."""
     load, rule, scale = problem_tasks(problem, partition)
     passes = passes_of(problem, partition)
     overlap = bool(problem.overlap)

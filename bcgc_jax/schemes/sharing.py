@@ -12,11 +12,8 @@ from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Outcome, Steps
 
 QUESTION = "a question for each chunk"
-_STORED = {
-    "2": "two subsets",
-    "3": "three subsets",
-    "all": "all data",
-}  # else the number
+# Else the number.
+_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
 
 
 @dataclasses.dataclass(frozen=True)

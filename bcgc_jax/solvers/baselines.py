@@ -173,9 +173,8 @@ class TandonPartial(Method):
             and at_hand((problem, alpha))
             and 1 < np.max(workers) <= _LEVELS
         )
-        cheap = (
-            few_levels and iteration.evaluation_cost() <= 1e7
-        )  # less than a compilation takes
+        # This takes less than a compilation.
+        cheap = few_levels and iteration.evaluation_cost() <= 1e7
         best = _best_partition if cheap else tandon_partial_runtime
         runtime, level = best(problem, alpha)
         plan = partial_plan(problem, level, alpha)
@@ -258,9 +257,8 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
     level = jnp.arange(problem.max_workers, dtype=dtype)
     # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising
     # part. A half goes up, also where the last bisection step misses it.
-    reached = (
-        jnp.ceil((level + 0.5) / slope) - 1
-    )  # layers on the rising part below n - 1/2
+    # Layers on the rising part below n - 1/2.
+    reached = jnp.ceil((level + 0.5) / slope) - 1
     at_least = jnp.where(
         c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers)
     )

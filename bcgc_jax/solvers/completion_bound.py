@@ -62,9 +62,7 @@ class _Minorant(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n r) - Σ_n slopes_n
-    r_n(x).
-    """
+    """log P(x) ≤ constant + Σ_n sup_r (fall_n u(r) + slopes_n (r - r_n(x)))."""
 
     constant: Array
     fall: Array
@@ -103,9 +101,8 @@ def completion_bound(
         )
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
-        problem = replace(
-            wide, max_workers=int(np.asarray(problem.num_workers))
-        )  # without padding
+        # Without padding.
+        problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))
         best = completion_partition(problem, deadline)
         reached = float(best.value)
         share = best.point / problem.total
@@ -113,9 +110,8 @@ def completion_bound(
             return CompletionBound(reached, 1.0)
         law = iteration_of(problem).pooled()
         size = problem.max_workers
-        total = (
-            problem.total * problem.scale / deadline
-        )  # r_n of all coordinates at level 0
+        # The r_n of all coordinates at level 0.
+        total = problem.total * problem.scale / deadline
         low = jnp.zeros(size)
         high = _first_limits(law, size, reached)
         upper = 1.0
@@ -177,9 +173,8 @@ def _closer(
     closer_high = jnp.nanmin(
         jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0
     )
-    good = (
-        closer_low < closer_high
-    )  # all but for rounding, where there is hardly any room
+    # All but for rounding, where there is hardly any room.
+    good = closer_low < closer_high
     return jnp.where(good, closer_low, low), jnp.where(good, closer_high, high)
 
 
@@ -191,9 +186,8 @@ def _minorant(law: Distribution, low: Array, high: Array) -> _Minorant:
     values = np.empty_like(u)
     straight = np.empty((len(u), _CELLS), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
-        corners = [
-            0
-        ]  # that the convex hull rests on: next is the one of the least slope
+        # The convex hull rests on them: next is the one of the least slope.
+        corners = [0]
         while corners[-1] < _CELLS:
             i = corners[-1]
             slopes = (y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i])
@@ -265,10 +259,8 @@ def _bounds(
     bound = bound - total * jnp.min(
         tail_sums * jnp.arange(1, tail_sums.shape[1] + 1), axis=1
     )
-    return (
-        bound + 1e-11,
-        cut,
-    )  # more than rounding does to a sum of logarithms of probabilities
+    # More than rounding does to a sum of logarithms of probabilities.
+    return bound + 1e-11, cut
 
 
 def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:

@@ -216,9 +216,7 @@ def completion_partition(
 
 
 def _of_thresholds(problem: Problem, least_late: Optimum) -> Optimum:
-    """The same of P(late). A bound says that there is no better one, also if none is in
-    time.
-    """
+    """The same of P(late). A bound says none is better, also if none is in time."""
     probability = jnp.clip(1 - least_late.value, 0, 1)
     never = (probability <= 1) & ~resolved(probability)
     proven = ~jnp.isnan(least_late.bound)

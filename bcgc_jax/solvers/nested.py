@@ -392,9 +392,7 @@ def _next_stage(
 def _sets(
     problem: Problem, around: Array, levels: Array, first: bool = False
 ) -> tuple[Array, Array]:
-    """Sets of levels, `[J, K]`, and which are due: the neighbours of `around`, at
-    `first` all.
-    """
+    """Sets of levels, `[J, K]`, and if due: neighbours of `around`, at `first` all."""
     if not _by_levels(problem):
         return around[None], jnp.full(1, first)
     alone = np.eye(around.size, dtype=bool)

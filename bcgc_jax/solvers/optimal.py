@@ -131,9 +131,7 @@ def least_gap(problem: Problem) -> float:
 
 
 def _loads(problem: Problem, levels: Array) -> Array:
-    """The matrix of the load, loads @ u, with setup and chain for the highest level so
-    far.
-    """
+    """Matrix of loads, loads @ u, with setup and chain for the highest level so far."""
     below = np.tri(levels.size)
     subsets = jnp.where(levels, np.arange(1, levels.size + 1), 0)
     highest = jax.lax.cummax(subsets)[:, None]

@@ -1,6 +1,4 @@
-"""`Optimal`: the partition of least expected runtime, by whichever search its objective
-takes.
-"""
+"""`Optimal`: the partition of least expected runtime, by its objective's search."""
 
 import functools
 from collections.abc import Sequence
@@ -120,9 +118,7 @@ class Optimal(Method):
 
 @sample_average.judged.register
 def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """The fields that fresh draws say, with a limit also by the optima of parts of the
-    draws.
-    """
+    """The fields that fresh draws say, with a limit also by optima of parts of them."""
     by_optima = functools.partial(sample_average.judge, by_optima=True)
     return with_slopes(
         by_optima, None, fresh, solution.partition, solution.levels
@@ -148,9 +144,7 @@ def _few_units(problem: Problem) -> bool:
 
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
-    """The optimum, but for the whole numbers; converged if its certificate meets the
-    tolerance.
-    """
+    """The optimum, not rounded; converged if its certificate meets the tolerance."""
     # The schemes that go by expected times have compiled this.
     times = None
     if problem.has_setup:
@@ -216,9 +210,7 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 def _searched(
     problem: Problem, allowed: Array, times: Array | None, **options: Any
 ) -> tuple[Optimum, tuple[Array, ...], Solution | None]:
-    """The optimum, what of it is to be assessed, and the solution if the search
-    certifies it.
-    """
+    """Optimum, what of it to assess, and the solution if the search certifies it."""
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
@@ -253,9 +245,7 @@ def _searched(
 def _judged(
     problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike
 ) -> Solution:
-    """The solution with the better one of the two bounds, and the status that the gap
-    gives.
-    """
+    """The solution with the better of the two bounds, and the status of its gap."""
     value = solution.expected_runtime
     error = solution.runtime_error
     lower = solution.lower_bound

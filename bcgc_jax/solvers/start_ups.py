@@ -62,9 +62,8 @@ def best_found(
 
     starts = _starts(levels, relaxed.point / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
-    values = jnp.where(
-        jnp.tile(levels, 2), values, jnp.inf
-    )  # a start for each level that there is
+    # A start for each level that there is.
+    values = jnp.where(jnp.tile(levels, 2), values, jnp.inf)
     unit = jnp.nanmin(values)
 
     def search(share: Array) -> Optimum:

@@ -145,9 +145,8 @@ class Ledger:
         self.ends = ends
         self.queue = Queue(storage, sizes, ticks_of_unit)
         self.holders = self.queue.holders
-        self._running: dict[
-            int, tuple[Name, Chunk]
-        ] = {}  # the ticket of each worker that has one
+        # The ticket of each worker that has one.
+        self._running: dict[int, tuple[Name, Chunk]] = {}
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
         self._decided: dict[tuple[Member, Name], Name | None] = {}
@@ -223,9 +222,7 @@ class Ledger:
         return (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
-        """Whether to add this vector, now: True at most once. The worker can forget it
-        then.
-        """
+        """Whether to add this vector: True at most once. The worker can forget it."""
         if not self._hears(who) or not self.stands(who, name):
             return False
         closed = self._closed.get(who.worker)
@@ -399,9 +396,7 @@ class Ledger:
         return next(itertools.chain(begun, kept), None)
 
     def _replaceable(self, chunk: Chunk) -> bool:
-        """Whether an overdue worker keeps it, nobody copies it, and others can do its
-        whole sum.
-        """
+        """Whether its keeper is overdue, nobody copies it, others can do its sum."""
         kept = self._keeper.get(chunk)
         if kept is None or kept.worker not in self._overdue:
             return False
@@ -442,9 +437,7 @@ class Ledger:
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
-        """Keeps it if it is the first, or if the first one's worker is overdue and not
-        heard of.
-        """
+        """Keeps it if it is the first, or if the worker of the first is overdue."""
         kept = self._keeper.get(chunk)
         if chunk in self._added or (
             kept is not None and kept.worker not in self._overdue

@@ -50,9 +50,8 @@ class _Clock:
         self.begun = np.zeros((steps, workers), int)
         # After its last recorded chunk a worker pauses no more.
         self.pauses = np.append(chunks.pauses, np.zeros((steps, workers, 1)), axis=2)
-        self.free = np.zeros(
-            steps
-        )  # from then on the coordinator hears the next question
+        # From then on the coordinator hears the next question.
+        self.free = np.zeros(steps)
         self.end = np.zeros(steps)
 
     def hear(self, worker: np.ndarray) -> np.ndarray:
@@ -68,9 +67,7 @@ class _Clock:
         begins: np.ndarray,
         heard: np.ndarray,
     ) -> None:
-        """A worker in each step, `[S]`, begins a chunk where it `begins`, else it
-        rests.
-        """
+        """A worker in each step, `[S]`, begins a chunk where it `begins`, or rests."""
         place = self.steps, worker
         number = np.minimum(self.begun[place], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[place] * self.chunks.lengths[self.steps, chunk]
@@ -220,9 +217,7 @@ class _Learnt:
         self.began[place] = np.where(begins, now, np.inf)
 
     def expected(self, until: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is
-        known.
-        """
+        """e, `[S, N]`, once chunks `until` now have ended; 1 where nothing is known."""
         so_far = now[:, None] - self.began
         so_far /= self.running
         ended = until <= now[:, None]
@@ -246,9 +241,7 @@ def _entries(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def _other_holders(
     stored: np.ndarray, holders: np.ndarray, workers: int
 ) -> list[np.ndarray]:
-    """Return the first other holders of each worker's chunks, `[N, S]`, second, …; N
-    for none.
-    """
+    """Return first, second, … other holders of chunks, each `[N, S]`; N for none."""
     numbers = holders[stored]
     is_self = numbers == np.arange(workers)[:, None, None]
     numbers = np.sort(np.where(is_self, workers, numbers), axis=2)

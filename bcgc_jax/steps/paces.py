@@ -39,17 +39,14 @@ class Paces:
         self._taken = np.zeros(num_workers)  # for all chunks that are done
         self._done = np.zeros(num_workers)  # their ticks
         self._taken_by_all = self._done_by_all = 0.0
-        self._mean = (
-            math.inf
-        )  # of all workers, for a tick; infinity before anything is known
+        # Of all workers, for a tick; infinity before anything is known.
+        self._mean = math.inf
         self._own_mean = np.zeros(num_workers)
         self._expected = np.full(num_workers, np.inf)  # for a tick, whatever runs
-        self._unknown = set(
-            range(num_workers)
-        )  # workers whose last chunk took no time, or none yet
-        self._began = np.full(
-            num_workers, np.inf
-        )  # the running chunk; infinity for none
+        # Workers whose last chunk took no time, or none yet.
+        self._unknown = set(range(num_workers))
+        # The running chunk; infinity for none.
+        self._began = np.full(num_workers, np.inf)
         self._ticks = np.ones(num_workers)  # of the running chunk
         self._running: dict[int, Chunk] = {}
         self._runners: dict[Chunk, set[int]] = {}
@@ -130,9 +127,7 @@ class Paces:
         )
 
     def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
-        """Seconds until a sum is computed `anew`: others came within `usual`
-        seconds.
-        """
+        """Seconds until a sum is computed `anew`; others came within `usual` ones."""
         return 2**voided * max(usual, WORTH * anew)
 
     def next_look(

@@ -238,9 +238,7 @@ def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
 
 
 def _uneven_offsets(workers: int, stored: int) -> list[int]:
-    """Offsets one by one, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: help comes
-    from far.
-    """
+    """Offsets in turn, each of least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: help is from far."""
     turns = np.outer(np.arange(workers), np.arange(1, workers)) / workers
     waves = np.exp(2j * np.pi * turns.T)  # of each offset, [N - 1, N]
     offsets = [0]

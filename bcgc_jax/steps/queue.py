@@ -64,9 +64,8 @@ class Queue:
         self._sizes = np.array([size for row in sizes for size in row])
         self._is_known = np.zeros(len(self._sizes), bool)
         self._weights = self._sizes * ticks_of_unit
-        self._open_weights = (
-            self._weights.copy()
-        )  # `_BEGUN` for those that are not open
+        # `_BEGUN` for those that are not open.
+        self._open_weights = self._weights.copy()
         self._left = self._weights_stored()
         # When each worker would have done all that is left to it; the last entry is for
         # none.

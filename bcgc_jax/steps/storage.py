@@ -56,9 +56,7 @@ class Storage(NamedTuple):
 
 
 def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
-    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over
-    such sets.
-    """
+    """N C(k, D) / C(N, D), `[N]`: mean number of subsets that only k workers store."""
     all_sets = math.comb(num_workers, max_subsets)
     sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
     return np.array([num_workers * count / all_sets for count in sets])

@@ -157,9 +157,8 @@ def groups_of(
     With `apart`, each number of workers is a size of its own.
     """
     workers = cells.columns["num_workers"]
-    repeats = len(cells) // len(
-        workers
-    )  # 1 unless a grid, where num_workers varies slowest
+    # 1 unless a grid, where num_workers varies slowest.
+    repeats = len(cells) // len(workers)
     sizes, counts = np.unique(workers, return_counts=True)
     ends = np.r_[0, np.cumsum(counts) * repeats]
     # The best padding of the cells up to each size: that up to an earlier one, and one
@@ -194,9 +193,8 @@ def groups_of(
 def _chunk(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
     """The number of cells that are solved together, as many on each device."""
     at_once = _CACHED
-    if (
-        devices[0].platform != "cpu"
-    ):  # 4 kB a cell and pair of levels, all arrays together
+    # 4 kB a cell and pair of levels, all arrays together.
+    if devices[0].platform != "cpu":
         at_once = (
             (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
         )

@@ -129,9 +129,7 @@ class Sweep:
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: CellGroup) -> Table:
-        """Return the rows of a chunk, a column each; `partition` has lists of integers,
-        or None.
-        """
+        """Return a chunk's rows by column; `partition` has integer lists, or None."""
         answers = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)
@@ -275,10 +273,8 @@ def _answer(
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
-    for name in (
-        "lower_bound",
-        "relative_gap",
-    ):  # 0 bounds any runtime: it is no certificate
+    # 0 bounds any runtime: it is no certificate.
+    for name in ("lower_bound", "relative_gap"):
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
     needs = solution.needs
     columns |= dict.fromkeys(NEEDS, unknown) if needs is None else needs._asdict()

@@ -1,6 +1,4 @@
-"""A file of measured times, small and of one size: laws of as many atoms share their
-programs.
-"""
+"""A small file of measured times: laws of equally many atoms share their programs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,4 @@
-"""`bcgc` keeps programs: another process finds them, and it works where none can be
-kept.
-"""
+"""`bcgc` keeps programs for other processes, and works where none can be kept."""
 
 import json
 import os

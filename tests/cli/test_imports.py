@@ -1,6 +1,4 @@
-"""JAX is imported when something is computed; names that the command knows are the
-library's.
-"""
+"""JAX is imported only to compute; names that the command knows are the library's."""
 
 import inspect
 import json

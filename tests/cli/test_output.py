@@ -1,6 +1,4 @@
-"""Output of all commands: one width, one way to write rows, errors of one line, and
-files.
-"""
+"""Output of all commands: one width, one way to write rows, one-line errors, files."""
 
 import io
 import json
@@ -215,9 +213,8 @@ def test_a_check_leaves_files_and_folders_as_they_are(tmp_path):
 
 
 def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "os.access", lambda *_: False
-    )  # as root everything may be written to
+    # As root everything may be written to.
+    monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(
         ValueError, match=r"--figure: cannot write .*fit.png: permission denied"
     ):

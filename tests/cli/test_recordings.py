@@ -1,6 +1,4 @@
-"""`bcgc advise` of a folder, of several files and of a pattern: traces of profilers,
-and logs.
-"""
+"""`bcgc advise` of a folder, several files, a pattern: profilers' traces, and logs."""
 
 import json
 

@@ -1,6 +1,4 @@
-"""The command `bcgc solve`, as a person or a script meets it. Its table has a file of
-its own.
-"""
+"""`bcgc solve`, as a person or a script meets it. Its table has a file of its own."""
 
 import csv
 import io
@@ -324,10 +322,8 @@ def test_a_deadline_may_be_met_where_the_mean_is_infinite(answer, command):
     goal += ["--deadline", "6e6", "--cycle-time", "pareto:scale=1,shape=0.9"]
     solutions = answer("solve", *goal)["solutions"]  # of methods that need no mean
     rows = {row["method"]: row for row in solutions}
-    assert (command("solve", *goal)[0], set(rows)) == (
-        0,
-        {"deadline", "nested"},
-    )  # the table too
+    # The command ends well with a table too.
+    assert (command("solve", *goal)[0], set(rows)) == (0, {"deadline", "nested"})
     for row in rows.values():
         # At least as often as where each does all, and the quickest of four is in time.
         assert 1 - (6e6 / 5000) ** (4 * -0.9) <= row["completion_probability"] < 1

@@ -1,6 +1,4 @@
-"""The command `bcgc sweep`: rows, axes, files and what is said of rows that are no
-answer.
-"""
+"""`bcgc sweep`: rows, axes, files, and what is said of rows that are no answer."""
 
 import itertools
 from types import SimpleNamespace

@@ -1,6 +1,4 @@
-"""A trace on the command line: one law for all commands, one limit, and the commands'
-own flags.
-"""
+"""A trace on the command line: one law, one limit, and the flags of each command."""
 
 import io
 import sys

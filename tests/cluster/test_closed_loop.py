@@ -140,9 +140,7 @@ def test_nothing_is_shared_where_chunks_would_have_no_samples():
 
 
 class Steps:
-    """Workers of these paces, seconds of a subset, in either scheme, by a clock of
-    their own.
-    """
+    """Workers of these paces (s a subset) in either scheme, by a clock of their own."""
 
     def __init__(self, workers, monkeypatch, paces, shared_takes=0.0):
         self.workers, self.paces, self.shared_takes = workers, paces, shared_takes

@@ -91,9 +91,7 @@ def unreplaced(cluster):
 
 
 def test_the_store_of_ray_holds_the_gradients_of_many_steps(cluster):
-    """Where it is full all wait two seconds. It had 100 MB, five steps of the network
-    of `busy`.
-    """
+    """A full store stops all for 2 s. It had 100 MB: five steps of `busy`'s network."""
     assert cluster.ray.cluster_resources()["object_store_memory"] > 2**29
 
 
@@ -165,10 +163,8 @@ def test_others_do_the_chunks_of_killed_and_stopped_workers_in_the_same_step(
             result = exact(cluster, params, data, pace)
         # What such a step takes, test_shared_round says.
         assert {work.worker for work in result.work if work.subset == 2} - {2}
-        while cluster.pids[2] in (
-            None,
-            pid,
-        ):  # and steps go on until its successor is there
+        # Steps go on until its successor is there.
+        while cluster.pids[2] in (None, pid):
             exact(cluster, params, data, pace)
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
         assert happened(cluster, since) == [(2, words[what]), (2, "replaced")]
@@ -409,9 +405,8 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(
     for _ in range(5):
         result = exact(cluster, params := new_params(params, rng), data)
         assert not result.arrived[:, 2].any()
-    os.kill(
-        pid, signal.SIGCONT
-    )  # it finds old iterations, and does them or is told not to
+    # It finds old iterations, and does them or is told not to.
+    os.kill(pid, signal.SIGCONT)
     while not back:
         params = new_params(params, rng)
         result = exact(cluster, params, data, ending(np.full((N, N), 0.02)))
@@ -511,9 +506,8 @@ def test_refusals(cluster, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0, 0])
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT)
-    cpus = 100 - sum(
-        process is not None for process in cluster._all
-    )  # others may have lost some
+    # Others may have lost some.
+    cpus = 100 - sum(process is not None for process in cluster._all)
     arguments, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
         "4 subsets": lambda: cluster.assign(

@@ -131,9 +131,8 @@ def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp
                 ["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe
             )
             process: Any = stack.enter_context(started)
-            process.stdout.read(
-                1
-            )  # a program that has not begun yet has no command to be seen
+            # A program that has not begun yet has no command to be seen.
+            process.stdout.read(1)
         assert _at_work_in(str(tmp_path)) == [process.pid]
 
 
@@ -404,9 +403,7 @@ print("ended in order")
 
 @pytest.mark.slow
 def test_another_thread_may_collect_garbage_while_ray_ends(place):
-    """Ray ends a process that frees a reference in the middle of `ray.shutdown`,
-    without a word.
-    """
+    """Ray silently ends a process that frees a reference during `ray.shutdown`."""
     with begun(_COLLECTING, place) as running:
         out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err) == (0, "ended in order\n", "")

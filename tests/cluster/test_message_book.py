@@ -435,9 +435,8 @@ def case() -> Any:
     def check(arrived: list[bool]) -> None:
         assert coded.arrived[1].tolist() == arrived
         gradient = np.concatenate([np.ravel(piece) for piece in coded._parts[1]])
-        np.testing.assert_allclose(
-            gradient, gradients.mean(axis=0)[6:15], atol=1e-6
-        )  # measured 6e-8
+        # Measured 6e-8.
+        np.testing.assert_allclose(gradient, gradients.mean(axis=0)[6:15], atol=1e-6)
 
     acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
     return SimpleNamespace(group=group, iteration=iteration, **acts)
@@ -451,9 +450,8 @@ def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
     assert (0, 1) not in case.iteration.waiting
     case.answer(1, 3)
     case.check([False, True, True, True])
-    case.iteration._lose(
-        2, "died", ""
-    )  # of the first block everyone's is needed, and none is here
+    # Of the first block everyone's is needed, and none is here.
+    case.iteration._lose(2, "died", "")
     with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
         case.iteration._check()
 

@@ -53,9 +53,7 @@ def _assert_exact(gradient, params, data):
 
 
 def test_steps_are_plain_gradients_and_last_as_long_as_chunks_handed_out_in_turn():
-    """With times that vary and pauses, chunks are copied: the clock is `driven`'s, to
-    1e-12.
-    """
+    """Varying times and pauses cause copies: the clock is `driven`'s, to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
     world, _, params, data = _world(
         lambda worker, chunk: drawn[worker, chunk], chunks=3
@@ -157,9 +155,7 @@ def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, froz
 
 @pytest.mark.parametrize("sending", [5.0, 60.0])
 def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
-    """Another program takes its processor: it is eight times as slow, and later with
-    its sum.
-    """
+    """Another program takes its CPU: it is 8 times as slow, and its sum comes later."""
     world, _, params, data = _world(
         lambda worker, chunk: _even(worker, chunk) * (8 if worker == 0 else 1),
         sending=0.1,
@@ -168,9 +164,8 @@ def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
     for _ in range(2):
         gradient, took = world.step(params)
         _assert_exact(gradient, params, data)
-        assert (
-            took < 60
-        )  # measured: 49.0 and 58.4; the second one took 104 when it was waited for
+        # Measured: 49.0 and 58.4; the second one took 104 when it was waited for.
+        assert took < 60
 
 
 @pytest.mark.parametrize("rests", [1.0, 9.0, 14.0, 25.0])
@@ -203,9 +198,7 @@ def test_neighbours_lost_together_are_waited_for_as_long_as_only_they_store_a_ch
 
 
 def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
-    """Its question was heard or not, and answered or not: nothing is lost or counted
-    twice.
-    """
+    """A question may be unheard or unanswered: nothing is lost or counted twice."""
     world, _, params, data = _world(_even, sending=0.1)
     rng = np.random.default_rng(0)
     world.breaks = lambda: rng.random() < 0.3
@@ -315,9 +308,8 @@ def test_whoever_asks_after_a_step_that_was_given_up_gets_no_chunk():
     shared_round.asked(Join(0), Begin(0), answers.append, 0.0)
     shared_round.end()
     shared_round.asked(Join(1), Begin(0), answers.append, 0.1)
-    assert (
-        answers == [Answer(over=True)] * 2
-    )  # at once: another step may be served from now on
+    # At once: another step may be served from now on.
+    assert answers == [Answer(over=True)] * 2
     assert shared_round.time_goes_on(0.2) == np.inf
 
 
@@ -409,8 +401,7 @@ def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
     later.start()
     assert worker.deliver(3, 2, 2).label == {first_chunk, second_chunk}
     later.join()
-    assert worker.work(Answer(send=5, standing=(4,))) == Done(
-        (3, 5)
-    )  # that one stands no more
+    # That one stands no more.
+    assert worker.work(Answer(send=5, standing=(4,))) == Done((3, 5))
     with pytest.raises(KeyError):
         worker.sum(2)

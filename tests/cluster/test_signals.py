@@ -52,9 +52,7 @@ def test_signals_that_are_ignored_or_the_callers_own_are_left_alone():
 
 
 def test_a_signal_that_another_answers_while_processes_start_is_heard(monkeypatch):
-    """Ray sets an answer of its own, and what that raises in a callback is printed and
-    lost.
-    """
+    """Ray sets its own answer. What this raises in a callback is printed and lost."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
     class Swallowing:

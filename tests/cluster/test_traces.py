@@ -15,9 +15,7 @@ MESSAGE = 3e-3
 
 
 def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
-    """What workers of these cycle times, `[K, N]`, would report, counted subset by
-    subset.
-    """
+    """Reports of workers of these cycle times, `[K, N]`, counted subset by subset."""
     items = []
     for (k, w), t in np.ndenumerate(times):
         seen: set[int] = set()

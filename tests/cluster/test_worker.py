@@ -189,9 +189,8 @@ def test_all_workers_compile_the_same_programs():
         )
         == 1
     )
-    assert (
-        len({tuple(worker._rows[1].tolist()) for worker in group}) == N
-    )  # whose codes differ
+    # Their codes differ.
+    assert len({tuple(worker._rows[1].tolist()) for worker in group}) == N
 
 
 def test_a_worker_that_is_dropped_takes_its_programs_with_it():
@@ -418,9 +417,8 @@ def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_nee
     parts, leaves = split_unevenly(batch, N), jax.tree.leaves(params)
     worker = workers(params, plan, parts)[1]
     sent = [message.values for message in worker.compute(1, 0, leaves)]
-    monkeypatch.setattr(
-        "bcgc_jax.cluster.worker._MUCH", 4 * 10
-    )  # ten coordinates of float32
+    # Ten coordinates of float32.
+    monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)
     said = list(worker.compute(2, 0, leaves))
     # a code that needs them sends float64
     assert [values.nbytes for values in sent] == [36, 80, 24]

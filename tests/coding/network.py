@@ -29,9 +29,7 @@ def make_batch(rng, samples):
 
 
 def masks(plan, rng, extra=0):
-    """Whose messages arrived: N - n workers for each block, and `extra` more where
-    there are.
-    """
+    """Whose messages arrived: N - n workers for a block, and up to `extra` more."""
     rank = np.argsort(rng.random((len(plan.blocks), plan.num_workers)), axis=1)
     return (
         rank

@@ -11,9 +11,7 @@ SGD = optax.sgd(0.1)
 
 
 def key_of(key, *numbers):
-    """As documented: `fold_in` of 2³² - 1, the step, the subset and the chunk, in this
-    order.
-    """
+    """As documented: `fold_in` of 2³² - 1, step, subset and chunk, in this order."""
     for number in (2**32 - 1, *numbers):
         key = jax.random.fold_in(key, number)
     return key

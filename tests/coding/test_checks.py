@@ -26,9 +26,7 @@ def total(params, batch):
 
 
 def normalized(params, batch):
-    """As BatchNorm in training: by the statistics of the batch, beside those of its
-    past.
-    """
+    """As BatchNorm in training: by the batch's statistics, beside those of its past."""
     norm, x = params["norm"], batch @ params["w"]
     new = 0.9 * norm["mean"] + 0.1 * x.mean()
     return jnp.mean((norm["scale"] * (x - x.mean()) - 1) ** 2 + 0 * x), new

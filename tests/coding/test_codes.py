@@ -29,9 +29,7 @@ message = jax.jit(codes.message, static_argnums=2)
 
 
 def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
-    """Rows of a number for each worker, padded with `fill`, in a batch of one of a few
-    shapes.
-    """
+    """Rows, a number a worker, padded with `fill`, as a batch of one of few shapes."""
     n, count = rows.shape[1], len(rows)
     size = SIZE if 1 < n < SIZE else n
     wide = np.pad(rows, ((0, 0), (0, size - n)), constant_values=fill)
@@ -221,9 +219,8 @@ def test_float32_messages_are_kept_for_codes_that_bear_them():
     gradients = rng.standard_normal((20, 50)).astype(np.float32)
     decoding = weights_of(wide.encoding, some_masks(20, 9, 200, rng))
     rounded = [np.asarray(m, np.float32) for m in encode(wide, gradients)]
-    assert (
-        worst_error(decoded_sums(decoding.weights, rounded), gradients) > 1e-5
-    )  # measured 6e-5
+    # Measured 6e-5.
+    assert worst_error(decoded_sums(decoding.weights, rounded), gradients) > 1e-5
 
 
 def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():

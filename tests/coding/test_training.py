@@ -241,9 +241,8 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
-    rows = np.where(
-        np.arange(6) == 0, np.inf, np.ones((4, 6))
-    )  # one block needs everyone
+    # One block needs everyone.
+    rows = np.where(np.arange(6) == 0, np.inf, np.ones((4, 6)))
     training = trained(model, scheme_of("time"), rows, 6)
     assert not np.any(training.stepped)
     assert (training.clock[0], relative_difference(training.params, model[0])) == (
@@ -445,9 +444,7 @@ def test_second_calls_compile_nothing(model, x64):
 
 
 def test_any_worker_may_be_the_slowest_of_a_row():
-    """Rows are sorted, and places in a plan are not alike for schemes without a
-    code.
-    """
+    """Rows are sorted, and schemes without a code have unlike places in a plan."""
     draw = draws_of(bcgc.EmpiricalRows([[1.0, 2.0, 3.0], [4.0, 4.5, 6.0]]), None, 3)
     rows = [np.asarray(draw(0, jax.random.key(k))[1]) for k in range(30)]
     assert {int(np.argmax(row)) for row in rows} == {0, 1, 2}

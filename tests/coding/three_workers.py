@@ -17,9 +17,7 @@ SCHEME = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1))
 
 
 def of_cluster(call):
-    """`call` of a cluster as it is before anything was asked of its processes: none is
-    started.
-    """
+    """`call` of a cluster before its processes are asked anything: none is started."""
     cluster = object.__new__(Cluster)
     cluster._closed = False
     cluster._has_ray = lambda: True  # type: ignore[method-assign]

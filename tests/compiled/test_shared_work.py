@@ -1,6 +1,4 @@
-"""The gradient of a program with shared work, on one device: for all versions of
-JAX.
-"""
+"""A gradient of a program with shared work, on one device: for all versions of JAX."""
 
 import jax
 import jax.numpy as jnp

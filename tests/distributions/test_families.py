@@ -187,9 +187,7 @@ def exact(values: np.ndarray) -> np.ndarray:
 def errors(
     actual: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = None
 ) -> np.ndarray:
-    """|actual - expected| / scale, relative to |expected| by default; 0 where both are
-    0.
-    """
+    """|actual - expected| / scale, by default |expected|; 0 where both are 0."""
     scale = np.abs(expected) if scale is None else scale
     gap = np.abs(exact(actual) - expected)
     return np.where(gap == 0, 0, gap / np.where(scale == 0, 1, scale)).astype(float)
@@ -408,9 +406,7 @@ def test_mean_of_a_law_from_its_hazard_is_finite_up_to_a_heavy_tail(shape, preci
 
 
 def _two_shifts(shifts, t):
-    """Of a mixture: 0.7 of one shifted exponential, of rate 1, and 0.3 of another, of
-    rate 1/2.
-    """
+    """Of a mixture: 0.7 of a shifted exponential of rate 1, 0.3 of one of rate 1/2."""
     first, second = (jnp.maximum(t - shift, 0) for shift in shifts)
     return -jnp.log(0.7 * jnp.exp(-first) + 0.3 * jnp.exp(-second / 2))
 
@@ -577,9 +573,8 @@ def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
         ]
     np.testing.assert_allclose(log_x, np.asarray(expected, float), rtol=1e-14)
     if shape < 1:
-        np.testing.assert_allclose(
-            slope, 1 / shape, rtol=5e-13
-        )  # worst measured 1.7e-13
+        # Worst measured 1.7e-13.
+        np.testing.assert_allclose(slope, 1 / shape, rtol=5e-13)
 
 
 def test_normal_hazard_and_its_inverse_are_exact_in_both_tails(precision):
@@ -619,9 +614,7 @@ def test_rule_of_gauss_and_legendre_is_exact_near_zero():
 
 
 def test_parameters_of_a_hazard_go_by_name():
-    """In the second place they were called, deep inside, as if they were the
-    inverse.
-    """
+    """In second place they were called, deep inside, as if they were the inverse."""
     with pytest.raises(
         TypeError, match=r"inverse_hazard .* \(parameters, a\), got 3.0: pass"
     ):
@@ -660,9 +653,7 @@ def test_a_heavy_tail_and_a_last_time_are_hazards():
 
 
 def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():
-    """E T = first + often fast + (1 - often) slow, by the code of
-    `help(FromHazard)`.
-    """
+    """E T = first + often fast + (1 - often) slow, by code of `help(FromHazard)`."""
     examples = doctest.DocTestFinder().find(bcgc.FromHazard, "FromHazard")[0].examples
     names: dict[str, Any] = {"FromHazard": bcgc.FromHazard, "jax": jax, "jnp": jnp}
     for example in examples:

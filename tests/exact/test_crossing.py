@@ -70,9 +70,7 @@ def hazards(boundary, dtype) -> np.ndarray:
 
 
 def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
-    """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold
-    repeats.
-    """
+    """`[B, MAX_WORKERS]`, the last threshold repeated, and the numbers of workers."""
     rows = [hazards(b, dtype) for b in BOUNDARIES]
     padded = np.stack(
         [
@@ -102,9 +100,7 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
 
 
 def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
-    """Value and slopes where P(T > θ), known as fractions, and their differences are
-    below eps.
-    """
+    """Value and slopes, by fractions, where P(T > θ) and differences are below eps."""
     rows = [(44.0, 43.1, 42.3, 42.0, 41.0, 40.2), (60.3, 58.1, 58.0, 57.2, 39.0, 38.7)]
     late = np.resize(rows, (len(BOUNDARIES), MAX_WORKERS))
     value, slopes = value_and_slopes(late, np.full(len(late), MAX_WORKERS))
@@ -263,19 +259,15 @@ LEVEL = np.arange(WORKERS)
 
 
 def _hazards(kind: str) -> np.ndarray:
-    """Λ at eight times for a plan near the best one of a shifted exponential,
-    `[8, N]`.
-    """
+    """Λ at eight times for a plan near the best of a shifted exponential, `[8, N]`."""
     left = np.cumsum((1 / np.arange(1, WORKERS + 1))[::-1])[::-1]
     spread = np.sqrt(np.cumsum((1 / np.arange(1, WORKERS + 1) ** 2)[::-1])[::-1])
     load = 1 / (0.05 + left + 1.5 * spread)
     times = np.linspace(0.96, 1.1, 8)
     if kind == "late":
         times = np.array([1.3, 1.6, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0])
-    if kind in (
-        "gaps",
-        "slack",
-    ):  # few levels in use, and some that hardly ever fail between them
+    # Few levels in use, and some that hardly ever fail between them.
+    if kind in ("gaps", "slack"):
         kept = np.unique(
             np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)]
         )

@@ -44,9 +44,7 @@ def _sorted(num_workers: int, seed: int) -> np.ndarray:
 
 
 def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
-    """Every column by Kolmogorov and Smirnov, every pair by the covariance of the
-    logarithms.
-    """
+    """Columns by Kolmogorov and Smirnov, pairs by the covariance of the logarithms."""
     for column, expected in zip(draws.T, reference.T, strict=True):
         assert scipy.stats.ks_2samp(column, expected).pvalue > 1e-3
     covariance, expected = (
@@ -178,9 +176,7 @@ def _compiled(law, num_workers, largest):
 
 
 def expectations(law, num_workers, largest=SIZES[-1]) -> np.ndarray:
-    """E T_(k) and E 1/T_(k), `[2, len(num_workers), largest]`: one program for each
-    kind of law.
-    """
+    """E T_(k), E 1/T_(k), `[2, len(num_workers), largest]`: a program a kind of law."""
     law = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), law)
     sizes = np.resize(num_workers, len(SIZES))
     return np.asarray(_compiled(law, sizes, largest))[:, : len(num_workers)]
@@ -310,9 +306,8 @@ def test_expectations_of_atomic_laws_are_binomial_sums(case, power, x64):
 
     # all of 50 are hardly ever lost
     sizes = (1, 6, 50) if math.isfinite(case.kinks[-1]) else (1, 6)
-    check_expectations(
-        case.law(), power, reference, 4e-14, sizes, 50
-    )  # worst measured 7e-15
+    # Worst measured 7e-15.
+    check_expectations(case.law(), power, reference, 4e-14, sizes, 50)
 
 
 def test_slopes_of_expectations_are_those_of_the_closed_form(precision):

@@ -13,9 +13,7 @@ DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
 
 
 class Loops:
-    """Each rank in a thread; sums of whole numbers meet at a barrier, as an all-reduce
-    would.
-    """
+    """Each rank is a thread. Sums of integers meet at a barrier, as by all-reduce."""
 
     def __init__(self, coordinator, seconds=lambda rank: 0.0):
         self.coordinator = coordinator

@@ -60,9 +60,7 @@ class AllChunks:
 
 
 def _samples(done, workers=WORKERS):
-    """Of each step, by number, that chunks have; of as many as all sizes of chunks
-    need.
-    """
+    """Samples of chunks, (step, number). SAMPLES is enough for all sizes of chunks."""
     return [(chunk.step, row) for chunk in done for row in chunk.rows(SAMPLES, workers)]
 
 

@@ -1,6 +1,4 @@
-"""Workers say their hosts as they join: chunks are stored as where `serve` is told the
-hosts.
-"""
+"""Workers say hosts as they join: chunks are stored as where `serve` is told them."""
 
 import math
 import threading

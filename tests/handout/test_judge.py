@@ -34,9 +34,7 @@ class Noted:
 
 
 def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
-    """Seconds of steps that a coordinator hands out, and which of them it hears what
-    of.
-    """
+    """Seconds of steps handed out, what the coordinator hears, and of which steps."""
     noted = Noted()
     training = Training(PLACE, judge=noted)
     took = []

@@ -151,9 +151,8 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     with pytest.raises(ConnectionError, match="ended"):
         next(chunks)
     coordinator.touch(raising(AssertionError()))  # from a thread that does not know yet
-    with serve(
-        2, 1, 1, transport=memory, adapt=False
-    ) as coordinator:  # another may follow
+    # Another may follow.
+    with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:
         assert join(coordinator.address, 0, transport=memory).num_workers == 2
 
 

@@ -1,6 +1,4 @@
-"""Advice on small logs of one cause each, and on recorded ones, against another
-program.
-"""
+"""Advice on small logs of one cause, and on recorded ones, against another program."""
 
 import math
 

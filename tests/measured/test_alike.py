@@ -1,6 +1,4 @@
-"""Logs of own computation, and logs behind a collective, are told apart where they can
-be.
-"""
+"""Logs of own computation and logs behind a collective are told apart if possible."""
 
 import numpy as np
 import pytest

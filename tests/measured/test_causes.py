@@ -1,6 +1,4 @@
-"""What slows the steps of a log: causes that were put in are found, and Shapley values
-by hand.
-"""
+"""What slows the steps of a log: causes put in are found, Shapley values by hand."""
 
 import itertools
 from collections.abc import Sequence
@@ -179,9 +177,8 @@ def test_a_log_without_chunks_tells_steady_workers_from_the_rest():
 def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
     rng = np.random.default_rng(2)
     times = rng.gamma(100.0, 0.01, (400, 8))
-    assert (
-        abs(slow_together(times).mean()) < 0.006
-    )  # measured 0.003; the worst of 200 seeds 0.006
+    # Measured 0.003; the worst of 200 seeds 0.006.
+    assert abs(slow_together(times).mean()) < 0.006
     times[::10] *= 2
     assert slow_together(times).mean() == pytest.approx(0.1, abs=0.01)
 

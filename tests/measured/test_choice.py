@@ -1,6 +1,4 @@
-"""The law that stands for measured times; a smooth one is proper, near its sample, and
-exact.
-"""
+"""The law for measured times; a smooth one is proper, near its sample, and exact."""
 
 import math
 from typing import Any
@@ -82,9 +80,8 @@ def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):
         grid = np.quantile(times, np.linspace(0.02, 0.98, 49))
         true = CASE.frozen.cdf(grid)
         sample = np.searchsorted(np.sort(times), grid, side="right") / 400
-        assert (
-            np.abs(law.cdf(grid) - sample).max() < 0.03
-        )  # worst 0.02, where a step is 0.0025
+        # Worst 0.02, where a step is 0.0025.
+        assert np.abs(law.cdf(grid) - sample).max() < 0.03
         errors.append([np.square(x - true).mean() for x in (law.cdf(grid), sample)])
     assert np.mean(errors, axis=0)[0] < np.mean(errors, axis=0)[1]
 
@@ -293,12 +290,8 @@ def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
     chosen += smooth_or_atoms(TIMES, TIMES < 0), smooth_or_atoms(TIMES, None, 20)
     for law in chosen:
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
-    assert [law.smooth for law in chosen] == [
-        True,
-        False,
-        True,
-        False,
-    ]  # for more than 20 workers
+    # Laws are `smooth` for more than 20 workers.
+    assert [law.smooth for law in chosen] == [True, False, True, False]
     heavy = distribution_of(TIMES, 2, kind="pareto-tail")
     assert np.array_equal(
         heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t)

@@ -1,6 +1,4 @@
-"""The distance of a trace from independent alike workers, on traces made in one known
-way.
-"""
+"""Traces made in one known way: how far they are from independent, alike workers."""
 
 import dataclasses
 
@@ -95,9 +93,8 @@ def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
 def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
     """95 % of 1,000 are 950; a coverage of 90 % would pass with a chance of 0.1 %."""
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 1, (1000, 200, 4)) + rng.normal(
-        0, 1, (1000, 200, 1)
-    )  # of one step alike
+    # The second noise is alike for all of a step.
+    noise = rng.normal(0, 1, (1000, 200, 4)) + rng.normal(0, 1, (1000, 200, 1))
     tables = 10 + signal.lfilter([1.0], [1.0, -slope], noise, axis=1)
     value, low, high = np.array([autocorrelation(table) for table in tables]).T
     assert abs(value.mean() - slope) < 0.03

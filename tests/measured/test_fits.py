@@ -1,6 +1,4 @@
-"""Maximum likelihood, standard errors and p-values, on data drawn by NumPy and against
-SciPy.
-"""
+"""Maximum likelihood, standard errors and p-values, on NumPy's draws, against SciPy."""
 
 import functools
 

@@ -1,6 +1,4 @@
-"""What could be done about slow steps, replayed one step at a time; and what nothing
-can beat.
-"""
+"""Remedies for slow steps, replayed one step at a time; and what nothing can beat."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Workers that are slow for a while, behind pauses of all, on seeds that chose no
-constant.
-"""
+"""Workers slow for a while, behind pauses of all, on seeds that chose no constant."""
 
 from dataclasses import replace
 from typing import NamedTuple

@@ -1,6 +1,4 @@
-"""Start-up and cycle time apart: known ones are found, dependence is kept, the rest
-refused.
-"""
+"""Start-up and cycle time apart: known ones found, dependence kept, others refused."""
 
 import numpy as np
 import pytest
@@ -89,9 +87,8 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
     fit = fit_start_up(_trace(start + load * (0.01 + rng.gamma(4.0, 0.001, 480)), load))
     assert fit.separable
     assert isinstance(fit.apart["start_up"], bcgc.distributions.Deterministic)
-    assert float(fit.apart["cycle_time"].mean()) == pytest.approx(
-        0.014, rel=0.02
-    )  # 1.2 %
+    # Measured 1.2 %.
+    assert float(fit.apart["cycle_time"].mean()) == pytest.approx(0.014, rel=0.02)
     assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
 
 

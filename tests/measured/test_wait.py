@@ -1,6 +1,4 @@
-"""A column `wait`: a worker's own seconds are what is left, and the least wait the
-collective.
-"""
+"""A column `wait`: own seconds are what is left, and the least wait the collective."""
 
 import dataclasses
 import io

@@ -1,3 +1,1 @@
-"""Answers that share no code with the package: by mpmath, fractions, NumPy and
-SciPy.
-"""
+"""Answers without code of the package: by mpmath, fractions, NumPy and SciPy."""

@@ -1,6 +1,4 @@
-"""One iteration of workers that go through neighbouring subsets around a circle, in
-NumPy.
-"""
+"""An iteration of workers on neighbouring subsets around a circle, in NumPy."""
 
 from typing import Any
 

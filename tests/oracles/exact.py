@@ -38,9 +38,7 @@ def exponential_inverse_moment(
 
 
 def power_moment(shape: float, num_workers: int, k: int, power: float) -> float:
-    """E exp(power A_(k) / shape) of exponential order statistics A: a ratio of gamma
-    functions.
-    """
+    """E exp(power A_(k) / shape), A exponential: a ratio of gamma functions."""
     with mp.workdps(30):
         r = mp.mpf(power) / mp.mpf(shape)
         up = num_workers - k + 1

@@ -90,10 +90,8 @@ def _integral(
     edges = np.union1d(grid[max(kept[0] - 1, 0) : kept[-1] + 2], breaks)
     left = edges[:-1]
     right = edges[1:]
-    total, open_total = (
-        np.exp(left[0]),
-        0.0,
-    )  # below the first edge the probability is 1
+    # Below the first edge the probability is 1.
+    total, open_total = np.exp(left[0]), 0.0
     for _ in range(_MAX_DEPTH):
         coarse, fine = (_panels(late, left, right, *rule) for rule in (_COARSE, _FINE))
         open_total = fine.sum()

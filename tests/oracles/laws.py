@@ -99,9 +99,7 @@ class Case:
 
     @mp.workdps(DIGITS)
     def inverse(self, a):
-        """Λ⁻¹(a), a root of log Λ(t) - log a in log(t - infimum), or in the logit where
-        t ends.
-        """
+        """Λ⁻¹(a): log Λ(t) = log a solved in log(t - infimum), or a logit if t ends."""
         p = self.exact
         a = mp.mpf(a)
         start = self.family.infimum(p)
@@ -163,9 +161,7 @@ class Case:
         return slopes
 
     def inverse_slopes(self, t) -> list:
-        """∂Λ⁻¹(a)/∂pᵢ for every parameter, then ∂Λ⁻¹/∂a, at a = Λ(t): an implicit
-        function's.
-        """
+        """∂Λ⁻¹(a)/∂pᵢ of all parameters, then ∂Λ⁻¹/∂a, at a = Λ(t), implicitly."""
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 

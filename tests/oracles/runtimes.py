@@ -88,9 +88,7 @@ def slowest_first(
 
 
 def exceedance(case: Case, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """P(max_n load_n T_(N-n) > t), row by row: `loads` is `[Q, N]` or `[N]`, `t` is
-    `[Q]`.
-    """
+    """P(max_n load_n T_(N-n) > t), row by row: `loads` `[Q, N]` or `[N]`, `t` `[Q]`."""
     t = np.asarray(t, float)
     loads = np.broadcast_to(loads, (t.size, np.shape(loads)[-1]))
     used = loads > 0
@@ -103,9 +101,7 @@ def exceedance(case: Case, loads: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def most_in_time(case: Case, workers: int, t: float) -> float:
-    """The largest P(max_n y_n T_(N-n) ≤ t) of all partitions of 1, by differential
-    evolution.
-    """
+    """Most P(max_n y_n T_(N-n) ≤ t) of partitions of 1, by differential evolution."""
 
     def late(weights: np.ndarray) -> np.ndarray:
         # A small weight is one of 0: of heavy tails that is where optima are.
@@ -127,9 +123,7 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:
-    """E max_n load_n T_(N-n) by Gauss–Legendre on panels in log t; exact sums for
-    atomic laws.
-    """
+    """E max_n load_n T_(N-n): Gauss–Legendre panels in log t; exact sums for atoms."""
     return float(expected_maxima(case, np.asarray(load, float)[None])[0])
 
 

@@ -1,6 +1,4 @@
-"""Workers around a circle, worker by worker, and the schemes without a code that need
-no search.
-"""
+"""Workers around a circle, one by one; schemes without a code that need no search."""
 
 import itertools
 

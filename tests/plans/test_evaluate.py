@@ -28,16 +28,10 @@ SAMPLES, CYCLES = 3.0, 0.7
 
 # Relative error of value and slope in float64; the slope's is relative to the largest
 # slope. Laws with a kink or with atoms are summed piece by piece.
-VALUE_ERROR = {
-    "line": 1e-8,
-    "panels": 1e-11,
-    "atoms": 1e-12,
-}  # worst measured 1.3e-9, 4e-15, 6e-14
-SLOPE_ERROR = {
-    "line": 1e-7,
-    "panels": 1e-10,
-    "atoms": 1e-10,
-}  # worst measured 1.2e-8, 6e-12, 7e-12
+# Worst measured 1.3e-9, 4e-15, 6e-14.
+VALUE_ERROR = {"line": 1e-8, "panels": 1e-11, "atoms": 1e-12}
+# Worst measured 1.2e-8, 6e-12, 7e-12.
+SLOPE_ERROR = {"line": 1e-7, "panels": 1e-10, "atoms": 1e-10}
 
 
 def _rule(name: str) -> str:
@@ -147,9 +141,8 @@ def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
     partitions = _partitions(rng, workers, 8)
     for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
         value, error = _value(law, jnp.asarray(partition), workers, num_nodes=40)
-        assert (
-            abs(value - exact) <= error + 1e-14 * exact
-        )  # worst measured share of the bound: 0.2
+        # Worst measured share of the bound: 0.2.
+        assert abs(value - exact) <= error + 1e-14 * exact
         far = max(far, float(abs(value / exact - 1)))
     # The rule is coarse enough for the bound to have something to do.
     assert far > 1e-10

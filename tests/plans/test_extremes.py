@@ -1,6 +1,4 @@
-"""Extreme laws, in both precisions: errors are bounded, and no bound lies above a known
-plan.
-"""
+"""Extreme laws in both precisions: bounded errors, and no bound above a known plan."""
 
 import functools
 from typing import Any, NamedTuple

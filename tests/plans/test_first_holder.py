@@ -1,6 +1,4 @@
-"""Workers on a circle: exact values against enumeration, the trace formula and
-draws.
-"""
+"""Workers on a circle: exact values against enumeration, a trace formula and draws."""
 
 import itertools
 

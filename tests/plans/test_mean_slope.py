@@ -1,6 +1,4 @@
-"""Slopes of means of runtimes that jump: against a closed form, and what is exact in
-each draw.
-"""
+"""Slopes of means of jumping runtimes: closed forms, and what is exact in each draw."""
 
 import jax
 import jax.numpy as jnp

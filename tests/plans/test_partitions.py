@@ -1,6 +1,4 @@
-"""Partitions against Theorem 1 by brute force, active sets, and the definition of
-rounding.
-"""
+"""Partitions against Theorem 1 by brute force, active sets, rounding's definition."""
 
 import functools
 import itertools
@@ -88,9 +86,8 @@ def test_projection_is_the_best_over_all_active_sets(x64):
         result = np.asarray(project(values, total, np.arange(5) < num_workers[:, None]))
         for x, v, t, n in zip(result, values, total, num_workers, strict=True):
             expected = oracles.project_by_active_sets(v[:n], t)
-            np.testing.assert_allclose(
-                x[:n], expected, rtol=0, atol=3e-14
-            )  # worst measured 9e-15
+            # Worst measured 9e-15.
+            np.testing.assert_allclose(x[:n], expected, rtol=0, atol=3e-14)
             np.testing.assert_array_equal(x[n:], 0)
 
 
@@ -98,10 +95,8 @@ def test_projection_is_the_best_over_all_active_sets(x64):
     ("total", "dtype"),
     [
         *((7, np.float64), (20_000, np.float64), (20_000, np.float32)),
-        *(
-            (100_000_007, np.float32),
-            (1_000_000_000, np.float32),
-        ),  # where it has no fractions
+        # There float32 has no fractions.
+        *((100_000_007, np.float32), (1_000_000_000, np.float32)),
     ],
 )
 def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_numbers(

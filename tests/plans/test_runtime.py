@@ -1,6 +1,4 @@
-"""Runtimes of a draw in plain Python, Theorem 1 by brute force, deadlines,
-certificates.
-"""
+"""Runtimes of a draw in Python, Theorem 1 by brute force, deadlines, certificates."""
 
 import functools
 import itertools
@@ -184,15 +182,13 @@ def test_the_completion_probability_is_that_of_the_recursion(name):
                 np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9
             )
         )
-        later = (
-            1.5 * spread[-1] * np.arange(1, 10 - spread.size)
-        )  # nine in all, for one program
+        # Nine in all, for one program.
+        later = 1.5 * spread[-1] * np.arange(1, 10 - spread.size)
         deadlines = np.concatenate([1.0001 * spread, later])
         actual = np.asarray(_probability(problem, partition, deadlines))
         late = oracles.exceedance(case, load, deadlines / scale)
-        np.testing.assert_allclose(
-            actual, 1 - late, atol=1e-12, rtol=0
-        )  # worst measured 2e-14
+        # Worst measured 2e-14.
+        np.testing.assert_allclose(actual, 1 - late, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
@@ -298,9 +294,8 @@ def test_single_precision_keeps_both_tails_of_the_completion_probability():
         )
         actual = _probability(_problem(name, 6), PARTITION, deadlines)
         assert actual.dtype == jnp.float32
-        np.testing.assert_allclose(
-            actual, 1 - late, atol=5e-6, rtol=0
-        )  # worst measured 3e-7
+        # Worst measured 3e-7.
+        np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)
 
 
 @jax.jit

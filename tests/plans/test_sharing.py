@@ -1,6 +1,4 @@
-"""Work sharing: a batch of steps against what is handed out; bounds by linear
-programs.
-"""
+"""Work sharing: a batch of steps against handing out; bounds by linear programs."""
 
 import csv
 import functools

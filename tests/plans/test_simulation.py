@@ -1,6 +1,4 @@
-"""Steps one after the other, against an event loop in plain Python: who is busy when
-one ends.
-"""
+"""Successive steps against an event loop in plain Python: who is busy when one ends."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""When the last block is delivered: by enumeration, NumPy's draws, and what is known
-without.
-"""
+"""Delivery of the last block: by enumeration, NumPy's draws, and what else is known."""
 
 import functools
 import itertools
@@ -273,9 +271,8 @@ def test_slopes_behind_each_kink_are_those_of_differences() -> None:
         difference = (
             value_and_slope(x + step)[0] - value_and_slope(x - step)[0]
         ) / 2e-5
-        assert slope[i] == pytest.approx(
-            float(difference), rel=1e-5
-        )  # worst measured 1.1e-6
+        # Worst measured 1.1e-6.
+        assert slope[i] == pytest.approx(float(difference), rel=1e-5)
 
 
 def test_draws_of_a_problem_are_as_numpys() -> None:

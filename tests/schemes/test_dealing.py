@@ -167,10 +167,8 @@ def test_lengths_alone_cost_what_is_said():
     )
     for scheme in (Sorted(), AlikeRows(), DealtEqual()):
         saved = 1 - scheme.replay(steps).seconds.mean() / steps.last().mean()
-        # The model of the log takes a millionth for chance.
-        assert advice.row(scheme.name).saved.value == pytest.approx(
-            saved, abs=1e-5
-        )  # 2e-6
+        # The model of the log takes a millionth for chance: 2e-6.
+        assert advice.row(scheme.name).saved.value == pytest.approx(saved, abs=1e-5)
     assert {row.remedy for row in advice.rows} == {
         "limit",
         *(scheme.name for scheme in (Sorted, AlikeRows, DealtEqual)),

@@ -52,9 +52,8 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     sample = np.sort(case.frozen.ppf(np.random.default_rng(5).random(400_000)))
     ratio = sample[200_000:].mean() / sample[:200_000].mean()
     default = bcgc.solvers.straggler_ratio(law)
-    assert float(default) == pytest.approx(
-        ratio, rel=1e-2
-    )  # sampling error of the mean: 2e-3
+    # Sampling error of the mean: 2e-3.
+    assert float(default) == pytest.approx(ratio, rel=1e-2)
     times = _sorted_draws(case)
     for alpha in (default, jnp.full_like(default, 6.0)):
         (value, _), level = tandon_partial_runtime(problem, alpha)
@@ -272,12 +271,10 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
         np.random.default_rng(7).random((1_000_000, 2)) ** (1 / 0.9), axis=1
     )
     two = limit(0.9, 2)
-    assert (
-        abs(two - draws.mean()) < 0.01 * draws.mean()
-    )  # no second moment, so no standard error
-    never = bcgc.TwoSpeed(
-        1.5, np.inf, 0.2
-    )  # all of three workers stop with probability 0.008
+    # No second moment, so no standard error.
+    assert abs(two - draws.mean()) < 0.01 * draws.mean()
+    # All of three workers stop with probability 0.008.
+    never = bcgc.TwoSpeed(1.5, np.inf, 0.2)
     assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
     late = bcgc.Problem(bcgc.Pareto(2.0, 3.0), 2, 10, start_up=7.0)
     assert float(bcgc.solvers.runtime_limit(late)) == pytest.approx(

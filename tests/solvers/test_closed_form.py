@@ -1,6 +1,4 @@
-"""The closed forms of Theorems 2 and 3, against independent answers and what was
-published.
-"""
+"""Closed forms of Theorems 2 and 3 against independent answers and published ones."""
 
 import math
 from collections import defaultdict

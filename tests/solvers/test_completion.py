@@ -1,6 +1,4 @@
-"""The most probable completion and its bound, against global searches and published
-values.
-"""
+"""Best P(completion) and its bound, against global searches and published values."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Setup, unequal units and whole units, against brute force over level sets and
-partitions.
-"""
+"""Setup, unequal and whole units, by brute force over level sets and partitions."""
 
 import functools
 import itertools

@@ -1,6 +1,4 @@
-"""The optimum of many workers against dense Newton steps, and another rule of
-integration.
-"""
+"""The optimum of many workers against dense Newton steps and another quadrature."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""Codes planned on some measured steps and replayed in others, against a loop over
-workers.
-"""
+"""Codes planned on measured steps, replayed in others, against a loop over workers."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""The certified optimum, against another optimiser on another evaluation, and its
-certificate.
-"""
+"""The certified optimum, against another optimiser and evaluation; its certificate."""
 
 import jax
 import jax.numpy as jnp
@@ -149,12 +147,10 @@ def test_float32_reaches_the_float64_optimum():
         exact = float(bcgc.solve(padded(LAW, 12, 2_000, 50)).expected_runtime)
     solution = bcgc.solve(padded(LAW, 12, 2_000, 50))
     assert not_none(solution.partition).dtype == jnp.float32
-    assert float(solution.expected_runtime) == pytest.approx(
-        exact, rel=1e-5
-    )  # measured 2e-7
-    assert (
-        0 < float(solution.relative_gap) < 1e-4
-    )  # measured 1.2e-5: the allowance for rounding
+    # Measured 2e-7.
+    assert float(solution.expected_runtime) == pytest.approx(exact, rel=1e-5)
+    # Measured 1.2e-5: the allowance for rounding.
+    assert 0 < float(solution.relative_gap) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["pareto_12", *slow("uniform")])
@@ -177,13 +173,11 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     value, error, slope, hessian, exact, gradient = expansion(load, 4)
     np.testing.assert_allclose(value, exact, rtol=1e-11)
     np.testing.assert_allclose(slope, gradient, rtol=1e-9)
-    if (
-        name == "pareto_12"
-    ):  # nodes that nest: a coarse rule whose error shows is told by itself
+    # Nodes that nest: a coarse rule whose error shows is told by itself.
+    if name == "pareto_12":
         value, error, *_ = expansion(load, 1)
-        assert (
-            1e-10 * exact < abs(value - exact) < error < 1e-5 * exact
-        )  # measured 4e-10 and 1e-6
+        # Measured 4e-10 and 1e-6.
+        assert 1e-10 * exact < abs(value - exact) < error < 1e-5 * exact
     for k, move in enumerate(np.diag(1e-4 * load)):
         above, below = (expansion(load + m, 4)[-1] for m in (move, -move))
         # Of the central difference; worst measured 2e-6 of the largest entry.

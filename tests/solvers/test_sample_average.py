@@ -1,6 +1,4 @@
-"""Plans for unlike workers: optima against linear programming, limits against what they
-limit.
-"""
+"""Unlike workers: optima against linear programs, limits against what they limit."""
 
 import itertools
 

@@ -1,6 +1,4 @@
-"""Work sharing as a method: its mean against steps in plain Python, its bound against
-NumPy.
-"""
+"""Work sharing as a method: its mean against plain Python, its bound against NumPy."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,4 @@
-"""The one entry point: what it refuses and returns, and that it goes under jit, vmap
-and grad.
-"""
+"""The entry point: what it refuses, what it returns, and jit, vmap and grad of it."""
 
 import importlib
 from types import SimpleNamespace

@@ -1,6 +1,4 @@
-"""Plans for workers that start up and send, against a global search and all sets of
-levels.
-"""
+"""Plans with start-up and sending, against a global search and all sets of levels."""
 
 from typing import Any
 

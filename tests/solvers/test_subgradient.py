@@ -1,6 +1,4 @@
-"""Stochastic subgradients against known optima, and the stopping rule against its
-description.
-"""
+"""Stochastic subgradients against known optima; the stopping rule as described."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,4 @@
-"""Deadlines where times are atoms, against all paths of thresholds, counted in
-NumPy.
-"""
+"""Deadlines of atomic times, against all paths of thresholds, counted in NumPy."""
 
 import inspect
 import itertools

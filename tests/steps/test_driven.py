@@ -78,9 +78,7 @@ class _Plain(Ledger):
 
 
 class _Watchful(Paces):
-    """It looks whenever a copy is worth it for anybody, whether he stores the chunk or
-    not.
-    """
+    """It looks whenever a copy pays for anybody, whether it stores the chunk or not."""
 
     def next_look(self, now, voided=0, copies=None):
         return super().next_look(now, voided)

@@ -77,9 +77,7 @@ def _reweigh(ledger: Ledger, rng: random.Random, subset: int) -> None:
 
 
 def _go(world: World, rng: random.Random, events: int):
-    """Random events: some processes act often, some hardly ever; some sums travel
-    long.
-    """
+    """Random events: processes that act often or hardly ever, sums that travel long."""
     eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
@@ -93,9 +91,8 @@ def _go(world: World, rng: random.Random, events: int):
             else []
         )
         world.next_first = rng.random() < 0.3
-        if (
-            rng.random() < 0.02
-        ):  # a worker begins late, and says its lengths, or says them again
+        # A worker begins late, and says its lengths, or says them again.
+        if rng.random() < 0.02:
             _reweigh(ledger, rng, rng.randrange(len(world.seconds)))
         possible = world.actions()
         if not possible:
@@ -144,9 +141,8 @@ def _run(seed: int) -> int:
 
 def test_every_chunk_is_in_one_sum_whatever_happens():
     settled = [_run(seed) for seed in range(200)]
-    assert (
-        sum(settled) > 320
-    )  # of 400 steps; elsewhere a chunk has lost all its holders
+    # Of 400 steps; elsewhere a chunk has lost all its holders.
+    assert sum(settled) > 320
 
 
 @pytest.mark.slow
@@ -165,9 +161,7 @@ def _small(num_workers: int, chunks: int = 1) -> Ledger:
 
 
 def _explore(world: World) -> tuple[int, int]:
-    """All interleavings: the number of states and of settled ones, which all states can
-    reach.
-    """
+    """All interleavings: counts of states, and of settled ones, which all can reach."""
     start = world.key()
     states = {start: pickle.dumps(world)}
     before: dict[str, list[str]] = {start: []}
@@ -279,9 +273,8 @@ def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_
     assert _next(ledger, THIRD)[1] == (0, 0)
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
-    assert (
-        ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None
-    )  # neither runs
+    # Neither runs.
+    assert ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None
     ledger.late(0)
     assert _next(ledger, THIRD)[1] == (0, 0)
 

@@ -21,10 +21,8 @@ def _decisions(pairs) -> list[bool]:
         ([(10, 8)] * 3, "FTT"),
         ([(10, 9.97)] * 3, "FFF"),  # within the margin
         ([(10, 8), (10, 10.5)] * 3, "FFTTTT"),
-        (
-            [(10, 8)] * 50 + [(8, 8.4)] * 2,
-            "F" + 49 * "T" + "TF",
-        ),  # the old steps are forgotten
+        # The old steps are forgotten.
+        ([(10, 8)] * 50 + [(8, 8.4)] * 2, "F" + 49 * "T" + "TF"),
         ([(8, 8.4)] * 50 + [(16, 9)] * 2, 51 * "F" + "T"),
     ],
 )

@@ -11,9 +11,7 @@ from bcgc_jax.steps.paces import Paces
 def _timing(
     num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4
 ) -> Paces:
-    """Workers that took so long for a first chunk, and those that have begun one
-    then.
-    """
+    """Workers that took so long for a first chunk, and those that then began one."""
     paces = Paces(num_workers)
     for worker, end in ends.items():
         paces.began(worker, (worker, 0), size, 0.0)
@@ -25,12 +23,8 @@ def _timing(
 
 def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
     paces = _timing(4, {0: 4.0, 1: 8.0}, {1: 8.0, 2: 0.0})
-    assert paces.seconds(10.0).tolist() == [
-        1.0,
-        2.0,
-        2.5,
-        1.5,
-    ]  # the mean of those known for the fourth
+    # The fourth has the mean of those known.
+    assert paces.seconds(10.0).tolist() == [1.0, 2.0, 2.5, 1.5]
     assert paces.seconds(18.0).tolist() == [1.0, 2.5, 4.5, 1.5]
     paces.ended(1, 9.0)
     paces.lost(2)
@@ -45,10 +39,8 @@ def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
         (21.9, [(1, 1), (3, 1)]),
         (22.1, [(1, 1)]),  # the fourth needs less than 6
         (27.9, [(1, 1)]),
-        (
-            28.0,
-            [(1, 1), (3, 1)],
-        ),  # the fourth is late by now, and expected to take as long again
+        # The fourth is late by now, and expected to take as long again.
+        (28.0, [(1, 1), (3, 1)]),
         (40.0, [(3, 1), (1, 1)]),
     ],
 )
@@ -63,9 +55,8 @@ def test_of_an_unknown_one_a_copy_is_worth_it_after_a_while():
     assert paces.next_look(6.0) == 7.0
     assert paces.worth(0, 7.0) == [(1, 1)]
     assert paces.worth(0, 8.0) == [(1, 1), (2, 1)]
-    paces.began(
-        2, (1, 1), 4, 6.0
-    )  # a copy runs already: the first of the two that is expected to end counts
+    # A copy runs already: the first of the two that is expected to end counts.
+    paces.began(2, (1, 1), 4, 6.0)
     assert paces.worth(0, 11.99) == []
     assert paces.worth(0, 12.0) == [(1, 1)]
 

@@ -61,9 +61,8 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
         assert {j for j, _ in storage.chunks()[worker]} == set(assigned.held(worker))
         for j in assigned.held(worker):
             assert worker in storage.holders[j][0]
-    assert [chunks[0][0] for chunks in storage.holders] == list(
-        range(N)
-    )  # each stores its own
+    # Each stores its own.
+    assert [chunks[0][0] for chunks in storage.holders] == list(range(N))
 
 
 def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():

@@ -49,9 +49,7 @@ def test_the_neediest_chunk_is_next(lengths, seconds, order):
 
 
 def test_a_small_chunk_of_a_slow_worker_comes_before_a_large_one():
-    """Worker 1 has 8 left, worker 2 has 2: 8 x 4, 8 x 4, 2 s x 2 for a tick of s
-    seconds.
-    """
+    """Worker 1 has 8 left, worker 2 has 2: 8 x 4, 8 x 4, 2 s x 2 if a tick takes s."""
     queue = Queue(Storage((((0, 1),), ((1, 0),), ((2, 0),))), [[4], [4], [2]])
     assert queue.best(0, [1.0, 1.0, 9.0]) == (2, 0)
     assert queue.best(0, [1.0, 1.0, 7.0]) == (0, 0)

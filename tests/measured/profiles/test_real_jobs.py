@@ -1,6 +1,4 @@
-"""Jobs of several processes on CPUs, traced by the profilers; their own clocks say what
-is true.
-"""
+"""Jobs of several CPU processes: profilers' traces against the jobs' own clocks."""
 
 import io
 import multiprocessing

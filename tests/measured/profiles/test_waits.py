@@ -1,6 +1,4 @@
-"""Waits are inverted: vectors of the derivation, jobs that were made up, and what is
-refused.
-"""
+"""Waits are inverted: vectors of the derivation, made-up jobs, and what is refused."""
 
 import numpy as np
 import pytest

@@ -4,9 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.intervals import Interval, dependence, resample_draws, widened
-
-_ENDS = (0.025, 0.975)
+from bcgc_jax.measured.intervals import (
+    ENDS,
+    Interval,
+    dependence,
+    resample_draws,
+    widened,
+)
 
 
 class Shares(NamedTuple):
@@ -49,7 +53,7 @@ def shares_of(
         ends = [
             widened(
                 middle[k],
-                np.quantile(estimate.drawn[:, k], _ENDS),
+                np.quantile(estimate.drawn[:, k], ENDS),
                 estimate.influence[:, k],
             )
             for middle, estimate in estimates

@@ -36,9 +36,11 @@ from bcgc_jax.measured.slow_workers import (
 from bcgc_jax.steps.steps import Steps
 
 CAUSES = ("data", "steady", "random", "pauses")
-# Draws of a model; fewer of a log of so many chunks, or without chunks.
+# Draws of a model: a mean over them is known to a quarter of what they differ by. Of a
+# log of so many chunks, or without chunks, there are fewer, and it is known to 0.4.
 _DRAWS, _FEWER_DRAWS, _MANY_CHUNKS = 20, 8, 40_000
-# Logs that chance makes, for steps that are slow as a whole.
+# Logs that chance makes, for steps that are slow as a whole: for 40 steps of 4 workers
+# that deviate by 20 % these make it known to 0.23 % of a step, half as many to 0.33 %.
 _SHUFFLES = 20
 
 

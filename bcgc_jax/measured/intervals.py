@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Resampled means: their percentiles are known to 3 % of half an interval.
 _REPLICATES = 2000
+# The percentiles between which 95 % are.
+ENDS = (0.025, 0.975)
 # So many numbers are resampled at once.
 _AT_ONCE = 2**22
 # Steps that depend on each other are worth this many independent ones at least,
@@ -127,7 +130,7 @@ def widened(value: float, ends: np.ndarray, influence: np.ndarray) -> np.ndarray
 
 def interval_of(value: float, resampled: np.ndarray, influence: np.ndarray) -> Interval:
     """The interval of 95 % of an estimate, by `resampled`, `[R]`, and `influence`."""
-    low, high = widened(value, np.quantile(resampled, [0.025, 0.975]), influence)
+    low, high = widened(value, np.quantile(resampled, ENDS), influence)
     return Interval(value, float(low), float(high))
 
 

@@ -18,7 +18,6 @@ _BODY = (0.80, 0.95)
 # With forward passes: of ln(forward / backward), in chunks of about the same length.
 _LEAST_SHIFT = 0.3
 _DEVIATIONS = 6.0
-_LEAST_DEVIATION = 0.02
 _BIN = 25
 # A chunk is long that takes so many times its worker's median.
 LONG = 3.0
@@ -84,9 +83,7 @@ def pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
     for places in np.array_split(order, max(1, ratio.size // _BIN)):
         ratios = ratio.ravel()[places]
         usual[places] = np.median(ratios)
-        deviation[places] = max(
-            1.4826 * np.median(np.abs(ratios - usual[places])), _LEAST_DEVIATION
-        )
+        deviation[places] = 1.4826 * np.median(np.abs(ratios - usual[places]))
     usual = usual.reshape(ratio.shape)
     deviation = deviation.reshape(ratio.shape)
     shift = ratio - usual

@@ -45,6 +45,7 @@ _TILTS = np.geomspace(0.02, 16, 30)
 # A worker is slow in all of a few steps where that is chance in less than so many of
 # logs.
 _BY_CHANCE = 0.01
+# These tell 0.8 % from that.
 _PERMUTATIONS = 2000
 
 # A worker, its first step, and the end.

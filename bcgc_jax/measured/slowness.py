@@ -31,10 +31,9 @@ from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
 from bcgc_jax.measured.words import counted
+from bcgc_jax.schemes.beforehand import SLOW
 from bcgc_jax.steps.chunk_lengths import LoadLine
 
-# A worker that is slow by less is not told: ln of the ratio.
-_TOLD = 0.05
 # Slow workers that are told in words.
 MOST_TOLD = 3
 # A first step that takes so many times as long as the median one has perhaps compiled.
@@ -452,7 +451,7 @@ def _slow_workers(log: Log) -> list[SlowWorker]:
         stretches = [
             _SlowStretch(worker, 0, len(places), ratio)
             for worker, ratio in log.model.slow_in_all.items()
-            if ratio > math.exp(_TOLD)
+            if ratio > math.exp(SLOW)
         ]
     stretches.sort(key=lambda stretch: -stretch.cost)
     return [_slow_worker(log.steps.trace, places, stretch) for stretch in stretches]
@@ -476,7 +475,7 @@ def _slow_stretches(steady: np.ndarray) -> list[_SlowStretch]:
     for worker, level in enumerate(steady.T):
         changes = 1 + np.flatnonzero(np.diff(level))
         for first, stop in itertools.pairwise([0, *changes.tolist(), len(level)]):
-            if level[first] > _TOLD:
+            if level[first] > SLOW:
                 ratio = float(np.exp(level[first]))
                 stretches.append(_SlowStretch(worker, first, stop, ratio))
     return stretches

@@ -15,8 +15,11 @@ from bcgc_jax._pytree import check
 from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.measured.likelihood import FEWEST, check_enough
-from bcgc_jax.measured.traces import ALIKE, Trace
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
+
+# Loads that differ by less than this share of them are taken for one: own choice.
+_ALIKE = 0.01
 
 
 class Estimate(NamedTuple):
@@ -237,7 +240,7 @@ def one_load(trace: Trace) -> bool:
         load = np.zeros(0)
     else:
         load = trace.load[~trace.censored]
-    return load.size == 0 or bool(load.max() < load.min() * (1 + ALIKE))
+    return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
 
 
 def _check_loads(trace: Trace) -> None:

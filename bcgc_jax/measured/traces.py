@@ -17,8 +17,6 @@ from bcgc_jax.measured.tables import ColumnError, Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
 
 LAYOUTS = ("auto", "long", "wide")
-# Loads that differ by less than this share of them are taken for one: own choice.
-ALIKE = 0.01
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 

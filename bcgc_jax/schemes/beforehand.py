@@ -12,8 +12,8 @@ from bcgc_jax.steps.steps import Outcome, Steps
 
 # So many last steps are tried for shares by speed that are made anew.
 _WINDOWS = (1, 2, 4, 8, 16)
-# A worker that stays slow by less, ln of the ratio, is not replaced.
-_SLOW = 0.05
+# A worker that stays slow by less, ln of the ratio, is neither named nor replaced.
+SLOW = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,4 +155,4 @@ class OtherMachines(LogRule):
 
 def stay_slow(steps: Steps, which: np.ndarray) -> np.ndarray:
     """Whether workers, `[N]`, are slow in most steps of `which`, and replaced."""
-    return np.mean(steps.stays[which] > _SLOW, axis=0) > 0.5
+    return np.mean(steps.stays[which] > SLOW, axis=0) > 0.5

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.advice import advise
+from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts, losses, model_of_chunks
 from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.microbatches import Microbatches
@@ -35,6 +35,15 @@ def advice_on(parts: Microbatches, **options):
 
 
 BY_SIZE = "sharing:2", "sharing:3", "sharing:all"
+
+
+def test_a_log_of_20_000_chunks_is_replayed_in_the_best_parts_alone():
+    def draws(chunks):
+        log = Microbatches(np.ones((10, 20, chunks)))
+        return len(best_and_drawn(model_of_chunks(log))[1])
+
+    assert draws(90) > 1
+    assert draws(110) == 1
 
 
 @pytest.mark.parametrize("steps", [3, 4])
@@ -115,8 +124,9 @@ def test_nothing_is_advised_where_nothing_pays_or_little_is_known():
     alike = advice_on(Microbatches(np.ones_like(log.seconds) + 1e-4 * log.seconds))
     assert alike.alike
     _, slow = log_of("steady", 5)
-    early = advice_on(Microbatches(slow.seconds[-6:]))
-    assert (early.enough, early.advised, early.num_steps) == (False, None, 6)
+    early = advice_on(Microbatches(slow.seconds[-7:]))
+    assert (early.enough, early.advised, early.num_steps) == (False, None, 7)
+    assert advice_on(Microbatches(slow.seconds[-8:])).enough
     with pytest.raises(
         ValueError, match=r"in the log: 8\. Steps with a time of each: 1"
     ):
@@ -190,6 +200,9 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
     assert advised([savings], ["worse", "cheap", "dear", "unsure"]) == "cheap"
     assert advised([savings], ["worse", "dear"]) == "dear"
     assert advised([savings], ["unsure", "small"]) is None
+    # It saves 1.5 points less.
+    nearly = saved_in({"nearly": 0.180 + noise, "dear": 0.195 + noise})
+    assert advised([nearly], ["nearly", "dear"]) == "dear"
     # By another model "cheap" saves 4 points less: 2.25 in the mean. By a third it
     # saves nothing.
     second = saved_in({"cheap": 0.10 + noise, "dear": 0.14 + noise})

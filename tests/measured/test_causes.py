@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -18,7 +19,11 @@ from bcgc_jax.measured.causes import (
     slow_together,
 )
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.pauses import pauses_for_length
+from bcgc_jax.measured.pauses import (
+    beyond_usual,
+    pauses_for_length,
+    pauses_of_passes,
+)
 from bcgc_jax.schemes.beforehand import Dealt
 from tests.measured.logs import log_of
 
@@ -118,6 +123,94 @@ def test_pauses_are_found_in_two_chunks_and_in_rounded_times():
         np.testing.assert_allclose(estimate, pauses, atol=0.7 * 50)
 
 
+def test_a_chunk_is_long_that_takes_three_times_its_worker_s_median():
+    seconds = np.ones((1, 1, 9))
+    seconds[0, 0, :2] = 2.8, 3.2
+    np.testing.assert_allclose(beyond_usual(seconds)[0, 0, :3], [0, 2.2, 0])
+
+
+def _pauses(deviation: float, logarithms: Sequence[float]) -> np.ndarray:
+    """Which of 2,000 chunks of normal logarithms have paused, if these are the longest.
+
+    Those come last.
+    """
+    ranks = (np.arange(2000) + 0.5) / 2000
+    logs = np.array([*map(NormalDist(0, deviation).inv_cdf, ranks)])
+    logs[2000 - len(logarithms) :] = logarithms
+    return pauses_for_length(np.exp(logs)[None, None])[0, 0] > 0
+
+
+@pytest.mark.parametrize(
+    ("deviation", "logarithm", "count"),
+    [
+        # It takes 1.8 times its worker's median, or more.
+        (0.05, 0.5, 0),
+        (0.05, 0.7, 1),
+        # One of 2,000 is 4.89 deviations above it by chance in one log of a thousand.
+        (0.3, 0.3 * 4.83, 0),
+        (0.3, 0.3 * 4.94, 1),
+    ],
+)
+def test_a_chunk_has_paused_that_is_longer_than_any_is_by_chance(
+    deviation, logarithm, count
+):
+    assert np.count_nonzero(_pauses(deviation, [logarithm])) == count
+
+
+@pytest.mark.parametrize(
+    ("long", "least", "most"),
+    [
+        # Ten or more of a kind are told from lengths, and up to three in a hundred.
+        (8, 0, 0),
+        (12, 11, 12),
+        (50, 47, 50),
+        (100, 50, 60),
+    ],
+)
+def test_chunks_have_paused_that_are_more_than_lengths_explain(long, least, most):
+    paused = _pauses(0.3, np.linspace(1.19, 1.21, long))
+    assert least <= np.count_nonzero(paused) <= most
+    assert np.count_nonzero(paused[: 2000 - long]) == 0
+
+
+def _pauses_of_passes(shift: float, wide: float) -> bool:
+    """Whether a chunk has paused whose forward pass takes e^shift times as long.
+
+    Those of others deviate by `wide`, in logarithms. It is four times as long as they.
+    """
+    ratio = wide / 1.4826 * np.linspace(-2, 2, 25)
+    ratio[-1] = shift
+    length = np.ones(25)
+    length[-1] = 4.0
+    forward = length * np.exp(ratio)
+    paused = pauses_of_passes((forward + length)[None, None], forward[None, None]) > 0
+    assert not paused[0, 0, :-1].any()
+    return bool(paused[0, 0, -1])
+
+
+@pytest.mark.parametrize(
+    ("shift", "wide", "paused"),
+    [
+        # 0.3 where passes hardly deviate, else six deviations.
+        (0.25, 0.0, False),
+        (0.4, 0.0, True),
+        (0.55, 0.1, False),
+        (0.7, 0.1, True),
+    ],
+)
+def test_a_pass_has_paused_that_the_other_one_does_not_explain(shift, wide, paused):
+    assert _pauses_of_passes(shift, wide) == paused
+
+
+def test_long_chunks_have_ratios_of_passes_of_their_own():
+    """The 25 longest of 75 are six times as long, and more of it is forward."""
+    long = np.arange(75) >= 50
+    backward = np.where(long, 6.0, 1.0)
+    forward = backward * np.exp(0.4 * long)
+    seconds = (forward + backward).reshape(1, 1, 75)
+    assert not pauses_of_passes(seconds, forward.reshape(1, 1, 75)).any()
+
+
 def test_shapley_values_are_means_over_all_orders():
     rng = np.random.default_rng(0)
     parts = Parts(
@@ -181,6 +274,28 @@ def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
     assert abs(slow_together(times).mean()) < 0.006
     times[::10] *= 2
     assert slow_together(times).mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_order_of_steps_moves_what_is_slow_as_a_whole_by_a_quarter_of_a_per_cent():
+    """Chance makes other logs of the same steps."""
+    times = np.random.default_rng(2).gamma(25.0, 0.04, (40, 4))
+    rng = np.random.default_rng(0)
+    shares = [slow_together(rng.permutation(times)).mean() for _ in range(80)]
+    assert np.std(shares) < 0.0028
+
+
+def test_a_mean_over_draws_is_known_to_a_part_of_what_these_differ_by():
+    """A quarter; and 0.4 from 40,000 chunks on, and without chunks."""
+
+    def unknown(model):
+        return 1 / np.sqrt(len(model.draws))
+
+    few, many = (
+        unknown(model_of_chunks(Microbatches(np.ones((10, 20, chunks)))))
+        for chunks in (190, 210)
+    )
+    assert few < 0.25 < many < 0.4
+    assert unknown(model_of_steps(np.ones((10, 4)), 8)) == many
 
 
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():

@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.fits import _draw, distances, fit_distributions
+from bcgc_jax.measured.fits import _draw, _sample, distances, fit_distributions
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
@@ -195,6 +195,15 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     assert [fit.name for fit in fits] == ["weibull", "pareto"]
     assert fits[0].kolmogorov_smirnov < 0.1
     assert fits[0].distribution.mean() == pytest.approx(times.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize(("size", "count"), [(19_000, 19_000), (21_000, 20_000)])
+def test_of_more_than_20_000_times_a_random_part_is_fitted(size, count):
+    times = np.sort(np.random.default_rng(0).random(size))
+    sample = _sample(jax.random.key(0), times, np.zeros(size, bool))
+    assert len(sample.times) == count
+    # All of them: the part of the first half is a half, to four standard errors.
+    assert np.mean(sample.times < times[size // 2]) == pytest.approx(0.5, abs=0.014)
 
 
 def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():

@@ -1,5 +1,7 @@
 """Remedies for slow steps, replayed one step at a time; and what nothing can beat."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,18 @@ def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
     )
 
 
+@pytest.mark.parametrize(("stays", "window"), [(False, 1), (True, 16)])
+def test_shares_are_made_of_the_last_step_or_of_16_as_speeds_stay(stays, window):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.3, (60, 5))
+    random = np.cumsum(noise, axis=0)
+    if stays:
+        random = rng.normal(0, 0.3, 5) + noise
+    work = np.ones((60, 5, 1))
+    steps = Parts(np.zeros((60, 5)), random, work, np.zeros(work.shape)).steps()
+    assert judged(Anew(), steps).choice == (window, window)
+
+
 def test_workers_that_stay_slow_are_replaced():
     times = np.random.default_rng(4).gamma(100.0, 0.01, (40, 6))
     times[:, 2] *= 1.5
@@ -124,6 +138,25 @@ def test_workers_that_stay_slow_are_replaced():
     np.testing.assert_allclose(
         outcome.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12
     )
+
+
+def test_a_worker_that_stays_slow_by_less_than_a_twentieth_is_not_replaced():
+    """ln of the ratio is 0.044 and 0.056."""
+    steady = np.zeros((8, 6))
+    for ratio, replaced in ((1.045, 0), (1.058, 1)):
+        steady[:, 2] = np.log(ratio)
+        work = np.ones((8, 6, 1))
+        steps = Parts(steady, np.zeros((8, 6)), work, np.zeros(work.shape)).steps()
+        assert judged(Replaced(), steps).choice == (replaced, replaced)
+
+
+def test_plans_of_more_than_500_steps_are_taken_for_known():
+    rng = np.random.default_rng(2)
+    for count, is_known in ((450, False), (550, True)):
+        data = rng.lognormal(0, 0.5, (count, 2, 1))
+        even = np.zeros((count, 2))
+        steps = Parts(even, even, data, np.zeros(data.shape)).steps()
+        assert (not judged(Shares(), steps).planning.any()) == is_known
 
 
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
@@ -158,6 +191,20 @@ def test_a_worker_stops_after_the_chunk_in_which_the_threshold_is_passed():
         assert outcome.seconds[s] == pytest.approx(max(ends), rel=1e-12)
     assert outcome.lost == pytest.approx(1 - done / seconds.size)
     assert 0 < outcome.lost < 0.5
+
+
+def test_no_threshold_above_the_fastest_three_tenths_has_less_time_for_a_sample():
+    ends = np.cumsum(PARTS.seconds, axis=2)
+    begins = ends - PARTS.seconds
+
+    def for_sample(threshold):
+        used = begins < threshold
+        return np.where(used, ends, 0).max(axis=(1, 2)).mean() / used.mean()
+
+    rule: Any = Drop().plan_on(PARTS.steps(), np.ones(STEPS, bool))
+    times = np.sort(TIMES.ravel())[3 * TIMES.size // 10 :]
+    least = min(map(for_sample, times))
+    assert for_sample(rule.threshold) == pytest.approx(least, rel=5e-3)
 
 
 def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():

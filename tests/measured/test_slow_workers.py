@@ -8,7 +8,14 @@ import pytest
 from scipy import signal, stats
 
 from bcgc_jax.measured.description import describe
-from bcgc_jax.measured.slow_workers import levels, levels_drawn, scores_of
+from bcgc_jax.measured.slow_workers import (
+    _cumulants,
+    levels,
+    levels_drawn,
+    ranks_of,
+    scores_of,
+    slow_in_all_steps,
+)
 from bcgc_jax.measured.slowness import slowness_in
 from tests.cli.steps import trace_of
 from tests.problems import not_none
@@ -128,6 +135,53 @@ def test_few_steps_that_are_slow_at_random_are_no_slow_worker(shape, share):
         log[:middle, 7] *= 1.5
     hits = [_levels(log)[middle // 2, 7] > 0.2 for log in logs]
     assert all(hits)
+
+
+@pytest.mark.parametrize(("workers", "slow"), [(4, {}), (5, {2: 2.0})])
+def test_who_is_slow_in_all_of_four_steps_is_found_where_that_is_no_chance(
+    workers, slow
+):
+    """Another one is the slowest of all, in all four, with a chance of W^-3.
+
+    Of four workers that is 1.6 %, of five 0.8 %.
+    """
+    times = np.where(np.arange(workers) == 2, 2.0, np.ones((4, workers)))
+    assert slow_in_all_steps(ranks_of(times), times) == pytest.approx(slow)
+
+
+def test_a_worker_that_is_slow_in_four_steps_is_slow_in_these_alone():
+    seconds = np.random.default_rng(6).lognormal(0, 0.1, (40, 8, 16))
+    seconds[20:24, 3] *= 3
+    assert np.flatnonzero(_levels(seconds)[:, 3]).tolist() == [20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(
+    ("noise", "squares", "found"),
+    [
+        # Above 2 ln(40 · 8) + 6 = 17.5 squares of its standard error.
+        (1.0, 16.0, False),
+        (1.0, 19.0, True),
+        # Scores that hardly vary are taken to have half of the variance of ranks.
+        (0.1, 15.0, False),
+        (0.1, 20.0, True),
+    ],
+)
+def test_a_mean_score_is_no_chance_above_so_many_squares_of_its_error(
+    noise, squares, found
+):
+    scores = np.random.default_rng(2).normal(0, 0.5, (40, 8))
+    own = noise * (-1.0) ** np.arange(40)
+    variance = max(np.mean(np.diff(own) ** 2) / 2, 0.5)
+    scores[:, 0] = own + np.sqrt(squares * variance / 40)
+    slow = levels(scores, np.exp(scores))
+    assert (slow[:, 0].any(), slow[:, 1:].any()) == (found, False)
+
+
+def test_the_bound_of_chance_is_tried_near_enough_to_its_best():
+    """Of a constant score 1 the cumulant at θ is θ."""
+    tilts = _cumulants(np.ones(1))
+    # Between two of them the best is 12 % from one at most.
+    assert np.sqrt(tilts[1:] / tilts[:-1]).max() < 1.125
 
 
 def test_the_ends_are_those_of_least_squares_over_all_stretches():

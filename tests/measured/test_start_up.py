@@ -5,7 +5,13 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.measured import Trace, fit_start_up
-from bcgc_jax.measured.start_up import Estimate, line, lines_of_cells, with_covariance
+from bcgc_jax.measured.start_up import (
+    Estimate,
+    line,
+    lines_of_cells,
+    one_load,
+    with_covariance,
+)
 from tests.problems import not_none
 
 LOADS = np.array([100.0, 200.0, 400.0])
@@ -79,6 +85,13 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     assert float(fit.per_cycle.mean()) == pytest.approx(
         np.mean(trace.seconds / not_none(trace.load)), rel=0.01
     )
+
+
+def test_loads_are_one_that_differ_by_less_than_a_hundredth():
+    seconds = np.random.default_rng(0).gamma(4.0, 0.5, 480)
+    for largest, is_one in ((1.008, True), (1.012, False)):
+        load = np.where(np.arange(480) < 240, 100.0, 100.0 * largest)
+        assert one_load(_trace(seconds, load)) == is_one
 
 
 def test_a_start_up_that_varies_little_is_planned_for_as_constant():

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 _DECODE = json.JSONDecoder(strict=False).raw_decode
 _BETWEEN = re.compile(r"[\s,]*")
 _FIRST = re.compile(r'"traceEvents"\s*:\s*\[|^\s*\[')
-# Characters that are read at once.
+# Characters that are read at once: so many are held, and an event that is longer.
 _WINDOW = 1 << 20
-# The keys before the events are searched for in so many characters.
+# The keys before the events are searched for in so many characters: more are not held.
 _HEAD = 1 << 24
 _CUT_OFF = (
     "is cut off: copy it again. Events stand by thread, not by time, so none of its "

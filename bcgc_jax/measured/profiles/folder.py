@@ -13,6 +13,7 @@ from bcgc_jax.measured.words import counted
 
 TORCH = "traces of the PyTorch profiler"
 JAX = "traces of jax.profiler"
+# Bytes that say what a file is.
 _HEAD = 1 << 16
 # A folder for each recording, below the one that was asked for.
 _RECORDING = re.compile(r"(?:^|(?<=/))plugins/profile/[^/]+/")

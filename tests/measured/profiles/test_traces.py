@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.profiles.events import Events
-from bcgc_jax.measured.profiles.folder import log_of
+from bcgc_jax.measured.profiles.folder import TORCH, kind_of, log_of
 from bcgc_jax.measured.profiles.kineto import read
 from bcgc_jax.measured.profiles.log import MadeLog
+from bcgc_jax.measured.profiles.recording import unknown_chunk
 from bcgc_jax.measured.traces import Trace, load_trace
 from tests.measured.profiles.crafted import (
     OPTIMIZER,
@@ -103,6 +104,20 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
         match=r"is named batch\. The most frequent are: microbatch \(120\)$",
     ):
         _log(tmp_path, "batch")
+
+
+def test_of_names_that_may_begin_a_chunk_the_five_most_frequent_are_listed():
+    counts = {name: number for number, name in enumerate("abcdefg", 1)}
+    said = str(unknown_chunk("file", "batch", counts))
+    assert said.endswith("are: g (7), f (6), e (5), d (4), c (3)")
+
+
+@pytest.mark.parametrize(("letters", "kind"), [(60_000, TORCH), (70_000, None)])
+def test_a_file_is_a_trace_by_its_first_64_kibibytes(tmp_path, letters, kind):
+    path = tmp_path / "rank0.json"
+    head = {"schemaVersion": 1, "host": "x" * letters, "traceEvents": []}
+    path.write_text(json.dumps(head))
+    assert kind_of(str(path)) == kind
 
 
 def test_a_rank_that_is_missing_is_told(tmp_path):

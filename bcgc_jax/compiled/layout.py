@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from bcgc_jax.handout.client import Chunk, Share
 
-# Edges of chunks are fractions with small denominators.
-_LARGEST_DENOMINATOR = 10**6
-
 
 class Place(NamedTuple):
     """Some samples of a worker: `size` of them, from `begin` on."""
@@ -85,4 +82,5 @@ def _check(share: Share, num_samples: int) -> None:
 
 
 def _denominator(chunk: Chunk) -> int:
-    return Fraction(chunk.end).limit_denominator(_LARGEST_DENOMINATOR).denominator
+    # Edges of chunks are fractions with small denominators.
+    return Fraction(chunk.end).limit_denominator().denominator

@@ -32,7 +32,7 @@ from bcgc_jax.handout.transport import Line, Tcp, Transport
 
 # The environment variable with the key that the coordinator and its workers have.
 KEY = "BCGC_HANDOUT_KEY"
-# Seconds until it is tried again whether a coordinator listens.
+# Seconds until it is tried again whether a coordinator listens: a worker is so late.
 _AGAIN = 0.1
 
 

@@ -14,7 +14,7 @@ from bcgc_jax.steps.placement import Placement
 
 # Columns of the record; `share` is that of a whole chunk.
 COLUMNS = ("step", "worker", "subset", "chunk", "share", "load", "seconds", "asking")
-# What was too quick for a clock.
+# Seconds of what was too quick for a clock: the last digit that is recorded.
 _QUICKEST = 1e-6
 
 

@@ -14,10 +14,10 @@ from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, framed, greeted
 
 # Seconds within which whoever calls has to show that it has the key.
 _GREETED_IN = 5.0
-# Seconds until another line is taken, where one could not be.
+# Seconds until another line is taken, where one could not be: others wait as long.
 _AGAIN = 0.01
-# Seconds after which it is looked anyway: a selector takes no year.
-_LONGEST = 3600.0
+# Seconds after which it is looked anyway: neither a selector nor a lock takes a year.
+LONGEST = 3600.0
 
 Reply = Callable[[Any], None]
 
@@ -118,7 +118,7 @@ class Server:
         now = time.monotonic()
         while self.ungreeted and min(self.ungreeted.values()) <= now:
             next(iter(self.ungreeted)).end()
-        return max(0.0, min(self._due, now + _LONGEST, *self.ungreeted.values()) - now)
+        return max(0.0, min(self._due, now + LONGEST, *self.ungreeted.values()) - now)
 
     def _accept(self) -> None:
         try:

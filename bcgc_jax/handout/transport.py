@@ -13,10 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from bcgc_jax.handout.line import TcpLine
-from bcgc_jax.handout.server import Answers, Reply, Server
-
-# Seconds after which it is looked anyway: a lock takes no year.
-_LONGEST = 3600.0
+from bcgc_jax.handout.server import LONGEST, Answers, Reply, Server
 
 
 class Line(Protocol):
@@ -171,7 +168,7 @@ class _Within:
                 if self._due <= now:
                     self._look()
                 else:
-                    self._wakes = min(self._due, now + _LONGEST)
+                    self._wakes = min(self._due, now + LONGEST)
                     self._turn.wait(self._wakes - now)
 
 

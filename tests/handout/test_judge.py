@@ -77,6 +77,60 @@ def test_shared_steps_tell_what_own_ones_take(paces):
     assert np.mean(owns) == pytest.approx(expected, rel=1e-9)
 
 
+def _observed(steps: list[DoneStep]) -> list[int]:
+    """How many steps are observed together, in turn."""
+    counts: list[int] = []
+
+    class Counting(Judge):
+        def observe(self, steps):
+            counts.append(len(steps))
+            super().observe(steps)
+
+    judge = Counting(PLACE, run=lambda work: work())
+    for step in steps:
+        judge.add(step)
+    return counts
+
+
+def test_own_steps_are_observed_two_or_four_at_a_time_and_16_if_nothing_is_saved():
+    assert _observed(_own_steps(PACES["one slow"])) == [2, 2, 2, 2, 4, 4, 4]
+    assert _observed(2 * _own_steps(PACES["equal"])) == [16, 16]
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.008, 16), (0.012, 2)])
+def test_steps_are_replayed_at_once_of_which_sharing_may_save_a_hundredth(share, count):
+    """A step may end with the harmonic mean of what workers take, 6 / (1 / p + 5)."""
+    pace = np.ones((1, WORKERS))
+    pace[0, 2] = (6 / (1 - share) - 1) / 5
+    assert _observed(16 * _own_steps(pace))[0] == count
+
+
+def test_the_cost_of_questions_is_that_of_the_last_256():
+    """It is the middle of those: 129 outweigh 127."""
+    judge = Judge(PLACE)
+    (*_, step), _ = _shared(np.ones((2, WORKERS)))[1:]
+    for count, seconds, alone in (
+        (200, 0.002, 0.002),
+        (126, 0.004, 0.002),
+        (3, 0.004, 0.004),
+    ):
+        judge.observe([step._replace(questions=[seconds] * count)])
+        assert judge.asking.alone == pytest.approx(alone)
+
+
+def test_what_steps_cost_beside_their_chunks_is_that_of_the_last_16_shared_ones():
+    """It is the middle of those: nine outweigh seven."""
+    judge = Judge(PLACE, Asking(QUESTION))
+    (*_, step), _ = _shared(np.ones((2, WORKERS)))[1:]
+    judge.observe(2 * _own_steps(PACES["equal"]))
+    middles = []
+    for count, late in ((20, 0.0), (7, 4e-4), (2, 4e-4)):
+        judge.observe([step._replace(took=step.took + late)] * count)
+        judge._learn_overheads()
+        middles.append(np.median(judge._overheads))
+    assert np.diff(middles) == pytest.approx([0, 4e-4], abs=1e-9)
+
+
 def test_what_a_chunk_takes_whatever_its_size_is_learnt_from_its_pieces():
     """A third of a chunk is fixed: a half and a quarter take 2/3 and 1/2 of it."""
     judge = Judge(PLACE)

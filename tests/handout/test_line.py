@@ -4,6 +4,7 @@ import math
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -19,9 +20,11 @@ from bcgc_jax.handout.messages import (
     answer_of,
     data_of,
     question_of,
+    wrong_loads,
 )
 from bcgc_jax.handout.server import Server
 from tests.raising import raising
+from tests.waiting import comes_true
 
 
 class Echo:
@@ -153,6 +156,20 @@ def test_messages_come_whole_however_they_are_cut():
     assert decoded == messages
 
 
+def test_a_message_has_64_kibibytes_at_most():
+    message = "x" * (65_536 - len('""'))
+    assert Frames().feed(framed(message)) == [message]
+    with pytest.raises(ValueError, match="65537 bytes"):
+        Frames().feed(framed(f"{message}x"))
+
+
+def test_whoever_calls_has_five_seconds_to_show_that_it_has_the_key(server):
+    with socket.create_connection(server.address):
+        assert comes_true(lambda: server.ungreeted)
+        (until,) = server.ungreeted.values()
+        assert 3.0 < until - time.monotonic() <= 5.0
+
+
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
     """A process that ends closes its line; for a dead machine the system probes it."""
     line = TcpLine(server.address, server.key)
@@ -181,11 +198,17 @@ def test_both_ends_notice_that_the_other_machine_has_vanished(server):
             ["begin", 1],
         ),
         *(["done", [1, None], 0.0], ["done", [1, 2, 3], 0.0], ["done", [1, 2], True]),
+        ["done", [1, 2], 1.5e9],  # 48 years
     ],
 )
 def test_what_is_no_question_is_refused(data):
     with pytest.raises(ValueError, match="no message"):
         question_of(data)
+
+
+def test_a_load_that_no_data_have_is_refused():
+    assert wrong_loads([0.9e100], 1) == ""
+    assert wrong_loads([1.5e100], 1).endswith("got 1.5e+100")
 
 
 def test_questions_and_answers_are_the_same_on_the_other_side():

@@ -8,10 +8,10 @@ import numpy as np
 # The parts of the last chunk of a subset: small ones level out the end of a step.
 _LAST = (2, 1, 1)
 UNITS = sum(_LAST)
-# A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths
-# enough to move what is saved by a tenth of a point.
+# A usual chunk weighs so much. Whole numbers make ties exact, and round a length by
+# less than 1e-5 of that; fewer would move what is saved by a tenth of a point.
 TICKS = 2**16
-# No chunk weighs more: sums stay whole in floating point.
+# No chunk weighs more: sums of 131,072 stay whole in floating point.
 _MOST = 2**36
 # A unit of size, where no length is known.
 TICKS_OF_UNIT = TICKS // UNITS

@@ -10,7 +10,7 @@ import numpy as np
 _LONG = math.log(2.5)
 # Shared steps whose chunks say what a chunk takes whatever its size.
 _REMEMBERED = 16
-# What the two variances keep from step to step.
+# What the two variances keep from step to step: half is left after seven.
 _KEPT = 0.9
 
 

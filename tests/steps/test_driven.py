@@ -60,6 +60,15 @@ def test_a_copy_ends_the_step_and_its_first_worker_is_busy():
     assert busy.tolist() == [51.0, 8.0]
 
 
+@pytest.mark.parametrize(("later", "busy"), [(7e-15, 1.5), (1.5e-14, 2.5)])
+def test_who_ends_but_for_rounding_when_a_copy_is_worth_it_needs_none(later, busy):
+    """Worker 1 is free at 1, and at 1.5 a copy of the other chunk is worth it."""
+    ledger = Ledger(0, Storage((((0, 1),), ((1, 0),))), [[4]] * 2)
+    seconds = np.array([[1.5 * (1 + later)] * 2, [1.0] * 2])
+    step = driven(ledger, Paces(2), seconds)
+    assert step.busy[1] == pytest.approx(busy)
+
+
 def test_what_nobody_stores_who_answers_is_said():
     ledger = Ledger(0, BOTH, [[4, 4]] * 2, "chunks")
     ledger.lost(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.steps.estimates import Known, Timed
+from bcgc_jax.steps.estimates import Known, Reader, Timed
 
 
 def _own_step(seconds) -> Timed:
@@ -24,6 +24,30 @@ def test_paces_and_lengths_of_an_own_step():
     _, estimate = Known.of(3).after(_own_step([[1] * 4, [2] * 4, [1] * 4]))
     assert estimate.paces == pytest.approx([0.7937, 1.5874, 0.7937], abs=5e-5)
     assert estimate.lengths == pytest.approx([1.2599] * 12, abs=5e-5)
+
+
+def test_of_variances_half_is_left_after_seven_steps():
+    knowledge, _ = Known.of(2).after(_own_step([[1, 1], [4, 4]]))
+    first = knowledge.between
+    left = []
+    for _ in range(7):
+        knowledge, _ = knowledge.after(_own_step(np.ones((2, 2))))
+        left.append(knowledge.between / first)
+    assert left[5] > 0.5 > left[6] > 0.45
+
+
+def test_what_a_chunk_takes_whatever_its_size_is_that_of_the_last_16_steps():
+    """It is the middle of those: nine steps of another job outweigh seven."""
+    reader = Reader(np.array([1.0, 0.5]), num_workers=1)
+
+    def read(fixed, steps):
+        for _ in range(steps):
+            reader.read(True, np.zeros(2, int), np.array([1.0, 0.5 + 0.5 * fixed]))
+        return reader.fixed
+
+    assert read(0.2, 20) == pytest.approx(0.2)
+    assert read(0.6, 7) == pytest.approx(0.2)
+    assert read(0.6, 2) == pytest.approx(0.6)
 
 
 def test_workers_that_differ_less_than_their_chunks_are_alike():

@@ -24,10 +24,21 @@ def _decisions(pairs) -> list[bool]:
         # The old steps are forgotten.
         ([(10, 8)] * 50 + [(8, 8.4)] * 2, "F" + 49 * "T" + "TF"),
         ([(8, 8.4)] * 50 + [(16, 9)] * 2, 51 * "F" + "T"),
+        # Four steps may be contradicted, and three may not.
+        ([(10, 8)] * 4 + [(8, 8.4)] * 2, "FTTTTF"),
+        ([(10, 8)] * 3 + [(8, 8.4)] * 2, "FTTTT"),
     ],
 )
 def test_it_decides_as_worked_out(pairs, shared):
     assert ["FT"[is_shared] for is_shared in _decisions(pairs)] == list(shared)
+
+
+@pytest.mark.parametrize(("errors", "goes_on"), [(0.4, True), (0.6, False)])
+def test_sharing_goes_on_until_it_loses_half_a_standard_error(errors, goes_on):
+    apart = np.array([1.0, -1.0, 1.0, -1.0])
+    saved = apart - errors * apart.std(ddof=1) / 2
+    mode = Mode(True, tuple(saved[:3]), (10.0,) * 3).after(10.0, 10.0 - saved[3])
+    assert mode.is_shared == goes_on
 
 
 def _total_seconds(own_seconds: np.ndarray, shared_seconds: np.ndarray) -> float:

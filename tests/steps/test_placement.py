@@ -2,6 +2,7 @@
 
 import cmath
 import itertools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from bcgc_jax.coding.gradients import assign
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
-from bcgc_jax.steps.placement import whole_subsets
+from bcgc_jax.steps.placement import spread, whole_subsets
 
 N = 6
 PARAMS = [np.zeros(10)]
@@ -63,6 +64,17 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
             assert worker in storage.holders[j][0]
     # Each stores its own.
     assert [chunks[0][0] for chunks in storage.holders] == list(range(N))
+
+
+def test_each_two_workers_store_as_many_chunks_together_but_for_one():
+    """8 · 5 · 4 / 63 = 2.5 of each subset; half as many tries leave some with four."""
+    (of_subset, *_) = spread(64, 5, 8).holders
+    distances = Counter(
+        (a - b) % 64
+        for holders in of_subset
+        for a, b in itertools.permutations(holders, 2)
+    )
+    assert {distances[distance] for distance in range(1, 64)} == {2, 3}
 
 
 def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():

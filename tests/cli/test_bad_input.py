@@ -68,6 +68,7 @@ sweep SIZES PARETO --axis scale=1,2 -> given twice
 sweep SIZES PARETO --axis shape=2 --axis shape=3 -> two axes
 sweep SIZES PARETO --axis shape=1:2 -> LOW:HIGH:COUNT
 sweep SIZES PARETO --axis shape=0:2:5:log -> above 0 LOW:HIGH:COUNT:log
+sweep SIZES PARETO --axis shape=1:2:1500000 -> at most 1,000,000
 sweep SIZES PARETO --axis shape -> must be PARAMETER=NUMBERS
 sweep --workers 5:2 --coordinates 9 PARETO -> LOW:HIGH
 sweep SIZES PARETO --axis shape=2 --resume -> give it with --out

@@ -132,6 +132,26 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(wait_for_words):
         assert wait_for_words(r"^compiling, \d+ s$")
 
 
+@pytest.mark.parametrize(("terminal", "seconds"), [(False, 30.0), (True, 2.0)])
+def test_a_line_comes_each_half_minute_and_a_spinner_after_two_seconds(
+    terminal, seconds, monkeypatch
+):
+    monkeypatch.undo()  # other tests wait for no line
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    waits = []
+
+    def ends(wait):
+        waits.append(wait)
+        return True
+
+    bar = progress.Progress("solving")
+    monkeypatch.setattr(bar._ended, "wait", ends)
+    bar._show()
+    assert (waits, screen.getvalue()) == ([seconds], "")
+
+
 def test_what_is_quick_says_nothing(capsys):
     assert (list(with_progress([1, 2], "counting")), capsys.readouterr()) == (
         [1, 2],

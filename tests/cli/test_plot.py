@@ -67,6 +67,22 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
         assert_close(axes.get_yticks(), WORKERS)
 
 
+@pytest.mark.parametrize(("values", "ticks"), [(5, 5), (6, 3), (11, 4)])
+def test_an_axis_of_a_heat_map_has_five_ticks_at_most(values, ticks):
+    rows = [{**row, "rate": rate} for row in ROWS[::6] for rate in range(1, values + 1)]
+    axes = plot.heat_maps(rows, "rate", "num_workers", "expected_runtime").axes[0]
+    assert len(axes.get_xticks()) == ticks
+
+
+def test_a_title_of_many_numbers_is_no_wider_than_its_figure():
+    numbers = {f"number_of_the_problem_{place}": 1000.0 for place in range(9)}
+    figure = plot.of_rows([numbers | row for row in ROWS if row["num_workers"] == 4])
+    figure.draw_without_rendering()
+    (title,) = [text for text in figure.texts if "compared" in text.get_text()]
+    # Measured: 0.86 of it.
+    assert 0.7 < title.get_window_extent().width / figure.bbox.width < 0.96
+
+
 def test_blocks_are_as_long_as_their_share_of_the_gradient():
     groups = OneOfEach((((0,), (1, 2)), ((0, 1, 2),)))
     # How many subsets each worker goes over for each block: as many as its group has

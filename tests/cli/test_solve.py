@@ -8,7 +8,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
+from bcgc_jax import (
+    Empirical,
+    Heterogeneous,
+    Problem,
+    ShiftedExponential,
+    Solution,
+    expected_runtime,
+)
+from bcgc_jax.cli.solve_rows import _chance
 from bcgc_jax.cli.solve_table import blocks
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.problems import not_none
@@ -165,6 +173,14 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
 def test_an_overflow_is_not_infinity(refusal):
     huge = ["--samples", "1e308", "--cycles", "1e308", "--method", "time"]
     assert "1.8e308, an overflow" in refusal("solve", *PAPER[:4], *huge, *LAW)
+
+
+def test_a_probability_by_draws_is_known_to_a_hundredth():
+    """A half, of which the error is the largest: one of two unlike workers is slow."""
+    law = Heterogeneous([Empirical([1.0, 2.0]), Empirical([1.0, 1.0])])
+    chance = _chance(Problem(law, 2, 60), np.array([60.0, 0.0]), 45.0)
+    assert 0 < chance.standard_error < 0.01
+    assert abs(chance.mean - 0.5) < 4 * chance.standard_error
 
 
 @pytest.mark.slow

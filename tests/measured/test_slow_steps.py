@@ -133,7 +133,7 @@ def _of_variance(errors: float) -> np.ndarray:
         (2.0, True, True),
     ],
 )
-def test_slowness_is_drawn_that_may_be_and_shows_above_95_of_100_chances(
+def test_slowness_is_drawn_where_it_may_be_and_shows_where_chance_is_seldom_so_large(
     errors, drawn, shown
 ):
     z = _of_variance(errors)

@@ -26,7 +26,7 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.linear_algebra import dot
 
 FEWEST = 10  # whole times that a fit needs: own choice
-_MOST_STEPS = 60
+_MOST_STEPS = 60  # of a search: it runs away, or has long been at its end
 
 
 class Sample(NamedTuple):

@@ -10,7 +10,7 @@ from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.measured.fits import _draw, _sample, distances, fit_distributions
-from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail
+from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail, minimise
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
 
@@ -195,6 +195,12 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     assert [fit.name for fit in fits] == ["weibull", "pareto"]
     assert fits[0].kolmogorov_smirnov < 0.1
     assert fits[0].distribution.mean() == pytest.approx(times.mean(), rel=0.02)
+
+
+def test_a_search_that_runs_away_ends():
+    """After 60 steps, of 2 at most."""
+    x, _ = minimise(lambda x: -x[0], jnp.zeros(1))
+    assert 100 < x[0] <= 120
 
 
 @pytest.mark.parametrize(("size", "count"), [(19_000, 19_000), (21_000, 20_000)])

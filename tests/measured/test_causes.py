@@ -123,7 +123,7 @@ def test_pauses_are_found_in_two_chunks_and_in_rounded_times():
         np.testing.assert_allclose(estimate, pauses, atol=0.7 * 50)
 
 
-def test_a_chunk_is_long_that_takes_three_times_its_worker_s_median():
+def test_a_chunk_is_long_that_takes_three_times_the_median_of_its_worker():
     seconds = np.ones((1, 1, 9))
     seconds[0, 0, :2] = 2.8, 3.2
     np.testing.assert_allclose(beyond_usual(seconds)[0, 0, :3], [0, 2.2, 0])

@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from bcgc_jax.measured.causes import (
     CAUSES,
@@ -129,14 +130,14 @@ def test_a_chunk_is_long_that_takes_three_times_the_median_of_its_worker():
     np.testing.assert_allclose(beyond_usual(seconds)[0, 0, :3], [0, 2.2, 0])
 
 
-def _pauses(deviation: float, logarithms: Sequence[float]) -> np.ndarray:
+def _pauses(deviation: float, logarithms: ArrayLike) -> np.ndarray:
     """Which of 2,000 chunks of normal logarithms have paused, if these are the longest.
 
     Those come last.
     """
     ranks = (np.arange(2000) + 0.5) / 2000
     logs = np.array([*map(NormalDist(0, deviation).inv_cdf, ranks)])
-    logs[2000 - len(logarithms) :] = logarithms
+    logs[2000 - np.size(logarithms) :] = logarithms
     return pauses_for_length(np.exp(logs)[None, None])[0, 0] > 0
 
 

@@ -156,7 +156,7 @@ def test_plans_of_more_than_500_steps_are_taken_for_known():
         data = rng.lognormal(0, 0.5, (count, 2, 1))
         even = np.zeros((count, 2))
         steps = Parts(even, even, data, np.zeros(data.shape)).steps()
-        assert (not judged(Shares(), steps).planning.any()) == is_known
+        assert (not np.any(judged(Shares(), steps).planning)) == is_known
 
 
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():

@@ -1,5 +1,7 @@
 """Waits are inverted: vectors of the derivation, made-up jobs, and what is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -173,7 +175,7 @@ def test_kernels_that_cover_half_are_refused_with_both_losses():
         check(covered_by(0.5))
 
 
-def _refused(**fields: np.ndarray) -> str:
+def _refused(**fields: Any) -> str:
     """Why waits of 40 steps of a second are refused, if these are others."""
     ends = np.repeat(np.arange(1.0, 41)[:, None], 2, axis=1)
     none = np.zeros((40, 2))

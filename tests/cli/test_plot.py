@@ -79,7 +79,6 @@ def test_a_title_of_many_numbers_is_no_wider_than_its_figure():
     figure = plot.of_rows([numbers | row for row in ROWS if row["num_workers"] == 4])
     figure.draw_without_rendering()
     (title,) = [text for text in figure.texts if "compared" in text.get_text()]
-    # Measured: 0.86 of it.
     assert 0.7 < title.get_window_extent().width / figure.bbox.width < 0.96
 
 

@@ -27,7 +27,7 @@ from bcgc_jax.handout.messages import Answer, Begin, Done, Join
 from bcgc_jax.handout.transport import Line, Transport
 from bcgc_jax.steps.ledger import Chunk
 
-# Seconds that the addition of a gradient takes at most.
+# Seconds that the addition of a gradient takes at most; then the master asks again.
 _ADDING = 1.0
 
 

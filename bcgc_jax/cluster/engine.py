@@ -43,9 +43,10 @@ copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(funct
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
-# Seconds that a cluster has to take a connection, and to answer.
+# Seconds that a cluster has to take a connection, and to answer; Ray would try for
+# minutes.
 _PATIENCE = 5.0
-# Seconds that Ray's processes have to end.
+# Seconds that Ray's processes have to end by themselves, and when they are killed.
 _ENDING = 5.0
 
 

@@ -22,7 +22,7 @@ from bcgc_jax.exact.linear_algebra import dot
 # single precision, of 4 bytes, has no room for more.
 LONGEST = {8: 640.0, 4: 64.0}
 # The same for panels, which a power law follows: its weights need room too.
-_LONGEST_OF_PANELS = {8: 640.0, 4: 40.0}
+_LONGEST_OF_PANELS = LONGEST | {4: 40.0}
 
 
 class Expectation(NamedTuple):

@@ -31,9 +31,9 @@ from bcgc_jax.plans.worker import (
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error
 # estimate.
-NUM_NODES = 128
+NUM_NODES = 2 * NUM_INNER
 # The most tasks whose times show every knot: without them a slope of nested groups was
-# off by its own size.
+# off by its own size; of more tasks there would be too many panels.
 _FEW = 64
 
 # The images of kinks, `[K]`, and when all is delivered for sure, or None.

@@ -24,7 +24,7 @@ from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.steps.placement import Placement, Storage, chunk_tables
 
-# Steps that NumPy computes at a time.
+# Steps that NumPy computes at a time: they stay in a processor's cache.
 _IN_LOCKSTEP = 2**10
 
 
@@ -137,7 +137,6 @@ class WorkSharing(Completion):
         largest_first = np.argsort(-sizes, kind="stable")
         round_trip = float(np.asarray(self.round_trip))
         ends = []
-        # So many that they stay in a processor's cache.
         for drawn in np.array_split(
             np.arange(len(times)), math.ceil(len(times) / _IN_LOCKSTEP)
         ):

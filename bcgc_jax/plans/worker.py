@@ -25,7 +25,7 @@ from bcgc_jax.distributions.special_functions import double_exponential
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.quadrature import largest, rule_error
 
-# Intervals of the rule for the start-up, half as many as of that for the time
+# Intervals of the rule for the start-up; that for the time has twice as many
 # (`evaluate.NUM_NODES`).
 NUM_INNER = 64
 # Numbers held at a time, of times or draws, workers and levels: 16 MB in double

@@ -236,6 +236,10 @@ REPRESENTED: list[tuple[Any, str]] = [
     ),
     (bcgc.Optimal(levels=[2, 0]), "Optimal(levels=[0, 2])"),
     (
+        bcgc.Optimal(levels=range(9)),
+        "Optimal(levels=[0, 1, 2, 3, 4, 5, 6, 7, … 1 more])",
+    ),
+    (
         bcgc.Scheme("mine", scaled, gives="levels"),
         "Scheme(name='mine', function=scaled, gives='levels', label='mine')",
     ),

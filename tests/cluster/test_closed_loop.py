@@ -218,6 +218,38 @@ def test_sharing_is_prepared_where_it_saves_more_than_compiling_takes(
     assert all(reason in decision.reason for decision in loop.decisions)
 
 
+def test_a_question_is_taken_for_a_tenth_of_a_message_before_any_was_asked(monkeypatch):
+    """Alike workers lose 1 of 10 ms with each but one, which own steps have too."""
+    loop, workers = _loop()
+    Steps(workers, monkeypatch, lambda step: (1.0,) * N)
+    _run(loop, range(18))
+    questions = len(loop._place.sizes)
+    saved = np.array(loop._judge.mode.saved)
+    np.testing.assert_allclose(saved, -1e-3 * (questions - 1), rtol=1e-6)
+
+
+def test_what_a_step_takes_beside_its_workers_is_that_of_recent_uncoded_steps(
+    monkeypatch,
+):
+    """Twelve take a second, and then ten a tenth."""
+    loop, _ = _loop()
+    judge = SimpleNamespace(add=lambda step: None)
+    monkeypatch.setattr(planning, "Judge", lambda *_, **__: judge)
+    took_shared: list[float] = []
+    monkeypatch.setattr(
+        planning, "shared_step", lambda work, place, took: took_shared.append(took)
+    )
+    work = tuple(Work(0, w, 0, 1.0, None, 1.0, 1.01) for w in range(N))
+    loop.work.append(work)
+    for beside in [1.0] * 12 + [0.1] * 10:
+        loop._took = 1.0 + beside
+        loop._observe(work)
+    loop.scheme = SimpleNamespace(work=SimpleNamespace(handed_out=True))
+    loop._took = 5.0
+    loop._observe(work)
+    assert took_shared == [pytest.approx(4.9)]
+
+
 def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatch):
     loop, workers = _loop()
     Steps(workers, monkeypatch, lambda step: (0.1, 0.1, 0.1, 0.2))

@@ -26,7 +26,7 @@ from bcgc_jax.cluster.engine import (
     reason_of,
     session,
 )
-from bcgc_jax.cluster.processes import Processes
+from bcgc_jax.cluster.processes import Process, Processes
 from bcgc_jax.cluster.worker import noted
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.coding.pace import Pace
@@ -117,6 +117,74 @@ def test_what_two_workers_raise_for_the_same_samples_is_the_loss():
     assert raised.value.__notes__[1:] == [
         "It was raised for chunk 3 of subset 1, in iteration 7."
     ]
+
+
+def _processes(process, **fields):
+    """The master's one worker, without Ray."""
+    processes: Any = Processes.__new__(Processes)
+    fields = {"_all": [process], "_can_hold": lambda count: True} | fields
+    vars(processes).update(fields)
+    return processes
+
+
+@pytest.mark.parametrize(
+    ("pid", "attempts", "patient", "hung"),
+    [(None, 0, 100, 150), (7, 0, 25, 40), (7, 1, 12, 20)],
+    ids=["starts", "compiles", "succeeds one that took 5 s"],
+)
+def test_a_process_that_is_not_ready_has_time_to_answer(pid, attempts, patient, hung):
+    """Two minutes to start, half a minute to compile; not thrice as long as others."""
+    for waited in (patient, hung):
+        process = SimpleNamespace(
+            pid=pid,
+            attempts=attempts,
+            starting="a reference",
+            asked="a question",
+            asked_at=time.monotonic() - waited,
+            has_answered=lambda: False,
+        )
+        processes = _processes(process, patience=1.0, _started_in=5.0)
+        assert ("no answer" in processes.silence(0)) == (waited == hung)
+
+
+@pytest.mark.parametrize(
+    ("back", "short"), [(8.0, ""), (15.0, "0 free CPUs of 1 needed")]
+)
+def test_cpus_of_workers_that_have_ended_may_come_back_in_seconds(
+    back, short, monkeypatch
+):
+    now = 0.0
+
+    def sleep(seconds):
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr("bcgc_jax.cluster.processes.time", clock)
+    ray = SimpleNamespace(available_resources=lambda: {"CPU": float(now >= back)})
+    assert _processes(None, ray=ray, _needs={"CPU": 1.0})._shortage(1) == short
+
+
+def test_a_worker_that_is_two_calls_behind_gets_nothing_until_the_first_has_ended():
+    ray = SimpleNamespace(wait=lambda references, **_: ([], references))
+    for unfinished, awaited in ((["a"], None), (["a", "b"], "a")):
+        assert Process(ray, None, "here", unfinished=unfinished).awaited() == awaited
+
+
+def test_a_worker_is_given_up_after_three_successors_without_an_iteration():
+    begun_anew = []
+    process: Any = SimpleNamespace(pid=7, node="here", end=lambda: None)
+    process.has_answered = lambda: True
+    fields: Any = {"replace": True, "iteration": 0, "faults": [], "_missing": 0}
+    fields |= {"_shortage": lambda count: "", "_started_in": 5.0}
+    fields |= {"_spawn": lambda *arguments: begun_anew.append(arguments)}
+    process.attempts = 2
+    _processes(process, **fields).lose(0, "died", "it was killed")
+    assert begun_anew == [(0, 3, "here")]
+    process.attempts = 3
+    with pytest.warns(UserWarning, match="worker 0 died .* is given up: 3 successors"):
+        _processes(process, **fields).lose(0, "died", "it was killed")
+    assert len(begun_anew) == 1
 
 
 def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -99,6 +100,22 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
         with ctrl_c(), signals.handled(), pytest.raises(KeyboardInterrupt):
             wait(count)
         assert len(went_on) == min(count, 1)
+
+
+@pytest.mark.parametrize(("letters", "taken"), [(18, True), (24, False)])
+def test_a_folder_is_where_its_path_leaves_room_for_that_of_a_socket(
+    letters, taken, tmp_path, monkeypatch
+):
+    """A socket's path has 103 letters at most, of which Ray adds some 70."""
+    place = Path("/tmp", secrets.token_hex(letters)[: letters - len("/tmp/")])
+    place.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    try:
+        with private_folder() as folder:
+            assert (Path(folder).parent == place) == taken
+    finally:
+        place.rmdir()
 
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):

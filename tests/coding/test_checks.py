@@ -1,5 +1,6 @@
 """Both trainers refuse by name what cannot be trained, before they begin."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from bcgc_jax import coding
 from bcgc_jax.cluster.planning import ClosedLoop
 from bcgc_jax.cluster.training import train_on_cluster
+from bcgc_jax.coding.checks import check_loss
 from tests.coding.three_workers import KEY, LAW, SCHEME, SUBSETS, of_cluster
 
 W, SGD = np.ones(3, np.float32), optax.sgd(0.1)
@@ -121,6 +123,20 @@ def test_times_that_are_none_are_refused(bad):
         coding.train(KEY, mean, SCHEME, rows, *arguments)
     with pytest.raises(ValueError, match=rf"start_ups must be >= 0, got {bad}"):
         coding.train(KEY, mean, SCHEME, LAW, *arguments, start_ups=rows)
+
+
+@pytest.mark.parametrize(("growth", "is_mean"), [(6e-4, True), (1.5e-3, False)])
+def test_a_mean_is_told_from_other_losses_to_the_rounding_of_16_bits(growth, is_mean):
+    """That is 5e-4."""
+
+    def grows(params, batch):
+        return jnp.sum(params) * (1 + growth * (len(batch) == 2))
+
+    refused: Any = contextlib.nullcontext()
+    if is_mean:
+        refused = pytest.raises(ValueError, match="it is a mean over the samples")
+    with refused:
+        check_loss(grows, W, DATA[0], mean=False)
 
 
 def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():

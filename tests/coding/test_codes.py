@@ -165,6 +165,22 @@ def test_any_workers_decode_that_least_squares_says_can():
         )
 
 
+@pytest.mark.parametrize(
+    ("encoding", "decodable"),
+    [
+        # Only a multiple of (1, 1 + miss) can be had of both.
+        ([[1, 1 + 4e-7], [1, 1 + 4e-7]], True),
+        ([[1, 1 + 7e-7], [1, 1 + 7e-7]], False),
+        # Weights 1 - 1/e and 1/e amplify by 2/e - 1.
+        ([[1, 0], [1, 2 / 7e8]], True),
+        ([[1, 0], [1, 2 / 1.5e9]], False),
+    ],
+)
+def test_sums_are_decoded_to_a_few_in_ten_millions_or_not_at_all(encoding, decodable):
+    decoding = weights_of(np.array(encoding), np.ones((1, 2), bool))
+    assert decoding.decodable.tolist() == [decodable]
+
+
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
     chosen = [
         gradient_code(KEY, 12, s, top_level=11).construction
@@ -206,9 +222,11 @@ def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
 
 
 def test_float32_messages_are_kept_for_codes_that_bear_them():
-    narrow = gradient_code(KEY, 6, 1, "cyclic_mds")
+    narrow = gradient_code(KEY, 5, 2, "cyclic_mds")
     wide = gradient_code(KEY, 20, 9, "cyclic_mds")
-    assert (narrow.wide, wide.wide) == (False, True)
+    # Messages of the first are amplified by 3, of the last by 5.
+    five = gradient_code(KEY, 6, 3, "cyclic_mds")
+    assert (narrow.wide, wide.wide, five.wide) == (False, True, True)
     dtypes = [
         encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype
         for code in (narrow, wide)

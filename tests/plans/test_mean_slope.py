@@ -54,6 +54,42 @@ def test_the_slope_of_the_mean_sees_the_jumps():
     assert np.all(abs(draw_slopes - rates * slopes) > 0.08 * means)
 
 
+@jax.jit
+def _slope_in_the_second(seconds):
+    """Of the first draw's end in its second worker's time, without round trips."""
+
+    def ends(seconds):
+        return with_mean_slope(
+            lambda starts, seconds, trip: _steps(starts, seconds, 0 * trip),
+            *(jnp.zeros_like(seconds), seconds, jnp.zeros(())),
+        )[0]
+
+    way = jnp.zeros_like(seconds).at[0, 1].set(1.0)
+    return jax.jvp(ends, (seconds,), (way,))[1][0]
+
+
+@pytest.mark.parametrize(
+    ("other_draws", "time", "near", "far"),
+    [
+        ((1.0, 1.0), 1.0, 1.2e-3, 2.5e-3),  # apart by 1.8e-3, 1.4 · 1e-3 (1 + 0.3)
+        ((1.0, 1.0), 1e-3, 3e-4, 5e-4),  # 4.2e-4, 1.4 · 1e-3 (1e-3 + 0.3)
+        ((0.5, 1.5), 1.0, 0.14, 0.22),  # 0.17, 1.4 · 0.2 · 0.5 (1 + 0.3 · 0.75)
+    ],
+    ids=["alike", "near 0", "spread"],
+)
+def test_moves_are_a_fifth_of_the_spread_or_a_thousandth_of_a_time(
+    other_draws, time, near, far
+):
+    """A move sees the jump where the second worker is `near`, else its slope is 0."""
+    slopes = []
+    for gap in (near, far):
+        seconds = np.tile(other_draws, (100, 1))
+        seconds[0] = time, time + gap
+        slopes.append(float(_slope_in_the_second(jnp.asarray(seconds))))
+    assert abs(slopes[0]) > 0.1
+    assert abs(slopes[1]) < 1e-6
+
+
 def test_a_round_trip_has_a_slope_where_there_is_none():
     np.testing.assert_allclose(jax.jit(jax.grad(_mean, 1))(1.0, 0.0), 2, atol=0.1)
 

@@ -1,11 +1,13 @@
 """Steps that end with their last chunk, against `Ledger`, one event after the other."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.step_with_copies import step_with_copies
+from bcgc_jax.plans.step_with_copies import _State, step_with_copies
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
@@ -77,6 +79,14 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
             np.testing.assert_allclose(ends.busy[k], busy, rtol=1e-12)
             assert set(np.flatnonzero(ends.overdue[k])) == roster.overdue
     assert voided > 0 or stored == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_times_a_few_roundings_apart_are_the_same(dtype):
+    nothing: Any = dict.fromkeys(_State._fields)
+    state = _State(**nothing)._replace(now=jnp.ones((), dtype))
+    later = 1 + np.array([48, 96]) * np.finfo(dtype).eps
+    assert state.has_come(later.astype(dtype)).tolist() == [True, False]
 
 
 # Workers, how likely a pause is for each chunk, its least and its longest in steps.

@@ -40,9 +40,9 @@ from bcgc_jax.solvers.closed_form import (
 from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
 # Levels of partial stragglers that a round tries; up to so many workers have all of
-# them tried.
+# them tried. More take longer: rounds go on until neighbours are tried.
 _LEVELS = 64
-# Levels that are evaluated together.
+# Levels that are evaluated together, for memory.
 _AT_A_TIME = 16
 
 

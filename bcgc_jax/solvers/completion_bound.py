@@ -36,7 +36,7 @@ from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.descent import projected_descent
 
 # Cells between the limits of each r_n: of the convex functions, and of the suprema of a
-# cut.
+# cut. More make a bound tighter; it holds with any.
 _CELLS = 2**10
 _FINE_CELLS = 2**15
 

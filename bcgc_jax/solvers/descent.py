@@ -32,14 +32,15 @@ _MEMORY = 10
 # The most steps of a local search: of nested groups, and from each start with random
 # start-ups.
 MAX_STEPS = 300
-# Armijo's: the share of what a slope promises that a step must bring. As customary, of
-# all line searches.
+# Armijo's: the share of what a slope promises that a step must bring (Nocedal & Wright
+# 2006, section 3.1), of all line searches.
 SUFFICIENT = 1e-4
-# The share of a slope that may be left after a step (Lewis & Overton 2013).
+# The share of a slope that may be left after a step of quasi-Newton's (ibid.).
 _LEFT = 0.9
-# The longest step of a logarithm.
+# The longest step of a logarithm. It decides how many steps there are.
 _FURTHEST = 3.0
-# The shortest interval of a line search: at a kink it closes.
+# The shortest interval of a line search: at a kink it closes. Half of it would be one
+# more evaluation.
 _CLOSED = 1e-10
 
 

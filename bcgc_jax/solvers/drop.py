@@ -24,9 +24,8 @@ from bcgc_jax.plans.worker import Load, late_hazard
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes import inexact
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import Numbered
+from bcgc_jax.solvers.method import CHUNKS, Numbered
 
-_CHUNKS = 8
 # Panels between quantiles of a worker's time, those that one of them is cut into, and
 # how often.
 _PANELS = 64
@@ -87,7 +86,7 @@ class Drop(Numbered):
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        chunks = self.chunks or _CHUNKS
+        chunks = self.chunks or CHUNKS
         ends = _ends(problem, chunks)
         finer_ends = jnp.zeros(_CUT + 1, ends.dtype)
         way = np.linspace(0, 1, _CUT + 1, dtype=ends.dtype)

@@ -28,13 +28,13 @@ from bcgc_jax.plans.marks import (
 
 # Intervals of the first rule.
 NUM_NODES = 32
-# Entries of a matrix over levels and nodes at a time.
+# Entries of a matrix over levels and nodes at a time, for memory: 2 MiB.
 _ENTRIES = 2**18
-# Nodes at a time of the sums without a Hessian, from `LARGE` levels on.
+# Nodes at a time of the sums without a Hessian, from `LARGE` levels on, for memory.
 _NODES_AT_A_TIME = 32
 # There nodes at which hardly any level may be the last are left out of the Hessian:
 # those that add less than such a share of the value to load · slope, which is the
-# value. At N = 1000 15 of 64 count.
+# value. At N = 1000 15 of 64 count. The Hessian only says where to go.
 _NO_SHARE = 1e-5
 
 

@@ -31,7 +31,7 @@ _DRAWS = 2**16
 # More workers than these have fewer draws: each takes longer and says more.
 _WORKERS = 2**5
 # The fewest draws.
-_FEWEST = 2**8
+FEWEST_DRAWS = 2**8
 
 
 @pytree_dataclass
@@ -191,4 +191,4 @@ def enough_subsets(problem: Problem) -> int:
 
 def number_of_draws(draws: int, workers: int) -> int:
     """Fewer draws for many workers: each takes longer and says more."""
-    return max(int(draws * min(1, _WORKERS / workers)), _FEWEST)
+    return max(int(draws * min(1, _WORKERS / workers)), FEWEST_DRAWS)

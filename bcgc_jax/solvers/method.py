@@ -26,6 +26,7 @@ from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Steps
 
 NUM_DRAWS = 2**17  # of the runtime of a scheme that has no formula
+CHUNKS = 8  # of a subset, where nobody says how many
 SETUP = "setup_cycles", "chain_cycles"
 
 

@@ -50,7 +50,8 @@ _FINER = 4
 _FINER_WITH_KINKS = 2
 # The finest rule, in the first one's fineness.
 FINEST = 64
-# The largest gap, for many levels, that the optimum of a coarse rule may be left with.
+# The largest gap, for many levels, that the optimum of a coarse rule may be left with:
+# the finer one goes on from there.
 _ROUGH = 1e-3
 # A rule that is off by more is refined at once: steps by it find nothing but its error.
 _BLIND = 1e-2
@@ -59,7 +60,8 @@ _BLIND = 1e-2
 _MANY_LANES = 20
 # Entries, in problems · N², that a batch works on at a time on a CPU.
 _CACHED = 2**13
-# A step that does not lower the merit is made so much shorter,
+# What follows decides how many steps there are; the gap is certified. A step that does
+# not lower the merit is made so much shorter,
 _BACKTRACK = 0.4
 # and is given up after so many tries.
 _MAX_TRIES = 6

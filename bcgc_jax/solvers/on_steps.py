@@ -14,7 +14,7 @@ from bcgc_jax.solvers.placement import place_workers
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
-# So many that whole numbers of them need no search.
+# The unit of sizes: so many coordinates that whole numbers of them need no search.
 _COORDINATES = 1_000_000
 
 

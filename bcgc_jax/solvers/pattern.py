@@ -24,7 +24,7 @@ _POINTS = 1024
 _KEPT = 48
 # How often a move is halved.
 _HALVINGS = 16
-# Values that are computed together.
+# Values that are computed together, for memory.
 _TOGETHER = 256
 # A smaller share is 0: a level that is hardly there may cost as much as one that is.
 _LEAST = 1e-6

@@ -13,7 +13,7 @@ from bcgc_jax.problem import Problem
 
 # Exchanges that are tried for each worker.
 _TRIES = 30
-# Operations in all: some seconds.
+# Operations in all: some seconds, whatever the length of a log.
 _MOST = 4e9
 
 

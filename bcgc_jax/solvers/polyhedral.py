@@ -35,6 +35,8 @@ from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.solvers.newton import step_length
 from bcgc_jax.solvers.search import Optimum, choose, status_of
 
+# The most cuts, which are all kept, and the most of Newton's steps of a row program:
+# with up to ninety, only rounding asks for more.
 _MAX_CUTS = 500
 _MAX_STEPS = 200
 

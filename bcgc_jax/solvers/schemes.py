@@ -18,7 +18,7 @@ from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.method import NUM_DRAWS, Method
 from bcgc_jax.solvers.methods import NAMES
 
-_BATCH = 2**12  # draws, or coordinates, at a time
+_BATCH = 2**12  # draws, or coordinates, at a time, for memory
 _GIVES = ("partition", "levels", "runtime", "expectation")
 
 

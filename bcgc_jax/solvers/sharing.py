@@ -35,20 +35,18 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.schemes import sharing as replayed
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import (
+    FEWEST_DRAWS,
     bound_of_draws,
     drawn_workers,
     mean_bound,
     number_of_draws,
     runtime_limit,
 )
-from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.method import CHUNKS, Method
 
-_CHUNKS = 8
 _SUBSETS = 2
 # The most chunks, where their number is chosen.
 _MOST_CHUNKS = 64
-# The draws of each number of chunks.
-_FEW = 2**8
 # More chunks have to take so much less time.
 _CLEARLY = 0.99
 # The most workers: with more each draw takes seconds.
@@ -99,7 +97,7 @@ class Sharing(Method):
     """
 
     max_subsets: int | None = static_field(default=_SUBSETS)
-    chunks: int | None = static_field(default=_CHUNKS)
+    chunks: int | None = static_field(default=CHUNKS)
     equal_chunks: bool = static_field(default=False)
     whole_subsets: bool = static_field(default=False)
     ends: str = static_field(default="chunks")
@@ -124,7 +122,7 @@ class Sharing(Method):
         stored = "all"
         if self.max_subsets is not None:
             stored = str(self.max_subsets)
-        chunks = {_CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
+        chunks = {CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
         equal = ""
         if self.equal_chunks:
             equal = ", equal chunks"
@@ -201,9 +199,7 @@ class Sharing(Method):
                 f'method="{self.name}" cannot choose the number of chunks from what is '
                 "traced"
             )
-        first_draws = tuple(
-            a[: number_of_draws(_FEW, drawn[1].shape[1])] for a in drawn
-        )
+        first_draws = tuple(a[:FEWEST_DRAWS] for a in drawn)
         chunks = 1
         least = np.inf
         while chunks <= _MOST_CHUNKS:

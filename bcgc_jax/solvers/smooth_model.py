@@ -31,7 +31,7 @@ from bcgc_jax.plans.marks import Marks, search_rule, threshold_hazard
 from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
 from bcgc_jax.solvers.optimal import first_shares
 
-# Nodes at a time, for each of the machine's cores.
+# Nodes at a time, for each of the machine's cores, for memory.
 NODES_AT_A_TIME = 16
 # The second cumulant of an excursion's area over the first, squared. For a parabola it
 # is 0.03; of 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N =

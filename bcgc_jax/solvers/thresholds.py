@@ -51,7 +51,7 @@ _MOST_PAIRS = 2**26
 _MOST_PIVOTS = 2**26
 # The most workers of a local search: a round for 64 takes some 0.4 s.
 MOST_WORKERS = 64
-# Moves of a round, times pairs of levels.
+# Moves of a round, times pairs of levels: its time and memory.
 _MOST_MOVES = 2**21
 # The most points that a round goes on with: of 100 problems with N = 8 and K = 9 four
 # were missed with 16, by 0.14 at most, and none with 64.

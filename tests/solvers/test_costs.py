@@ -19,7 +19,7 @@ from bcgc_jax.solvers import discrete, newton, optimal
 from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import _loads, optimal_partition
-from bcgc_jax.solvers.optimum import _certificate_of
+from bcgc_jax.solvers.optimum import _certificate_of, _few_units
 from bcgc_jax.solvers.search import Optimum, local_optimum
 from tests.problems import not_none, padded
 
@@ -240,6 +240,33 @@ def test_two_units_move_together_where_one_alone_would_cost_more(x64):
     assert tuple(np.asarray(placement)) == best == (1, 0, 2, 0)
 
 
+def test_whole_units_are_searched_for_up_to_a_thousand_of_them():
+    problems = [bcgc.Problem(EXPONENTIAL, 4, units) for units in (600, 1000, 1001)]
+    assert [_few_units(problem) for problem in problems] == [True, True, False]
+
+
+@pytest.mark.parametrize(("levels", "moved"), [(40, 2), (70, 0)])
+def test_of_up_to_64_levels_all_moves_of_two_units_are_tried(
+    x64, monkeypatch, levels, moved
+):
+    """Only both units together gain, from the first level to the last."""
+    target = jnp.zeros(levels).at[-1].set(2)
+
+    def runtime(_: bcgc.Problem, counts: Any) -> Any:
+        return jnp.where(jnp.all(counts == target), 0.5, 1.0)
+
+    for name, function in {
+        "partition_of_units": lambda _, counts: counts,
+        "expected_runtime": runtime,
+        "value_and_slope": lambda _, counts: (1.0, 0 * counts),
+    }.items():
+        monkeypatch.setattr(discrete, name, function)
+    problem = bcgc.Problem(EXPONENTIAL, levels, 2)
+    improve = jax.jit(improve_units.__wrapped__)  # type: ignore[attr-defined]
+    counts = improve(problem, target[::-1], problem.exists)
+    assert float(counts[-1]) == moved
+
+
 def test_rounding_to_units_cuts_at_the_nearest_end(x64):
     rng = np.random.default_rng(6)
     for _ in range(50):
@@ -322,6 +349,32 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     # other sets.
     neighbours = len(asked) - 4
     assert 8 < neighbours <= 8 * (int(best.num_steps) - 3)
+
+
+def test_a_set_is_changed_for_a_millionth_and_its_optimum_known_to_ten(
+    x64, monkeypatch
+):
+    """All sets are alike, but for {1, 2}, a neighbour of a start."""
+    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
+    times = expected_times(problem)
+
+    @jax.jit
+    def best(gain: float, slack: float) -> Any:
+        def optimum(problem: bcgc.Problem, levels: Any, **options: Any) -> Optimum:
+            # As far above its optimum as its tolerance lets it be.
+            late = 1 + slack * options["tolerance"]
+            is_better = jnp.array_equal(levels, np.array([False, True, True]))
+            value = jnp.where(is_better, (1 - gain) * late, 1.0)
+            return local_optimum(levels, value, True, 0)
+
+        monkeypatch.setattr(discrete, "optimal_partition", optimum)
+        program = discrete.best_levels.__wrapped__  # type: ignore[attr-defined]
+        return program(problem, np.ones(WORKERS, bool), times).point
+
+    better = [False, True, True]
+    assert best(1.3e-6, 0.0).tolist() == better
+    assert best(0.7e-6, 0.0).tolist() != better
+    assert best(1.6e-5, 1.0).tolist() == better
 
 
 @pytest.mark.slow

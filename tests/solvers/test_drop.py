@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import integrate, optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
@@ -119,6 +120,41 @@ def test_drop_stops_where_draws_of_numpy_say(x64):
         seconds, used = _step(candidate, times[:20_000], rule.chunks)
         assert seconds.mean() / used.mean() > 0.995 * least
     assert not bool(needs.exact_gradient)
+
+
+def _best_threshold(start):
+    """The threshold of the cheapest used sample, and E min(θ, max T), by SciPy."""
+    first = start + WHOLE / 2
+
+    def ended(share, t):
+        return -np.expm1(-np.maximum((t - start) / (WHOLE * share) - 0.5, 0))
+
+    def seconds(threshold):
+        late = integrate.quad(
+            lambda t: 1 - ended(1, t) ** N, first, threshold, epsabs=0, epsrel=1e-13
+        )
+        return first + late[0]
+
+    def cost(threshold):
+        return seconds(threshold) / np.mean(ended(np.arange(1, 9) / 8, threshold))
+
+    ends = (start + WHOLE * (0.5 - np.log(0.7)), start + 8 * WHOLE)
+    best = optimize.minimize_scalar(
+        cost, bounds=ends, method="bounded", options={"xatol": 1e-7}
+    )
+    return best.x, seconds
+
+
+@pytest.mark.parametrize("start", [100.0, 150.0, 250.0])
+def test_the_threshold_of_drop_is_known_to_its_finest_panels(x64, start):
+    solution = bcgc.solve(replace(PROBLEM, start_up=start), "drop")
+    threshold = float(_rule(solution).threshold * PROBLEM.scale)
+    best, seconds = _best_threshold(start)
+    # Worst measured 0.015, and errors of rounding alone.
+    assert threshold == pytest.approx(best, abs=0.03)
+    value = float(solution.expected_runtime)
+    assert value == pytest.approx(seconds(threshold), rel=1e-12)
+    assert float(solution.runtime_error) < 1e-14 * value
 
 
 def test_drop_of_atoms_is_a_sum_over_them(x64):

@@ -45,6 +45,11 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
     assert {*range(60), *range(440, 500)} <= {*samples.tolist()} <= {*range(500)}
 
 
+def test_some_two_hundred_columns_do_for_any_number_of_workers():
+    counts = [large_n._basis(size)[0].shape[1] for size in (1000, 10_000)]
+    assert 150 < counts[0] < counts[1] < 250
+
+
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
     """Failures j levels apart have Borel's probability, e^-r r^(j-1) / j!."""
     size, rate = 7, 0.9

@@ -169,6 +169,9 @@ def test_a_plan_for_slow_and_fast_workers_is_near_the_optimum(optimum):
     assert _runtimes(np.asarray(solution.partition), OUTCOMES).mean() < 1.002 * optimum
     assert 0 < solution.relative_gap < 0.02
     assert not_none(solution.rounded).sum() == L
+    # Judged by 65,536 draws.
+    deviation = _runtimes(np.asarray(solution.partition), OUTCOMES).std()
+    assert float(solution.runtime_error) == pytest.approx(deviation / 256, rel=0.05)
 
 
 def _two_groups(rng, size: int) -> np.ndarray:

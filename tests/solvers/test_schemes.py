@@ -79,8 +79,11 @@ def test_a_runtime_is_averaged_with_its_standard_error():
         [(s.expected_runtime - exact, s.runtime_error) for s in solutions]
     ).T
     assert np.all(np.abs(errors) < 4 * reported)
-    # And no larger than it must be.
+    # And no larger than it must be, of 2^17 draws.
     assert np.sqrt(np.mean(errors**2)) > 0.3 * reported.mean()
+    times = 50 + 1000 * np.random.default_rng(0).standard_exponential((100_000, 6))
+    deviation = np.std(5_000 * 50 / np.sum(1 / times, axis=1))
+    assert reported.mean() == pytest.approx(deviation / 2**8.5, rel=0.05)
     assert solutions[0].partition is None
     assert solutions[0].kind == "confidence"
 

@@ -10,11 +10,13 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
+from bcgc_jax.solvers import sharing
 from bcgc_jax.solvers.limit import (
     Limit,
     drawn_workers,
     enough_subsets,
     mean_bound,
+    number_of_draws,
     runtime_limit,
 )
 from bcgc_jax.steps.asking import Asking
@@ -99,6 +101,39 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
         float(limit.expected_runtime), rel=0.02
     )
     assert solution.bound_of == "storage"
+    # Errors are those of 4,096 draws, beside a bound of 65,536.
+    assert float(limit.runtime_error) == pytest.approx(np.std(ends) / 256, rel=0.15)
+    seconds = solution.plan.completion.in_lockstep(times, starts)
+    share = np.cov(seconds, ends)[0, 1] / np.var(ends)
+    own = np.std(seconds - share * np.array(ends)) / 64
+    assert float(solution.runtime_error) == pytest.approx(
+        np.hypot(own, share * np.std(ends) / 256), rel=0.15
+    )
+
+
+def test_more_than_32_workers_have_fewer_draws_but_some():
+    """As many times of workers in all as 32 have; a mean is known to a 16th."""
+    assert [number_of_draws(3200, workers) for workers in (24, 40)] == [3200, 2560]
+    assert 15 < number_of_draws(3200, 1600) ** 0.5 < 17
+
+
+def test_who_would_wait_for_draws_of_thousands_of_workers_is_told():
+    law = bcgc.Exponential(1.0)
+    bcgc.Sharing(2).check(bcgc.Problem(law, 2000, 20))
+    with pytest.raises(ValueError, match="2,100 are too many"):
+        bcgc.Sharing(2).check(bcgc.Problem(law, 2100, 20))
+
+
+@pytest.mark.parametrize(("fall", "chunks"), [(0.015, 64), (0.007, 1)])
+def test_chunks_are_doubled_up_to_64_while_that_saves_one_per_cent(
+    monkeypatch, fall, chunks
+):
+    def runtimes(problem, rule, drawn):
+        return np.array([(1 - fall) ** np.log2(rule.chunks)])
+
+    monkeypatch.setattr(sharing, "_runtimes", runtimes)
+    drawn = np.zeros((9, 5)), np.ones((9, 5))
+    assert bcgc.Sharing(2, None)._best_chunks(PROBLEM, drawn) == chunks
 
 
 def test_the_limit_is_that_of_all_data_where_all_are_stored():

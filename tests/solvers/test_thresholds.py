@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
@@ -14,7 +15,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.distributions import EmpiricalPairs
 from bcgc_jax.solvers import thresholds
-from bcgc_jax.solvers.deadline import completion_partition
+from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from tests.problems import not_none
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -104,6 +105,35 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
         )
     np.testing.assert_allclose(optima.value, best, atol=1e-13)
     assert np.mean((best > 0.02) & (best < 0.98)) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("link", "atoms", "most", "more"),
+    [
+        *((None, *numbers) for numbers in ((2, 400, 420), (5, 32, 34), (9, 13, 14))),
+        *((0.5, *numbers) for numbers in ((2, 75, 80), (5, 15, 16), (9, 8, 9))),
+    ],
+)
+def test_all_paths_are_tried_of_as_many_workers_as_deadline_says(
+    link, atoms, most, more
+):
+    for workers, tried in ((most, True), (more, False)):
+        problem = replace(
+            _problem(bcgc.Uniform(1.0, 2.0), workers), send_time=link, overlap=True
+        )
+        numbers = jnp.ones(atoms)
+        few = thresholds.Thresholds(problem, jnp.ones(()), numbers, numbers)
+        assert few.has_few_paths == tried
+
+
+def test_more_than_64_workers_have_the_answer_of_slopes():
+    """By shapes: a search of thresholds has one answer, slopes one from each start."""
+    law = bcgc.Empirical(np.arange(1.0, 10.0))
+    shapes = [
+        jax.eval_shape(completion_partition, _problem(law, workers), 9.0).aux.shape
+        for workers in (60, 70)
+    ]
+    assert shapes == [(1,), (len(STARTS),)]
 
 
 def _deadlines(rng: np.random.Generator, workers: int, atoms: int, problems: int):

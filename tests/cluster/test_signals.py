@@ -102,9 +102,9 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
         assert len(went_on) == min(count, 1)
 
 
-@pytest.mark.parametrize(("letters", "taken"), [(18, True), (24, False)])
+@pytest.mark.parametrize(("letters", "is_taken"), [(18, True), (24, False)])
 def test_a_folder_is_where_its_path_leaves_room_for_that_of_a_socket(
-    letters, taken, tmp_path, monkeypatch
+    letters, is_taken, tmp_path, monkeypatch
 ):
     """A socket's path has 103 letters at most, of which Ray adds some 70."""
     place = Path("/tmp", secrets.token_hex(letters)[: letters - len("/tmp/")])
@@ -113,7 +113,7 @@ def test_a_folder_is_where_its_path_leaves_room_for_that_of_a_socket(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     try:
         with private_folder() as folder:
-            assert (Path(folder).parent == place) == taken
+            assert (Path(folder).parent == place) == is_taken
     finally:
         place.rmdir()
 

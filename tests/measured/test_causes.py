@@ -159,7 +159,7 @@ def test_a_chunk_has_paused_that_is_longer_than_any_is_by_chance(
 
 
 @pytest.mark.parametrize(
-    ("long", "least", "most"),
+    ("long", "at_least", "at_most"),
     [
         # Ten or more of a kind are told from lengths, and up to three in a hundred.
         (8, 0, 0),
@@ -168,9 +168,9 @@ def test_a_chunk_has_paused_that_is_longer_than_any_is_by_chance(
         (100, 50, 60),
     ],
 )
-def test_chunks_have_paused_that_are_more_than_lengths_explain(long, least, most):
+def test_chunks_have_paused_that_are_more_than_lengths_explain(long, at_least, at_most):
     paused = _pauses(0.3, np.linspace(1.19, 1.21, long))
-    assert least <= np.count_nonzero(paused) <= most
+    assert at_least <= np.count_nonzero(paused) <= at_most
     assert np.count_nonzero(paused[: 2000 - long]) == 0
 
 
@@ -291,12 +291,12 @@ def test_a_mean_over_draws_is_known_to_a_part_of_what_these_differ_by():
     def unknown(model):
         return 1 / np.sqrt(len(model.draws))
 
-    few, many = (
+    short_log, long_log = (
         unknown(model_of_chunks(Microbatches(np.ones((10, 20, chunks)))))
         for chunks in (190, 210)
     )
-    assert few < 0.25 < many < 0.4
-    assert unknown(model_of_steps(np.ones((10, 4)), 8)) == many
+    assert short_log < 0.25 < long_log < 0.4
+    assert unknown(model_of_steps(np.ones((10, 4)), 8)) == long_log
 
 
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():

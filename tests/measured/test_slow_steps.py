@@ -124,7 +124,7 @@ def _of_variance(errors: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("errors", "drawn", "shown"),
+    ("errors", "is_drawn", "is_shown"),
     [
         # Less than a hundredth of its error is taken for none, and is not drawn.
         (0.007, False, False),
@@ -134,13 +134,13 @@ def _of_variance(errors: float) -> np.ndarray:
     ],
 )
 def test_slowness_is_drawn_where_it_may_be_and_shows_where_chance_is_seldom_so_large(
-    errors, drawn, shown
+    errors, is_drawn, is_shown
 ):
     z = _of_variance(errors)
     variance = variance_of(z)
     assert variance.between / variance.error(0.0) == pytest.approx(errors)
     _, (random,), shows = random_of(z, [z], np.random.default_rng(0))
-    assert (random.any(), shows) == (drawn, shown)
+    assert (random.any(), shows) == (is_drawn, is_shown)
 
 
 @pytest.mark.parametrize(("deviation", "drawn"), [(0.8e-9, False), (1.3e-9, True)])
@@ -184,7 +184,7 @@ def test_of_more_than_4000_steps_of_workers_a_part_is_learnt_from(monkeypatch):
     class Learnt(Exception):
         pass
 
-    def learnt(z, *others):
+    def learnt(z, *numbers):
         sizes.append(z.shape[0] * z.shape[1])
         raise Learnt
 

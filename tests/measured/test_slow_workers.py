@@ -156,7 +156,7 @@ def test_a_worker_that_is_slow_in_four_steps_is_slow_in_these_alone():
 
 
 @pytest.mark.parametrize(
-    ("noise", "squares", "found"),
+    ("noise", "squares", "is_slow"),
     [
         # Above 2 ln(40 · 8) + 6 = 17.5 squares of its standard error.
         (1.0, 16.0, False),
@@ -167,14 +167,14 @@ def test_a_worker_that_is_slow_in_four_steps_is_slow_in_these_alone():
     ],
 )
 def test_a_mean_score_is_no_chance_above_so_many_squares_of_its_error(
-    noise, squares, found
+    noise, squares, is_slow
 ):
     scores = np.random.default_rng(2).normal(0, 0.5, (40, 8))
-    own = noise * (-1.0) ** np.arange(40)
-    variance = max(np.mean(np.diff(own) ** 2) / 2, 0.5)
-    scores[:, 0] = own + np.sqrt(squares * variance / 40)
+    deviations = noise * (-1.0) ** np.arange(40)
+    variance = max(np.mean(np.diff(deviations) ** 2) / 2, 0.5)
+    scores[:, 0] = deviations + np.sqrt(squares * variance / 40)
     slow = levels(scores, np.exp(scores))
-    assert (slow[:, 0].any(), slow[:, 1:].any()) == (found, False)
+    assert (slow[:, 0].any(), slow[:, 1:].any()) == (is_slow, False)
 
 
 def test_the_bound_of_chance_is_tried_near_enough_to_its_best():

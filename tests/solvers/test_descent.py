@@ -69,10 +69,10 @@ def test_moves_of_a_pattern_search_end_close_to_a_cusp(x64):
     def function(share):
         return jnp.abs(share[0] - middle)
 
-    found = pattern_search(
+    result = pattern_search(
         function, jnp.full(2, 0.5), moves(np.array([1.0, 2.0])), max_steps=99
     )
-    assert float(found.value) < 2e-5
+    assert float(result.value) < 2e-5
 
 
 def test_a_share_below_a_millionth_is_none():

@@ -105,9 +105,9 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
     assert float(limit.runtime_error) == pytest.approx(np.std(ends) / 256, rel=0.15)
     seconds = solution.plan.completion.in_lockstep(times, starts)
     share = np.cov(seconds, ends)[0, 1] / np.var(ends)
-    own = np.std(seconds - share * np.array(ends)) / 64
+    residual = np.std(seconds - share * np.array(ends)) / 64
     assert float(solution.runtime_error) == pytest.approx(
-        np.hypot(own, share * np.std(ends) / 256), rel=0.15
+        np.hypot(residual, share * np.std(ends) / 256), rel=0.15
     )
 
 

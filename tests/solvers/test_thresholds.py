@@ -108,22 +108,22 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
 
 
 @pytest.mark.parametrize(
-    ("link", "atoms", "most", "more"),
+    ("link", "atoms", "within", "beyond"),
     [
         *((None, *numbers) for numbers in ((2, 400, 420), (5, 32, 34), (9, 13, 14))),
         *((0.5, *numbers) for numbers in ((2, 75, 80), (5, 15, 16), (9, 8, 9))),
     ],
 )
 def test_all_paths_are_tried_of_as_many_workers_as_deadline_says(
-    link, atoms, most, more
+    link, atoms, within, beyond
 ):
-    for workers, tried in ((most, True), (more, False)):
+    for workers, tried in ((within, True), (beyond, False)):
         problem = replace(
             _problem(bcgc.Uniform(1.0, 2.0), workers), send_time=link, overlap=True
         )
         numbers = jnp.ones(atoms)
-        few = thresholds.Thresholds(problem, jnp.ones(()), numbers, numbers)
-        assert few.has_few_paths == tried
+        searched = thresholds.Thresholds(problem, jnp.ones(()), numbers, numbers)
+        assert searched.has_few_paths == tried
 
 
 def test_more_than_64_workers_have_the_answer_of_slopes():

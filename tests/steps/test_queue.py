@@ -39,8 +39,8 @@ def test_a_length_is_rounded_by_less_than_a_hundred_thousandth_of_a_usual_one():
 
 
 def test_sums_of_131_072_chunks_are_whole_in_floating_point_however_long_these_are():
-    (most,) = ticks_of([1e300], usual=1.0).tolist()
-    assert 131_072 * most <= 2**53
+    (greatest,) = ticks_of([1e300], usual=1.0).tolist()
+    assert 131_072 * greatest <= 2**53
 
 
 @pytest.mark.parametrize(

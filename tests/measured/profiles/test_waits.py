@@ -178,8 +178,10 @@ def test_kernels_that_cover_half_are_refused_with_both_losses():
 def _refused(**fields: Any) -> str:
     """Why waits of 40 steps of a second are refused, if these are others."""
     ends = np.repeat(np.arange(1.0, 41)[:, None], 2, axis=1)
-    none = np.zeros((40, 2))
-    waits = Waits(["0", "1"], np.arange(40), ends - 1, ends, none, none, none[:, 0], 1)
+    zeros = np.zeros((40, 2))
+    waits = Waits(
+        ["0", "1"], np.arange(40), ends - 1, ends, zeros, zeros, zeros[:, 0], 1
+    )
     try:
         check(waits._replace(**fields))
     except ValueError as error:

@@ -63,6 +63,7 @@ def test_points_at_the_start_of_a_pattern_search_leave_no_hole():
     assert distance.min(axis=1).max() < 0.09
 
 
+@pytest.mark.slow
 def test_moves_of_a_pattern_search_end_close_to_a_cusp(x64):
     middle = 0.1234567
 

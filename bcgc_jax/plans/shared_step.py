@@ -11,7 +11,7 @@ all are taken to be alike. Of equal ones it takes the largest, then its own, the
 order.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ def shared_runtime(
     starts: Array,
     times: Array,
     round_trip: Array | float = 0.0,
+    turns: Array | None = None,
 ) -> Array:
     """When everyone has ended its last chunk; start-ups and seconds for a unit of size
     are `[N]`.
@@ -47,16 +48,18 @@ def shared_runtime(
 
     Args:
       tables: what each worker may be given.
-      starts: when each worker begins.
+      starts: when each worker begins; of padding never, `inf`.
       times: what each worker takes for a unit of size.
       round_trip: seconds.
+      turns: how often a worker is served, of padded tables; else each chunk is begun
+        once, and each worker is sent away once.
     """
     workers = len(tables.stored)
     dtype = times.dtype
     tables = ChunkTables(*map(jnp.asarray, tables))
     nothing = jnp.zeros(workers, dtype)
     first = _State(
-        open=jnp.asarray(np.arange(len(tables.size)) < len(tables.size) - 1),
+        open=jnp.asarray(tables.size) > 0,
         left=jnp.sum(tables.size[tables.stored], axis=1),
         pace=nothing,
         running=jnp.zeros(workers, tables.size.dtype),
@@ -85,8 +88,44 @@ def shared_runtime(
             end=jnp.where(has_chunk, jnp.maximum(state.end, until), state.end),
         )
 
-    # Each chunk is begun once, and each worker is sent away once.
-    return jax.lax.fori_loop(0, len(tables.size) - 1 + workers, serve, first).end
+    every_turn: Any = turns
+    if turns is None:
+        every_turn = len(tables.size) - 1 + workers
+    return jax.lax.fori_loop(0, every_turn, serve, first).end
+
+
+def padded_tables(tables: ChunkTables, max_workers: int) -> ChunkTables:
+    """The tables with room for `max_workers`, so that all numbers share a program.
+
+    >>> from bcgc_jax.steps.placement import chunk_tables, spread
+    >>> tables = chunk_tables(spread(3, 2, 1), (1,))
+    >>> tables.stored.tolist(), padded_tables(tables, 4).stored.tolist()
+    ([[0, 2], [1, 0], [2, 1]], [[0, 2], [1, 0], [2, 1], [4, 4]])
+    """
+    workers = len(tables.stored)
+    chunks = len(tables.size) - 1
+    room = max_workers * chunks // workers
+    added = [(0, max_workers - workers), (0, 0)]
+    added_chunks = [(0, room - chunks), (0, 0)]
+    stored = np.where(tables.stored == chunks, room, tables.stored)
+    holders = np.where(tables.holders == workers, max_workers, tables.holders)
+    return ChunkTables(
+        size=np.pad(tables.size, added_chunks[0]),
+        stored=np.pad(stored, added, constant_values=room),
+        holders=np.pad(holders, added_chunks, constant_values=max_workers),
+    )
+
+
+@jax.jit
+def padded_runtimes(
+    tables: ChunkTables, turns: Array, starts: Array, times: Array, round_trip: Array
+) -> Array:
+    """`shared_runtime` by padded tables, `[K]`, of draws, `[K, max_workers]`."""
+
+    def runtime(starts: Array, times: Array) -> Array:
+        return shared_runtime(tables, starts, times, round_trip, turns)
+
+    return jax.vmap(runtime)(starts, times)
 
 
 def all_data_runtime(

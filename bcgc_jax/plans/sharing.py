@@ -16,7 +16,12 @@ from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.mean_slope import Steps, with_mean_slope
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.plan import Plan, Requirements
-from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.shared_step import (
+    all_data_runtime,
+    padded_runtimes,
+    padded_tables,
+    shared_runtime,
+)
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 from bcgc_jax.steps.asking import Asking
@@ -26,6 +31,8 @@ from bcgc_jax.steps.placement import Placement, Storage, chunk_tables
 
 # Steps that NumPy computes at a time: they stay in a processor's cache.
 _IN_LOCKSTEP = 2**10
+# Those of a program at a time.
+_IN_PROGRAM = 2**9
 
 
 @pytree_dataclass
@@ -154,6 +161,29 @@ class WorkSharing(Completion):
                 tables = chunk_tables(self.stored, self.sizes)
                 ends.append(handed_out(tables, chunks, Asking(round_trip)))
         return np.concatenate(ends)
+
+    def in_shared_program(
+        self, times: np.ndarray, starts: np.ndarray, max_workers: int
+    ) -> np.ndarray:
+        """`in_lockstep` by one program for all numbers of workers below `max_workers`.
+
+        In half of NumPy's time, once it is compiled. For workers that do not store all.
+        """
+        tables = chunk_tables(self.stored, self.sizes)
+        turns = np.int32(len(tables.size) - 1 + self.num_workers)
+        tables = padded_tables(tables, max_workers)
+        added = [(0, -len(times) % _IN_PROGRAM), (0, max_workers - self.num_workers)]
+        seconds = np.pad(times / times.dtype.type(UNITS * self.chunks), added)
+        starts = np.pad(starts, added, constant_values=np.inf)
+        round_trip = jnp.asarray(self.round_trip, times.dtype)
+        ends = [
+            padded_runtimes(
+                *(tables, turns, starts[first : first + _IN_PROGRAM]),
+                *(seconds[first : first + _IN_PROGRAM], round_trip),
+            )
+            for first in range(0, len(seconds), _IN_PROGRAM)
+        ]
+        return np.concatenate(ends)[: len(times)]
 
     def _engine(self) -> Steps:
         """From start-ups, seconds a unit of size, a round trip: ends and busy times."""

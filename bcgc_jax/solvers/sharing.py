@@ -263,7 +263,7 @@ def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> An
     """The runtime of each draw, `[K]`; of NumPy where it is known.
 
     Where NumPy can compute it, no program is compiled for a number of workers or of
-    chunks.
+    chunks. Where a problem has room for more workers one program serves all numbers.
     """
     if not at_hand((problem, rule, drawn)):
         return _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
@@ -272,9 +272,12 @@ def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> An
             _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
         )
     starts, times = drawn
-    return float(problem.scale) * rule.in_lockstep(
-        times * float(problem.pass_load), starts
-    )
+    times = times * times.dtype.type(problem.pass_load)
+    if rule.max_subsets < rule.num_workers < problem.max_workers:
+        ends = rule.in_shared_program(times, starts, problem.max_workers)
+    else:
+        ends = rule.in_lockstep(times, starts)
+    return float(problem.scale) * ends
 
 
 @jax.jit

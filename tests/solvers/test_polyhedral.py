@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.solvers.polyhedral import cutting_plane
 from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import not_none, padded
 
@@ -85,3 +86,23 @@ def test_single_precision_stays_inside_where_rounding_spoils_the_path():
     exact = 20_000 / 50 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
     assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
     assert solution.expected_runtime < 1.001 * exact
+
+
+def test_cuts_find_the_least_norm_of_forty_shares(x64):
+    """The root of Σu²: 300 cuts to a gap of a millionth."""
+    size = 40
+
+    def norm(share):
+        return jnp.sqrt(jnp.sum(share**2))
+
+    @jax.jit
+    def least(start):
+        evaluate = jax.value_and_grad(norm)
+        tolerance = jnp.asarray(1e-6)
+        return cutting_plane(evaluate, start, jnp.ones(size, bool), tolerance)
+
+    optimum = least(np.arange(1.0, size + 1) / np.sum(np.arange(1.0, size + 1)))
+    assert int(optimum.status) == bcgc.Status.CONVERGED
+    exact = size**-0.5
+    assert float(optimum.bound) <= exact * (1 + 1e-12)
+    assert exact * (1 - 1e-12) <= float(optimum.value) <= exact * (1 + 1e-6)

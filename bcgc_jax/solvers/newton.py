@@ -26,6 +26,7 @@ from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.problem import Status
 from bcgc_jax.solvers.descent import SUFFICIENT
 from bcgc_jax.solvers.expected_maximum import (
+    NESTED,
     NUM_NODES,
     Sums,
     Workers,
@@ -43,10 +44,11 @@ from bcgc_jax.solvers.search import Optimum
 # earlier step: it only says where to go. Value and slope, O(N²), are those of a fine
 # rule.
 #
-# An answer counts once a rule so many times as fine agrees; else that one goes on. Four
-# times as fine, it also tells its own error;
-_FINER = 4
-# Gauss's rules between kinks do not nest, and cannot.
+# An answer counts once a finer rule agrees; else that one goes on. The rule of the
+# answer is the coarsest of those that tell the finer one's error.
+_FINER = NESTED[-1]
+# Gauss's rules between kinks do not nest, and tell none. Four times as fine changes
+# values by 5e-12 at most, in 1.2 to 1.6 times the time.
 _FINER_WITH_KINKS = 2
 # The finest rule, in the first one's fineness.
 FINEST = 64

@@ -50,7 +50,8 @@ _FINER = NESTED[-1]
 # Gauss's rules between kinks do not nest, and tell none. Four times as fine changes
 # values by 5e-12 at most, in 1.2 to 1.6 times the time.
 _FINER_WITH_KINKS = 2
-# The finest rule, in the first one's fineness.
+# The finest rule, in the first one's fineness. With 16, 32 and 128 the status of 51
+# problems with kinks was the same, and values 2e-7 off at most.
 FINEST = 64
 # The largest gap, for many levels, that the optimum of a coarse rule may be left with:
 # the finer one goes on from there.

@@ -90,7 +90,7 @@ def first_fineness(size: int) -> int:
 def nested_rules(index: Array, count: Array) -> Array:
     """Weights in the rules of all, half and a quarter of the nodes, and at the ends."""
     ends = (index == 0) | (index == count - 1)
-    return jnp.stack([*(every * (index % every == 0) for every in NESTED), ends])
+    return jnp.stack([*(stride * (index % stride == 0) for stride in NESTED), ends])
 
 
 def rule_in_pieces(

@@ -677,7 +677,7 @@ def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():
 def test_the_mean_of_a_survival_is_that_of_a_uniform_order_statistic(x64):
     """Of Λ(T_(k)) = -log U, of ten thousand: U has the mean (N - k + 1) / (N + 1)."""
     size = 10_000
-    rank = np.array([1.0, 5.0, 3334.0, 6667.0, 8334.0, 10_000.0])
+    rank = jnp.array([1.0, 5.0, 3334.0, 6667.0, 8334.0, 10_000.0])
     above = size + 1 - rank
     means = average(lambda a: jnp.exp(-a), rank, above, jnp.zeros(0))
     # Worst measured 2e-15; with panels half as wide next to the middle 9e-13.

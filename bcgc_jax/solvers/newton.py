@@ -26,6 +26,7 @@ from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.problem import Status
 from bcgc_jax.solvers.descent import SUFFICIENT
 from bcgc_jax.solvers.expected_maximum import (
+    NESTED,
     NUM_NODES,
     Sums,
     Workers,
@@ -43,12 +44,14 @@ from bcgc_jax.solvers.search import Optimum
 # earlier step: it only says where to go. Value and slope, O(N²), are those of a fine
 # rule.
 #
-# An answer counts once a rule so many times as fine agrees; else that one goes on. Four
-# times as fine, it also tells its own error;
-_FINER = 4
-# Gauss's rules between kinks do not nest, and cannot.
+# An answer counts once a finer rule agrees; else that one goes on. The rule of the
+# answer is the coarsest of those that tell the finer one's error.
+_FINER = NESTED[-1]
+# Gauss's rules between kinks do not nest, and tell none. Four times as fine changes
+# values of four problems by 1e-12 at most, in 0.8 to 1.6 times the time.
 _FINER_WITH_KINKS = 2
-# The finest rule, in the first one's fineness.
+# The finest rule, in the first one's fineness. With 16 and 32 the status of 51 problems
+# with kinks was the same, and values 2e-7 off at most.
 FINEST = 64
 # The largest gap, for many levels, that the optimum of a coarse rule may be left with:
 # the finer one goes on from there.

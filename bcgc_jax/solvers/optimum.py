@@ -43,7 +43,10 @@ from bcgc_jax.solvers.start_ups import best_found
 # Up to here the loss of rounding may show, and the search over whole units is worth its
 # time.
 FEW_UNITS = 1000
-# Cuts for each level whose slopes count, of those that bound an optimum.
+# The relative gap of an optimum, if nobody asks for another.
+TOLERANCE = 1e-7
+# Cuts for each level whose slopes count, of those that bound an optimum: twice as many
+# have no more weight.
 _CUTS = 8
 
 
@@ -66,7 +69,7 @@ class Optimal(Method):
     (0, 2)
     """
 
-    tolerance: ArrayLike = 1e-7
+    tolerance: ArrayLike = TOLERANCE
     levels: Sequence[int] | None = static_field(default=None)
     max_steps: int = static_field(default=60)
 

@@ -20,7 +20,9 @@ from bcgc_jax.solvers.search import Optimum, local_optimum
 
 # Points at the start.
 _POINTS = 1024
-# The best points, which a round keeps.
+# The best points, which a round keeps. With 24 P of one of four problems of measured
+# times is 0.009 lower; with 96 that of another is 4e-4 higher, and rounds take twice as
+# long.
 _KEPT = 48
 # How often a move is halved.
 _HALVINGS = 16

@@ -26,7 +26,8 @@ from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.search import Optimum
 
 # Starts that are evaluated together, and local searches that go on from the fastest
-# ones.
+# ones. With 5 seven of 133 plans for 2 to 16 workers were slower, by 3.6 % at most, and
+# with 20 one of 93 was faster, by 1.2 %.
 _NUM_SEARCHES = 10
 
 

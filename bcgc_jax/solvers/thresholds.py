@@ -54,9 +54,11 @@ MOST_WORKERS = 64
 # Moves of a round, times pairs of levels: its time and memory.
 _MOST_MOVES = 2**21
 # The most points that a round goes on with: of 100 problems with N = 8 and K = 9 four
-# were missed with 16, by 0.14 at most, and none with 64.
+# were missed with 16, by 0.14 at most, and none with 64. 128 takes twice as long and
+# changed none of 120 answers.
 _KEPT = 64
-# What a threshold moves by.
+# What a threshold moves by. With 1 alone two of 410 answers were worse, by 0.03 and
+# 0.09, and one better, by 0.015; with 3 too none was, in up to 1.6 times the time.
 _STEPS = np.array([1, 2])
 
 

@@ -18,6 +18,7 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.distributions import special_functions
+from bcgc_jax.distributions.hazards import average
 from tests.oracles import laws
 from tests.tolerances import few_ulp
 
@@ -671,3 +672,13 @@ def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():
     for name, slope in names["slopes"].items():
         # worst measured 3e-7
         assert float(slope) == pytest.approx(exact[name], rel=1e-5)
+
+
+def test_the_mean_of_a_survival_is_that_of_a_uniform_order_statistic(x64):
+    """Of Λ(T_(k)) = -log U, of ten thousand: U has the mean (N - k + 1) / (N + 1)."""
+    size = 10_000
+    rank = jnp.array([1.0, 5.0, 3334.0, 6667.0, 8334.0, 10_000.0])
+    above = size + 1 - rank
+    means = average(lambda a: jnp.exp(-a), rank, above, jnp.zeros(0))
+    # Worst measured 2e-15; with panels half as wide next to the middle 9e-13.
+    np.testing.assert_allclose(means, above / (size + 1), rtol=1e-14)

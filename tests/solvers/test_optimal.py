@@ -8,6 +8,7 @@ from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
+from bcgc_jax.measured.choice import smooth_empirical
 from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers.expected_maximum import (
     Workers,
@@ -16,6 +17,7 @@ from bcgc_jax.solvers.expected_maximum import (
     sums_over_nodes,
 )
 from bcgc_jax.solvers.lanes import loop
+from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
 from tests.problems import SIZE, expected_max, not_none, padded, slow
 
@@ -185,6 +187,20 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
         np.testing.assert_allclose(
             hessian[k], (above - below) / (2 * move[k]), atol=atol
         )
+
+
+@pytest.mark.slow
+def test_a_rule_with_kinks_is_checked_by_a_finer_one(x64):
+    """Of times nearly alike but for rare slow ones, which no rule resolves."""
+    rng = np.random.default_rng(0)
+    times = 1 + 0.02 * rng.random((30, 8))
+    times[rng.random(times.shape) < 0.05] *= 8
+    problem = bcgc.Problem(smooth_empirical(times), 8, 20_000)
+    optimum = optimal_partition(problem, True)
+    runtime = float(bcgc.expected_runtime(problem, optimum.point))
+    # Measured 1.3e-9; checked by itself 1.1e-7, and converged.
+    assert float(optimum.value) == pytest.approx(runtime, rel=1e-8)
+    assert int(optimum.status) == bcgc.Status.PRECISION
 
 
 def test_the_elimination_solves_a_positive_definite_system(x64):

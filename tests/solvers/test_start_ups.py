@@ -56,6 +56,22 @@ def test_levels_that_do_not_exist_are_no_starts() -> None:
     assert not_none(solution.partition)[0] == 0
 
 
+@pytest.mark.slow
+def test_a_search_from_enough_starts_finds_the_best_lowest_level() -> None:
+    """Searches from half as many starts end with level 5 as the lowest one."""
+    options: dict[str, Any] = {"start_up": bcgc.Weibull(905.0, 1.59)}
+    law = bcgc.Weibull(1.47, 1.18, 0.2)
+    problem = bcgc.Problem(law, 8, 2000, max_workers=8, send_time=0.006, **options)
+    plans = (
+        np.array([0, 0, 0, 221, 159, 153, 202, 1265]),
+        np.array([0, 0, 0, 0, 0, 345, 219, 1436]),
+    )
+    third, fifth = (float(bcgc.expected_runtime(problem, plan)) for plan in plans)
+    # Measured 0.9891.
+    assert third < 0.99 * fifth
+    assert bcgc.solve(problem).expected_runtime < third
+
+
 @pytest.mark.parametrize("mean", [3000.0, 300.0, 30.0])
 def test_the_bound_of_ordered_times_is_what_its_inequality_says(mean: float) -> None:
     """By enumeration: the least t by which the best lowest level has all done."""

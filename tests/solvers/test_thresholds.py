@@ -148,17 +148,22 @@ def _deadlines(rng: np.random.Generator, workers: int, atoms: int, problems: int
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "atoms", "problems"), [(3, 9, 40), (5, 6, 40), (8, 9, 60)]
+    ("workers", "atoms", "seed", "problems"),
+    [(3, 9, 3, 40), (5, 6, 5, 40), (8, 9, 8, 60), (6, 17, 102, 13)],
 )
 def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
-    monkeypatch, workers, atoms, problems
+    monkeypatch, workers, atoms, seed, problems
 ):
-    """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by up to 0.23."""
+    """Slopes alone missed 26 of 40, 28 of 40 and 56 of the 60, by up to 0.23.
+
+    With half as many points kept two of the 60 are missed, with moves by one atom alone
+    the last of the 13.
+    """
     monkeypatch.setattr(thresholds, "_MOST_PATHS", 0)
     # A program of its own: those of other tests have another number.
     plain: Any = inspect.unwrap(completion_partition)
     solve = jax.jit(lambda *of: plain(*of))
-    rng = np.random.default_rng(workers)
+    rng = np.random.default_rng(seed)
     paths = _paths(workers, atoms)
     mass = np.full(atoms, 1 / atoms)
     for times, deadline in _deadlines(rng, workers, atoms, problems):

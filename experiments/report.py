@@ -69,8 +69,8 @@ def run_command(
     Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other
     people or `traces` has an option for it. Switches this process to float64, and where
     it `compiles_quickly`, as where most of its time is compiling, to XLA's older
-    emitters, as `bcgc` does. What is wrong with the arguments, the schemes, the traces
-    or the disk is one line and status 2.
+    emitters, as `bcgc` does, and to a single thread. What is wrong with the arguments,
+    the schemes, the traces or the disk is one line and status 2.
     """
     module = sys.modules[run.__module__]
     takes = inspect.signature(run).parameters
@@ -107,6 +107,9 @@ def run_command(
     jax.config.update("jax_enable_x64", True)
     if compiles_quickly:  # read as the first array is made
         os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
+        # XLA's threads wait for each other busily: with two, such small programs take
+        # as long, and a third more of the processors.
+        os.environ.setdefault("NPROC", "1")
     # What `solve` finds wrong with a scheme, or a reader with a trace, is the caller's
     # affair.
     expected_errors = (ValueError,) if "schemes" in takes or "traces" in takes else ()

@@ -313,9 +313,8 @@ _MEASURED = (
     "Empirical",
     "FromHazard",
 )
-SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
-_DELIVERED = "solve of late workers", "solve for workers that send"
-SLOW_TO_TRACE = ("runtimes of Gamma", *_DELIVERED)
+_LARGE = "sweep", "write_sweep", "place_workers", "solve cyclic:2"
+SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED, *_LARGE)
 WHOLE_NUMBERS = (
     "levels_from_partition",
     "partition_from_levels",

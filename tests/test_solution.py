@@ -90,7 +90,7 @@ def test_a_plan_has_the_runtime_that_its_solution_says(method):
     assert 0.5 < in_time < 0.99
 
 
-@pytest.mark.parametrize("method", ["time", "backup:1", "cyclic:3"])
+@pytest.mark.parametrize("method", ["time", "backup:1", *slow("cyclic:3")])
 def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_traced(
     method,
 ):
@@ -129,6 +129,7 @@ def test_a_person_reads_what_came_of_it():
     assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
 
 
+@pytest.mark.slow
 def test_a_bound_of_some_levels_is_not_said_to_be_that_of_all():
     """With passes and with few levels the optimum may be far below the bound."""
     optimum = bcgc.solve(PROBLEM)

@@ -128,6 +128,7 @@ def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(
     )
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_circle_is_replayed_in_the_steps_of_the_trace():
     problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 4, 60, 4)
     plan = not_none(bcgc.solve(problem, "cyclic:2").plan)

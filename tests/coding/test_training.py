@@ -31,7 +31,7 @@ from tests.oracles.runtimes import delivered_runtime
 from tests.problems import not_none, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
-SCHEMES = "time", "sharing:2:3", *slow("cyclic:4", "tandon_partial")
+SCHEMES = "time", *slow("sharing:2:3", "cyclic:4", "tandon_partial")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 

@@ -303,7 +303,7 @@ found_by_windows = jax.jit(windowed_paths)
     ("kind", "workers"),
     [
         *((kind, WORKERS) for kind in ("all", "gaps", "slack", "single", "late")),
-        ("all", 301),
+        pytest.param("all", 301, marks=pytest.mark.slow),
     ],
 )
 def test_windows_give_what_the_renewals_give(precision, kind, workers):

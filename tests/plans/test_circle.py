@@ -44,6 +44,7 @@ def test_it_is_what_workers_do_one_by_one(stored, setup, chain):
     np.testing.assert_allclose(sent, [share for _, share in reference], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_draws_of_rows_come_in_any_order():
     rows = jnp.asarray(np.random.default_rng(0).exponential(size=(3, 4)))
     problem = bcgc.Problem(bcgc.EmpiricalRows(rows), 4, 100)

@@ -89,7 +89,7 @@ def _central(
 
 
 @pytest.mark.parametrize(
-    "name", [*slow("uniform", "two_speed"), "weibull_07", "pareto_12", "empirical"]
+    "name", [*slow("uniform", "two_speed", "weibull_07", "pareto_12"), "empirical"]
 )
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     """The slopes too: of a homogeneous function they add up to it."""
@@ -107,7 +107,9 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
             )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [*slow("weibull_07", "two_speed"), "pareto_12", "uniform", "empirical"]
+)
 def test_the_reported_error_bounds_the_true_error_closely(name):
     case = CASES[name]
     rng = np.random.default_rng(3)

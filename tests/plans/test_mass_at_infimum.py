@@ -247,6 +247,7 @@ def test_values_and_slopes_with_random_start_ups(
     _check(name, start, overlap, 4, count, slopes, 2)
 
 
+@pytest.mark.slow
 def test_the_mean_is_in_the_times_of_a_few(x64):
     """A rule said 0.3, the link's time, and claimed 3e-15; draws gave 0.35859 (19)."""
     x = np.zeros(SIZE)

@@ -166,6 +166,7 @@ def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
     )
 
 
+@pytest.mark.slow
 def test_start_ups_that_vanish_leave_what_was_there() -> None:
     law = SHIFTED_EXPONENTIAL.case(0.7, 1.0)
     without = np.array(

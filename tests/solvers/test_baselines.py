@@ -34,6 +34,7 @@ def _sorted_draws(case: Case) -> np.ndarray:
     return oracles.slowest_first(case, np.random.default_rng(4), 400_000, N)
 
 
+@pytest.mark.slow
 def test_single_block_is_the_best_level(x64):
     draws = SCALE * np.arange(1, N + 1) * _sorted_draws(CASE)
     means, errors = draws.mean(axis=0), draws.std(axis=0) / np.sqrt(len(draws))
@@ -43,6 +44,7 @@ def test_single_block_is_the_best_level(x64):
     assert abs(float(best.expected_runtime) - means[level]) < 4 * errors[level]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [CASE, *slow(TWO)], ids=["ShiftedExponential", "TwoSpeed"]
 )

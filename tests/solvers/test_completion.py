@@ -429,6 +429,7 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     """By the law of τ̂ = max(y_0 T_(2), y_1 T_(1)) on a grid; times are exponential."""
     share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]

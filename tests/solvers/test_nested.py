@@ -58,7 +58,11 @@ def _drawn(plan, rng, count, samples=50, start_ups=0.0):
 
 
 @pytest.mark.parametrize(
-    ("workers", "data", "start_up"), [(7, "by_size", None), (20, "equal", 1e6)]
+    ("workers", "data", "start_up"),
+    [
+        (7, "by_size", None),
+        pytest.param(20, "equal", 1e6, marks=pytest.mark.slow),
+    ],
 )
 def test_the_runtime_is_that_of_draws(workers, data, start_up):
     solution = bcgc.solve(_problem(workers, start_up=start_up), Nested(data=data))
@@ -147,7 +151,11 @@ _BY_SIZE = pytest.param(None, "by_size", 5.68234e7, marks=_SLOW)
 
 @pytest.mark.parametrize(
     ("stored", "data", "published"),
-    [_BY_SIZE, (None, "equal", 5.73106e7), (5, "by_size", 8.44586e7)],
+    [
+        _BY_SIZE,
+        (None, "equal", 5.73106e7),
+        pytest.param(5, "by_size", 8.44586e7, marks=_SLOW),
+    ],
 )
 def test_published_optima_are_met(stored, data, published):
     # adds as much to value and bound
@@ -578,6 +586,7 @@ def test_places_are_within_one_per_cent_of_those_of_ten_times_as_many_exchanges(
     assert lost < 0.01
 
 
+@pytest.mark.slow
 def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_them():
     kinds, data = kinds_by_size(groups := halving(12))
     sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])

@@ -28,7 +28,12 @@ CASES = [
     pytest.param(bcgc.ShiftedExponential, (1e-3, 50.0), 1e-7, marks=pytest.mark.smoke),
     pytest.param(bcgc.Pareto, (1.5, 1.2), 1e-7, marks=pytest.mark.slow),
     pytest.param(bcgc.Weibull, (0.9, 0.35, 1.4), 1e-7, marks=pytest.mark.slow),
-    (bcgc.Empirical, (0.3 + np.random.default_rng(3).gamma(1.4, 0.8, 25),), 1.1e-6),
+    pytest.param(
+        bcgc.Empirical,
+        (0.3 + np.random.default_rng(3).gamma(1.4, 0.8, 25),),
+        1.1e-6,
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

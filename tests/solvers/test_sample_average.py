@@ -238,6 +238,7 @@ def test_every_method_is_judged_by_the_same_draws():
     assert np.isnan(infeasible.expected_runtime)
 
 
+@pytest.mark.slow
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     deadline = 2.2e4

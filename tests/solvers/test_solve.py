@@ -188,6 +188,7 @@ def test_the_status_says_what_came_of_it():
     )
 
 
+@pytest.mark.slow
 def test_one_worker_alone_has_no_partial_stragglers():
     alone, four = (bcgc.solve(_problem(n), "tandon_partial") for n in (1, 4))
     assert [int(solution.status) for solution in (alone, four)] == [

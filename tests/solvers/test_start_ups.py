@@ -95,6 +95,7 @@ def test_the_bound_of_ordered_times_is_what_its_inequality_says(mean: float) -> 
     assert done(bound * (1 - 1e-9)) <= 2000 <= done(bound * (1 + 1e-9))
 
 
+@pytest.mark.slow
 def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
     plain = _problem(max_workers=SIZE)
     late = _problem(max_workers=SIZE, start_up=500.0)

@@ -43,9 +43,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Files that share programs go to one process, in this order, and the rest behind them,
 # a file at a time.
 _GROUPS = {
-    # processes that wait, beside those that compute
-    "tests/cluster/test_faults.py": "faults",
-    "tests/cluster/test_cluster.py": "cluster",
+    # a process that waits, beside two that compute
+    "tests/cluster/": "cluster",
     "tests/test_registry.py": "examples",
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",

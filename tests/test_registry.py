@@ -140,7 +140,7 @@ def _lowers(call: Callable[[Any], Any]) -> None:
     _check_products(program)
 
 
-# Of all others in the slow tier: half a second each.
+# The others take half a second each, and are slow tests.
 _OF_OTHER_KINDS = tuple(name for name in TRACED if name not in _SMOKE)
 
 

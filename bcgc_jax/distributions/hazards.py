@@ -16,15 +16,16 @@ from bcgc_jax.distributions.special_functions import double_exponential, log_ear
 Elementwise = Callable[[Array], Array]
 
 # Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last
-# of which leaves e^(-m a) a number, or of more where the last would be within
-# `_DEVIATIONS` of A. Between the last two the integrand is taken for
-# e^-ca, as that of a power law is. Means of e^-a of ten thousand times are 2e-15 off;
-# edges twice as far apart do no worse, half or four times as far 1e-12 and 1e-10.
+# of which leaves e^(-m a) a number. The multiples are of a longer unit where the last
+# edge would be nearer than `_DEVIATIONS`. Between the last two the integrand is taken
+# for e^-ca, as that of a power law is. Means of e^-a of ten thousand times are 2e-15
+# off; edges twice as far apart do no worse, half or four times as far 1e-12 and 1e-10.
 _NEAR = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
 _FAR = {8: np.array([40.0, 80.0, 160.0, 320.0, 640.0]), 4: np.array([20.0, 40.0, 80.0])}
 # With 32 nodes means of power laws are off by 1e-10, with 48 by 1e-14.
 _NUM_NODES = 64
-# Beyond them is less than 1e-22 of the mass: with 6 means of U_(50,000) are 1e-9 off.
+# Standard deviations of Λ(T_(k)) to the last edge, at least. Beyond it is less than
+# 1e-22 of the mass: with 6 means of U_(50,000) are 1e-9 off.
 _DEVIATIONS = 10.0
 
 

@@ -31,7 +31,7 @@ from bcgc_jax.steps.placement import Placement, Storage, chunk_tables
 
 # Steps that NumPy computes at a time: they stay in a processor's cache.
 _IN_LOCKSTEP = 2**10
-# Those of a program at a time.
+# Steps that a program computes at a time.
 _IN_PROGRAM = 2**9
 
 

@@ -74,7 +74,8 @@ from bcgc_jax.solvers.search import Optimum, choose, local_optimum, status_of
 
 # The gap of a convex runtime at which the search ends, by the bytes of a number: in
 # single precision slopes are known to some 1e-5. There half the gap takes up to a fifth
-# more evaluations.
+# more evaluations. A bound is searched with the wider one: it is some per cent below
+# anyway.
 _TOLERANCE = {8: TOLERANCE, 4: 1e-4}
 # At kinks the search ends where so many evaluations bring no more than the tolerance.
 # Of 52 problems with atoms all end so, four of them 3e-7 to 1.5e-5 above what 300
@@ -363,7 +364,6 @@ def _set_job(problem: Problem, data: Array, queue: _Queue, number: Array) -> _Jo
 def _bound_job(data: Array, queue: _Queue) -> _Job:
     """The search over the best set, from its best shares."""
     start = queue.best.point
-    # It is some per cent below anyway.
     tolerance = jnp.asarray(_TOLERANCE[4], start.dtype)
     endless = jnp.asarray(jnp.inf, start.dtype)
     return _Job(queue.used, data, tolerance, start, endless)

@@ -18,7 +18,7 @@ from bcgc_jax.measured.slow_workers import (
 )
 from bcgc_jax.measured.slowness import slowness_in
 from tests.cli.steps import trace_of
-from tests.problems import not_none
+from tests.problems import not_none, slow
 
 SLOW = slice(70, 130)
 
@@ -48,7 +48,7 @@ def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
     return times * np.where(rng.random(times.shape) < 0.02, 5.0, 1.0)
 
 
-@pytest.mark.parametrize("ratio", [pytest.param(1.5, marks=pytest.mark.slow), 1.2])
+@pytest.mark.parametrize("ratio", [*slow(1.5), 1.2])
 def test_a_slow_worker_is_found_behind_pauses(ratio):
     claims = [slow_workers(_log(seed, ratio)) for seed in range(40)]
     true_stretches = [

@@ -10,7 +10,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.schemes import inexact
-from tests.problems import not_none
+from tests.problems import not_none, slow
 
 N = 6
 START = 150.0
@@ -26,9 +26,7 @@ PROBLEM = bcgc.Problem(
 WHOLE = 210.0  # M (b L + f) / N, cycles of a subset
 
 
-@pytest.mark.parametrize(
-    "start", [pytest.param(0.0, marks=pytest.mark.slow), START, 1e6]
-)
+@pytest.mark.parametrize("start", [*slow(0.0), START, 1e6])
 def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     # E T_(N-B) = 1/2 + H_N - H_B.
     times = 0.5 + np.array(

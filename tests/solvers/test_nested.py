@@ -61,7 +61,7 @@ def _drawn(plan, rng, count, samples=50, start_ups=0.0):
     ("workers", "data", "start_up"),
     [
         (7, "by_size", None),
-        pytest.param(20, "equal", 1e6, marks=pytest.mark.slow),
+        pytest.param(20, "equal", 1e6, marks=_SLOW),
     ],
 )
 def test_the_runtime_is_that_of_draws(workers, data, start_up):
@@ -586,7 +586,7 @@ def test_places_are_within_one_per_cent_of_those_of_ten_times_as_many_exchanges(
     assert lost < 0.01
 
 
-@pytest.mark.slow
+@_SLOW
 def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_them():
     kinds, data = kinds_by_size(groups := halving(12))
     sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])

@@ -24,6 +24,7 @@ from bcgc_jax.handout.messages import (
     Covers,
     Done,
     Join,
+    Leave,
     OwnDone,
     TakeSeat,
     wrong_loads,
@@ -198,7 +199,7 @@ class SharedRound(Attempt):
 
     # For the thread that is asked by workers.
 
-    def joined(self, who: Join, tell: Tell) -> Answer:
+    def joined(self, who: Join, tell: Tell, now: float) -> Answer:
         return Answer()
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
@@ -210,7 +211,7 @@ class SharedRound(Attempt):
         Its line may have broken before it heard the answer. Then it asks again, and has
         the same answer.
         """
-        if isinstance(question, TakeSeat | OwnDone | Covers):
+        if isinstance(question, TakeSeat | OwnDone | Leave | Covers):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank

@@ -33,13 +33,12 @@ def turns() -> list[dict[str, Any]]:
 def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
     """A step beside its chunks in a loop that asks nobody: turns are the difference."""
     rows = jnp.arange(float(_SAMPLES))
-    key = jax.random.key(0)
     with shared_work(mesh_of_one()) as shared:
-        gradient = jax.jit(shared.value_and_grad(product, _SAMPLES))
+        gradient = jax.jit(shared.value_and_grad(product, reduction="sum"))
         steps = iter(range(10**6))
         results = compare(
             {
-                "package": lambda: gradient(2.0, rows, next(steps), key),
+                "package": lambda: gradient(2.0, rows, next(steps)),
                 "peer": functools.partial(jax.jit(_without_questions), 2.0, rows),
             },
             50,
@@ -65,14 +64,14 @@ def mesh_of_one() -> Mesh:
     return jax.make_mesh((1,), ("data",), axis_types=kinds, devices=jax.devices()[:1])
 
 
-def product(weight: Array, rows: Array, key: Any) -> Array:
+def product(weight: Array, rows: Array) -> Array:
     return jnp.sum(weight * rows)
 
 
 def _without_questions(weight: Array, rows: Array) -> Array:
     slope = jax.grad(product)
     total, _ = lax.scan(
-        lambda total, part: (total + slope(weight, part, None), None),
+        lambda total, part: (total + slope(weight, part), None),
         jnp.float32(0),
         rows.reshape(_CHUNKS, -1),
     )
@@ -98,7 +97,7 @@ def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
 def compiling() -> list[dict[str, Any]]:
     """Compile a transformer's gradient, 24 layers, with shared work and without."""
     shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
-    gradient = shared.value_and_grad(cross_entropy, _TEXTS)
+    gradient = shared.value_and_grad(cross_entropy)
     shapes = {
         "words": [(_WORDS, _WIDTH)],
         "mix": [(_WIDTH, 3 * _WIDTH)] * _LAYERS,
@@ -109,13 +108,12 @@ def compiling() -> list[dict[str, Any]]:
         name: [jnp.zeros(shape) for shape in layers] for name, layers in shapes.items()
     }
     arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
-    key = jax.random.key(0)
     with shared.coordinator:
         results = compare(
             {
-                "package": lambda: compile_anew(gradient, *arguments, 0, key),
+                "package": lambda: compile_anew(gradient, *arguments, 0),
                 "peer": lambda: compile_anew(
-                    jax.value_and_grad(cross_entropy), *arguments, key
+                    jax.value_and_grad(cross_entropy), *arguments
                 ),
             },
             3,
@@ -134,7 +132,7 @@ def compile_anew(function: Callable[..., Any], *arguments: Any) -> None:
     jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
 
 
-def cross_entropy(params: Any, texts: Array, key: Any) -> Array:
+def cross_entropy(params: Any, texts: Array) -> Array:
     hidden = params["words"][0][texts[:, :-1]]
     before = jnp.tril(jnp.ones((_LENGTH, _LENGTH), bool))
     for mix, up, down in zip(params["mix"], params["up"], params["down"], strict=True):
@@ -143,4 +141,4 @@ def cross_entropy(params: Any, texts: Array, key: Any) -> Array:
         hidden = hidden + jax.nn.softmax(jnp.where(before, scores, -jnp.inf)) @ value
         hidden = hidden + jax.nn.gelu(hidden @ up) @ down
     logs = jax.nn.log_softmax(hidden @ params["words"][0].T)
-    return -jnp.sum(jnp.take_along_axis(logs, texts[:, 1:, None], -1)) / _TEXTS
+    return -jnp.mean(jnp.take_along_axis(logs, texts[:, 1:, None], -1))

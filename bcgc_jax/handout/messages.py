@@ -71,7 +71,19 @@ class Covers(NamedTuple):
     present: list[int]
 
 
-AfterJoin = TakeSeat | Begin | Done | OwnDone | Covers
+class Copies(NamedTuple):
+    """Are the worker's copies of a step's chunks those of the other workers?
+
+    Each of `checksums` is the subset of a chunk, its number there, and the checksum of
+    the rows that the worker stores for it. An answer that refuses names a copy that
+    differs.
+    """
+
+    step: int
+    checksums: list[list[int]]
+
+
+AfterJoin = TakeSeat | Begin | Done | OwnDone | Covers | Copies
 Question = Join | AfterJoin
 _WORDS = {
     Join: "join",
@@ -80,6 +92,7 @@ _WORDS = {
     Done: "done",
     OwnDone: "own",
     Covers: "covers",
+    Copies: "copies",
 }
 
 
@@ -91,12 +104,14 @@ class Seat(NamedTuple):
       chunks: whole ones of a subset.
       edges: where each chunk of a subset ends that is handed out, shares of 1.
       stored: the chunks that it may be given.
+      most: how many subsets the worker stores that stores the most data.
     """
 
     workers: int
     chunks: int
     edges: tuple[float, ...]
     stored: tuple[Chunk, ...]
+    most: float
 
 
 class Answer(NamedTuple):
@@ -158,6 +173,9 @@ def question_of(data: Any) -> Question:
                 return OwnDone(step, float(since), list(map(float, seconds)), loads)
         case ["join", rank, life, str(host)] if _whole(rank, life):
             return Join(rank, life, host)
+        case ["copies", step, [*checksums]] if _whole(step):
+            if all(len(row) == 3 and _whole(*row) for row in map(_listed, checksums)):
+                return Copies(step, checksums)
         case ["seat"]:
             return TakeSeat()
     raise ValueError("it is no message of a worker")
@@ -165,6 +183,10 @@ def question_of(data: Any) -> Question:
 
 def _whole(*numbers: Any) -> bool:
     return all(type(number) is int for number in numbers)
+
+
+def _listed(row: Any) -> list[Any]:
+    return row if isinstance(row, list) else []
 
 
 def _is_time(seconds: Any) -> bool:
@@ -177,8 +199,8 @@ def answer_of(data: Any) -> Answer:
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
-        workers, chunks, edges, stored = seat
-        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)))
+        workers, chunks, edges, stored, most = seat
+        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)), most)
     return Answer(
         ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused, shares
     )

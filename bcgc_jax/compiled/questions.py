@@ -105,8 +105,20 @@ class Questions:
                 self._leave(request.worker)
             return answer
         except BaseException as error:
-            self._fail(request.worker, error)
+            self._leave(request.worker)
+            self.fail(error)
             return _answer(FAILED)
+
+    def fail(self, error: BaseException) -> None:
+        """Note the first error. Any but a failed step ends the shares until `reset`."""
+        with self._lock:
+            if self.is_broken:
+                return
+            self.error = error
+            if isinstance(error, StepFailed):
+                return
+            self.is_broken = True
+        self.close()
 
     def close(self) -> None:
         """Leave, so that the step fails for the other workers."""
@@ -193,18 +205,6 @@ class Questions:
     def _leave(self, worker: int) -> None:
         with self._lock:
             self._running.pop(worker, None)
-
-    def _fail(self, worker: int, error: BaseException) -> None:
-        """Note the first error. Any but a failed step ends the shares until `reset`."""
-        with self._lock:
-            self._running.pop(worker, None)
-            if self.is_broken:
-                return
-            self.error = error
-            if isinstance(error, StepFailed):
-                return
-            self.is_broken = True
-        self.close()
 
 
 def _chunk_answer(

@@ -15,7 +15,7 @@ from bcgc_jax.compiled.layout import Layout, chunks_of, layout_of, layout_of_row
 from bcgc_jax.compiled.losses import Loss, LossCheck, Reduction
 from bcgc_jax.compiled.questions import Program, Questions
 from bcgc_jax.compiled.tracing import Workers, refused, sharded_over
-from bcgc_jax.compiled.turns import gradient_of_chunks
+from bcgc_jax.compiled.turns import Host, gradient_of_chunks
 from bcgc_jax.handout import Memory, Share, join, serve
 
 
@@ -295,11 +295,15 @@ class SharedWork:
             # Each call in a program has a number, which tells two calls apart.
             number = next(self._programs)
 
-            def ask(check: LossCheck | None, numbers: np.ndarray) -> np.ndarray:
+            def answer(check: LossCheck | None, numbers: np.ndarray) -> np.ndarray:
                 return self._questions.answer(Program(number, layout, check), numbers)
 
+            def failed(error: BaseException) -> None:
+                self._questions.fail(error)
+
+            host = Host(answer, failed)
             turns = gradient_of_chunks(
-                loss, ask, layout.sizes, layout.num_samples, workers, is_checked
+                loss, host, layout.sizes, layout.num_samples, workers, is_checked
             )
             return turns(params, stored, step, key, loads)
 

@@ -17,6 +17,7 @@ from jax._src import (
 )  # JAX has no public way to the line of an equation
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -146,6 +147,70 @@ def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
             )
         for inner in _programs_of(equation):
             refuse_collectives(inner, workers)
+
+
+def with_watched_callbacks(
+    function: Callable[..., Any], failed: Callable[[BaseException], None]
+) -> Callable[..., Any]:
+    """The same function, which calls `failed` on the host if a callback in it raises.
+
+    JAX ends the program of the device whose callback has raised. The other devices
+    would wait for that device.
+    """
+
+    def watched(*arguments: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        if not _has_callbacks(closed.jaxpr):
+            return function(*arguments)
+        program = closed.replace(jaxpr=_watched(closed.jaxpr, failed))
+        results = jaxpr_as_fun(program)(*jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return watched
+
+
+def _has_callbacks(jaxpr: Any) -> bool:
+    return any(
+        "callback" in equation.params
+        or any(map(_has_callbacks, _programs_of(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _watched(part: Any, failed: Callable[[BaseException], None]) -> Any:
+    """A program, or a parameter of an equation, whose callbacks are watched."""
+    if hasattr(part, "eqns") and not hasattr(part, "jaxpr"):
+        equations = [
+            equation.replace(
+                params={
+                    name: _Watched(parameter, failed)
+                    if name == "callback"
+                    else _watched(parameter, failed)
+                    for name, parameter in equation.params.items()
+                }
+            )
+            for equation in part.eqns
+        ]
+        return part.replace(eqns=equations)
+    if hasattr(part, "jaxpr") and hasattr(part, "consts"):
+        return part.replace(jaxpr=_watched(part.jaxpr, failed))
+    if type(part) in (tuple, list):
+        return type(part)(_watched(entry, failed) for entry in part)
+    return part
+
+
+class _Watched(NamedTuple):
+    """A callback that reports an error before it raises it."""
+
+    callback: Callable[..., Any]
+    failed: Callable[[BaseException], None]
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return self.callback(*arguments, **keywords)
+        except BaseException as error:
+            self.failed(error)
+            raise
 
 
 def coarsest_eps(jaxpr: Any) -> float:

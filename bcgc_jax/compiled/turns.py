@@ -34,9 +34,20 @@ from bcgc_jax.compiled.tracing import (
     manual_axes,
     refuse_collectives,
     varying,
+    with_watched_callbacks,
 )
 
-Ask = Callable[[LossCheck | None, np.ndarray], np.ndarray]
+
+class Host(NamedTuple):
+    """What a program calls on the host.
+
+    Attributes:
+      answer: Maps what is checked and a request to an answer.
+      failed: Is told the error of a callback of the loss.
+    """
+
+    answer: Callable[[LossCheck | None, np.ndarray], np.ndarray]
+    failed: Callable[[BaseException], None]
 
 
 class Answer(NamedTuple):
@@ -100,7 +111,7 @@ class _Chunks(NamedTuple):
 
 def gradient_of_chunks(
     loss: Loss,
-    ask: Ask,
+    host: Host,
     sizes: Sequence[int],
     num_samples: int,
     workers: Workers,
@@ -113,7 +124,9 @@ def gradient_of_chunks(
     `Questions` checks in the first step.
     """
     # The jitted function is traced once for each size of a chunk.
-    slope = jax.jit(jax.value_and_grad(loss.function, has_aux=loss.has_aux))
+    slope = with_watched_callbacks(
+        jax.jit(jax.value_and_grad(loss.function, has_aux=loss.has_aux)), host.failed
+    )
     of_worker = functools.partial(_of_worker, workers)
     scale = 1.0
     if loss.reduction == "mean":
@@ -133,7 +146,8 @@ def gradient_of_chunks(
         check_reducible(loss, traced.types, workers.axis)
         check = chunks.check(sizes[0], zero) if is_checked else None
         branches = _branches(chunks, sizes, workers, is_checked)
-        call = host_call(functools.partial(ask, check), ANSWER, workers.platform)
+        on_host = functools.partial(host.answer, check)
+        call = host_call(on_host, ANSWER, workers.platform)
 
         def asked(last: Answer, count: Array, total: Any, report: Array) -> Answer:
             numbers = jnp.stack([step, count, lax.axis_index(workers.axis)])

@@ -95,37 +95,68 @@ def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
 
 
 def compiling() -> list[dict[str, Any]]:
-    """Compile a transformer's gradient, 24 layers, with shared work and without."""
+    """Compile a transformer's gradient, 24 layers, with shared work and without, and
+    take its first step with the checks and without.
+    """
     shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
-    gradient = shared.value_and_grad(cross_entropy)
-    shapes = {
-        "words": [(_WORDS, _WIDTH)],
-        "mix": [(_WIDTH, 3 * _WIDTH)] * _LAYERS,
-        "up": [(_WIDTH, 4 * _WIDTH)] * _LAYERS,
-        "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
-    }
-    params = {
-        name: [jnp.zeros(shape) for shape in layers] for name, layers in shapes.items()
-    }
-    arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
+    arguments = _parameters(), jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
     with shared.coordinator:
         results = compare(
             {
-                "package": lambda: compile_anew(gradient, *arguments, 0),
+                "package": lambda: compile_anew(
+                    shared.value_and_grad(cross_entropy, check=False), *arguments, 0
+                ),
                 "peer": lambda: compile_anew(
                     jax.value_and_grad(cross_entropy), *arguments
                 ),
             },
             3,
         )
-    ratio = results["package"].seconds["median"] / results["peer"].seconds["median"]
-    accuracy = f"tracing included; {ratio:.2f} times as long"
-    what = f"compile a gradient of {_LAYERS} layers, equal chunks"
-    against = "the plain gradient"
-    row = result_row(
-        "compiling", what, results, accuracy, {}, against=against, dtype="float32"
-    )
-    return [row]
+        first_steps = compare(
+            {
+                "package": lambda: _first_step(shared, *arguments, check=True),
+                "peer": lambda: _first_step(shared, *arguments, check=False),
+            },
+            3,
+        )
+    rows = []
+    for found, what, against in (
+        (results, "compile a gradient", "the plain gradient"),
+        (first_steps, "first step of a gradient, with checks", "without checks"),
+    ):
+        ratio = found["package"].seconds["median"] / found["peer"].seconds["median"]
+        rows.append(
+            result_row(
+                "compiling",
+                f"{what} of {_LAYERS} layers, equal chunks",
+                found,
+                f"tracing included; {ratio:.2f} times as long",
+                {},
+                against=against,
+                dtype="float32",
+            )
+        )
+    return rows
+
+
+def _parameters() -> dict[str, list[Array]]:
+    shapes = {
+        "words": [(_WORDS, _WIDTH)],
+        "mix": [(_WIDTH, 3 * _WIDTH)] * _LAYERS,
+        "up": [(_WIDTH, 4 * _WIDTH)] * _LAYERS,
+        "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
+    }
+    return {
+        name: [jnp.zeros(shape) for shape in layers] for name, layers in shapes.items()
+    }
+
+
+def _first_step(shared: SharedWork, params: Any, texts: Array, *, check: bool) -> None:
+    gradient = shared.value_and_grad(cross_entropy, check=check)
+    step = jax.jit(lambda *arguments: gradient(*arguments))
+    _, _, ok = jax.block_until_ready(step(params, shared.place(texts), 0))
+    if not ok:
+        raise RuntimeError(f"the first step has failed: {shared.error}")
 
 
 def compile_anew(function: Callable[..., Any], *arguments: Any) -> None:

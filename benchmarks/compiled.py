@@ -33,13 +33,12 @@ def turns() -> list[dict[str, Any]]:
 def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
     """A step beside its chunks in a loop that asks nobody: turns are the difference."""
     rows = jnp.arange(float(_SAMPLES))
-    key = jax.random.key(0)
     with shared_work(mesh_of_one()) as shared:
-        gradient = jax.jit(shared.value_and_grad(product, _SAMPLES))
+        gradient = jax.jit(shared.value_and_grad(product, reduction="sum"))
         steps = iter(range(10**6))
         results = compare(
             {
-                "package": lambda: gradient(2.0, rows, next(steps), key),
+                "package": lambda: gradient(2.0, rows, next(steps)),
                 "peer": functools.partial(jax.jit(_without_questions), 2.0, rows),
             },
             50,
@@ -65,14 +64,14 @@ def mesh_of_one() -> Mesh:
     return jax.make_mesh((1,), ("data",), axis_types=kinds, devices=jax.devices()[:1])
 
 
-def product(weight: Array, rows: Array, key: Any) -> Array:
+def product(weight: Array, rows: Array) -> Array:
     return jnp.sum(weight * rows)
 
 
 def _without_questions(weight: Array, rows: Array) -> Array:
     slope = jax.grad(product)
     total, _ = lax.scan(
-        lambda total, part: (total + slope(weight, part, None), None),
+        lambda total, part: (total + slope(weight, part), None),
         jnp.float32(0),
         rows.reshape(_CHUNKS, -1),
     )
@@ -96,45 +95,75 @@ def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
 
 
 def compiling() -> list[dict[str, Any]]:
-    """Compile a transformer's gradient, 24 layers, with shared work and without."""
+    """Compile a transformer's gradient, 24 layers, with shared work and without, and
+    take its first step with the checks and without.
+    """
     shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
-    gradient = shared.value_and_grad(cross_entropy, _TEXTS)
+    arguments = _parameters(), jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
+    with shared.coordinator:
+        results = compare(
+            {
+                "package": lambda: compile_anew(
+                    shared.value_and_grad(cross_entropy, check=False), *arguments, 0
+                ),
+                "peer": lambda: compile_anew(
+                    jax.value_and_grad(cross_entropy), *arguments
+                ),
+            },
+            3,
+        )
+        first_steps = compare(
+            {
+                "package": lambda: _first_step(shared, *arguments, check=True),
+                "peer": lambda: _first_step(shared, *arguments, check=False),
+            },
+            3,
+        )
+    rows = []
+    for found, what, against in (
+        (results, "compile a gradient", "the plain gradient"),
+        (first_steps, "first step of a gradient, with checks", "without checks"),
+    ):
+        ratio = found["package"].seconds["median"] / found["peer"].seconds["median"]
+        rows.append(
+            result_row(
+                "compiling",
+                f"{what} of {_LAYERS} layers, equal chunks",
+                found,
+                f"tracing included; {ratio:.2f} times as long",
+                {},
+                against=against,
+                dtype="float32",
+            )
+        )
+    return rows
+
+
+def _parameters() -> dict[str, list[Array]]:
     shapes = {
         "words": [(_WORDS, _WIDTH)],
         "mix": [(_WIDTH, 3 * _WIDTH)] * _LAYERS,
         "up": [(_WIDTH, 4 * _WIDTH)] * _LAYERS,
         "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
     }
-    params = {
+    return {
         name: [jnp.zeros(shape) for shape in layers] for name, layers in shapes.items()
     }
-    arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
-    key = jax.random.key(0)
-    with shared.coordinator:
-        results = compare(
-            {
-                "package": lambda: compile_anew(gradient, *arguments, 0, key),
-                "peer": lambda: compile_anew(
-                    jax.value_and_grad(cross_entropy), *arguments, key
-                ),
-            },
-            3,
-        )
-    ratio = results["package"].seconds["median"] / results["peer"].seconds["median"]
-    accuracy = f"tracing included; {ratio:.2f} times as long"
-    what = f"compile a gradient of {_LAYERS} layers, equal chunks"
-    against = "the plain gradient"
-    row = result_row(
-        "compiling", what, results, accuracy, {}, against=against, dtype="float32"
-    )
-    return [row]
+
+
+def _first_step(shared: SharedWork, params: Any, texts: Array, *, check: bool) -> None:
+    gradient = shared.value_and_grad(cross_entropy, check=check)
+    step = jax.jit(lambda *arguments: gradient(*arguments))
+    _, _, ok = jax.block_until_ready(step(params, shared.place(texts), 0))
+    if not ok:
+        raise RuntimeError(f"the first step has failed: {shared.error}")
 
 
 def compile_anew(function: Callable[..., Any], *arguments: Any) -> None:
     jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
 
 
-def cross_entropy(params: Any, texts: Array, key: Any) -> Array:
+def cross_entropy(params: Any, texts: Array) -> Array:
     hidden = params["words"][0][texts[:, :-1]]
     before = jnp.tril(jnp.ones((_LENGTH, _LENGTH), bool))
     for mix, up, down in zip(params["mix"], params["up"], params["down"], strict=True):
@@ -143,4 +172,4 @@ def cross_entropy(params: Any, texts: Array, key: Any) -> Array:
         hidden = hidden + jax.nn.softmax(jnp.where(before, scores, -jnp.inf)) @ value
         hidden = hidden + jax.nn.gelu(hidden @ up) @ down
     logs = jax.nn.log_softmax(hidden @ params["words"][0].T)
-    return -jnp.sum(jnp.take_along_axis(logs, texts[:, 1:, None], -1)) / _TEXTS
+    return -jnp.mean(jnp.take_along_axis(logs, texts[:, 1:, None], -1))

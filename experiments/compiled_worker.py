@@ -68,7 +68,7 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
 
     late.defvjp(lambda share, x, place: (x, place), backward)
 
-    def loss(weights: Array, rows: Any, key: Array) -> Array:
+    def loss(weights: Array, rows: Any) -> Array:
         inputs, step = rows
         if rank is not None:
             worker = jnp.int32(rank)
@@ -76,29 +76,29 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
             worker = lax.axis_index("data")
         share = len(inputs) * WORKERS / SAMPLES
         weights = late(share, weights, jnp.stack([step[0], worker]))
-        return jnp.sum(jnp.tanh(jnp.tanh(inputs @ weights) @ weights)) / SAMPLES
+        return jnp.mean(jnp.sum(jnp.tanh(jnp.tanh(inputs @ weights) @ weights), -1))
 
     return loss
 
 
 def plain(weights: Array, inputs: Any) -> Array:
-    return jnp.sum(jnp.tanh(jnp.tanh(inputs @ weights) @ weights)) / SAMPLES
+    return jnp.mean(jnp.sum(jnp.tanh(jnp.tanh(inputs @ weights) @ weights), -1))
 
 
 def uncoded(mesh: Mesh, loss: Callable[..., Any]) -> Callable[..., Any]:
     """Each worker computes the chunks of its own subset in a loop, then one sum."""
 
-    def run(weights: Array, rows: Any, step: Any, key: Array) -> Any:
+    def run(weights: Array, rows: Any, step: Any) -> Any:
         weights = varying(weights, "data")
         parts = jax.tree.map(lambda x: x.reshape(CHUNKS, -1, *x.shape[1:]), rows)
         total, _ = lax.scan(
-            lambda total, part: (total + jax.grad(loss)(weights, part, key), None),
+            lambda total, part: (total + jax.grad(loss)(weights, part), None),
             jnp.zeros_like(weights),
             parts,
         )
-        return lax.psum(total, "data"), jnp.bool_(True)
+        return lax.psum(total, "data") / (WORKERS * CHUNKS), jnp.bool_(True)
 
-    specs = P(), P("data"), P(), P()
+    specs = P(), P("data"), P()
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(P(), P()))
 
 
@@ -112,20 +112,16 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     shared = SharedWork(
         mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt
     )
-    gradient = shared.value_and_grad(loss, SAMPLES)
+    gradient = shared.value_and_grad(loss)
     if stored == 1:
         program = jax.jit(uncoded(mesh, loss))
     else:
         program = jax.jit(lambda *arguments: gradient(*arguments)[1:])
-    rows_here = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
-    put = functools.partial(
-        jax.make_array_from_process_local_data, NamedSharding(mesh, P("data"))
-    )
-    inputs = put(INPUTS[rows_here])
+    inputs = shared.place(INPUTS)
 
     def step_of(step: int) -> Any:
-        rows = inputs, put(np.full(len(rows_here), step, np.int32))
-        return program(WEIGHTS, rows, step, jax.random.key(0))
+        numbers = shared.place(np.full(SAMPLES, step, np.int32))
+        return program(WEIGHTS, (inputs, numbers), step)
 
     return timed(step_of, spec["steps"])
 
@@ -135,7 +131,6 @@ def in_python(spec: dict[str, Any], share: Share) -> list[float]:
     rank = spec["rank"]
     seconds = paces(spec["kind"], spec["seed"], spec["steps"], spec["subset"])
     slope = jax.jit(jax.grad(loss_with_nap(seconds, rank)))
-    key = jax.random.key(0)
     mesh = jax.make_mesh((WORKERS,), ("data",), axis_types=(AxisType.Auto,))
     put = NamedSharding(mesh, P("data"))
     add = jax.jit(lambda parts: parts.sum(0), out_shardings=NamedSharding(mesh, P()))
@@ -144,10 +139,8 @@ def in_python(spec: dict[str, Any], share: Share) -> list[float]:
         total = jnp.zeros_like(WEIGHTS)
         for chunk in share.step(step):
             rows = np.array(chunk.rows(SAMPLES, WORKERS))
-            part = slope(
-                WEIGHTS, (INPUTS[rows], np.full(len(rows), step, np.int32)), key
-            )
-            total = jax.block_until_ready(total + part)
+            part = slope(WEIGHTS, (INPUTS[rows], np.full(len(rows), step, np.int32)))
+            total = jax.block_until_ready(total + part * (len(rows) / SAMPLES))
         parts = jax.make_array_from_process_local_data(put, np.asarray(total)[None])
         return add(parts), True
 

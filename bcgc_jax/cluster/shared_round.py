@@ -21,12 +21,8 @@ from bcgc_jax.handout.messages import (
     AfterJoin,
     Answer,
     Begin,
-    Covers,
     Done,
     Join,
-    Leave,
-    OwnDone,
-    TakeSeat,
     wrong_loads,
 )
 from bcgc_jax.steps.ledger import Member, Name, Roster
@@ -211,7 +207,7 @@ class SharedRound(Attempt):
         Its line may have broken before it heard the answer. Then it asks again, and has
         the same answer.
         """
-        if isinstance(question, TakeSeat | OwnDone | Leave | Covers):
+        if not isinstance(question, Begin | Done):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank

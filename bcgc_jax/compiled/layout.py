@@ -1,4 +1,4 @@
-"""Where the samples of each chunk lie among those that a worker stores."""
+"""Where the rows of each chunk lie among the rows that a worker stores."""
 
 import math
 from collections.abc import Mapping
@@ -9,54 +9,55 @@ from bcgc_jax.handout.client import Chunk, Share
 
 
 class Place(NamedTuple):
-    """Some samples of a worker: `size` of them, from `begin` on."""
+    """Consecutive rows of a worker: `size` rows from row `begin`."""
 
     begin: int
     size: int
 
 
 class Layout(NamedTuple):
-    """The samples that workers store, in the order of `Share.held`.
+    """The rows that the workers of this process store, in the order of `Share.held`.
 
     Attributes:
-      num_samples, num_subsets: of a step.
-      begins: where the samples of each worker, subset and chunk number begin.
-      sizes: of a chunk, in samples, the largest first.
-      rows: of each worker the step's samples that it stores, by number.
+      num_samples: Number of samples per step, M, over all workers.
+      num_subsets: Number of subsets, N, which is the number of workers.
+      num_rows: Number of rows that each worker passes to the program. If workers store
+        different amounts of data, it is the number of the worker that stores most.
+      begins: First row of each chunk, by worker, subset and number of the chunk.
+      sizes: Numbers of rows that a chunk can have, in decreasing order.
+      rows: Indices of the step's samples that each worker stores, by worker.
     """
 
     num_samples: int
     num_subsets: int
+    num_rows: int
     begins: Mapping[tuple[int, int, int], int]
     sizes: tuple[int, ...]
     rows: Mapping[int, list[int]]
 
     def place(self, worker: int, chunk: Chunk) -> Place:
-        """Where a worker has a chunk; the pieces of a whole one follow each other."""
+        """The rows of a chunk. In a step that is not shared, the last chunk is whole:
+        its pieces follow each other.
+        """
         begin = self.begins[worker, chunk.subset, chunk.number]
         return Place(begin, len(chunk.rows(self.num_samples, self.num_subsets)))
 
-    def check(self, num_rows: int) -> None:
-        """Raise ValueError where a worker is passed other rows than those it stores.
-
-        Workers of a process may store unequal numbers, by hosts: all pass as many as
-        the most. Those of other processes may store more.
-        """
-        most_rows = max(map(len, self.rows.values()))
-        if num_rows < most_rows or (
-            num_rows > most_rows and len(self.rows) == self.num_subsets
-        ):
-            raise ValueError(
-                f"stored has {num_rows} rows for each worker, and {most_rows} are "
-                "needed: the rows of `shared.rows`, those of its own subset and chunks "
-                "of others"
-            )
-
 
 def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
-    """Lay out a step's samples; ValueError where chunks of a kind differ in size."""
+    """Lay out M samples.
+
+    Raises:
+      ValueError: If the samples cannot be divided evenly among the chunks.
+    """
     first = next(iter(shares.values()))
-    _check(first, num_samples)
+    unit = _unit(first)
+    if num_samples % unit or num_samples < 1:
+        following = unit * max(1, math.ceil(num_samples / unit))
+        raise ValueError(
+            f"{num_samples} samples per step cannot be divided evenly among "
+            f"{first.num_workers} workers with {first.num_chunks} chunks each. Use a "
+            f"multiple of {unit} samples, for example {following}"
+        )
     begins = {}
     sizes = {num_samples // (first.num_workers * first.num_chunks)}
     rows: dict[int, list[int]] = {}
@@ -68,19 +69,43 @@ def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
             sizes.add(len(samples))
             rows[worker] += samples
     by_size = tuple(sorted(sizes, reverse=True))
-    return Layout(num_samples, first.num_workers, begins, by_size, rows)
+    num_rows = round(num_samples * _most_stored(first) / first.num_workers)
+    return Layout(num_samples, first.num_workers, num_rows, begins, by_size, rows)
 
 
-def _check(share: Share, num_samples: int) -> None:
-    unit = share.num_workers * math.lcm(*map(_denominator, share.own))
-    if num_samples % unit or num_samples < 1:
-        following = unit * max(1, math.ceil(num_samples / unit))
+def layout_of_rows(shares: Mapping[int, Share], num_rows: int) -> Layout:
+    """Lay out the samples of a step of which each worker passes `num_rows` rows.
+
+    Raises:
+      ValueError: If no step has that many rows for each worker.
+    """
+    first = next(iter(shares.values()))
+    rows_of_unit = _unit(first) * _most_stored(first) / first.num_workers
+    if num_rows < 1 or num_rows % rows_of_unit:
+        following = rows_of_unit * max(1, math.ceil(num_rows / rows_of_unit))
         raise ValueError(
-            f"{num_samples} samples are not cut into chunks of whole samples, alike in "
-            f"all subsets: take a multiple of {unit}, such as {following}"
+            f"`stored` has {num_rows} rows for each worker, but this number must be a "
+            f"multiple of {rows_of_unit}, for example {following}, because each worker "
+            f"stores {float(_most_stored(first)):g} subsets of {first.num_chunks} "
+            "chunks. Pass the arrays that `shared.place(batch)` returns"
         )
+    return layout_of(shares, int(num_rows / rows_of_unit) * _unit(first))
 
 
-def _denominator(chunk: Chunk) -> int:
-    # Edges of chunks are fractions with small denominators.
-    return Fraction(chunk.end).limit_denominator().denominator
+def chunks_of(shares: Mapping[int, Share]) -> dict[int, tuple[object, ...]]:
+    """What a program depends on: the chunks that each worker stores."""
+    return {
+        worker: (share.num_workers, share.num_chunks, share.held, share.most_stored)
+        for worker, share in shares.items()
+    }
+
+
+def _unit(share: Share) -> int:
+    """The least number of samples that can be divided evenly among all chunks."""
+    return share.num_workers * math.lcm(
+        *(Fraction(chunk.end).limit_denominator().denominator for chunk in share.own)
+    )
+
+
+def _most_stored(share: Share) -> Fraction:
+    return Fraction(share.most_stored).limit_denominator()

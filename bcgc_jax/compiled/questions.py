@@ -1,119 +1,222 @@
-"""The callback: each worker of this process asks its share for the next chunk."""
+"""The callback: each worker of this process requests its next chunk."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from bcgc_jax.compiled.layout import Layout
+from bcgc_jax.compiled.losses import LossCheck
 from bcgc_jax.handout.client import Chunk, Share, StepFailed
 
-# Answers that are no chunk; others are 1 and more: which of `Layout.sizes`.
+# Kinds of answers without a chunk. The kinds from 1 to S are chunks of the S sizes of
+# `Layout.sizes`, whose gradient is computed. Kind S + 1 computes the loss of the halves
+# of a chunk of the first size, and the kinds after it compute checksums of chunks.
 OVER = 0
 FAILED = -1
-# Numbers of a question before the lengths of the worker's chunks: step, turn, worker,
-# and one that is known when the gradient of the turn before is.
-HEAD = 4
-# Numbers of an answer: its kind, where its samples begin, its subset, its number there,
-# and how many chunks of its kind follow without a question, each behind the last.
+# Numbers of a request before the lengths of the worker's chunks: the step, the turn,
+# the worker, a number that is known only when the last gradient has been added, and
+# the two numbers of the last check.
+HEAD = 6
+# Numbers of an answer: its kind, the first row of the chunk, its subset, its number
+# there, and how many chunks of its kind follow it without a request.
 ANSWER = 5
 _AT_ONCE = (
-    "two gradients of one SharedWork are computed at once: make one depend on the "
-    "other's ok, as by jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
+    "two gradients of one SharedWork are computed at the same time. Make the second "
+    "one depend on the `ok` of the first one, for example with "
+    "jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
 )
 
 
-class _Running(NamedTuple):
-    """A worker's step: its call in the program, and its chunks, run by run."""
+class Program(NamedTuple):
+    """What the callback knows of a traced gradient.
 
-    call: int
+    Attributes:
+      number: Its number. Two gradients that run at the same time have different ones.
+      layout: The rows of the chunks.
+      check: Compares the loss of a chunk with the losses of its halves; None if the
+        loss and the stored rows are not checked.
+    """
+
+    number: int
+    layout: Layout
+    check: LossCheck | None
+
+
+class _Request(NamedTuple):
+    """A worker's request: its numbers, and the lengths of its chunks."""
+
     step: int
-    runs: Iterator[tuple[Chunk, ...]]
+    turn: int
+    worker: int
+    total: float
+    report: np.ndarray
+    loads: list[float] | None
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> "_Request":
+        step, turn, worker = numbers[:3].tolist()
+        total = float(numbers[3:4].view(np.float32)[0])
+        loads = numbers[HEAD:].view(np.float32).tolist() or None
+        return cls(step, turn, worker, total, numbers[4:HEAD].copy(), loads)
+
+
+_Answers = Generator[np.ndarray, _Request, None]
+
+
+class _Running(NamedTuple):
+    """A worker's step: its program, and the answers to its requests."""
+
+    program: int
+    step: int
+    answers: _Answers
 
 
 class Questions:
-    """Answers the questions of the workers of this process. `answer` never raises.
+    """Answers the requests of the workers of this process. `answer` never raises.
 
-    Raised in a callback, an error would end this process's program while others wait
-    for it.
+    An error that is raised in a callback would end the program of this process while
+    others wait for it.
 
     Attributes:
-      count: chunks of each worker in its last step.
-      error: why the last step that failed has failed.
+      shares: The handles of the workers.
+      count: Number of chunks that each worker computed in its last step.
+      error: Why a step has failed since the last reset.
     """
 
     def __init__(self, shares: Mapping[int, Share]) -> None:
         self.shares = dict(shares)
         self.count = dict.fromkeys(self.shares, 0)
         self.error: BaseException | None = None
+        self.is_broken = False
         self._running: dict[int, _Running] = {}
-        self._is_broken = False
+        # Pairs of a program and a worker that have been checked.
+        self._checked: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
 
-    def answer(self, layout: Layout, call: int, question: np.ndarray) -> np.ndarray:
+    def answer(self, program: Program, numbers: np.ndarray) -> np.ndarray:
         """What a worker computes next: int32 numbers, `[HEAD + C']` to `[ANSWER]`."""
-        numbers = np.asarray(question)
-        step, turn, worker = numbers[:3].tolist()
-        loads = numbers[HEAD:].view(np.float32).tolist() or None
+        request = _Request.of(np.asarray(numbers))
         try:
-            running = self._enter(call, step, turn, worker, loads)
-            run = next(running.runs, None)
-            if run is None:
-                self._leave(worker)
-                return _without_chunk(OVER)
-            self.count[worker] += len(run)
-            first = run[0]
-            place = layout.place(worker, first)
-            kind = 1 + layout.sizes.index(place.size)
-            return np.array(
-                [kind, place.begin, first.subset, first.number, len(run) - 1], np.int32
-            )
+            answers, is_new = self._enter(program, request)
+            answer = next(answers) if is_new else answers.send(request)
+            if answer[0] == OVER:
+                self._leave(request.worker)
+            return answer
         except BaseException as error:
-            self._fail(worker, error)
-            return _without_chunk(FAILED)
+            self._leave(request.worker)
+            self.fail(error)
+            return _answer(FAILED)
+
+    def fail(self, error: BaseException) -> None:
+        """Note the first error. Any but a failed step ends the shares until `reset`."""
+        with self._lock:
+            if self.is_broken:
+                return
+            self.error = error
+            if isinstance(error, StepFailed):
+                return
+            self.is_broken = True
+        self.close()
 
     def close(self) -> None:
-        """Leave: for the others the step fails."""
-        self._is_broken = True
+        """Leave, so that the step fails for the other workers."""
+        self.is_broken = True
         for share in self.shares.values():
             share.close()
 
-    def _enter(
-        self, call: int, step: int, turn: int, worker: int, loads: list[float] | None
-    ) -> _Running:
+    def acknowledge(self) -> None:
+        """Forget the error of a step that has failed while the handles stay open."""
+        self.error = None
+
+    def successor(self, shares: Mapping[int, Share]) -> "Questions":
+        """The same for new handles; programs that were checked stay checked."""
+        following = Questions(shares)
+        following._checked = self._checked
+        return following
+
+    def _enter(self, program: Program, request: _Request) -> tuple[_Answers, bool]:
         with self._lock:
-            if self._is_broken:
-                raise RuntimeError("an earlier step has failed: call reset()")
-            running_steps = {
-                (running.call, running.step) for running in self._running.values()
+            if self.is_broken:
+                raise RuntimeError("an earlier step has failed. Call reset() first")
+            worker = request.worker
+            others = {
+                (running.program, running.step) for running in self._running.values()
             }
-            if running_steps - {(call, step)} or (turn == 0) == (
+            is_new = request.turn == 0
+            if others - {(program.number, request.step)} or is_new == (
                 worker in self._running
             ):
                 raise RuntimeError(_AT_ONCE)
-            if turn == 0:
-                runs = self.shares[worker].runs(step, loads)
-                self._running[worker] = _Running(call, step, runs)
+            if is_new:
+                answers = self._answers(program, request)
+                self._running[worker] = _Running(program.number, request.step, answers)
                 self.count[worker] = 0
-            return self._running[worker]
+            return self._running[worker].answers, is_new
+
+    def _answers(self, program: Program, request: _Request) -> _Answers:
+        """The answers to a worker in a step. They receive its next requests."""
+        worker, layout = request.worker, program.layout
+        share = self.shares[worker]
+        check = program.check
+        if (program.number, worker) in self._checked:
+            check = None
+        if check is not None:
+            yield from self._compare_copies(layout, request)
+        runs: Iterator[tuple[Chunk, ...]] = share.runs(request.step, request.loads)
+        for run in runs:
+            self.count[worker] += len(run)
+            if check is not None:
+                yield from self._check_loss(check, layout, worker, run[0])
+                self._checked.add((program.number, worker))
+                check = None
+                run = run[1:]
+            if run:
+                yield _chunk_answer(layout, worker, run)
+        yield _answer(OVER)
+
+    def _compare_copies(self, layout: Layout, request: _Request) -> _Answers:
+        """Compare the rows of each chunk that the worker stores with other copies."""
+        worker = request.worker
+        share = self.shares[worker]
+        checksums = []
+        for chunk in share.held:
+            first_kind = len(layout.sizes) + 2
+            answered = yield _chunk_answer(layout, worker, (chunk,), first_kind)
+            checksum = int(answered.report.view(np.int64)[0])
+            checksums.append([chunk.subset, chunk.number, checksum])
+        share.compare_copies(request.step, checksums)
+
+    def _check_loss(
+        self, check: LossCheck, layout: Layout, worker: int, chunk: Chunk
+    ) -> _Answers:
+        """Let a worker compute a chunk, and compare its loss with its halves."""
+        place = layout.place(worker, chunk)
+        if place.size != layout.sizes[0]:  # the halves are those of the largest chunk
+            yield _chunk_answer(layout, worker, (chunk,))
+            return
+        halves_kind = len(layout.sizes) + 1
+        answered = yield _answer(halves_kind, place.begin, chunk)
+        halves = answered.report.view(np.float32).tolist()
+        answered = yield _chunk_answer(layout, worker, (chunk,))
+        check.compare(answered.total, halves, place.size)
 
     def _leave(self, worker: int) -> None:
         with self._lock:
             self._running.pop(worker, None)
 
-    def _fail(self, worker: int, error: BaseException) -> None:
-        """Note the first error. Any but a failed step ends the shares until `reset`."""
-        with self._lock:
-            self._running.pop(worker, None)
-            if self._is_broken:
-                return
-            self.error = error
-            if isinstance(error, StepFailed):
-                return
-            self._is_broken = True
-        self.close()
+
+def _chunk_answer(
+    layout: Layout, worker: int, run: tuple[Chunk, ...], first_kind: int = 1
+) -> np.ndarray:
+    place = layout.place(worker, run[0])
+    kind = first_kind + layout.sizes.index(place.size)
+    return _answer(kind, place.begin, run[0], len(run) - 1)
 
 
-def _without_chunk(kind: int) -> np.ndarray:
-    return np.array([kind] + [0] * (ANSWER - 1), np.int32)
+def _answer(
+    kind: int, begin: int = 0, chunk: Chunk | None = None, follow: int = 0
+) -> np.ndarray:
+    subset, number = (0, 0) if chunk is None else (chunk.subset, chunk.number)
+    return np.array([kind, begin, subset, number, follow], np.int32)

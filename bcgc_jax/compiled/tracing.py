@@ -17,7 +17,9 @@ from jax._src import (
 )  # JAX has no public way to the line of an equation
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 # Primitives that name an axis of the mesh and wait for nobody.
 _HARMLESS = {"axis_index", "pvary", "pcast"}
@@ -47,13 +49,14 @@ def varying(x: Array, *axes: str) -> Array:
 
     A gradient by parameters that differ has no sum over the axis within.
     """
-    missing = tuple(axis for axis in axes if axis not in _varies(x))
+    missing = tuple(axis for axis in axes if axis not in varies(x))
     if hasattr(lax, "pcast"):
         return lax.pcast(x, missing, to="varying")
     return lax.pvary(x, missing)  # type: ignore[attr-defined]  # before JAX 0.9
 
 
-def _varies(x: Any) -> frozenset[str]:
+def varies(x: Any) -> frozenset[str]:
+    """The axes over which a value, or a value of a type, differs."""
     if hasattr(x, "dtype") and not isinstance(x, Array):
         aval = x
     else:
@@ -63,9 +66,15 @@ def _varies(x: Any) -> frozenset[str]:
     return frozenset(aval.mat.varying)  # of newer versions
 
 
-def is_manual(axis: str) -> bool:
-    """Whether an axis of the mesh is manual where this is traced."""
-    return axis in jax.sharding.get_abstract_mesh().manual_axes
+def manual_axes(workers: Workers) -> list[str]:
+    """The other axes of the mesh that are manual where this is traced."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return [axis for axis in workers.other_axes if axis in manual]
+
+
+def sharded_over(x: Any) -> Any:
+    """The partition spec in the type of an array, which names explicit axes only."""
+    return P(*jax.typeof(x).sharding.spec)
 
 
 def axis_size(axis: str) -> int:
@@ -102,30 +111,22 @@ def host_call(
 
 
 class Traced:
-    """A traced function of arrays: its program, and zeros like its results."""
+    """A traced function of arrays: its program, the types of its results, and zeros of
+    these types.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         self.jaxpr = closed.jaxpr
-        self._structure = jax.tree.structure(shapes)
-        self._types = closed.out_avals
+        self.types = jax.tree.unflatten(jax.tree.structure(shapes), closed.out_avals)
 
     def zeros(self, dtype_of: Callable[[Any], Any] = lambda dtype: dtype) -> Any:
-        return jax.tree.unflatten(
-            self._structure, [_zero(kind, dtype_of) for kind in self._types]
-        )
+        return jax.tree.map(lambda kind: _zero(kind, dtype_of), self.types)
 
 
 def _zero(kind: Any, dtype_of: Callable[[Any], Any]) -> Array:
     zero = lax.full(kind.shape, 0, dtype_of(kind.dtype), sharding=kind.sharding)
-    return varying(zero, *_varies(kind))
-
-
-def wide(dtype: Any) -> Any:
-    """The type of a sum: float32 or more for floats."""
-    if jnp.issubdtype(dtype, jnp.floating):
-        return jnp.promote_types(dtype, jnp.float32)
-    return dtype
+    return varying(zero, *varies(kind))
 
 
 def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
@@ -144,9 +145,100 @@ def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
                 f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not "
                 "only for those of this worker. Take all_gather or all_to_all"
             )
-        for part in equation.params.values():
-            for inner in _programs_in(part):
-                refuse_collectives(inner, workers)
+        for inner in _programs_of(equation):
+            refuse_collectives(inner, workers)
+
+
+def with_watched_callbacks(
+    function: Callable[..., Any], failed: Callable[[BaseException], None]
+) -> Callable[..., Any]:
+    """The same function, which calls `failed` on the host if a callback in it raises.
+
+    JAX ends the program of the device whose callback has raised. The other devices
+    would wait for that device.
+    """
+
+    def watched(*arguments: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        if not _has_callbacks(closed.jaxpr):
+            return function(*arguments)
+        program = closed.replace(jaxpr=_watched(closed.jaxpr, failed))
+        results = jaxpr_as_fun(program)(*jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return watched
+
+
+def _has_callbacks(jaxpr: Any) -> bool:
+    return any(
+        "callback" in equation.params
+        or any(map(_has_callbacks, _programs_of(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _watched(part: Any, failed: Callable[[BaseException], None]) -> Any:
+    """A program, or a parameter of an equation, whose callbacks are watched."""
+    if hasattr(part, "eqns") and not hasattr(part, "jaxpr"):
+        equations = [
+            equation.replace(
+                params={
+                    name: _Watched(parameter, failed)
+                    if name == "callback"
+                    else _watched(parameter, failed)
+                    for name, parameter in equation.params.items()
+                }
+            )
+            for equation in part.eqns
+        ]
+        return part.replace(eqns=equations)
+    if hasattr(part, "jaxpr") and hasattr(part, "consts"):
+        return part.replace(jaxpr=_watched(part.jaxpr, failed))
+    if type(part) in (tuple, list):
+        return type(part)(_watched(entry, failed) for entry in part)
+    return part
+
+
+class _Watched(NamedTuple):
+    """A callback that reports an error before it raises it."""
+
+    callback: Callable[..., Any]
+    failed: Callable[[BaseException], None]
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return self.callback(*arguments, **keywords)
+        except BaseException as error:
+            self.failed(error)
+            raise
+
+
+def coarsest_eps(jaxpr: Any) -> float:
+    """The largest relative rounding error of a float in a program."""
+    eps = 0.0
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            dtype = getattr(variable.aval, "dtype", None)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
+                eps = max(eps, float(jnp.finfo(dtype).eps))
+        for inner in _programs_of(equation):
+            eps = max(eps, coarsest_eps(inner))
+    return eps
+
+
+def uses_last_argument(jaxpr: Any) -> bool:
+    """Whether a program, or a jitted function that it calls, uses its last argument."""
+    last = jaxpr.invars[-1]
+    for equation in jaxpr.eqns:
+        if last not in [v for v in equation.invars if not hasattr(v, "val")]:
+            continue
+        inner = [*_programs_of(equation)]
+        passes_on = len(inner) == 1 and len(inner[0].invars) == len(equation.invars)
+        if not passes_on or equation.invars[-1] is not last:
+            return True
+        if uses_last_argument(inner[0]):
+            return True
+    return False
 
 
 def _axes_of(equation: Any) -> set[Any]:
@@ -158,6 +250,12 @@ def _axes_of(equation: Any) -> set[Any]:
 
 def _line(equation: Any) -> str:
     return source_info_util.summarize(equation.source_info)
+
+
+def _programs_of(equation: Any) -> Iterable[Any]:
+    """The programs that an equation contains."""
+    for parameter in equation.params.values():
+        yield from _programs_in(parameter)
 
 
 def _programs_in(parameter: Any) -> Iterable[Any]:

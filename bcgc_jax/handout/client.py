@@ -18,6 +18,7 @@ from bcgc_jax.handout.messages import (
     SILENCE,
     Answer,
     Begin,
+    Copies,
     Covers,
     Done,
     Join,
@@ -105,6 +106,11 @@ class Share:
     @property
     def num_chunks(self) -> int:
         return self._seat.chunks
+
+    @property
+    def most_stored(self) -> float:
+        """How many subsets the worker stores that stores the most data."""
+        return self._seat.most
 
     @functools.cached_property
     def held(self) -> tuple[Chunk, ...]:
@@ -211,6 +217,21 @@ class Share:
                 f"worker {self._rank}: {answer.refused}. Join again, or end this one"
             )
         return not answer.refused
+
+    def compare_copies(self, step: int, checksums: list[list[int]]) -> None:
+        """Compare this worker's copies of chunks with those of the other workers.
+
+        Args:
+          step: The number of the step.
+          checksums: Of each chunk of `held`, its subset, its number there and the
+            checksum of the rows that this worker stores for it.
+
+        Raises:
+          ValueError: If another worker has sent another checksum for a chunk in this
+            step.
+          ConnectionError: If the coordinator has ended.
+        """
+        self._ask(Copies(step, checksums))
 
     def _handed_out(self, begin: Begin) -> Iterator[tuple[Chunk, ...]]:
         answer = self._ask(begin)

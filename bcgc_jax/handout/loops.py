@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bcgc_jax.handout import copies
 from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loop_attempts import COLUMNS, OwnAttempt, SharedAttempt
@@ -23,6 +24,7 @@ from bcgc_jax.handout.messages import (
     AfterJoin,
     Answer,
     Begin,
+    Copies,
     Covers,
     Done,
     Join,
@@ -107,6 +109,7 @@ class Loops:
         self._judge = judge
         self._shares = shares
         self._numbers = itertools.count(1)
+        self._copies = copies.Copies()
         self._attempt: SharedAttempt | OwnAttempt | None = None
         self._all = frozenset(range(place.num_workers))
         self._workers = Workers(timeout)
@@ -143,6 +146,8 @@ class Loops:
             tell(Answer(seat=self._seat(rank)))
         elif isinstance(question, Covers):
             tell(Answer(refused=self._missing_of(frozenset(question.present))))
+        elif isinstance(question, Copies):
+            tell(Answer(refused=self._copies.difference(who.rank, *question)))
         elif isinstance(question, Done):
             self._done(rank, question, tell, now)
         elif isinstance(question, Leave):
@@ -187,8 +192,15 @@ class Loops:
         place = self._place
         sizes = place.sizes
         edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
-        stored = tuple(place.storage.chunks()[rank])
-        return Seat(place.num_workers, place.chunks, edges, stored)
+        chunks = place.storage.chunks()
+        most = max(sum(place.shares[number] for _, number in held) for held in chunks)
+        return Seat(
+            place.num_workers,
+            place.chunks,
+            edges,
+            chunks[rank],
+            most / place.chunks,
+        )
 
     def _at_step(
         self, rank: int, question: Begin | OwnDone, tell: Tell, now: float

@@ -84,7 +84,19 @@ class Covers(NamedTuple):
     present: list[int]
 
 
-AfterJoin = TakeSeat | Begin | Done | OwnDone | Leave | Covers
+class Copies(NamedTuple):
+    """Are the worker's copies of a step's chunks those of the other workers?
+
+    Each of `checksums` is the subset of a chunk, its number there, and the checksum of
+    the rows that the worker stores for it. An answer that refuses names a copy that
+    differs.
+    """
+
+    step: int
+    checksums: list[list[int]]
+
+
+AfterJoin = TakeSeat | Begin | Done | OwnDone | Leave | Covers | Copies
 Question = Join | AfterJoin
 _WORDS = {
     Join: "join",
@@ -94,6 +106,7 @@ _WORDS = {
     OwnDone: "own",
     Leave: "leave",
     Covers: "covers",
+    Copies: "copies",
 }
 
 
@@ -105,12 +118,14 @@ class Seat(NamedTuple):
       chunks: whole ones of a subset.
       edges: where each chunk of a subset ends that is handed out, shares of 1.
       stored: the chunks that it may be given.
+      most: how many subsets the worker stores that stores the most data.
     """
 
     workers: int
     chunks: int
     edges: tuple[float, ...]
     stored: tuple[Chunk, ...]
+    most: float
 
 
 class Answer(NamedTuple):
@@ -163,10 +178,9 @@ def question_of(data: Any) -> Question:
         case ["done", [attempt, number], seconds] if _whole(attempt, number):
             if _is_time(seconds):
                 return Done((attempt, number), float(seconds))
-        case ["begin", step, loads, None] if _whole(step):
-            return Begin(step, loads)
-        case ["begin", step, loads, [*present]] if _whole(step, *present):
-            return Begin(step, loads, present)
+        case ["begin", step, loads, None | [*_] as present]:
+            if _whole(step, *(present or ())):
+                return Begin(step, loads, present)
         case ["covers", [*present]] if _whole(*present):
             return Covers(present)
         case ["own", step, since, [*seconds], loads] if _whole(step):
@@ -176,6 +190,9 @@ def question_of(data: Any) -> Question:
             return Leave(step)
         case ["join", rank, life, str(host), str(process)] if _whole(rank, life):
             return Join(rank, life, host, process)
+        case ["copies", step, [*checksums]] if _whole(step):
+            if all(len(row) == 3 and _whole(*row) for row in map(_listed, checksums)):
+                return Copies(step, checksums)
         case ["seat"]:
             return TakeSeat()
     raise ValueError("it is no message of a worker")
@@ -183,6 +200,10 @@ def question_of(data: Any) -> Question:
 
 def _whole(*numbers: Any) -> bool:
     return all(type(number) is int for number in numbers)
+
+
+def _listed(row: Any) -> list[Any]:
+    return row if isinstance(row, list) else []
 
 
 def _is_time(seconds: Any) -> bool:
@@ -196,8 +217,8 @@ def answer_of(data: Any) -> Answer:
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
-        workers, chunks, edges, stored = seat
-        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)))
+        workers, chunks, edges, stored, most = seat
+        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)), most)
     sums = keep, tuple(standing), send
     return Answer(ticket, chunk, over, *sums, seat, failed, refused, shares, (*lost,))
 

@@ -20,6 +20,19 @@ class Shares(NamedTuple):
     dependence: list[float]
 
 
+class Added(NamedTuple):
+    """What causes add to the loss of each step by equally likely draws, `[D, S, K]`.
+
+    Attributes:
+      likely: by the draws.
+      with_errors: with what each step adds by its influence on workers' levels, and
+        with levels without bias.
+    """
+
+    likely: np.ndarray
+    with_errors: np.ndarray
+
+
 class _Resampled(NamedTuple):
     """Shares, `[K]`, in resampled steps, `[R, K]`, and each step's part, `[S, K]`."""
 
@@ -28,25 +41,24 @@ class _Resampled(NamedTuple):
     influence: np.ndarray
 
 
-def shares_of(
-    draws: np.ndarray, without: np.ndarray | None = None, seed: int = 0
-) -> Shares:
+def shares_of(added: Added, without: Added | None = None, seed: int = 0) -> Shares:
     """Return v_k = mean added_k / Σ mean added, at least 0, and its interval.
 
     Args:
-      draws: what causes add to the loss of each step, `[D, S, K]`.
-      without: the same draws without slowness at random, where that does not show. The
-        shares are those; the intervals are the union of both.
+      added: what causes add. The values are those of the draws that are likely; the
+        intervals are those with errors.
+      without: the same without slowness at random, where that does not show. The shares
+        are those; the intervals are the union of both.
       seed: of the resampled steps.
     """
-    resampled = _resampled(draws, seed)
+    resampled = _resampled(added.with_errors, seed)
     estimates = [(resampled.values, resampled)]
     if without is not None:
         # Draws with it are of chance: their middle is the median.
         estimates = [(np.median(resampled.drawn, axis=0), resampled)]
-        resampled = _resampled(without, seed)
+        added, resampled = without, _resampled(without.with_errors, seed)
         estimates.append((resampled.values, resampled))
-    positive = np.maximum(resampled.values, 0.0)
+    positive = np.maximum(added.likely.mean(axis=(0, 1)), 0.0)
     values = positive / max(float(positive.sum()), 1e-300)
     intervals = []
     for k, value in enumerate(values.tolist()):

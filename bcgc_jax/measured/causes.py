@@ -17,14 +17,15 @@ orders in which the causes can be put in.
 
 import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax.measured.level_errors import Level, levels_with_errors
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.pauses import beyond_usual, pauses_for_length, pauses_of_passes
-from bcgc_jax.measured.slow_steps import random_of
+from bcgc_jax.measured.slow_steps import random_of, variance_of
 from bcgc_jax.measured.slow_workers import (
     FEWEST_STEPS,
     levels,
@@ -76,6 +77,13 @@ class Parts(NamedTuple):
         parts = self.pace, self.data, self.pauses, self.steady
         return Steps(*parts, costs, lock_step=lock_step)
 
+    def whole(self) -> "Parts":
+        """The same with one chunk in a worker's step."""
+        data, pauses = (
+            part.sum(axis=2, keepdims=True) for part in (self.data, self.pauses)
+        )
+        return self._replace(data=data, pauses=pauses)
+
     def times(self, causes: Collection[str] = CAUSES) -> np.ndarray:
         """The seconds of workers if there were these causes only, `[S, W]`."""
         return self.until_met(causes)[:, :, 0]
@@ -84,9 +92,7 @@ class Parts(NamedTuple):
         self, causes: Collection[str] = CAUSES, *, lock_step: bool = False
     ) -> np.ndarray:
         """The same until they meet, `[S, W, K]`: once, or in lock-step each chunk."""
-        work, pauses = self.data, self.pauses
-        if not lock_step:
-            work, pauses = (part.sum(axis=2, keepdims=True) for part in (work, pauses))
+        _, _, work, pauses = self if lock_step else self.whole()
         if "data" not in causes:
             equal = work.mean(axis=2, keepdims=True).mean(axis=1, keepdims=True)
             work = np.broadcast_to(equal, work.shape)
@@ -114,6 +120,17 @@ def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
     >>> {cause: round(float(added[0]), 12) for cause, added in losses(parts).items()}
     {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
     """
+    if not lock_step:
+        parts = parts.whole()
+    return shapley_values(
+        lambda causes: loss(parts.until_met(causes, lock_step=lock_step)).sum(axis=1)
+    )
+
+
+def shapley_values(
+    value_of: Callable[[Collection[str]], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return what each cause adds to a value of sets of causes: its Shapley value."""
     size = len(CAUSES)
     counts = range(size + 1)
     sets = [
@@ -121,17 +138,14 @@ def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
         for k in counts
         for causes in itertools.combinations(CAUSES, k)
     ]
-    loss_of = {
-        causes: loss(parts.until_met(causes, lock_step=lock_step)).sum(axis=1)
-        for causes in sets
-    }
-    added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
+    values = {causes: value_of(causes) for causes in sets}
+    added = {cause: np.zeros_like(values[frozenset()]) for cause in CAUSES}
     for cause in CAUSES:
         for causes in sets:
             if cause not in causes:
                 before = len(causes)
                 orders = math.factorial(before) * math.factorial(size - 1 - before)
-                gain = loss_of[causes | {cause}] - loss_of[causes]
+                gain = values[causes | {cause}] - values[causes]
                 added[cause] += orders / math.factorial(size) * gain
     return added
 
@@ -170,12 +184,21 @@ class Model(NamedTuple):
         to what chance may hide in `draws`.
       slow_in_all: in a few steps, workers that are slow in all of them: how many times
         as slow.
+      levels: the levels of workers that stay slow, or fast, in any of `draws`, without
+        bias and with their errors.
+      of_random: the part of what these do not explain that is slowness at random.
     """
 
     parts: Parts
     draws: list[Parts]
     random_shows: bool
     slow_in_all: dict[int, float]
+    levels: list[Level]
+    of_random: float
+
+    def levels_in(self, draw: Parts) -> list[Level]:
+        """The levels of workers that stay slow, or fast, in one of the draws."""
+        return [k for k in self.levels if draw.steady[k.first, k.worker] != 0]
 
     def changed(self, change: Callable[[Parts], Parts]) -> "Model":
         draws = [change(draw) for draw in self.draws]
@@ -185,7 +208,7 @@ class Model(NamedTuple):
         """The model without slowness at random where it is no more than by chance."""
         if self.random_shows:
             return self
-        return self.changed(without_random)
+        return self.changed(without_random)._replace(of_random=0.0)
 
     def of_workers(self, order: np.ndarray, unit: float) -> "Model":
         """The model with place w as worker `order[w]`, its seconds times `unit`."""
@@ -196,7 +219,10 @@ class Model(NamedTuple):
             return Parts(steady, random, unit * data, unit * pauses)
 
         slow = {int(order[worker]): ratio for worker, ratio in self.slow_in_all.items()}
-        return self.changed(change)._replace(slow_in_all=slow)
+        levels = [
+            level._replace(worker=int(order[level.worker])) for level in self.levels
+        ]
+        return self.changed(change)._replace(slow_in_all=slow, levels=levels)
 
 
 def model_of_chunks(parts: Microbatches) -> Model:
@@ -234,9 +260,13 @@ def model_of_chunks(parts: Microbatches) -> Model:
     def of(level: np.ndarray, pace: np.ndarray) -> Parts:
         return Parts(level, pace, work / np.exp(level + pace)[:, :, None], pauses)
 
-    slow = _slow_in_all(scores, paces)
     return Model(
-        of(steady, random), list(map(of, steady_draws, random_draws)), shows, slow
+        parts=of(steady, random),
+        draws=list(map(of, steady_draws, random_draws)),
+        random_shows=shows,
+        slow_in_all=_slow_in_all(scores, paces),
+        levels=_levels_of_draws(steady, steady_draws, paces),
+        of_random=variance_of(logs - steady[:, :, None]).of_random,
     )
 
 
@@ -256,6 +286,13 @@ def _levels_drawn(
     apart = np.log(times)
     apart = apart - np.median(apart, axis=1, keepdims=True) - steady
     return [levels_drawn(steady, scores, apart, rng) for _ in range(count)]
+
+
+def _levels_of_draws(
+    steady: np.ndarray, draws: Sequence[np.ndarray], times: np.ndarray
+) -> list[Level]:
+    stays = np.any([level.any(axis=0) for level in draws], axis=0)
+    return levels_with_errors(steady, stays & ~steady.any(axis=0), times)
 
 
 def model_of_steps(
@@ -286,8 +323,14 @@ def model_of_steps(
         return Parts(level, np.log(times / usual) - level, data, np.zeros_like(data))
 
     draws = _levels_drawn(steady, without, times, _FEWER_DRAWS, rng)
-    slow = _slow_in_all(ranks, times)
-    return Model(of(steady), list(map(of, draws)), random_shows=True, slow_in_all=slow)
+    return Model(
+        parts=of(steady),
+        draws=list(map(of, draws)),
+        random_shows=True,
+        slow_in_all=_slow_in_all(ranks, times),
+        levels=_levels_of_draws(steady, draws, times),
+        of_random=1.0,
+    )
 
 
 def as_data(parts: Parts) -> Parts:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.cause_shares import shares_of
+from bcgc_jax.measured.cause_shares import Added, shares_of
 from bcgc_jax.measured.causes import (
     Model,
     Parts,
@@ -18,6 +18,7 @@ from bcgc_jax.measured.causes import (
 )
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.moved_levels import losses_with_errors
 from bcgc_jax.measured.slow_workers import FEWEST_STEPS
 from bcgc_jax.measured.whole_steps import WholeSteps
 from bcgc_jax.steps.chunk_lengths import LoadLine
@@ -96,10 +97,14 @@ class Log(NamedTuple):
 
     def losses(self) -> dict[str, np.ndarray]:
         """What each cause adds to each step's loss in each of D draws, `[D, S]`."""
-        return self._added(self.model.without_chance().draws)
+        draws = self.model.without_chance().draws
+        return self._by_cause(
+            [losses(parts, lock_step=self.lock_step) for parts in draws]
+        )
 
-    def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
-        losses_of_draws = [losses(parts, lock_step=self.lock_step) for parts in draws]
+    def _by_cause(
+        self, losses_of_draws: Sequence[dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
         return {
             name: np.stack([added[cause] for added in losses_of_draws])
             for cause, name in self.causes().items()
@@ -107,11 +112,11 @@ class Log(NamedTuple):
 
     def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
         """The shares of the causes, and how many dependent steps count as one."""
-        added, without = self._added(self.model.draws), None
+        without = None
         if not self.model.random_shows:
-            without = self._stacked(self.losses())
-        shares = shares_of(self._stacked(added), without, seed)
-        causes = dict(zip(added, shares.intervals, strict=True))
+            without = self._added(self.model.without_chance())
+        shares = shares_of(self._added(self.model), without, seed)
+        causes = dict(zip(self.causes().values(), shares.intervals, strict=True))
         dependences = [
             dependence
             for dependence, share in zip(
@@ -121,13 +126,25 @@ class Log(NamedTuple):
         ]
         return causes, max(dependences, default=1.0)
 
-    def _stacked(self, added: dict[str, np.ndarray]) -> np.ndarray:
+    def _added(self, model: Model) -> Added:
+        """What causes add by the draws of a model, without and with their errors."""
+        likely = [losses(parts, lock_step=self.lock_step) for parts in model.draws]
+        with_errors = list(likely)
+        for place, parts in enumerate(model.draws):
+            levels = model.levels_in(parts)
+            if levels:
+                with_errors[place] = losses_with_errors(
+                    parts, levels, model.of_random, lock_step=self.lock_step
+                )
+        return Added(self._stacked(likely), self._stacked(with_errors))
+
+    def _stacked(self, losses_of_draws: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
         """`[D, S, K]`; where all take one time, rounding is no cause."""
         rounding = 1e-9 * self.model.parts.times().max(axis=1)
         return np.stack(
             [
                 np.where(np.abs(values) > rounding, values, 0.0)
-                for values in added.values()
+                for values in self._by_cause(losses_of_draws).values()
             ],
             axis=-1,
         )

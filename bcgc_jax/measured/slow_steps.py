@@ -73,6 +73,12 @@ class Variance(NamedTuple):
     def shows(self) -> bool:
         return self.between > _SHOWS * self.error(0.0)
 
+    @property
+    def of_random(self) -> float:
+        """The part of B in the variance of the mean chunk of a worker's step."""
+        between = max(self.between, 0.0)
+        return between / max(between + self.within / self.shape[2], 1e-300)
+
 
 def variance_of(z: np.ndarray) -> Variance:
     """V = mean_t var_w(mean_c z) - σ²/C, `[S, W, C]`."""

@@ -1,11 +1,10 @@
-"""Work sharing in one compiled program with Flax NNX and Dropout: four workers of one
+"""Load balancing in one compiled program with Flax NNX and Dropout: four workers of one
 device.
 
-Start `python docs/examples/compiled_nnx.py`. Lines with a plus are those that the
-program gains.
+Start `python docs/examples/compiled_nnx.py`. Lines with a plus are the lines that
+differ from a program without load balancing.
 """
 
-import functools
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
@@ -15,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType
 
 from bcgc_jax.compiled import SharedWork  # +
 
@@ -45,31 +43,24 @@ def train(mesh, shared, steps):
         images, labels = rows
         model = nnx.merge(graph, params, others)
         logs = jax.nn.log_softmax(model(images, nnx.Rngs(key)))
-        return -jnp.sum(jnp.take_along_axis(logs, labels[:, None], -1)) / SAMPLES
+        return -jnp.mean(jnp.take_along_axis(logs, labels[:, None], -1))
 
-    gradient = shared.value_and_grad(
-        loss, SAMPLES
-    )  # + in place of jax.value_and_grad(loss)
+    gradient = shared.value_and_grad(loss)  # + in place of jax.value_and_grad(loss)
 
     @jax.jit
     def train_step(params, state, stored, step, key):
-        value, slope, ok = gradient(params, stored, step, key)
+        value, slope, ok = gradient(params, stored, step, key)  # +
         updates, new_state = optimizer.update(slope, state, params)
-        new = optax.apply_updates(params, updates), new_state
-        keep = functools.partial(jnp.where, ok)  # + a step that failed changes nothing
-        return *jax.tree.map(keep, new, (params, state)), value, ok  # +
+        return optax.apply_updates(params, updates), new_state, value, ok  # +
 
-    rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])  # +
-    stored = jax.device_put(
-        (IMAGES[rows], LABELS[rows]), NamedSharding(mesh, P("data"))
-    )
+    stored = shared.place((IMAGES, LABELS))  # + in place of jax.device_put
     state = optimizer.init(params)
     for step in range(steps):
         params, state, value, ok = train_step(
             params, state, stored, step, jax.random.key(1)
         )
-        if not ok:
-            raise SystemExit(f"step {step}: {shared.error}")
+        if not ok:  # + the batch stays, so that place(batch) cannot raise the error
+            raise shared.error  # +
     return jax.device_get(params), float(value)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType
 
 from bcgc_jax.compiled import SharedWork
 from bcgc_jax.handout import Chunk, Share, join, serve
@@ -28,8 +27,8 @@ INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, WIDTH)).astype(np.fl
 WEIGHTS = np.eye(WIDTH, dtype=np.float32)
 
 
-def loss(weights: Any, rows: Any, key: Any) -> Any:
-    return jnp.sum(jnp.tanh(jnp.tanh(rows @ weights) @ weights)) / SAMPLES
+def loss(weights: Any, rows: Any) -> Any:
+    return jnp.mean(jnp.sum(jnp.tanh(jnp.tanh(rows @ weights) @ weights), -1))
 
 
 def say(**fields: Any) -> None:
@@ -75,13 +74,9 @@ def main(spec: dict[str, Any]) -> None:
             )
         share = join(address, rank, key="key")
         shared = SharedWork(mesh, shares={rank: share})
-        gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
-        put = NamedSharding(mesh, P("data"))
-        rows = jax.make_array_from_process_local_data(
-            put, INPUTS[np.array(shared.rows[rank])]
-        )
-        expected = jax.grad(loss)(WEIGHTS, INPUTS, None)
-        key = jax.random.key(0)
+        gradient = jax.jit(shared.value_and_grad(loss))
+        rows = shared.place(INPUTS)
+        expected = jax.grad(loss)(WEIGHTS, INPUTS)
         step, ok = 0, True
         while step < spec["steps"] and (ok or "raises" in spec):
             if ok and spec.get("dies") == [rank, step]:
@@ -89,7 +84,7 @@ def main(spec: dict[str, Any]) -> None:
             if ok and spec.get("raises") == [rank, step]:
                 share.runs = raising  # type: ignore[method-assign, assignment]
             began = time.perf_counter()
-            _, slope, ok = gradient(WEIGHTS, rows, step, key)
+            _, slope, ok = gradient(WEIGHTS, rows, step)
             ok = bool(ok)
             seconds = time.perf_counter() - began
             error = float(np.abs(np.asarray(slope) - expected).max()) if ok else 0.0

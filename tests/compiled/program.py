@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -56,31 +56,24 @@ def mesh_of_workers() -> Mesh:
     return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def stored(
-    shared: compiled.SharedWork, mesh: Mesh, *arrays: np.ndarray
-) -> tuple[Array, ...]:
-    rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
-    return tuple(
-        jax.device_put(array[rows], NamedSharding(mesh, P("data"))) for array in arrays
-    )
-
-
 def cross_entropy(scores: Any, labels: Any) -> Any:
     logs = jax.nn.log_softmax(scores.astype(jnp.float32))
-    return -jnp.take_along_axis(logs, labels[:, None], 1).sum() / SAMPLES
+    return -jnp.take_along_axis(logs, labels[:, None], 1)
 
 
-def loss(params: Any, rows: Any, key: Any) -> Any:
+def loss(params: Any, rows: Any) -> Any:
+    """A mean over the rows, as it is usually written."""
     inputs, labels = rows
-    return cross_entropy(jnp.tanh(inputs @ params["first"]) @ params["last"], labels)
+    scores = jnp.tanh(inputs @ params["first"]) @ params["last"]
+    return jnp.mean(cross_entropy(scores, labels))
 
 
 def with_dropout(params: Any, rows: Any, key: Any, dot: Any = jnp.matmul) -> Any:
-    """The loss, and auxiliary values: how many rows, and the sum of the inputs."""
+    """A sum, and auxiliary values: how many rows, and the sum of the inputs."""
     inputs, labels = rows
     inputs = inputs * jax.random.bernoulli(key, 0.9, inputs.shape)
     scores = dot(jnp.tanh(inputs @ params["first"]), params["last"])
-    return cross_entropy(scores, labels), {
+    return jnp.sum(cross_entropy(scores, labels)), {
         "rows": jnp.int32(len(labels)),
         "sum": inputs.sum(0),
     }
@@ -124,7 +117,7 @@ def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
         with_dropout, dot=plain if how == "partitioner" else sums
     )
     if how == "local":
-        run = shared.local(computed, SAMPLES, has_aux=True)
+        run = shared.local(computed, reduction="sum", has_aux=True)
         gradient = jax.shard_map(
             run,
             mesh=mesh,
@@ -134,9 +127,9 @@ def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
     else:
         params_specs = None if how == "partitioner" else specs
         gradient = shared.value_and_grad(
-            computed, SAMPLES, has_aux=True, params=params_specs
+            computed, reduction="sum", has_aux=True, params=params_specs
         )
-    rows = stored(shared, mesh, INPUTS, LABELS)
+    rows = shared.place((INPUTS, LABELS))
     put = lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec))  # noqa: E731
     params = jax.tree.map(put, PARAMS, specs)
     with jax.set_mesh(mesh):
@@ -178,9 +171,9 @@ def noted(asked: list[Asked]) -> None:
     """Note all questions of this process from now on."""
     answer = Questions.answer
 
-    def noting(self: Questions, layout: Any, call: int, question: Any) -> Any:
+    def noting(self: Questions, program: Any, question: Any) -> Any:
         began = time.perf_counter()
-        answered = answer(self, layout, call, question)
+        answered = answer(self, program, question)
         step, turn, worker = np.asarray(question)[:3].tolist()
         asked.append(
             Asked(worker, step, turn, int(answered[0]), began, time.perf_counter())
@@ -197,13 +190,13 @@ def order() -> dict[str, Any]:
     noted(asked)
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
-    gradient = shared.value_and_grad(loss, SAMPLES)
-    rows = stored(shared, mesh, INPUTS, LABELS)
+    gradient = shared.value_and_grad(loss, check=False)
+    rows = shared.place((INPUTS, LABELS))
 
     @jax.jit
     def steps_from(params: Any, first: int) -> Any:
         def update(params: Any, step: Any) -> Any:
-            _, slope, ok = gradient(params, rows, first + step, KEY)
+            _, slope, ok = gradient(params, rows, first + step)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, slope), ok
 
         return lax.scan(update, params, jnp.arange(25))
@@ -226,7 +219,7 @@ def order() -> dict[str, Any]:
     expected = PARAMS
     plain = jax.jit(jax.grad(loss))
     for _ in range(75):
-        slope = plain(expected, (INPUTS, LABELS), KEY)
+        slope = plain(expected, (INPUTS, LABELS))
         expected = jax.tree.map(lambda p, g: p - 0.1 * g, expected, slope)
     return {
         "questions": len(kinds),
@@ -260,10 +253,12 @@ def nap() -> dict[str, Any]:
     mesh = mesh_of_workers()
     shared = SharedWork(mesh, chunks=4, equal_chunks=True)
     gradient = jax.jit(
-        shared.value_and_grad(lambda p, rows, key: jnp.sum(rows[0] @ late(p)), SAMPLES)
+        shared.value_and_grad(
+            lambda p, rows: jnp.sum(rows[0] @ late(p)), reduction="sum", check=False
+        )
     )
-    rows = stored(shared, mesh, INPUTS)
-    jax.block_until_ready(gradient(PARAMS["first"], rows, 0, KEY))
+    rows = shared.place((INPUTS,))
+    jax.block_until_ready(gradient(PARAMS["first"], rows, 0))
     seconds = []
     for worker in range(4):
         questions = sorted(question for question in asked if question.worker == worker)
@@ -290,13 +285,13 @@ def adam() -> dict[str, Any]:
     """Thirty steps, with donated parameters and state."""
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
-    gradient = shared.value_and_grad(loss, SAMPLES)
-    rows = stored(shared, mesh, INPUTS, LABELS)
+    gradient = shared.value_and_grad(loss)
+    rows = shared.place((INPUTS, LABELS))
     optimizer = optax.adam(1e-2)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def train_step(params: Any, state: Any, step: Any) -> Any:
-        _, slope, ok = gradient(params, rows, step, KEY)
+        _, slope, ok = gradient(params, rows, step)
         updates, new_state = optimizer.update(slope, state, params)
         new = optax.apply_updates(params, updates), new_state
         keep = lambda new, before: jnp.where(ok, new, before)  # noqa: E731
@@ -312,7 +307,7 @@ def adam() -> dict[str, Any]:
     plain = jax.jit(jax.grad(loss))
     for _ in range(30):
         updates, expected_state = optimizer.update(
-            plain(expected, (INPUTS, LABELS), KEY), expected_state, expected
+            plain(expected, (INPUTS, LABELS)), expected_state, expected
         )
         expected = optax.apply_updates(expected, updates)
     return {"error": error_of(params, expected), "deleted": first["first"].is_deleted()}
@@ -335,22 +330,18 @@ def refusals() -> dict[str, str]:
         ),
         "ppermute": ring,
     }
-    rows = jnp.zeros((0, WIDTH)), jnp.zeros(0, jnp.int32)
+    rows = shared.place((INPUTS, LABELS))
     asked: dict[str, Callable[[], Any]] = {}
 
     def traced(over: Callable[[Any], Any]) -> Any:
-        gradient = shared.value_and_grad(
-            lambda p, r, key: over(loss(p, r, key)), SAMPLES
-        )
-        return jax.eval_shape(
-            gradient, PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY
-        )
+        gradient = shared.value_and_grad(lambda p, r: over(loss(p, r)))
+        return jax.eval_shape(gradient, PARAMS, shared.place((INPUTS, LABELS)), 0)
 
     for name, over in collectives.items():
         asked[name] = functools.partial(traced, over)
-    gradient = shared.value_and_grad(loss, SAMPLES)
-    asked["samples"] = lambda: shared.value_and_grad(loss, 129)
-    value = lambda params: gradient(params, rows, 0, KEY)[0]  # noqa: E731
+    gradient = shared.value_and_grad(loss)
+    asked["samples"] = lambda: shared.place((INPUTS[:127], LABELS[:127]))
+    value = lambda params: gradient(params, rows, 0)[0]  # noqa: E731
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
     asked["vmap"] = lambda: jax.vmap(value)(stacked)
     asked["grad"] = lambda: jax.grad(value)(PARAMS)
@@ -369,20 +360,18 @@ def at_once() -> dict[str, Any]:
     """Two gradients in one program: without an order, and with one."""
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
-    gradient = shared.value_and_grad(loss, SAMPLES)
-    rows = stored(shared, mesh, INPUTS, LABELS)
+    gradient = shared.value_and_grad(loss)
+    rows = shared.place((INPUTS, LABELS))
     twice = jax.tree.map(lambda p: 2 * p, PARAMS)
-    expected = [
-        jax.grad(loss)(params, (INPUTS, LABELS), KEY) for params in (PARAMS, twice)
-    ]
+    expected = [jax.grad(loss)(params, (INPUTS, LABELS)) for params in (PARAMS, twice)]
 
     def independent() -> Any:
-        return gradient(PARAMS, rows, 0, KEY), gradient(twice, rows, 1, KEY)
+        return gradient(PARAMS, rows, 0), gradient(twice, rows, 1)
 
     def chained() -> Any:
-        first = gradient(PARAMS, rows, 2, KEY)
+        first = gradient(PARAMS, rows, 2)
         after = jax.tree.map(lambda p: jnp.where(first[2], p, jnp.nan), twice)
-        return first, gradient(after, rows, 3, KEY)
+        return first, gradient(after, rows, 3)
 
     results: dict[str, Any] = {}
     for function in (independent, chained):
@@ -405,27 +394,44 @@ def compiled_text() -> dict[str, int]:
     """How many callbacks and loops there are in the program."""
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
-    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
-    rows = stored(shared, mesh, INPUTS, LABELS)
-    text = gradient.lower(PARAMS, rows, 0, KEY).compile().as_text() or ""
+    gradient = jax.jit(shared.value_and_grad(loss, check=False))
+    rows = shared.place((INPUTS, LABELS))
+    text = gradient.lower(PARAMS, rows, 0).compile().as_text() or ""
     callbacks = re.findall(r'custom_call_target="xla_[a-z_]*callback', text)
     return {"callbacks": len(callbacks), "loops": text.count(" while(")}
 
 
 @case
 def bfloat16() -> dict[str, Any]:
+    """How far the gradient is from the sum of chunks, in units of its last digit."""
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
-    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+    gradient = jax.jit(shared.value_and_grad(loss))
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), PARAMS)
-    _, slope, ok = gradient(params, stored(shared, mesh, INPUTS, LABELS), 0, KEY)
-    expected = jax.grad(loss)(params, (INPUTS, LABELS), KEY)
+    _, slope, ok = gradient(params, shared.place((INPUTS, LABELS)), 0)
+    total = jax.tree.map(lambda p: np.zeros(p.shape), PARAMS)
+    plain = jax.jit(jax.grad(loss))
+    for worker in range(4):
+        for chunk in shared.shares[worker].own:
+            rows = np.array(chunk.rows(SAMPLES, 4))
+            part = plain(params, (INPUTS[rows], LABELS[rows]))
+            weight = len(rows) / SAMPLES
+            total = jax.tree.map(
+                lambda t, g, weight=weight: t + weight * np.asarray(g, np.float64),
+                total,
+                part,
+            )
+    off = [
+        np.abs(np.asarray(found, np.float64) - exact)
+        / 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
+        for found, exact in zip(
+            jax.tree.leaves(slope), jax.tree.leaves(total), strict=True
+        )
+    ]
     return {
         "ok": bool(ok),
-        "dtype": str(slope["first"].dtype),
-        "error": error_of(
-            slope, jax.tree.map(lambda x: x.astype(jnp.float32), expected)
-        ),
+        "dtypes": [str(leaf.dtype) for leaf in jax.tree.leaves(slope)],
+        "off": max(float(leaf.max()) for leaf in off),
     }
 
 
@@ -442,10 +448,10 @@ def lengths() -> dict[str, Any]:
         return runs_of(self, step, loads)
 
     type(shared.shares[0]).runs = noted  # type: ignore[method-assign, assignment]
-    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+    gradient = jax.jit(shared.value_and_grad(loss))
     loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
-    _, slope, ok = gradient(PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY, loads)
-    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    _, slope, ok = gradient(PARAMS, shared.place((INPUTS, LABELS)), 0, loads=loads)
+    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS))
     return {
         "ok": bool(ok),
         "sent": all(sent[worker] == loads[worker].tolist() for worker in range(4)),
@@ -466,21 +472,21 @@ def coordinator_ends() -> dict[str, Any]:
             shared.coordinator.close()
         return np.float32(0)
 
-    def closing(params: Any, rows: Any, key: Any) -> Any:
+    def closing(params: Any, rows: Any) -> Any:
         zero = jax.pure_callback(
             ending, jax.ShapeDtypeStruct((), jnp.float32), rows[0][0, 0]
         )
-        return loss(params, rows, key) + zero
+        return loss(params, rows) + zero
 
-    rows_of = shared.value_and_grad(closing, SAMPLES)
-    rows = stored(shared, mesh, INPUTS, LABELS)
+    rows_of = shared.value_and_grad(closing, check=False)
+    rows = shared.place((INPUTS, LABELS))
     began = time.perf_counter()
-    _, _, ok = jax.jit(rows_of)(PARAMS, rows, 0, KEY)
+    _, _, ok = jax.jit(rows_of)(PARAMS, rows, 0)
     failed = {"ok": bool(ok), "error": type(shared.error).__name__}
     seconds = time.perf_counter() - began
     shared.reset()
-    _, slope, ok = jax.jit(shared.value_and_grad(loss, SAMPLES))(PARAMS, rows, 0, KEY)
-    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    _, slope, ok = jax.jit(shared.value_and_grad(loss))(PARAMS, rows, 0)
+    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS))
     return {
         **failed,
         "seconds": seconds,
@@ -497,19 +503,19 @@ def _group(what: str) -> dict[str, Any]:
 
     def plain(weights: Any, inputs: Any) -> Any:
         hidden = jnp.tanh(jnp.tanh(inputs @ weights[0]) @ weights[1])
-        return jnp.sum(hidden**2) / SAMPLES
+        return jnp.mean(jnp.sum(hidden**2, -1))
 
     def half(inputs: Any) -> Any:
         size = len(inputs) // 2
         inputs = varying(inputs, "in")
         return lax.dynamic_slice_in_dim(inputs, lax.axis_index("in") * size, size)
 
-    def fsdp(weights: Any, rows: Any, key: Any) -> Any:
-        return lax.psum(
+    def fsdp(weights: Any, rows: Any) -> Any:
+        return lax.pmean(
             plain(lax.all_gather(weights, "in", tiled=True), half(rows[0])), "in"
         )
 
-    def experts(weights: Any, rows: Any, key: Any) -> Any:
+    def experts(weights: Any, rows: Any) -> Any:
         hidden = half(rows[0])
         size = len(hidden)
         weights = lax.all_gather(weights, "in", tiled=True)
@@ -517,9 +523,9 @@ def _group(what: str) -> dict[str, Any]:
             parts = hidden.reshape(2, size // 2, WIDTH)
             hidden = lax.all_to_all(parts, "in", 0, 0).reshape(size, WIDTH)
             hidden = jnp.tanh(hidden @ weights[layer])
-        return lax.psum(jnp.sum(hidden**2) / SAMPLES, "in")
+        return lax.pmean(jnp.mean(jnp.sum(hidden**2, -1)), "in")
 
-    def automatic(weights: Any, rows: Any, key: Any) -> Any:
+    def automatic(weights: Any, rows: Any) -> Any:
         return plain(weights, rows[0])
 
     losses = {"fsdp": fsdp, "experts": experts, "tensor": automatic}
@@ -533,11 +539,11 @@ def _group(what: str) -> dict[str, Any]:
             yield run
 
     shared.shares[0].runs = slow  # type: ignore[method-assign, assignment]
-    gradient = jax.jit(shared.value_and_grad(losses[what], SAMPLES, params=params))
+    gradient = jax.jit(shared.value_and_grad(losses[what], params=params))
     put = jax.device_put(weights, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
         for step in range(3):
-            _, slope, ok = gradient(put, stored(shared, mesh, INPUTS), step, KEY)
+            _, slope, ok = gradient(put, shared.place((INPUTS,)), step)
     expected = jax.grad(plain)(weights, INPUTS)
     return {"ok": bool(ok), "error": error_of(slope, expected), "count": shared.count}
 

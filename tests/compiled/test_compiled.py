@@ -88,7 +88,7 @@ def test_refusals_say_where_and_what_to_do():
         assert "auxiliary value" in said[name]
     assert "ppermute" in said["ppermute"]
     assert "program.py:" in said["ppermute"]
-    assert "take a multiple of 128, such as 256" in said["samples"]
+    assert "Use a multiple of 128 samples, for example 128" in said["samples"]
     assert "vmap within the loss" in said["vmap"]
     assert "derivatives within the loss" in said["grad"]
 
@@ -102,7 +102,7 @@ def test_two_gradients_at_once_are_never_silently_wrong():
         for ok, exact in zip(independent["ok"], independent["exact"], strict=True)
         if ok
     )
-    assert all(independent["ok"]) or "at once" in independent["error"]
+    assert all(independent["ok"]) or "at the same time" in independent["error"]
     assert result["chained"] == {
         "ok": [True, True],
         "exact": [True, True],
@@ -114,11 +114,11 @@ def test_a_program_has_one_callback_and_one_loop():
     assert result_of("compiled_text") == {"callbacks": 1, "loops": 1}
 
 
-def test_sums_of_half_precision_are_in_float32():
+def test_a_gradient_of_half_precision_is_the_rounded_sum_of_single_precision():
     result = result_of("bfloat16")
-    assert (result["ok"], result["dtype"]) == (True, "float32")
-    # Half precision has 8 bits: the gradient without sharing rounds more.
-    assert result["error"] < 1e-2
+    assert (result["ok"], set(result["dtypes"])) == (True, {"bfloat16"})
+    # Half a unit is what rounding allows; sums of single precision add 1e-5 of that.
+    assert result["off"] < 0.5 * (1 + 1e-3)
 
 
 def test_lengths_go_with_the_first_question():

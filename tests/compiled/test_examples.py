@@ -44,7 +44,7 @@ def loss_without_sharing():
     for step in range(STEPS):
         first = step * example.SAMPLES
         rows = np.arange(first, first + example.SAMPLES) % len(example.TEXT)
-        value, gradient = slope(params, example.TEXT[rows], None)
+        value, gradient = slope(params, example.TEXT[rows])
         updates, state = optimizer.update(gradient, state)
         params = optax.apply_updates(params, updates)
     return float(value)
@@ -76,10 +76,9 @@ def number(text):
     return float(text.rpartition("loss ")[2])
 
 
-@pytest.mark.parametrize("name", ["compiled", "compiled_nnx"])
-def test_a_program_gains_six_lines_at_most(name):
-    text = (EXAMPLES / f"{name}.py").read_text("utf-8")
-    assert 0 < text.count("  # +") <= 6
+def test_a_program_with_load_balancing_differs_in_four_lines():
+    text = (EXAMPLES / "compiled.py").read_text("utf-8")
+    assert text.count("  # +") == 4
 
 
 @pytest.mark.slow
@@ -118,7 +117,8 @@ def test_flax_finds_the_parameters_of_the_same_chunks_without_sharing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("devices", "layouts"), [(1, ["1 × 1"]), (4, ["4 × 1", "2 × 2"])]
+    ("devices", "layouts"),
+    [(1, ["1 × 1"]), (2, ["2 × 1", "1 × 2"]), (4, ["4 × 1", "2 × 2"])],
 )
 def test_the_check_for_other_machines_says_that_it_is_exact_here(devices, layouts):
     script = EXAMPLES / "compiled_check.py"
@@ -130,4 +130,4 @@ def test_the_check_for_other_machines_says_that_it_is_exact_here(devices, layout
         assert "ms a turn" in line
     # A worker that shares with nobody shows nothing.
     alone = ["One worker has nobody to share with: try two devices or more."]
-    assert lines[len(layouts) :] == alone * (devices == 1)
+    assert lines[len(layouts) :] == alone * (devices <= 2)

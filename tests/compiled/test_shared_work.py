@@ -5,33 +5,43 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
+from bcgc_jax.compiled.losses import LossCheck
+from bcgc_jax.compiled.sums import checksum
+from bcgc_jax.handout import Memory, join, serve
 
 SAMPLES = 32
 INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, 3)).astype(np.float32)
 WEIGHTS = np.array([0.5, -1.0, 2.0], np.float32)
 
 
-def loss(weights, rows, key):
+def sum_of(weights, rows):
     return jnp.sum(jnp.tanh(rows @ weights)), {"rows": jnp.int32(len(rows))}
 
 
-def mesh_of_one(*axes):
-    kinds = (AxisType.Auto,) * len(axes)
+def mean_of(weights, rows):
+    return jnp.mean(jnp.tanh(rows @ weights))
+
+
+def mesh_of_one(*axes, kind=AxisType.Auto):
+    kinds = (kind,) * len(axes)
     return jax.make_mesh(
         (1,) * len(axes), axes, axis_types=kinds, devices=jax.devices()[:1]
     )
 
 
+def shared_work(**keywords):
+    return SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1, **keywords)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("axes", [("data",), ("data", "model")])
-def test_a_gradient_is_the_sum_of_its_chunks(axes):
+def test_sums_of_a_step_are_sums_over_its_rows(axes):
     shared = SharedWork(mesh_of_one(*axes), chunks=4, max_subsets=1)
-    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES, has_aux=True))
-    (value, aux), slope, ok = gradient(
-        WEIGHTS, INPUTS[shared.rows[0]], 0, jax.random.key(0)
-    )
+    gradient = jax.jit(shared.value_and_grad(sum_of, reduction="sum", has_aux=True))
+    (value, aux), slope, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
     outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
     # 6e-8 was measured.
     np.testing.assert_allclose(value, outputs.sum(), rtol=1e-6)
@@ -41,44 +51,208 @@ def test_a_gradient_is_the_sum_of_its_chunks(axes):
     assert shared.count == {0: 4}
 
 
-@pytest.mark.parametrize("rows", [SAMPLES // 2, SAMPLES + 1])
-def test_too_few_or_too_many_rows_are_refused(rows):
-    """XLA would move a slice that begins behind the last row, and take other rows."""
+@pytest.mark.smoke
+def test_a_mean_loss_has_the_value_the_gradient_and_the_types_of_jax():
+    shared = shared_work()
+    gradient = jax.jit(shared.value_and_grad(mean_of))
+    value, slope, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
+    outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
+    # 6e-8 was measured.
+    np.testing.assert_allclose(value, outputs.mean(), rtol=1e-6)
+    np.testing.assert_allclose(slope, (1 - outputs**2) @ INPUTS / SAMPLES, rtol=1e-6)
+    assert bool(ok)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        weights = jnp.asarray(WEIGHTS, dtype)
+        inputs = jnp.asarray(INPUTS, dtype)
+        types = jax.eval_shape(gradient, weights, inputs, 0)[:2]
+        assert types == jax.eval_shape(jax.value_and_grad(mean_of), weights, inputs)
+
+
+def said(gradient, *arguments):
+    try:
+        jax.eval_shape(gradient, *arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("reduction", "value", "verb"),
+    [
+        ("mean", jnp.int32(3), "averaged"),
+        ("mean", jnp.bool_(True), "averaged"),
+        ("sum", jnp.bool_(True), "summed"),
+        ("sum", jnp.uint8(3), "summed"),
+    ],
+)
+def test_an_auxiliary_value_that_has_no_such_sum_is_refused_by_name(
+    reduction, value, verb
+):
+    gradient = shared_work().value_and_grad(
+        lambda weights, rows: (mean_of(weights, rows), {"ends": [value]}),
+        reduction=reduction,
+        has_aux=True,
+    )
+    text = said(gradient, WEIGHTS, INPUTS, 0)
+    assert f"`aux['ends'][0]` has the type {value.dtype}, which cannot be" in text
+    assert verb in text
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("rows", [1, 5, 8])
+def test_the_first_step_finds_a_loss_that_has_the_other_reduction(reduction, rows):
+    """`rows` are those of a chunk: one, an odd number, or an even one."""
+    other = {"mean": jnp.sum, "sum": jnp.mean}[reduction]
+    inputs = np.resize(INPUTS, (4 * rows, 3))
+    shared = shared_work()
+    gradient = shared.value_and_grad(
+        lambda weights, rows: other(1 + jnp.tanh(rows @ weights)), reduction=reduction
+    )
+    value, slope, ok = jax.jit(gradient)(WEIGHTS, shared.place(inputs), 0)
+    assert not ok
+    assert np.isnan(value)
+    assert np.isnan(slope).all()
+    with pytest.raises(ValueError, match=r"of \d rows? is .* give .* with reduction"):
+        shared.place(inputs)
+
+
+def test_the_first_step_finds_a_loss_whose_rows_depend_on_each_other():
+    def batch_norm(weights, rows):
+        hidden = rows * weights
+        return jnp.mean(((hidden - hidden.mean(0)) / hidden.std(0)) ** 3)
+
+    largest = lambda weights, rows: jnp.max(jnp.tanh(rows @ weights))  # noqa: E731
+    for loss in (batch_norm, largest):
+        shared = shared_work()
+        gradient = jax.jit(shared.value_and_grad(loss))
+        assert not gradient(WEIGHTS, shared.place(INPUTS), 0)[2]
+        assert "cannot be computed chunk by chunk" in str(shared.error)
+        unchecked = shared_work()
+        gradient = jax.jit(unchecked.value_and_grad(loss, check=False))
+        assert gradient(WEIGHTS, unchecked.place(INPUTS), 0)[2]
+
+
+def test_a_loss_with_a_key_is_wrong_only_if_it_is_off_by_two():
+    check = LossCheck("mean", 1e-3, is_random=True)
+    check.compare(1.0, [1.3, 0.8], 8)
+    check.compare(0.1, [-0.3, 0.4], 8)
+    check.compare(2.0, [1.5, 0.6], 8)  # the halves differ too much to tell
+    with pytest.raises(ValueError, match=r"is 2, but its halves give 1\.05 with"):
+        check.compare(2.0, [1.1, 1.0], 8)
+
+
+def test_a_loss_with_a_key_has_other_random_numbers_in_each_chunk_and_step():
+    shared = shared_work()
+
+    def loss(weights, rows, key):
+        return jnp.mean(rows @ weights + jax.random.uniform(key, (len(rows),)))
+
+    gradient = jax.jit(shared.value_and_grad(loss))
+    stored = shared.place(INPUTS)
+    key = jax.random.key(0)
+    values = [float(gradient(WEIGHTS, stored, step, key)[0]) for step in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+    numbers = []
+    for chunk in shared.shares[0].own:
+        seed = key
+        for number in (1, chunk.subset, chunk.number):
+            seed = jax.random.fold_in(seed, number)
+        numbers.append(jax.random.uniform(seed, (SAMPLES // 4,)))
+    expected = (INPUTS @ WEIGHTS).mean() + np.mean(numbers)
+    assert values[2] == pytest.approx(expected, rel=1e-6)
+
+
+def test_numbers_of_rows_that_do_not_fit_are_refused():
     shared = SharedWork(mesh_of_one("data"), chunks=4)
-    gradient = shared.value_and_grad(lambda w, stored, key: 0.0 * w, SAMPLES)
-    stored = {"inputs": np.zeros((SAMPLES, 3)), "labels": np.zeros(rows)}
-    with pytest.raises(ValueError, match=f"has {rows} rows .* {SAMPLES} are needed"):
-        jax.eval_shape(gradient, 1.0, stored, 0, jax.random.key(0))
+    gradient = shared.value_and_grad(lambda w, stored: 0.0 * w)
+    unequal = {"inputs": np.zeros((SAMPLES, 3)), "labels": np.zeros(SAMPLES // 2)}
+    text = said(gradient, 1.0, unequal, 0)
+    assert f"`stored['labels']` has {SAMPLES // 2} rows" in text
+    assert "must be a multiple of 4, for example 36" in said(
+        gradient, 1.0, np.zeros((SAMPLES + 1, 3)), 0
+    )
+    with pytest.raises(ValueError, match="`batch` is a scalar"):
+        shared.place(1.0)
+    with pytest.raises(ValueError, match="Use a multiple of 4 samples, for example 8"):
+        shared.place(np.zeros(5))
 
 
-def test_rows_are_known_once_a_step_has_samples():
-    shared = SharedWork(mesh_of_one("data"))
-    with pytest.raises(ValueError, match="call value_and_grad, or local, first"):
-        shared.rows[0]
-    shared.local(loss, SAMPLES, has_aux=True)
-    assert sorted(shared.rows[0]) == list(range(SAMPLES))
+def test_rows_of_a_step_are_those_of_its_chunks():
+    assert sorted(shared_work().rows(SAMPLES)[0]) == list(range(SAMPLES))
 
 
 @pytest.mark.smoke
 def test_a_collective_over_workers_is_refused_with_its_line():
-    shared = SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1)
-    gradient = shared.value_and_grad(
-        lambda w, rows, key: jax.lax.psum(w, "data"), SAMPLES
-    )
+    gradient = shared_work().value_and_grad(lambda w, rows: jax.lax.psum(w, "data"))
     with pytest.raises(
         ValueError, match=r"psum.* over 'data' at .*test_shared_work\.py:\d+"
     ):
-        jax.eval_shape(gradient, 1.0, INPUTS, 0, jax.random.key(0))
+        jax.eval_shape(gradient, 1.0, INPUTS, 0)
+
+
+def test_parameters_that_are_sharded_over_the_workers_are_refused():
+    shared = shared_work()
+    with pytest.raises(ValueError, match=r"`params\['up'\]` is sharded over 'data'"):
+        shared.value_and_grad(mean_of, params={"up": P(None, "data"), "down": P()})
+    mesh = mesh_of_one("data", kind=AxisType.Explicit)
+    gradient = SharedWork(mesh, chunks=4).value_and_grad(mean_of)
+    typed = jax.sharding.NamedSharding(mesh, P("data"))
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(ValueError, match="`params` is sharded over 'data'"),
+    ):
+        jax.eval_shape(gradient, jax.device_put(WEIGHTS, typed), INPUTS, 0)
+
+
+def test_the_reduction_must_be_known():
+    with pytest.raises(ValueError, match='must be "mean" or "sum", but is \'max\''):
+        shared_work().value_and_grad(mean_of, reduction="max")
 
 
 def test_after_the_coordinator_has_ended_reset_goes_on():
-    shared = SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1)
-    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES, has_aux=True))
+    shared = shared_work()
+    gradient = jax.jit(shared.value_and_grad(mean_of))
+    stored = shared.place(INPUTS)
     shared.coordinator.close()
     oks = []
     for step in range(2):
-        oks.append(bool(gradient(WEIGHTS, INPUTS, step, jax.random.key(0))[2]))
+        oks.append(bool(gradient(WEIGHTS, stored, step)[2]))
     assert (oks, type(shared.error)) == ([False, False], ConnectionError)
+    with pytest.raises(ConnectionError):
+        shared.place(INPUTS)
     shared.reset()
-    assert bool(gradient(WEIGHTS, INPUTS, 2, jax.random.key(0))[2])
+    assert bool(gradient(WEIGHTS, stored, 2)[2])
     assert shared.error is None
+
+
+def test_handles_with_other_chunks_than_the_program_are_refused():
+    memories = [Memory(), Memory()]
+    with (
+        serve(1, 1, 4, transport=memories[0]) as first,
+        serve(1, 1, 2, transport=memories[1]) as second,
+    ):
+        handles = [
+            join(coordinator.address, 0, transport=memory)
+            for coordinator, memory in zip((first, second), memories, strict=True)
+        ]
+        shared = SharedWork(mesh_of_one("data"), shares={0: handles[0]})
+        gradient = jax.jit(shared.value_and_grad(mean_of))
+        assert gradient(WEIGHTS, shared.place(INPUTS), 0)[2]
+        with pytest.raises(ValueError, match="other workers, chunks or storage"):
+            shared.reset({0: handles[1]})
+
+
+def test_a_checksum_depends_on_each_bit_and_on_the_order():
+    """In all types of arrays: a swap of two rows, and the last bit of one number."""
+    rng = np.random.default_rng(0)
+    for dtype in ("bool", "int8", "uint16", "int32", "float16", "bfloat16", "float32"):
+        numbers = rng.integers(0, 2, (6, 5))
+        numbers[:2] = [[1], [0]]
+        changed = numbers.copy()
+        changed[3, 2] = 1 - changed[3, 2]
+        found = [
+            tuple(np.asarray(checksum(jnp.asarray(rows, dtype))).tolist())
+            for rows in (numbers, numbers[[1, 0, 2, 3, 4, 5]], changed, numbers)
+        ]
+        assert len(set(found)) == 3
+        assert found[0] == found[3]

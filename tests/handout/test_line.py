@@ -12,6 +12,7 @@ from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, TcpLine, framed
 from bcgc_jax.handout.messages import (
     Answer,
     Begin,
+    Copies,
     Done,
     Join,
     OwnDone,
@@ -219,9 +220,10 @@ def test_questions_and_answers_are_the_same_on_the_other_side():
         Begin(4, [1.5, 2.0]),
         Done((1, 7), 0.5),
         OwnDone(5, 0.5, [1.0]),
+        Copies(5, [[0, 1, -7]]),
     ):
         assert question_of(Frames().feed(framed(data_of(question)))[0]) == question
-    seat = Seat(2, 2, (0.5, 1.0), ((0, 0), (0, 1)))
+    seat = Seat(2, 2, (0.5, 1.0), ((0, 0), (0, 1)), 1.0)
     for answer in (
         *(
             Answer(over=True),

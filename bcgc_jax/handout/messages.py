@@ -175,9 +175,10 @@ def data_of(question: Question) -> list[Any]:
 def question_of(data: Any) -> Question:
     """The question; ValueError where it is none. `wrong_loads` checks the loads."""
     match data:
-        case ["done", [attempt, number], seconds] if _whole(attempt, number):
-            if _is_time(seconds):
-                return Done((attempt, number), float(seconds))
+        case ["done", [attempt, number], seconds] if _whole(
+            attempt, number
+        ) and _is_time(seconds):
+            return Done((attempt, number), float(seconds))
         case ["begin", step, loads, None | [*_] as present]:
             if _whole(step, *(present or ())):
                 return Begin(step, loads, present)

@@ -16,7 +16,7 @@ from bcgc_jax.handout.client import ask
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.judge import DoneStep, Judge
 from bcgc_jax.handout.loops import Loops
-from bcgc_jax.handout.messages import Begin, Done, Join, OwnDone
+from bcgc_jax.handout.messages import Begin, Done, Join, Leave, OwnDone
 from bcgc_jax.handout.transport import Memory
 from bcgc_jax.measured import load_trace
 from bcgc_jax.steps.chunk_lengths import UNITS
@@ -287,6 +287,10 @@ class World:
             self.rng.choice(alive).die()
         elif kind < faults:
             self.join(self.rng.randrange(WORKERS))
+        elif kind < 1.1 * faults:
+            for process in alive:
+                if process.is_computing and self.rng.random() < 0.3:
+                    process.leave()
         elif kind < 1.2 * faults:
             self.now += 1.5  # who is silent is lost
         else:
@@ -362,6 +366,12 @@ class Process:
 
     def add(self, subset: int, units) -> None:
         self.sum.update((subset, unit) for unit in units)
+
+    def leave(self) -> None:
+        """Its loop has raised, and begins the step again."""
+        question = Leave(self.step)
+        self.world.loops.asked(Join(self.rank), question, self.reply, self.world.now)
+        self.begin()
 
     def die(self) -> None:
         self.is_dead = True

@@ -14,7 +14,7 @@ from bcgc_jax.compiled import rows
 from bcgc_jax.compiled.layout import Layout, chunks_of, layout_of, layout_of_rows
 from bcgc_jax.compiled.losses import Loss, LossCheck, Reduction
 from bcgc_jax.compiled.questions import Program, Questions
-from bcgc_jax.compiled.tracing import Workers, refused, sharded_over
+from bcgc_jax.compiled.tracing import Workers, on_axis, refused, sharded_over
 from bcgc_jax.compiled.turns import Host, gradient_of_chunks
 from bcgc_jax.handout import Memory, Share, join, serve
 
@@ -157,7 +157,10 @@ class SharedWork:
         ) -> Any:
             self._refuse_sharded(jax.tree.map(sharded_over, params))
             params, stored = refused((params, stored))
-            lengths = None if loads is None else P(self._axis)
+            lengths = None
+            if loads is not None:
+                lengths = P(self._axis)
+                loads = on_axis(loads, self._mesh, self._axis)
             mapped = jax.shard_map(
                 run,
                 mesh=self._mesh,

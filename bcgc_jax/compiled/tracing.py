@@ -18,7 +18,7 @@ from jax._src import (
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
 from jax.extend.core import jaxpr_as_fun
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 # Primitives that name an axis of the mesh and wait for nobody.
@@ -75,6 +75,17 @@ def manual_axes(workers: Workers) -> list[str]:
 def sharded_over(x: Any) -> Any:
     """The partition spec in the type of an array, which names explicit axes only."""
     return P(*jax.typeof(x).sharding.spec)
+
+
+def on_axis(x: Any, mesh: Mesh, axis: str) -> Array:
+    """An array whose first axis is sharded over an axis of the mesh.
+
+    The type of an array has its sharding over explicit axes, and `shard_map` takes no
+    array whose type has another one.
+    """
+    if mesh.axis_types[mesh.axis_names.index(axis)] != AxisType.Explicit:
+        return jnp.asarray(x)
+    return jax.sharding.reshard(jnp.asarray(x), NamedSharding(mesh, P(axis)))
 
 
 def axis_size(axis: str) -> int:

@@ -68,6 +68,27 @@ def test_a_mean_loss_has_the_value_the_gradient_and_the_types_of_jax():
         assert types == jax.eval_shape(jax.value_and_grad(mean_of), weights, inputs)
 
 
+def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
+    mesh = mesh_of_one("data", kind=AxisType.Explicit)
+    shared = SharedWork(mesh, chunks=4)
+    gradient = jax.jit(shared.value_and_grad(mean_of, check=False))
+    stored = shared.place(INPUTS)
+    sent = []
+    runs_of = shared.shares[0].runs
+
+    def noted(step, loads=None):
+        sent.append(loads)
+        return runs_of(step, loads)
+
+    shared.shares[0].runs = noted
+    loads = np.array([[1.0, 2.0, 3.0, 4.0]])
+    with jax.set_mesh(mesh):
+        _, slope, ok = gradient(WEIGHTS, stored, 0, loads=loads)
+    outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
+    np.testing.assert_allclose(slope, (1 - outputs**2) @ INPUTS / SAMPLES, rtol=1e-6)
+    assert (bool(ok), sent) == (True, loads.tolist())
+
+
 def said(gradient, *arguments):
     try:
         jax.eval_shape(gradient, *arguments)

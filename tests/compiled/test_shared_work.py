@@ -80,7 +80,7 @@ def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
         sent.append(loads)
         return runs_of(step, loads)
 
-    shared.shares[0].runs = noted
+    shared.shares[0].runs = noted  # type: ignore[method-assign]
     loads = np.array([[1.0, 2.0, 3.0, 4.0]])
     with jax.set_mesh(mesh):
         _, slope, ok = gradient(WEIGHTS, stored, 0, loads=loads)
@@ -200,6 +200,19 @@ def test_numbers_of_rows_that_do_not_fit_are_refused():
 
 def test_rows_of_a_step_are_those_of_its_chunks():
     assert sorted(shared_work().rows(SAMPLES)[0]) == list(range(SAMPLES))
+
+
+def test_rows_are_listed_in_the_order_of_the_workers():
+    """Whatever the order of the handles is: rows by hand are put in the same order."""
+    memory = Memory()
+    with serve(2, 1, 4, transport=memory) as coordinator:
+        shares = {
+            worker: join(coordinator.address, worker, transport=memory)
+            for worker in (1, 0)
+        }
+        rows = SharedWork(mesh_of_one("data"), shares=shares).rows(SAMPLES)
+    assert list(rows) == [0, 1]
+    assert [*rows[0], *rows[1]] == list(range(SAMPLES))
 
 
 @pytest.mark.smoke

@@ -21,11 +21,8 @@ from bcgc_jax.handout.messages import (
     AfterJoin,
     Answer,
     Begin,
-    Covers,
     Done,
     Join,
-    OwnDone,
-    TakeSeat,
     wrong_loads,
 )
 from bcgc_jax.steps.ledger import Member, Name, Roster
@@ -198,7 +195,7 @@ class SharedRound(Attempt):
 
     # For the thread that is asked by workers.
 
-    def joined(self, who: Join, tell: Tell) -> Answer:
+    def joined(self, who: Join, tell: Tell, now: float) -> Answer:
         return Answer()
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
@@ -210,7 +207,7 @@ class SharedRound(Attempt):
         Its line may have broken before it heard the answer. Then it asks again, and has
         the same answer.
         """
-        if isinstance(question, TakeSeat | OwnDone | Covers):
+        if not isinstance(question, Begin | Done):
             raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank

@@ -1,8 +1,10 @@
 """A worker's training loop asks which chunk of a step it computes next; no JAX."""
 
+import contextlib
 import functools
 import operator
 import os
+import secrets
 import socket
 import time
 import warnings
@@ -20,6 +22,7 @@ from bcgc_jax.handout.messages import (
     Covers,
     Done,
     Join,
+    Leave,
     OwnDone,
     Question,
     Seat,
@@ -35,17 +38,29 @@ from bcgc_jax.handout.transport import Line, Tcp, Transport
 KEY = "BCGC_HANDOUT_KEY"
 # Seconds until it is tried again whether a coordinator listens: a worker is so late.
 _AGAIN = 0.1
+# What the workers of this process have in common, and no others.
+_PROCESS = secrets.token_hex(8)
 
 
 class StepFailed(RuntimeError):
-    """A worker was lost in the step: no sum counts, and all ask for the step again."""
+    """The step has failed for all workers that have begun it: no sum counts.
+
+    Attributes:
+      lost: The ranks of the workers whose loss is the reason, if any. A loop whose
+        all-reduce can do without them asks for the step again with the other ranks as
+        `present`, if `share.covers` them.
+    """
+
+    def __init__(self, why: str, lost: Iterable[int] = ()) -> None:
+        super().__init__(why)
+        self.lost = frozenset(lost)
 
 
 def ask(line: Line, question: Question) -> Answer:
     """The answer of a coordinator; StepFailed or ValueError where it says so."""
     answer = answer_of(line.ask(data_of(question)))
     if answer.failed:
-        raise StepFailed(answer.failed)
+        raise StepFailed(answer.failed, answer.lost)
     if answer.refused:
         raise ValueError(answer.refused)
     return answer
@@ -71,7 +86,9 @@ class Share:
     def __init__(self, line: Line, rank: int, host: str = "") -> None:
         self._line = line
         self._rank = rank
-        answer = self._ask(Join(rank, host=host))
+        self._steps = 0  # that it has begun
+        process = f"{_PROCESS}-{os.getpid()}"  # also after a fork
+        answer = self._ask(Join(rank, host=host, process=process))
         self.shares = answer.shares
         self._known_seat = answer.seat
 
@@ -129,21 +146,17 @@ class Share:
         this worker's sum. In JAX that takes `jax.block_until_ready`. After the last one
         the sum can go into the all-reduce.
 
-        Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the
-        step again. ValueError if the others are at a later step, for loads that are
-        none, and, before anything is computed, where those `present` do not store all
-        data; ConnectionError if the coordinator is gone, TimeoutError two minutes after
-        its machine is.
+        If you leave the iterator before its end, by `break` or because a chunk raises,
+        the step fails for the others too.
+
+        Raises StepFailed if a worker is lost meanwhile, with the ranks in `lost`:
+        forget the sum, and ask for the step again. ValueError if the others are at a
+        later step, for loads that are none, and, before anything is computed, where
+        those `present` do not store all data; ConnectionError if the coordinator is
+        gone, 20 s after its machine has vanished.
         """
-        step = operator.index(step)
-        lengths = self._lengths(step, loads)
-        ranks = None
-        if present is not None:
-            ranks = sorted({*map(operator.index, present)})
-        if self.shares or (ranks is not None and len(ranks) < self.num_workers):
-            yield from self._handed_out(Begin(step, lengths, ranks))
-        else:
-            yield from self._own_chunks(step, lengths)
+        for (chunk,) in self._begun(step, loads, present, at_once=False):
+            yield chunk
 
     def runs(
         self, step: int, loads: Iterable[float] | None = None
@@ -154,22 +167,34 @@ class Share:
         is not shared its own chunks are one run. What they took together is divided
         among them by their lengths.
         """
+        return self._begun(step, loads, None, at_once=True)
+
+    def _begun(
+        self,
+        step: int,
+        loads: Iterable[float] | None,
+        present: Iterable[int] | None,
+        *,
+        at_once: bool,
+    ) -> Iterator[tuple[Chunk, ...]]:
+        step = operator.index(step)
         lengths = self._lengths(step, loads)
-        if self.shares:
-            for chunk in self._handed_out(Begin(step, lengths)):
-                yield (chunk,)
-            return
-        since = time.perf_counter() - self._heard
-        began = time.perf_counter()
-        yield tuple(
-            self._whole_chunk(step, number) for number in range(self.num_chunks)
-        )
-        seconds = time.perf_counter() - began
-        weights = [1.0] * self.num_chunks
-        if lengths is not None:
-            weights = loads_of_whole(lengths, self.num_chunks)
-        of_chunks = [seconds * weight / sum(weights) for weight in weights]
-        self.shares = self._ask(OwnDone(step, since, of_chunks, lengths)).shares
+        ranks = None
+        if present is not None:
+            ranks = sorted({*map(operator.index, present)})
+        self._steps += 1
+        number = self._steps
+        if self.shares or (ranks is not None and len(ranks) < self.num_workers):
+            runs = self._handed_out(Begin(step, lengths, ranks))
+        else:
+            runs = self._own_chunks(step, lengths, at_once=at_once)
+        try:
+            yield from runs
+        except GeneratorExit:  # the loop has left it, as by break or by an error
+            if number == self._steps:
+                with contextlib.suppress(OSError):  # the others hear it anyway
+                    self._line.send(data_of(Leave(step)))
+            raise
 
     def _lengths(self, step: int, loads: Iterable[float] | None) -> list[float] | None:
         lengths = None
@@ -208,23 +233,31 @@ class Share:
         """
         self._ask(Copies(step, checksums))
 
-    def _handed_out(self, begin: Begin) -> Iterator[Chunk]:
-        step = begin.step
+    def _handed_out(self, begin: Begin) -> Iterator[tuple[Chunk, ...]]:
         answer = self._ask(begin)
         while answer.ticket is not None and answer.chunk is not None:
             began = time.perf_counter()
-            yield self._chunk(step, *answer.chunk)
+            yield (self._chunk(begin.step, *answer.chunk),)
             seconds = time.perf_counter() - began
             answer = self._ask(Done(answer.ticket, seconds))
         self.shares = answer.shares
 
-    def _own_chunks(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
+    def _own_chunks(
+        self, step: int, loads: list[float] | None, *, at_once: bool
+    ) -> Iterator[tuple[Chunk, ...]]:
         since = time.perf_counter() - self._heard
-        seconds = []
-        for number in range(self.num_chunks):
+        weights = [1.0] * self.num_chunks
+        if loads is not None:
+            weights = loads_of_whole(loads, self.num_chunks)
+        chunks = [self._whole_chunk(step, number) for number in range(self.num_chunks)]
+        length = len(chunks) if at_once else 1
+        seconds: list[float] = []
+        for first in range(0, len(chunks), length):
             began = time.perf_counter()
-            yield self._whole_chunk(step, number)
-            seconds.append(time.perf_counter() - began)
+            yield tuple(chunks[first : first + length])
+            took = time.perf_counter() - began
+            of_run = weights[first : first + length]
+            seconds += [took * weight / sum(of_run) for weight in of_run]
         self.shares = self._ask(OwnDone(step, since, seconds, loads)).shares
 
     def _ask(self, question: Question) -> Answer:

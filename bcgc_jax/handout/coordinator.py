@@ -39,7 +39,7 @@ class Steps(Protocol):
     later.
     """
 
-    def joined(self, who: Join, tell: Tell) -> Answer:
+    def joined(self, who: Join, tell: Tell, now: float) -> Answer:
         """A worker's line is there."""
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
@@ -108,10 +108,11 @@ class Coordinator:
             reply(Answer(over=True))
             return
         steps, began = self._served
+        now = self._clock() - began
         if isinstance(question, Join):
-            reply(steps.joined(question, reply))
+            reply(steps.joined(question, reply, now))
         elif who is not None:
-            steps.asked(who, question, reply, self._clock() - began)
+            steps.asked(who, question, reply, now)
 
     def left(self, reply: Reply) -> None:
         """A line has ended."""
@@ -138,7 +139,7 @@ def serve(
     port: int = 0,
     equal_chunks: bool = False,
     whole: bool = False,
-    patience: float = 600.0,
+    timeout: float = 600.0,
     record: str | os.PathLike[str] | None = None,
     transport: Transport | None = None,
     adapt: bool = True,
@@ -171,8 +172,11 @@ def serve(
       port: by default a free one, see `address`.
       equal_chunks: whether the last chunk stays whole; it does where nothing is shared.
       whole: whether workers store whole subsets, for loaders that can do no other.
-      patience: seconds that a worker may take for a chunk, its compiling included,
-        before it counts as lost.
+      timeout: Seconds for which the others wait for a worker that does not send a
+        request, before the step fails with its name. Defaults to 600. It must be longer
+        than any chunk, and in a step that is not shared than all chunks of a worker; it
+        must also be longer than compiling, saving a checkpoint or an evaluation. A
+        worker whose connection was closed is waited for for one second only.
       record: a CSV of who did which chunk in how many seconds, of complete steps, with
         the loads that workers sent, and what a question took; `bcgc advise`,
         `bcgc solve --trace` and `bcgc fit` read it.
@@ -208,13 +212,13 @@ def serve(
         judge = None
         if adapt and place.max_subsets > 1:
             judge = Judge(place)
-        return Loops(place, patience, record, judge, shares=not adapt)
+        return Loops(place, timeout, record, judge, shares=not adapt)
 
     steps: Steps
     if hosts == "join":
         if record is not None:
             Path(record).touch()  # raises here, not in a thread once all have joined
-        steps = Gathering(place, loops, shares=not adapt)
+        steps = Gathering(place, loops, not adapt, timeout)
     else:
         steps = loops(place)
     if transport is None:

@@ -1,7 +1,7 @@
 """Attempts at a step of training loops: a shared one, and one of own chunks."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +18,6 @@ COLUMNS = ("step", "worker", "subset", "chunk", "share", "load", "seconds", "ask
 _QUICKEST = 1e-6
 
 
-class Deadline(NamedTuple):
-    """Until when a worker must be heard, and how many seconds it has had by then."""
-
-    time: float
-    patience: float
-
-
 class SharedAttempt(Attempt):
     """Ends when all chunks are done and all workers rest, or fails.
 
@@ -32,7 +25,7 @@ class SharedAttempt(Attempt):
       step: its number, as loops count.
       present: the workers that take part.
       began: when.
-      heard: when a worker was heard, of those that have begun.
+      heard: the workers that have begun, and their connections.
       rows: of the record.
       is_over: whether it has ended, or failed.
     """
@@ -54,7 +47,7 @@ class SharedAttempt(Attempt):
         self.present = present
         self._workers = place.num_workers
         self.began = now
-        self.heard: dict[int, float] = {}
+        self.heard: dict[int, Tell] = {}
         self.rows: list[tuple[Any, ...]] = []
         self.is_over = False
         self._starts: dict[int, float] = {}
@@ -65,7 +58,7 @@ class SharedAttempt(Attempt):
     ) -> None:
         """A worker begins, and is free."""
         self._starts[rank] = now
-        self._let_rest(rank, tell, now)
+        self.heard[rank] = self.resting[rank] = tell
         if loads is not None:
             self.reweigh(rank, loads)
 
@@ -81,7 +74,7 @@ class SharedAttempt(Attempt):
         """A chunk is done; ValueError where the worker has no such ticket."""
         finished = self.done(rank, question.ticket, now)
         if finished is None:
-            raise ValueError("it is no ticket of this worker")
+            raise ValueError("this ticket was not issued to this worker")
         subset, number = finished.chunk
         share = self._shares[number]
         load = self.loads[subset][number] if subset in self.loads else ""
@@ -90,7 +83,7 @@ class SharedAttempt(Attempt):
             (self.step, rank, subset, number, share, load, question.seconds, asking)
         )
         self._ended = now
-        self._let_rest(rank, tell, now)
+        self.resting[rank] = tell
 
     def serve(self, now: float) -> bool:
         """Hand out chunks; whether all are done, and all workers rest."""
@@ -101,16 +94,6 @@ class SharedAttempt(Attempt):
     def end(self, answer: Answer) -> None:
         self.is_over = True
         self.tell_all(answer)
-
-    def deadlines(
-        self, present: Collection[int], patience: float
-    ) -> dict[int, Deadline]:
-        """Workers that have begun and do not rest. Others may save a checkpoint."""
-        heard = self.heard.items()
-        late = {rank: since for rank, since in heard if rank not in self.resting}
-        return {
-            rank: Deadline(since + patience, patience) for rank, since in late.items()
-        }
 
     def as_done(self) -> DoneStep:
         """The complete step of all workers, for a judge."""
@@ -129,17 +112,13 @@ class SharedAttempt(Attempt):
             ticks=ticks,
         )
 
-    def _let_rest(self, rank: int, tell: Tell, now: float) -> None:
-        self.heard[rank] = now
-        self.resting[rank] = tell
-
 
 class OwnAttempt:
     """Ends when all workers have done their own chunks, or fails. They ask nothing
     before.
 
     Its attributes are those of `SharedAttempt`. `began` is when the first worker has
-    ended.
+    ended, and `heard` has those that have ended.
     """
 
     def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
@@ -147,14 +126,14 @@ class OwnAttempt:
         self.step = step
         self.present = frozenset(range(place.num_workers))
         self.began = now
-        self.heard: dict[int, float] = {}
+        self.heard: dict[int, Tell] = {}
         self.resting: dict[int, Tell] = {}
         self.rows: list[tuple[Any, ...]] = []
         self.is_over = False
         self._place = place
         self._done: dict[int, OwnDone] = {}
 
-    def note(self, rank: int, question: OwnDone, tell: Tell, now: float) -> None:
+    def note(self, rank: int, question: OwnDone, tell: Tell) -> None:
         """A worker has done its chunks; ValueError where these are others."""
         if len(question.seconds) != self._place.chunks:
             raise ValueError(f"there are {self._place.chunks} own chunks")
@@ -166,8 +145,7 @@ class OwnAttempt:
             zip(loads, question.seconds, strict=True)
         ):
             self.rows.append((self.step, rank, rank, number, 1.0, load, seconds, ""))
-        self.heard[rank] = now
-        self.resting[rank] = tell
+        self.heard[rank] = self.resting[rank] = tell
 
     def serve(self, now: float) -> bool:
         """Whether all are done."""
@@ -178,14 +156,6 @@ class OwnAttempt:
         for tell in self.resting.values():
             tell(answer)
         self.resting.clear()
-
-    def deadlines(
-        self, present: Collection[int], patience: float
-    ) -> dict[int, Deadline]:
-        """Workers that are there and have not ended: each has all chunks to do."""
-        whole = self._place.chunks * patience
-        late = set(present).difference(self.heard)
-        return {rank: Deadline(self.began + whole, whole) for rank in late}
 
     def as_done(self) -> DoneStep:
         """The complete step, for a judge."""

@@ -11,13 +11,13 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from bcgc_jax.handout import copies
 from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.judge import Judge
-from bcgc_jax.handout.loop_attempts import COLUMNS, Deadline, OwnAttempt, SharedAttempt
+from bcgc_jax.handout.loop_attempts import COLUMNS, OwnAttempt, SharedAttempt
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
     SILENCE,
@@ -28,12 +28,14 @@ from bcgc_jax.handout.messages import (
     Covers,
     Done,
     Join,
+    Leave,
     OwnDone,
     Seat,
     TakeSeat,
     wrong_loads,
     wrong_rank,
 )
+from bcgc_jax.handout.workers import Workers
 from bcgc_jax.steps import absences
 from bcgc_jax.steps.placement import Placement
 
@@ -42,15 +44,53 @@ from bcgc_jax.steps.placement import Placement
 _SETTLED, _SHORT = 5, 0.02
 
 
+class Failure(NamedTuple):
+    """What a worker that was computing hears with its next request.
+
+    Attributes:
+      attempt: the number of the attempt that has failed.
+      answer: that it has failed.
+    """
+
+    attempt: int
+    answer: Answer
+
+
+class FailedLaunch(NamedTuple):
+    """A step that has failed for some workers of a process.
+
+    The process may run it as one compiled program on all its devices, and begin it
+    again only when this has ended on each of them.
+
+    Attributes:
+      step: its number.
+      answer: that it has failed.
+      untold: connections of the other workers: they hear it when they begin the step.
+    """
+
+    step: int
+    answer: Answer
+    untold: set[Tell]
+
+
 class Loops:
     """Whoever begins a step first begins an attempt at it; others join in, or begin it
-    anew.
+    again.
+
+    An attempt fails for all that have begun it as soon as one of them is lost or leaves
+    it, because nobody else has its sum. It waits for the others `timeout` seconds. If
+    one of these was there and has gone, another process may take its place, since no
+    sum is lost; if none has after `GRACE` seconds, all that wait hear of it once.
+
+    If it fails for some workers of a process it fails for the others there too, because
+    they may be devices of one compiled program. Threads with loops of their own begin
+    it once more than they must.
 
     It warns after five seconds which workers a step waits for.
 
     Args:
       place: who stores what.
-      patience: seconds that a worker may take for a chunk before it counts as lost.
+      timeout: seconds of silence after which a worker that others wait for is lost.
       record: a CSV of the chunks of complete steps.
       judge: says which steps are shared; None: all or none, as `shares` says.
       shares: whether the first step is.
@@ -59,13 +99,12 @@ class Loops:
     def __init__(
         self,
         place: Placement,
-        patience: float,
+        timeout: float,
         record: str | os.PathLike[str] | None,
         judge: Judge | None = None,
         shares: bool = True,
     ) -> None:
         self._place = place
-        self._patience = patience
         self._record = record
         self._judge = judge
         self._shares = shares
@@ -73,54 +112,56 @@ class Loops:
         self._copies = copies.Copies()
         self._attempt: SharedAttempt | OwnAttempt | None = None
         self._all = frozenset(range(place.num_workers))
-        self._present = self._all  # in the last attempt
-        self._lines: dict[int, Tell] = {}  # of the workers that are here
-        self._gone: dict[int, float] = {}  # since when, of workers that were here
-        self._failed = ""  # why the last attempt has
-        # Who was lost and why, for each worker that hears it only when its own chunks
-        # are done.
-        self._fails: dict[int, dict[int, str]] = {}
+        self._workers = Workers(timeout)
+        self._failed: dict[int, Failure] = {}
+        self._launches: dict[str, FailedLaunch] = {}  # by process
+        # Workers that were lost in attempts at a step that is not complete, and why.
+        self._lost: tuple[int, dict[int, str]] = (-1, {})
         # Workers, and the sizes that they have computed.
         self._seen: set[tuple[int, float]] = set()
-        self._due = 0.0  # before that nobody is out of patience
+        self._due = 0.0  # nobody is overdue before that
         self._warned = 0  # the attempt of which it was said who is missing
         self._warns_of_short = True
         self._write([COLUMNS], "w")
 
     # What the coordinator calls.
 
-    def joined(self, who: Join, tell: Tell) -> Answer:
+    def joined(self, who: Join, tell: Tell, now: float) -> Answer:
         rank = who.rank
         if why := wrong_rank(rank, self._place.num_workers):
             return Answer(refused=why)
-        if rank in self._lines:
-            self._lose(rank, f"another process has taken the place of worker {rank}")
-        self._lines[rank] = tell
-        self._gone.pop(rank, None)
-        self._fails.pop(rank, None)
+        self._workers.join(who, tell, now)
         self._seen = {seen for seen in self._seen if seen[0] != rank}
+        self._fail_if_heard(rank, _replaced(rank))
         return Answer(seat=self._seat(rank), shares=self._shares)
 
     def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
-        if self._lines.get(who.rank) != tell:
-            tell(NOT_JOINED)
-        elif isinstance(question, TakeSeat):
-            tell(Answer(seat=self._seat(who.rank)))
+        rank = who.rank
+        if not self._workers.has(rank, tell):
+            if not isinstance(question, Leave):
+                tell(NOT_JOINED)
+            return
+        self._workers.hear(rank, now)
+        if isinstance(question, TakeSeat):
+            tell(Answer(seat=self._seat(rank)))
         elif isinstance(question, Covers):
             tell(Answer(refused=self._missing_of(frozenset(question.present))))
         elif isinstance(question, Copies):
             tell(Answer(refused=self._copies.difference(who.rank, *question)))
         elif isinstance(question, Done):
-            self._done(who.rank, question, tell, now)
+            self._done(rank, question, tell, now)
+        elif isinstance(question, Leave):
+            self._due = 0.0
+            self._fail_if_heard(rank, self._workers.leave(rank, question.step, now))
         else:
-            self._at_step(who.rank, question, tell, now)
+            self._at_step(rank, question, tell, now)
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
-        if self._lines.get(who.rank) == tell:
-            del self._lines[who.rank]
-            self._gone[who.rank] = now
-            self._fails.pop(who.rank, None)
-            self._lose(who.rank, f"worker {who.rank} is gone")
+        rank = who.rank
+        if why := self._workers.close(rank, tell, now):
+            self._due = 0.0
+            self._fail_if_heard(rank, why, {rank: why})
+        self._workers.forget(tell)
 
     def time_goes_on(self, now: float) -> float:
         attempt = self._attempt
@@ -130,29 +171,20 @@ class Loops:
             self._complete(attempt)
             return math.inf
         later = self._warn(attempt, now)
-        if now < self._due:  # who has been heard since may take longer
-            return min(later, self._due)
-        deadlines = attempt.deadlines(self._lines, self._patience)
-        # Who has ended before it began is waited for: perhaps it comes again.
-        gone = {
-            rank: since for rank, since in self._gone.items() if rank in attempt.present
-        }
-        for rank, since in gone.items():
-            time = max(since, attempt.began) + self._patience
-            deadlines[rank] = Deadline(time, self._patience)
-        if not deadlines:
-            return later
-        rank, first = min(deadlines.items(), key=lambda item: item[1].time)
-        self._due = first.time
-        if self._due > now:
-            return min(later, self._due)
-        what = "was silent"
-        if rank in gone:
-            what = "has been gone"
-        why = f"worker {rank} {what} for {first.patience:g} s"
-        missing = self._missing(attempt, besides=rank)
-        self._fail(f"{why}: step {attempt.step} is to be begun anew{missing}")
-        return math.inf
+        if self._due <= now:  # who has been heard since may take longer
+            deadlines = {
+                rank: self._workers.deadline(
+                    rank, attempt.began, attempt.heard.values()
+                )
+                for rank in attempt.present.difference(attempt.resting)
+            }
+            self._due = min(deadlines.values(), default=math.inf)
+            if self._due <= now:
+                self._fail_without(
+                    {rank for rank, time in deadlines.items() if time <= now}
+                )
+                return math.inf
+        return min(later, self._due)
 
     # What a question brings.
 
@@ -174,7 +206,13 @@ class Loops:
         self, rank: int, question: Begin | OwnDone, tell: Tell, now: float
     ) -> None:
         """A worker begins a shared step, or has ended its own chunks of another one."""
+        self._workers.takes_part(rank)
+        if self._workers.has_absences:  # of which this worker may not have heard
+            self._due = 0.0
         step = question.step
+        if failed := self._failed_before(step, tell):
+            tell(failed)
+            return
         present = self._all
         if isinstance(question, Begin) and question.present is not None:
             present = frozenset(question.present)
@@ -190,32 +228,59 @@ class Loops:
         if isinstance(attempt, SharedAttempt):
             attempt.begin(rank, question.loads, tell, now)
         elif isinstance(question, OwnDone):
-            attempt.note(rank, question, tell, now)
+            attempt.note(rank, question, tell)
 
     def _not_now(
         self, rank: int, question: Begin | OwnDone, present: frozenset[int]
     ) -> Answer | None:
         """Why a worker cannot take part. If it can, the attempt it ends has failed."""
         step = question.step
-        for lost, why in self._fails.pop(rank, {}).items():
-            if lost in present:
-                return Answer(failed=f"{why}: step {step} is to be begun anew")
         if why := self._refusal(rank, question, present):
             return Answer(refused=why)
         attempt = self._attempt
-        if attempt is not None and rank in attempt.heard:
-            if step > attempt.step and not attempt.is_over:
-                left = f"worker {rank} has left step {attempt.step} before its end"
-                self._fail(f"{left}, and asks for step {step}")
-            self._fail_if_begun(f"worker {rank} has begun it anew")
         if attempt is None or attempt.is_over:
             return None
-        if why := _conflict(attempt, rank, step, present):
-            return Answer(refused=why)
+        if rank in attempt.heard:
+            why = f"worker {rank} has begun step {step} again"
+            if step != attempt.step:
+                why = f"worker {rank} has left step {attempt.step} before its end, and"
+                why += f" asks for step {step}"
+            self._fail(why)
+            return None
+        if step == attempt.step and present != attempt.present:
+            return self._without_lost(rank, attempt, present)
+        if step < attempt.step:
+            return Answer(
+                refused=f"worker {rank} asks for step {step}, the others are at "
+                f"{attempt.step}"
+            )
         if step > attempt.step:
             self._fail(
                 f"worker {rank} asks for step {step}, others are at {attempt.step}"
             )
+        return None
+
+    def _without_lost(
+        self, rank: int, attempt: SharedAttempt | OwnAttempt, present: frozenset[int]
+    ) -> Answer | None:
+        """Workers differ about who is present: some do not know yet who was lost.
+
+        These hear it. Any other difference is refused.
+        """
+        step, lost = self._lost
+        unknown_here = attempt.present - present
+        unknown_there = present - attempt.present
+        if step != attempt.step or not unknown_here | unknown_there <= lost.keys():
+            return Answer(
+                refused=f"step {attempt.step}: worker {rank} says that "
+                f"{_listed(present)} are present, others say "
+                f"{_listed(attempt.present)}: all must say the same"
+            )
+        if unknown_here:
+            self._fail("; ".join(lost[rank] for rank in sorted(unknown_here)), lost)
+        if unknown_there:
+            why = "; ".join(lost[rank] for rank in sorted(unknown_there))
+            return _failed(why, step, unknown_there)
         return None
 
     def _refusal(
@@ -244,7 +309,6 @@ class Loops:
     ) -> SharedAttempt | OwnAttempt:
         number = next(self._numbers)
         self._due = 0.0
-        self._present = present
         if is_shared:
             self._attempt = SharedAttempt(number, step, self._place, now, present)
         else:
@@ -253,16 +317,21 @@ class Loops:
 
     def _done(self, rank: int, question: Done, tell: Tell, now: float) -> None:
         attempt = self._attempt
-        if not isinstance(attempt, SharedAttempt) or not attempt.is_at(rank, question):
-            tell(Answer(failed=self._failed or "this attempt at the step is over"))
+        if isinstance(attempt, SharedAttempt) and attempt.is_at(rank, question):
+            attempt.note(rank, question, tell, now)
             return
-        attempt.note(rank, question, tell, now)
+        failure = self._failed.pop(rank, None)
+        if failure is not None and failure.attempt == question.ticket[0]:
+            tell(failure.answer)
+        else:
+            tell(Answer(failed="this attempt at the step is over"))
 
     def _complete(self, attempt: SharedAttempt | OwnAttempt) -> None:
         """All are told at once; what they compute next is not held up by the rest."""
         if self._judge is not None and attempt.present == self._all:
             self._shares = self._judge.mode.is_shared
         attempt.end(Answer(over=True, shares=self._shares))
+        self._lost = (-1, {})
         self._note(attempt.rows)
         if isinstance(attempt, OwnAttempt) and self._warns_of_short:
             self._warn_of_short(attempt)
@@ -273,35 +342,66 @@ class Loops:
             self._judge.add(attempt.as_done())
         self._seen |= sizes
 
-    def _lose(self, rank: int, why: str) -> None:
-        """A worker is lost: if it has begun a step that is not over, nobody's sum of it
-        counts.
+    # How an attempt fails.
 
-        Of a step that is not shared nobody knows who has begun it: all that are at it
-        hear it, at once or when they end.
-        """
-        if rank not in self._present:
-            return
+    def _fail_if_heard(
+        self, rank: int, why: str, lost: Mapping[int, str] | None = None
+    ) -> None:
+        """A worker is lost, or another one has its place: its sum is gone with it."""
         attempt = self._attempt
-        if attempt is None or attempt.is_over:
-            begun = set()
-        else:
-            begun = set(attempt.heard)
-        if rank in begun or not self._shares:
-            self._fail_if_begun(why)
-        if not self._shares:
-            for other_rank in set(self._lines) - begun - {rank}:
-                self._fails.setdefault(other_rank, {})[rank] = why
+        if attempt is not None and not attempt.is_over and rank in attempt.heard:
+            self._fail(why, lost)
+            self._workers.know(rank, attempt.heard.values())
 
-    def _fail_if_begun(self, why: str) -> None:
-        attempt = self._attempt
-        if attempt is not None and not attempt.is_over:
-            self._fail(f"{why}: step {attempt.step} is to be begun anew")
-
-    def _fail(self, why: str) -> None:
+    def _fail_without(self, ranks: Collection[int]) -> None:
+        """Nobody waits any longer for these."""
         assert self._attempt is not None
-        self._failed = why
-        self._attempt.end(Answer(failed=why))
+        absences = {rank: self._workers.overdue(rank) for rank in sorted(ranks)}
+        lost = {rank: absence.why for rank, absence in absences.items()}
+        why = "; ".join(lost.values())
+        missing = self._missing(self._attempt, besides=ranks)
+        is_lost = {rank for rank in lost if absences[rank].is_lost}
+        self._fail(why, {rank: lost[rank] for rank in is_lost}, missing)
+        for rank in ranks:
+            self._workers.know(rank, self._attempt.heard.values())
+
+    def _fail(
+        self, why: str, lost: Mapping[int, str] | None = None, missing: str = ""
+    ) -> None:
+        """All that have begun the attempt hear it, now or when their chunk is done."""
+        attempt = self._attempt
+        assert attempt is not None
+        step = attempt.step
+        lost = lost or {}
+        known = self._lost[1] if self._lost[0] == step else {}
+        self._lost = step, {**known, **lost}
+        answer = _failed(why, step, lost, missing)
+        for rank in attempt.heard.keys() - attempt.resting.keys():
+            self._failed[rank] = Failure(attempt.number, answer)
+        told = set(attempt.heard.values())
+        for process in {self._workers.process(line) for line in told} - {""}:
+            self._fail_launch(process, step, answer, told)
+        attempt.end(answer)
+
+    def _fail_launch(
+        self, process: str, step: int, answer: Answer, told: set[Tell]
+    ) -> None:
+        untold = self._workers.lines_of(process) - told
+        self._launches[process] = FailedLaunch(step, answer, untold)
+
+    def _failed_before(self, step: int, tell: Tell) -> Answer | None:
+        """That a step has failed for the process of a worker, before this one began it.
+
+        Else the process has launched another step, or this one again.
+        """
+        launch = self._launches.get(self._workers.process(tell))
+        if launch is None:
+            return None
+        if launch.step == step and tell in launch.untold:
+            launch.untold.remove(tell)
+            return launch.answer
+        del self._launches[self._workers.process(tell)]
+        return None
 
     # What is said of it.
 
@@ -332,17 +432,13 @@ class Loops:
                 stacklevel=1,
             )
 
-    def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
+    def _missing(
+        self, attempt: SharedAttempt | OwnAttempt, besides: Collection[int] = ()
+    ) -> str:
         """A sentence with the workers that have not begun the step, or ""."""
         ranks: dict[str, list[str]] = {}
-        for rank in sorted(attempt.present):
-            if rank not in attempt.heard and rank != besides:
-                state = "have not joined"
-                if rank in self._lines:
-                    state = "have joined, but not begun it"
-                elif rank in self._gone:
-                    state = "are gone"
-                ranks.setdefault(state, []).append(str(rank))
+        for rank in sorted(attempt.present.difference(attempt.heard, besides)):
+            ranks.setdefault(self._workers.state(rank), []).append(str(rank))
         return "".join(
             f". Workers that {state}: {', '.join(names)}"
             for state, names in ranks.items()
@@ -363,18 +459,15 @@ class Loops:
                 csv.writer(file).writerows(rows)
 
 
-def _conflict(
-    attempt: SharedAttempt | OwnAttempt, rank: int, step: int, present: frozenset[int]
-) -> str:
-    """Why a worker can neither join an attempt nor begin a later step, or ""."""
-    if step < attempt.step:
-        return f"worker {rank} asks for step {step}, the others are at {attempt.step}"
-    if step == attempt.step and present != attempt.present:
-        return (
-            f"step {step}: worker {rank} says that {_listed(present)} are present, "
-            f"others say {_listed(attempt.present)}: all must say the same"
-        )
-    return ""
+def _failed(
+    why: str, step: int, lost: Collection[int] = (), missing: str = ""
+) -> Answer:
+    failed = f"{why}. Step {step} has failed and must be repeated{missing}"
+    return Answer(failed=failed, lost=tuple(sorted(lost)))
+
+
+def _replaced(rank: int) -> str:
+    return f"another process has taken the place of worker {rank}"
 
 
 def _listed(ranks: frozenset[int]) -> str:

@@ -4,7 +4,8 @@ A worker joins once on each line. Then it begins a step, and says of each chunk 
 is done: both ask what is next. Tickets and sums have numbers, all different within an
 attempt at a step. So no two questions of a worker in a step are the same: one that is
 repeated has the same answer. In a step that is not shared it asks nothing, and says
-once that its own chunks are done.
+once that its own chunks are done. A worker that leaves a step says so, and hears
+nothing.
 """
 
 from typing import Any, NamedTuple
@@ -22,11 +23,17 @@ _LARGEST_LOAD = 1e100
 
 
 class Join(NamedTuple):
-    """This is the line of worker `rank`, of its `life`-th process, on a host."""
+    """This is the line of worker `rank`, of its `life`-th process, on a host.
+
+    Workers with the same `process` may be devices of one compiled program, which can
+    begin a step again only when it has ended on all of them: if the step fails for one
+    it fails for the others. "" is a process of its own.
+    """
 
     rank: int
     life: int = 0
     host: str = ""
+    process: str = ""
 
 
 class TakeSeat(NamedTuple):
@@ -65,6 +72,12 @@ class OwnDone(NamedTuple):
     loads: list[float] | None = None
 
 
+class Leave(NamedTuple):
+    """The worker has left a step before its end. This has no answer."""
+
+    step: int
+
+
 class Covers(NamedTuple):
     """Do these workers store all data? An answer that refuses says what is missing."""
 
@@ -83,7 +96,7 @@ class Copies(NamedTuple):
     checksums: list[list[int]]
 
 
-AfterJoin = TakeSeat | Begin | Done | OwnDone | Covers | Copies
+AfterJoin = TakeSeat | Begin | Done | OwnDone | Leave | Covers | Copies
 Question = Join | AfterJoin
 _WORDS = {
     Join: "join",
@@ -91,6 +104,7 @@ _WORDS = {
     Begin: "begin",
     Done: "done",
     OwnDone: "own",
+    Leave: "leave",
     Covers: "covers",
     Copies: "copies",
 }
@@ -126,7 +140,8 @@ class Answer(NamedTuple):
       send: the sum to send.
       seat: of a worker that has joined a training loop, if it is known.
       shares: whether the next step is shared, where it is over or a worker has joined.
-      failed: why no sum of this step counts; it can be begun anew.
+      failed: why no sum of this step counts; it can be begun again.
+      lost: the workers whose loss is the reason, in ascending order.
       refused: why the question has no answer.
     """
 
@@ -140,6 +155,7 @@ class Answer(NamedTuple):
     failed: str = ""
     refused: str = ""
     shares: bool = True
+    lost: tuple[int, ...] = ()
 
 
 NOT_JOINED = Answer(
@@ -159,20 +175,22 @@ def data_of(question: Question) -> list[Any]:
 def question_of(data: Any) -> Question:
     """The question; ValueError where it is none. `wrong_loads` checks the loads."""
     match data:
-        case ["done", [attempt, number], seconds] if _whole(attempt, number):
-            if _is_time(seconds):
-                return Done((attempt, number), float(seconds))
-        case ["begin", step, loads, None] if _whole(step):
-            return Begin(step, loads)
-        case ["begin", step, loads, [*present]] if _whole(step, *present):
-            return Begin(step, loads, present)
+        case ["done", [attempt, number], seconds] if _whole(
+            attempt, number
+        ) and _is_time(seconds):
+            return Done((attempt, number), float(seconds))
+        case ["begin", step, loads, None | [*_] as present]:
+            if _whole(step, *(present or ())):
+                return Begin(step, loads, present)
         case ["covers", [*present]] if _whole(*present):
             return Covers(present)
         case ["own", step, since, [*seconds], loads] if _whole(step):
             if all(map(_is_time, [since, *seconds])):
                 return OwnDone(step, float(since), list(map(float, seconds)), loads)
-        case ["join", rank, life, str(host)] if _whole(rank, life):
-            return Join(rank, life, host)
+        case ["leave", step] if _whole(step):
+            return Leave(step)
+        case ["join", rank, life, str(host), str(process)] if _whole(rank, life):
+            return Join(rank, life, host, process)
         case ["copies", step, [*checksums]] if _whole(step):
             if all(len(row) == 3 and _whole(*row) for row in map(_listed, checksums)):
                 return Copies(step, checksums)
@@ -195,15 +213,15 @@ def _is_time(seconds: Any) -> bool:
 
 def answer_of(data: Any) -> Answer:
     """The answer, with tuples for lists; JSON makes its data of an `Answer`."""
-    ticket, chunk, over, keep, standing, send, seat, failed, refused, shares = data
+    ticket, chunk, over, keep, standing, send, seat, *words, shares, lost = data
+    failed, refused = words
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
         workers, chunks, edges, stored, most = seat
         seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)), most)
-    return Answer(
-        ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused, shares
-    )
+    sums = keep, tuple(standing), send
+    return Answer(ticket, chunk, over, *sums, seat, failed, refused, shares, (*lost,))
 
 
 def loads_of_whole(loads: list[float], num_chunks: int) -> list[float]:

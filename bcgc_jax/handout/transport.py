@@ -5,6 +5,7 @@ A transport carries data, whatever JSON has. To add one, write a class with `lis
 `connect`.
 """
 
+import collections
 import math
 import queue
 import threading
@@ -21,6 +22,9 @@ class Line(Protocol):
 
     def ask(self, message: Any) -> Any:
         """The answer, when it comes; ConnectionError if the other end is gone."""
+
+    def send(self, message: Any) -> None:
+        """Say what has no answer, and do not wait; ConnectionError as for `ask`."""
 
     def close(self) -> None:
         """Leave."""
@@ -108,6 +112,9 @@ class _Within:
         self._answers = answers
         self._turn = threading.Condition()
         self._lines: set[Reply] = set()
+        # What has no answer. A garbage collection may send it in the middle of any
+        # call, so it is heard later.
+        self._sent: collections.deque[tuple[Any, Reply]] = collections.deque()
         self._due = math.inf
         self._wakes = math.inf  # when the other thread does
         threading.Thread(
@@ -136,6 +143,7 @@ class _Within:
                 raise ConnectionError(
                     "the coordinator has ended, or this line is closed"
                 )
+            self._hear_sent()
             try:
                 self._answers.asked(message, reply)
             except ValueError as error:
@@ -143,6 +151,11 @@ class _Within:
                     f"the coordinator refuses the line: {error}"
                 ) from error
             self._look()
+
+    def send(self, message: Any, reply: Reply) -> None:
+        self._sent.append((message, reply))
+        with self._turn:
+            self._turn.notify()
 
     def enter(self, reply: Reply) -> None:
         with self._turn:
@@ -156,6 +169,12 @@ class _Within:
                 self._look()
                 reply(None)
 
+    def _hear_sent(self) -> None:
+        while self._sent:
+            message, reply = self._sent.popleft()
+            if reply in self._lines:
+                self._answers.asked(message, reply)
+
     def _look(self) -> None:
         self._due = time.monotonic() + self._answers.look()
         if self._due < self._wakes:
@@ -165,7 +184,8 @@ class _Within:
         with self._turn:
             while not self.is_closed:
                 now = time.monotonic()
-                if self._due <= now:
+                if self._sent or self._due <= now:
+                    self._hear_sent()
                     self._look()
                 else:
                     self._wakes = min(self._due, now + LONGEST)
@@ -191,6 +211,9 @@ class _MemoryLine:
             self.close()  # else the next question gets the answer to this one
             raise
         return answer
+
+    def send(self, message: Any) -> None:
+        self._listening.send(message, self._reply)
 
     def close(self) -> None:
         self._listening.leave(self._reply)

@@ -40,7 +40,8 @@ def dying(share: Share) -> Callable[..., Iterator[tuple[Chunk, ...]]]:
     runs_of = share.runs
 
     def runs(step: int, loads: Any = None) -> Iterator[tuple[Chunk, ...]]:
-        yield next(runs_of(step, loads))
+        running = runs_of(step, loads)
+        yield next(running)
         os._exit(1)
 
     return runs
@@ -67,7 +68,7 @@ def main(spec: dict[str, Any]) -> None:
                     4,
                     port=spec["port"],
                     key="key",
-                    patience=20.0,
+                    timeout=20.0,
                     adapt=False,
                 )
             )

@@ -200,4 +200,4 @@ def test_where_a_process_dies_the_others_are_told(tmp_path):
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
         assert failed["seconds"] < 5.0
-        assert "worker 2 is gone" in failed["why"]
+        assert "worker 2 is lost" in failed["why"]

@@ -3,6 +3,7 @@
 import functools
 import heapq
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ from bcgc_jax.steps.placement import Placement
 QUESTION = 7e-4  # seconds
 
 
+class Fickle:
+    """In place of a judge: a mode for each step, whatever it took."""
+
+    def __init__(self):
+        self.mode = SimpleNamespace(is_shared=False)
+
+    def add(self, step):
+        assert step.starts.min() == 0
+
+
 class Training:
     """Workers of a placement. A step counts `units`, quarters of chunks, by subset."""
 
@@ -31,7 +42,9 @@ class Training:
         self.answers: dict[int, Answer] = {}
         ranks = range(place.num_workers)
         self.replies = [functools.partial(self.hear, rank) for rank in ranks]
-        joined = [self.loops.joined(Join(rank), self.replies[rank]) for rank in ranks]
+        joined = [
+            self.loops.joined(Join(rank), self.replies[rank], 0.0) for rank in ranks
+        ]
         self.is_shared = joined[0].shares
         self.shares: list[bool] = []
         self.units: Counter[tuple[int, int]] = Counter()

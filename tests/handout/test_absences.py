@@ -29,7 +29,7 @@ def test_one_of_six_leaves_between_two_steps_and_comes_back(is_slow):
         took.append(training.step(12, pace, present=[0, 1, 2, 3, 4]))
         assert training.is_whole
         assert training.is_shared is is_slow
-        training.loops.joined(Join(left), training.replies[left])
+        training.loops.joined(Join(left), training.replies[left], training.now)
         training.step(13, pace)
         assert training.is_whole
     if not is_slow:
@@ -79,7 +79,8 @@ def test_who_is_not_among_the_present_or_is_nobody_is_refused(shares, present):
 
 
 def test_workers_that_differ_about_who_is_present_are_told(shares):
-    next(shares[0].step(3, present=[0, 1, 2, 3, 4]))
+    chunks = shares[0].step(3, present=[0, 1, 2, 3, 4])
+    next(chunks)
     with pytest.raises(
         ValueError, match="worker 1 says that 0, 1, 2, 3, 5 are present, others"
     ):
@@ -101,13 +102,16 @@ def test_who_is_absent_may_go_without_failing_the_step(shares):
     for thread in threads:
         thread.join(10.0)
     assert len(done) == 5
-    with pytest.raises(StepFailed, match="worker 4 is gone"):
+    with pytest.raises(
+        StepFailed, match="worker 4 is lost, because its connection was closed"
+    ):
         _next_while_gone(shares, present)
 
 
 def _next_while_gone(shares, present):
     chunks = shares[0].step(1, present=present)
-    next(shares[4].step(1, present=present))
+    lost = shares[4].step(1, present=present)
+    next(lost)
     next(chunks)
     shares[4].close()
     next(chunks)

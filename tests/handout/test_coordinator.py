@@ -33,7 +33,7 @@ KEY = "secret"
 
 @pytest.fixture
 def coordinator():
-    with serve(WORKERS, 2, 3, key=KEY, patience=1.0, adapt=False) as coordinator:
+    with serve(WORKERS, 2, 3, key=KEY, timeout=1.0, adapt=False) as coordinator:
         yield coordinator
 
 
@@ -99,7 +99,8 @@ def test_a_worker_that_leaves_a_step_by_break_is_named():
         answer = run.answer(0)
     assert answer is not None
     assert (
-        answer.failed == "worker 1 has left step 1 before its end, and asks for step 2"
+        answer.failed == "worker 1 has left step 1 before its end, and asks for step "
+        "2. Step 1 has failed and must be repeated"
     )
 
 
@@ -119,11 +120,11 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
     two_workers.join(10.0)
     assert sorted(rank for rank, _ in loops.failed) == [1, 2]
     for _, why in loops.failed:
-        assert "worker 0 is gone: step 4 is to be begun anew" in why
+        assert "worker 0 is lost, because its connection was closed. Step 4 has" in why
     assert loops.run(range(WORKERS), 4) == whole(4)
 
 
-def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
+def test_a_silent_worker_makes_the_step_fail_after_the_timeout(coordinator):
     loops = Loops(coordinator)
     silent = join(coordinator.address, 0, key=KEY)
     chunks = silent.step(2)
@@ -146,7 +147,8 @@ def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
 def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     loops = Loops(coordinator, lambda rank: 0.05)
     share = join(coordinator.address, 0, key=KEY)
-    next(share.step(0))
+    chunks = share.step(0)
+    next(chunks)
     two_workers = threading.Thread(target=loops.run, args=([1, 2], 0))
     two_workers.start()
     assert comes_true(lambda: loops.begun == {1, 2})
@@ -156,6 +158,8 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     begun.start()
     two_workers.join(10.0)
     assert len(loops.failed) == 2
+    for _, why in loops.failed:
+        assert "worker 0 has begun step 0 again" in why
     sum_of_two = loops.run([1, 2], 0)
     begun.join(10.0)
     assert sum_of_two + loops.sums.pop(0) == whole(0)
@@ -169,7 +173,8 @@ def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(
     )
     chunks = late_share.step(4)
     next(chunks)
-    next(new_share.step(5))
+    new_chunks = new_share.step(5)
+    next(new_chunks)
     with pytest.raises(StepFailed, match="worker 1 asks for step 5, others are at 4"):
         next(chunks)
     with pytest.raises(
@@ -197,14 +202,15 @@ def test_who_has_ended_before_it_began_is_waited_for(coordinator):
     assert sum(sums) == whole(0)
 
 
-def test_who_has_ended_before_it_began_is_given_up_after_the_patience(coordinator):
+def test_who_has_ended_before_it_began_is_given_up_after_a_second(coordinator):
     loops = Loops(coordinator)
     join(coordinator.address, 0, key=KEY).close()
     began = time.monotonic()
     loops.run([1, 2], 0)
     assert time.monotonic() - began > 0.9
     assert [why for _, why in loops.failed] == [
-        "worker 0 has been gone for 1 s: step 0 is to be begun anew"
+        "worker 0 is lost, because its connection was closed. Step 0 has failed and "
+        "must be repeated"
     ] * 2
 
 
@@ -363,14 +369,31 @@ def test_the_error_names_who_was_missing_besides():
         coordinator.join(2).close()
         chunks = silent.step(3)
         next(chunks)
-        with pytest.warns(UserWarning, match="step 3 has waited"):
-            coordinator.look_at(60.0)
+        coordinator.look_at(0.9, 1.0)
         with pytest.raises(StepFailed) as raised:
             next(chunks)
-    assert str(raised.value).endswith(
-        "step 3 is to be begun anew. Workers that have not joined: 1. Workers that are "
-        "gone: 2"
+    assert str(raised.value) == (
+        "worker 2 is lost, because its connection was closed. Step 3 has failed and "
+        "must be repeated. Workers that have not joined: 1"
     )
+    assert raised.value.lost == {2}
+
+
+def test_the_error_names_all_that_were_silent_for_as_long():
+    with Timed() as coordinator:
+        silent = coordinator.join(0)
+        coordinator.join(2)
+        chunks = silent.step(3)
+        next(chunks)
+        with pytest.warns(UserWarning, match="step 3 has waited"):
+            coordinator.look_at(59.9, 60.0)
+        with pytest.raises(StepFailed) as raised:
+            next(chunks)
+    assert str(raised.value).startswith(
+        "worker 0 is lost, because it was silent for 60 s; worker 1 has not joined "
+        "within 60 s; worker 2 is lost, because it was silent for 60 s. Step 3 has"
+    )
+    assert raised.value.lost == {0, 1, 2}
 
 
 def test_a_question_that_was_left_ends_the_share(coordinator):
@@ -379,7 +402,7 @@ def test_a_question_that_was_left_ends_the_share(coordinator):
     line = share._line
     assert isinstance(line, TcpLine)
     line._socket.settimeout(0.1)  # as if a signal came meanwhile
-    with pytest.raises(TimeoutError):
+    with pytest.raises(ConnectionError, match="does not answer: timed out"):
         list(share.step(0))
     with pytest.raises(ConnectionError, match="closed"):
         next(share.step(0))

@@ -18,7 +18,7 @@ KEY = "secret"
 WORKERS = 4
 STEPS = 200
 SAMPLES = 256
-PATIENCE = 1.0
+TIMEOUT = 1.0
 FROZEN = 2.5
 DATA = np.random.default_rng(0).integers(0, 2**30, SAMPLES)
 # It tells its sum of each step, and goes on when it is told so: the test is the
@@ -48,7 +48,7 @@ while line := sys.stdin.readline():
 
 @pytest.mark.slow
 def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
-    with serve(WORKERS, key=KEY, patience=PATIENCE) as coordinator:
+    with serve(WORKERS, key=KEY, timeout=TIMEOUT) as coordinator:
 
         def start(rank):
             arguments = json.dumps([rank, coordinator.address, DATA.tolist()])
@@ -93,9 +93,9 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
             for process in processes:
                 process.kill()
                 process.communicate()
-    assert seconds[50] < PATIENCE + 2
-    assert seconds[100] < FROZEN + PATIENCE + 2
-    assert max(np.delete(seconds, [0, 50, 100])) < PATIENCE + 2
+    assert seconds[50] < TIMEOUT + 2
+    assert seconds[100] < FROZEN + TIMEOUT + 2
+    assert max(np.delete(seconds, [0, 50, 100])) < TIMEOUT + 2
 
 
 def _nonsense(address):

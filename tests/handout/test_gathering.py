@@ -20,7 +20,7 @@ RANKS = range(WORKERS)
 def _shares(hosts):
     memory = Memory()
     coordinator = serve(
-        WORKERS, 2, 4, transport=memory, hosts=hosts, adapt=False, patience=60.0
+        WORKERS, 2, 4, transport=memory, hosts=hosts, adapt=False, timeout=60.0
     )
     shares = [
         join(coordinator.address, rank, transport=memory, host=HOSTS[rank])
@@ -66,6 +66,7 @@ def _gathering():
         Placement(WORKERS, 2, 4),
         lambda place: Loops(place, 60.0, None, shares=False),
         shares=False,
+        timeout=60.0,
     )
 
 
@@ -74,17 +75,17 @@ def test_who_asks_early_is_answered_once_all_have_joined_and_the_missing_are_nam
     answers: dict[int, list[Answer]] = {rank: [] for rank in RANKS}
     tells = [answers[rank].append for rank in RANKS]
     for rank in (0, 2):
-        gathering.joined(Join(rank, host=HOSTS[rank]), tells[rank])
+        gathering.joined(Join(rank, host=HOSTS[rank]), tells[rank], 0.0)
         who = Join(rank, host=HOSTS[rank])
         gathering.asked(who, TakeSeat(), tells[rank], now=1.0)
     assert gathering.time_goes_on(2.0) == 6.0
     with pytest.warns(UserWarning, match=r"have not joined: 1, 3$"):
         gathering.time_goes_on(6.0)
     gathering.asked(Join(2, host="blue"), TakeSeat(), tells[2], now=7.0)
-    assert gathering.time_goes_on(60.0) == math.inf  # said once
-    gathering.joined(Join(1, host="red"), tells[1])
+    assert gathering.time_goes_on(60.0) == 61.0  # said once; until the timeout
+    gathering.joined(Join(1, host="red"), tells[1], 60.5)
     assert answers == {rank: [] for rank in RANKS}
-    gathering.joined(Join(3, host="blue"), tells[3])
+    gathering.joined(Join(3, host="blue"), tells[3], 60.5)
     seats = {rank: [answer.seat for answer in answers[rank]] for rank in (0, 2)}
     stored = Placement(WORKERS, 2, 4, hosts=(0, 0, 1, 1)).storage.chunks()
     for rank, (seat,) in seats.items():
@@ -98,21 +99,21 @@ def test_a_worker_that_leaves_before_all_have_joined_can_come_again():
     second: list[Answer] = []
     who = Join(3, host="blue")
     tell = first.append
-    gathering.joined(who, tell)
+    gathering.joined(who, tell, 0.0)
     gathering.asked(who, TakeSeat(), tell, now=0.0)
     gathering.left(who, tell, now=1.0)
     gathering.asked(who, TakeSeat(), tell, now=2.0)
     assert first == [NOT_JOINED]
     assert gathering.time_goes_on(60.0) == math.inf  # nobody waits
     tell = second.append
-    gathering.joined(who, tell)
+    gathering.joined(who, tell, 3.0)
     gathering.asked(who, TakeSeat(), tell, now=3.0)
     for rank in range(3):
-        gathering.joined(Join(rank, host=HOSTS[rank]), lambda answer: None)
+        gathering.joined(Join(rank, host=HOSTS[rank]), lambda answer: None, 4.0)
     assert [answer.seat is not None for answer in second] == [True]
 
 
 def test_a_rank_that_does_not_exist_is_refused():
-    assert _gathering().joined(Join(4), print).refused == (
+    assert _gathering().joined(Join(4), print, 0.0).refused == (
         "there are 4 workers, from 0 to 3: got rank 4"
     )

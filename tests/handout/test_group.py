@@ -77,7 +77,8 @@ def test_a_step_that_fails_does_so_in_all_of_a_group():
     memory, group = Memory(), Group()
     with serve(WORKERS, 2, 4, transport=memory, adapt=False) as coordinator:
         lost = join(coordinator.address, 1, transport=memory)
-        next(lost.step(0))
+        lost_chunks = lost.step(0)
+        next(lost_chunks)
         share = join(coordinator.address, 0, transport=memory)
 
         def first():
@@ -88,4 +89,4 @@ def test_a_step_that_fails_does_so_in_all_of_a_group():
 
         errors = _in_threads([first, lambda: list(follow(group.follower(0)).step(0))])
     assert [type(error) for error in errors] == [StepFailed] * 2
-    assert "worker 1 is gone" in str(errors[1])
+    assert "worker 1 is lost" in str(errors[1])

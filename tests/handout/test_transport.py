@@ -70,6 +70,10 @@ class Letters:
         self.asked.put(lambda answers: answers.asked(json.loads(data), self.reply))
         return json.loads(self.answered.get(timeout=20.0))
 
+    def send(self, message):
+        data = json.dumps(message)
+        self.asked.put(lambda answers: answers.asked(json.loads(data), self.reply))
+
     def close(self):
         self.asked.put(lambda answers: answers.left(self.reply))
 
@@ -82,7 +86,7 @@ def transport(request):
 @pytest.fixture
 def coordinator(transport):
     with serve(
-        WORKERS, 2, 3, patience=0.3, transport=transport, adapt=False
+        WORKERS, 2, 3, timeout=0.3, transport=transport, adapt=False
     ) as coordinator:
         yield coordinator
 
@@ -100,22 +104,24 @@ def test_every_sample_is_in_one_sum(coordinator):
 
 
 def test_who_leaves_and_who_is_silent_makes_the_step_fail_for_all(coordinator):
-    """Nobody asks when the patience ends: a look was due."""
+    """Nobody asks when the timeout ends: a look was due."""
     silent = join(coordinator.address, 0, transport=coordinator.transport)
     chunks = silent.step(0)
     next(chunks)
     _, failed = _run(coordinator, 0, ranks=(1, 2))
     assert [why for _, why in failed] == [
-        "worker 0 was silent for 0.3 s: step 0 is to be begun anew"
+        "worker 0 is lost, because it was silent for 0.3 s. "
+        "Step 0 has failed and must be repeated"
     ] * 2
     with pytest.raises(StepFailed, match="silent"):  # it was, and comes back
         next(chunks)
     leaves = join(coordinator.address, 1, transport=coordinator.transport)
     chunks = silent.step(1)
     next(chunks)
-    next(leaves.step(1))
+    left = leaves.step(1)
+    next(left)
     leaves.close()
-    with pytest.raises(StepFailed, match="gone"):
+    with pytest.raises(StepFailed, match="worker 1 is lost"):
         next(chunks)
     silent.close()
     assert _run(coordinator, 0) == (whole(0), [])

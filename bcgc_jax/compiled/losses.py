@@ -71,7 +71,9 @@ class Loss(NamedTuple):
         """What the check must know of the loss of these arguments."""
         program = jax.make_jaxpr(jax.jit(self.value))(params, rows, *key).jaxpr
         is_random = bool(key) and uses_last_argument(program)
-        return LossCheck(self.reduction, coarsest_eps(program) ** 0.5, is_random)
+        # The losses come to the check in float32.
+        eps = max(coarsest_eps(program), float(jnp.finfo(jnp.float32).eps))
+        return LossCheck(self.reduction, eps**0.5, is_random)
 
     def _single(self, params: Any, rows: Any, key: tuple[Array, ...]) -> Array:
         return self.value(params, rows, *key).astype(jnp.float32)

@@ -68,6 +68,20 @@ def test_a_mean_loss_has_the_value_the_gradient_and_the_types_of_jax():
         assert types == jax.eval_shape(jax.value_and_grad(mean_of), weights, inputs)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_loss_in_float64_passes_the_check():
+    """The losses of the halves come to the host in float32."""
+    shared = shared_work()
+    gradient = jax.jit(shared.value_and_grad(sum_of, reduction="sum", has_aux=True))
+    inputs = INPUTS.astype(float)
+    weights = WEIGHTS.astype(float)
+    (value, _), slope, ok = gradient(weights, shared.place(inputs), 0)
+    assert bool(ok), shared.error
+    outputs = np.tanh(inputs @ weights)
+    np.testing.assert_allclose(value, outputs.sum(), rtol=1e-14)
+    np.testing.assert_allclose(slope, (1 - outputs**2) @ inputs, rtol=1e-13)
+
+
 def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
     mesh = mesh_of_one("data", kind=AxisType.Explicit)
     shared = SharedWork(mesh, chunks=4)

@@ -432,7 +432,7 @@ class FromHazard(Distribution):
 
     def pieces(self):
         if self.kinks is None:
-            return Smooth()
+            return Smooth(certain=False)
         times = jnp.asarray(self.kinks(self.parameters), working_dtype(self))
         return Kinked(jnp.sort(jnp.atleast_1d(times)), ends=False)
 

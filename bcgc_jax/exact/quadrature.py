@@ -122,7 +122,7 @@ def line_rule(
     else:
         steps = [1, 2, 4]
         rules = [node % step == 0 for step in steps]
-    v = of_line.low + length * (node / node[-1]).astype(start.dtype)
+    v = of_line.low + length * np.linspace(0.0, 1.0, node.size).astype(start.dtype)
     excess, slope = on_line(of_line, v)
     weight = slope * (length / node[-1])
     share = np.stack([rule * step for rule, step in zip(rules, steps, strict=True)])

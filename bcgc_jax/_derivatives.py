@@ -62,22 +62,22 @@ def _without_derivative_jvp(primals, tangents):
 without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
-def _nan_unless_zero(tangent: Array, one: ArrayLike = 1.0) -> Array:
+def _nan_unless_zero(tangent: Array, unit: ArrayLike = 1.0) -> Array:
     """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks
     for.
 
     It is linear to JAX, which may transpose it. A tangent that is not 0 is multiplied
-    by `one`, whose derivative it has. A tangent of 0 is not, because the product of 0
-    and a derivative of NaN is NaN.
+    by the `unit`, which is 1, and has its derivative. A tangent of 0 is not, because
+    the product of 0 and a derivative of NaN is NaN.
     """
 
-    def times_one(tangent: Array) -> Array:
-        return jnp.where(tangent == 0, tangent, tangent * one)
+    def times_unit(tangent: Array) -> Array:
+        return jnp.where(tangent == 0, tangent, tangent * unit)
 
     def solve(_: Any, tangent: Array) -> Array:
         return jnp.where(tangent == 0, tangent, jnp.nan)
 
-    return jax.lax.custom_linear_solve(times_one, tangent, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(times_unit, tangent, solve, symmetric=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -110,14 +110,14 @@ def test_second_derivatives_of_closed_forms_and_baselines_are_differences(x64, m
         return bcgc.solve(problem, method).expected_runtime
 
     slopes = jax.jit(jax.grad(runtime))
-    here = jnp.zeros(2)
-    hessian = jax.jit(jax.hessian(runtime))(here)
+    origin = jnp.zeros(2)
+    hessian = jax.jit(jax.hessian(runtime))(origin)
     step = 1e-4
     differences = [
-        (slopes(here + move) - slopes(here - move)) / (2 * step)
+        (slopes(origin + move) - slopes(origin - move)) / (2 * step)
         for move in step * np.eye(2)
     ]
-    forward = jax.jit(jax.jacfwd(jax.jacfwd(runtime)))(here)
+    forward = jax.jit(jax.jacfwd(jax.jacfwd(runtime)))(origin)
     size = float(np.abs(hessian).max())
     np.testing.assert_allclose(hessian, np.stack(differences), rtol=0, atol=1e-8 * size)
     np.testing.assert_allclose(hessian, forward, rtol=0, atol=1e-12 * size)

@@ -304,6 +304,12 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
                 f"Workers stop at {stop / size:.4g}, within a chunk too. Where they "
                 "end the chunk, less is lost, and a step is up to a chunk longer."
             )
+        if row.at_limit:
+            yield (
+                f"The threshold of {row.method} is at its limit, where one worker ends "
+                "all its chunks on average. Earlier stops would take less time for a "
+                "used sample, because a step has no other cost here."
+            )
 
 
 _ORDER = "in the order in which they are computed"

@@ -270,12 +270,12 @@ def _with_bounds(sweep: Sweep, rows: Iterable[Swept]) -> Iterator[Swept]:
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
         # They are paid for levels in use, and the bound is for these.
         with_passes = any(cell[0].columns.get(name) for name in _PASSES)
-        known = [
+        known_rows = [
             row._replace(lower_bound=output.finite(row.lower_bound or 0))
             for row in cell
             if np.isfinite(row.runtime)
         ]
-        bound = bounds.best_bound(known, all_levels=not with_passes)
+        bound = bounds.best_bound(known_rows, all_levels=not with_passes)
         for row in cell:
             bounded = bound if row.bound_of == "levels" else np.nan
             yield row._replace(bound=output.finite(bounded))

@@ -222,7 +222,7 @@ def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
     """start + Σ weight · late, and its error, from P(late) at the times, `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
-    value, coarse, coarsest, *others = jnp.sum(term, axis=1)
+    value, coarse, coarsest, *other_rules = jnp.sum(term, axis=1)
     if nodes.panels:
         fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
         # In each panel, for what two rules are off by may cancel between panels. For n,
@@ -230,8 +230,8 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
         # converge like n^-0.6: 7 would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, cap=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
-    if others:
-        error = spread_error(value, jnp.stack([coarse, coarsest, *others]))
+    if other_rules:
+        error = spread_error(value, jnp.stack([coarse, coarsest, *other_rules]))
     else:
         error = rule_error(value, coarse, coarsest)
     # What is left out before the first and after the last time is of the size of the

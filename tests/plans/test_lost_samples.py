@@ -63,10 +63,10 @@ def test_a_sample_is_lost_if_all_its_holders_are_missing(workers, stored, missin
 def test_tasks_count_by_their_coordinates_and_samples():
     data, missing = np.array([1, 3, 2, 2]), np.array([2, 4, 0, 3])
     sizes, share = np.array([5.0, 20.0, 7.0, 0.0]), np.array([1.0, 0.5, 1.0, 1.0])
-    each = [_lost(6, _circle(6, d), s) for d, s in zip(data, missing, strict=True)]
+    by_task = [_lost(6, _circle(6, d), s) for d, s in zip(data, missing, strict=True)]
     plan = _plan(_any_of(6, missing), data, sizes, share)
     lost = float(not_none(needs_of(plan, None, 6)).lost)
-    assert lost == pytest.approx(np.average(each, weights=sizes * share), rel=1e-12)
+    assert lost == pytest.approx(np.average(by_task, weights=sizes * share), rel=1e-12)
 
 
 # Five workers store two subsets each. Subset 0 has four holders, subset 4 has one.
@@ -104,6 +104,6 @@ class _Approximate(Method):
 
 def test_a_table_says_what_an_approximate_code_loses():
     problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 12)
-    found = bcgc.solve(problem, _Approximate())
-    assert float(not_none(found.needs).lost) == pytest.approx(6 / 66, rel=1e-12)
-    assert "loses 9.09 % of the samples" in repr(found)
+    solution = bcgc.solve(problem, _Approximate())
+    assert float(not_none(solution.needs).lost) == pytest.approx(6 / 66, rel=1e-12)
+    assert "loses 9.09 % of the samples" in repr(solution)

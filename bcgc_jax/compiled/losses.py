@@ -24,6 +24,11 @@ _ADVICE = (
 )
 
 
+def twice(rows: Any) -> Any:
+    """The rows, and the same ones behind them."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), rows)
+
+
 class Loss(NamedTuple):
     """A loss, and how the losses of chunks are combined.
 
@@ -51,8 +56,7 @@ class Loss(NamedTuple):
         count = len(jax.tree.leaves(rows)[0])
         half = count // 2
         if count == 1:
-            twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), rows)
-            value = self._single(params, twice, key)
+            value = self._single(params, twice(rows), key)
             if self.reduction == "sum":
                 return jnp.stack([jnp.zeros_like(value), value / 2])
             return jnp.stack([value, value])

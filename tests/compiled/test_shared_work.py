@@ -133,6 +133,17 @@ def test_an_auxiliary_value_that_has_no_such_sum_is_refused_by_name(
     assert verb in text
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_an_auxiliary_value_of_each_row_is_refused_by_name(check):
+    gradient = shared_work().value_and_grad(
+        lambda weights, rows: (mean_of(weights, rows), {"logits": rows @ weights}),
+        has_aux=True,
+        check=check,
+    )
+    text = said(gradient, WEIGHTS, INPUTS, 0)
+    assert "`aux['logits']` has the shape (8,) for 8 rows, but (16,) for 16" in text
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("rows", [1, 5, 8])
 def test_the_first_step_finds_a_loss_that_has_the_other_reduction(reduction, rows):

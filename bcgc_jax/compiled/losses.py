@@ -24,6 +24,11 @@ _ADVICE = (
 )
 
 
+def twice(rows: Any) -> Any:
+    """The rows, and the same ones behind them."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), rows)
+
+
 class Loss(NamedTuple):
     """A loss, and how the losses of chunks are combined.
 
@@ -51,8 +56,7 @@ class Loss(NamedTuple):
         count = len(jax.tree.leaves(rows)[0])
         half = count // 2
         if count == 1:
-            twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), rows)
-            value = self._single(params, twice, key)
+            value = self._single(params, twice(rows), key)
             if self.reduction == "sum":
                 return jnp.stack([jnp.zeros_like(value), value / 2])
             return jnp.stack([value, value])
@@ -71,7 +75,9 @@ class Loss(NamedTuple):
         """What the check must know of the loss of these arguments."""
         program = jax.make_jaxpr(jax.jit(self.value))(params, rows, *key).jaxpr
         is_random = bool(key) and uses_last_argument(program)
-        return LossCheck(self.reduction, coarsest_eps(program) ** 0.5, is_random)
+        # The losses come to the check in float32.
+        eps = max(coarsest_eps(program), float(jnp.finfo(jnp.float32).eps))
+        return LossCheck(self.reduction, eps**0.5, is_random)
 
     def _single(self, params: Any, rows: Any, key: tuple[Array, ...]) -> Array:
         return self.value(params, rows, *key).astype(jnp.float32)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax.compiled.launches import Launches
 from bcgc_jax.compiled.layout import Layout
 from bcgc_jax.compiled.losses import LossCheck
 from bcgc_jax.handout.client import Chunk, Share, StepFailed
@@ -22,11 +23,6 @@ HEAD = 6
 # Numbers of an answer: its kind, the first row of the chunk, its subset, its number
 # there, and how many chunks of its kind follow it without a request.
 ANSWER = 5
-_AT_ONCE = (
-    "two gradients of one SharedWork are computed at the same time. Make the second "
-    "one depend on the `ok` of the first one, for example with "
-    "jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
-)
 
 
 class Program(NamedTuple):
@@ -65,14 +61,6 @@ class _Request(NamedTuple):
 _Answers = Generator[np.ndarray, _Request, None]
 
 
-class _Running(NamedTuple):
-    """A worker's step: its program, and the answers to its requests."""
-
-    program: int
-    step: int
-    answers: _Answers
-
-
 class Questions:
     """Answers the requests of the workers of this process. `answer` never raises.
 
@@ -86,11 +74,13 @@ class Questions:
     """
 
     def __init__(self, shares: Mapping[int, Share]) -> None:
-        self.shares = dict(shares)
+        self.shares = dict(sorted(shares.items()))
         self.count = dict.fromkeys(self.shares, 0)
         self.error: BaseException | None = None
         self.is_broken = False
-        self._running: dict[int, _Running] = {}
+        self._launches = Launches(self.shares)
+        # The answers to each worker that is in a step.
+        self._running: dict[int, _Answers] = {}
         # Pairs of a program and a worker that have been checked.
         self._checked: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
@@ -102,15 +92,16 @@ class Questions:
             answers, is_new = self._enter(program, request)
             answer = next(answers) if is_new else answers.send(request)
             if answer[0] == OVER:
-                self._leave(request.worker)
+                self._launches.end(request.worker)
             return answer
         except BaseException as error:
-            self._leave(request.worker)
             self.fail(error)
+            self._launches.leave(request.worker)
             return _answer(FAILED)
 
     def fail(self, error: BaseException) -> None:
         """Note the first error. Any but a failed step ends the shares until `reset`."""
+        self._launches.fail(error)
         with self._lock:
             if self.is_broken:
                 return
@@ -123,6 +114,7 @@ class Questions:
     def close(self) -> None:
         """Leave, so that the step fails for the other workers."""
         self.is_broken = True
+        self._launches.close()
         for share in self.shares.values():
             share.close()
 
@@ -137,23 +129,13 @@ class Questions:
         return following
 
     def _enter(self, program: Program, request: _Request) -> tuple[_Answers, bool]:
-        with self._lock:
-            if self.is_broken:
-                raise RuntimeError("an earlier step has failed. Call reset() first")
-            worker = request.worker
-            others = {
-                (running.program, running.step) for running in self._running.values()
-            }
-            is_new = request.turn == 0
-            if others - {(program.number, request.step)} or is_new == (
-                worker in self._running
-            ):
-                raise RuntimeError(_AT_ONCE)
-            if is_new:
-                answers = self._answers(program, request)
-                self._running[worker] = _Running(program.number, request.step, answers)
-                self.count[worker] = 0
-            return self._running[worker].answers, is_new
+        worker = request.worker
+        is_new = request.turn == 0
+        if is_new:
+            self._launches.begin(worker, (program.number, request.step))
+            self._running[worker] = self._answers(program, request)
+            self.count[worker] = 0
+        return self._running[worker], is_new
 
     def _answers(self, program: Program, request: _Request) -> _Answers:
         """The answers to a worker in a step. They receive its next requests."""
@@ -201,10 +183,6 @@ class Questions:
         halves = answered.report.view(np.float32).tolist()
         answered = yield _chunk_answer(layout, worker, (chunk,))
         check.compare(answered.total, halves, place.size)
-
-    def _leave(self, worker: int) -> None:
-        with self._lock:
-            self._running.pop(worker, None)
 
 
 def _chunk_answer(

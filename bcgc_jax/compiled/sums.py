@@ -92,6 +92,29 @@ def _check_type(name: str, dtype: Any, reduction: str) -> None:
     )
 
 
+def refuse_rows(types: Any, types_of_twice: Any, num_rows: int) -> None:
+    """Refuse auxiliary values whose shape depends on the number of rows.
+
+    Args:
+      types: Types of (value, aux) of a chunk of `num_rows` rows.
+      types_of_twice: Their types for twice as many rows.
+
+    Raises:
+      ValueError: If a shape differs.
+    """
+    larger = jax.tree.leaves(types_of_twice)
+    paths = jax.tree_util.tree_leaves_with_path(types)
+    for (path, kind), larger_kind in zip(paths, larger, strict=True):
+        if kind.shape != larger_kind.shape:
+            name = f"`aux{jax.tree_util.keystr(path[1:])}`"
+            raise ValueError(
+                f"the auxiliary value {name} has the shape {kind.shape} for {num_rows} "
+                f"rows, but {larger_kind.shape} for {2 * num_rows} rows, so it cannot "
+                "be combined with those of other chunks. Reduce it over the rows "
+                "within the loss, or compute it outside of the gradient"
+            )
+
+
 def checksum(rows: Any) -> Array:
     """Two numbers that depend on each bit of the rows and on their order, int32 `[2]`.
 

@@ -16,12 +16,13 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled.losses import Loss, LossCheck
+from bcgc_jax.compiled.losses import Loss, LossCheck, twice
 from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER
 from bcgc_jax.compiled.sums import (
     add_weighted,
     check_reducible,
     checksum,
+    refuse_rows,
     wide,
     with_dtypes,
 )
@@ -95,6 +96,15 @@ class _Chunks(NamedTuple):
         rows = self._rows(size, zero)
         return self.loss.check_of(self.params, rows, self._seed(zero, zero))
 
+    def types_of_twice(self, size: int, zero: Array) -> Any:
+        """The types of the loss of twice as many rows."""
+
+        def loss_of_twice(zero: Array) -> Any:
+            rows = twice(self._rows(size, zero))
+            return self.loss.function(self.params, rows, *self._seed(zero, zero))
+
+        return Traced(loss_of_twice, zero).types
+
     def _rows(self, size: int, begin: Array) -> Any:
         take = functools.partial(
             lax.dynamic_slice_in_dim, start_index=begin, slice_size=size
@@ -144,6 +154,9 @@ def gradient_of_chunks(
         traced = Traced(first, zero, zero, zero)
         refuse_collectives(traced.jaxpr, workers)
         check_reducible(loss, traced.types, workers.axis)
+        if loss.has_aux:
+            types_of_twice = chunks.types_of_twice(sizes[0], zero)
+            refuse_rows(traced.types[0], types_of_twice, sizes[0])
         check = chunks.check(sizes[0], zero) if is_checked else None
         branches = _branches(chunks, sizes, workers, is_checked)
         on_host = functools.partial(host.answer, check)

@@ -68,6 +68,20 @@ def test_a_mean_loss_has_the_value_the_gradient_and_the_types_of_jax():
         assert types == jax.eval_shape(jax.value_and_grad(mean_of), weights, inputs)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_loss_in_float64_passes_the_check():
+    """The losses of the halves come to the host in float32."""
+    shared = shared_work()
+    gradient = jax.jit(shared.value_and_grad(sum_of, reduction="sum", has_aux=True))
+    inputs = INPUTS.astype(float)
+    weights = WEIGHTS.astype(float)
+    (value, _), slope, ok = gradient(weights, shared.place(inputs), 0)
+    assert bool(ok), shared.error
+    outputs = np.tanh(inputs @ weights)
+    np.testing.assert_allclose(value, outputs.sum(), rtol=1e-14)
+    np.testing.assert_allclose(slope, (1 - outputs**2) @ inputs, rtol=1e-13)
+
+
 def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
     mesh = mesh_of_one("data", kind=AxisType.Explicit)
     shared = SharedWork(mesh, chunks=4)
@@ -80,7 +94,7 @@ def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
         sent.append(loads)
         return runs_of(step, loads)
 
-    shared.shares[0].runs = noted
+    shared.shares[0].runs = noted  # type: ignore[method-assign]
     loads = np.array([[1.0, 2.0, 3.0, 4.0]])
     with jax.set_mesh(mesh):
         _, slope, ok = gradient(WEIGHTS, stored, 0, loads=loads)
@@ -117,6 +131,17 @@ def test_an_auxiliary_value_that_has_no_such_sum_is_refused_by_name(
     text = said(gradient, WEIGHTS, INPUTS, 0)
     assert f"`aux['ends'][0]` has the type {value.dtype}, which cannot be" in text
     assert verb in text
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_auxiliary_value_of_each_row_is_refused_by_name(check):
+    gradient = shared_work().value_and_grad(
+        lambda weights, rows: (mean_of(weights, rows), {"logits": rows @ weights}),
+        has_aux=True,
+        check=check,
+    )
+    text = said(gradient, WEIGHTS, INPUTS, 0)
+    assert "`aux['logits']` has the shape (8,) for 8 rows, but (16,) for 16" in text
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -200,6 +225,19 @@ def test_numbers_of_rows_that_do_not_fit_are_refused():
 
 def test_rows_of_a_step_are_those_of_its_chunks():
     assert sorted(shared_work().rows(SAMPLES)[0]) == list(range(SAMPLES))
+
+
+def test_rows_are_listed_in_the_order_of_the_workers():
+    """Whatever the order of the handles is: rows by hand are put in the same order."""
+    memory = Memory()
+    with serve(2, 1, 4, transport=memory) as coordinator:
+        shares = {
+            worker: join(coordinator.address, worker, transport=memory)
+            for worker in (1, 0)
+        }
+        rows = SharedWork(mesh_of_one("data"), shares=shares).rows(SAMPLES)
+    assert list(rows) == [0, 1]
+    assert [*rows[0], *rows[1]] == list(range(SAMPLES))
 
 
 @pytest.mark.smoke

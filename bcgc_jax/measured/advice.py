@@ -6,6 +6,7 @@ variance. A remedy is advised if it saves time in steps that its plan has not se
 its interval of 95 % too.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from bcgc_jax.measured.causes import Model, Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.log_model import Log, model_of
-from bcgc_jax.measured.replays import Replays, halves, replayed
+from bcgc_jax.measured.replays import Replays, Report, halves, replayed
 from bcgc_jax.measured.slowness import Slowness, SlowWorker, slowness_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import (
@@ -90,6 +91,8 @@ class Advice(Slowness):
       rows: what can be done, the most saved first, and last the limits; none where
         `alike`.
       costs: of work sharing, beside the passes, which the replays count.
+      num_judged: steps in which the remedies were judged: all, or as many random ones
+        of a very long log as a minute allows.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by
         three models: workers, data or single chunks are slow; by the first alone where
@@ -104,6 +107,7 @@ class Advice(Slowness):
 
     rows: list[Remedy]
     costs: Costs
+    num_judged: int
     enough: bool
     advised: str | None
     without_lengths: str | None
@@ -136,6 +140,7 @@ def advise(
     seed: int = 0,
     timed_apart: bool = False,
     lock_step: bool = False,
+    report: Report = lambda what, done, total: None,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -161,6 +166,8 @@ def advise(
       lock_step: say that chunk k of all workers is computed together, as with FSDP: it
         ends with the slowest, and all have as many. Then only what keeps their numbers
         is replayed.
+      report: is called before each part of the work: with what it is, how many remedies
+        have been replayed, and of how many.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a
     trace that has its own.
@@ -182,6 +189,7 @@ def advise(
             f"Workers in the log: {trace.num_workers}. Steps with a time of each: "
             f"{len(whole.times)}. " + " ".join(left_out_in_words(whole))
         )
+    report("finding the causes", 0, 0)
     log = model_of(whole, chunks, lock_step=lock_step)
     slowness = slowness_of(log, seed, timed_apart=timed_apart or trace.of_lengths)
     enough = slowness.num_steps >= FEWEST_STEPS
@@ -193,6 +201,7 @@ def advise(
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
+        nothing["num_judged"] = 0
         return Advice(**vars(slowness), enough=enough, **nothing)
     resources = Resources(
         trace.num_workers,
@@ -206,7 +215,7 @@ def advise(
         resources = resources._replace(hosts=trace.hosts)
     if forward is None:
         forward = trace.forward_ratio or 0.0
-    replays, models = _by_models(log, resources, codes, forward, seed)
+    replays, models = _by_models(log, resources, codes, forward, seed, report)
     one_model = not log.recorded and _stays(log.model.parts.random)
     judges = models
     if one_model:
@@ -223,7 +232,7 @@ def advise(
     by_size = [name for name in may if not replays.schemes[name].by_length]
     before = [name for name in may if not replays.schemes[name].asks]
     steps = log.model.without_chance().parts.steps()
-    rows = _rows(replays, steps, judges, models)
+    rows = _rows(replays, steps.take(replays.judged), judges, models)
     replaced = next((row.saved for row in rows if row.remedy == Replaced.name), None)
     pays = replaced is not None and replaced.low > 0 and replaced.value >= WORTH
     look_at: list[SlowWorker] = []
@@ -233,6 +242,7 @@ def advise(
         **vars(slowness),
         rows=rows,
         costs=costs,
+        num_judged=len(replays.judged),
         enough=enough,
         advised=do,
         without_lengths=advised(judges, by_size),
@@ -248,20 +258,32 @@ def _may_advise(scheme: Scheme, slowness: Slowness) -> bool:
 
 
 def _by_models(
-    log: Log, resources: Resources, codes: Sequence[Scheme], forward: float, seed: int
+    log: Log,
+    resources: Resources,
+    codes: Sequence[Scheme],
+    forward: float,
+    seed: int,
+    report: Report,
 ) -> tuple[Replays, list[Savings]]:
     """Replay all schemes; return what they save by a log's model, and by its others."""
     best, draws = best_and_drawn(log.model)
     likely, drawn = _as_steps(log, best, draws)
     likely = likely._replace(forward=forward)
-    replays = replayed([*codes, *possible(resources).values()], likely, drawn)
+    remedies = possible(resources)
+    begun = itertools.count()
+    total = len(codes) + len(remedies) * (1 + len(log.other_models))
+
+    def begin(name: str) -> None:
+        report(f"replaying {name}", next(begun), total)
+
+    replays = replayed([*codes, *remedies.values()], likely, drawn, report=begin)
     models = [savings_of(replays.draws, seed)]
     # By all models a worker takes the same seconds.
     coded = {code.name: replays.draws[0][code.name] for code in codes}
     schemes = [scheme for name, scheme in replays.schemes.items() if name not in coded]
     for changed in log.other_models:
         steps = _as_steps(log, changed(best), map(changed, draws))
-        outcomes = replayed(schemes, *steps, chosen=True).draws
+        outcomes = replayed(schemes, *steps, chosen=True, report=begin).draws
         models.append(savings_of([coded | ended for ended in outcomes], seed))
     return replays, models
 

@@ -114,6 +114,10 @@ def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
     >>> {cause: round(float(added[0]), 12) for cause, added in losses(parts).items()}
     {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
     """
+    if not lock_step:
+        # Else each set of causes would add up all chunks again.
+        data, pauses = (part.sum(axis=2, keepdims=True) for part in parts[2:])
+        parts = parts._replace(data=data, pauses=pauses)
     size = len(CAUSES)
     counts = range(size + 1)
     sets = [
@@ -122,7 +126,7 @@ def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
         for causes in itertools.combinations(CAUSES, k)
     ]
     loss_of = {
-        causes: loss(parts.until_met(causes, lock_step=lock_step)).sum(axis=1)
+        causes: loss(parts.until_met(causes, lock_step=True)).sum(axis=1)
         for causes in sets
     }
     added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
@@ -191,9 +195,17 @@ class Model(NamedTuple):
         """The model with place w as worker `order[w]`, its seconds times `unit`."""
         place = np.argsort(order)
 
+        # What draws have in common is in memory once.
+        moved: dict[int, np.ndarray] = {}
+
+        def in_seconds(values: np.ndarray) -> np.ndarray:
+            if id(values) not in moved:
+                moved[id(values)] = unit * values[:, place]
+            return moved[id(values)]
+
         def change(parts: Parts) -> Parts:
-            steady, random, data, pauses = (values[:, place] for values in parts)
-            return Parts(steady, random, unit * data, unit * pauses)
+            steady, random = (values[:, place] for values in parts[:2])
+            return Parts(steady, random, *map(in_seconds, parts[2:]))
 
         slow = {int(order[worker]): ratio for worker, ratio in self.slow_in_all.items()}
         return self.changed(change)._replace(slow_in_all=slow)
@@ -282,8 +294,10 @@ def model_of_steps(
     without = ranks_of(times / np.exp(steady))
     rng = np.random.default_rng(0)
 
+    no_pauses = np.zeros_like(data)
+
     def of(level: np.ndarray) -> Parts:
-        return Parts(level, np.log(times / usual) - level, data, np.zeros_like(data))
+        return Parts(level, np.log(times / usual) - level, data, no_pauses)
 
     draws = _levels_drawn(steady, without, times, _FEWER_DRAWS, rng)
     slow = _slow_in_all(ranks, times)

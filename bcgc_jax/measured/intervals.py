@@ -66,10 +66,11 @@ def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.
     # All groups of ten thousand steps at once would take gigabytes.
     groups = math.ceil(count * size * width / _AT_ONCE)
     group_sizes = [len(group) for group in np.array_split(np.arange(count), groups)]
-    means = [
-        series[rng.integers(size, size=(group_size, size))].mean(axis=1)
-        for group_size in group_sizes
-    ]
+    means = []
+    for group_size in group_sizes:
+        drawn = rng.integers(size, size=(group_size, size))
+        # Means over the first axis take a third of the time of others.
+        means.append(series.take(np.ascontiguousarray(drawn.T), axis=0).mean(axis=0))
     return np.concatenate(means)
 
 

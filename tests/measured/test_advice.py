@@ -458,3 +458,10 @@ def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
     assert advice.row("sharing:2").equal_chunks
     assert advice.row("sharing:2").needs == "a question for each chunk; equal chunks"
     assert not advice_on(log).row("sharing:2").equal_chunks
+
+
+def test_more_chunks_than_fit_into_memory_are_refused():
+    times = np.random.default_rng(0).gamma(9.0, 1.0, (9, 3))
+    for chunks in (1, 1025, 999_999_999):
+        with pytest.raises(ValueError, match="chunks must be from 2 to 1,024 for 27"):
+            advise(trace_of(times), chunks=chunks)

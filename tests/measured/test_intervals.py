@@ -87,6 +87,14 @@ def test_resampling_takes_little_memory():
     )
 
 
+def test_all_series_are_resampled_in_the_same_steps():
+    series = np.random.default_rng(5).lognormal(0, 1, (700, 3))
+    rng = np.random.default_rng(7)
+    drawn = [rng.integers(700, size=700) for _ in range(9)]
+    want = [series[steps].mean(axis=0) for steps in drawn]
+    np.testing.assert_array_equal(resample(series, 7, count=9), want)
+
+
 def test_an_interval_has_in_it_what_draws_differ_by():
     """Rubin 1987: the variance of means over steps, and that between draws' means."""
     rng = np.random.default_rng(0)

@@ -250,6 +250,8 @@ def _sentences(advice: Advice, record: str) -> list[str]:
         said[0] += (
             " It can be more than is lost: who is fast does more than an equal share."
         )
+    if advice.too_wide:
+        said.append(_too_wide_in_words(advice))
     if advice.lengths is not None:
         said.append(
             f"Lengths are predicted from {advice.lengths}, as if that is known before "
@@ -282,6 +284,20 @@ def _sentences(advice: Advice, record: str) -> list[str]:
             "Speeds have changed in the last quarter: shares by speed are not advised."
         )
     return [*said, "", _verdict(advice)]
+
+
+def _too_wide_in_words(advice: Advice) -> str:
+    """Name remedies with useless intervals, and say how many steps are enough."""
+    rows = advice.too_wide
+    names = _joined([row.remedy for row in rows])
+    enough = float(f"{max(row.enough_steps for row in rows):.2g}")
+    savings = counted(len(rows), "saving").partition(" ")[2]
+    are = "is" if len(rows) == 1 else "are"
+    return (
+        f"The {savings} by {names} {are} hardly known, because "
+        f"{counted(advice.num_judged, 'step')} are too few. About {enough:,.0f} steps "
+        "are enough for an interval of ± 10 points."
+    )
 
 
 def _costs(advice: Advice) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Model, Parts
-from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.intervals import Interval, enough_steps
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.log_model import Log, model_of
 from bcgc_jax.measured.replays import Replays, Report, halves, replayed
@@ -43,6 +43,8 @@ _REPLAYED_DRAWS, _MANY_CHUNKS = 5, 20_000
 # 40 steps where 2 or 3 steps change by that, in none of 7 where fewer do, and in .96 of
 # 138 logs from 4 on.
 _FEWEST_CHANGED = 4
+# An interval of ± this is useful, and one of ± so much is not: own choice.
+_USEFUL, _USELESS = 0.1, 0.25
 
 
 class Remedy(NamedTuple):
@@ -52,6 +54,8 @@ class Remedy(NamedTuple):
       scheme: as it was replayed.
       saved: less time than now for a sample that is used, as a share. The interval is
         that of all models which the log speaks for; NaN where nothing is planned.
+      enough_steps: about how many steps have an interval of ± 10 points, by any one
+        model; 0 where the interval is NaN.
       range: of `saved`, by whether slowness is the workers' or the data's, where the
         log does not say.
       lost: share of the samples that are lost; 0 where the gradient is exact.
@@ -65,6 +69,7 @@ class Remedy(NamedTuple):
 
     scheme: Scheme
     saved: Interval
+    enough_steps: int
     range: tuple[float, float]
     lost: float
     longer: float | None
@@ -119,6 +124,12 @@ class Advice(Slowness):
     def several_models(self) -> bool:
         """Whether what is saved depends on what the log does not say."""
         return any(row.range[0] < row.range[1] for row in self.rows)
+
+    @property
+    def too_wide(self) -> list[Remedy]:
+        """The remedies of which hardly anything is known in so few steps."""
+        most = self.num_judged * (_USELESS / _USEFUL) ** 2
+        return [row for row in self.rows if row.enough_steps > most]
 
     def may_advise(self, row: Remedy) -> bool:
         """Whether a remedy may be advised, if it saves enough."""
@@ -340,9 +351,15 @@ def _rows(
             continue
         changed = int(np.sum(~np.isclose(outcome.seconds, without, rtol=1e-9)))
         values = [savings.values[name] for savings in models]
+        saved = _saved(scheme, outcome, judges, changed)
+        enough = 0
+        if saved.is_known:
+            series = [savings.influence[name] for savings in judges]
+            enough = max(enough_steps(_USEFUL, influence) for influence in series)
         row = Remedy(
             scheme=scheme,
-            saved=_saved(scheme, outcome, judges, changed),
+            saved=saved,
+            enough_steps=enough,
             range=(min(values), max(values)),
             lost=outcome.lost,
             longer=outcome.longer(steps),

@@ -523,3 +523,15 @@ def test_the_bar_says_which_remedy_is_replayed_and_how_many_were(trace):
     assert "replaying sharing:all" in whats
     assert done[1:] == tuple(range(totals[1]))
     assert {*totals[1:]} == {len(told) - 1}
+
+
+def test_savings_that_are_hardly_known_are_named_with_enough_steps(command, tmp_path):
+    noise = np.random.default_rng(2).normal(size=(40, 4))
+    times = np.exp(1.5 * noise)
+    path = written(tmp_path / "log.csv", times)
+    said = " ".join(command("advise", path, "--timed-apart")[1].split())
+    wide = advise(trace_of(times), timed_apart=True).too_wide
+    first = wide[0].remedy
+    assert f"by {first}" in said
+    assert "hardly known, because 40 steps are too few. About" in said
+    assert "steps are enough for an interval of ± 10 points." in said

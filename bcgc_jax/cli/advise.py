@@ -21,6 +21,7 @@ from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.profiles.folder import log_of
 from bcgc_jax.measured.profiles.log import MadeLog
+from bcgc_jax.measured.profiles.recording import IN_ONE_JIT
 from bcgc_jax.measured.slowness import MOST_TOLD, SlowWorker, long_start_in_words
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.words import counted
@@ -37,6 +38,10 @@ _RECORD_TRACE = (
     "A worker's step is one chunk. Record one with several microbatches, or name what "
     "begins one by --chunk-name."
 )
+_RECORD_JAX = (
+    "A worker's step is one chunk. Record one in which each microbatch is a run of a "
+    "jitted function, and name that by --chunk-name, or see above."
+)
 _LENGTHS_ALONE = (
     "Seconds are what lengths are said to cost (--cost), on workers of one speed. "
     "Nothing is known of slow workers."
@@ -45,7 +50,7 @@ _APART = "bcgc advise --timed-apart takes the log for that, and says what else i
 
 
 def answer(question: AdviseOptions) -> None:
-    with Progress("replaying the log"):
+    with Progress("reading the log") as bar:
         log, trace = _read(question)
         advice = advise(
             trace,
@@ -58,13 +63,18 @@ def answer(question: AdviseOptions) -> None:
             seed=question.seed,
             timed_apart=question.timed_apart,
             lock_step=question.lock_step,
+            report=bar.show,
         )
     rows = [flat(ADVICE, row) for row in advice.rows]
 
     def table() -> None:
+        record = _RECORD
         if log:
             print_lines(*log.remarks)
-        _print(short_name(question.logs), advice, _RECORD_TRACE if log else _RECORD)
+            record = _RECORD_TRACE
+            if IN_ONE_JIT in log.remarks:
+                record = _RECORD_JAX
+        _print(short_name(question.logs), advice, record)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.collective is not None
         no_jitter = (
@@ -231,10 +241,17 @@ def _sentences(advice: Advice, record: str) -> list[str]:
         "Each remedy is planned on one half of the steps and replayed in the other "
         "one. Saved is of the time for a sample that is used."
     ]
+    if advice.num_judged < advice.num_steps:
+        said.append(
+            f"The log is long: each remedy is replayed in {advice.num_judged:,} of the "
+            f"{advice.num_steps:,} steps, drawn at random."
+        )
     if any(row.saved.value > advice.loss for row in advice.rows if not row.lost):
         said[0] += (
             " It can be more than is lost: who is fast does more than an equal share."
         )
+    if advice.too_wide:
+        said.append(_too_wide_in_words(advice))
     if advice.lengths is not None:
         said.append(
             f"Lengths are predicted from {advice.lengths}, as if that is known before "
@@ -267,6 +284,20 @@ def _sentences(advice: Advice, record: str) -> list[str]:
             "Speeds have changed in the last quarter: shares by speed are not advised."
         )
     return [*said, "", _verdict(advice)]
+
+
+def _too_wide_in_words(advice: Advice) -> str:
+    """Name remedies with useless intervals, and say how many steps are enough."""
+    rows = advice.too_wide
+    names = _joined([row.remedy for row in rows])
+    enough = float(f"{max(row.enough_steps for row in rows):.2g}")
+    savings = counted(len(rows), "saving").partition(" ")[2]
+    are = "is" if len(rows) == 1 else "are"
+    return (
+        f"The {savings} by {names} {are} hardly known, because "
+        f"{counted(advice.num_judged, 'step')} are too few. About {enough:,.0f} steps "
+        "are enough for an interval of ± 10 points."
+    )
 
 
 def _costs(advice: Advice) -> str:

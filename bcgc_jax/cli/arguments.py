@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from bcgc_jax.distributions import Distribution
 
+MOST_CHUNKS = 2**10  # as in Python
+_MOST_COST = 1e30
 _MOST_FORWARD = 10  # 47 is rather 47 %
 OBJECTIVES = ("expected-runtime", "completion-probability")
 
@@ -132,7 +134,8 @@ def number(
         if not good or (whole and value != int(value)):
             raise ValueError(f"must be a {kind} number{bound}, got {text!r}")
         if value > high:
-            raise ValueError(f"must be at most {high:,}, got {text!r}")
+            most = f"{high:,}" if isinstance(high, int) else f"{high:g}"
+            raise ValueError(f"must be at most {most}, got {text!r}")
         if whole:
             return int(value)
         return value
@@ -337,8 +340,12 @@ def read_cost(text: str) -> tuple[float, float]:
         a, b = map(float, text.split(","))
     except ValueError:
         a = b = math.nan
-    if not (0 <= a < math.inf and 0 <= b < math.inf and a + b > 0):
-        expected = "a,b of a L + b L², from 0 on and not both 0, such as 1,0.0001"
+    known = 0 <= a <= _MOST_COST and 0 <= b <= _MOST_COST
+    if not known or a + b < 1 / _MOST_COST:
+        expected = (
+            f"a,b of a L + b L², from 0 to {_MOST_COST:g} and not both 0, such as "
+            "1,0.0001"
+        )
         raise ValueError(f"must be {expected}, got {text!r}")
     return a, b
 

@@ -29,6 +29,8 @@ DELIVERY = ("start_up", "send_time", "overlap")
 
 _POSITIVE = number()
 _FROM_ZERO = number(include=True)
+_MODERATE = number(high=1e100)  # its square is finite too
+_SECONDS = number(0, 10**9, include=True)
 _SHARE = number(0, 1)
 _NEW_FILE = click.Path()
 # What `bcgc plot` shows of a table.
@@ -312,7 +314,7 @@ Examples:
     )
     unit: str | None = option(typed.TIME_UNIT, _UNIT)
     chunks: int | None = option(
-        number(2, include=True, whole=True),
+        number(2, typed.MOST_CHUNKS, include=True, whole=True),
         "C, of a worker's step, where LOG has none; by default 8.",
     )
     stored: int | None = option(
@@ -320,12 +322,12 @@ Examples:
         "The most subsets that a worker can store; by default all.",
     )
     round_trip: float | None = option(
-        _FROM_ZERO,
+        _SECONDS,
         "Seconds of a question before each chunk; by default the log's column asking, "
         "else as measured on one machine, with the coordinator's time.",
     )
     chunk_overhead: float = option(
-        _FROM_ZERO,
+        _SECONDS,
         "Seconds of a chunk, in its recorded ones, that do not depend on its size.",
         default=0.0,
     )
@@ -336,7 +338,7 @@ Examples:
         multiple=True,
     )
     forward: float | None = option(
-        _FROM_ZERO,
+        FORWARD,
         (
             "With --method: a forward pass over a backward pass; by default as "
             "recorded, or 0."
@@ -501,16 +503,16 @@ Examples:
     coordinates: int = option(
         COUNT, "L of the plans, the gradient's length.", default=1_000_000
     )
-    samples: float = option(_POSITIVE, _SAMPLES, default=1)
+    samples: float = option(_MODERATE, _SAMPLES, default=1)
     cycles: float | None = option(
-        _POSITIVE,
+        _MODERATE,
         (
             f"{_CYCLES} By default 1; with loads, such that an uncoded worker has "
             "their mean."
         ),
     )
     replicates: int = option(
-        number(20, include=True, whole=True),
+        number(20, 100_000, include=True, whole=True),
         "Resamples for standard errors and p-values.",
         default=200,
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.commands import FitOptions
+from bcgc_jax.cli.describe import status_name
 from bcgc_jax.cli.fit_plans import (
     MEASURED,
     UNCODED,
@@ -16,6 +17,7 @@ from bcgc_jax.cli.fit_plans import (
     problems_of,
 )
 from bcgc_jax.cli.progress import Progress
+from bcgc_jax.cli.solve_table import OVERFLOW
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import Fit, fit_distributions
 from bcgc_jax.measured.left_out import fewer_chunks_in_words
@@ -79,6 +81,8 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     for name, problem in problems.items():
         bar.begin(f"planning for the distribution `{name}`")
         solutions[name] = solve(problem)
+    if all(status_name(solution) == "invalid" for solution in solutions.values()):
+        raise ValueError(f"no runtime is known: {OVERFLOW}")
     # Replays know nothing of start-ups and passes.
     bare = start_up is None and all(problem.bare for problem in problems.values())
     steps = None

@@ -86,6 +86,10 @@ def one_line_errors() -> Iterator[None]:
         if error.filename:
             named = f"{error.filename}: "
         raise click.UsageError(f"{named}{error.strerror or error}") from None
+    except MemoryError:
+        raise click.UsageError(
+            "this takes more memory than there is: give smaller numbers, or fewer times"
+        ) from None
     except (ValueError, ImportError) as error:
         raise click.UsageError(_as_typed(str(error))) from None
 

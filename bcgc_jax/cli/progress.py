@@ -41,6 +41,11 @@ class Progress:
         self.total = total
         self._begun = 0
 
+    def show(self, what: str, done: int, total: int) -> None:
+        """Say what is done now, of which so many of a `total` are done."""
+        self.what = what
+        self.reach(done, total)
+
     def begin(self, what: str) -> None:
         self.what = what
         self.done = self._begun

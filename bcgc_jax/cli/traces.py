@@ -201,7 +201,7 @@ def sharing_in_words(advice: Advice) -> str:
         f"{row.remedy} {percent(row.saved.value)} % ({row.saved.in_percent()} %)"
         for row in sharing_rows(advice)
     )
-    steps = f"{advice.num_steps} steps of the trace"
+    steps = f"{advice.num_judged} steps of the trace"
     text = f"Work sharing, replayed in {steps}, saves of the uncoded time: {saved}. "
     if advice.lengths is not None:
         text += f"Lengths of chunks are predicted from {advice.lengths}. "

@@ -6,6 +6,7 @@ variance. A remedy is advised if it saves time in steps that its plan has not se
 its interval of 95 % too.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Model, Parts
-from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.intervals import Interval, enough_steps
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.log_model import Log, model_of
-from bcgc_jax.measured.replays import Replays, halves, replayed
+from bcgc_jax.measured.replays import Replays, Report, halves, replayed
 from bcgc_jax.measured.slowness import Slowness, SlowWorker, slowness_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import (
@@ -42,6 +43,8 @@ _REPLAYED_DRAWS, _MANY_CHUNKS = 5, 20_000
 # 40 steps where 2 or 3 steps change by that, in none of 7 where fewer do, and in .96 of
 # 138 logs from 4 on.
 _FEWEST_CHANGED = 4
+# An interval of ± this is useful, and one of ± so much is not: own choice.
+_USEFUL, _USELESS = 0.1, 0.25
 
 
 class Remedy(NamedTuple):
@@ -51,6 +54,8 @@ class Remedy(NamedTuple):
       scheme: as it was replayed.
       saved: less time than now for a sample that is used, as a share. The interval is
         that of all models which the log speaks for; NaN where nothing is planned.
+      enough_steps: about how many steps have an interval of ± 10 points, by any one
+        model; 0 where the interval is NaN.
       range: of `saved`, by whether slowness is the workers' or the data's, where the
         log does not say.
       lost: share of the samples that are lost; 0 where the gradient is exact.
@@ -64,6 +69,7 @@ class Remedy(NamedTuple):
 
     scheme: Scheme
     saved: Interval
+    enough_steps: int
     range: tuple[float, float]
     lost: float
     longer: float | None
@@ -90,6 +96,8 @@ class Advice(Slowness):
       rows: what can be done, the most saved first, and last the limits; none where
         `alike`.
       costs: of work sharing, beside the passes, which the replays count.
+      num_judged: steps in which the remedies were judged: all, or as many random ones
+        of a very long log as a minute allows.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by
         three models: workers, data or single chunks are slow; by the first alone where
@@ -104,6 +112,7 @@ class Advice(Slowness):
 
     rows: list[Remedy]
     costs: Costs
+    num_judged: int
     enough: bool
     advised: str | None
     without_lengths: str | None
@@ -115,6 +124,12 @@ class Advice(Slowness):
     def several_models(self) -> bool:
         """Whether what is saved depends on what the log does not say."""
         return any(row.range[0] < row.range[1] for row in self.rows)
+
+    @property
+    def too_wide(self) -> list[Remedy]:
+        """The remedies of which hardly anything is known in so few steps."""
+        most = self.num_judged * (_USELESS / _USEFUL) ** 2
+        return [row for row in self.rows if row.enough_steps > most]
 
     def may_advise(self, row: Remedy) -> bool:
         """Whether a remedy may be advised, if it saves enough."""
@@ -136,6 +151,7 @@ def advise(
     seed: int = 0,
     timed_apart: bool = False,
     lock_step: bool = False,
+    report: Report = lambda what, done, total: None,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -161,6 +177,8 @@ def advise(
       lock_step: say that chunk k of all workers is computed together, as with FSDP: it
         ends with the slowest, and all have as many. Then only what keeps their numbers
         is replayed.
+      report: is called before each part of the work: with what it is, how many remedies
+        have been replayed, and of how many.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a
     trace that has its own.
@@ -182,6 +200,7 @@ def advise(
             f"Workers in the log: {trace.num_workers}. Steps with a time of each: "
             f"{len(whole.times)}. " + " ".join(left_out_in_words(whole))
         )
+    report("finding the causes", 0, 0)
     log = model_of(whole, chunks, lock_step=lock_step)
     slowness = slowness_of(log, seed, timed_apart=timed_apart or trace.of_lengths)
     enough = slowness.num_steps >= FEWEST_STEPS
@@ -193,6 +212,7 @@ def advise(
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
+        nothing["num_judged"] = 0
         return Advice(**vars(slowness), enough=enough, **nothing)
     resources = Resources(
         trace.num_workers,
@@ -206,7 +226,7 @@ def advise(
         resources = resources._replace(hosts=trace.hosts)
     if forward is None:
         forward = trace.forward_ratio or 0.0
-    replays, models = _by_models(log, resources, codes, forward, seed)
+    replays, models = _by_models(log, resources, codes, forward, seed, report)
     one_model = not log.recorded and _stays(log.model.parts.random)
     judges = models
     if one_model:
@@ -223,7 +243,7 @@ def advise(
     by_size = [name for name in may if not replays.schemes[name].by_length]
     before = [name for name in may if not replays.schemes[name].asks]
     steps = log.model.without_chance().parts.steps()
-    rows = _rows(replays, steps, judges, models)
+    rows = _rows(replays, steps.take(replays.judged), judges, models)
     replaced = next((row.saved for row in rows if row.remedy == Replaced.name), None)
     pays = replaced is not None and replaced.low > 0 and replaced.value >= WORTH
     look_at: list[SlowWorker] = []
@@ -233,6 +253,7 @@ def advise(
         **vars(slowness),
         rows=rows,
         costs=costs,
+        num_judged=len(replays.judged),
         enough=enough,
         advised=do,
         without_lengths=advised(judges, by_size),
@@ -248,20 +269,32 @@ def _may_advise(scheme: Scheme, slowness: Slowness) -> bool:
 
 
 def _by_models(
-    log: Log, resources: Resources, codes: Sequence[Scheme], forward: float, seed: int
+    log: Log,
+    resources: Resources,
+    codes: Sequence[Scheme],
+    forward: float,
+    seed: int,
+    report: Report,
 ) -> tuple[Replays, list[Savings]]:
     """Replay all schemes; return what they save by a log's model, and by its others."""
     best, draws = best_and_drawn(log.model)
     likely, drawn = _as_steps(log, best, draws)
     likely = likely._replace(forward=forward)
-    replays = replayed([*codes, *possible(resources).values()], likely, drawn)
+    remedies = possible(resources)
+    begun = itertools.count()
+    total = len(codes) + len(remedies) * (1 + len(log.other_models))
+
+    def begin(name: str) -> None:
+        report(f"replaying {name}", next(begun), total)
+
+    replays = replayed([*codes, *remedies.values()], likely, drawn, report=begin)
     models = [savings_of(replays.draws, seed)]
     # By all models a worker takes the same seconds.
     coded = {code.name: replays.draws[0][code.name] for code in codes}
     schemes = [scheme for name, scheme in replays.schemes.items() if name not in coded]
     for changed in log.other_models:
         steps = _as_steps(log, changed(best), map(changed, draws))
-        outcomes = replayed(schemes, *steps, chosen=True).draws
+        outcomes = replayed(schemes, *steps, chosen=True, report=begin).draws
         models.append(savings_of([coded | ended for ended in outcomes], seed))
     return replays, models
 
@@ -318,9 +351,15 @@ def _rows(
             continue
         changed = int(np.sum(~np.isclose(outcome.seconds, without, rtol=1e-9)))
         values = [savings.values[name] for savings in models]
+        saved = _saved(scheme, outcome, judges, changed)
+        enough = 0
+        if saved.is_known:
+            series = [savings.influence[name] for savings in judges]
+            enough = max(enough_steps(_USEFUL, influence) for influence in series)
         row = Remedy(
             scheme=scheme,
-            saved=_saved(scheme, outcome, judges, changed),
+            saved=saved,
+            enough_steps=enough,
             range=(min(values), max(values)),
             lost=outcome.lost,
             longer=outcome.longer(steps),

@@ -214,9 +214,17 @@ class Model(NamedTuple):
         """The model with place w as worker `order[w]`, its seconds times `unit`."""
         place = np.argsort(order)
 
+        # What draws have in common is in memory once.
+        moved: dict[int, np.ndarray] = {}
+
+        def in_seconds(values: np.ndarray) -> np.ndarray:
+            if id(values) not in moved:
+                moved[id(values)] = unit * values[:, place]
+            return moved[id(values)]
+
         def change(parts: Parts) -> Parts:
-            steady, random, data, pauses = (values[:, place] for values in parts)
-            return Parts(steady, random, unit * data, unit * pauses)
+            steady, random = (values[:, place] for values in parts[:2])
+            return Parts(steady, random, *map(in_seconds, parts[2:]))
 
         slow = {int(order[worker]): ratio for worker, ratio in self.slow_in_all.items()}
         levels = [
@@ -319,8 +327,10 @@ def model_of_steps(
     without = ranks_of(times / np.exp(steady))
     rng = np.random.default_rng(0)
 
+    no_pauses = np.zeros_like(data)
+
     def of(level: np.ndarray) -> Parts:
-        return Parts(level, np.log(times / usual) - level, data, np.zeros_like(data))
+        return Parts(level, np.log(times / usual) - level, data, no_pauses)
 
     draws = _levels_drawn(steady, without, times, _FEWER_DRAWS, rng)
     return Model(

@@ -66,10 +66,11 @@ def resample(series: np.ndarray, seed: int = 0, count: int = _REPLICATES) -> np.
     # All groups of ten thousand steps at once would take gigabytes.
     groups = math.ceil(count * size * width / _AT_ONCE)
     group_sizes = [len(group) for group in np.array_split(np.arange(count), groups)]
-    means = [
-        series[rng.integers(size, size=(group_size, size))].mean(axis=1)
-        for group_size in group_sizes
-    ]
+    means = []
+    for group_size in group_sizes:
+        drawn = rng.integers(size, size=(group_size, size))
+        # Means over the first axis take a third of the time of others.
+        means.append(series.take(np.ascontiguousarray(drawn.T), axis=0).mean(axis=0))
     return np.concatenate(means)
 
 
@@ -128,15 +129,46 @@ def widened(value: float, ends: np.ndarray, influence: np.ndarray) -> np.ndarray
     return value + (ends - value) * math.sqrt(f) * stretch(independent)
 
 
+def enough_steps(half: float, influence: np.ndarray) -> int:
+    """About how many steps have an interval of ± `half`, if steps go on like these.
+
+    The mean of n steps has the standard error √(f/n) times the deviation of a step's
+    influence. So n = f (1.96 deviation / half)².
+
+    >>> enough_steps(0.1, np.array([1.0, -1.0] * 20))
+    385
+    """
+    return math.ceil(
+        dependence(influence) * (1.96 * float(influence.std()) / half) ** 2
+    )
+
+
 def interval_of(value: float, resampled: np.ndarray, influence: np.ndarray) -> Interval:
     """The interval of 95 % of an estimate, by `resampled`, `[R]`, and `influence`."""
     low, high = widened(value, np.quantile(resampled, ENDS), influence)
     return Interval(value, float(low), float(high))
 
 
+def share_interval(
+    value: float, resampled: np.ndarray, influence: np.ndarray
+) -> Interval:
+    """The interval of 95 % of a share of the time, which is 1 at most; arguments as in
+    `interval_of`.
+
+    An interval that is cut at what is possible holds the true value as often. To move
+    the ends of the logarithm of 1 - share instead held it in 0.82 to 0.95 of simulated
+    logs of 40 or 100 steps, in place of 0.83 to 0.95.
+    """
+    interval = interval_of(value, resampled, influence)
+    return Interval(value, min(interval.low, 1.0), min(interval.high, 1.0))
+
+
 def ratio_of_means(part: np.ndarray, whole: np.ndarray, seed: int = 0) -> Interval:
-    """The interval of r = mean part / mean whole, `[S]`; influence part - r whole."""
+    """The interval of r = mean part / mean whole, `[S]`; influence part - r whole.
+
+    A part is at most the whole.
+    """
     means = resample(np.stack([part, whole], axis=1), seed)
     value = float(part.mean() / whole.mean())
     influence = (part - value * whole) / whole.mean()
-    return interval_of(value, means[:, 0] / means[:, 1], influence)
+    return share_interval(value, means[:, 0] / means[:, 1], influence)

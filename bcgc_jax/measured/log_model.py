@@ -26,6 +26,10 @@ from bcgc_jax.steps.steps import Steps
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8
+# The most that a user may ask for: in a step, and in a whole log.
+MOST_CHUNKS, _MOST_CHUNKS_OF_LOG = 2**10, 2**25
+# A time that is so many times another one is an error of a clock, or of units.
+_MOST_RATIO = 1e15
 # Without chunks a log does not say whether what is not steady is of workers, data or
 # pauses.
 STEADY = "steady"
@@ -159,6 +163,8 @@ def model_of(
     median: what the log calls its workers and in which unit it counts makes no
     difference.
     """
+    _check_chunks(chunks, steps.times.size)
+    _check_ratio(steps)
     order = np.argsort(np.log(steps.times).mean(axis=0), kind="stable")
     unit = float(np.median(steps.times))
     parts = steps.trace.microbatches
@@ -178,6 +184,34 @@ def model_of(
             "its number in a column chunk"
         )
     return log._replace(model=log.model.of_workers(order, unit), lock_step=lock_step)
+
+
+def _check_chunks(chunks: int | None, num_times: int) -> None:
+    """Raise ValueError for more chunks than are replayed in minutes, and in memory."""
+    most = max(min(MOST_CHUNKS, _MOST_CHUNKS_OF_LOG // num_times), CHUNKS)
+    if chunks is not None and not 2 <= chunks <= most:
+        raise ValueError(
+            f"chunks must be from 2 to {most:,} for {num_times:,} times, got {chunks:,}"
+        )
+
+
+def _check_ratio(steps: WholeSteps) -> None:
+    """Raise ValueError, with the cell, for times that leave no digits to others."""
+    trace = steps.trace
+    seconds = steps.times[:, :, None]
+    if trace.microbatches is not None:
+        seconds = trace.microbatches.whole_steps().seconds
+    if seconds.max() <= _MOST_RATIO * seconds.min():
+        return
+    usual = float(np.median(seconds))
+    place = int(np.argmax(np.abs(np.log(seconds / usual))))
+    step, worker, _ = np.unravel_index(place, seconds.shape)
+    raise ValueError(
+        f"step {trace.step_names[steps.places[step]]} has a time of "
+        f"{seconds.flat[place]:g} s of worker {trace.worker_names[worker]}, and half "
+        f"of the times are above {usual:g} s. Leave the cell empty if the clock "
+        "failed, and give all times in one unit"
+    )
 
 
 def _without_chunks(

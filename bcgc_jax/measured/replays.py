@@ -1,6 +1,6 @@
 """Schemes replayed in a log's steps: planned on one half, and judged in the other."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,14 @@ from bcgc_jax.steps.steps import Outcome, Steps
 
 # Plans of more steps hardly depend on a single one.
 _MANY_STEPS = 500
+# Schemes are judged in all steps, or in as many as there are in so much work of their
+# replays: so many chunks, times workers and what a chunk takes whatever their number.
+_MOST_WORK, _OF_CHUNK = 2**26, 32
+# In fewer steps nobody would know well enough what a scheme saves.
+_FEWEST_JUDGED = 500
+
+# What is replayed next, how many schemes have been replayed, and of how many.
+Report = Callable[[str, int, int], None]
 
 
 class Replays(NamedTuple):
@@ -19,16 +27,36 @@ class Replays(NamedTuple):
     Attributes:
       schemes: as they have been replayed.
       draws: their outcomes in each of several draws of the chunks of a log.
+      judged: the numbers of the steps in which they were judged, `[K]`.
     """
 
     schemes: dict[str, Scheme]
     draws: list[dict[str, Outcome]]
+    judged: np.ndarray
 
 
 def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first half of so many steps, `[S]` bool, and the second."""
     first = np.arange(count) < count // 2
     return first, ~first
+
+
+def judged_in(shape: tuple[int, ...]) -> np.ndarray:
+    """Return the steps in which schemes are judged, `[K]`, of S steps of N workers and
+    C chunks, `shape`: all, or K drawn at random where all would take minutes.
+
+    K random steps in place of S make an error √(S/K) times as large. Steps at equal
+    distances would hit all steps of a period, or none.
+
+    >>> len(judged_in((2_000, 16, 8))), len(judged_in((62_500, 16, 8)))
+    (2000, 10922)
+    """
+    count, workers, chunks = shape
+    work = workers * chunks * (workers + _OF_CHUNK)
+    few = max(_MOST_WORK // work, _FEWEST_JUDGED)
+    if count <= few:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, few, replace=False))
 
 
 def judged(scheme: Scheme, steps: Steps) -> Outcome:
@@ -75,8 +103,12 @@ def replayed(
     draws: Sequence[Steps],
     *,
     chosen: bool = False,
+    report: Callable[[str], None] = lambda name: None,
 ) -> Replays:
     """Replay all schemes, for each of several draws of the chunks of a log.
+
+    All plan on all steps of their half. A log that is very long is judged in some of
+    its steps (`judged_in`).
 
     Args:
       schemes: what is replayed.
@@ -84,19 +116,22 @@ def replayed(
       draws: others of the same seconds, for all else.
       chosen: whether the schemes are those of another replay, with nothing in their
         place.
+      report: is told the name of each scheme before it is replayed.
     """
+    where = judged_in(best.lengths.shape)
     seats = seats_of(draws[0], len(draws))
     all_draws = Steps.joined(
-        [draw.seated(seat) for draw, seat in zip(draws, seats, strict=True)]
+        [draw.take(where).seated(seat) for draw, seat in zip(draws, seats, strict=True)]
     )
     done: dict[str, Scheme] = {}
     outcomes: list[list[Outcome]] = []
     for scheme in schemes:
+        report(scheme.name)
         done[scheme.name] = scheme
         if not scheme.by_chunk:
-            outcomes.append([judged(scheme, best)] * len(draws))
+            outcomes.append([judged(scheme, best).take(where)] * len(draws))
         elif scheme.learns:
-            outcomes.append([judged(scheme, draw) for draw in draws])
+            outcomes.append([judged(scheme, draw).take(where) for draw in draws])
         else:
             # A step depends on no other: all draws are replayed at once.
             outcome = judged(scheme, all_draws)
@@ -109,7 +144,7 @@ def replayed(
     by_draw = [
         dict(zip(done, drawn, strict=True)) for drawn in zip(*outcomes, strict=True)
     ]
-    return Replays(done, by_draw)
+    return Replays(done, by_draw, where)
 
 
 def _takes_less(alternative: Outcome, outcome: Outcome, draws: int) -> bool:

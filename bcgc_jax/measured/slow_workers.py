@@ -31,6 +31,8 @@ import numpy as np
 
 # Steps of the shortest stretch: a single pause is none.
 _SHORTEST = 4
+# So many lengths of a stretch are tried at once: more take minutes in long logs.
+_LENGTHS_AT_ONCE = 1000
 # In fewer steps stretches are not looked for.
 FEWEST_STEPS = 2 * _SHORTEST
 # A squared mean, in squares of its standard error, counts above 2 log(steps · workers)
@@ -282,16 +284,30 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
     gain, first, stop = _most_unlike(scores, rough)
     if gain <= threshold:
         return [(0, size)]
-    length = stop - first
-    _, first, stop = _most_unlike(
-        scores, range(int(length / 1.2), int(length * 1.2) + 2)
-    )
+    first, stop = _refined(scores, first, stop)
     stretches = []
     for begin, end in ((0, first), (first, stop), (stop, size)):
         if begin < end:
             inner = _level_stretches(scores[begin:end], threshold)
             stretches += [(begin + first, begin + stop) for first, stop in inner]
     return stretches
+
+
+def _refined(scores: np.ndarray, first: int, stop: int) -> tuple[int, int]:
+    """Return the stretch that differs most of those that are about as long.
+
+    Of many lengths every few are tried first, and then those around the best.
+    """
+    shortest, longest = int((stop - first) / 1.2), int((stop - first) * 1.2) + 1
+    apart = len(scores)
+    while apart > 1:
+        count = longest + 1 - shortest
+        apart = min(math.ceil(count / _LENGTHS_AT_ONCE), apart - 1)
+        lengths = range(shortest, longest + 1, apart)
+        _, first, stop = _most_unlike(scores, lengths)
+        shortest = max(shortest, stop - first - apart)
+        longest = min(longest, stop - first + apart)
+    return first, stop
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:

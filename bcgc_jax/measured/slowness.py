@@ -86,7 +86,7 @@ class Slowness:
     Attributes:
       steps: the whole ones, that it is of.
       num_workers: W.
-      num_steps: whole ones, which were replayed.
+      num_steps: whole ones.
       left_out: steps in which a worker has no time.
       num_chunks: C, of a worker's step.
       recorded: whether the log has the chunks; else they are taken to be equal.
@@ -201,15 +201,19 @@ class Slowness:
             f"{'; '.join(shares)}."
         ]
         if self.of_data:
-            what = "chunks, by their data or by pauses, are"
-            if "data" in self.causes:
-                what = "data are"
             said.append(
-                f"The {what} slow more than the workers. Plans here suppose slow "
-                "workers: what they promise does not hold for this trace. bcgc advise "
-                "replays what helps."
+                f"{self._data_in_words()}. Plans here suppose slow workers: what they "
+                "promise does not hold for this trace. bcgc advise replays what helps."
             )
         return said + self.doubts()
+
+    def _data_in_words(self) -> str:
+        """Say of the largest cause, in the words that it has everywhere, what it is."""
+        cause = max(self.causes, key=lambda name: self.causes[name].value)
+        what, _, why = self.cause_in_words(cause).partition(": ")
+        if what == "the data":
+            return "The data are slow more than the workers"
+        return f"Most of this is due to {what} ({why}), not to slow workers"
 
     def doubts(self) -> list[str]:
         """Say what the log does not tell of its causes, or estimates badly."""

@@ -143,10 +143,13 @@ def read_table(file: BinaryIO, path: str) -> Rows:
             )
         if len(head) == longest or "\0" in head:
             raise ValueError(f"{path} {_NO_TEXT}")
-        if head.strip() == "{":
+        if head.strip() == "{" or head.lstrip().startswith("["):
+            what = "object over many lines, such as a plan"
+            if head.strip() != "{":
+                what = "array"
             raise ValueError(
-                f"{path} is one JSON object over many lines, such as a plan: JSON "
-                "lines have an object for each time, on a line of its own"
+                f"{path} is one JSON {what}: JSON lines have an object for each time, "
+                "on a line of its own"
             )
         lines = itertools.chain([head], text)
         if head.lstrip().startswith("{"):
@@ -190,12 +193,17 @@ def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            why = f"not JSON: {error.msg}: is the line cut off?"
+        except (ValueError, RecursionError) as error:
+            what = getattr(error, "msg", "a number or a nesting is too long")
+            why = f"not JSON: {what}: is the line cut off?"
             raise ValueError(f"{path}, line {number}: {why}") from None
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, line {number}: not an object, such as {{'step': …}}"
+            )
+        if not row:
+            raise ValueError(
+                f"{path}, line {number}: an object without names. Leave the line out"
             )
         if not header:
             header = list(row)

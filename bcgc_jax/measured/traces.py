@@ -17,6 +17,8 @@ from bcgc_jax.measured.tables import ColumnError, Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
 
 LAYOUTS = ("auto", "long", "wide")
+# Sums and squares of such numbers are finite.
+_LEAST, _MOST = 1e-30, 1e30
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
@@ -406,12 +408,27 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _number_of(label: str, numbers: dict[str, int]) -> int:
+def _number_of(label: str, numbers: dict[str, int], *, step: bool = False) -> int:
     """Number a label, without blanks around it, by first mention."""
     name = label.strip()
+    if name not in numbers:
+        _check_label(name, step)
+    return numbers.setdefault(name, len(numbers))
+
+
+def _check_label(name: str, step: bool) -> None:
+    """Raise ValueError for what numbers nothing; steps may have numbers below 0."""
     if not name:
         raise ValueError("the label of a step, worker or chunk is empty")
-    return numbers.setdefault(name, len(numbers))
+    try:
+        number = float(name)
+    except ValueError:
+        return
+    if math.isnan(number) or not (step or 0 <= number < math.inf):
+        raise ValueError(
+            f"{name[:40]!r} is no label of a step, worker or chunk. Give a name, or a "
+            "number: of workers and chunks from 0 on"
+        )
 
 
 class _Columns(NamedTuple):
@@ -461,7 +478,7 @@ def _read_columns(
     waited = index_of.get("wait")
     for line, row in rows:
         try:
-            i = _number_of(row[index_of["step"]], steps)
+            i = _number_of(row[index_of["step"]], steps, step=True)
             j = _number_of(row[index_of["worker"]], workers)
             if not (time := _positive(row[index_of["seconds"]], names["seconds"])):
                 continue
@@ -685,7 +702,12 @@ def _positive(text: str, name: str) -> float:
     if not text.strip():
         return 0.0
     if _is_number(text) and "_" not in text and (value := float(text)) > 0:
-        return value
+        if _LEAST <= value <= _MOST:
+            return value
+        raise ValueError(
+            f"{name} must be from {_LEAST:g} to {_MOST:g}, got {text[:40]!r}: leave "
+            "the cell empty where nothing was measured"
+        )
     raise ValueError(
         f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty "
         "where nothing was measured, and write a decimal comma as a point"

@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.intervals import Interval, interval_of, resample_draws
+from bcgc_jax.measured.intervals import (
+    Interval,
+    interval_of,
+    resample_draws,
+    share_interval,
+)
 from bcgc_jax.schemes.unplanned import Nothing
 from bcgc_jax.steps.steps import Outcome
 
@@ -31,7 +36,7 @@ class Savings(NamedTuple):
     influence: dict[str, np.ndarray]
 
     def interval(self, name: str) -> Interval:
-        return interval_of(self.values[name], self.drawn[name], self.influence[name])
+        return share_interval(self.values[name], self.drawn[name], self.influence[name])
 
     def less(self, name: str, best: str) -> Interval:
         """What a remedy saves less than another one, in the same steps."""

@@ -72,6 +72,7 @@ class Anew(_BySpeed):
     need = "new shares before each step"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
+        steps = steps.whole()
         rules = [LastShares(window) for window in _WINDOWS if window < len(steps.pace)]
         mean_seconds = [rule.replay(steps, which).seconds.mean() for rule in rules]
         return rules[int(np.argmin(mean_seconds))]
@@ -95,6 +96,7 @@ class LastShares(LogRule):
     window: int
 
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
+        steps = steps.whole()
         outcome = _with_shares(steps, _means_before(steps.times(), self.window), which)
         return outcome._replace(choice=(self.window,))
 

@@ -63,7 +63,7 @@ class Drop(Scheme):
         return f"a stop after {in_words(choice)} s"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
-        begins, ends = (clock[which] for clock in _clocks(steps))
+        begins, ends = _clocks(steps.take(which))
         shares = np.append(np.arange(1, 1 / ends.shape[1], -_STEP), 1 / ends.shape[1])
         rules = list(map(StopAfter, np.quantile(ends[:, :, -1], shares[::-1]).tolist()))
         for_used = []
@@ -81,8 +81,7 @@ class StopAfter(LogRule):
     exact_gradient = False
 
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
-        rows = slice(None) if which is None else which
-        begins, ends = (clock[rows] for clock in _clocks(steps))
+        begins, ends = _clocks(steps if which is None else steps.take(which))
         seconds, used = stopped(self.threshold, begins, ends)
         return Outcome(seconds, used, choice=(self.threshold,))
 

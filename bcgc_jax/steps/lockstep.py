@@ -5,7 +5,7 @@ The rule is that of `Ledger` and `Paces`, to the last bit: what `serve` hands ou
 what is replayed here (tests/handout/test_promise.py).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from bcgc_jax.steps.placement import ChunkTables
 
 # In place of the weight of a chunk that somebody has begun.
 _BEGUN = -1
+# So many chunks are replayed at once, because their tables then stay in a cache.
+_AT_ONCE = 2**18
 
 
 class Chunks(NamedTuple):
@@ -34,6 +36,11 @@ class Chunks(NamedTuple):
     pauses: np.ndarray
     ticks: np.ndarray | None = None
     starts: np.ndarray | None = None
+
+    def take(self, which: slice) -> "Chunks":
+        """Return some of the steps."""
+        parts: Any = (None if part is None else part[which] for part in self)
+        return Chunks(*parts)
 
 
 class _Clock:
@@ -112,6 +119,18 @@ def handed_out(
     >>> handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist()
     [3.0]
     """
+    steps, count = chunks.lengths.shape
+    together = max(_AT_ONCE // count, 1)
+    ends = [
+        _handed_out(tables, chunks.take(np.s_[first : first + together]), asking)
+        for first in range(0, steps, together)
+    ]
+    return np.concatenate(ends)
+
+
+def _handed_out(
+    tables: ChunkTables, chunks: Chunks, asking: Asking | None
+) -> np.ndarray:
     size, stored, holders = (np.asarray(part, np.intp) for part in tables)
     steps, workers = chunks.paces.shape
     count = len(size) - 1

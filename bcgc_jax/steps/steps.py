@@ -68,6 +68,13 @@ class Steps(NamedTuple):
             return self.seconds.max(axis=1).sum(axis=1)
         return self.times().max(axis=1)
 
+    def whole(self) -> "Steps":
+        """The same steps of a single chunk, for what only needs sums: `times`."""
+        lengths, pauses = (
+            part.sum(axis=2, keepdims=True) for part in (self.lengths, self.pauses)
+        )
+        return self._replace(lengths=lengths, pauses=pauses, costs=None)
+
     def dealt(self, chunks: np.ndarray) -> "Steps":
         """The same steps; worker n's k-th chunk is number `chunks[s, n, k]` of N C."""
 
@@ -83,7 +90,7 @@ class Steps(NamedTuple):
         return self._replace(lengths=dealt(self.lengths), costs=costs)
 
     def take(self, which: np.ndarray) -> "Steps":
-        """Some of the steps, `[S]` bool."""
+        """Some of the steps: `[S]` bool, or their numbers."""
         return self._mapped(lambda part: part[which])
 
     def seated(self, seats: np.ndarray) -> "Steps":
@@ -145,6 +152,15 @@ class Outcome(NamedTuple):
         used = np.broadcast_to(self.used, steps.lengths.shape)
         seconds = steps.seconds
         return float(seconds[~used].mean() / seconds[used].mean())
+
+    def take(self, which: np.ndarray) -> "Outcome":
+        """The outcomes of some of the steps, by their numbers."""
+        used, planning = self.used, self.planning
+        if used is not None:
+            used = used[which]
+        if isinstance(planning, np.ndarray):
+            planning = planning[which]
+        return self._replace(seconds=self.seconds[which], used=used, planning=planning)
 
     @classmethod
     def joined(

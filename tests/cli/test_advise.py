@@ -502,3 +502,36 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
     path.write_text("\n".join([header, *short]))
     output = answer("advise", str(path))
     assert (output["num_steps"], output["left_out"], output["num_chunks"]) == (12, 0, 6)
+
+
+def test_a_very_long_log_says_in_how_many_steps_remedies_are_replayed(
+    monkeypatch, command, trace
+):
+    monkeypatch.setattr("bcgc_jax.measured.replays._MOST_WORK", 1)
+    monkeypatch.setattr("bcgc_jax.measured.replays._FEWEST_JUDGED", 5)
+    status, out, _ = command("advise", trace, "--timed-apart")
+    assert status == 0
+    assert "each remedy is replayed in 5 of the 6 steps" in " ".join(out.split())
+
+
+def test_the_bar_says_which_remedy_is_replayed_and_how_many_were(trace):
+    told = []
+    load = bcgc.measured.load_trace(trace)
+    advise(load, timed_apart=True, report=lambda *now: told.append(now))
+    whats, done, totals = zip(*told, strict=True)
+    assert whats[0] == "finding the causes"
+    assert "replaying sharing:all" in whats
+    assert done[1:] == tuple(range(totals[1]))
+    assert {*totals[1:]} == {len(told) - 1}
+
+
+def test_savings_that_are_hardly_known_are_named_with_enough_steps(command, tmp_path):
+    noise = np.random.default_rng(2).normal(size=(40, 4))
+    times = np.exp(1.5 * noise)
+    path = written(tmp_path / "log.csv", times)
+    said = " ".join(command("advise", path, "--timed-apart")[1].split())
+    wide = advise(trace_of(times), timed_apart=True).too_wide
+    first = wide[0].remedy
+    assert f"by {first}" in said
+    assert "hardly known, because 40 steps are too few. About" in said
+    assert "steps are enough for an interval of ± 10 points." in said

@@ -458,3 +458,23 @@ def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
     assert advice.row("sharing:2").equal_chunks
     assert advice.row("sharing:2").needs == "a question for each chunk; equal chunks"
     assert not advice_on(log).row("sharing:2").equal_chunks
+
+
+def test_more_chunks_than_fit_into_memory_are_refused():
+    times = np.random.default_rng(0).gamma(9.0, 1.0, (9, 3))
+    for chunks in (1, 1025, 999_999_999):
+        with pytest.raises(ValueError, match="chunks must be from 2 to 1,024 for 27"):
+            advise(trace_of(times), chunks=chunks)
+
+
+def test_a_log_that_is_too_short_says_how_many_steps_are_enough():
+    """As many as make 1.96 standard errors a tenth, by the steps that there are."""
+    noise = np.random.default_rng(2).normal(size=(40, 4))
+    advice = advise(trace_of(np.exp(1.5 * noise)), timed_apart=True)
+    assert all(row.saved.high <= 1 for row in advice.rows if row.saved.is_known)
+    wide = {row.remedy for row in advice.too_wide}
+    assert wide
+    for row in advice.rows:
+        assert (row.remedy in wide) == (row.enough_steps > 40 * (0.25 / 0.1) ** 2)
+    longer = np.exp(0.2 * noise)
+    assert not advise(trace_of(longer), timed_apart=True).too_wide

@@ -10,7 +10,7 @@ from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.description import autocorrelation, describe
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.slowness import long_start_in_words
+from bcgc_jax.measured.slowness import long_start_in_words, slowness_in
 from bcgc_jax.measured.whole_steps import whole_steps
 from tests.cli.steps import trace_of
 from tests.measured.logs import log_of
@@ -193,7 +193,17 @@ def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause,
     assert first.startswith(
         f"Workers do not end together. Of the time that this costs, {share}"
     )
-    assert ("The data are slow more" in " ".join(other_remarks), lost.of_data) == (
-        cause == "data",
-    ) * 2
+    said = " ".join(other_remarks)
+    # Forward passes do not tell long data from a core that others use.
+    assert "The data are slow more" not in said
+    busy = "due to long chunks (data, or a core that others use), not to slow workers"
+    assert (busy in said, lost.of_data) == (cause == "data",) * 2
     assert lost.unlike_workers == (cause == "steady")
+
+
+def test_loads_tell_long_data_from_a_core_that_others_use():
+    _, log = log_of("data", 5)
+    loads = log._replace(forward=None, load=log.seconds)
+    trace = trace_of(log.seconds.sum(axis=2), microbatches=loads)
+    said = not_none(slowness_in(trace)).causes_in_words()
+    assert said[1].startswith("The data are slow more than the workers. Plans here")

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.causes import Parts, model_of_steps
-from bcgc_jax.measured.replays import judged, replayed
+from bcgc_jax.measured.log_model import model_of
+from bcgc_jax.measured.replays import judged, judged_in, replayed
 from bcgc_jax.measured.verdict import savings_of
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.beforehand import Anew, Dealt, Replaced, Shares
 from bcgc_jax.schemes.inexact import Backup, Drop
 from bcgc_jax.schemes.names import possible
 from bcgc_jax.schemes.unplanned import Nothing
+from tests.cli.steps import trace_of
 from tests.measured.logs import CHUNKS, STEPS, WORKERS, log_of
 
 HALF = STEPS // 2
@@ -228,3 +231,39 @@ def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():
         share.low <= 1 - in_shares / uncoded <= share.high for share in intervals
     )
     assert held >= 94  # measured 98
+
+
+def test_a_very_long_log_is_judged_in_random_steps(monkeypatch):
+    """Each step ends as in a replay of all; plans are those of all steps."""
+    steps = PARTS.steps()
+    schemes = list(possible(Resources(WORKERS)).values())
+    every = replayed(schemes, steps, [steps])
+    assert every.judged.tolist() == list(range(STEPS))
+    monkeypatch.setattr("bcgc_jax.measured.replays._MOST_WORK", 1)
+    monkeypatch.setattr("bcgc_jax.measured.replays._FEWEST_JUDGED", 9)
+    some = replayed(schemes, steps, [steps])
+    assert len({*some.judged.tolist()}) == 9
+    for name, outcome in every.draws[0].items():
+        of_some = some.draws[0][name]
+        if some.schemes[name] == every.schemes[name]:
+            want = outcome.seconds[some.judged]
+            np.testing.assert_array_equal(of_some.seconds, want)
+        assert of_some.choice == outcome.choice
+        assert len(np.broadcast_to(of_some.planning, 9)) == 9
+
+
+def test_random_steps_hit_a_period_as_often_as_others():
+    """A checkpoint in each eighth step is in an eighth of them, but for chance."""
+    where = judged_in((62_500, 16, 8))
+    share = np.mean(where % 8 == 0)
+    assert np.all(np.diff(where) > 0)
+    assert abs(share - 1 / 8) < 4 * np.sqrt(7 / 64 / len(where))
+
+
+def test_the_draws_of_a_log_without_chunks_share_their_memory():
+    """Eight draws of a million times took 2 GB."""
+    times = np.random.default_rng(0).gamma(9.0, 1.0, (40, 4))
+    draws = model_of(whole_steps(trace_of(times))).model.draws
+    for draw in draws[1:]:
+        assert np.shares_memory(draw.data, draws[0].data)
+        assert np.shares_memory(draw.pauses, draws[0].pauses)

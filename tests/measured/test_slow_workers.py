@@ -184,7 +184,10 @@ def test_the_bound_of_chance_is_tried_near_enough_to_its_best():
     assert np.sqrt(tilts[1:] / tilts[:-1]).max() < 1.125
 
 
-def test_the_ends_are_those_of_least_squares_over_all_stretches():
+@pytest.mark.parametrize("at_once", [4, 1000])
+def test_the_ends_are_those_of_least_squares_over_all_stretches(monkeypatch, at_once):
+    """Also where every few lengths are tried first, as in long logs."""
+    monkeypatch.setattr("bcgc_jax.measured.slow_workers._LENGTHS_AT_ONCE", at_once)
     times = _log(7, 1.4)[55:145]
     ranks = stats.rankdata(times, axis=1)[:, 3]
     squares = {

@@ -4,6 +4,8 @@
 With lengths it is held against what runs: tests/handout/test_promise.py.
 """
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -19,11 +21,16 @@ from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import chunk_tables, spread
 
 
+@pytest.mark.parametrize("at_once", [60, 2**18])
 @pytest.mark.parametrize(
     ("workers", "stored", "chunks", "equal"),
     [(5, 2, 3, False), (5, 3, 3, True), (6, 2, 4, False), (4, 4, 3, True)],
 )
-def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
+def test_each_step_is_that_of_an_event_loop(
+    monkeypatch, workers, stored, chunks, equal, at_once
+):
+    """Also where few steps are replayed at once, as in long logs."""
+    monkeypatch.setattr("bcgc_jax.steps.lockstep._AT_ONCE", at_once)
     rng = np.random.default_rng(workers + chunks)
     sizes = chunk_sizes(chunks, equal=equal)
     storage = spread(workers, stored, len(sizes))
@@ -42,6 +49,23 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
         seconds = np.outer(paces[s], lengths[s])
         want = driven(ledger, Paces(workers), seconds, starts[s], asking=asking).time
         assert end == pytest.approx(want, rel=1e-12)
+
+
+def test_many_steps_take_the_memory_of_a_few(monkeypatch):
+    monkeypatch.setattr("bcgc_jax.steps.lockstep._AT_ONCE", 2**11)
+    rng = np.random.default_rng(0)
+    sizes = chunk_sizes(8)
+    chunks = Chunks(
+        rng.uniform(0.5, 2, (1000, 4)),
+        rng.gamma(2.0, 1.0, (1000, 4 * len(sizes))),
+        np.zeros((1000, 4, 0)),
+    )
+    tables = chunk_tables(spread(4, 4, len(sizes)), sizes)
+    tracemalloc.start()
+    handed_out(tables, chunks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < chunks.lengths.nbytes  # measured: 0.25 of it; all at once: 3.0
 
 
 @pytest.mark.parametrize(("ticks", "end"), [(None, 5.0), ([1, 4, 1, 1], 4.0)])

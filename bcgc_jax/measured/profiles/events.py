@@ -68,6 +68,11 @@ class Events:
                         yield read
             except (EOFError, zlib.error, gzip.BadGzipFile):
                 raise ValueError(f"{self.path} {_CUT_OFF}") from None
+            except RecursionError:
+                raise ValueError(
+                    f"{self.path} has an event that no profiler writes: it is nested "
+                    "too deeply"
+                ) from None
 
     def _read_head(self, text: "_Text") -> None:
         while not (first := _FIRST.search(text.buffer)):
@@ -75,7 +80,8 @@ class Events:
                 raise ValueError(f"{self.path} has no traceEvents")
         before = text.buffer[: first.end()]
         if named := re.search(r'"distributedInfo"\s*:\s*', before):
-            self.head["distributedInfo"] = _DECODE(before, named.end())[0]
+            said = _DECODE(before, named.end())[0]
+            self.head["distributedInfo"] = said if isinstance(said, dict) else {}
         text.at = first.end()
 
 

@@ -7,12 +7,10 @@ from importlib.util import find_spec
 
 from bcgc_jax.measured.profiles import jax_traces, kineto
 from bcgc_jax.measured.profiles.log import MadeLog, made_log
-from bcgc_jax.measured.profiles.recording import Recording, joined
+from bcgc_jax.measured.profiles.recording import JAX, TORCH, Recording, joined
 from bcgc_jax.measured.tables import short_names
 from bcgc_jax.measured.words import counted
 
-TORCH = "traces of the PyTorch profiler"
-JAX = "traces of jax.profiler"
 # Bytes that say what a file is.
 _HEAD = 1 << 16
 # A folder for each recording, below the one that was asked for.

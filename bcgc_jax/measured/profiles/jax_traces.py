@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.profiles.events import Event, Events
-from bcgc_jax.measured.profiles.recording import Recording, unknown_chunk
+from bcgc_jax.measured.profiles.recording import (
+    IN_ONE_JIT,
+    Recording,
+    unknown_chunk,
+)
 from bcgc_jax.measured.profiles.spans import Spans, exposed
 
 _COLLECTIVE = re.compile(
@@ -76,7 +80,15 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
             for device in devices.values()
             for program, runs in device.runs.items()
         }
-        raise unknown_chunk(path, chunk_name, counts)
+        unknown = unknown_chunk(path, chunk_name, counts)
+        num_runs = [
+            len({collective.run for collective in device.collectives})
+            for device in steps.values()
+        ]
+        if max(counts.values()) > max(num_runs):
+            raise unknown
+        # No program runs more often than once a step.
+        raise ValueError(f"{unknown}. {IN_ONE_JIT}")
     marks.sort()
     names = [process if len(steps) == 1 else f"{process}:{place}" for place in steps]
     return [
@@ -170,7 +182,11 @@ def _xplane(path: str) -> Iterator[Event]:
     """The events of *.xplane.pb as those of a Chrome trace."""
     from jax.profiler import ProfileData
 
-    for number, plane in enumerate(ProfileData.from_file(path).planes):
+    try:
+        planes = ProfileData.from_file(path).planes
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no trace of jax.profiler: {error}") from None
+    for number, plane in enumerate(planes):
         if not plane.name.startswith(("/host:CPU", "/device:")):
             continue
         yield Event("M", "process_name", "", 0.0, 0.0, number, {"name": plane.name})

@@ -11,7 +11,7 @@ from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.profiles.alignment import aligned
 from bcgc_jax.measured.profiles.chunks import Chunks, chunks_of
 from bcgc_jax.measured.profiles.kineto import FORWARD
-from bcgc_jax.measured.profiles.recording import Recording
+from bcgc_jax.measured.profiles.recording import IN_ONE_JIT, JAX, Recording
 from bcgc_jax.measured.profiles.waits import Waits, check, waits_of
 from bcgc_jax.measured.words import counted
 
@@ -45,6 +45,8 @@ def made_log(
         *moved,
         *_chunks_in_words(ranks, waits, chunks, chunk_name),
     ]
+    if kind == JAX and (chunks is None or chunks.seconds.shape[2] == 1):
+        remarks.append(IN_ONE_JIT)
     rows = _rows_of_steps(waits)
     if chunks is not None:
         rows = _rows_of_chunks(waits, chunks)

@@ -5,6 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+TORCH = "traces of the PyTorch profiler"
+JAX = "traces of jax.profiler"
+IN_ONE_JIT = (
+    "No trace shows the microbatches within one jit, such as those of a `lax.scan`, so "
+    "no --chunk-name finds them. The coordinator's record shows them if the work is "
+    "shared: `handout.serve(…, record=FILE)` (docs/own-loop.md), in a compiled program "
+    "with `SharedWork(mesh, shares=…)` (docs/compiled.md)."
+)
 # Names that are listed where the right one is not among them.
 _LISTED = 5
 

@@ -106,6 +106,19 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
         _log(tmp_path, "batch")
 
 
+def test_microbatches_in_one_jit_are_said_to_be_in_no_trace(tmp_path):
+    """Each run of the only program is a whole step, so no name finds chunks."""
+    job = overlapped(lengths(12, 3, 4))
+    write_jax(tmp_path, job)
+    for log in (_log(tmp_path), _log(tmp_path, "step")):
+        assert log.remarks[-1].startswith("No trace shows the microbatches within one")
+        assert "`handout.serve(…, record=FILE)`" in log.remarks[-1]
+    with pytest.raises(ValueError, match=r"jit_step \(12\)\. No trace shows"):
+        _log(tmp_path, "microbatch")
+    write_jax(tmp_path / "chunks", job, chunks=True)
+    assert "No trace" not in " ".join(_log(tmp_path / "chunks", "gradient").remarks)
+
+
 def test_of_names_that_may_begin_a_chunk_the_five_most_frequent_are_listed():
     counts = {name: number for number, name in enumerate("abcdefg", 1)}
     said = str(unknown_chunk("file", "batch", counts))

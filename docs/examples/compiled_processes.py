@@ -6,11 +6,11 @@ Set BCGC_HANDOUT_KEY to the same secret in two shells. In each start
 
 import contextlib
 import os
-import sys
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 import compiled
+import ending
 import jax
 from jax.sharding import AxisType
 
@@ -31,4 +31,4 @@ def main(rank, steps=20, ports=(5701, 5702)):
 
 
 if __name__ == "__main__":
-    print("loss", main(int(sys.argv[1]))[1])
+    ending.run(lambda rank: f"loss {main(rank)[1]}")

@@ -83,6 +83,8 @@ def main(spec: dict[str, Any]) -> None:
                 share.runs = dying(share)  # type: ignore[method-assign]
             if ok and spec.get("raises") == [rank, step]:
                 share.runs = raising  # type: ignore[method-assign, assignment]
+            if spec.get("dies_between") == [rank, step]:
+                os._exit(1)
             began = time.perf_counter()
             _, slope, ok = gradient(WEIGHTS, rows, step)
             ok = bool(ok)
@@ -94,7 +96,7 @@ def main(spec: dict[str, Any]) -> None:
             if not ok and spec.get("raises") == [rank, step]:
                 shared.reset({rank: join(address, rank, key="key")})
         sys.stdout.flush()
-        if spec.get("dies"):
+        if "folder" in spec:
             # The coordinator is there until the other survivor has its answer.
             folder = Path(spec["folder"])
             (folder / str(rank)).touch()

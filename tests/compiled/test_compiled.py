@@ -193,11 +193,14 @@ def test_where_a_loader_raises_the_others_wait_until_its_process_has_joined_anew
         assert not failed or lines[2]["why"] == "the disk is gone"
 
 
-def test_where_a_process_dies_the_others_are_told(tmp_path):
-    *surviving, dead = _processes(steps=4, dies=[2, 2], folder=str(tmp_path))
+@pytest.mark.parametrize("when", ["dies", "dies_between"])
+def test_the_others_are_told_if_a_process_dies(when, tmp_path):
+    """In a step, and before it: after 0.2 and 1.1 s, of which a second is waited."""
+    spec = {when: [2, 2], "folder": str(tmp_path)}
+    *surviving, dead = _processes(steps=4, **spec)
     assert [line["step"] for line in dead] == [0, 1]
     for lines in surviving:
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
-        assert failed["seconds"] < 5.0
+        assert failed["seconds"] < 2.0
         assert "worker 2 is lost" in failed["why"]

@@ -146,7 +146,7 @@ class Judge:
         count = _LATER
         if len(self.mode.saved) < _YOUNG:
             count = _AT_FIRST
-        enough = len(steps) >= count and any(map(_is_worth_a_replay, steps))
+        enough = len(steps) >= count and any(map(self._is_worth_a_replay, steps))
         return enough or len(steps) >= _AT_MOST
 
     # What a step would have taken.
@@ -174,7 +174,7 @@ class Judge:
         own_seconds: Sequence[float],
     ) -> list[float]:
         """Seconds with sharing: measured, replayed, or as before if none are saved."""
-        worth = [not step.is_shared and _is_worth_a_replay(step) for step in steps]
+        worth = [not step.is_shared and self._is_worth_a_replay(step) for step in steps]
         seconds = [step.took for step in steps]
         alone = [k for k, step in enumerate(steps) if not step.is_shared]
         if alone and (any(worth) or self._loss is None):
@@ -232,12 +232,14 @@ class Judge:
         overheads = [*self._overheads, *(took - self._replay(steps)).tolist()]
         self._overheads = deque(overheads[-remembered:], maxlen=_SHARED)
 
+    def _is_worth_a_replay(self, step: DoneStep) -> bool:
+        """Whether perfect sharing would save enough of an own step.
 
-def _is_worth_a_replay(step: DoneStep) -> bool:
-    """Whether perfect sharing would save enough of an own step.
-
-    It would end at t with Σ_w (t - start_w) / busy_w = N.
-    """
-    speed = 1 / step.busy
-    least = (len(speed) + step.starts @ speed) / speed.sum()
-    return bool(np.max(step.starts + step.busy) * (1 - _WORTH) > least)
+        Each of N C' pieces has a request, which takes r seconds. Even if the slowest
+        worker made all of them, the step would end at a time t with
+        Σ_w (t - start_w) / busy_w = N (1 + C' r / max busy).
+        """
+        speed = 1 / step.busy
+        requests = len(self._sizes) * self.asking.alone * speed.min()
+        least = (len(speed) * (1 + requests) + step.starts @ speed) / speed.sum()
+        return bool(np.max(step.starts + step.busy) * (1 - _WORTH) > least)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.handout.judge import DoneStep, Judge
-from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.asking import MEASURED, Asking
 from bcgc_jax.steps.placement import Placement
 from tests.handout.clocked import QUESTION, Training
 
@@ -98,10 +98,11 @@ def test_own_steps_are_observed_two_or_four_at_a_time_and_16_if_nothing_is_saved
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.008, 16), (0.012, 2)])
-def test_steps_are_replayed_at_once_of_which_sharing_may_save_a_hundredth(share, count):
-    """A step may end with the harmonic mean of what workers take, 6 / (1 / p + 5)."""
+def test_steps_are_replayed_at_once_if_sharing_may_save_a_hundredth(share, count):
+    """After the requests of all pieces: 6 (1 + k / p) / (5 + 1 / p) = (1 - share) p."""
+    requests = len(PLACE.sizes) * MEASURED.alone / (CHUNKS * CHUNK)
     pace = np.ones((1, WORKERS))
-    pace[0, 2] = (6 / (1 - share) - 1) / 5
+    pace[0, 2] = np.roots([5 * (1 - share), -5 - share, -6 * requests]).max()
     assert _observed(16 * _own_steps(pace))[0] == count
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 T = TypeVar("T")
 
@@ -40,12 +41,15 @@ def _without_derivative_jvp(primals, tangents):
         leaf for leaf in jax.tree.leaves(tangents[1]) if type(leaf) is not SymbolicZero
     ]
     unknown = sum(
-        jnp.sum(_nan_unless_zero(leaf))
-        for leaf in leaves
-        if getattr(leaf, "dtype", None) != float0
+        (
+            jnp.sum(_nan_unless_zero(leaf))
+            for leaf in leaves
+            if getattr(leaf, "dtype", None) != float0
+        ),
+        start=jnp.zeros(()),
     )
-    # The product has NaN for a derivative too.
-    moved = unknown * without_derivative(jnp.ones(()), of)
+    # So that second derivatives are NaN too.
+    moved = _nan_unless_zero(unknown, without_derivative(jnp.ones(()), of))
 
     def slope(a: Any) -> Any:
         if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
@@ -58,17 +62,22 @@ def _without_derivative_jvp(primals, tangents):
 without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
-def _nan_unless_zero(tangent: Array) -> Array:
+def _nan_unless_zero(tangent: Array, unit: ArrayLike = 1.0) -> Array:
     """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks
     for.
 
-    It is linear to JAX, which may transpose it.
+    It is linear to JAX, which may transpose it. A tangent that is not 0 is multiplied
+    by the `unit`, which is 1, and has its derivative. A tangent of 0 is not, because
+    the product of 0 and a derivative of NaN is NaN.
     """
+
+    def times_unit(tangent: Array) -> Array:
+        return jnp.where(tangent == 0, tangent, tangent * unit)
 
     def solve(_: Any, tangent: Array) -> Array:
         return jnp.where(tangent == 0, tangent, jnp.nan)
 
-    return jax.lax.custom_linear_solve(lambda t: t, tangent, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(times_unit, tangent, solve, symmetric=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

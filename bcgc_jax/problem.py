@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._limits import MOST_WORKERS
 from bcgc_jax._pytree import (
     Numbers,
     check,
@@ -26,7 +27,6 @@ from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistributi
 from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
 
-_MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
 CONDITIONS = {
     "num_workers": ">= 1",
@@ -194,9 +194,9 @@ class Problem:
             raise ValueError(
                 f"num_workers {workers.max()} exceeds max_workers {self.max_workers}"
             )
-        if self.max_workers > _MOST_WORKERS:
+        if self.max_workers > MOST_WORKERS:
             raise ValueError(
-                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: "
+                f"{self.max_workers:.6g} workers are more than {MOST_WORKERS:,}: "
                 "exact answers take arrays of N² numbers"
             )
         sizes = {self.max_workers}

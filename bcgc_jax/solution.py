@@ -448,7 +448,7 @@ _PARTS |= {
     rule.__name__: rule
     for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)
 }
-_KINDS = ("exact", "local", "confidence")
+KINDS = ("exact", "local", "confidence")
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 
 
@@ -501,7 +501,7 @@ def _read(value: Any, name: str = "") -> Any:
 
 def _checked(solution: Solution) -> Solution:
     """Return the solution; ValueError for what `repr` and training do not expect."""
-    if not isinstance(solution.method, str) or solution.kind not in _KINDS:
+    if not isinstance(solution.method, str) or solution.kind not in KINDS:
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     plan = solution.plan
     if (

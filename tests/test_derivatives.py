@@ -10,6 +10,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._derivatives import with_slopes, without_derivative
+from tests.problems import padded, slow
 
 
 def _cost(rate: Any, x: Any) -> Any:
@@ -71,6 +72,55 @@ def test_what_a_search_has_found_has_none(derivative):
 
 def test_nor_has_the_value_a_second_one():
     assert np.isnan(jax.jit(jax.hessian(_value))(0.5))
+
+
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+def test_what_is_not_taken_spoils_no_second_derivative(outer):
+    """A runtime is NaN, with NaN for its derivatives, where the problem makes no sense.
+
+    The branch that is not taken has a cotangent of 0, and 0 times NaN is NaN.
+    """
+
+    def runtime(rate):
+        unknown = without_derivative(jnp.full_like(rate, jnp.nan), rate)
+        return jnp.where(rate > 0, rate**3, unknown)
+
+    second = outer(jax.grad(runtime))
+    assert float(second(2.0)) == 12.0
+    assert np.isnan(second(-2.0))
+
+
+# Closed forms and baselines, of which docs/api.md promises second derivatives.
+_PROMISED = ("time", "uncoded", "tandon_partial", "backup")
+_PROMISED_TOO = (
+    *("frequency", "single_block", "tandon:2", "ferdinand_full", "ferdinand_half"),
+    "backup:1",
+)
+
+
+@pytest.mark.parametrize("method", slow(*_PROMISED, *_PROMISED_TOO))
+def test_second_derivatives_of_closed_forms_and_baselines_are_differences(x64, method):
+    """In the logarithms of the rate and the shift: against first ones, and twice
+    forward.
+    """
+
+    def runtime(logs):
+        rate, shift = 1e-3 * jnp.exp(logs[0]), 500.0 * jnp.exp(logs[1])
+        problem = padded(bcgc.ShiftedExponential(rate, shift), 6)
+        return bcgc.solve(problem, method).expected_runtime
+
+    slopes = jax.jit(jax.grad(runtime))
+    origin = jnp.zeros(2)
+    hessian = jax.jit(jax.hessian(runtime))(origin)
+    step = 1e-4
+    differences = [
+        (slopes(origin + move) - slopes(origin - move)) / (2 * step)
+        for move in step * np.eye(2)
+    ]
+    forward = jax.jit(jax.jacfwd(jax.jacfwd(runtime)))(origin)
+    size = float(np.abs(hessian).max())
+    np.testing.assert_allclose(hessian, np.stack(differences), rtol=0, atol=1e-8 * size)
+    np.testing.assert_allclose(hessian, forward, rtol=0, atol=1e-12 * size)
 
 
 def test_numbers_are_what_they_were():

@@ -23,6 +23,10 @@ def scaled(p, t):
     return p * t
 
 
+def rated(p, t):
+    return p["rate"] * t
+
+
 def unscaled(p, a):
     return a / p
 
@@ -227,8 +231,8 @@ REPRESENTED: list[tuple[Any, str]] = [
         "Pareto(scale=1.0, shape=3.0)])",
     ),
     (
-        bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
-        "FromHazard(hazard=scaled, inverse_hazard=<lambda>, parameters={'rate': 3.0})",
+        bcgc.FromHazard(rated, lambda p, a: a / p["rate"], {"rate": 3.0}),
+        "FromHazard(hazard=rated, inverse_hazard=<lambda>, parameters={'rate': 3.0})",
     ),
     (
         bcgc.Problem(bcgc.Uniform(1.0, 2.0), 3, 300, max_workers=8, setup_cycles=1.5),

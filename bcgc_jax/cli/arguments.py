@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from bcgc_jax._limits import MOST_WORKERS
 from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from bcgc_jax.distributions import Distribution
 
-MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
 _MOST_FORWARD = 10  # 47 is rather 47 %
 OBJECTIVES = ("expected-runtime", "completion-probability")
 

@@ -226,6 +226,23 @@ def _count(status: str, about: str = "") -> Column:
     )
 
 
+_WHAT_BOUNDS = (
+    Column(
+        "kind",
+        {"enum": ["exact", "local", "confidence"]},
+        "",
+        "What runtime_error and lower_bound are: bounds, or a standard error and a "
+        "97.5 % limit; `local` where they are bounds and the plan is the best of "
+        "several local searches, which no bound proves to be the best of all.",
+    ),
+    Column(
+        "bound_of",
+        {"enum": ["levels", "groups", "storage", None]},
+        "",
+        "The plans that lower_bound is for: all partitions of the levels, all sizes "
+        "of blocks of nested groups, or all exact schemes whose workers store as much.",
+    ),
+)
 SOLUTION = (
     _text(
         "method",
@@ -276,21 +293,7 @@ SOLUTION = (
         head="saved",
         form=_saved,
     ),
-    Column(
-        "kind",
-        {"enum": ["exact", "local", "confidence"]},
-        "",
-        "What runtime_error and lower_bound are: bounds, or a standard error and a "
-        "97.5 % limit; `local` where they are bounds and the plan is the best of "
-        "several local searches, which no bound proves to be the best of all.",
-    ),
-    Column(
-        "bound_of",
-        {"enum": ["levels", "groups", "storage", None]},
-        "",
-        "The plans that lower_bound is for: all partitions of the levels, all sizes "
-        "of blocks of nested groups, or all exact schemes whose workers store as much.",
-    ),
+    *_WHAT_BOUNDS,
     Column(
         "partition",
         _or_null(INTEGERS),
@@ -572,6 +575,7 @@ _MORE_OF_A_CELL = (
         form=_saved,
         condition=lambda row: "saved" in row.columns,
     ),
+    *_WHAT_BOUNDS,
     Column(
         "num_steps", INTEGER, "steps", "Of an iterative method, 0 for a closed form."
     ),
@@ -641,8 +645,8 @@ SUMMARY = (
     *map(_count, STATUSES[1:]),
     _ratio(
         "largest_relative_gap",
-        "Of those that converged, to the bound of the optimum of the same cell if "
-        "that was asked for; null without a certificate, or where no bound is near.",
+        "Of those that converged, to the best bound of the optimum in the same cell; "
+        "null if no bound is near, or none is for such plans.",
         head="largest gap to\nthe best bound",
         form=".1e",
     ),

@@ -90,25 +90,6 @@ def number(value: float | None, form: str = ".4g", unknown: str = "–") -> str:
     return format(value, form)
 
 
-def above_bound(value: float, bound: float | None) -> str:
-    """Say how far at most a runtime is above the optimum, by the `bound` if any."""
-    gap = math.inf
-    if bound:
-        gap = 100 * (value / bound - 1)
-    if gap < 10:
-        return f"{gap:.2g} %"
-    if gap < 1000:
-        return f"{gap:.0f} %"
-    return "–"
-
-
-def bound_head(*, all_levels: bool) -> str:
-    """The head over `above_bound`: plans of other levels may be faster than a bound."""
-    if all_levels:
-        return "above\noptimum ≤"
-    return "above best\nfound ≤"
-
-
 def saved_in_words(share: float | None) -> str:
     """Print the saved share of the uncoded time, or how many times as long it takes."""
     if share is None or not math.isfinite(share):

@@ -64,6 +64,7 @@ class Solved(NamedTuple):
     completion_error: float | None = None
     alpha: float | None = None
     threshold: float | None = None
+    at_limit: float = 0.0
     levels: list[int] | None = None
     saved: float | None = None
     chained_runtime: float | None = None

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from rich.table import Column
 
-from bcgc_jax.cli import output
+from bcgc_jax.cli import bounds, output
 from bcgc_jax.cli.columns import SOLUTION, table_of, without_questions
 from bcgc_jax.cli.describe import num_workers
 from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, fastest, fastest_plan
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.solution import LOOSE
 from bcgc_jax.solvers.compare import BARS, draw, in_a_row
 from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
@@ -90,11 +89,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         return row.status
 
     def above(row: Solved) -> str:
-        if row.kind == "local" and np.isfinite(row.runtime):
-            return "best found"
-        if row.bound_of == "levels":
-            return output.above_bound(row.runtime, bound)
-        return "–"
+        return bounds.above_optimum(row, bound)
 
     def blocks_of(row: Solved) -> str:
         if row.shares_work:
@@ -123,7 +118,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         ),
         *("stored_subsets", "sent", "round_trips", "partition"),
         expected_runtime=[("expected\nruntime", runtime)],
-        lower_bound=[(output.bound_head(all_levels=_bounds_all(answer)), above)],
+        lower_bound=[(bounds.bound_head(all_levels=_bounds_all(answer)), above)],
         completion_probability=chance,
         partition=[(Column(share, no_wrap=True, min_width=BARS), blocks_of)],
         **without_questions(answer.rows),
@@ -131,24 +126,10 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
 
 
 def _best_bound(answer: SolveAnswer) -> float:
-    """Return the bound of the optimum; 0 where that was not asked for and all bounds
-    are loose.
-
-    Certificates for all levels bound the same optimum, so the best of them serves all.
-    With setup or chain cycles each is for the levels in use: the best plan's serves,
-    and says how far below it plans of these levels could get.
-    """
-    coded = [row for row in answer.rows if row.bound_of == "levels"]
-    if any(row.levels is not None for row in coded):
-        bound = min(coded, key=lambda row: row.runtime).lower_bound or 0
-    else:
-        of_all_levels = [row for row in coded if "levels" not in row.method]
-        bound = max((row.lower_bound or 0 for row in of_all_levels), default=0)
-    searched = any(row.method == "optimal" for row in coded)
-    nearest = min((row.runtime for row in coded), default=np.inf)
-    if searched or bound >= (1 - LOOSE) * nearest:
-        return bound
-    return 0
+    """The bound of the optimum, or of plans of the levels in use."""
+    used_levels = [row.levels for row in answer.rows if row.bound_of == "levels"]
+    all_levels = all(levels is None for levels in used_levels)
+    return bounds.best_bound(answer.rows, all_levels=all_levels)
 
 
 def _bounds_all(answer: SolveAnswer) -> bool:
@@ -295,8 +276,8 @@ def _bounds(answer: SolveAnswer) -> Iterator[str]:
             "The search ended before it converged, so a faster plan may be near: "
             f"{ended}."
         )
-    bounds = ((row.method, row.levels) for row in rows if row.levels is not None)
-    for method, used in itertools.islice(bounds, 1):
+    bounded_rows = ((row.method, row.levels) for row in rows if row.levels is not None)
+    for method, used in itertools.islice(bounded_rows, 1):
         levels = ", ".join(map(str, used))
         word = "levels"
         if len(used) == 1:
@@ -322,6 +303,12 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
             yield (
                 f"Workers stop at {stop / size:.4g}, within a chunk too. Where they "
                 "end the chunk, less is lost, and a step is up to a chunk longer."
+            )
+        if row.at_limit:
+            yield (
+                f"The threshold of {row.method} is at its limit, where one worker ends "
+                "all its chunks on average. Earlier stops would take less time for a "
+                "used sample, because a step has no other cost here."
             )
 
 

@@ -12,7 +12,7 @@ import click
 import jax
 import numpy as np
 
-from bcgc_jax.cli import output, plot, traces
+from bcgc_jax.cli import bounds, output, plot, traces
 from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
 from bcgc_jax.cli.columns import (
     STATUSES,
@@ -30,7 +30,6 @@ from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import LOOSE
 from bcgc_jax.sweeps.cells import NUMBERS, grid
 from bcgc_jax.sweeps.files import parts_of, write_sweep
 from bcgc_jax.sweeps.run import Sweep
@@ -41,14 +40,16 @@ _PASSES = ("setup_cycles", "forward", "chain_cycles")
 class Swept(NamedTuple):
     """A row of a sweep: all its `columns` as they are, and some of them by name.
 
-    `bound`: of the cell's optimum, or its own if that is not loose; else None. NaN and
-    None are unknown.
+    `bound`: what `bcgc solve` measures the cell's plans by, if it is for this one; else
+    None. NaN and None are unknown.
     """
 
     columns: output.Row
     method: str
     status: str
     expected_runtime: float | None
+    kind: str = "exact"
+    bound_of: str | None = None
     lower_bound: float | None = None
     stored_subsets: float | None = None
     sent: float | None = None
@@ -241,7 +242,7 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
         return output.number(output.for_used(row.runtime, row.lost))
 
     def above(row: Swept) -> str:
-        return output.above_bound(row.runtime, row.bound)
+        return bounds.above_optimum(row, row.bound)
 
     # They are paid for levels in use, and the bound is for these.
     with_passes = any(row.columns.get(name) for row in rows for name in _PASSES)
@@ -257,25 +258,27 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
         ),
         *("stored_subsets", "sent", "round_trips"),
         expected_runtime=[("expected\nruntime", runtime)],
-        lower_bound=[(output.bound_head(all_levels=not with_passes), above)],
+        lower_bound=[(bounds.bound_head(all_levels=not with_passes), above)],
         **without_questions(rows),
     )
     output.print_rows(rows, [*map(typed, axes), *columns])
 
 
 def _with_bounds(sweep: Sweep, rows: Iterable[Swept]) -> Iterator[Swept]:
-    """Add the bound of a cell's optimum to its rows, else a row's own if not loose."""
+    """Add the best bound of a cell's plans to those that it is for."""
     # its methods after each other
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
-        bounds = {row.method: row.lower_bound or np.nan for row in cell}
+        # They are paid for levels in use, and the bound is for these.
+        with_passes = any(cell[0].columns.get(name) for name in _PASSES)
+        known_rows = [
+            row._replace(lower_bound=output.finite(row.lower_bound or 0))
+            for row in cell
+            if np.isfinite(row.runtime)
+        ]
+        bound = bounds.best_bound(known_rows, all_levels=not with_passes)
         for row in cell:
-            partition = sweep.methods[row.method].is_partition
-            bound = bounds[row.method]
-            if partition and "optimal" in bounds:
-                bound = bounds["optimal"]
-            elif partition and not bound >= (1 - LOOSE) * row.runtime:
-                bound = np.nan
-            yield row._replace(bound=output.finite(bound))
+            bounded = bound if row.bound_of == "levels" else np.nan
+            yield row._replace(bound=output.finite(bounded))
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:

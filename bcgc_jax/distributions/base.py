@@ -21,7 +21,12 @@ from bcgc_jax._pytree import check, check_key, concrete, meets, working_dtype
 
 
 class Smooth(NamedTuple):
-    """Λ is smooth above the infimum."""
+    """Λ is smooth above the infimum.
+
+    `certain`: whether that is known, or only supposed because nobody named a kink.
+    """
+
+    certain: bool = True
 
 
 class Kinked(NamedTuple):
@@ -222,6 +227,12 @@ class Distribution(AnyDistribution):
     @property
     def smooth(self) -> bool:
         return isinstance(self.pieces(), Smooth)
+
+    @property
+    def maybe_kinked(self) -> bool:
+        """Whether Λ may have kinks that nobody named."""
+        pieces = self.pieces()
+        return isinstance(pieces, Smooth) and not pieces.certain
 
     @property
     def atomic(self) -> bool:

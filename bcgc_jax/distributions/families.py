@@ -13,7 +13,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import (
-    concrete,
+    at_hand,
     pytree_dataclass,
     replace,
     static_field,
@@ -26,7 +26,12 @@ from bcgc_jax.distributions.base import (
     excess_above,
     inverse_ranks,
 )
-from bcgc_jax.distributions.hazards import average, begin_of, inverse_of
+from bcgc_jax.distributions.hazards import (
+    average,
+    begin_of,
+    inverse_of,
+    where_it_falls,
+)
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -38,6 +43,8 @@ from bcgc_jax.distributions.special_functions import (
 
 # From and to which log a, and how many. Draws of a in float64 lie in [1e-16/N, 745].
 _TABULATED = math.log(1e-20), math.log(800.0), 513
+# Λ of `FromHazard` at 0 that counts as 0, in units of eps.
+_ROUNDING = 64
 
 
 @pytree_dataclass
@@ -331,11 +338,18 @@ class FromHazard(Distribution):
     compilation); `parameters` is any pytree, traced and differentiated like other
     fields. Without an inverse the hazard is inverted by halving, with 64 values of it
     for each time, 32 in float32. It may then be 0, negative or NaN at times before the
-    first one; where rounding makes it more than 0 there, slopes are NaN. If the slope
-    of Λ jumps at some times, `kinks` is a function of the parameters that returns them,
-    `[K]`: no rule of integration is exact across a kink that it does not know. The mean
-    is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of numbers;
-    where the integrand does not decay, it is inf.
+    first one. If it is not 0 at t = 0 because of rounding, this rounding is subtracted.
+    If the slope of Λ jumps at some times, `kinks` is a function of the parameters that
+    returns them, `[K]`. Without it runtimes are less exact, and their error says so.
+    The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of
+    numbers. If the integrand does not decay, the mean is inf.
+
+    Raises:
+      TypeError: If something besides the hazard is not passed by name.
+      ValueError: If Λ is not 0 at t = 0, does not rise without limit, or falls. It is
+        looked at 20,000 times, so a fall of P(T > t) by less than √eps, or within too
+        short a time, is not seen. Traced parameters and batches of arrays cannot be
+        checked.
 
     >>> law = FromHazard(
     ...     lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0
@@ -343,16 +357,12 @@ class FromHazard(Distribution):
     >>> round(float(law.mean()), 5)  # (π/12)^½
     0.51166
 
-    Two exponential times are mixed. Their log P(T > t) at the first time is taken off,
-    so that Λ is 0 there exactly, and slopes are numbers in float32 too:
+    Two exponential times are mixed:
 
     >>> def mixture(p, t):
-    ...     def log_survival(time):
-    ...         often = jnp.log(p["often"]) - time / p["fast"]
-    ...         return jnp.logaddexp(often, jnp.log(1 - p["often"]) - time / p["slow"])
-    ...
     ...     excess = jnp.maximum(t - p["first"], 0.0)
-    ...     return log_survival(0 * excess) - log_survival(excess)
+    ...     often = jnp.log(p["often"]) - excess / p["fast"]
+    ...     return -jnp.logaddexp(often, jnp.log(1 - p["often"]) - excess / p["slow"])
     >>> mixed = {"first": 1.0, "often": 0.9, "fast": 0.2, "slow": 2.0}
     >>> slopes = jax.grad(lambda p: FromHazard(mixture, parameters=p).mean())(mixed)
     >>> {name: round(float(slope), 4) for name, slope in slopes.items()}
@@ -378,19 +388,51 @@ class FromHazard(Distribution):
                 "pass all but the hazard by name, as in FromHazard(hazard, "
                 "parameters=3.0)"
             )
+        if at_hand(self.parameters):
+            self._check_rise()
 
-    def check_rise(self) -> None:
-        """Raise ValueError where a concrete Λ is at most 1 at the largest number."""
+    def _check_rise(self) -> None:
+        """Raise ValueError if a known Λ is not a cumulative hazard.
+
+        A batch of arrays is not checked, because a function of the parameters of one
+        distribution says nothing of several.
+        """
         dtype = working_dtype(self)
-        largest = jnp.finfo(dtype).max
-        value = concrete(self._hazard(jnp.asarray(largest, dtype)))
-        if value is None or value.ndim or not value <= 1:  # NaN beyond a last time
+        rank = max(map(np.ndim, jax.tree.leaves(self.parameters)), default=0)
+        try:
+            shape = jax.eval_shape(self._hazard, jnp.zeros((), dtype)).shape
+        except (TypeError, ValueError, IndexError):
+            if rank:
+                return
+            raise
+        if shape and rank > 1:
             return
-        raise ValueError(
-            "Λ(parameters, t) = -log P(T > t) of FromHazard must rise from 0 without "
-            f"limit; at t = {largest:.1e}, the largest number, it is {value:.3g}: is "
-            "it P(T ≤ t), P(T > t), or -Λ?"
-        )
+        what = "Λ(parameters, t) = -log P(T > t) of FromHazard must"
+        largest = jnp.finfo(dtype).max
+        value = np.min(self._hazard(jnp.asarray(largest, dtype)))
+        if value <= 1:  # it may be NaN beyond a last time
+            raise ValueError(
+                f"{what} rise from 0 without limit; at t = {largest:.1e}, the largest "
+                f"number, it is {value:.3g}: is it P(T ≤ t), P(T > t), or -Λ?"
+            )
+        start = 0.0
+        if self.inverse_hazard is not None:
+            start = float(np.max(self._inverse(jnp.zeros((), dtype))))
+        elif (at_zero := np.max(self._hazard(jnp.zeros((), dtype)))) > 0:
+            raise ValueError(
+                f"{what} be 0 at t = 0, because P(T > 0) = 1, but it is {at_zero:.3g}. "
+                "Subtract its value at the first time"
+            )
+        falls = where_it_falls(self._hazard, start, dtype)
+        if falls is not None:
+            times = " and ".join(f"{float(t):.6g}" for t in falls)
+            values = " and ".join(
+                f"{np.min(self._hazard(jnp.asarray(t, dtype))):.4g}" for t in falls
+            )
+            raise ValueError(
+                f"{what} never fall, but at t = {times} it is {values}. Pass the "
+                "integral of the hazard rate, which is 0 or more"
+            )
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
@@ -407,7 +449,14 @@ class FromHazard(Distribution):
         return jnp.where(inside, value, self.infimum().astype(value.dtype))
 
     def _hazard(self, t: Array) -> Array:
-        return jnp.asarray(self.hazard(self.parameters, t))
+        """Λ, less its value at 0 if that is the rounding of a Λ that is 0 there."""
+        value = jnp.asarray(self.hazard(self.parameters, t))
+        if self.inverse_hazard is not None:
+            return value
+        still = jax.lax.stop_gradient(self.parameters)
+        at_zero = self.hazard(still, jnp.zeros((), value.dtype))
+        is_rounding = jnp.abs(at_zero) <= _ROUNDING * jnp.finfo(value.dtype).eps
+        return value - jnp.where(is_rounding, at_zero, 0)
 
     def _inverse(self, a: Array) -> Array:
         if self.inverse_hazard is None:
@@ -432,7 +481,7 @@ class FromHazard(Distribution):
 
     def pieces(self):
         if self.kinks is None:
-            return Smooth()
+            return Smooth(certain=False)
         times = jnp.asarray(self.kinks(self.parameters), working_dtype(self))
         return Kinked(jnp.sort(jnp.atleast_1d(times)), ends=False)
 

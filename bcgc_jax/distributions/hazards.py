@@ -104,6 +104,47 @@ def begin_of(hazard: Elementwise, dtype: np.dtype) -> Array:
     return t
 
 
+# Times at which a hazard that a person wrote is looked at, in each of so many rounds.
+_LOOKS, _ROUNDS = 4096, 5
+# The last rounds look between these hazards. Beyond them P(T > t) is hardly 0 or 1.
+_BETWEEN = 1e-3, 20.0
+
+
+def where_it_falls(
+    hazard: Elementwise, start: float, dtype: np.dtype
+) -> tuple[float, float] | None:
+    """Two times, of which the later has the lower hazard; None if none was found.
+
+    `hazard` takes one time and may return several hazards, `[...]`. Times before
+    `start` and hazards that are NaN do not count. P(T > t) must rise by more than its
+    rounding. The first round looks at all floating numbers, the others ever closer.
+    """
+    finfo = np.finfo(dtype)
+    excess = np.geomspace(finfo.tiny, finfo.max / 2, _LOOKS)
+    for _ in range(_ROUNDS):
+        times = start + excess
+        values = np.asarray(jax.vmap(hazard)(jnp.asarray(times, dtype)), float)
+        values = values.reshape(times.size, -1)
+        late = np.exp(-np.maximum(values, 0))
+        least = np.fmin.accumulate(late, axis=0)
+        rises = np.argwhere(late - least > np.sqrt(finfo.eps))
+        if rises.size:
+            after, which = map(int, rises[0])
+            before = int(np.nanargmin(late[:after, which]))
+            return float(times[before]), float(times[after])
+        low, high = _BETWEEN
+        first = int(np.argmax(np.any(values > low, axis=1)))
+        is_last = np.all(values > high, axis=1)
+        last = int(np.argmax(is_last)) if is_last.any() else times.size - 1
+        nearest, furthest = excess[max(first - 1, 0)], excess[max(last, first)]
+        looks = [
+            space(nearest, furthest, _LOOKS // 2)
+            for space in (np.linspace, np.geomspace)
+        ]
+        excess = np.sort(np.concatenate(looks))
+    return None
+
+
 def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
     """The two neighbouring floating numbers, from 0 on, between which `reached` becomes
     true.

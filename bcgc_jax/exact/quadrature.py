@@ -24,6 +24,10 @@ LONGEST = {8: 640.0, 4: 64.0}
 # The same for panels, which a power law follows: its weights need room too.
 _LONGEST_OF_PANELS = LONGEST | {4: 40.0}
 
+# Rules that take turns in the nodes if there may be kinks that nobody named. Three
+# rules agree by chance and are wrong more often than five.
+_SHIFTED = 5
+
 
 class Expectation(NamedTuple):
     """`value` of an expectation and the estimated absolute `error` of its rule."""
@@ -38,7 +42,9 @@ class Quadrature(NamedTuple):
     The `times`, `[K]`, are the same for all three. `weights`, `[3, K]`, are those of
     all, of every second and of every fourth of the times; or of three of Gauss's rules
     in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out
-    after the last of the times, or what a power law in its place is off by.
+    after the last of the times, or what a power law in its place is off by. If P may
+    have kinks that nobody named, `weights`, `[1 + _SHIFTED, K]`, are those of all times
+    and of rules that take turns in them.
     """
 
     start: Array
@@ -98,18 +104,34 @@ def largest(values: Array) -> Array:
     return jnp.sum(jnp.where(is_largest, values, 0), axis=-1)
 
 
-def line_rule(of_line: Line, num_nodes: int) -> Quadrature:
-    """The trapezoid rule of `num_nodes` intervals in v, from `line`."""
+def line_rule(
+    of_line: Line, num_nodes: int, *, maybe_kinked: bool = False
+) -> Quadrature:
+    """The trapezoid rule of `num_nodes` intervals in v, from `line`.
+
+    If P(max > t) is `maybe_kinked`, the rule has `_SHIFTED` times as many intervals,
+    and is the mean of as many rules, each a little further on.
+    """
     start = of_line.start
     length = of_line.high - of_line.low
-    v = of_line.low + length * np.linspace(0.0, 1.0, num_nodes + 1).astype(start.dtype)
+    finer = _SHIFTED if maybe_kinked else 1
+    node = np.arange(finer * num_nodes + 1)
+    if maybe_kinked:
+        rules = [node >= 0, *(node % finer == k for k in range(finer))]
+        steps = [1] + [finer] * finer
+    else:
+        steps = [1, 2, 4]
+        rules = [node % step == 0 for step in steps]
+    v = of_line.low + length * np.linspace(0.0, 1.0, node.size).astype(start.dtype)
     excess, slope = on_line(of_line, v)
-    weight = slope * (length / num_nodes)
-    node = np.arange(num_nodes + 1)
-    coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(
-        start.dtype
+    weight = slope * (length / node[-1])
+    share = np.stack([rule * step for rule, step in zip(rules, steps, strict=True)])
+    return Quadrature(
+        start,
+        start + excess,
+        weight * share.astype(start.dtype),
+        beyond=of_line.beyond,
     )
-    return Quadrature(start, start + excess, weight * coarser, beyond=of_line.beyond)
 
 
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
@@ -200,7 +222,7 @@ def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
     """start + Σ weight · late, and its error, from P(late) at the times, `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
-    value, coarse, coarsest = jnp.sum(term, axis=1)
+    value, coarse, coarsest, *other_rules = jnp.sum(term, axis=1)
     if nodes.panels:
         fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
         # In each panel, for what two rules are off by may cancel between panels. For n,
@@ -208,11 +230,13 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
         # converge like n^-0.6: 7 would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, cap=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
+    if other_rules:
+        error = spread_error(value, jnp.stack([coarse, coarsest, *other_rules]))
+    else:
+        error = rule_error(value, coarse, coarsest)
     # What is left out before the first and after the last time is of the size of the
     # term there.
-    error = (
-        rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
-    )
+    error = error + term[0, 0] + term[0, -1] + nodes.beyond
     return Expectation(nodes.start + value, error)
 
 
@@ -518,3 +542,17 @@ def rule_error(
     ratio = last / jnp.where(previous > last, previous, jnp.where(last > 0, last, 1))
     doubt = previous * (previous / jnp.where(fine > 0, fine, 1)) / 10
     return jnp.maximum(last * jnp.minimum(safety * ratio, cap), doubt)
+
+
+def spread_error(value: Array, rules: Array) -> Array:
+    """A bound on the error of the mean `value` of shifted trapezoid `rules`, `[R]`.
+
+    All are equally right for a smooth function. A kink makes an error of B(θ), the
+    second Bernoulli polynomial, times the jump of the slope, where θ is the place of
+    the kink within its interval. The mean of B over the five places is B(5 θ) / 25, and
+    at most 1/24 of the largest difference from it. Errors of several
+    kinks may cancel in a difference: of a million sums of 20 with random jumps six were
+    above the bound, by a factor of 2 at most. Of 720 runtimes of hazards with two kinks
+    the largest error was 0.17 of it (`tests/plans/test_unnamed_kinks.py`).
+    """
+    return jnp.max(jnp.abs(rules - value))

@@ -101,10 +101,10 @@ class TcpLine:
     """
 
     def __init__(
-        self, address: tuple[str, int], key: bytes, patience: float = 10.0
+        self, address: tuple[str, int], key: bytes, timeout: float = 10.0
     ) -> None:
         self._place = f"{address[0]}:{address[1]}"
-        self._socket = socket.create_connection(address, timeout=patience)
+        self._socket = socket.create_connection(address, timeout=timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         probe(self._socket)
         self._file = self._socket.makefile("rb")

@@ -102,7 +102,7 @@ class Server:
         """All that has come is heard before a look: so many are answered at once."""
         try:
             while not self._is_closed:
-                for key, _ in self.selector.select(self._patience()):
+                for key, _ in self.selector.select(self._wait()):
                     key.data()
                 while self._first:
                     self._first.popleft()()
@@ -114,7 +114,7 @@ class Server:
                 end.close()
             self.selector.close()
 
-    def _patience(self) -> float:
+    def _wait(self) -> float:
         now = time.monotonic()
         while self.ungreeted and min(self.ungreeted.values()) <= now:
             next(iter(self.ungreeted)).end()

@@ -42,7 +42,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.exact.crossing import crossing_probability
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
@@ -143,6 +149,13 @@ class Completion(Rule, ABC):
         """The messages that complete each task, `[K]`; None if the number varies."""
         return None
 
+    def lost(self, data: Any) -> Any:
+        """The mean share of each task's samples that no awaited worker stores, `[K]`.
+
+        It is for rules with an inexact gradient. None if it is not known.
+        """
+        return None
+
     def listing(self, block: ArrayLike) -> dict[str, Any]:
         """Who does what, for a file; empty if the blocks' sizes say it."""
         return {}
@@ -239,8 +252,9 @@ class AnyOf(Exact):
     """A task is there when any N - n workers have done it, n as it `survives`; N may be
     traced.
 
-    By default task n survives n. Workers whose data are left out make the gradient
-    inexact.
+    By default task n survives n. With `exact_gradient=False` a task may survive more
+    workers than a code can. Samples of which all holders are missing are then lost.
+    Workers store what `on_circle` says, unless a subclass has its own `storage`.
     """
 
     num_workers: ArrayLike
@@ -308,6 +322,43 @@ class AnyOf(Exact):
         xp = jnp if is_traced(self.num_workers) else np
         survives = data - 1 if self.survives is None else self.survives
         return xp.asarray(self.num_workers)[..., None] - xp.asarray(survives)
+
+    def lost(self, data: Any) -> Any:
+        """For workers that are independent and alike: any s of them may be missing.
+
+        Of a part of the samples with d holders all are missing with the probability
+        C(N-d, s-d) / C(N, s). The share is the mean over all parts. None if `data` are
+        traced, or if the `storage` is not known because the number of workers is not.
+        """
+        holders = None if is_traced(data) else self._holders(np.asarray(data))
+        if holders is None:
+            return None
+        xp = jnp if is_traced(self) else np
+        workers = xp.asarray(self.num_workers)[..., None]
+        missing = (workers - self.awaited(data))[..., None]
+        share = xp.ones(())
+        for i in range(holders.max(initial=0)):
+            one_more = xp.maximum(missing - i, 0) / xp.maximum(
+                workers[..., None] - i, 1
+            )
+            share = share * xp.where(i < holders, one_more, 1)
+        return xp.mean(share, axis=-1)
+
+    def _holders(self, data: np.ndarray) -> np.ndarray | None:
+        """How many workers store each part of each task's samples, `[K, P]`."""
+        if type(self).storage is AnyOf.storage:
+            return data[:, None]
+        workers = concrete(self.num_workers)
+        if workers is None or np.ndim(workers):
+            return None
+        of_task = np.diag(data)
+        storages = [self.storage(task, int(workers)) for task in of_task]
+        return np.array(
+            [
+                [len(holders) for subset in storage.holders for holders in subset]
+                for storage in storages
+            ]
+        )
 
     def bounding(self, hazard: Array) -> Array:
         return hazard

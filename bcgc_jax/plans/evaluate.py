@@ -167,7 +167,9 @@ def _nodes_by_work(
     hazard_at = _bounding(worker, load, rule)
     if law.smooth:
         return quadrature.line_rule(
-            quadrature.line(peaks, hazard_at, bounds.choices), num_nodes
+            quadrature.line(peaks, hazard_at, bounds.choices),
+            num_nodes,
+            maybe_kinked=law.maybe_kinked,
         )
     images, last = images_of(law, load.work)
     panels = quadrature.panels(peaks, images, last, hazard_at, bounds.choices)
@@ -188,7 +190,9 @@ def _nodes_by_search(
     hazard_at = _bounding(worker, load, rule)
     if kinks is None:
         return quadrature.line_rule(
-            quadrature.line(peaks, hazard_at, choices), num_nodes
+            quadrature.line(peaks, hazard_at, choices),
+            num_nodes,
+            maybe_kinked=worker.cycle_time.maybe_kinked or worker.start.maybe_kinked,
         )
     images, last = kinks
     panels = quadrature.panels(peaks, images, last, hazard_at, choices)

@@ -28,7 +28,6 @@ from bcgc_jax.distributions import (
     Distribution,
     Empirical,
     EmpiricalRows,
-    FromHazard,
     JointDistribution,
 )
 from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
@@ -101,8 +100,6 @@ class Iteration:
             laws.append(start)
             names.append(f"the start-up, {type(start).__name__}")
         for law, name in zip(laws, names, strict=True):
-            if isinstance(law, FromHazard):
-                law.check_rise()
             batched = (
                 any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
             )

@@ -134,7 +134,14 @@ def needs_of(
     waited = xp.where(used, size * awaited / workers, 0)
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
     lost = xp.zeros_like(sent)
-    if not rule.exact_gradient:  # each worker has a subset of its own
-        used_share = xp.max(awaited / workers, axis=-1)
-        lost = (1 - used_share).astype(share.dtype)
-    return Requirements(stored, sent, xp.zeros_like(stored), lost <= 0, lost)
+    exact = xp.ones_like(sent, bool)
+    if not rule.exact_gradient:
+        lost_by_task = rule.lost(plan.data)
+        if lost_by_task is None:
+            return None
+        part = xp.where(used, size * share, 0)
+        lost = xp.sum(part * lost_by_task, axis=-1) / xp.sum(part, axis=-1)
+        lost = lost.astype(share.dtype)
+        # Sums over several subsets may overlap, although no sample is lost.
+        exact = (lost <= 0) & (stored <= 1)
+    return Requirements(stored, sent, xp.zeros_like(stored), exact, lost)

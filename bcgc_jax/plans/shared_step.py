@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax._pytree import check
 from bcgc_jax.steps.placement import ChunkTables
 
 
@@ -48,12 +49,18 @@ def shared_runtime(
 
     Args:
       tables: what each worker may be given.
-      starts: when each worker begins; of padding never, `inf`.
+      starts: when each worker begins, a finite time; of padding never, `inf`.
       times: what each worker takes for a unit of size.
       round_trip: seconds.
       turns: how often a worker is served, of padded tables; else each chunk is begun
         once, and each worker is sent away once.
+
+    Raises:
+      ValueError: If the tables are not padded and a start is negative, infinite or NaN.
+        Traced starts cannot be checked.
     """
+    if turns is None:
+        check("starts", starts, ">= 0")
     workers = len(tables.stored)
     dtype = times.dtype
     tables = ChunkTables(*map(jnp.asarray, tables))

@@ -23,11 +23,13 @@ class Stopped(Completion):
     Attributes:
       threshold: θ, in the unit of `Worker`.
       chunks: C of a subset. Workers stop at once, and one that has not ended is lost.
+      at_limit: Whether the `threshold` is the lowest that was allowed.
     """
 
     num_workers: ArrayLike
     threshold: Array
     chunks: int = static_field()
+    at_limit: ArrayLike = False
 
     exact_gradient = False
 
@@ -57,7 +59,7 @@ class Stopped(Completion):
         return stopped(threshold, clock[..., :-1], clock[..., 1:], at_once=True)[0]
 
     def columns(self, scale: Any) -> dict[str, Any]:
-        return {"threshold": self.threshold * scale}
+        return {"threshold": self.threshold * scale, "at_limit": self.at_limit}
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return on_circle(num_workers, 1)

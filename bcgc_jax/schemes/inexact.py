@@ -9,8 +9,8 @@ from bcgc_jax.schemes.base import Scheme, count_of, in_words
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
-# Quantiles of workers' times that are tried as thresholds.
-_THRESHOLDS = np.linspace(0.3, 1.0, 57)
+# Between quantiles of workers' times that are tried as thresholds.
+_STEP = 1 / 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,10 @@ def _slowest_first(times: np.ndarray) -> np.ndarray:
 class Drop(Scheme):
     """Workers stop at a threshold that has the least time for a sample which is used.
 
-    It is one of the quantiles of workers' times. Workers first end their chunk; those
-    of `solvers.Drop`, for which there is a formula, stop at once. DropCompute, arXiv
-    2306.10598.
+    It is one of the quantiles of workers' times, from the first of 1/N on: at least one
+    worker ends all its chunks on average, as `Backup` leaves at least one. Workers
+    first end their chunk; those of `solvers.Drop`, for which there is a formula, stop
+    at once. DropCompute, arXiv 2306.10598.
     """
 
     name = "drop"
@@ -63,7 +64,8 @@ class Drop(Scheme):
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         begins, ends = (clock[which] for clock in _clocks(steps))
-        rules = list(map(StopAfter, np.quantile(ends[:, :, -1], _THRESHOLDS).tolist()))
+        shares = np.append(np.arange(1, 1 / ends.shape[1], -_STEP), 1 / ends.shape[1])
+        rules = list(map(StopAfter, np.quantile(ends[:, :, -1], shares[::-1]).tolist()))
         for_used = []
         for rule in rules:
             seconds, used = stopped(rule.threshold, begins, ends)

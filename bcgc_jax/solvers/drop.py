@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions.special_functions import legendre, log_early
 from bcgc_jax.exact.quadrature import Expectation
@@ -31,9 +32,6 @@ from bcgc_jax.solvers.method import CHUNKS, Numbered
 _PANELS = 64
 _CUT = 32
 _ROUNDS = 3
-# So many workers at least end all they have. Without a cost of its own the shortest
-# step would be the best.
-_WHOLE = 0.3
 # Nodes of the two rules in a panel; their difference is the error.
 _ORDERS = (8, 6)
 
@@ -48,9 +46,14 @@ class Drop(Numbered):
     its slowest worker longer. Its mean is no integral of the f_k, for whoever is slower
     is at an earlier chunk.
 
-    On average at least 30 % of the workers end all their chunks: where steps cost
-    nothing besides, ever shorter ones would be better. Giladi et al., DropCompute,
-    2023. Raises ValueError for workers that are not alike.
+    On average at least one worker ends all its chunks, as `Backup` waits for at least
+    one. Without a limit there may be no best threshold: if a step has no cost of its
+    own and times are near 0 with a density, ever shorter steps are better. At this
+    limit `at_limit` of the plan's rule is true. Derivatives are NaN, because they need
+    that of the threshold. Giladi et al., DropCompute, 2023.
+
+    Raises:
+      ValueError: If workers are not alike.
 
     >>> from bcgc_jax import Exponential, Problem, solve
     >>> found = solve(
@@ -93,6 +96,7 @@ class Drop(Numbered):
         for _ in range(_ROUNDS):
             best = _best(problem, jnp.concatenate([ends, finer_ends]), chunks)
             finer_ends = best.left + (best.right - best.left) * way
+        best = without_derivative(best, problem)
         ones = np.ones(1, int)
         needs = Requirements(
             stored_subsets=jnp.ones((), int),
@@ -106,16 +110,22 @@ class Drop(Numbered):
             block=0 * ones,
             data=ones,
             share=ones.astype(problem.dtype),
-            completion=Stopped(problem.num_workers, best.threshold, chunks),
+            completion=Stopped(
+                problem.num_workers, best.threshold, chunks, best.at_limit
+            ),
             known_needs=needs,
         )
         return replace(solution_of_value(problem, best.runtime), plan=plan)
 
 
 class _Best(NamedTuple):
-    """The best threshold, its neighbours left and right, E τ, and the share used."""
+    """The best threshold, its neighbours left and right, E τ, and the share used.
+
+    `at_limit`: whether no lower threshold is allowed.
+    """
 
     threshold: Array
+    at_limit: Array
     left: Array
     right: Array
     runtime: Expectation
@@ -129,6 +139,11 @@ def _load(problem: Problem, chunks: int) -> Load:
     )
 
 
+def _least_whole(problem: Problem) -> Array:
+    """The share of workers that at least end all their chunks: one of them."""
+    return 1 / jnp.asarray(problem.num_workers, problem.dtype)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _ends(problem: Problem, chunks: int) -> Array:
     """The ends of panels, in units of κ: quantiles of a worker's time and kinks."""
@@ -137,7 +152,7 @@ def _ends(problem: Problem, chunks: int) -> Array:
     start, law = worker.start, worker.cycle_time
     high = jnp.log(jnp.asarray(problem.num_workers, load.dtype)) + 40
     hazard = jnp.geomspace(1e-4, high, _PANELS, dtype=load.dtype)
-    hazard = jnp.append(hazard, jnp.asarray(-np.log1p(-_WHOLE), load.dtype))
+    hazard = jnp.append(hazard, -jnp.log1p(-_least_whole(problem)))
     typical = start.inverse_cumulative_hazard(hazard) / worker.unit
     typical = typical + load[-1] * law.inverse_cumulative_hazard(hazard)
     starts, times = (
@@ -174,13 +189,15 @@ def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
     used = jnp.mean(ended, axis=1)
     sent = problem.send_load * problem.total / problem.scale
     # That share of the atoms is enough, whatever rounding says.
-    possible = ended[:, -1] >= _WHOLE * (1 - 64 * jnp.finfo(ended.dtype).eps)
+    rounding = 64 * jnp.finfo(ended.dtype).eps
+    possible = ended[:, -1] >= _least_whole(problem) * (1 - rounding)
     best = jnp.argmin(
         jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf)
     )
     error = jnp.cumsum(jnp.abs(fine - coarse))[best]
     return _Best(
         threshold=ends[best],
+        at_limit=~jnp.any(possible & (ends < ends[best])),
         left=left[best],
         right=ends[jnp.minimum(best + 1, ends.size - 1)],
         runtime=Expectation(problem.scale * (step[best] + sent), problem.scale * error),

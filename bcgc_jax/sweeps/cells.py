@@ -51,7 +51,8 @@ NUMBERS = (
 # are not in every sweep.
 NEEDS = Requirements._fields
 ANSWERED = (
-    *("method", "status", *(number.name for number in NUMBERS), "num_steps"),
+    *("method", "status", *(number.name for number in NUMBERS)),
+    *("kind", "bound_of", "num_steps"),
     *(*NEEDS, "saved", "completion_probability", "partition"),
 )
 

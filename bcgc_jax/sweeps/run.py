@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check_key, meets, replace
 from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solution import KINDS
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import (
@@ -37,6 +38,7 @@ from bcgc_jax.sweeps.cells import (
 # the same for all.
 _CELLS = PartitionSpec("cells")
 _SAME = PartitionSpec()
+_BOUNDS = ("levels", "groups", "storage")
 
 
 class Sweep:
@@ -56,7 +58,8 @@ class Sweep:
     Chunks come by size, and within a size in the order of the cells. Rows have the
     numbers of the cell, `method`, `status` and what `solve` says of the continuous
     partition, which `completion_probability` is of too; `lower_bound` and
-    `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
+    `relative_gap` are NaN where there is no certificate. `kind` and `bound_of` say what
+    that is of, as in a `Solution`; the latter may be None. `stored_subsets`, `sent`,
     `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None
     where that is not known. With "uncoded" among the methods `saved` is how much less
     time than that a scheme takes for a sample that is used, as a share of it. A cell
@@ -148,6 +151,8 @@ class Sweep:
             rows["saved"] = self._saved(rows)
         names = np.array([status.name.lower() for status in Status], object)
         rows["status"] = names[rows["status"]]
+        rows["kind"] = np.array(KINDS, object)[rows["kind"]]
+        rows["bound_of"] = np.array([*_BOUNDS, None], object)[rows["bound_of"]]
         exact = [
             None if np.isnan(flag) else bool(flag)
             for flag in rows["exact_gradient"].tolist()
@@ -288,6 +293,11 @@ def _answer(
     exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
     columns = {
         name: jnp.where(exists, value, unknown) for name, value in columns.items()
+    }
+    # Of the method alone, but text is no result of a program.
+    columns |= {
+        "kind": jnp.asarray(KINDS.index(solution.kind)),
+        "bound_of": jnp.asarray([*_BOUNDS, ""].index(solution.bound_of)),
     }
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
     if partitions:

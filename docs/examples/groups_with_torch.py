@@ -6,8 +6,7 @@ Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
 Lines with a plus are those that a loop of hybrid FSDP gains.
 """
 
-import sys
-
+import ending
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -79,4 +78,4 @@ def main(rank, steps=100, ports=(5701, 5702)):
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1])))
+    ending.run(main)

@@ -2,8 +2,7 @@
 the data.
 """
 
-import sys
-
+import ending
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -52,4 +51,4 @@ def main(rank, steps=100, ports=(5701, 5702)):
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1])))
+    ending.run(main)

@@ -5,9 +5,9 @@ Start it as `plain_jax.py`, of which it takes the data. Started again, it goes o
 it was.
 """
 
-import sys
 from pathlib import Path
 
+import ending
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,4 +111,4 @@ def main(rank, steps=100, ports=(5701, 5702), folder="checkpoints"):
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1])))
+    ending.run(main)

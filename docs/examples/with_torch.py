@@ -2,12 +2,13 @@
 Without JAX.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/with_torch.py RANK`, RANK from 0 to 3.
+`python docs/examples/with_torch.py RANK`, RANK from 0 to 3. Or start all of them by
+`torchrun --standalone --nproc-per-node 4 --max-restarts 3 docs/examples/with_torch.py`:
+if a process ends by an error, all begin again.
 Lines with a plus are those that a data-parallel loop gains.
 """
 
-import sys
-
+import ending
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
@@ -56,9 +57,9 @@ def train(model, share, all_reduce, steps):
 
 
 def main(rank, steps=100, ports=(5701, 5702)):
-    dist.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{ports[0]}", rank=rank, world_size=WORKERS
-    )
+    # A store of their own: that of torchrun keeps addresses from before a restart.
+    store = dist.TCPStore("127.0.0.1", ports[0], WORKERS, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
     if rank == 0:  # +
         coordinator = handout.serve(WORKERS, port=ports[1])  # +
     share = handout.join(("127.0.0.1", ports[1]), rank)  # +
@@ -74,4 +75,4 @@ def main(rank, steps=100, ports=(5701, 5702)):
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1])))
+    ending.run(main)

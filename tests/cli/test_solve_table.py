@@ -225,7 +225,15 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
             lost=1 / 3,
             saved=13 / 16,
         ),
-        row("drop", 2.9, exact_gradient=False, lost=0.2, threshold=3.0, bound_of=None),
+        row(
+            "drop",
+            2.9,
+            exact_gradient=False,
+            lost=0.2,
+            threshold=3.0,
+            at_limit=1.0,
+            bound_of=None,
+        ),
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]
@@ -246,7 +254,8 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     assert (
         "A step of drop loses 20.0 % of the samples and takes 2.9. Workers stop at 3, "
         "within a chunk too. Where they end the chunk, less is lost, and a step is up "
-        "to a chunk longer."
+        "to a chunk longer. The threshold of drop is at its limit, where one worker "
+        "ends all its chunks on average."
     ) in text
 
 

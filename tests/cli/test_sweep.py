@@ -1,6 +1,7 @@
 """`bcgc sweep`: rows, axes, files, and what is said of rows that are no answer."""
 
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,17 +76,19 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    """The gap to the optimum's bound if that is asked for; a loose bound is none."""
+    """The gap to a cell's best bound of the optimum; a loose bound is none."""
 
     def largest(**rows: list[str]) -> list[Any]:
         """The largest gap of each method in three cells: status, runtime, bound."""
-        path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound"
-        methods = {
-            name: SimpleNamespace(is_partition=name != "nested") for name in rows
-        }
-        sweep: Any = SimpleNamespace(cells=range(3), methods=methods)
+        path = tmp_path / "s.csv"
+        head = "method,bound_of,status,expected_runtime,lower_bound"
+        sweep: Any = SimpleNamespace(cells=range(3), methods=dict.fromkeys(rows))
+        kinds = {name: "groups" if name == "nested" else "levels" for name in rows}
         cells = zip(
-            *([f"{name},{text}" for text in texts] for name, texts in rows.items()),
+            *(
+                [f"{name},{kinds[name]},{text}" for text in texts]
+                for name, texts in rows.items()
+            ),
             strict=True,
         )
         path.write_text("\n".join((head, *itertools.chain(*cells))))
@@ -96,14 +99,47 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
     optimal = ["converged,10,9", "converged,10,8", "step limit,10,3"]
     time = ["converged,10,2", "converged,12.5,2", "converged,3,1"]
     nested = ["converged,9,8.1", "converged,7,7", "infinite,,"]
-    assert largest(optimal=optimal, time=time, nested=nested) == pytest.approx(
-        [0.2, 0.36, 0.1]
-    )
-    assert largest(
-        time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3
-    ) == [
-        None,
-        None,
+    gaps = largest(optimal=optimal, time=time, nested=nested)
+    assert gaps == [pytest.approx(0.2), pytest.approx(0.36), None]
+    # The bound of one plan is for all of its cell, as in a table of `bcgc solve`.
+    gaps = largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3)
+    assert gaps == [None, pytest.approx(0.1)]
+
+
+@pytest.mark.slow
+def test_a_sweep_measures_plans_by_the_bound_that_solve_takes(command, answer):
+    """The own bound of nested is not for the optimum; that of a partition is."""
+    problem = ["--workers", "4", "--coordinates", "2000"]
+    problem += ["--cycle-time", "shifted-exponential:rate=1,shift=1"]
+    asked = ["time", "uncoded", "nested", "tandon_partial", "backup:1"]
+    methods = [word for method in asked for word in ("--method", method)]
+    for optimal in ([], ["--method", "optimal"]):
+        cells = []
+        for name in ("solve", "sweep"):
+            _, out, _ = command(name, *problem, *methods, *optimal)
+            rows = {
+                method: next(
+                    line for line in out.splitlines() if method in line.split()
+                )
+                for method in asked
+            }
+            above = r"(best found|– |[\d.e-]+ %)\s+\d+\s+\d\.\d\d"
+            cells.append(
+                {name: re.findall(above, row)[0] for name, row in rows.items()}
+            )
+        assert cells[0] == cells[1]
+        assert cells[0]["nested"] == "best found"
+        assert cells[0]["backup:1"] == "– "
+        assert "%" in cells[0]["tandon_partial"]
+    rows = answer("sweep", *problem, *methods)
+    bound_of = ["levels", "levels", "groups", "levels", None]
+    assert [row["bound_of"] for row in rows] == bound_of
+    assert [row["kind"] for row in rows] == [
+        "exact",
+        "exact",
+        "local",
+        "exact",
+        "exact",
     ]
 
 

@@ -78,6 +78,14 @@ def test_a_batch_is_what_a_queue_hands_out(case):
             assert float(end) == pytest.approx(want, rel=1e-12)
 
 
+def test_a_worker_that_never_begins_is_refused():
+    """With one that does not, the others would do its chunks as if it had no data."""
+    tables = chunk_tables(spread(4, 2, 3), chunk_sizes(3, False))
+    starts, times = jnp.array([0.0, jnp.inf, 0.0, 0.0]), jnp.ones(4)
+    with pytest.raises(ValueError, match="starts must be finite and >= 0, got inf"):
+        shared_runtime(tables, starts, times)
+
+
 def _least_time(holders, starts, times):
     """The least t by which a subset's equal chunks can be dealt among their holders."""
     workers = len(times)

@@ -106,8 +106,10 @@ class SharedWork:
           loss: Function (params, rows) or (params, rows, key) that returns the loss of
             some rows, or with `has_aux` a pair of the loss and auxiliary values. Its
             key is the step's key, folded with the step, the subset and the chunk, so it
-            does not depend on which worker computes the chunk. The loss must not
-            contain a collective over `axis`.
+            does not depend on which worker computes the chunk. The last chunk of a
+            subset is cut only in steps that are shared, so with a key the gradient
+            depends on that, unless `equal_chunks=True`. The loss must not contain a
+            collective over `axis`.
           reduction: "mean" if the loss is a mean over the rows that it receives, or
             "sum" if it is a sum, for example over tokens. Auxiliary values are reduced
             in the same way. Defaults to "mean".

@@ -357,7 +357,7 @@ class Program:
         ]
 
     def _steps(self, params: Any, stored: Any, first: Any, key: Any, loads: Any) -> Any:
-        rate = 0.1
+        rate = 0.02
         if self._setting.model.reduction == "sum":
             rate /= self._setting.num_rows
 

@@ -59,7 +59,7 @@ class Drop(Numbered):
     >>> found = solve(
     ...     Problem(Exponential(1e-3), num_workers=6, num_coordinates=2_000), "drop"
     ... )
-    >>> bool(found.needs.exact_gradient), bool(0 < found.needs.lost < 0.5)
+    >>> bool(found.needs.exact_gradient), bool(0 < found.needs.lost < 1)
     (False, True)
     """
 

@@ -1,7 +1,7 @@
 """Random games with shared work in compiled programs, in processes of 4 to 8 devices.
 
-A process that says nothing for a minute is killed, and its game is reported as one that
-hangs.
+A process that says nothing and computes nothing for a minute is killed, and its game is
+reported as one that hangs.
 """
 
 import json
@@ -21,6 +21,8 @@ from tests.compiled import games
 # Devices of a process, and whether it computes in 64 bits.
 PROCESSES = [(4, False), (6, False), (8, False), (4, True)]
 SILENCE = 60.0
+# Seconds of a processor that a process takes meanwhile if it compiles.
+BUSY = 2.0
 
 
 class Ended(NamedTuple):
@@ -52,7 +54,14 @@ class Process:
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_X64": str(int(is_wide)),
         }
-        command = [sys.executable, "-m", "tests.compiled.games", *map(str, seeds)]
+        command = [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-m",
+            "tests.compiled.games",
+            *map(str, seeds),
+        ]
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -63,15 +72,29 @@ class Process:
     def line(self) -> dict[str, Any] | None:
         """The next line; None if there is none, or none comes."""
         while True:
+            before = self._computed()
             try:
                 line = self._lines.get(timeout=SILENCE)
             except queue.Empty:
+                if self._computed() - before > BUSY:
+                    continue
                 return None
             if line is None or line.startswith("{"):
                 return None if line is None else json.loads(line)
 
+    def _computed(self) -> float:
+        """Seconds of a processor that the process has taken."""
+        command = ["ps", "-o", "cputimes=", "-p", str(self._process.pid)]
+        found = subprocess.run(command, capture_output=True, text=True).stdout
+        return float(found.strip() or 0.0)
+
     def end(self) -> int:
-        self._process.send_signal(signal.SIGKILL)
+        """End the process; one that hangs writes the stacks of its threads."""
+        self._process.send_signal(signal.SIGABRT)
+        try:
+            self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
         self._reader.join()
         return self._process.wait()
 

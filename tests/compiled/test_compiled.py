@@ -202,5 +202,5 @@ def test_the_others_are_told_if_a_process_dies(when, tmp_path):
     for lines in surviving:
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
-        assert failed["seconds"] < 2.0
+        assert failed["seconds"] < 5.0
         assert "worker 2 is lost" in failed["why"]

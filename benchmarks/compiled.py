@@ -120,16 +120,16 @@ def compiling() -> list[dict[str, Any]]:
             3,
         )
     rows = []
-    for found, what, against in (
+    for timings, what, against in (
         (results, "compile a gradient", "the plain gradient"),
         (first_steps, "first step of a gradient, with checks", "without checks"),
     ):
-        ratio = found["package"].seconds["median"] / found["peer"].seconds["median"]
+        ratio = timings["package"].seconds["median"] / timings["peer"].seconds["median"]
         rows.append(
             result_row(
                 "compiling",
                 f"{what} of {_LAYERS} layers, equal chunks",
-                found,
+                timings,
                 f"tracing included; {ratio:.2f} times as long",
                 {},
                 against=against,

@@ -134,8 +134,8 @@ def number(
         if not good or (whole and value != int(value)):
             raise ValueError(f"must be a {kind} number{bound}, got {text!r}")
         if value > high:
-            most = f"{high:,}" if isinstance(high, int) else f"{high:g}"
-            raise ValueError(f"must be at most {most}, got {text!r}")
+            highest = f"{high:,}" if isinstance(high, int) else f"{high:g}"
+            raise ValueError(f"must be at most {highest}, got {text!r}")
         if whole:
             return int(value)
         return value
@@ -340,8 +340,8 @@ def read_cost(text: str) -> tuple[float, float]:
         a, b = map(float, text.split(","))
     except ValueError:
         a = b = math.nan
-    known = 0 <= a <= _MOST_COST and 0 <= b <= _MOST_COST
-    if not known or a + b < 1 / _MOST_COST:
+    is_known = 0 <= a <= _MOST_COST and 0 <= b <= _MOST_COST
+    if not is_known or a + b < 1 / _MOST_COST:
         expected = (
             f"a,b of a L + b L², from 0 to {_MOST_COST:g} and not both 0, such as "
             "1,0.0001"

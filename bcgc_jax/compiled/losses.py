@@ -66,8 +66,8 @@ class Loss(NamedTuple):
             )
             return lax.map(lambda part: self._single(params, part, key), halves)
         parts = [
-            jax.tree.map(lambda leaf, at=at: leaf[at], rows)
-            for at in (slice(half), slice(half, None))
+            jax.tree.map(lambda leaf, part=part: leaf[part], rows)
+            for part in (slice(half), slice(half, None))
         ]
         return jnp.stack([self._single(params, part, key) for part in parts])
 

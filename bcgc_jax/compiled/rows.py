@@ -19,7 +19,7 @@ def number_of_rows(batch: Any, name: str) -> int:
     Raises:
       ValueError: If an array has no rows, or two arrays have different numbers of rows.
     """
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         leaf_name = f"`{name}{jax.tree_util.keystr(path)}`"
         if np.ndim(leaf) == 0:
@@ -27,14 +27,14 @@ def number_of_rows(batch: Any, name: str) -> int:
                 f"{leaf_name} is a scalar, but rows are distributed over the workers. "
                 "Pass it to the program as another argument"
             )
-        found.setdefault(np.shape(leaf)[0], leaf_name)
-    if len(found) != 1:
-        listed = ", ".join(f"{leaf} has {rows} rows" for rows, leaf in found.items())
+        names.setdefault(np.shape(leaf)[0], leaf_name)
+    if len(names) != 1:
+        listed = ", ".join(f"{leaf} has {rows} rows" for rows, leaf in names.items())
         raise ValueError(
             f"all arrays of `{name}` must have the same number of rows, but "
             f"{listed or 'it has no arrays'}"
         )
-    return next(iter(found))
+    return next(iter(names))
 
 
 def place_whole(batch: Any, layout: Layout, mesh: Mesh, axis: str) -> Any:
@@ -91,8 +91,8 @@ def _take(mesh: Mesh, axis: str, leaf: Array, index: Array) -> Array:
     else:
         leaf = jax.device_put(leaf, NamedSharding(automatic, P()))
     index = jax.device_put(index, NamedSharding(automatic, P(axis)))
-    taken = _gather(automatic, axis)(leaf, index)
-    return jax.device_put(taken, NamedSharding(mesh, P(axis)))
+    stored = _gather(automatic, axis)(leaf, index)
+    return jax.device_put(stored, NamedSharding(mesh, P(axis)))
 
 
 @functools.cache

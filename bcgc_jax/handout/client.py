@@ -110,7 +110,7 @@ class Share:
     @property
     def most_stored(self) -> float:
         """How many subsets the worker stores that stores the most data."""
-        return self._seat.most
+        return self._seat.most_subsets
 
     @functools.cached_property
     def held(self) -> tuple[Chunk, ...]:

@@ -193,13 +193,15 @@ class Loops:
         sizes = place.sizes
         edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
         chunks = place.storage.chunks()
-        most = max(sum(place.shares[number] for _, number in held) for held in chunks)
+        most_subsets = max(
+            sum(place.shares[number] for _, number in held) for held in chunks
+        )
         return Seat(
             place.num_workers,
             place.chunks,
             edges,
             chunks[rank],
-            most / place.chunks,
+            most_subsets / place.chunks,
         )
 
     def _at_step(
@@ -373,20 +375,20 @@ class Loops:
         assert attempt is not None
         step = attempt.step
         lost = lost or {}
-        known = self._lost[1] if self._lost[0] == step else {}
-        self._lost = step, {**known, **lost}
+        lost_before = self._lost[1] if self._lost[0] == step else {}
+        self._lost = step, {**lost_before, **lost}
         answer = _failed(why, step, lost, missing)
         for rank in attempt.heard.keys() - attempt.resting.keys():
             self._failed[rank] = Failure(attempt.number, answer)
-        told = set(attempt.heard.values())
-        for process in {self._workers.process(line) for line in told} - {""}:
-            self._fail_launch(process, step, answer, told)
+        told_lines = set(attempt.heard.values())
+        for process in {self._workers.process(line) for line in told_lines} - {""}:
+            self._fail_launch(process, step, answer, told_lines)
         attempt.end(answer)
 
     def _fail_launch(
-        self, process: str, step: int, answer: Answer, told: set[Tell]
+        self, process: str, step: int, answer: Answer, told_lines: set[Tell]
     ) -> None:
-        untold = self._workers.lines_of(process) - told
+        untold = self._workers.lines_of(process) - told_lines
         self._launches[process] = FailedLaunch(step, answer, untold)
 
     def _failed_before(self, step: int, tell: Tell) -> Answer | None:

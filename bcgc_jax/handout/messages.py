@@ -118,14 +118,14 @@ class Seat(NamedTuple):
       chunks: whole ones of a subset.
       edges: where each chunk of a subset ends that is handed out, shares of 1.
       stored: the chunks that it may be given.
-      most: how many subsets the worker stores that stores the most data.
+      most_subsets: how many subsets the worker stores that stores the most data.
     """
 
     workers: int
     chunks: int
     edges: tuple[float, ...]
     stored: tuple[Chunk, ...]
-    most: float
+    most_subsets: float
 
 
 class Answer(NamedTuple):
@@ -218,8 +218,10 @@ def answer_of(data: Any) -> Answer:
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
-        workers, chunks, edges, stored, most = seat
-        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)), most)
+        workers, chunks, edges, stored, most_subsets = seat
+        seat = Seat(
+            workers, chunks, tuple(edges), tuple(map(tuple, stored)), most_subsets
+        )
     sums = keep, tuple(standing), send
     return Answer(ticket, chunk, over, *sums, seat, failed, refused, shares, (*lost,))
 

@@ -18,13 +18,13 @@ class Absence(NamedTuple):
       since: the time.
       why: a sentence that names the worker.
       is_lost: whether its process has ended; otherwise it has left a step.
-      known: connections of workers that have heard of it.
+      told_lines: connections of workers that have heard of it.
     """
 
     since: float
     why: str
     is_lost: bool
-    known: set[Tell]
+    told_lines: set[Tell]
 
 
 class Workers:
@@ -108,7 +108,7 @@ class Workers:
     def know(self, rank: int, lines: Iterable[Tell]) -> None:
         """If a worker is absent, others have heard of it."""
         if rank in self._absences:
-            self._absences[rank].known.update(lines)
+            self._absences[rank].told_lines.update(lines)
 
     def deadline(self, rank: int, began: float, waiting: Iterable[Tell]) -> float:
         """Until when others that began to wait at `began` wait for a worker.
@@ -116,7 +116,7 @@ class Workers:
         Those that have heard that it is absent have decided to wait for another one.
         """
         absence = self._absences.get(rank)
-        if absence is not None and not absence.known.issuperset(waiting):
+        if absence is not None and not absence.told_lines.issuperset(waiting):
             return max(absence.since, began) + min(GRACE, self._timeout)
         return max(self._heard.get(rank, began), began) + self._timeout
 

@@ -128,8 +128,8 @@ class Advice(Slowness):
     @property
     def too_wide(self) -> list[Remedy]:
         """The remedies of which hardly anything is known in so few steps."""
-        most = self.num_judged * (_USELESS / _USEFUL) ** 2
-        return [row for row in self.rows if row.enough_steps > most]
+        most_steps = self.num_judged * (_USELESS / _USEFUL) ** 2
+        return [row for row in self.rows if row.enough_steps > most_steps]
 
     def may_advise(self, row: Remedy) -> bool:
         """Whether a remedy may be advised, if it saves enough."""

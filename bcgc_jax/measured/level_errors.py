@@ -56,28 +56,28 @@ def levels_with_errors(
     for worker in np.flatnonzero(stays | ~usual.all(axis=0)).tolist():
         changes = 1 + np.flatnonzero(np.diff(steady[:, worker]))
         for first, stop in itertools.pairwise([0, *changes.tolist(), len(times)]):
-            others = usual[first:stop].copy()
-            others[:, worker] = False
+            other_workers = usual[first:stop].copy()
+            other_workers[:, worker] = False
             has_level = stays[worker] or steady[first, worker] != 0
-            if has_level and others.any():
-                value, influence = _level(logs[first:stop], worker, others)
+            if has_level and other_workers.any():
+                value, influence = _level(logs[first:stop], worker, other_workers)
                 scaled = influence * len(times) / (stop - first)
                 levels.append(Level(worker, first, stop, value, scaled))
     return levels
 
 
 def _level(
-    logs: np.ndarray, worker: int, others: np.ndarray
+    logs: np.ndarray, worker: int, other_workers: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Return the trimmed mean of ratios to the others, and each step's influence.
 
     A ratio that is cut counts as the nearest one that is kept.
     """
-    apart = (logs[:, [worker]] - logs)[others]
+    apart = (logs[:, [worker]] - logs)[other_workers]
     ordered = np.sort(apart)
     cut = len(ordered) // _CUT
     kept = ordered[cut : len(ordered) - cut]
     counted = np.zeros(logs.shape)
-    counted[others] = np.clip(apart, kept[0], kept[-1])
-    counted[others] -= counted[others].mean()
+    counted[other_workers] = np.clip(apart, kept[0], kept[-1])
+    counted[other_workers] -= counted[other_workers].mean()
     return float(kept.mean()), counted.sum(axis=1) * len(logs) / len(kept)

@@ -188,10 +188,11 @@ def model_of(
 
 def _check_chunks(chunks: int | None, num_times: int) -> None:
     """Raise ValueError for more chunks than are replayed in minutes, and in memory."""
-    most = max(min(MOST_CHUNKS, _MOST_CHUNKS_OF_LOG // num_times), CHUNKS)
-    if chunks is not None and not 2 <= chunks <= most:
+    most_chunks = max(min(MOST_CHUNKS, _MOST_CHUNKS_OF_LOG // num_times), CHUNKS)
+    if chunks is not None and not 2 <= chunks <= most_chunks:
         raise ValueError(
-            f"chunks must be from 2 to {most:,} for {num_times:,} times, got {chunks:,}"
+            f"chunks must be from 2 to {most_chunks:,} for {num_times:,} times, got "
+            f"{chunks:,}"
         )
 
 

@@ -53,10 +53,10 @@ def judged_in(shape: tuple[int, ...]) -> np.ndarray:
     """
     count, workers, chunks = shape
     work = workers * chunks * (workers + _OF_CHUNK)
-    few = max(_MOST_WORK // work, _FEWEST_JUDGED)
-    if count <= few:
+    num_judged = max(_MOST_WORK // work, _FEWEST_JUDGED)
+    if count <= num_judged:
         return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, few, replace=False))
+    return np.sort(np.random.default_rng(0).choice(count, num_judged, replace=False))
 
 
 def judged(scheme: Scheme, steps: Steps) -> Outcome:

@@ -515,14 +515,14 @@ def test_a_very_long_log_says_in_how_many_steps_remedies_are_replayed(
 
 
 def test_the_bar_says_which_remedy_is_replayed_and_how_many_were(trace):
-    told = []
+    reports = []
     load = bcgc.measured.load_trace(trace)
-    advise(load, timed_apart=True, report=lambda *now: told.append(now))
-    whats, done, totals = zip(*told, strict=True)
+    advise(load, timed_apart=True, report=lambda *now: reports.append(now))
+    whats, done, totals = zip(*reports, strict=True)
     assert whats[0] == "finding the causes"
     assert "replaying sharing:all" in whats
     assert done[1:] == tuple(range(totals[1]))
-    assert {*totals[1:]} == {len(told) - 1}
+    assert {*totals[1:]} == {len(reports) - 1}
 
 
 def test_savings_that_are_hardly_known_are_named_with_enough_steps(command, tmp_path):

@@ -243,8 +243,10 @@ class Oracle:
         with jax.enable_x64(True):
             wide: Any = jax.tree.map(_wide, (params, rows))
             if not self._model.has_dropout:
-                found = self._gradient(*wide)
-                return Expected(_in_numpy(found), jax.tree.map(lambda x: 0.0, found))
+                gradients = self._gradient(*wide)
+                return Expected(
+                    _in_numpy(gradients), jax.tree.map(lambda x: 0.0, gradients)
+                )
             params, rows = wide
             return self.by_chunks(params, rows, key, chunks)
 
@@ -260,12 +262,12 @@ class Oracle:
             keys: tuple[Any, ...] = ()
             if self._model.has_dropout:
                 keys = (_fold(key, chunk.subset, chunk.number),)
-            found = self._gradient(params, part, *keys)
+            gradients = self._gradient(params, part, *keys)
             weight = 1.0
             if self._model.reduction == "mean":
                 weight = (chunk.end - chunk.begin) / num_rows
-            units = jax.tree.map(lambda x, w=weight: w * unit_of(x), found)
-            scaled = jax.tree.map(lambda x, w=weight: w * x, _in_numpy(found))
+            units = jax.tree.map(lambda x, w=weight: w * unit_of(x), gradients)
+            scaled = jax.tree.map(lambda x, w=weight: w * x, _in_numpy(gradients))
             if total is None:
                 total, slack = scaled, units
             else:

@@ -116,8 +116,8 @@ class Setting(NamedTuple):
     @classmethod
     def draw(cls, seed: int, devices: int, is_wide: bool) -> "Setting":
         rng = np.random.default_rng([seed, devices, is_wide])
-        most = min(4, devices)
-        workers = int(rng.integers(1, most + 1))
+        most_workers = min(4, devices)
+        workers = int(rng.integers(1, most_workers + 1))
         group = int(rng.choice([n for n in (1, 2, 3, 4) if n * workers <= devices]))
         dtypes = ["float32", "float32", *HALF]
         if is_wide:
@@ -343,13 +343,13 @@ class Program:
 
     def __call__(self, params: Any, stored: Any, step: int, loads: Any) -> list[Step]:
         with jax.set_mesh(self._mesh):
-            found = self._run(self.put(params), stored, step, KEY, loads)
-            _, befores, results, oks = jax.block_until_ready(found)
+            results = self._run(self.put(params), stored, step, KEY, loads)
+            _, befores, results, oks = jax.block_until_ready(results)
         for leaf in jax.tree.leaves((befores, results, oks)):
             _same_on_all_devices(leaf)
         params_of, results_of, oks = jax.tree.map(np.asarray, (befores, results, oks))
         return [
-            Step(_at(params_of, place), tuple(_at(results_of, place)), bool(ok))
+            Step(_entry(params_of, place), tuple(_entry(results_of, place)), bool(ok))
             for place, ok in enumerate(oks)
         ]
 
@@ -366,14 +366,14 @@ class Program:
             return jax.tree.map(move, params, results[1]), (params, results, ok)
 
         if self._setting.steps == 1:
-            params, found = step(params, first)
-            return params, *jax.tree.map(lambda x: x[None], found)
+            params, results = step(params, first)
+            return params, *jax.tree.map(lambda x: x[None], results)
         numbers = first + jnp.arange(self._setting.steps)
-        params, found = lax.scan(step, params, numbers)
-        return params, *found
+        params, results = lax.scan(step, params, numbers)
+        return params, *results
 
 
-def _at(tree: Any, place: int) -> Any:
+def _entry(tree: Any, place: int) -> Any:
     return jax.tree.map(lambda x: x[place], tree)
 
 
@@ -391,9 +391,9 @@ SHAPES = draw_params(np.random.default_rng(0), "float32")
 def _same_on_all_devices(x: Any) -> None:
     copies: dict[str, np.ndarray] = {}
     for shard in x.addressable_shards:
-        mine = np.asarray(shard.data)
-        first = copies.setdefault(str(shard.index), mine)
-        if mine.tobytes() != first.tobytes():
+        shard_data = np.asarray(shard.data)
+        first = copies.setdefault(str(shard.index), shard_data)
+        if shard_data.tobytes() != first.tobytes():
             raise AssertionError("two devices have different copies of a result")
 
 
@@ -536,13 +536,13 @@ class Game:
         return shared.place(batch, is_part=setting.placed == "part")
 
 
-def errors_of(found: Any, expected: Expected) -> dict[str, float]:
+def errors_of(results: Any, expected: Expected) -> dict[str, float]:
     """The largest error for each type: relative to the largest number of an array, or
     for half precision relative to what a rounding, of the sum and of a chunk, allows.
     """
     errors: dict[str, float] = {}
     leaves = zip(
-        jax.tree.leaves(found),
+        jax.tree.leaves(results),
         jax.tree.leaves(expected.results),
         jax.tree.leaves(expected.slack),
         strict=True,

@@ -36,13 +36,15 @@ def say(**fields: Any) -> None:
 
 
 def dying(share: Share) -> Callable[..., Iterator[tuple[Chunk, ...]]]:
-    """In place of the share's `runs`: the process dies in its first chunk."""
+    """In place of the share's `runs`: the process dies with its first chunk, in the
+    first step in which it has one.
+    """
     runs_of = share.runs
 
     def runs(step: int, loads: Any = None) -> Iterator[tuple[Chunk, ...]]:
-        running = runs_of(step, loads)
-        yield next(running)
-        os._exit(1)
+        for run in runs_of(step, loads):
+            yield run
+            os._exit(1)
 
     return runs
 

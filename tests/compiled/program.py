@@ -422,9 +422,9 @@ def bfloat16() -> dict[str, Any]:
                 part,
             )
     off = [
-        np.abs(np.asarray(found, np.float64) - exact)
+        np.abs(np.asarray(slope_leaf, np.float64) - exact)
         / 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
-        for found, exact in zip(
+        for slope_leaf, exact in zip(
             jax.tree.leaves(slope), jax.tree.leaves(total), strict=True
         )
     ]

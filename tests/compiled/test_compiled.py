@@ -197,10 +197,11 @@ def test_where_a_loader_raises_the_others_wait_until_its_process_has_joined_anew
 def test_the_others_are_told_if_a_process_dies(when, tmp_path):
     """In a step, and before it: after 0.2 and 1.1 s, of which a second is waited."""
     spec = {when: [2, 2], "folder": str(tmp_path)}
-    *surviving, dead = _processes(steps=4, **spec)
-    assert [line["step"] for line in dead] == [0, 1]
+    *surviving, dead = _processes(steps=10, **spec)
+    done = len(dead)
+    assert done >= 2
     for lines in surviving:
-        failed = lines[2]
-        assert (failed["step"], failed["ok"]) == (2, False)
+        failed = lines[done]
+        assert (failed["step"], failed["ok"]) == (done, False)
         assert failed["seconds"] < 5.0
         assert "worker 2 is lost" in failed["why"]

@@ -85,8 +85,8 @@ class Process:
     def _computed(self) -> float:
         """Seconds of a processor that the process has taken."""
         command = ["ps", "-o", "cputimes=", "-p", str(self._process.pid)]
-        found = subprocess.run(command, capture_output=True, text=True).stdout
-        return float(found.strip() or 0.0)
+        printed = subprocess.run(command, capture_output=True, text=True).stdout
+        return float(printed.strip() or 0.0)
 
     def end(self) -> int:
         """End the process; one that hangs writes the stacks of its threads."""

@@ -148,11 +148,12 @@ def test_an_auxiliary_value_of_each_row_is_refused_by_name(check):
 @pytest.mark.parametrize("rows", [1, 5, 8])
 def test_the_first_step_finds_a_loss_that_has_the_other_reduction(reduction, rows):
     """`rows` are those of a chunk: one, an odd number, or an even one."""
-    other = {"mean": jnp.sum, "sum": jnp.mean}[reduction]
+    other_reduction = {"mean": jnp.sum, "sum": jnp.mean}[reduction]
     inputs = np.resize(INPUTS, (4 * rows, 3))
     shared = shared_work()
     gradient = shared.value_and_grad(
-        lambda weights, rows: other(1 + jnp.tanh(rows @ weights)), reduction=reduction
+        lambda weights, rows: other_reduction(1 + jnp.tanh(rows @ weights)),
+        reduction=reduction,
     )
     value, slope, ok = jax.jit(gradient)(WEIGHTS, shared.place(inputs), 0)
     assert not ok
@@ -309,9 +310,9 @@ def test_a_checksum_depends_on_each_bit_and_on_the_order():
         numbers[:2] = [[1], [0]]
         changed = numbers.copy()
         changed[3, 2] = 1 - changed[3, 2]
-        found = [
+        checksums = [
             tuple(np.asarray(checksum(jnp.asarray(rows, dtype))).tolist())
             for rows in (numbers, numbers[[1, 0, 2, 3, 4, 5]], changed, numbers)
         ]
-        assert len(set(found)) == 3
-        assert found[0] == found[3]
+        assert len(set(checksums)) == 3
+        assert checksums[0] == checksums[3]

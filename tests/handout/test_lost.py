@@ -99,17 +99,19 @@ def _workers(started, address):
 @pytest.mark.parametrize("signals", [signal.SIGKILL, signal.SIGSTOP])
 def test_all_hear_who_was_killed_or_stopped(started, adapt, is_within, signals):
     with serve(WORKERS, 2, 4, key=KEY, adapt=adapt, timeout=TIMEOUT) as coordinator:
-        *others, victim = _workers(started, coordinator.address)
+        *other_workers, victim = _workers(started, coordinator.address)
         if is_within:
-            for worker in (victim, *others):
+            for worker in (victim, *other_workers):
                 worker.go(2)
-            assert [worker.hear() for worker in (victim, *others)] == ["begun"] * 3
+            assert [worker.hear() for worker in (victim, *other_workers)] == [
+                "begun"
+            ] * 3
         began = time.monotonic()
         victim.process.send_signal(signals)
         if not is_within:
-            for worker in others:
+            for worker in other_workers:
                 worker.go(2)
-        said = [worker.ended() for worker in others]
+        said = [worker.ended() for worker in other_workers]
         took = time.monotonic() - began
     why = "its connection was closed"
     limit = SOON

@@ -293,7 +293,9 @@ class Program:
                 for share in self.shares.values():
                     share.close()
 
-        _in_threads([lambda at=at: device(*at) for at in enumerate(self.ranks)])
+        _in_threads(
+            [lambda place=place: device(*place) for place in enumerate(self.ranks)]
+        )
         return outcomes
 
 
@@ -349,7 +351,7 @@ def test_after_a_lost_connection_all_processes_go_on(
             Program(coordinator, ranks, event, is_within)
             for ranks in PROCESSES[processes]
         ]
-        _in_threads([lambda one=one: one.run(3) for one in programs])
+        _in_threads([lambda program=program: program.run(3) for program in programs])
     for program in programs:
         ended = [step for step, outcomes in program.outcomes if "over" in outcomes]
         assert ended == [0, 1, 2]

@@ -56,15 +56,15 @@ class Group:
 
     def wrote(self, kind: str, step: int = 0) -> dict[int, int]:
         """Of each rank that has written it last, the process."""
-        found = {}
+        processes = {}
         for rank in range(WORKERS):
             path = self.folder / str(rank)
             lines = path.read_text().split("\n")[:-1] if path.exists() else []
             for line in lines:
                 what, process, number = line.split()
                 if what == kind and int(number) >= step:
-                    found[rank] = int(process)
-        return found
+                    processes[rank] = int(process)
+        return processes
 
 
 def _wait(condition, seconds):

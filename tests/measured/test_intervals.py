@@ -81,9 +81,9 @@ def test_so_many_steps_as_are_said_to_be_enough_are(correlation, half):
     """The steps that 40 steps call for, drawn anew: their means deviate by half."""
     logs = 0.2 * autoregressive(correlation, (300, 300))[200:240].T
     enough = int(np.median([enough_steps(half, log) for log in logs]))
-    others = 0.2 * autoregressive(correlation, (enough + 200, 1000), seed=9)[200:]
+    other_series = 0.2 * autoregressive(correlation, (enough + 200, 1000), seed=9)[200:]
     # Measured: 0.96 to 1.07.
-    assert 1.96 * others.mean(axis=0).std() / half == pytest.approx(1, abs=0.1)
+    assert 1.96 * other_series.mean(axis=0).std() / half == pytest.approx(1, abs=0.1)
 
 
 def test_no_share_of_the_time_is_above_all_of_it():
@@ -93,10 +93,12 @@ def test_no_share_of_the_time_is_above_all_of_it():
     """
     cut = 0
     for seed in range(20):
-        part, rest = np.exp(autoregressive(0.9, (240, 2), seed)[200:]).T
-        share = ratio_of_means(part, part + rest)
-        means = resample(np.stack([part, part + rest], axis=1))
-        influence = (part - share.value * (part + rest)) / (part + rest).mean()
+        part, remainder = np.exp(autoregressive(0.9, (240, 2), seed)[200:]).T
+        share = ratio_of_means(part, part + remainder)
+        means = resample(np.stack([part, part + remainder], axis=1))
+        influence = (part - share.value * (part + remainder)) / (
+            part + remainder
+        ).mean()
         uncut = interval_of(share.value, means[:, 0] / means[:, 1], influence)
         assert share == uncut._replace(high=min(uncut.high, 1.0))
         cut += share != uncut

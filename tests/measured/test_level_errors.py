@@ -22,22 +22,22 @@ def _error(level: Level) -> float:
 def test_a_level_has_no_bias_and_the_error_that_it_has_from_log_to_log():
     steady = np.zeros((50, 6))
     steady[:, 2] = 1.0
-    found, errors, compared_with_median = [], [], []
+    values, errors, compared_with_median = [], [], []
     for times in _logs(400, 50):
         times[:, 2] *= 1.5
         (level,) = levels_with_errors(steady, NOBODY, times)
         assert (level.worker, level.first, level.stop) == (2, 0, 50)
         assert level.influence.mean() == pytest.approx(0, abs=1e-12)
-        found.append(level.value)
+        values.append(level.value)
         errors.append(_error(level))
         # Of ranks that certainly show.
         scores = 10 * (np.arange(6) == 2) + np.zeros((50, 1))
         compared_with_median.append(levels(scores, times)[0, 2])
     # 0.004 is the error of a mean of 400.
-    assert np.mean(found) == pytest.approx(np.log(1.5), abs=0.012)
+    assert np.mean(values) == pytest.approx(np.log(1.5), abs=0.012)
     assert np.mean(compared_with_median) < np.log(1.5) - 0.03
     # Measured 0.95, with an error of 0.04 by the number of logs.
-    assert np.mean(errors) / np.std(found) == pytest.approx(1, abs=0.12)
+    assert np.mean(errors) / np.std(values) == pytest.approx(1, abs=0.12)
 
 
 def test_a_level_varies_as_if_its_steps_were_resampled():
@@ -49,8 +49,8 @@ def test_a_level_varies_as_if_its_steps_were_resampled():
     moved, expected = [], []
     for _ in range(200):
         steps = rng.integers(200, size=200)
-        (again,) = levels_with_errors(np.zeros(times.shape), stays, times[steps])
-        moved.append(again.value - level.value)
+        (resampled,) = levels_with_errors(np.zeros(times.shape), stays, times[steps])
+        moved.append(resampled.value - level.value)
         expected.append(level.influence[steps].mean())
     assert np.corrcoef(moved, expected)[0, 1] > 0.98  # measured 0.999
     assert np.std(moved) / np.std(expected) == pytest.approx(1, abs=0.05)

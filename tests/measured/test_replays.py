@@ -237,16 +237,16 @@ def test_a_very_long_log_is_judged_in_random_steps(monkeypatch):
     """Each step ends as in a replay of all; plans are those of all steps."""
     steps = PARTS.steps()
     schemes = list(possible(Resources(WORKERS)).values())
-    every = replayed(schemes, steps, [steps])
-    assert every.judged.tolist() == list(range(STEPS))
+    all_steps = replayed(schemes, steps, [steps])
+    assert all_steps.judged.tolist() == list(range(STEPS))
     monkeypatch.setattr("bcgc_jax.measured.replays._MOST_WORK", 1)
     monkeypatch.setattr("bcgc_jax.measured.replays._FEWEST_JUDGED", 9)
-    some = replayed(schemes, steps, [steps])
-    assert len({*some.judged.tolist()}) == 9
-    for name, outcome in every.draws[0].items():
-        of_some = some.draws[0][name]
-        if some.schemes[name] == every.schemes[name]:
-            want = outcome.seconds[some.judged]
+    few_steps = replayed(schemes, steps, [steps])
+    assert len({*few_steps.judged.tolist()}) == 9
+    for name, outcome in all_steps.draws[0].items():
+        of_some = few_steps.draws[0][name]
+        if few_steps.schemes[name] == all_steps.schemes[name]:
+            want = outcome.seconds[few_steps.judged]
             np.testing.assert_array_equal(of_some.seconds, want)
         assert of_some.choice == outcome.choice
         assert len(np.broadcast_to(of_some.planning, 9)) == 9

@@ -148,12 +148,14 @@ class Questions:
             yield from self._compare_copies(layout, request)
         runs: Iterator[tuple[Chunk, ...]] = share.runs(request.step, request.loads)
         for run in runs:
-            self.count[worker] += len(run)
-            if check is not None:
+            # The sum has only this chunk then, and the halves are those of a whole one.
+            is_whole = layout.place(worker, run[0]).size == layout.sizes[0]
+            if check is not None and self.count[worker] == 0 and is_whole:
                 yield from self._check_loss(check, layout, worker, run[0])
                 self._checked.add((program.number, worker))
-                check = None
+                self.count[worker] += 1
                 run = run[1:]
+            self.count[worker] += len(run)
             if run:
                 yield _chunk_answer(layout, worker, run)
         yield _answer(OVER)
@@ -175,9 +177,6 @@ class Questions:
     ) -> _Answers:
         """Let a worker compute a chunk, and compare its loss with its halves."""
         place = layout.place(worker, chunk)
-        if place.size != layout.sizes[0]:  # the halves are those of the largest chunk
-            yield _chunk_answer(layout, worker, (chunk,))
-            return
         halves_kind = len(layout.sizes) + 1
         answered = yield _answer(halves_kind, place.begin, chunk)
         halves = answered.report.view(np.float32).tolist()

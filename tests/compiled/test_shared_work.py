@@ -8,7 +8,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
+from bcgc_jax.compiled.layout import layout_of
 from bcgc_jax.compiled.losses import LossCheck
+from bcgc_jax.compiled.questions import Program, Questions
 from bcgc_jax.compiled.sums import checksum
 from bcgc_jax.handout import Memory, join, serve
 
@@ -177,6 +179,35 @@ def test_the_first_step_finds_a_loss_whose_rows_depend_on_each_other():
         unchecked = shared_work()
         gradient = jax.jit(unchecked.value_and_grad(loss, check=False))
         assert gradient(WEIGHTS, unchecked.place(INPUTS), 0)[2]
+
+
+def test_a_worker_whose_first_chunk_is_a_small_one_is_checked_in_the_next_step():
+    shared = SharedWork(mesh_of_one("data"), chunks=2, max_subsets=1)
+    handle = shared.shares[0]
+    runs_of = handle.runs
+
+    def smaller_first(step, loads=None):
+        for run in runs_of(step, loads):
+            begins = run[::-1] if step == 0 else run
+            cut = [
+                chunk._replace(end=(chunk.begin + chunk.end) / 2) for chunk in begins
+            ]
+            yield from ((chunk,) for chunk in (cut if step == 0 else begins))
+
+    handle.runs = smaller_first  # type: ignore[method-assign]
+    layout = layout_of(shared.shares, SAMPLES)
+    sizes = layout._replace(sizes=(16, 8))
+    program = Program(0, sizes, LossCheck("mean", 1e-3, is_random=False))
+    questions = Questions(shared.shares)
+    kinds = []
+    for step in range(2):
+        for turn in range(12):
+            numbers = np.array([step, turn, 0, 0, 0, 0], np.int32)
+            kinds.append((step, int(questions.answer(program, numbers)[0])))
+            if kinds[-1][1] <= 0:
+                break
+    assert (0, len(sizes.sizes) + 1) not in kinds
+    assert (1, len(sizes.sizes) + 1) in kinds
 
 
 def test_a_loss_with_a_key_is_wrong_only_if_it_is_off_by_two():

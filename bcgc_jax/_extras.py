@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bcgc_jax._removed import refuse_attribute
+
 
 def public_names(package: str) -> dict[str, str]:
     """Public names and their modules, by the stub beside the file `package`."""
@@ -27,7 +29,7 @@ def first_used(name: str, package: dict[str, Any]) -> Any:
     elif not name.startswith("_") and find_spec(f"{package_name}.{name}"):
         imported = import_module(f"{package_name}.{name}")
     else:
-        raise AttributeError(f"module {package_name!r} has no attribute {name!r}")
+        refuse_attribute(package_name, name)
     package[name] = imported
     return imported
 

@@ -12,7 +12,8 @@ ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same
 # folder.
 FLOORS = (
-    ("_derivatives", "_extras", "_limits", "_pytree"),
+    ("_derivatives", "_limits", "_pytree", "_removed"),
+    ("_extras",),
     ("distributions",),
     ("exact",),
     ("problem", "steps"),

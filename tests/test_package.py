@@ -2,12 +2,14 @@
 
 import re
 import tomllib
+from importlib import import_module
 from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax._removed import ATTRIBUTES
 from bcgc_jax.citations import bibliography
 
 ROOT = Path(__file__).parents[1]
@@ -88,3 +90,10 @@ def test_what_is_to_be_installed_can_be_and_has_its_types():
     }
     extras = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
     assert {"cli", "cluster", "plot", "benchmarks"} <= named <= extras
+
+
+@pytest.mark.parametrize("removed", sorted(ATTRIBUTES))
+def test_a_name_that_was_removed_names_its_replacement(removed):
+    module, _, name = removed.rpartition(".")
+    with pytest.raises(AttributeError, match=re.escape(ATTRIBUTES[removed])):
+        getattr(import_module(module), name)

@@ -13,7 +13,7 @@ import bcgc_jax
 from bcgc_jax.cli import arguments as typed
 from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis, number
 from bcgc_jax.cli.exit import check_file
-from bcgc_jax.cli.options import Command, argument, option
+from bcgc_jax.cli.options import Command, Commands, argument, option
 from bcgc_jax.plotting import require_matplotlib
 from bcgc_jax.schemes.names import METHODS
 
@@ -671,7 +671,8 @@ _VERSION: Any = {
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--version", help="Show the version and exit.", **_VERSION)
 def cli() -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from bcgc_jax._removed import COMMANDS
+
 
 def option(
     kind: Any,
@@ -119,6 +121,20 @@ def compile_quickly() -> None:
         os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
 
 
+def refuse_removed(words: str) -> None:
+    """Raise UsageError if these words of the command line were removed."""
+    if words in COMMANDS:
+        raise click.UsageError(f"bcgc {words} was removed. {COMMANDS[words]}") from None
+
+
+class Commands(click.Group):
+    """The command `bcgc`."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        refuse_removed(args[0])
+        return super().resolve_command(ctx, args)
+
+
 class Command(click.Command):
     """A command: the dataclass NAMEOptions, `kind`, asks, and the file of its name
     answers.
@@ -139,6 +155,13 @@ class Command(click.Command):
         params = [field.metadata["parameter"](field.name) for field in ordered]
         texts = {"help": kind.__doc__, "epilog": kind.after}
         super().__init__(name, params=params, callback=self.answer, **texts)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            refuse_removed(f"{self.name} {error.option_name}")
+            raise
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
         # Before options are read, which may need JAX.

@@ -12,14 +12,24 @@ from bcgc_jax.compiled.losses import LossCheck
 from bcgc_jax.handout.client import Chunk, Share, StepFailed
 
 # Kinds of answers without a chunk. The kinds from 1 to S are chunks of the S sizes of
-# `Layout.sizes`, whose gradient is computed. Kind S + 1 computes the loss of the halves
-# of a chunk of the first size, and the kinds after it compute checksums of chunks.
+# `Layout.sizes`, whose gradient is computed. Kind S + 1 computes the values of the
+# halves of a chunk of the first size, and the kinds after it compute checksums.
 OVER = 0
 FAILED = -1
-# Numbers of a request before the lengths of the worker's chunks: the step, the turn,
-# the worker, a number that is known only when the last gradient has been added, and
-# the two numbers of the last check.
-HEAD = 6
+# Numbers at the beginning of a request: the step, the turn, the worker, and a number
+# that is known only when the last gradient has been added. In a program that is
+# checked, the weighted sums of the total and the numbers of the last check follow. At
+# the end are the lengths of the worker's chunks.
+HEAD = 4
+# Numbers of a checksum.
+CHECKSUM = 2
+
+
+def report_size(check: LossCheck | None) -> int:
+    """How many numbers the last check reports: a checksum, or values of two halves."""
+    return 0 if check is None else max(CHECKSUM, 4 * len(check.names))
+
+
 # Numbers of an answer: its kind, the first row of the chunk, its subset, its number
 # there, and how many chunks of its kind follow it without a request.
 ANSWER = 5
@@ -31,8 +41,8 @@ class Program(NamedTuple):
     Attributes:
       number: Its number. Two gradients that run at the same time have different ones.
       layout: The rows of the chunks.
-      check: Compares the loss of a chunk with the losses of its halves; None if the
-        loss and the stored rows are not checked.
+      check: Compares the values of a chunk with those of its halves; None if
+        the loss and the stored rows are not checked.
     """
 
     number: int
@@ -41,21 +51,32 @@ class Program(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """A worker's request: its numbers, and the lengths of its chunks."""
+    """A worker's request.
+
+    Attributes:
+      step: The step.
+      turn: The number of the turn of the loop.
+      worker: The worker.
+      total: The `weighted_sums` of the values that have been added up.
+      report: The numbers of the last check.
+      loads: The lengths of the worker's chunks.
+    """
 
     step: int
     turn: int
     worker: int
-    total: float
+    total: np.ndarray
     report: np.ndarray
     loads: list[float] | None
 
     @classmethod
-    def of(cls, numbers: np.ndarray) -> "_Request":
+    def of(cls, numbers: np.ndarray, check: LossCheck | None) -> "_Request":
         step, turn, worker = numbers[:3].tolist()
-        total = float(numbers[3:4].view(np.float32)[0])
-        loads = numbers[HEAD:].view(np.float32).tolist() or None
-        return cls(step, turn, worker, total, numbers[4:HEAD].copy(), loads)
+        num_values = 0 if check is None else len(check.names)
+        ends = np.cumsum([HEAD, num_values, report_size(check)])
+        _, total, report, loads = np.split(numbers, ends)
+        floats = total.view(np.float32), loads.view(np.float32).tolist()
+        return cls(step, turn, worker, floats[0], report.copy(), floats[1] or None)
 
 
 _Answers = Generator[np.ndarray, _Request, None]
@@ -86,8 +107,8 @@ class Questions:
         self._lock = threading.Lock()
 
     def answer(self, program: Program, numbers: np.ndarray) -> np.ndarray:
-        """What a worker computes next: int32 numbers, `[HEAD + C']` to `[ANSWER]`."""
-        request = _Request.of(np.asarray(numbers))
+        """What a worker computes next: int32 numbers of a request to `[ANSWER]`."""
+        request = _Request.of(np.asarray(numbers), program.check)
         try:
             answers, is_new = self._enter(program, request)
             answer = next(answers) if is_new else answers.send(request)
@@ -168,20 +189,20 @@ class Questions:
         for chunk in share.held:
             first_kind = len(layout.sizes) + 2
             answered = yield _chunk_answer(layout, worker, (chunk,), first_kind)
-            checksum = int(answered.report.view(np.int64)[0])
+            checksum = int(answered.report[:CHECKSUM].view(np.int64)[0])
             checksums.append([chunk.subset, chunk.number, checksum])
         share.compare_copies(request.step, checksums)
 
     def _check_loss(
         self, check: LossCheck, layout: Layout, worker: int, chunk: Chunk
     ) -> _Answers:
-        """Let a worker compute a chunk, and compare its loss with its halves."""
+        """Let a worker compute a chunk, and compare its values with its halves."""
         place = layout.place(worker, chunk)
         halves_kind = len(layout.sizes) + 1
         answered = yield _answer(halves_kind, place.begin, chunk)
-        halves = answered.report.view(np.float32).tolist()
+        halves = answered.report[: 4 * len(check.names)].view(np.float32)
         answered = yield _chunk_answer(layout, worker, (chunk,))
-        check.compare(answered.total, halves, place.size)
+        check.compare(answered.total, halves.reshape(2, 2, -1), place.size)
 
 
 def _chunk_answer(

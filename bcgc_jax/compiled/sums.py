@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from bcgc_jax.compiled.losses import Loss
+from bcgc_jax.compiled.losses import THE_LOSS, Loss, name_of_value
 from bcgc_jax.compiled.tracing import varies
 
 # Integers with fewer bits can overflow in a sum of counts.
@@ -59,9 +59,8 @@ def check_reducible(loss: Loss, types: Any, axis: str) -> None:
     """
     value, _ = types
     for path, kind in jax.tree_util.tree_leaves_with_path(value):
-        name = "the loss"
-        if loss.has_aux and path[0].idx == 1:
-            name = f"the auxiliary value `aux{jax.tree_util.keystr(path[1:])}`"
+        name = name_of_value(path, loss.has_aux)
+        if name != THE_LOSS:
             _check_type(name, kind.dtype, loss.reduction)
         if other_axes := sorted(varies(kind) - {axis}):
             raise ValueError(
@@ -106,9 +105,9 @@ def refuse_rows(types: Any, types_of_twice: Any, num_rows: int) -> None:
     paths = jax.tree_util.tree_leaves_with_path(types)
     for (path, kind), larger_kind in zip(paths, larger, strict=True):
         if kind.shape != larger_kind.shape:
-            name = f"`aux{jax.tree_util.keystr(path[1:])}`"
+            name = name_of_value(path, has_aux=True)
             raise ValueError(
-                f"the auxiliary value {name} has the shape {kind.shape} for {num_rows} "
+                f"{name} has the shape {kind.shape} for {num_rows} "
                 f"rows, but {larger_kind.shape} for {2 * num_rows} rows, so it cannot "
                 "be combined with those of other chunks. Reduce it over the rows "
                 "within the loss, or compute it outside of the gradient"

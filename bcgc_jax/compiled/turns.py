@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled.losses import Loss, LossCheck, twice
-from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER
+from bcgc_jax.compiled.losses import Loss, LossCheck, twice, weighted_sums
+from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER, report_size
 from bcgc_jax.compiled.sums import (
     add_weighted,
     check_reducible,
@@ -86,8 +86,8 @@ class _Chunks(NamedTuple):
 
     def halves(self, size: int, begin: Array, subset: Array, number: Array) -> Array:
         rows = self._rows(size, begin)
-        losses = self.loss.of_halves(self.params, rows, self._seed(subset, number))
-        return _bits(losses)
+        values = self.loss.of_halves(self.params, rows, self._seed(subset, number))
+        return _bits(values.ravel())
 
     def checksum(self, size: int, begin: Array, subset: Array, number: Array) -> Array:
         return checksum(self._rows(size, begin))
@@ -158,15 +158,19 @@ def gradient_of_chunks(
             types_of_twice = chunks.types_of_twice(sizes[0], zero)
             refuse_rows(traced.types[0], types_of_twice, sizes[0])
         check = chunks.check(sizes[0], zero) if is_checked else None
-        branches = _branches(chunks, sizes, workers, is_checked)
+        branches = _branches(chunks, sizes, workers, check)
         on_host = functools.partial(host.answer, check)
         call = host_call(on_host, ANSWER, workers.platform)
 
         def asked(last: Answer, count: Array, total: Any, report: Array) -> Answer:
             numbers = jnp.stack([step, count, lax.axis_index(workers.axis)])
-            number_of_total = _bits(jax.tree.leaves(total)[0].ravel()[:1])
-            request = [numbers, number_of_total, report, of_worker(lengths)]
-            return _answer_to_all(call, jnp.concatenate(request), workers)
+            request = [numbers, _bits(jax.tree.leaves(total)[0].ravel()[:1])]
+            if check is not None:
+                values, _ = total
+                request += [_bits(weighted_sums(values)), report]
+            return _answer_to_all(
+                call, jnp.concatenate([*request, of_worker(lengths)]), workers
+            )
 
         # The chunks that follow each other are whole ones, of the first size.
         next_chunk = of_worker(jnp.array([0, sizes[0], 0, 1], jnp.int32))
@@ -183,7 +187,7 @@ def gradient_of_chunks(
 
         begin = of_worker(jnp.array([1, 0, 0, 0], jnp.int32))
         total = jax.tree.map(of_worker, traced.zeros(wide))
-        report = _reported(workers, jnp.zeros(2, jnp.int32))
+        report = _reported(workers, jnp.zeros(report_size(check), jnp.int32))
         state = Answer(begin, jnp.int32(0), jnp.bool_(False)), zero, total, report
         answer, _, total, _ = lax.while_loop(
             lambda state: state[0].chunk[0] > OVER, turn, state
@@ -195,7 +199,7 @@ def gradient_of_chunks(
 
 
 def _branches(
-    chunks: _Chunks, sizes: Sequence[int], workers: Workers, is_checked: bool
+    chunks: _Chunks, sizes: Sequence[int], workers: Workers, check: LossCheck | None
 ) -> list[Callable[..., Any]]:
     """What the loop does by the kind of an answer, in the order of `questions.py`.
 
@@ -216,11 +220,13 @@ def _branches(
     def checked(
         computed: Callable[..., Array], size: int, total: Any, _: Array, *chunk: Array
     ) -> Any:
-        return total, _reported(workers, computed(size, *chunk))
+        numbers = computed(size, *chunk)
+        missing = report_size(check) - len(numbers)
+        return total, _reported(workers, jnp.pad(numbers, (0, missing)))
 
     branches: list[Callable[..., Any]] = [_over]
     branches += [functools.partial(added, size) for size in sizes]
-    if is_checked:
+    if check is not None:
         branches.append(functools.partial(checked, chunks.halves, sizes[0]))
         branches += [
             functools.partial(checked, chunks.checksum, size) for size in sizes

@@ -213,9 +213,7 @@ class Share:
         question = Covers(sorted({*map(operator.index, present)}))
         answer = answer_of(self._line.ask(data_of(question)))
         if answer == NOT_JOINED:
-            raise ConnectionError(
-                f"worker {self._rank}: {answer.refused}. Join again, or end this one"
-            )
+            raise ConnectionError(f"worker {self._rank}: {answer.refused}")
         return not answer.refused
 
     def compare_copies(self, step: int, checksums: list[list[int]]) -> None:
@@ -263,6 +261,8 @@ class Share:
     def _ask(self, question: Question) -> Answer:
         try:
             return ask(self._line, question)
+        except ValueError as error:
+            raise ValueError(f"worker {self._rank}: {error}") from None
         finally:
             self._heard = time.perf_counter()
 

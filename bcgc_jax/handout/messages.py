@@ -159,7 +159,8 @@ class Answer(NamedTuple):
 
 
 NOT_JOINED = Answer(
-    refused="this worker has not joined, or another process has taken its place"
+    refused="it has not joined, or another process has taken its place. Call "
+    "handout.join again if this process goes on, or end it"
 )
 
 

@@ -4,6 +4,8 @@ import shlex
 
 import pytest
 
+from bcgc_jax._removed import COMMANDS
+
 # Words of the shell that many rows have.
 WORDS = {
     "SMALL": "--workers 4 --coordinates 10",
@@ -116,3 +118,8 @@ def test_a_method_that_is_gone_names_what_takes_its_place(refusal):
     assert 'take "sharing:D" in its place' in refusal(
         "solve", *args, "--method", "multi_message:2"
     )
+
+
+@pytest.mark.parametrize("removed", sorted(COMMANDS))
+def test_an_option_that_was_removed_names_its_replacement(refusal, removed):
+    assert COMMANDS[removed] in refusal(*removed.split())

@@ -197,12 +197,13 @@ def test_a_worker_whose_first_chunk_is_a_small_one_is_checked_in_the_next_step()
     handle.runs = smaller_first  # type: ignore[method-assign]
     layout = layout_of(shared.shares, SAMPLES)
     sizes = layout._replace(sizes=(16, 8))
-    program = Program(0, sizes, LossCheck("mean", 1e-3, is_random=False))
+    check = LossCheck("mean", ("the loss",), 1e-3, is_random=False)
+    program = Program(0, sizes, check)
     questions = Questions(shared.shares)
     kinds = []
     for step in range(2):
         for turn in range(12):
-            numbers = np.array([step, turn, 0, 0, 0, 0], np.int32)
+            numbers = np.array([step, turn, *[0] * 7], np.int32)
             kinds.append((step, int(questions.answer(program, numbers)[0])))
             if kinds[-1][1] <= 0:
                 break
@@ -211,12 +212,80 @@ def test_a_worker_whose_first_chunk_is_a_small_one_is_checked_in_the_next_step()
 
 
 def test_a_loss_with_a_key_is_wrong_only_if_it_is_off_by_two():
-    check = LossCheck("mean", 1e-3, is_random=True)
-    check.compare(1.0, [1.3, 0.8], 8)
-    check.compare(0.1, [-0.3, 0.4], 8)
-    check.compare(2.0, [1.5, 0.6], 8)  # the halves differ too much to tell
+    check = LossCheck("mean", ("the loss",), 1e-3, is_random=True)
+
+    def compare(whole, first, second):
+        values = np.array([first, second])
+        halves = np.stack([values, abs(values)], axis=1)[..., None]
+        check.compare(np.array([whole]), halves, 8)
+
+    compare(1.0, 1.3, 0.8)
+    compare(0.1, -0.3, 0.4)
+    compare(2.0, 1.5, 0.6)  # the halves differ too much to tell
     with pytest.raises(ValueError, match=r"is 2, but its halves give 1\.05 with"):
-        check.compare(2.0, [1.1, 1.0], 8)
+        compare(2.0, 1.1, 1.0)
+
+
+WRONG_IN_A_MEAN = {
+    "largest": lambda outputs: jnp.max(outputs),
+    "perplexity": lambda outputs: jnp.exp(jnp.mean(4 * outputs)),
+    "rows": lambda outputs: jnp.float32(len(outputs)),
+    "spread": lambda outputs: {"of": [jnp.zeros(2), jnp.array([0.0, outputs.std()])]},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_IN_A_MEAN)
+def test_the_first_step_finds_an_auxiliary_value_that_is_no_mean(name):
+    def loss(weights, rows):
+        outputs = jnp.tanh(rows @ weights)
+        return jnp.mean(outputs), {"right": outputs.mean(), name: value_of(outputs)}
+
+    value_of = WRONG_IN_A_MEAN[name]
+    shared = shared_work()
+    gradient = jax.jit(shared.value_and_grad(loss, has_aux=True))
+    (value, aux), _, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
+    assert not ok
+    assert np.isnan([value, *jax.tree.leaves(aux)[:1]]).all()
+    with pytest.raises(ValueError, match=rf"`aux\['{name}'\].* but its halves give"):
+        shared.place(INPUTS)
+
+
+def test_auxiliary_values_that_are_means_pass_the_check():
+    """Arrays, complex numbers, constants and losses in half precision are means."""
+
+    def loss(weights, rows):
+        outputs = jnp.tanh(rows @ weights)
+        aux = {
+            "inputs": rows.mean(0),
+            "table": jnp.mean(outputs[:, None, None] * jnp.ones((5, 7)), 0),
+            "phase": jnp.mean(jnp.exp(1j * outputs)),
+            "half": jnp.mean(outputs.astype(jnp.bfloat16)),
+            "rate": jnp.float32(0.1),
+        }
+        return jnp.mean(outputs), aux
+
+    for reduction, scale in (("mean", 1.0), ("sum", 4.0)):
+        shared = shared_work()
+
+        def of_chunks(weights, rows, scale=scale):
+            """The mean over all rows is a sum over four chunks of a fourth of it."""
+            values = loss(weights, rows)
+            share = len(rows) / SAMPLES if scale > 1 else 1.0
+            return jax.tree.map(lambda x: x * share, values)
+
+        gradient = jax.jit(
+            shared.value_and_grad(of_chunks, reduction=reduction, has_aux=True)
+        )
+        (value, aux), _, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
+        assert bool(ok), shared.error
+        expected_value, expected = loss(WEIGHTS, INPUTS)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+        assert expected.pop("half").dtype == aux.pop("half").dtype
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7),
+            aux,
+            expected,
+        )
 
 
 def test_a_loss_with_a_key_has_other_random_numbers_in_each_chunk_and_step():

@@ -1,0 +1,30 @@
+"""What the last minor version has removed, and what to use in place of it.
+
+An entry stays for one minor version.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+# By the full name of an attribute: a sentence that says what to use.
+ATTRIBUTES: dict[str, str] = {}
+# By the words of the command line, such as "sweep" or "solve --method": the same.
+COMMANDS: dict[str, str] = {}
+
+
+def refuse_attribute(module: str, name: str) -> NoReturn:
+    """Raise the AttributeError of a name that `module` does not have."""
+    message = f"module {module!r} has no attribute {name!r}"
+    replacement = ATTRIBUTES.get(f"{module}.{name}")
+    if replacement is not None:
+        message = f"{module}.{name} was removed. {replacement}"
+    raise AttributeError(message)
+
+
+def refuses_removed(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module that imports all that it has."""
+
+    def refuse(name: str) -> Any:
+        refuse_attribute(module, name)
+
+    return refuse

@@ -28,9 +28,9 @@ def train(spec: dict[str, Any]) -> dict[str, list[float]]:
     store = dist.TCPStore("127.0.0.1", spec["port"], workers, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
     seconds: dict[str, list[float]] = {"without": [], "with": []}
-    _block(spec, lambda step: _own(step, rank))
+    _block(spec, lambda step: _own_chunks(step, rank))
     for port in spec["ports"]:
-        seconds["without"].append(_block(spec, lambda step: _own(step, rank)))
+        seconds["without"].append(_block(spec, lambda step: _own_chunks(step, rank)))
         with contextlib.ExitStack() as stack:
             if rank == 0:
                 stack.enter_context(handout.serve(workers, port=port))
@@ -42,7 +42,7 @@ def train(spec: dict[str, Any]) -> dict[str, list[float]]:
     return seconds
 
 
-def _own(step: int, rank: int) -> Iterator[Chunk]:
+def _own_chunks(step: int, rank: int) -> Iterator[Chunk]:
     """The chunks of a worker's own subset, without a coordinator."""
     edges = [number / CHUNKS for number in range(CHUNKS + 1)]
     return (

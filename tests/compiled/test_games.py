@@ -190,7 +190,7 @@ def test_a_game_on_one_device_is_right():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "is_wide", "seeds"),
-    [(4, False, [8, 17, 35]), (8, False, [0, 12]), (4, True, [5, 7])],
+    [(4, False, [8, 17, 34, 35]), (8, False, [0, 12]), (4, True, [5, 7])],
 )
 def test_games_that_have_found_defects_are_right(devices, is_wide, seeds):
     played = play(devices, is_wide, seeds)

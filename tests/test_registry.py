@@ -16,7 +16,6 @@ from jax import export
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.exact.order_statistics import simulate_max
-from bcgc_jax.measured.likelihood import FAMILIES, Sample
 from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers import smooth_model
 from tests import registry
@@ -188,14 +187,7 @@ def test_products_of_what_runs_on_the_host_are_in_full_precision():
         ).weights
         return bcgc.coding.decode(weights, bcgc.coding.encode(code, row(v, 1, 2, 3, 4)))
 
-    weibull = FAMILIES["weibull"]
-    for call in (
-        of_many,
-        coded,
-        lambda v: weibull.estimate(
-            Sample(v * jnp.arange(1.0, 20.0)), row(v, 1, 1, 0.5)
-        ),
-    ):
+    for call in (of_many, coded):
         program = _program(call)
         assert _PRODUCT.search(program)
         _check_products(program)

@@ -19,9 +19,8 @@ from bcgc_jax.cli.fit_plans import (
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.solve_table import OVERFLOW
 from bcgc_jax.measured.description import NOTHING, Description, describe
-from bcgc_jax.measured.fits import Fit, fit_distributions
+from bcgc_jax.measured.fits import FAMILIES, Fit, fit_distributions
 from bcgc_jax.measured.left_out import fewer_chunks_in_words
-from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace

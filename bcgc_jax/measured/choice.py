@@ -11,16 +11,15 @@ order statistics, each known to a standard deviation of 1/√N in the variable 2
 √F: groups are equally wide in it, and so finer at both ends.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution, Empirical, HazardSpline
-from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_ties
+from bcgc_jax.measured.samples import sorted_times, spread_ties
 from bcgc_jax.measured.words import counted
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
@@ -201,7 +200,7 @@ def _knots(
 
 
 def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
-    """The tail of ascending times, some of them cut off; fitted in 64 bit."""
+    """The tail of ascending times, some of them cut off."""
     whole = t[~cut]
     count = max(whole.size // 10, 5)
     # A mean needs no more, a fit takes what there is.
@@ -217,14 +216,7 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
             tail_index_error=0.0,
             num_times=count,
         )
-    # Zeros that are lower bounds add nothing: one program for all lengths up to the
-    # next power of two.
-    padding = 2 ** (excess.size - 1).bit_length() - excess.size
-    sample = Sample(
-        np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True)
-    )
-    with jax.enable_x64(True):
-        scale, index, error = map(float, fit_tail(sample))
+    scale, index, error = fit_tail(excess, open_)
     return Tail(
         threshold=threshold,
         scale=scale,
@@ -232,3 +224,31 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
         tail_index_error=error,
         num_times=count,
     )
+
+
+def fit_tail(excess: np.ndarray, censored: np.ndarray) -> tuple[float, float, float]:
+    r"""Fit P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0: scale σ, index ξ, standard
+    error of ξ.
+
+    `excess` holds the z, `[K]`. The generalised Pareto distribution of what lies above
+    a high threshold u (Pickands 1975), by maximum likelihood with ξ ≥ 0: a tail that
+    ends is taken for an exponential one, to be safe.
+    """
+    # Importing it takes most of a second, which smooth and atomic ones need not wait.
+    from scipy import optimize, stats
+
+    count = max(int(np.sum(~censored)), 1)
+    mean = float(np.sum(excess) / count)
+
+    def precise(function: Any, start: Any, args: Any = (), disp: int = 0) -> Any:
+        return optimize.fmin(function, start, args, xtol=1e-10, ftol=1e-12, disp=disp)
+
+    data = stats.CensoredData(uncensored=excess[~censored], right=excess[censored])
+    index, _, scale = stats.genpareto.fit(
+        data, 0.2, floc=0, scale=mean, optimizer=precise
+    )
+    # An index below this cannot be told from none, in any sample.
+    if index < 1e-3:
+        scale, index = mean, 0.0
+    # The asymptotic variance (1 + ξ)² / K.
+    return float(scale), float(index), float((1 + index) / count**0.5)

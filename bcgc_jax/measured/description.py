@@ -12,7 +12,7 @@ import numpy as np
 
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.intervals import Interval as Interval
-from bcgc_jax.measured.likelihood import sorted_times, spread_ties
+from bcgc_jax.measured.samples import sorted_times, spread_ties
 from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS

@@ -1,39 +1,40 @@
 r"""Fits: the distribution that measured times follow, its parameters, and how sure they
 are.
 
-Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a
-parametric bootstrap). Their spread is the standard error; their mean shows the bias (a
-shift is estimated too late by about one spacing); and the distance of the data is
-compared with their distances to their own fits, for a distance to a fit is smaller than
-the tables say. Where times are cut off, so are those of the samples, by the estimated
-distribution of the cuts.
+Each family is fitted by maximum likelihood, by SciPy where there is no closed form. A
+time that is cut off is a lower bound. Where the support begins at an unknown time, the
+density there may be infinite and the likelihood with it, so the smallest time counts as
+an interval of the length of the lowest spacings (Cheng & Iles 1987).
+
+Samples of the fit are fitted again (a parametric bootstrap). Their spread is the
+standard error. Their mean shows the bias, because a shift is estimated too late by
+about one spacing. The distance of the data to their fit is compared with the distances
+of the samples to theirs, because a distance to a fit is smaller than the tables say.
+Where times are cut off, so are those of the samples, by the estimated distribution of
+the cuts.
 """
 
-import functools
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from scipy import optimize, stats
 
+from bcgc_jax import distributions as laws
 from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.likelihood import (
-    FAMILIES,
-    Family,
-    Sample,
-    check_enough,
-    sorted_times,
-    spread_ties,
-)
+from bcgc_jax.measured.samples import Sample, check_enough, sorted_times, spread_ties
 
 # More times than this say no more about which distribution to plan with: a random part
 # of them is taken.
 MAX_TIMES = 20_000
+# A replicate is known to far more digits than its spread.
+_PRECISE, _ROUGH = 1e-9, 1e-3
 
 
 class Fit(NamedTuple):
@@ -72,6 +73,163 @@ class Fit(NamedTuple):
         }
 
 
+class Family(NamedTuple):
+    """Distributions of one class, and the same ones in SciPy.
+
+    Attributes:
+      law: The class.
+      peer: SciPy's distribution.
+      fields: Maps SciPy's parameters (shapes, loc, scale) to the fields of `law`.
+      ends: The places of SciPy's parameters that say where the support begins and ends.
+      closed: Maps a sample to SciPy's parameters of the largest likelihood, where there
+        is a closed form.
+    """
+
+    law: type[Distribution]
+    peer: Any
+    fields: Callable[..., tuple[float, ...]]
+    ends: tuple[int, ...]
+    closed: Callable[[Sample], tuple[float, ...]] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in dataclasses.fields(self.law)]  # type: ignore[arg-type]
+
+    def log_likelihood(self, sample: Sample, parameters: Sequence[float]) -> float:
+        """The logarithm of the likelihood that is maximised."""
+        first, spacing = sample.first, sample.spacing
+        below, above = self.peer.cdf([first, first + spacing], *parameters)
+        if not below < above:
+            return -math.inf
+        terms = self.peer.logpdf(sample.whole[1:], *parameters).sum()
+        if len(sample.cut):
+            terms += self.peer.logsf(sample.cut, *parameters).sum()
+        return float(terms) + math.log((above - below) / spacing)
+
+    def search(
+        self, sample: Sample, start: Sequence[float], tolerance: float
+    ) -> tuple[float, ...]:
+        """SciPy's parameters of the largest likelihood near `start`."""
+        size = np.maximum(np.abs(start), 1e-9 * sample.first)
+        latest = sample.first * (1 - 1e-9)
+        lowest = [*[1e-9] * (len(start) - 2), 0.0, 1e-9 * sample.first]
+        highest = [*[np.inf] * (len(start) - 2), latest, np.inf]
+        best = optimize.minimize(
+            lambda point: -self.log_likelihood(sample, point * size),
+            np.clip(start, lowest, highest) / size,
+            method="Nelder-Mead",
+            bounds=np.column_stack([lowest / size, highest / size]),
+            options={"xatol": tolerance, "fatol": tolerance},
+        )
+        return tuple((best.x * size).tolist())
+
+    def estimate(self, sample: Sample) -> tuple[float, ...]:
+        """SciPy's parameters of the largest likelihood, which may have several tops.
+
+        Searches begin at fits to the whole times, with a shift near the smallest time,
+        at zero, and between them.
+        """
+        if self.closed is not None:
+            return self.closed(sample)
+        first = sample.first
+        near = sample.spacing / first
+        ends = [
+            self.search(
+                sample,
+                self.peer.fit(sample.whole, floc=first * (1 - share)),
+                _PRECISE,
+            )
+            for share in (min(near, 0.5), min(near**0.5, 0.8), 0.98)
+        ]
+        return max(ends, key=lambda end: self.log_likelihood(sample, end))
+
+    def estimate_again(
+        self, sample: Sample, start: Sequence[float]
+    ) -> tuple[float, ...]:
+        """The same for a sample of the distribution that has the parameters `start`."""
+        if self.closed is not None:
+            return self.closed(sample)
+        return self.search(sample, start, _ROUGH)
+
+    def corrected(
+        self, parameters: Sequence[float], bias: np.ndarray, sample: Sample
+    ) -> tuple[float, ...]:
+        """SciPy's parameters, whose ends are less biased; the sample stays possible.
+
+        An extreme of a sample is off by about a spacing. An end whose bias is larger
+        than two is not known from an extreme. It stays, because the other parameters
+        would have to move with it.
+        """
+        ends = np.isin(np.arange(len(parameters)), self.ends)
+        ends &= np.abs(bias) < 2 * sample.spacing
+        moved = parameters - np.where(ends, bias, 0)
+        latest = sample.first * (1 - 1e-9)
+        begin = self.ends[0] if self.ends else 0
+        moved[begin] = np.clip(moved[begin], 0, latest)
+        if self.peer is stats.uniform:
+            moved[1] = max(moved[1], sample.times[-1] * (1 + 1e-9) - moved[0])
+        return tuple(moved.tolist())
+
+
+def _mean_time(sample: Sample) -> float:
+    """All time for each whole time."""
+    return float(np.sum(sample.times) / len(sample.whole))
+
+
+def _mean_excess(sample: Sample) -> float:
+    excess = np.maximum(sample.times - sample.first, 0)
+    return float(np.sum(excess) / len(sample.whole))
+
+
+def _pareto_shape(sample: Sample) -> float:
+    logs = np.log(np.maximum(sample.times / sample.first, 1))
+    return float(len(sample.whole) / np.sum(logs))
+
+
+FAMILIES = {
+    "shifted-exponential": Family(
+        laws.ShiftedExponential,
+        stats.expon,
+        lambda loc, scale: (1 / scale, loc),
+        ends=(0,),
+        closed=lambda sample: (sample.first, _mean_excess(sample)),
+    ),
+    "exponential": Family(
+        laws.Exponential,
+        stats.expon,
+        lambda loc, scale: (1 / scale,),
+        ends=(),
+        closed=lambda sample: (0.0, _mean_time(sample)),
+    ),
+    "weibull": Family(
+        laws.Weibull, stats.weibull_min, lambda c, loc, scale: (scale, c, loc), (1,)
+    ),
+    "pareto": Family(
+        laws.Pareto,
+        stats.pareto,
+        lambda b, loc, scale: (scale, b),
+        ends=(2,),
+        closed=lambda sample: (_pareto_shape(sample), 0.0, sample.first),
+    ),
+    "lognormal": Family(
+        laws.Lognormal,
+        stats.lognorm,
+        lambda s, loc, scale: (math.log(scale), s, loc),
+        ends=(1,),
+    ),
+    "gamma": Family(
+        laws.Gamma, stats.gamma, lambda a, loc, scale: (a, 1 / scale, loc), (1,)
+    ),
+    "uniform": Family(
+        laws.Uniform,
+        stats.uniform,
+        lambda loc, scale: (loc, loc + scale),
+        ends=(0, 1),
+        closed=lambda sample: (sample.first, float(np.ptp(sample.times))),
+    ),
+}
+
+
 def fit_distributions(
     key: Array,
     times: ArrayLike,
@@ -90,14 +248,13 @@ def fit_distributions(
         bound.
       distributions: names of families as on the command line, such as "weibull"; by
         default all, without "uniform" where times are cut off.
-      num_replicates: samples, rounded up to whole batches; the smallest p-value is one
-        over one more.
+      num_replicates: samples; the smallest p-value is one over one more.
       progress: called with each name before it is fitted.
 
-    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of
-    Akaike's criterion: fits within 2 of the best are as good. Raises ValueError for an
-    unknown name, for times that are not positive, too few of them, too few that are
-    whole, or two values.
+    Tied times are spread over a tick of the clock. The order is that of Akaike's
+    criterion: fits within 2 of the best are as good. Raises ValueError for an unknown
+    name, for times that are not positive, too few of them, too few that are whole, or
+    two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
     >>> two = ["gamma", "pareto"]
@@ -112,14 +269,13 @@ def fit_distributions(
     _check_values(t[~cut])
     names = _known_names(distributions, cut)
     check_whole("num_replicates", num_replicates, 2)
-    with jax.enable_x64(True):
-        shuffle, *keys = jax.random.split(key, len(names) + 1)
-        sample = _sample(shuffle, t, cut)
-        fits = []
-        for name, law_key in zip(names, keys, strict=True):
-            if progress is not None:
-                progress(name)
-            fits.append(_fit(law_key, name, FAMILIES[name], sample, num_replicates))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    sample = _sample(rng, t, cut)
+    fits = []
+    for name in names:
+        if progress is not None:
+            progress(name)
+        fits.append(_fit(rng, name, FAMILIES[name], sample, num_replicates))
     return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
@@ -144,142 +300,84 @@ def _known_names(distributions: Sequence[str] | None, cut: np.ndarray) -> list[s
     return names
 
 
-def _sample(key: Array, times: np.ndarray, cut: np.ndarray) -> Sample:
-    """Return what is fitted to: of many times a random part."""
+def _sample(rng: np.random.Generator, times: np.ndarray, cut: np.ndarray) -> Sample:
+    """What is fitted to: of many times a random part."""
     if times.size > MAX_TIMES:
-        chosen = np.sort(
-            jax.random.choice(key, times.size, (MAX_TIMES,), replace=False)
-        )
+        chosen = np.sort(rng.choice(times.size, MAX_TIMES, replace=False))
         times = times[chosen]
         cut = cut[chosen]
-    return Sample(spread_ties(times), cut if cut.any() else None)
+    return Sample(spread_ties(times), cut)
 
 
 def _fit(
-    key: Array, name: str, family: Family, sample: Sample, num_replicates: int
+    rng: np.random.Generator,
+    name: str,
+    family: Family,
+    sample: Sample,
+    num_replicates: int,
 ) -> Fit:
-    # All work is done in batches of one size, at most 2^17 times: each function is
-    # compiled once.
-    largest_batch = max(3, 2**17 // len(sample.times))
-    batches = math.ceil(num_replicates / largest_batch)
-    batch = max(3, math.ceil(num_replicates / batches))
-    data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
-    best, likelihood = _maximum(family, sample, data)
-    keys = jax.random.split(key, batches)
-    drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
-    refits = [_search(family, samples, best)[0] for samples in drawn]
-    replicates = np.concatenate(refits)
-    good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
-    bias = replicates[good].mean(axis=0) - best[0]
-    law, ks, ad = (values[0] for values in _corrected(family, data, best, bias))
-    far = [
-        _corrected(family, samples, parameters, bias)[1:]
-        for samples, parameters in zip(drawn, refits, strict=True)
-    ]
-    farther = np.concatenate(far, axis=1)[:, good] >= np.array([[ks], [ad]])
-    ks_pvalue, ad_pvalue = (1 + farther.sum(axis=1)) / (1 + good.sum())
-    errors = np.std(replicates[good], axis=0, ddof=1)
+    best = family.estimate(sample)
+    replicates = list[tuple[Sample, tuple[float, ...]]]()
+    while len(replicates) < num_replicates:
+        drawn = _drawn(rng, family, best, sample)
+        replicates.append((drawn, family.estimate_again(drawn, best)))
+    drawn_fields = [family.fields(*parameters) for _, parameters in replicates]
+    errors = np.std(drawn_fields, axis=0, ddof=1)
+    bias = np.mean([parameters for _, parameters in replicates], axis=0) - best
+
+    def distance(sample: Sample, parameters: Sequence[float]) -> tuple[float, float]:
+        corrected = family.corrected(parameters, bias, sample)
+        return distances(family.peer.logsf(sample.times, *corrected), sample)
+
+    ks, ad = distance(sample, best)
+    far = [distance(*replicate) for replicate in replicates]
+    farther = np.sum(np.array(far) >= [ks, ad], axis=0)
+    ks_pvalue, ad_pvalue = (1 + farther) / (1 + len(far))
+    law = family.law(*family.fields(*family.corrected(best, bias, sample)))
+    likelihood = family.log_likelihood(sample, best)
     return Fit(
         name=name,
-        distribution=family.law(*map(float, law)),
+        distribution=law,
         standard_errors=dict(zip(family.names, map(float, errors), strict=True)),
         log_likelihood=likelihood,
         aic=2 * len(family.names) - 2 * likelihood,
-        kolmogorov_smirnov=float(ks),
+        kolmogorov_smirnov=ks,
         kolmogorov_smirnov_pvalue=float(ks_pvalue),
-        anderson_darling=float(ad),
+        anderson_darling=ad,
         anderson_darling_pvalue=float(ad_pvalue),
         num_times=len(sample.times),
     )
 
 
-def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, float]:
-    """Return the best parameters, repeated to `[B, P]`, and their log likelihood."""
-    guesses = np.asarray(family.guesses(sample))
-    copies = math.ceil(len(data.times) / len(guesses))
-    starts = np.tile(guesses, (copies, 1))[: len(data.times)]
-    ends, likelihoods = map(np.asarray, _search(family, data, starts))
-    best = int(np.nanargmax(likelihoods))
-    return np.broadcast_to(ends[best], ends.shape), float(likelihoods[best])
-
-
-def _corrected(
-    family: Family, samples: Sample, parameters: ArrayLike, bias: np.ndarray
-) -> list[np.ndarray]:
-    """Return parameters less their bias, and the two distances to that distribution."""
-    less_biased, hazards = _hazards(family, samples, parameters, bias)
-    return [
-        np.asarray(values) for values in (less_biased, *_distances(hazards, samples))
-    ]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _search(family: Family, samples: Sample, guesses: Array) -> tuple[Array, Array]:
-    """Parameters `[B, P]` and log likelihood of each of the samples, `[B, K]`."""
-    return jax.vmap(family.estimate)(samples, guesses)
-
-
-@jax.jit
-def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
-    """Draw hazards of as many samples, ascending, and their cuts, if any.
-
-    It is compiled once for all families.
-    """
-
-    def draw(key: Array, sample: Sample) -> tuple[Array, Array | None]:
-        times_key, cut_key = jax.random.split(key)
-        size = len(sample.times)
-        rank = jnp.arange(size)
-        # Sorted as they come (Rényi).
-        hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
-        if sample.censored is None:
-            return hazard, None
-        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and
-        # whole times exchanged.
-        open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
-        drawn = jax.random.uniform(cut_key, (size,))
-        place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
-        return hazard, jnp.where(
-            place < size, sample.times[jnp.minimum(place, size - 1)], jnp.inf
-        )
-
-    return jax.vmap(draw)(jax.random.split(key, len(data.times)), data)
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def _drawn(
-    family: Family, parameters: Array, hazards: Array, cuts: Array | None
+    rng: np.random.Generator,
+    family: Family,
+    parameters: Sequence[float],
+    sample: Sample,
 ) -> Sample:
-    """The samples that have these hazards, cut off where the cuts come first."""
-    times = (
-        family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
-    )
-    if cuts is None:
-        return Sample(times)
-    seen = jnp.minimum(times, cuts)
-    order = jnp.argsort(seen)
-    censored = jnp.take_along_axis(cuts < times, order, axis=1)
-    return Sample(jnp.take_along_axis(seen, order, axis=1), censored)
+    """As many times of a distribution, cut off as those of the sample are."""
+    times = family.peer.rvs(*parameters, size=len(sample.times), random_state=rng)
+    cuts = drawn_cuts(rng, sample)
+    censored = cuts < times
+    seen = np.minimum(cuts, times)
+    order = np.argsort(seen)
+    return Sample(seen[order], censored[order])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _hazards(
-    family: Family, samples: Sample, parameters: Array, bias: Array
-) -> tuple[Array, Array]:
-    """Return each sample's parameters less their bias, and its times' hazards."""
-    corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(
-        parameters, -bias, samples
-    )
-
-    def hazards(parameters: Array, sample: Sample) -> Array:
-        return family.law(*parameters).cumulative_hazard(sample.times)
-
-    return corrected, jax.vmap(hazards)(corrected, samples)
+def drawn_cuts(rng: np.random.Generator, sample: Sample) -> np.ndarray:
+    """Draw when times are cut off, `[K]`, by the estimate of Kaplan and Meier with the
+    parts of cuts and whole times exchanged.
+    """
+    size = len(sample.times)
+    at_risk = size - np.arange(size)
+    still_open = np.cumprod(np.where(sample.censored, 1 - 1 / at_risk, 1.0))
+    # The first time after which fewer are open than was drawn; none for infinity.
+    place = size - np.searchsorted(still_open[::-1], rng.random(size), side="right")
+    return np.append(sample.times, np.inf)[place]
 
 
-def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
-    """Return the Kolmogorov–Smirnov and the Anderson–Darling distance, from hazards of
-    times.
+def distances(log_survival: np.ndarray, sample: Sample) -> tuple[float, float]:
+    """The Kolmogorov–Smirnov and the Anderson–Darling distance, from log P(T > t).
 
     The second goes up to the largest time.
 
@@ -287,23 +385,21 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     far: for times that are cut off, Kaplan and Meier's.
     """
     size = len(sample.times)
-    u = -jnp.expm1(-hazard)
-    leaves = sample.whole(1 / (size - jnp.arange(size)), 0)
-    after = 1 - jnp.cumprod(1 - leaves)
-    before = jnp.concatenate([jnp.zeros(1), after[:-1]])
-    ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
+    u = -np.expm1(log_survival)
+    leaves = np.where(sample.censored, 0, 1 / (size - np.arange(size)))
+    after = 1 - np.cumprod(1 - leaves)
+    before = np.append(0.0, after[:-1])
+    ks = np.max(np.maximum(np.abs(after - u), np.abs(u - before)))
 
-    def integral(p: Array, u: Array, hazard: Array) -> Array:
-        below = p**2 * jnp.log(jnp.where(p > 0, u, 1))
-        above = (1 - p) ** 2 * jnp.where(p < 1, hazard, 0)
-        return below + above - u
+    def integral(p: Any, u: Any, log_survival: Any) -> Any:
+        below = p**2 * np.log(np.where(p > 0, u, 1))
+        above = (1 - p) ** 2 * np.where(p < 1, log_survival, 0)
+        return below - above - u
 
-    upper = integral(before, u, hazard)
-    lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])
-    ad = jnp.sum(upper - lower)
-    if sample.censored is None:
-        ad += -1 - integral(jnp.ones(()), u[-1], hazard[-1])
-    return ks, size * ad
-
-
-_distances = jax.jit(jax.vmap(distances))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        upper = integral(before, u, log_survival)
+        lower = np.append(0.0, integral(after, u, log_survival)[:-1])
+        ad = np.sum(upper - lower)
+        if not sample.censored.any():
+            ad += -1 - integral(1.0, u[-1], log_survival[-1])
+    return float(ks), float(size * ad)

@@ -14,7 +14,7 @@ import numpy as np
 from bcgc_jax._pytree import check
 from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
-from bcgc_jax.measured.likelihood import FEWEST, check_enough
+from bcgc_jax.measured.samples import FEWEST, check_enough
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
 

@@ -9,7 +9,7 @@ from bcgc_jax import __version__, _limits, problem
 from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.cli.describe import describe_law
-from bcgc_jax.measured import likelihood, traces
+from bcgc_jax.measured import fits, traces
 from bcgc_jax.schemes.names import ABOUT, ALONE, NUMBERED
 from bcgc_jax.solvers import methods
 from bcgc_jax.solvers.baselines import CLOSED_FORMS
@@ -129,7 +129,7 @@ def test_the_names_are_the_librarys():
     assert {*kinds, *CLOSED_FORMS} == methods.NAMES
     assert all(methods.method_of(name).name.partition(":")[0] == name for name in ALONE)
     assert all(methods.kind_of(word).word == word for word in NUMBERED)
-    assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
+    assert tuple(fits.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(traces.UNITS) == names.TIME_UNITS
 

@@ -17,7 +17,7 @@ from bcgc_jax.measured.choice import (
     smooth_or_atoms,
     tail_of,
 )
-from bcgc_jax.measured.likelihood import sorted_times
+from bcgc_jax.measured.samples import sorted_times
 from tests.oracles.laws import GAMMA
 
 CASE = GAMMA.case(2.5, 1 / 0.6, 0.8)

@@ -9,8 +9,15 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.fits import _draw, _sample, distances, fit_distributions
-from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail, minimise
+from bcgc_jax.measured.choice import fit_tail
+from bcgc_jax.measured.fits import (
+    FAMILIES,
+    _sample,
+    distances,
+    drawn_cuts,
+    fit_distributions,
+)
+from bcgc_jax.measured.samples import Sample
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
 
@@ -58,11 +65,14 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
 @pytest.mark.slow
 @pytest.mark.study
 def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
-    """A study: 25 samples of each law, 17 parameters, so 425 intervals of 95 %."""
+    """A study: 50 samples of each law, 17 parameters, so 850 intervals of 95 %.
+
+    They hold in 0.916, a Weibull shift in 0.86 and a gamma shape in 0.82.
+    """
     inside, pvalues = [], []
     for name, case in TRUE.items():
         hits = []
-        for seed in range(25):
+        for seed in range(50):
             times = case.draw(np.random.default_rng(100 + seed), 200)
             (fit,) = _fit(jax.random.key(seed), times, distributions=[name])
             estimates, errors = (
@@ -70,24 +80,12 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
             )
             hits.append(np.abs(estimates - case.parameters) < 1.96 * errors)
             pvalues.append((fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue))
-        # 19 of 25: seen with probability 0.1 % at 95 %.
         assert np.mean(hits, axis=0).min() >= 0.76
         inside.append(np.ravel(hits))
     # Four standard deviations, were the parameters of a sample independent.
     assert abs(np.mean(np.concatenate(inside)) - 0.95) < 0.045
     assert np.all(
-        np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 175)
-    )
-
-
-def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
-    times = np.sort(TRUE["lognormal"].draw(np.random.default_rng(3), 150))
-    guesses = np.asarray(
-        FAMILIES["lognormal"].guesses(Sample(jnp.asarray(times), None))
-    )
-    logs = np.log(times - guesses[:, 2:])
-    np.testing.assert_allclose(
-        guesses[:, :2], np.c_[logs.mean(axis=1), logs.std(axis=1)], rtol=1e-9
+        np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 350)
     )
 
 
@@ -96,7 +94,7 @@ def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
     ("name", "cut"),
     [("weibull", True), ("lognormal", True), ("gamma", True), ("gamma", False)],
 )
-def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
+def test_no_other_parameters_have_a_larger_likelihood(name, cut):
     case, rng = TRUE[name], np.random.default_rng(3)
     drawn, ends = (
         case.draw(rng, 150),
@@ -119,35 +117,33 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
         begin = np.log((law.cdf(first + spacing) - law.cdf(first)) / spacing)
         return -(np.sum(terms[later | censored]) + begin)
 
-    sample = Sample(jnp.asarray(times), jnp.asarray(censored) if cut else None)
+    sample = Sample(times, censored)
     family = FAMILIES[name]
-    estimates = [family.estimate(sample, guess) for guess in family.guesses(sample)]
-    point, value = max(estimates, key=lambda f: float(f[1]))
-    assert negative(np.asarray(point)) == pytest.approx(-float(value), rel=1e-9)
+    point = family.estimate(sample)
+    value = family.log_likelihood(sample, point)
+    fields = np.asarray(family.fields(*point))
+    assert negative(fields) == pytest.approx(-value, rel=1e-9)
     fine = {"xatol": 1e-8, "fatol": 1e-10}
     search = optimize.minimize(
         negative, case.parameters, method="Nelder-Mead", options=fine
     )
-    assert float(value) >= -search.fun - 1e-6
+    assert value >= -search.fun - 1e-6
 
 
 def test_distances_are_those_of_scipy_and_of_the_integral(x64):
     times = np.sort(np.random.default_rng(7).gamma(2.0, 1.0, 60))
     case = laws.GAMMA.case(1.7, 0.9, 0.0)
-    hazards, reference = case.law().cumulative_hazard(jnp.asarray(times)), case.frozen
-    ks, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times)))
-    assert float(ks) == pytest.approx(
-        stats.kstest(times, reference.cdf).statistic, rel=1e-9
-    )
+    reference = case.frozen
+    log_survival = -np.asarray(case.law().cumulative_hazard(jnp.asarray(times)))
+    ks, ad = distances(log_survival, Sample(times, np.zeros(60, bool)))
+    assert ks == pytest.approx(stats.kstest(times, reference.cdf).statistic, rel=1e-9)
     u, i = reference.cdf(times), np.arange(1, 61)
     textbook = -60 - np.mean((2 * i - 1) * (np.log(u) + np.log1p(-u[::-1])))
-    assert float(ad) == pytest.approx(textbook, rel=1e-9)
+    assert ad == pytest.approx(textbook, rel=1e-9)
     # Cut off: Kaplan and Meier's curve, and the integral as it stands, up to the
     # largest time.
     censored = np.random.default_rng(8).random(60) < 0.4
-    _, ad = jax.jit(distances)(
-        hazards, Sample(jnp.asarray(times), jnp.asarray(censored))
-    )
+    _, ad = distances(log_survival, Sample(times, censored))
     survival, edges, total = 1.0, [0.0, *u], 0.0
     for k in range(60):
         p = 1 - survival
@@ -155,21 +151,28 @@ def test_distances_are_those_of_scipy_and_of_the_integral(x64):
             lambda v, p=p: (p - v) ** 2 / (v * (1 - v)), edges[k], edges[k + 1]
         )[0]
         survival *= 1 - (not censored[k]) / (60 - k)
-    assert float(ad) == pytest.approx(60 * total, rel=1e-6)
+    assert ad == pytest.approx(60 * total, rel=1e-6)
 
 
-def test_a_tail_is_that_of_scipy_and_light_ones_are_exponential(x64):
+def test_a_tail_has_the_largest_likelihood_and_light_ones_are_exponential():
     rng = np.random.default_rng(9)
-    z = 0.8 / 0.4 * ((1 - rng.random(400)) ** -0.4 - 1)
-    scale, index, error = fit_tail(Sample(jnp.asarray(z)))
-    reference = stats.genpareto.fit(z, floc=0)
-    assert float(index) == pytest.approx(reference[0], abs=2e-3)
-    assert float(scale) == pytest.approx(reference[2], rel=2e-3)
-    assert abs(float(index) - 0.4) < 3 * float(error)
-    assert float(error) == pytest.approx((1 + reference[0]) / 20, rel=2e-3)
-    short = rng.uniform(0, 1, 400)
-    scale, index, _ = fit_tail(Sample(jnp.asarray(short)))
-    assert (float(index), float(scale)) == (0.0, pytest.approx(short.mean()))
+    z = np.sort(0.8 / 0.4 * ((1 - rng.random(400)) ** -0.4 - 1))
+    for censored in (np.zeros(400, bool), rng.random(400) < 0.3):
+        scale, index, error = fit_tail(z, censored)
+
+        def negative(point, censored=censored):
+            """Of whole times the density, of others what is above them."""
+            scale, index = np.exp(point)
+            stretched = np.log1p(index * z / scale)
+            return np.sum(stretched / index + ~censored * (point[0] + stretched))
+
+        best = optimize.minimize(negative, [0.0, -1.0], method="BFGS")
+        np.testing.assert_allclose([scale, index], np.exp(best.x), rtol=1e-4)
+        assert abs(index - 0.4) < 3 * error or censored.any()
+        assert error == pytest.approx((1 + index) / np.sqrt(np.sum(~censored)))
+    short = np.sort(rng.uniform(0, 1, 400))
+    scale, index, _ = fit_tail(short, np.zeros(400, bool))
+    assert (index, scale) == (0.0, pytest.approx(short.mean()))
 
 
 @pytest.mark.slow
@@ -197,16 +200,10 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     assert fits[0].distribution.mean() == pytest.approx(times.mean(), rel=0.02)
 
 
-def test_a_search_that_runs_away_ends():
-    """After 60 steps, of 2 at most."""
-    x, _ = minimise(lambda x: -x[0], jnp.zeros(1))
-    assert 100 < x[0] <= 120
-
-
 @pytest.mark.parametrize(("size", "count"), [(19_000, 19_000), (21_000, 20_000)])
 def test_of_more_than_20_000_times_a_random_part_is_fitted(size, count):
     times = np.sort(np.random.default_rng(0).random(size))
-    sample = _sample(jax.random.key(0), times, np.zeros(size, bool))
+    sample = _sample(np.random.default_rng(0), times, np.zeros(size, bool))
     assert len(sample.times) == count
     # All of them: the part of the first half is a half, to four standard errors.
     assert np.mean(sample.times < times[size // 2]) == pytest.approx(0.5, abs=0.014)
@@ -236,14 +233,13 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
     assert float(fits[0].distribution.cdf(limit)) == pytest.approx(0.1, abs=0.02)
 
 
-def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
+def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier():
     """Of 1, 2+, 3, 4+ a third is cut at 2, the rest at 4, unless the last is whole."""
-    times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
+    times = np.arange(1.0, 5.0)
+    rng = np.random.default_rng(1)
     for which, last in (((2, 4), 4.0), ((2,), np.inf)):
-        _, drawn = _draw(
-            jax.random.key(1),
-            Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which))),
-        )
+        sample = Sample(times, np.isin(times, which))
+        drawn = np.array([drawn_cuts(rng, sample) for _ in range(4000)])
         assert set(np.unique(drawn)) == {2.0, last}
         assert abs(np.mean(drawn == 2) - 1 / 3) < 0.015  # four standard errors
 

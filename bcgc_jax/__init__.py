@@ -4,7 +4,7 @@ Here: distributions of the workers' times, problems and their solutions, methods
 runtimes. By subject: `coding`, gradient codes and training with them; `measured`, from
 a file of measured times to a distribution; `plans`, partitions, schedules and types of
 answers; `solvers`, bounds and limits; `sweeps`, many problems at once; `distributions`,
-all of them; `bcgc_jax.cluster`, worker processes.
+all of them.
 """
 
 from typing import Any

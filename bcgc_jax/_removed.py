@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 # By the full name of an attribute: a sentence that says what to use.
-ATTRIBUTES: dict[str, str] = {}
+ATTRIBUTES: dict[str, str] = {
+    "bcgc_jax.cluster": (
+        "Use bcgc_jax.coding.workers.CodedWorkers for coded gradients on Ray, and "
+        "bcgc_jax.handout.serve(…, adapt=True) for work sharing in any loop. Ray "
+        "starts lost processes again. Checkpoints are yours, for example by orbax."
+    ),
+}
 # By the words of the command line, such as "sweep" or "solve --method": the same.
 COMMANDS: dict[str, str] = {}
 

@@ -12,13 +12,11 @@ from typing import Any
 import jax
 
 from bcgc_jax.cli.exit import check_file, interrupted, take_any_sign
-from benchmarks.cluster import cluster, hand_outs
 from benchmarks.coding import traffic, training
 from benchmarks.compiled import compiling
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.handing_out import questions
-from benchmarks.large_model import cluster_large
 from benchmarks.planning import (
     completion,
     equal_quality,
@@ -49,9 +47,6 @@ _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     schedules,
     traffic,
     training,
-    cluster,
-    cluster_large,
-    hand_outs,
     questions,
     compiling,
     sweep,

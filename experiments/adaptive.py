@@ -22,7 +22,6 @@ from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
 from experiments.report import print_table, readable, run_command, save, with_progress
 from experiments.traces import files_of
@@ -151,12 +150,10 @@ def shared_step(
 ) -> DoneStep:
     """A step as `serve` would hand it out: who has done what."""
     sizes = [place.sizes] * place.num_workers
-    ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    ledger = Ledger(place.storage, sizes, ticks_of_unit=TICKS_OF_UNIT)
     lengths = np.tile(np.array(place.shares) / CHUNKS, place.num_workers)
     seconds = np.outer(times, lengths)
-    end = driven(ledger, Paces(place.num_workers), seconds, starts, asking=asking).time
-    keeper = ledger.state().keeper
-    who = np.array([keeper[chunk].worker for chunk in ledger.holders])
+    end, _, who = driven(ledger, seconds, starts, asking=asking)
     took = seconds[who, np.arange(who.size)]
     return DoneStep(
         True, who, took, starts, took=end, questions=[asking.alone] * who.size

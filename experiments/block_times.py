@@ -1,7 +1,7 @@
 """The time of each block of a gradient: operations by the compiler, and seconds on one
 core.
 
-The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that
+The worker is the package's (`bcgc_jax.coding.worker`), in a process of its own that
 has one core.
 """
 
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.gradients import coding_plan, split_batch, unit_sizes
 from bcgc_jax.coding.stages import backward_order
+from bcgc_jax.coding.worker import BlockWorker, encoded, places_of
 from experiments.models import Model, PyTree
 
 
@@ -120,11 +120,11 @@ def measure(
             units="layers",
             order=order,
         )
-        duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
-        ready.append(WorkerProcess(duty, 0, {j: subsets[j] for j in plan.held(0)}))
-        ready[-1].warm_up()
+        held = {j: subsets[j] for j in plan.held(0)}
+        ready.append(BlockWorker(model.loss, plan, 0, held, np.ones(workers)))
+        for _ in ready[-1].messages(model.params):  # compile
+            pass
     whole = jax.jit(jax.value_and_grad(model.loss))
-    leaves = jax.tree.leaves(model.params)
     jax.block_until_ready(whole(model.params, subsets[0]))
     alone: list[float] = []
     times: list[list[np.ndarray]] = [[] for _ in ready]
@@ -133,7 +133,7 @@ def measure(
         jax.block_until_ready(whole(model.params, subsets[0]))
         alone.append(time.process_time() - begun)
         for worker, seconds in zip(ready, times, strict=True):
-            seconds.append(_seconds(worker, leaves))
+            seconds.append(_seconds(worker, model.params))
     return Measured(
         model.title,
         len(jax.tree.leaves(subsets[0])[0]),
@@ -141,38 +141,45 @@ def measure(
         operations_of_units(model, subsets[0], order),
         np.array(alone),
         [
-            Blocks(tuple(counts), operations_of_worker(worker), np.array(seconds))
+            Blocks(
+                tuple(counts),
+                operations_of_worker(worker, model.params),
+                np.array(seconds),
+            )
             for counts, worker, seconds in zip(partitions, ready, times, strict=True)
         ],
     )
 
 
-def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
-    """Time an iteration's blocks, `[B]`, in CPU seconds, messages on the host."""
+def _seconds(worker: BlockWorker, params: PyTree) -> np.ndarray:
+    """Time a step's blocks, `[B]`, in CPU seconds, messages on the host."""
     clocks = [time.process_time()]
-    for _ in worker.compute(1, 1, leaves):
+    for _ in worker.messages(params):
         clocks.append(time.process_time())
     return np.diff(clocks)
 
 
-def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
+def operations_of_worker(worker: BlockWorker, params: PyTree) -> np.ndarray:
     """Count operations of tasks, `[tasks]`, in the warmed-up worker's programs."""
     # The programs are the worker's own affair; what they cost is not to be found in any
     # copy of them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
     plan = worker.plan
-    params = jax.tree.leaves(worker.duty.params)
+    leaves = jax.tree.leaves(params)
+    shapes = tuple(np.shape(leaf) for leaf in leaves)
+    dtypes = tuple(leaf.dtype for leaf in leaves)
     progress: dict[int, int] = {}  # how far the passes of the subsets are
     counted = functools.cache(
         lambda program: _count(program.run, *(v.aval for v in program.takes))
     )
     counts = []
-    for block, held in plan.tasks(worker.index):
-        leaves = [params[piece.leaf] for piece in plan.blocks[block].pieces]
+    for block, held in worker.tasks:
+        places = places_of(plan, block, shapes, dtypes)
+        gradients = [[np.zeros(p.shape, p.dtype) for p in places]] * len(held)
         weights = np.ones(len(held))
-        gradients = [leaves] * len(held)
+        wide = plan.codes[block].wide
         counts.append(
-            _count(worker._encode, block, worker._rows[block], weights, gradients)
+            _count(encoded, places, wide, worker._rows[block], weights, gradients)
         )
         for subset in held:
             counts[-1] += sum(

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import spread
+from bcgc_jax.steps.queue import Queue
 
 FILE = Path(__file__).with_name("figures") / "drawing.svg"
 PACE = (1.2, 1.0, 3.0, 1.1)
@@ -56,21 +56,20 @@ def step() -> list[Done]:
     """Free workers take one chunk after the other; of several the first by number."""
     sizes = chunk_sizes(CHUNKS)
     workers = range(len(PACE))
-    ledger = Ledger(
-        0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks"
-    )
+    storage = spread(len(PACE), STORED, len(sizes))
+    queue = Queue(storage, [sizes for _ in workers])
     free = dict.fromkeys(workers, 0.0)
     done = []
     while free:
         worker = min(free, key=lambda w: (free[w], w))
-        handed_out = ledger.next(ledger.member(worker), PACE)
         begin = free.pop(worker)
-        if handed_out is None:
+        best = queue.best(worker, PACE)
+        if best is None:
             continue
-        ticket, (subset, chunk) = handed_out
+        queue.take(best)
+        subset, chunk = best
         free[worker] = begin + PACE[worker] * sizes[chunk] / UNITS
         done.append(Done(worker, subset, begin, free[worker]))
-        ledger.done(ledger.member(worker), ticket)
     return done
 
 

@@ -43,8 +43,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Files that share programs go to one process, in this order, and the rest behind them,
 # a file at a time.
 _GROUPS = {
-    # a process that waits, beside two that compute
-    "tests/cluster/": "cluster",
     "tests/test_registry.py": "examples",
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",
@@ -63,8 +61,6 @@ _GROUPS = {
 gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (
-    "bcgc_jax/cluster/master.py::",  # processes
-    "bcgc_jax/cluster/training.py::bcgc_jax.cluster.training.train_on",
     "bcgc_jax/solvers/completion_bound.py::",  # programs of their own shapes
     "bcgc_jax/measured/fits.py::bcgc_jax.measured.fits.fit_distributions",
 )

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import (
-    cluster,
     crossing,
     installed,
     peers,
@@ -64,10 +63,6 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     for row, name in zip(missing, ("qqconf", "mutoss"), strict=True):
         assert row["accuracy"].endswith(f"; {name} is not installed")
         assert "peer" not in row
-
-
-def test_a_step_of_work_sharing_hands_out_each_chunk():
-    assert cluster.shared_step(6) >= 6 * 10
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])
@@ -187,7 +182,6 @@ def test_a_file_is_read_as_its_example_says():
 ROOT = Path(__file__).parents[1]
 # Arguments and fields that users know.
 _PUBLIC = {
-    ("most", "bcgc_jax/cluster/checkpoints.py"),
     ("own", "bcgc_jax/handout/client.py"),
     ("own", "bcgc_jax/handout/group.py"),
 }

@@ -5,7 +5,6 @@ import importlib
 import json
 import sys
 from fractions import Fraction
-from typing import Any
 from unittest.mock import create_autospec
 
 import jax
@@ -19,7 +18,6 @@ from bcgc_jax.schemes.names import BASELINES, PROPOSED
 from bcgc_jax.steps.placement import Placement
 from experiments import (
     adaptive,
-    cluster,
     compiled,
     conditioning,
     digits,
@@ -29,7 +27,6 @@ from experiments import (
     own_loop,
     paper,
     promised,
-    real_models,
     record,
     report,
     sweep,
@@ -46,9 +43,6 @@ COMMANDS = (
         "adaptive",
         "advice",
         "backprop",
-        "busy",
-        "chunk_costs",
-        "cluster",
         "compiled",
         "conditioning",
         "journal",
@@ -60,7 +54,6 @@ COMMANDS = (
         "promised",
         "record",
         "start_ups",
-        "struck",
         "sweep",
         "theorem4",
         "traces",
@@ -484,53 +477,6 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()
-
-
-def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
-    schemes = ("uncoded", "sharing:2")
-    course: list[dict[str, Any]] = [
-        {"iteration": k, "clock": k * 0.5, "loss": 1 / k, "event": ""}
-        for k in range(1, 10)
-    ]
-    course[3]["event"], course[6]["event"] = "killed", "stopped"
-    columns = ("predicted", "busy", "overhead", "measured")
-    step = {f"{name}_seconds": 0.1 * k for k, name in enumerate(columns, 1)}
-    cells = [
-        {"method": method, "faults": faults}
-        for method in schemes
-        for faults in (False, True)
-    ]
-    report.save(
-        tmp_path,
-        {
-            "real_models": [
-                {"model": "a net", "scheme": scheme} | row
-                for scheme in schemes
-                for row in course
-            ],
-            "cluster": [cell | step | {"standard_error": 0.05} for cell in cells],
-            "cluster_steps": [cell | row for cell in cells for row in course],
-        },
-    )
-    tables = {file.stem: rows_of(file) for file in tmp_path.glob("*.csv")}
-    figures = (
-        real_models.draw(tables["real_models"]),
-        cluster.draw(tables["cluster"], tables["cluster_steps"]),
-    )
-    for figure in figures:
-        assert_text_fits(figure)
-        drawn = [np.asarray(line.get_xydata()) for line in figure.axes[-1].lines]
-        lines = [line for line in drawn if len(line) > 1]
-        for line in lines:
-            np.testing.assert_allclose(
-                line, [(row["clock"], row["loss"]) for row in course]
-            )
-        assert len(lines) >= len(schemes)
-    times = figures[1].axes[0]
-    widths = [bar.get_bbox().width for bar in times.patches]  # type: ignore[attr-defined]
-    assert widths == pytest.approx([0.4, 0.4])
-    marks = [np.asarray(line.get_xdata()) for line in times.lines[-2:]]
-    np.testing.assert_allclose(marks, [[0.1, 0.1], [0.5, 0.5]])
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ FLOORS = (
     ("solvers",),
     ("coding", "handout", "sweeps"),
     ("__init__",),
-    ("cluster", "compiled", "plotting"),
+    ("compiled", "plotting"),
     ("cli",),
     ("__main__",),
 )

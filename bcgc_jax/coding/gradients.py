@@ -10,7 +10,7 @@ each subset's gradient of it is finished by somebody.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,6 @@ from bcgc_jax.coding.codes import (
     repetition_code,
 )
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
-from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.circle import soonest_of
 from bcgc_jax.plans.completion import AnyOf, Exact, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
@@ -92,7 +91,6 @@ class CodingPlan:
       turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes
         through one by one; 0 with a code, where a task is a block on all the subsets of
         its level.
-      handed_out: whether a step itself decides who computes what.
     """
 
     codes: tuple[GradientCode, ...]
@@ -101,8 +99,6 @@ class CodingPlan:
     turns: int = static_field(default=0)
     groups: Groups = static_field(default=())
     chunks: int | None = static_field(default=None)
-
-    handed_out: ClassVar[bool] = False
 
     @property
     def num_workers(self) -> int:
@@ -119,11 +115,6 @@ class CodingPlan:
             return OneOfEach(self.groups)
         return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
-    @property
-    def num_tasks(self) -> int:
-        """Of each worker."""
-        return self.turns or len(self.codes)
-
     def tasks(self, worker: int) -> tuple[Task, ...]:
         """The tasks of `worker` in their order; all workers have as many."""
         if self.coded:
@@ -139,24 +130,6 @@ class CodingPlan:
         if self.coded:
             return finish
         return soonest_of(finish)[..., None, :]
-
-    def completed(self, pace: Pace) -> np.ndarray:
-        """When the master can have each block, `[B]`, if workers work so."""
-        return self.rule.blocks(self.ready(pace.ends()), np.arange(len(self.blocks)))
-
-    def subset_of(self, task: Task) -> int | None:
-        """The one subset of a schedule's task; None of a code's."""
-        if self.coded:
-            return None
-        return task.subsets[0]
-
-    def numbers(self) -> dict[tuple[int, int, int | None], int]:
-        """The number of each task by worker, block and `subset_of`."""
-        numbers = {}
-        for w in range(self.num_workers):
-            for k, task in enumerate(self.tasks(w)):
-                numbers[w, task.block, self.subset_of(task)] = k
-        return numbers
 
     @property
     def scaling(self) -> float:

@@ -105,15 +105,15 @@ def stages(
     computation.
 
     Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of
-    each, as numbers. A leaf that is cut across several blocks belongs to the first, and
-    is kept for the others.
+    each, as numbers. The number after those of the leaves is the loss itself. A leaf
+    that is cut across several blocks belongs to the first, and is kept for the others.
 
     Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as
     printing, and what they need, count to all blocks: they happen once.
     """
     check_params(params)
     with traceable():
-        closed = jax.make_jaxpr(jax.grad(loss))(params, batch, *key)
+        closed = jax.make_jaxpr(_grad_and_value(loss))(params, batch, *key)
     constants = dict[core.Var, Any]()
     equations = list[Any]()
     inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
@@ -145,6 +145,12 @@ def stages(
         inputs=inputs,
         constants={v: jnp.asarray(value) for v, value in constants.items()},
     )
+
+
+def _grad_and_value(loss: Loss) -> Any:
+    """The gradient of a loss, and behind its leaves the loss."""
+    value_and_grad = jax.value_and_grad(loss)
+    return lambda *arguments: value_and_grad(*arguments)[::-1]
 
 
 def _placed(

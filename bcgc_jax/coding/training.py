@@ -27,7 +27,6 @@ from bcgc_jax._pytree import (
     static_field,
 )
 from bcgc_jax.coding.checks import check_loss, check_params
-from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -48,7 +47,7 @@ from bcgc_jax.distributions import (
 )
 from bcgc_jax.plans.completion import Exact
 from bcgc_jax.plans.loads import load_of_plan, passes_of
-from bcgc_jax.plans.passes import Passes, parts_of, unless_starting
+from bcgc_jax.plans.passes import Passes, parts_of
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import Load
@@ -76,11 +75,6 @@ class TrainingScheme:
     method: str = static_field(default="")
     passes: Passes | None = None
 
-    @property
-    def work(self) -> CodingPlan | SharedPlan:
-        """What worker processes do."""
-        return self.plan
-
     def pace(self, starts: ArrayLike, times: Array | np.ndarray) -> Pace:
         """The pace of one iteration, from start-ups and cycle times `[N]`."""
         xp = np if isinstance(times, np.ndarray) else jnp
@@ -93,16 +87,11 @@ class TrainingScheme:
             overlap=self.overlap,
         )
 
-    def messages(
-        self, starts: Array, times: Array
-    ) -> tuple[Array, Array, Array | None]:
-        """Whose message of each block there is, bool `[B, N]`, and the runtime or inf.
-
-        And how long workers are busy after that, where `passes` do not say it.
-        """
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
+        """Whose message of a block there is, bool `[B, N]`, and the runtime or inf."""
         ready = self.plan.ready(self.pace(starts, times).ends())
         arrived, completed = collect(ready, self.plan.rule)
-        return arrived, jnp.max(completed), None
+        return arrived, jnp.max(completed)
 
 
 @pytree_dataclass
@@ -116,18 +105,12 @@ class SharedScheme(TrainingScheme):
 
     rule: WorkSharing | None = None
 
-    @property
-    def work(self) -> CodingPlan | SharedPlan:
-        assert self.rule is not None
-        return SharedPlan(self.rule, self.plan.mean)
-
-    def messages(
-        self, starts: Array, times: Array
-    ) -> tuple[Array, Array, Array | None]:
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
         assert self.rule is not None
         begin = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
-        runtime, busy = self.rule.step(Load(self.load, self.sent), False, begin, times)
-        return jnp.full((1, times.size), jnp.isfinite(runtime)), runtime, busy
+        load = Load(self.load, self.sent)
+        runtime = self.rule.runtimes(load, False, begin, times)
+        return jnp.full((1, times.size), jnp.isfinite(runtime)), runtime
 
 
 @pytree_dataclass
@@ -456,10 +439,8 @@ def _train(
                 jax.random.split(batch_key, plan.num_workers), subsets
             )
         fresh = scheme.messages(starts, times)[1]
-        arrived, runtime, busy = scheme.messages(late + starts, times)
-        if busy is not None:
-            late = unless_starting(busy, late, starts, runtime)
-        elif scheme.passes is not None:
+        arrived, runtime = scheme.messages(late + starts, times)
+        if scheme.passes is not None:
             late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
         value, gradient, decodable = coded(params, batch, arrived, key, index)
         good = jnp.all(decodable) & jnp.isfinite(runtime)

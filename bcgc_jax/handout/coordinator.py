@@ -1,11 +1,5 @@
-"""A coordinator: workers ask it over any transport what is next, and the steps that it
-serves tell.
+"""A coordinator: workers ask it over any transport what their loops do next."""
 
-It serves training loops of others (`serve`), or one step after another of a cluster's
-processes.
-"""
-
-import math
 import os
 import time
 import warnings
@@ -13,7 +7,6 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.client import key_of
 from bcgc_jax.handout.gathering import Gathering
 from bcgc_jax.handout.judge import Judge
@@ -23,6 +16,7 @@ from bcgc_jax.handout.messages import (
     AfterJoin,
     Answer,
     Join,
+    Tell,
     question_of,
 )
 from bcgc_jax.handout.server import Reply
@@ -53,9 +47,9 @@ class Steps(Protocol):
 
 
 class Coordinator:
-    """Answers workers until its `with` or `close` ends it; later questions fail.
+    """Answers workers until its `with` or `close` ends it. `serve` makes one.
 
-    `serve` makes one for training loops. Who asks later gets a ConnectionError.
+    Who asks later gets a ConnectionError.
 
     Attributes:
       address: host and port, for `join`.
@@ -65,23 +59,15 @@ class Coordinator:
     def __init__(
         self,
         transport: Transport,
-        steps: Steps | None = None,
+        steps: Steps,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.transport = transport
+        self._steps = steps
         self._clock = clock
         self._joined: dict[Reply, Join] = {}  # who has, by which line
-        # in one, for another thread may set it
-        self._served: tuple[Steps, float] | None = None
-        if steps is not None:
-            self.serve(steps, 0.0)
         self._listening = transport.listen(self)
         self.address = self._listening.address
-        self.touch = self._listening.touch
-
-    def serve(self, steps: Steps, began: float) -> None:
-        """Answer by these from now on; their times are counted from `began`."""
-        self._served = steps, began
 
     def close(self) -> None:
         self._listening.close()
@@ -101,32 +87,21 @@ class Coordinator:
             if who is not None:
                 raise ValueError("it has joined before")
             self._joined[reply] = question
+            reply(self._steps.joined(question, reply, self._clock()))
         elif who is None:
             reply(NOT_JOINED)
-            return
-        if self._served is None:
-            reply(Answer(over=True))
-            return
-        steps, began = self._served
-        now = self._clock() - began
-        if isinstance(question, Join):
-            reply(steps.joined(question, reply, now))
-        elif who is not None:
-            steps.asked(who, question, reply, now)
+        else:
+            self._steps.asked(who, question, reply, self._clock())
 
     def left(self, reply: Reply) -> None:
         """A line has ended."""
         who = self._joined.pop(reply, None)
-        if who is not None and self._served is not None:
-            steps, began = self._served
-            steps.left(who, reply, self._clock() - began)
+        if who is not None:
+            self._steps.left(who, reply, self._clock())
 
     def look(self) -> float:
-        if self._served is None:
-            return math.inf
-        steps, began = self._served
-        now = self._clock() - began
-        return steps.time_goes_on(now) - now
+        now = self._clock()
+        return self._steps.time_goes_on(now) - now
 
 
 def serve(

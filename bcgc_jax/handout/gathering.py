@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 
-from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
@@ -12,6 +11,7 @@ from bcgc_jax.handout.messages import (
     AfterJoin,
     Answer,
     Join,
+    Tell,
     wrong_rank,
 )
 from bcgc_jax.handout.workers import Workers

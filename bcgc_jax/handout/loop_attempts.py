@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from bcgc_jax.handout.attempt import Attempt, Tell
 from bcgc_jax.handout.judge import DoneStep
-from bcgc_jax.handout.messages import Answer, Done, OwnDone, loads_of_whole
-from bcgc_jax.steps.chunk_lengths import LoadLine
-from bcgc_jax.steps.ledger import Roster
+from bcgc_jax.handout.messages import Answer, Done, OwnDone, Tell, loads_of_whole
+from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, UNITS, LoadLine
+from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import Placement
 
 # Columns of the record; `share` is that of a whole chunk.
@@ -18,16 +17,18 @@ COLUMNS = ("step", "worker", "subset", "chunk", "share", "load", "seconds", "ask
 _QUICKEST = 1e-6
 
 
-class SharedAttempt(Attempt):
+class SharedAttempt:
     """Ends when all chunks are done and all workers rest, or fails.
 
     Attributes:
-      step: its number, as loops count.
-      present: the workers that take part.
-      began: when.
-      heard: the workers that have begun, and their connections.
-      rows: of the record.
-      is_over: whether it has ended, or failed.
+      number: Its own, never used twice.
+      step: Its number, as loops count.
+      present: The workers that take part.
+      began: When it began.
+      heard: The workers that have begun, and their connections.
+      resting: Workers without a chunk, and how to tell them what is next.
+      rows: Its rows of the record.
+      is_over: Whether it has ended, or failed.
     """
 
     def __init__(
@@ -38,18 +39,22 @@ class SharedAttempt(Attempt):
         now: float,
         present: frozenset[int],
     ) -> None:
-        roster = Roster((0,) * place.num_workers, present, frozenset())
-        super().__init__(
-            number, place.storage, place.sizes, "chunks", roster, line=place.load_line
-        )
         self.number = number
         self.step = step
         self.present = present
-        self._workers = place.num_workers
         self.began = now
         self.heard: dict[int, Tell] = {}
+        self.resting: dict[int, Tell] = {}
         self.rows: list[tuple[Any, ...]] = []
         self.is_over = False
+        sizes = [place.sizes] * place.num_workers
+        self._ledger = Ledger(place.storage, sizes, TICKS_OF_UNIT, present)
+        self._shares = [size / UNITS for size in place.sizes]
+        # Predicts what a chunk takes from its load. By default, the mean chunk of the
+        # first worker is a usual one.
+        self._line = place.load_line
+        self._loads: dict[int, list[float]] = {}  # of each subset
+        self._workers = place.num_workers
         self._starts: dict[int, float] = {}
         self._ended = now
 
@@ -60,7 +65,11 @@ class SharedAttempt(Attempt):
         self._starts[rank] = now
         self.heard[rank] = self.resting[rank] = tell
         if loads is not None:
-            self.reweigh(rank, loads)
+            self._loads[rank] = loads
+            if self._line is None:
+                self._line = LoadLine.proportional(loads, self._shares)
+            ticks = self._line.ticks(loads, self._shares)
+            self._ledger.queue.reweigh(rank, ticks.tolist())
 
     def is_at(self, rank: int, question: Done) -> bool:
         """Whether the worker has begun it, the ticket fits, and it is not over."""
@@ -72,13 +81,13 @@ class SharedAttempt(Attempt):
 
     def note(self, rank: int, question: Done, tell: Tell, now: float) -> None:
         """A chunk is done; ValueError where the worker has no such ticket."""
-        finished = self.done(rank, question.ticket, now)
-        if finished is None:
+        handout = self._ledger.done(rank, question.ticket[1], now)
+        if handout is None:
             raise ValueError("this ticket was not issued to this worker")
-        subset, number = finished.chunk
+        subset, number = handout.chunk
         share = self._shares[number]
-        load = self.loads[subset][number] if subset in self.loads else ""
-        asking = round(max(_QUICKEST, now - finished.since - question.seconds), 6)
+        load = self._loads[subset][number] if subset in self._loads else ""
+        asking = round(max(_QUICKEST, now - handout.since - question.seconds), 6)
         self.rows.append(
             (self.step, rank, subset, number, share, load, question.seconds, asking)
         )
@@ -87,21 +96,22 @@ class SharedAttempt(Attempt):
 
     def serve(self, now: float) -> bool:
         """Hand out chunks; whether all are done, and all workers rest."""
-        for rank, ticket, chunk in self.hand_out(self.resting, now):
-            self.resting.pop(rank)(Answer(ticket, chunk))
-        return self.ledger.complete and len(self.resting) == len(self.present)
+        for handout in self._ledger.hand_out(self.resting, now):
+            tell = self.resting.pop(handout.worker)
+            tell(Answer((self.number, handout.ticket), handout.chunk))
+        return self._ledger.complete and len(self.resting) == len(self.present)
 
     def end(self, answer: Answer) -> None:
         self.is_over = True
-        self.tell_all(answer)
+        _tell_all(self.resting, answer)
 
     def as_done(self) -> DoneStep:
         """The complete step of all workers, for a judge."""
         rows = sorted(self.rows, key=lambda row: row[2:4])
         starts = np.array([self._starts[rank] for rank in range(self._workers)])
         ticks = None
-        if len(self.loads) == self._workers:
-            ticks = np.array([self.ledger.queue.weight(row[2:4]) for row in rows])
+        if len(self._loads) == self._workers:
+            ticks = np.array([self._ledger.queue.weight(row[2:4]) for row in rows])
         return DoneStep(
             is_shared=True,
             who=np.array([row[1] for row in rows]),
@@ -153,9 +163,7 @@ class OwnAttempt:
 
     def end(self, answer: Answer) -> None:
         self.is_over = True
-        for tell in self.resting.values():
-            tell(answer)
-        self.resting.clear()
+        _tell_all(self.resting, answer)
 
     def as_done(self) -> DoneStep:
         """The complete step, for a judge."""
@@ -186,3 +194,10 @@ class OwnAttempt:
         shares = self._place.shares
         line = self._place.load_line or LoadLine.proportional(loads, shares)
         return line.ticks(loads, shares).ravel()
+
+
+def _tell_all(resting: dict[int, Tell], answer: Answer) -> None:
+    """Tell those who rest what is next, so that they rest no more."""
+    workers = [*resting]
+    for worker in workers:
+        resting.pop(worker)(answer)

@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bcgc_jax.handout import copies
-from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loop_attempts import COLUMNS, OwnAttempt, SharedAttempt
 from bcgc_jax.handout.messages import (
@@ -32,6 +31,7 @@ from bcgc_jax.handout.messages import (
     OwnDone,
     Seat,
     TakeSeat,
+    Tell,
     wrong_loads,
     wrong_rank,
 )

@@ -1,16 +1,17 @@
 """What a worker and a coordinator tell each other: data, never code.
 
 A worker joins once on each line. Then it begins a step, and says of each chunk that it
-is done: both ask what is next. Tickets and sums have numbers, all different within an
-attempt at a step. So no two questions of a worker in a step are the same: one that is
+is done: both ask what is next. Tickets have numbers, all different within an attempt at
+a step. So no two questions of a worker in a step are the same: one that is
 repeated has the same answer. In a step that is not shared it asks nothing, and says
 once that its own chunks are done. A worker that leaves a step says so, and hears
 nothing.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# The attempt at a step, and a number there, of a chunk or of a sum.
+# The attempt at a step, and the number of a hand-out there.
 Ticket = tuple[int, int]
 Chunk = tuple[int, int]  # its subset, and its number there
 
@@ -23,7 +24,7 @@ _LARGEST_LOAD = 1e100
 
 
 class Join(NamedTuple):
-    """This is the line of worker `rank`, of its `life`-th process, on a host.
+    """This is the line of worker `rank`, on a host.
 
     Workers with the same `process` may be devices of one compiled program, which can
     begin a step again only when it has ended on all of them: if the step fails for one
@@ -31,7 +32,6 @@ class Join(NamedTuple):
     """
 
     rank: int
-    life: int = 0
     host: str = ""
     process: str = ""
 
@@ -53,7 +53,7 @@ class Begin(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A chunk is done, which took so many seconds, or a sum was sent: what is next?"""
+    """A chunk is done, which took so many seconds: what is next?"""
 
     ticket: Ticket
     seconds: float = 0.0
@@ -129,15 +129,11 @@ class Seat(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is next: a chunk, a sum to send, or the end; and what becomes of the last
-    gradient.
+    """What is next: a chunk, or the end.
 
     Attributes:
       ticket, chunk: what to compute.
       over: whether the step is over.
-      keep: the sum that the last gradient is added to; None: it is dropped.
-      standing: the worker's sums that are still needed; others are forgotten.
-      send: the sum to send.
       seat: of a worker that has joined a training loop, if it is known.
       shares: whether the next step is shared, where it is over or a worker has joined.
       failed: why no sum of this step counts; it can be begun again.
@@ -148,15 +144,15 @@ class Answer(NamedTuple):
     ticket: Ticket | None = None
     chunk: Chunk | None = None
     over: bool = False
-    keep: int | None = None
-    standing: tuple[int, ...] = ()
-    send: int | None = None
     seat: Seat | None = None
     failed: str = ""
     refused: str = ""
     shares: bool = True
     lost: tuple[int, ...] = ()
 
+
+# How to tell a worker what is next.
+Tell = Callable[[Answer], None]
 
 NOT_JOINED = Answer(
     refused="it has not joined, or another process has taken its place. Call "
@@ -190,8 +186,8 @@ def question_of(data: Any) -> Question:
                 return OwnDone(step, float(since), list(map(float, seconds)), loads)
         case ["leave", step] if _whole(step):
             return Leave(step)
-        case ["join", rank, life, str(host), str(process)] if _whole(rank, life):
-            return Join(rank, life, host, process)
+        case ["join", rank, str(host), str(process)] if _whole(rank):
+            return Join(rank, host, process)
         case ["copies", step, [*checksums]] if _whole(step):
             if all(len(row) == 3 and _whole(*row) for row in map(_listed, checksums)):
                 return Copies(step, checksums)
@@ -214,7 +210,7 @@ def _is_time(seconds: Any) -> bool:
 
 def answer_of(data: Any) -> Answer:
     """The answer, with tuples for lists; JSON makes its data of an `Answer`."""
-    ticket, chunk, over, keep, standing, send, seat, *words, shares, lost = data
+    ticket, chunk, over, seat, *words, shares, lost = data
     failed, refused = words
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
@@ -223,8 +219,7 @@ def answer_of(data: Any) -> Answer:
         seat = Seat(
             workers, chunks, tuple(edges), tuple(map(tuple, stored)), most_subsets
         )
-    sums = keep, tuple(standing), send
-    return Answer(ticket, chunk, over, *sums, seat, failed, refused, shares, (*lost,))
+    return Answer(ticket, chunk, over, seat, failed, refused, shares, (*lost,))
 
 
 def loads_of_whole(loads: list[float], num_chunks: int) -> list[float]:

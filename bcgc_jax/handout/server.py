@@ -1,6 +1,5 @@
 """The end that is called: a thread listens, and passes on what workers ask."""
 
-import collections
 import contextlib
 import secrets
 import selectors
@@ -71,7 +70,6 @@ class Server:
         self.ungreeted: dict[_Called, float] = {}
         self.selector = selectors.DefaultSelector()
         self._due = 0.0
-        self._first: collections.deque[Callable[[], None]] = collections.deque()
         self._is_closed = False
         self._listening = _listening(host, port)
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
@@ -84,18 +82,12 @@ class Server:
         )
         self._thread.start()
 
-    def touch(self, first: Callable[[], None] | None = None) -> None:
-        """From any thread: have the server's thread do something, then look."""
-        if first is not None:
-            self._first.append(first)
-        # closed by another thread: nobody waits for an answer
-        with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
-
     def close(self) -> None:
         """Nobody is listened to from now on."""
         self._is_closed = True
-        self.touch()
+        # It may have ended already, and the end of its line with it.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
         self._thread.join()
 
     def _run(self) -> None:
@@ -104,8 +96,6 @@ class Server:
             while not self._is_closed:
                 for key, _ in self.selector.select(self._wait()):
                     key.data()
-                while self._first:
-                    self._first.popleft()()
                 self._due = time.monotonic() + self.answers.look()
         finally:
             for line in self.lines:

@@ -10,7 +10,6 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from bcgc_jax.handout.line import TcpLine
@@ -38,9 +37,6 @@ class Listening(Protocol):
     """
 
     address: tuple[str, int]
-
-    def touch(self, first: Callable[[], None] | None = None) -> None:
-        """From any thread: call `first` between two questions, then look."""
 
     def close(self) -> None:
         """Nobody is listened to from now on; whoever waits has a ConnectionError."""
@@ -120,13 +116,6 @@ class _Within:
         threading.Thread(
             target=self._watch, name="hands out chunks", daemon=True
         ).start()
-
-    def touch(self, first: Callable[[], None] | None = None) -> None:
-        with self._turn:
-            if not self.is_closed:
-                if first is not None:
-                    first()
-                self._look()
 
     def close(self) -> None:
         with self._turn:

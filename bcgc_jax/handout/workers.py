@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bcgc_jax.handout.attempt import Tell
-from bcgc_jax.handout.messages import Join
+from bcgc_jax.handout.messages import Join, Tell
 
 # Seconds after which a step fails if a worker was there and has gone: another process
 # may take its place meanwhile.

@@ -75,7 +75,6 @@ class Completion(Rule, ABC):
         are enough.
       handed_out: whether a step itself decides who does which chunk, so that no task is
         planned.
-      carries: whether `step` itself says for how long workers are busy after it.
     """
 
     num_workers: Any
@@ -83,7 +82,6 @@ class Completion(Rule, ABC):
     by_level: bool = False
     interchangeable: ClassVar[bool] = False
     handed_out: ClassVar[bool] = False
-    carries: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
@@ -97,12 +95,6 @@ class Completion(Rule, ABC):
         Those are of all workers. In the unit of `times` and `load`. `overlap`: whether
         sending overlaps computing.
         """
-
-    def step(
-        self, load: Load, overlap: bool, starts: Array, times: Array
-    ) -> tuple[Array, Array | None]:
-        """`runtimes`, and how long workers are busy, `[..., N]`; None: see `passes`."""
-        return self.runtimes(load, overlap, starts, times), None
 
     @abstractmethod
     def ended(
@@ -124,8 +116,7 @@ class Completion(Rule, ABC):
     ) -> Passes | None:
         """What a worker ends once it has begun it, for what `load` is given.
 
-        None where everyone is free when a step ends, or the rule itself says who is
-        busy for how long.
+        None where everyone is free when a step ends.
         """
         return None
 

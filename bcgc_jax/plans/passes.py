@@ -130,13 +130,6 @@ class Passes:
         return xp.where(xp.isfinite(free), xp.maximum(free - end[..., None], 0), 0)
 
 
-def unless_starting(busy: Any, late: Any, starts: Any, end: Any) -> Any:
-    """How long workers are `busy` after `end`, `[..., N]`; start-ups begin anew."""
-    return jnp.where(
-        late + starts > end[..., None], jnp.maximum(late - end[..., None], 0), busy
-    )
-
-
 def in_a_row(
     last: Callable[[np.ndarray, np.ndarray], np.ndarray],
     passes: Passes,

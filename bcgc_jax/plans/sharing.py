@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.plans.completion import Completion, in_order
-from bcgc_jax.plans.mean_slope import Steps, with_mean_slope
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import (
@@ -22,7 +22,6 @@ from bcgc_jax.plans.shared_step import (
     padded_tables,
     shared_runtime,
 )
-from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
@@ -38,7 +37,7 @@ _IN_PROGRAM = 2**9
 @pytree_dataclass
 class WorkSharing(Completion):
     """A chunk is there with the worker that it was handed to; the step ends with the
-    last chunk.
+    last chunk, and then everyone is free.
 
     Its plan has one block, all coordinates: each chunk is a whole forward and backward
     pass.
@@ -48,9 +47,6 @@ class WorkSharing(Completion):
       chunks: C of a subset, each as large as the others, or with `equal_chunks` False
         the last one cut again.
       whole_subsets: whether workers store whole subsets, not chunks of many.
-      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums",
-        with the last chunk: slow ones are copied, and who is busy then joins the next
-        step late.
       round_trip: before each chunk, in the unit of `Worker`.
       load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk
         of this load takes a + b load seconds; for `handout.serve`, which hands out by
@@ -63,7 +59,6 @@ class WorkSharing(Completion):
     chunks: int = static_field()
     equal_chunks: bool = static_field(default=False)
     whole_subsets: bool = static_field(default=False)
-    ends: str = static_field(default="chunks")
     round_trip: ArrayLike = 0.0
     load_line: tuple[float, float] | None = static_field(default=None)
     usual_cost: float | None = static_field(default=None)
@@ -71,10 +66,6 @@ class WorkSharing(Completion):
 
     handed_out = True
     bound_of = "storage"
-
-    @property
-    def carries(self) -> bool:  # type: ignore[override]
-        return self.ends == "sums"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -97,28 +88,19 @@ class WorkSharing(Completion):
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker that exists sends its sum after its last chunk."""
-        return self.step(load, overlap, starts, times)[0]
+        """Every worker that exists sends its sum after its last chunk.
 
-    def step(
-        self, load: Load, overlap: bool, starts: Array, times: Array
-    ) -> tuple[Array, Array | None]:
-        """With copies a worker may be busy after the last chunk; else all are free."""
+        Draws jump where chunks change hands, so their slopes are not that of the mean:
+        derivatives are NaN.
+        """
         workers = self.num_workers
         unit = load.work[-1] / (UNITS * self.chunks)
         seconds = times[..., :workers] * unit
         round_trip = jnp.asarray(self.round_trip, seconds.dtype)
-        end, until = with_mean_slope(
-            self._engine(),
-            starts[..., :workers].astype(seconds.dtype),
-            seconds,
-            round_trip,
-        )
+        arguments = starts[..., :workers].astype(seconds.dtype), seconds, round_trip
+        end = without_derivative(self._ends(*arguments), arguments)
         sent = 0 if load.sent is None else load.sent[-1]
-        if until is None:
-            return end + sent, None
-        busy = jnp.maximum(until - end[..., None] - sent, 0)
-        return end + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
+        return end + sent
 
     def ended(
         self,
@@ -136,7 +118,7 @@ class WorkSharing(Completion):
         """Return when all have ended, `[K]`, in draws of the seconds for a subset,
         `[K, N]`.
 
-        By NumPy, of plans without copies. Workers begin at their `starts`, `[K, N]`, or
+        By NumPy. Workers begin at their `starts`, `[K, N]`, or
         at once.
         """
         sizes = np.tile(self.sizes, self.num_workers)
@@ -185,35 +167,19 @@ class WorkSharing(Completion):
         ]
         return np.concatenate(ends)[: len(times)]
 
-    def _engine(self) -> Steps:
-        """From start-ups, seconds a unit of size, a round trip: ends and busy times."""
-        step: Callable[[Array, Array, Array], Any]
-        if self.ends == "sums":
-            step = functools.partial(
-                step_with_copies, chunk_tables(self.stored, self.sizes)
-            )
-        elif self.max_subsets == self.num_workers:
+    def _ends(self, starts: Array, seconds: Array, round_trip: Array) -> Array:
+        """When steps end, from start-ups and seconds for a unit of size, `[..., N]`."""
+        step: Callable[[Array, Array, Array], Array]
+        if self.max_subsets == self.num_workers:
             step = functools.partial(all_data_runtime, self.sizes)
         else:
             step = functools.partial(
                 shared_runtime, chunk_tables(self.stored, self.sizes)
             )
-
-        def steps(
-            starts: Array, seconds: Array, round_trip: Array
-        ) -> tuple[Array, Array | None]:
-            batched_step = step
-            of_draw = None
-            if round_trip.ndim:
-                of_draw = 0
-            for _ in range(seconds.ndim - 1):
-                batched_step = jax.vmap(batched_step, (0, 0, of_draw))
-            end = batched_step(starts, seconds, round_trip)
-            if isinstance(end, StepEnd):
-                return (end.time, end.busy)
-            return (end, None)
-
-        return steps
+        of_draw = 0 if round_trip.ndim else None
+        for _ in range(seconds.ndim - 1):
+            step = jax.vmap(step, (0, 0, of_draw))
+        return step(starts, seconds, round_trip)
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return self.stored

@@ -29,7 +29,6 @@ from bcgc_jax.plans.passes import (
     chunks_that_pay,
     in_a_row,
     parts_of,
-    unless_starting,
 )
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import draw_runtimes
@@ -92,8 +91,8 @@ def simulate_runtime(
     ... )  # nobody has more to do when the last one ends
     True
 
-    Of these `mean` alone has derivatives: of work sharing estimates
-    (`plans.mean_slope`).
+    Of these `mean` alone has derivatives, and they are NaN for work sharing, whose
+    draws jump.
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
@@ -183,14 +182,11 @@ def _chains(
 
     def step(late: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
         starts, times = (a[0] for a in draw_in_places(key, problem, places, 1))
-        fresh, busy = rule.step(load, overlap, starts, times)
-        if passes is None and busy is None:
+        fresh = rule.runtimes(load, overlap, starts, times)
+        if passes is None:
             return late, (fresh, fresh)
-        end, busy = rule.step(load, overlap, late + starts, times)
-        if busy is None:
-            assert passes is not None
-            return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
-        return unless_starting(busy, late, starts, end), (fresh, end)
+        end = rule.runtimes(load, overlap, late + starts, times)
+        return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
 
     steps = _FORGOTTEN + math.ceil(num_draws / chains)
     late = jnp.zeros(places.shape, scale.dtype)
@@ -211,11 +207,6 @@ def added_in_a_row(
     plan = partition
     if not isinstance(plan, Plan):
         plan = _used_levels(np.asarray(plan)[:workers])
-    if plan.completion is not None and plan.completion.carries:
-        estimate = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
-        assert estimate.chained is not None
-        assert estimate.chained_error is not None
-        return float(estimate.chained - estimate.mean), float(estimate.chained_error)
     steps = 3 * _FORGOTTEN
     chains = min(_ROW // (steps * workers * np.size(plan.block)), _ROW_CHAINS)
     if chains < 4:

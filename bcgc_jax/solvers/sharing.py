@@ -72,9 +72,6 @@ class Sharing(Method):
         subset is cut again, in 1/2, 1/4, 1/4: small chunks level out the end of a step.
       whole_subsets: for data loaders that can serve nothing less: workers store whole
         subsets, not chunks of many.
-      ends: "chunks": everyone ends its chunk, and none is done twice, as with an
-        all-reduce; "sums": a step ends with its last chunk, as where a master adds, and
-        slow chunks are copied.
       round_trip: the time of a question and its answer, before each chunk, in the unit
         of runtimes.
       seed: of the draws, where `solve` is given no key.
@@ -100,7 +97,6 @@ class Sharing(Method):
     chunks: int | None = static_field(default=CHUNKS)
     equal_chunks: bool = static_field(default=False)
     whole_subsets: bool = static_field(default=False)
-    ends: str = static_field(default="chunks")
     round_trip: ArrayLike = 0.0
     seed: int = static_field(default=0)
 
@@ -114,8 +110,6 @@ class Sharing(Method):
         for name in ("max_subsets", "chunks"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
-        if self.ends not in ("chunks", "sums"):
-            raise ValueError(f'ends must be "chunks" or "sums", got {self.ends!r}')
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -129,10 +123,7 @@ class Sharing(Method):
         whole = ""
         if self.whole_subsets:
             whole = ", whole subsets"
-        copies = ""
-        if self.ends == "sums":
-            copies = ", copies"
-        return f"{self.word}:{stored}{chunks}{equal}{whole}{copies}"
+        return f"{self.word}:{stored}{chunks}{equal}{whole}"
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
@@ -221,7 +212,6 @@ def _rule(problem: Problem, method: Sharing) -> WorkSharing:
         chunks=method.chunks,
         equal_chunks=method.equal_chunks,
         whole_subsets=method.whole_subsets,
-        ends=method.ends,
         round_trip=jnp.asarray(method.round_trip, problem.dtype) / problem.scale,
     )
 
@@ -267,7 +257,7 @@ def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> An
     """
     if not at_hand((problem, rule, drawn)):
         return _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
-    if problem.send_time is not None or rule.carries:
+    if problem.send_time is not None:
         return np.asarray(
             _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
         )

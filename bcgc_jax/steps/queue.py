@@ -21,7 +21,7 @@ class Queue:
 
     A free worker takes, of the open chunks c that it stores, the one with the greatest
 
-        weight(c) min_b left(b) seconds(b),    b: the other holders of c that answer,
+        weight(c) min_b left(b) seconds(b),    b: the other holders of c that take part,
 
     where left(b) is the weight of all open chunks that b stores, in ticks. So left(b)
     seconds(b) is when b would have done all of these. Of equal products the greatest
@@ -38,7 +38,7 @@ class Queue:
     Attributes:
       holders: of each chunk the workers that store it.
       stored: of each worker the chunks that it stores, its own first.
-      open: the chunks that nobody has begun; changed by `take` and `put_back` alone.
+      open: the chunks that nobody has begun; changed by `take` alone.
 
     >>> queue = Queue(Storage((((0, 1),), ((1, 0),))), [[4], [4]])
     >>> queue.best(0, [1.0, 1.0]), queue.left(1)
@@ -87,14 +87,14 @@ class Queue:
         self,
         worker: int,
         seconds: Sequence[float] | np.ndarray,
-        silent: Set[int] = frozenset(),
+        absent: Set[int] = frozenset(),
     ) -> Chunk | None:
         """The chunk for a free worker; None if it stores no open one.
 
         Args:
           worker: who is free.
           seconds: what each worker takes for a tick, `[N]`, as expected now.
-          silent: the workers that do not answer, and so never come.
+          absent: the workers that do not take part, and so never come.
         """
         if not self._num_open[worker]:
             return None
@@ -103,8 +103,8 @@ class Queue:
         comes = self._comes
         np.multiply(self._left, seconds, out=comes[:-1])
         comes[worker] = np.inf
-        if silent:
-            comes[list(silent)] = np.inf
+        if absent:
+            comes[list(absent)] = np.inf
         # Chunks with the same holders are needed alike.
         need = np.minimum.reduce(comes[tables.groups[worker]], axis=1)
         key = need[tables.group[worker]] * weight
@@ -116,14 +116,10 @@ class Queue:
         self.open.remove(chunk)
         number = self._tables.number[chunk]
         self._open_weights[number] = _BEGUN
-        self._count(number, -1)
-
-    def put_back(self, chunk: Chunk) -> None:
-        """A chunk that was taken is open again."""
-        self.open.add(chunk)
-        number = self._tables.number[chunk]
-        self._open_weights[number] = self._weights[number]
-        self._count(number, 1)
+        who = self._tables.who[number]
+        self._left[who] -= self._weights[number]
+        for worker in who.tolist():
+            self._num_open[worker] -= 1
 
     def reweigh(self, subset: int, ticks: Sequence[int]) -> None:
         """The lengths of a subset's chunks are known: whole ticks >= 1, `[C]`.
@@ -147,13 +143,6 @@ class Queue:
         weights = np.maximum(self._open_weights, 0)[chunks]
         # Sums of whole numbers below 2^53 are exact.
         return np.bincount(workers, weights, len(self.stored)).astype(np.int64)
-
-    def _count(self, number: int, sign: int) -> None:
-        """A chunk is open (1) or not (-1): what is left to its holders follows."""
-        who = self._tables.who[number]
-        self._left[who] += sign * self._weights[number]
-        for worker in who.tolist():
-            self._num_open[worker] += sign
 
 
 class _Tables(NamedTuple):

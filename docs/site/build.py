@@ -24,7 +24,6 @@ PACKAGES = (
         "bcgc_jax.solvers",
     ),
     *("bcgc_jax.sweeps", "bcgc_jax.coding", "bcgc_jax.handout", "bcgc_jax.compiled"),
-    "bcgc_jax.cluster",
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)\"")
 

@@ -1,4 +1,4 @@
-"""Both trainers refuse by name what cannot be trained, before they begin."""
+"""Training refuses by name what cannot be trained, before it begins."""
 
 import contextlib
 from typing import Any
@@ -10,10 +10,8 @@ import optax
 import pytest
 
 from bcgc_jax import coding
-from bcgc_jax.cluster.planning import ClosedLoop
-from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.checks import check_loss
-from tests.coding.three_workers import KEY, LAW, SCHEME, SUBSETS, of_cluster
+from tests.coding.three_workers import KEY, LAW, SCHEME, SUBSETS
 
 W, SGD = np.ones(3, np.float32), optax.sgd(0.1)
 DATA = SUBSETS + np.arange(3, dtype=np.float32)
@@ -88,32 +86,20 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     ),
     "a sum": (total, {"w": W}, "it is a sum over the samples.*mean=False"),
 }
-TRAINERS = {
-    "train": lambda loss, params, steps: coding.train(
-        KEY, loss, SCHEME, LAW, params, DATA, SGD, steps
-    ),
-    "train_on_cluster": lambda loss, params, steps: of_cluster(
-        lambda c: train_on_cluster(
-            KEY, loss, ClosedLoop(), c, params, DATA[0], SGD, steps
-        )
-    ),
-}
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_trained_is_refused_by_name(trainer, what):
+def test_what_cannot_be_trained_is_refused_by_name(what):
     loss, params, words = REFUSED[what]
     with pytest.raises(ValueError, match=words):
-        TRAINERS[trainer](loss, params, 1)
+        coding.train(KEY, loss, SCHEME, LAW, params, DATA, SGD, 1)
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_number_of_steps_is_none_or_more(trainer):
+def test_a_number_of_steps_is_none_or_more():
     with pytest.raises(
         ValueError, match=r"num_steps must be a whole number from 0 on.* got -3"
     ):
-        TRAINERS[trainer](mean, {"w": W}, -3)
+        coding.train(KEY, mean, SCHEME, LAW, {"w": W}, DATA, SGD, -3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0])

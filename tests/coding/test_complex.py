@@ -6,11 +6,9 @@ import optax
 import pytest
 
 from bcgc_jax import Problem, coding
-from bcgc_jax.cluster.planning import ClosedLoop
-from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.stages import stages
 from bcgc_jax.plans.plan import cyclic_plan
-from tests.coding.three_workers import KEY, LAW, PLAN, SCHEME, SUBSETS, of_cluster
+from tests.coding.three_workers import KEY, LAW, PLAN, SCHEME, SUBSETS
 
 PROBLEM = Problem(LAW, 3, 3)
 SCHEDULE = cyclic_plan(3.0, 2)
@@ -38,16 +36,6 @@ ENTRANCES = {
         COMPLEX, SUBSETS, MASK
     ),
     "train": lambda: coding.train(KEY, loss, SCHEME, LAW, *GIVEN),
-    "assign": lambda: of_cluster(
-        lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))
-    ),
-    "prepare": lambda: of_cluster(
-        lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))
-    ),
-    "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
-    "train_on_cluster": lambda: of_cluster(
-        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, *GIVEN)
-    ),
 }
 
 

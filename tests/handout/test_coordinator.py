@@ -338,7 +338,7 @@ class Timed(Coordinator):
 
     def look_at(self, *times):
         for self.now in times:
-            self.touch()
+            self.look()
 
 
 def test_for_whom_a_step_waits_is_said_once():

@@ -91,7 +91,7 @@ def test_nobody_is_asked_before_all_own_chunks_are_done(
 
 
 def _over():
-    return [None, None, True, None, [], None, None, "", "", False, []]
+    return [None, None, True, None, "", "", False, []]
 
 
 def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(

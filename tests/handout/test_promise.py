@@ -21,7 +21,6 @@ from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Steps
 from tests.handout.run import ROUND_TRIP, Run
@@ -75,17 +74,15 @@ class Drawn:
         return self.paces[step][:, None] * self.lengths[step].ravel()
 
     def run(self, step: int, *, by_length: bool, asking: Asking) -> float:
-        """When a step has ended that `Ledger` and `Paces` hand out."""
+        """When a step has ended that `Ledger` hands out."""
         ledger = ledger_of(self.place, self.ticks[step] if by_length else None)
         starts, pauses = self.starts[step], self.pauses[step]
-        return driven(
-            ledger, Paces(WORKERS), self.seconds(step), starts, pauses, asking
-        ).time
+        return driven(ledger, self.seconds(step), starts, pauses, asking).time
 
 
 def ledger_of(place: Placement, ticks: np.ndarray | None) -> Ledger:
     sizes = [place.sizes] * place.num_workers
-    ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    ledger = Ledger(place.storage, sizes, ticks_of_unit=TICKS_OF_UNIT)
     for subset, of_subset in enumerate([] if ticks is None else ticks.tolist()):
         ledger.queue.reweigh(subset, of_subset)
     return ledger
@@ -245,15 +242,14 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
 
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():
     storage = Placement(2, 2, 2, equal_chunks=True).storage
-    ledger = Ledger(0, storage, [[4, 4]] * 2, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    ledger = Ledger(storage, [[4, 4]] * 2, ticks_of_unit=TICKS_OF_UNIT)
     assert ledger.queue.weight((1, 0)) == 4 * TICKS_OF_UNIT
     ledger.queue.reweigh(0, [1000, 5000])
     assert [ledger.queue.weight((0, c)) for c in (0, 1)] == [1000, 5000]
     assert [ledger.queue.weight((1, c)) for c in (0, 1)] == [3000, 3000]
     # Both store all: the longest chunk is first, whoever asks.
-    ticket = ledger.next(ledger.member(1), [1.0, 1.0])
-    assert ticket is not None
-    assert ticket[1] == (0, 1)
+    (handout,) = ledger.hand_out([1], now=0.0)
+    assert handout.chunk == (0, 1)
 
 
 def test_wrong_lengths_cost_time_and_no_sample():
@@ -300,8 +296,8 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
 
 
 def _seconds_of_a_log(steps: Steps, place: Placement, asking: Asking) -> list[float]:
-    """Of each step of a log, handed out by `Ledger` and `Paces`."""
-    count, workers, chunks = steps.lengths.shape
+    """Of each step of a log, handed out by `Ledger`."""
+    count, _, chunks = steps.lengths.shape
     of_chunk = np.minimum(np.arange(len(place.sizes)), chunks - 1)
     ends = []
     for step in range(count):
@@ -313,5 +309,5 @@ def _seconds_of_a_log(steps: Steps, place: Placement, asking: Asking) -> list[fl
         seconds = steps.pace[step][:, None] * lengths.ravel()
         ledger = ledger_of(place, ticks)
         pauses = steps.pauses[step]
-        ends.append(driven(ledger, Paces(workers), seconds, None, pauses, asking).time)
+        ends.append(driven(ledger, seconds, None, pauses, asking).time)
     return ends

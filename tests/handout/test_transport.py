@@ -14,7 +14,6 @@ from bcgc_jax.handout.client import ask
 from bcgc_jax.handout.messages import Begin, Join, data_of
 from bcgc_jax.handout.transport import Memory
 from tests.handout.loops import WORKERS, Loops, whole
-from tests.raising import raising
 from tests.waiting import comes_true
 
 
@@ -50,9 +49,6 @@ class Post:
             except queue.Empty:
                 pass
             wait = min(self.answers.look(), 60.0)
-
-    def touch(self, first=lambda: None):
-        self.asked.put(lambda answers: first())
 
     def close(self):
         self.asked.put(None)
@@ -156,7 +152,6 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     assert len(errors) == 1
     with pytest.raises(ConnectionError, match="ended"):
         next(chunks)
-    coordinator.touch(raising(AssertionError()))  # from a thread that does not know yet
     # Another may follow.
     with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:
         assert join(coordinator.address, 0, transport=memory).num_workers == 2

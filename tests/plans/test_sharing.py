@@ -15,7 +15,6 @@ from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import chunk_tables, spread
 from bcgc_jax.steps.storage import least_alone
 from tests.oracles.work_sharing import VECTORS
@@ -72,9 +71,9 @@ def test_a_batch_is_what_a_queue_hands_out(case):
         ends = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
         asking = Asking(round_trip)
         for end, begins, paces in zip(ends, starts, times, strict=True):
-            ledger = Ledger(0, storage, [sizes] * WORKERS, "chunks")
+            ledger = Ledger(storage, [sizes] * WORKERS)
             seconds = np.outer(paces, sizes * WORKERS)
-            want = driven(ledger, Paces(WORKERS), seconds, begins, asking=asking).time
+            want = driven(ledger, seconds, begins, asking=asking).time
             assert float(end) == pytest.approx(want, rel=1e-12)
 
 

@@ -18,7 +18,6 @@ from bcgc_jax.schemes.unplanned import HostLimit, Limit
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement
 from bcgc_jax.steps.steps import Steps
 
@@ -47,11 +46,10 @@ def _handed_out(steps, place, asking=QUESTION):
     ends = []
     for number, pace in enumerate(steps.pace):
         sizes = [place.sizes] * place.num_workers
-        ledger = Ledger(number, place.storage, sizes, "chunks")
+        ledger = Ledger(place.storage, sizes)
         length = steps.lengths[number].mean()
         seconds = length * pace[:, None] * shares
-        paces = Paces(place.num_workers)
-        ends.append(driven(ledger, paces, seconds, asking=asking).time)
+        ends.append(driven(ledger, seconds, asking=asking).time)
     return ends
 
 

@@ -7,9 +7,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.sharing import WorkSharing
-from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
+from bcgc_jax.plans.simulation import simulate_completion
 from bcgc_jax.solvers import sharing
 from bcgc_jax.solvers.limit import (
     Limit,
@@ -23,7 +22,6 @@ from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.paces import Paces
 from tests.compilations import compilations
 from tests.problems import not_none
 
@@ -282,8 +280,8 @@ def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
     seconds = times[:, :, None] * np.tile(rule.sizes, 5) / (4 * UNITS)
     want = []
     for step, begins in zip(seconds, starts, strict=True):
-        ledger = Ledger(0, rule.stored, [rule.sizes] * 5, "chunks")
-        want.append(driven(ledger, Paces(5), step, begins, asking=Asking(0.25)).time)
+        ledger = Ledger(rule.stored, [rule.sizes] * 5)
+        want.append(driven(ledger, step, begins, asking=Asking(0.25)).time)
     np.testing.assert_allclose(ends, want, rtol=1e-12)
     if stored < 5:
         padded = rule.in_shared_program(times, starts, max_workers=8)
@@ -411,36 +409,3 @@ def test_whole_subsets_are_a_worse_place_for_help(solution):
     assert ratio > 1.02
     holders = not_none(whole.plan).storage(5).holders
     assert all(len(set(subset)) == 1 for subset in holders)
-
-
-@pytest.mark.slow
-def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
-    """In cycles, against the machine that hands out; a vector is sent at the end."""
-    plan = replace(
-        solution.plan, completion=replace(solution.plan.completion, ends="sums")
-    )
-    load, rule, scale = problem_tasks(replace(PROBLEM, send_time=10.0), plan)
-    starts, times = _drawn(20)
-    step = jax.jit(lambda starts, times: rule.step(load, False, starts, times))
-    ends, late = step(starts / scale, times / PASS)
-    sizes = plan.completion.sizes
-    for k in range(20):
-        ledger = Ledger(k, plan.storage(5), [sizes] * 5)
-        seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]
-        end, until = driven(ledger, Paces(5), seconds, starts[k])
-        assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
-        np.testing.assert_allclose(
-            scale * not_none(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
-        )
-    simulation = bcgc.simulate_runtime(
-        jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11
-    )
-    assert simulation.mean < not_none(simulation.chained) < 1.2 * simulation.mean
-    # As tables say it: by the same program.
-    added_seconds, error = not_none(
-        added_in_a_row(replace(PROBLEM, send_time=10.0), plan)
-    )
-    assert (added_seconds, error) == (
-        float(not_none(simulation.chained) - simulation.mean),
-        float(not_none(simulation.chained_error)),
-    )

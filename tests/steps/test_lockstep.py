@@ -17,7 +17,6 @@ from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import chunk_tables, spread
 
 
@@ -45,9 +44,9 @@ def test_each_step_is_that_of_an_event_loop(
         asking,
     )
     for s, end in enumerate(ends):
-        ledger = Ledger(0, storage, [sizes] * workers, "chunks")
+        ledger = Ledger(storage, [sizes] * workers)
         seconds = np.outer(paces[s], lengths[s])
-        want = driven(ledger, Paces(workers), seconds, starts[s], asking=asking).time
+        want = driven(ledger, seconds, starts[s], asking=asking).time
         assert end == pytest.approx(want, rel=1e-12)
 
 

@@ -74,16 +74,3 @@ def test_who_does_not_answer_never_comes():
     assert queue.best(0, [1.0, 1.0, 1.0], {1}) == (1, 0)
     assert queue.best(0, [1.0, 1.0, 1.0], {2}) == (2, 0)
     assert queue.best(1, [1.0, 1.0, math.inf]) == (1, 0)
-
-
-def test_what_is_put_back_is_as_if_nobody_had_taken_it():
-    """Also where its length became known meanwhile."""
-    queue = _queue()
-    queue.take((1, 0))
-    queue.reweigh(1, [12])
-    assert [queue.left(worker) for worker in range(3)] == [24, 12, 24]
-    queue.put_back((1, 0))
-    assert [queue.left(worker) for worker in range(3)] == [36, 24, 24]
-    assert _order(_queue([2, 2], [12], [4]), 1, ALIKE) == [(1, 0), (0, 0), (0, 1)]
-    # An unknown length weighs as the known one does: 3 ticks for a unit of size.
-    assert queue.weight((0, 0)) == 6

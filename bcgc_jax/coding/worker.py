@@ -1,0 +1,201 @@
+"""What one worker computes of a coded gradient: its blocks, one after the other."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.coding.codes import message, row_of
+from bcgc_jax.coding.gradients import CodingPlan, num_samples
+from bcgc_jax.coding.losses import Loss, PyTree, keys_of
+from bcgc_jax.coding.stages import Pass, Stages, stages
+
+# A subset, and the share of its samples.
+_Part = tuple[int, tuple[float, float]]
+
+
+class _Passing(NamedTuple):
+    """The backward pass of a part as far as it is, and what its gradient counts."""
+
+    stages: Stages
+    progress: Pass
+    weight: float
+
+
+class BlockWorker:
+    """Computes the messages of one worker.
+
+    A message has the coordinates of the coded block. Behind them it has the coded loss,
+    if the block is the first one on its share of the samples.
+
+    Args:
+      loss: Maps (params, batch), or (params, batch, key), to the loss.
+      plan: The plan of all workers.
+      index: The worker.
+      subsets: The data subsets of `plan.held(index)` by number, pytrees of arrays
+        `[m, …]`.
+      weights: What the loss of each subset counts, `[N]`.
+      seed: Seed of the keys of the loss.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        plan: CodingPlan,
+        index: int,
+        subsets: Mapping[int, PyTree],
+        weights: np.ndarray,
+        seed: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.tasks = plan.tasks(index)
+        self._loss = loss
+        self._subsets = jax.device_put(dict(subsets))
+        self._weights = weights
+        self._keys = keys_of(loss, jax.random.key(seed))
+        self._rows = [row_of(code, index) for code in plan.codes]
+        # Programs, by the share of the samples and their shapes.
+        self._stages: dict[Any, Stages] = {}
+
+    def messages(
+        self,
+        params: PyTree,
+        step: int = 0,
+        goes_on: Callable[[], bool] = lambda: True,
+        wait: Callable[[int, float], None] = lambda block, share: None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Compute the blocks in the order of the levels, and yield (block, message).
+
+        Args:
+          params: The parameters.
+          step: The number of the step, of which the keys of the loss depend.
+          goes_on: Is asked before each pass over a subset, whether to go on.
+          wait: Is called after each pass with the block, and the share of it that is
+            done.
+        """
+        params = jax.device_put(params)
+        passes: dict[_Part, _Passing | None] = {}
+        for number, (block, subsets) in enumerate(self.tasks):
+            share = self.plan.blocks[block].share
+            weights = np.zeros(len(subsets))
+            gradients: list[Any] = [None] * len(subsets)
+            for k, subset in enumerate(subsets):
+                if not goes_on():
+                    return
+                if (subset, share) not in passes:
+                    begun = self._begin(subset, share, params, step)
+                    passes[subset, share] = begun
+                passing = passes[subset, share]
+                if passing is not None:
+                    later = self._later(number, subset, share)
+                    gradients[k], progress = passing.stages.gradients(
+                        passing.progress, block, later
+                    )
+                    jax.block_until_ready(gradients[k])
+                    passes[subset, share] = passing._replace(progress=progress)
+                    weights[k] = passing.weight
+                wait(block, (k + 1) / len(subsets))
+            row = self._rows[block]
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
+            dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+            places = places_of(self.plan, block, tuple(shapes), tuple(dtypes))
+            wide = self.plan.codes[block].wide
+            pieces = encoded(places, wide, row, weights, gradients)
+            # XLA would ask of each number anew which piece it is of.
+            yield block, np.concatenate([np.asarray(piece) for piece in pieces])
+
+    def _begin(
+        self, subset: int, share: tuple[float, float], params: PyTree, step: int
+    ) -> _Passing | None:
+        """Begin the pass of a part; None if it has no samples."""
+        data = self._subsets[subset]
+        chosen, portion = self.plan.samples_of(share, num_samples(data))
+        if not portion:
+            return None
+        batch = jax.tree.map(lambda x: x[chosen], data)
+        key = self._keys(step, subset, chosen.start)
+        cut = self._stages_of(share, params, batch, *key)
+        weight = portion * float(self._weights[subset])
+        return _Passing(cut, cut.begin(params, batch, *key), weight)
+
+    def _stages_of(
+        self, share: tuple[float, float], params: PyTree, batch: PyTree, *key: Array
+    ) -> Stages:
+        """The programs for samples of these shapes."""
+        shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
+        name = (share, *shapes)
+        if name not in self._stages:
+            loss = len(jax.tree.leaves(params))
+            # Blocks on another share of the samples have no leaf here.
+            blocks = [
+                [piece.leaf for piece in block.pieces if block.share == share]
+                for block in self.plan.blocks
+            ]
+            blocks[first_with(self.plan, share)].append(loss)
+            self._stages[name] = stages(self._loss, params, batch, blocks, *key)
+        return self._stages[name]
+
+    def _later(
+        self, number: int, subset: int, share: tuple[float, float]
+    ) -> tuple[int, ...]:
+        """The later blocks of the same samples."""
+        return tuple(
+            block
+            for block, subsets in self.tasks[number + 1 :]
+            if subset in subsets and self.plan.blocks[block].share == share
+        )
+
+
+def first_with(plan: CodingPlan, share: tuple[float, float]) -> int:
+    """The first block on a share of the samples, which has the loss with it."""
+    return next(b for b, block in enumerate(plan.blocks) if block.share == share)
+
+
+class Place(NamedTuple):
+    """Entries `start` to before `stop` of a raveled array that a pass gives."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def places_of(
+    plan: CodingPlan,
+    block: int,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[Any],
+) -> tuple[Place, ...]:
+    """What a message of a block has of each array that a pass gives for it."""
+    places = [
+        Place(start, stop, shapes[leaf], dtypes[leaf])
+        for leaf, start, stop in plan.blocks[block].pieces
+    ]
+    if block == first_with(plan, plan.blocks[block].share):
+        places.append(Place(0, 1, (), np.dtype("float32")))
+    return tuple(places)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def encoded(
+    places: tuple[Place, ...],
+    wide: bool,
+    row: Array,
+    weights: Array,
+    gradients: Sequence[Any],
+) -> list[Array]:
+    """The pieces of a message, from the gradients of subsets; None counts nothing."""
+    sent = []
+    for k, (start, stop, shape, dtype) in enumerate(places):
+        zero = jnp.zeros(shape, dtype)
+        arrays = [zero if gradient is None else gradient[k] for gradient in gradients]
+        parts = [
+            weight.astype(array.dtype) * array.ravel()[start:stop]
+            for weight, array in zip(weights, arrays, strict=True)
+        ]
+        sent.append(message(row, parts, wide))
+    return sent

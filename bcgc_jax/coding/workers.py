@@ -1,0 +1,499 @@
+"""Coded gradients on Ray actors, one for each worker, in a training loop of your own.
+
+The loop, the optimiser, the checkpoints and the log are yours. The extra `cluster`
+installs Ray.
+"""
+
+import copyreg
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bcgc_jax._extras import to_install
+from bcgc_jax.coding.checks import check_loss, check_params
+from bcgc_jax.coding.codes import decoding_weights
+from bcgc_jax.coding.delays import InjectedDelay
+from bcgc_jax.coding.gradients import CodingPlan, assemble, num_samples
+from bcgc_jax.coding.losses import Loss, PyTree
+from bcgc_jax.coding.worker import BlockWorker, places_of
+from bcgc_jax.measured.traces import Trace
+
+# Seconds between two looks at workers that are silent, and between two calls of one
+# that Ray starts again.
+_LOOK = 0.1
+
+# A loss of the main script is sent as it is, and JAX does not say how such a function
+# is made anew.
+copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(function)))  # type: ignore[arg-type]
+
+
+def _new_custom_vjp() -> Any:
+    return object.__new__(jax.custom_vjp)
+
+
+class WorkersLost(RuntimeError):
+    """A step cannot end, because workers have ended, or were silent for too long.
+
+    Attributes:
+      workers: Their numbers.
+    """
+
+    def __init__(self, workers: Sequence[int], timeout: float) -> None:
+        names = ", ".join(map(str, workers))
+        super().__init__(
+            f"the step needs workers that have ended, or sent nothing for {timeout:g} "
+            f"s: {names}. Ray starts a worker again that has ended, so the step can be "
+            "repeated. timeout must be longer than a worker takes to start, and than "
+            "any block"
+        )
+        self.workers = tuple(workers)
+
+
+class Arrival(NamedTuple):
+    """A coded block that has come while its step was not complete.
+
+    Attributes:
+      step: The number of the step.
+      worker: The worker.
+      block: The number of the block.
+      seconds: How long the worker has computed in this step until then.
+    """
+
+    step: int
+    worker: int
+    block: int
+    seconds: float
+
+
+class CodedWorkers:
+    r"""Compute gradients with coded workers, each a process of Ray.
+
+    The gradient is Σ_j w_j ∇f_j(x) over all N subsets. For a block at level n, a worker
+    sends a weighted sum of its gradients on n + 1 subsets, and any N - n messages give
+    the block.
+
+    Args:
+      loss: Maps (params, batch), or (params, batch, key), to a loss. It is a mean over
+        the samples, or a sum, as the plan has it.
+      plan: Who computes what: the result of `coding_plan`, or the plan of
+        `training_scheme`.
+      subsets: The data subsets, a list of N pytrees of arrays `[m_j, …]`, or a pytree
+        of arrays `[N, m, …]`, as `split_batch` makes it.
+      address: HOST:PORT of a Ray cluster to join. By default Ray is started on this
+        machine, if it does not run in this process already.
+      timeout: Seconds for which a step waits for a worker that sends nothing. It must
+        be longer than any block. Defaults to 60.
+      options: Options of Ray's actors, such as {"num_gpus": 0.25}. By default a worker
+        takes no CPU of Ray's, and computes on the CPU.
+      delay: Slows workers on purpose, for studies.
+      seed: Seed of the keys of the loss.
+
+    Attributes:
+      arrivals: The coded blocks that have come, in the order of their coming.
+
+    Raises:
+      ImportError: If Ray is not installed.
+      ValueError: If the plan is a schedule, or does not fit the subsets.
+
+    Source: Wang, Cui, Li, Zou, Xiong, GLOBECOM 2021, section II.
+
+    >>> from bcgc_jax.coding import coding_plan, split_batch
+    >>> data, params = np.arange(12.0, dtype=np.float32).reshape(4, 3), jnp.zeros(3)
+    >>> plan = coding_plan(jax.random.key(0), params, [1, 2])
+    >>> loss = lambda p, batch: jnp.mean(batch @ p)
+    >>> with CodedWorkers(loss, plan, split_batch(data, 2)) as workers:
+    ...     value, gradient = workers.value_and_grad(params)
+    >>> gradient.tolist()
+    [4.5, 5.5, 6.5]
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        plan: CodingPlan,
+        subsets: PyTree | list[PyTree],
+        *,
+        address: str | None = None,
+        timeout: float = 60.0,
+        options: Mapping[str, Any] | None = None,
+        delay: InjectedDelay | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.plan = _checked(plan)
+        parts = _parts(subsets, plan.num_workers)
+        self._loss = loss
+        self._sample = jax.tree.map(lambda x: x[:1], parts[0])
+        self._timeout = timeout
+        self._delay = delay
+        self.arrivals: list[Arrival] = []
+        self._step = -1
+        self._is_checked = False
+        self._encodings = [np.asarray(code.encoding) for code in plan.codes]
+        self._actors: list[Any] = []
+        self._ray, self._is_own = _started(address, plan.num_workers)
+        try:
+            self._actors = self._new_actors(loss, parts, seed, dict(options or {}))
+            self._wait_for_start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "CodedWorkers":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers, and Ray if it was started here."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+        if self._is_own:
+            self._ray.shutdown()
+            self._is_own = False
+
+    def value_and_grad(self, params: PyTree) -> tuple[jax.Array, PyTree]:
+        """Compute the loss and its gradient over all samples.
+
+        It returns as soon as all blocks can be decoded.
+
+        Args:
+          params: The parameters, a pytree of arrays.
+
+        Returns:
+          The loss, and the gradient with the types of the parameters.
+
+        Raises:
+          WorkersLost: If the other workers do not suffice, and a worker has ended or
+            was silent for `timeout` seconds. The call may be repeated.
+          ValueError: If the loss or the parameters cannot be trained with.
+        """
+        if not self._is_checked:
+            check_params(params)
+            check_loss(self._loss, params, self._sample, self.plan.mean)
+            self._is_checked = True
+        self._step += 1
+        step = _Step(self, params)
+        try:
+            messages = step.messages()
+        finally:
+            # Who computes on ends after the pass that it is at.
+            for actor in self._actors:
+                actor.begin.remote(self._step + 1)
+        return self._decoded(messages, params)
+
+    def trace(self) -> Trace:
+        """Return the arrivals of the last blocks as a log, for `advise` and others.
+
+        A worker's time in a step is that of its last block that has come. It is cut off
+        (censored) if it is not its last one.
+        """
+        last = {(a.step, a.worker): a for a in self.arrivals}
+        rows = [last[place] for place in sorted(last)]
+        steps, step = np.unique([row.step for row in rows], return_inverse=True)
+        workers, worker = np.unique([row.worker for row in rows], return_inverse=True)
+        return Trace(
+            steps.astype(str),
+            workers.astype(str),
+            step,
+            worker,
+            np.array([row.seconds for row in rows]),
+            np.array([row.block < len(self.plan.blocks) - 1 for row in rows]),
+        )
+
+    def _new_actors(
+        self, loss: Loss, parts: list[PyTree], seed: int, options: dict[str, Any]
+    ) -> list[Any]:
+        """The actors, each with the subsets that it needs."""
+        ray = self._ray
+        options = {"num_cpus": 0, "max_restarts": -1} | options
+        if not options.get("num_gpus"):
+            options.setdefault("runtime_env", {"env_vars": {"JAX_PLATFORMS": "cpu"}})
+        sizes = np.array([num_samples(part) for part in parts], float)
+        weights = np.ones(len(parts))
+        if self.plan.mean:
+            weights = sizes * len(sizes) / sizes.sum()
+        shared = [ray.put(part) for part in parts]
+        common = ray.put(
+            (
+                loss,
+                self.plan,
+                weights,
+                self._delay,
+                seed,
+                jax.config.read("jax_enable_x64"),
+            )
+        )
+        # A worker hears that a step is over while it computes.
+        groups = {"heard": 1, "work": 1}
+        actor = ray.remote(concurrency_groups=groups)(_Actor).options(**options)
+        workers = range(self.plan.num_workers)
+        # A worker that Ray starts again reads them again.
+        self.sources = [
+            (common, {j: shared[j] for j in self.plan.held(index)}) for index in workers
+        ]
+        return [actor.remote(index) for index in workers]
+
+    def _wait_for_start(self) -> None:
+        """Wait until all processes have started, for at most `timeout` seconds."""
+        started = {actor.begin.remote(0): w for w, actor in enumerate(self._actors)}
+        _, missing = self._ray.wait(
+            [*started], num_returns=len(started), timeout=self._timeout
+        )
+        if missing:
+            raise WorkersLost([started[one] for one in missing], self._timeout)
+
+    def _decoded(
+        self, messages: list[dict[int, np.ndarray]], params: PyTree
+    ) -> tuple[jax.Array, PyTree]:
+        leaves = jax.tree.leaves(params)
+        shapes = tuple(np.shape(leaf) for leaf in leaves)
+        dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
+        value = 0.0
+        parts = []
+        for block, sent in enumerate(messages):
+            weights = np.asarray(self.weights(block, sent))
+            total = self.plan.scaling * sum(
+                weights[worker] * values.astype(np.float64)
+                for worker, values in sent.items()
+                if weights[worker]
+            )
+            ends = np.cumsum(
+                [p.stop - p.start for p in places_of(self.plan, block, shapes, dtypes)]
+            )
+            pieces = np.split(total, ends[:-1])
+            if len(pieces) > len(self.plan.blocks[block].pieces):
+                value += float(pieces.pop()[0])
+            kinds = [dtypes[piece.leaf] for piece in self.plan.blocks[block].pieces]
+            parts.append(
+                [piece.astype(kind) for piece, kind in zip(pieces, kinds, strict=True)]
+            )
+        gradient = assemble(self.plan.blocks, parts, params, np)
+        return jnp.asarray(value, jnp.result_type(float)), jax.device_put(gradient)
+
+    def weights(self, block: int, workers: Any) -> np.ndarray | None:
+        """Return the weights by which messages of these workers give a block, `[N]`.
+
+        They are None if the messages do not suffice.
+        """
+        if len(workers) < self.plan.rule.awaited(None)[block]:
+            return None
+        arrived = np.isin(np.arange(self.plan.num_workers), [*workers])
+        decoding = decoding_weights(self._encodings[block], arrived)
+        return np.asarray(decoding.weights) if bool(decoding.decodable) else None
+
+
+class _Step:
+    """One step: it asks all workers, and takes what comes until all blocks are here."""
+
+    def __init__(self, workers: CodedWorkers, params: PyTree) -> None:
+        self._workers = workers
+        self._ray = workers._ray
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        tree = jax.tree.unflatten(jax.tree.structure(params), leaves)
+        self._params = self._ray.put(tree)
+        self._sent: list[dict[int, np.ndarray]] = [{} for _ in workers.plan.blocks]
+        self._open = set(range(len(self._sent)))
+        # The stream of each worker's messages.
+        self._streams: dict[Any, int] = {}
+        now = time.monotonic()
+        self._heard = dict.fromkeys(range(workers.plan.num_workers), now)
+        # Workers that have ended, and when they are asked again.
+        self._due: dict[int, float] = {}
+        self._done: set[int] = set()
+
+    def messages(self) -> list[dict[int, np.ndarray]]:
+        """The messages of each block by worker, as soon as they suffice."""
+        for worker in range(self._workers.plan.num_workers):
+            self._ask(worker)
+        while self._open:
+            streams = [*self._streams]
+            ready: list[Any] = []
+            if streams:
+                ready, _ = self._ray.wait(streams, num_returns=1, timeout=_LOOK)
+            else:
+                time.sleep(_LOOK)
+            for stream in ready:
+                self._take(stream)
+            self._look()
+        return self._sent
+
+    def _ask(self, worker: int) -> None:
+        actor = self._workers._actors[worker]
+        step = self._workers._step
+        actor.begin.remote(step)
+        stream = actor.messages.options(num_returns="streaming").remote(
+            step, [self._params], self._workers.sources[worker]
+        )
+        self._streams[stream] = worker
+
+    def _take(self, stream: Any) -> None:
+        """Take the next message of a worker, or hear that there is none."""
+        worker = self._streams[stream]
+        try:
+            block, seconds, values = self._ray.get(next(stream))
+        except StopIteration:
+            del self._streams[stream]
+            self._done.add(worker)
+            return
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError:  # its process has ended
+            del self._streams[stream]
+            self._due[worker] = time.monotonic() + _LOOK
+            return
+        self._heard[worker] = time.monotonic()
+        if block in self._open:
+            self._sent[block][worker] = values
+            arrival = Arrival(self._workers._step, worker, block, seconds)
+            self._workers.arrivals.append(arrival)
+            if self._workers.weights(block, self._sent[block]) is not None:
+                self._open.remove(block)
+
+    def _look(self) -> None:
+        """Ask workers again that have ended; raise WorkersLost if none can help."""
+        now = time.monotonic()
+        for worker in [w for w, due in self._due.items() if due <= now]:
+            del self._due[worker]
+            self._ask(worker)
+        timeout = self._workers._timeout
+        lost = {
+            worker
+            for worker, heard in self._heard.items()
+            if worker not in self._done and now - heard > timeout
+        }
+        hopeful = self._heard.keys() - lost - self._done
+        for block in self._open if lost else ():
+            able = hopeful.union(self._sent[block])
+            if self._workers.weights(block, able) is None:
+                raise WorkersLost(sorted(lost), timeout)
+
+
+class _Actor:
+    """A worker in a process of Ray."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._worker: BlockWorker | None = None
+        self._delay: InjectedDelay | None = None
+        self._newest = 0
+
+    def begin(self, step: int) -> None:
+        """Hear that a step has begun, so that the ones before are over."""
+        self._newest = max(self._newest, step)
+
+    def messages(
+        self, step: int, params: Sequence[Any], source: tuple[Any, Mapping[int, Any]]
+    ) -> Iterator[Any]:
+        """The blocks of a step with the seconds that they took.
+
+        Args:
+          step: Its number.
+          params: A reference to the parameters.
+          source: References to what all workers have in common, and to the subsets of
+            this one. A new process reads them.
+        """
+        import ray
+
+        if self._newest > step:
+            return
+        if self._worker is None:
+            self._worker = self._new_worker(*source)
+        begun = time.perf_counter()
+        ends = None
+        if self._delay is not None:
+            ends = self._delay.ends(step)[:, self._index]
+        sent = self._worker.messages(
+            ray.get(params[0]),
+            step,
+            goes_on=lambda: self._newest <= step,
+            wait=lambda block, share: _sleep(begun, ends, block, share),
+        )
+        for block, values in sent:
+            yield block, time.perf_counter() - begun, values
+
+    def _new_worker(self, common: Any, subsets: Mapping[int, Any]) -> BlockWorker:
+        import ray
+
+        loss, plan, weights, self._delay, seed, is_wide = ray.get(common)
+        jax.config.update("jax_enable_x64", is_wide)
+        parts = {number: ray.get(part) for number, part in subsets.items()}
+        return BlockWorker(loss, plan, self._index, parts, weights, seed)
+
+
+def _sleep(begun: float, ends: np.ndarray | None, block: int, share: float) -> None:
+    """Sleep until so much of a block may be done."""
+    if ends is not None:
+        before = ends[block - 1] if block else 0.0
+        until = begun + before + share * (ends[block] - before)
+        time.sleep(max(0.0, until - time.perf_counter()))
+
+
+# A worker is asked for messages one after the other, and told of steps meanwhile.
+_Actor.begin.__ray_concurrency_group__ = "heard"  # type: ignore[attr-defined]
+_Actor.messages.__ray_concurrency_group__ = "work"  # type: ignore[attr-defined]
+
+
+def _started(address: str | None, num_workers: int) -> tuple[Any, bool]:
+    """Ray, and whether it was started or joined here."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",  # no statistics leave the machine
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "CodedWorkers are processes of Ray, which is not installed: "
+            f"{to_install('cluster')}"
+        ) from error
+    if ray.is_initialized():
+        if address is not None:
+            raise ValueError(
+                f"Ray runs in this process already, so it cannot join {address}. Call "
+                "ray.shutdown() before, or leave address out"
+            )
+        return ray, False
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if address is None:
+        options |= {"num_cpus": num_workers, "include_dashboard": False}
+    with warnings.catch_warnings():
+        # Ray's children are new programs: they do not run on in a copy of this one.
+        warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
+        ray.init(address or "local", **options)
+    return ray, True
+
+
+def _checked(plan: Any) -> CodingPlan:
+    if not isinstance(plan, CodingPlan):
+        raise ValueError(
+            f"the plan must be that of coding_plan or training_scheme, but is "
+            f"{type(plan).__name__}. For work sharing use bcgc_jax.handout"
+        )
+    if not plan.coded:
+        raise ValueError(
+            "the plan is a schedule without a code: train it on the simulated clock, "
+            "or share work with bcgc_jax.handout"
+        )
+    return plan
+
+
+def _parts(subsets: PyTree | list[PyTree], num_workers: int) -> list[PyTree]:
+    """The subsets one by one, as NumPy arrays."""
+    if isinstance(subsets, list) and len(subsets) == num_workers:
+        return [jax.tree.map(np.asarray, part) for part in subsets]
+    if any(len(leaf) != num_workers for leaf in jax.tree.leaves(subsets)):
+        raise ValueError(
+            f"the plan has {num_workers} workers: give as many subsets, as split_batch "
+            "makes them"
+        )
+    whole = jax.tree.map(np.asarray, subsets)
+    return [jax.tree.map(lambda x, j=j: x[j], whole) for j in range(num_workers)]

@@ -19,7 +19,7 @@ from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.expected_maximum import Workers
 from bcgc_jax.solvers.newton import SimplexProblem, search
-from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
+from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.search import Optimum
 
 
@@ -41,7 +41,7 @@ def optimal_partition(
     Newton's method ends early once no partition can be faster than `least`.
 
     `point` is the partition, `[max_workers]`, `error` with kinks that of rounding, and
-    `aux`, of atoms and rows, the multipliers of `polyhedral`.
+    `aux`, of atoms and rows, the cuts of `polyhedral`.
     """
     levels = problem.exists & jnp.asarray(levels)
     if problem.start_up is not None:  # the same for all, and for every partition
@@ -100,10 +100,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
         )
         return iteration.expected_completion(load).value / total
 
-    if iteration.rows is not None and problem.plain:
-        optimum = row_program(iteration.rows, loads, start, levels, tolerance)
-    else:
-        optimum = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
+    optimum = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
     aux = None
     if iteration.polyhedral:
         aux = optimum.aux

@@ -19,7 +19,6 @@ from bcgc_jax._pytree import (
     static_field,
 )
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.runtime import (
     Certificate,
     certificate,
@@ -170,22 +169,15 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     return replace(solution, expected_runtime=value)
 
 
-def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
+def _by_pieces(problem: Problem, plan: tuple[Array, Cuts]) -> Array:
     """The runtime of a partition where pieces of a polyhedral one meet, each with its
-    multiplier.
+    weight.
 
     So the slopes of their sum in the partition are alike at all levels in use, and
     those in the problem are a subgradient of the optimum.
     """
-    partition, multipliers = plan
+    partition, found = plan
     x = with_total(problem, partition)
-    iteration = iteration_of(problem)
-    if not isinstance(multipliers, Cuts):
-        work = load_of(problem, x).work
-        times = jnp.where(work > 0, iteration.rows, 0)  # type: ignore[arg-type]
-        return problem.scale * (
-            iteration.worker.infimum() + jnp.sum(multipliers * times * work)
-        )
 
     def add(value: Array, cut: Cuts) -> tuple[Array, None]:
         point = cut.points * problem.total
@@ -195,9 +187,9 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
 
     # All that have a weight to speak of: at most as many as there are levels, but for
     # ties.
-    count = min(_CUTS * x.size, multipliers.weights.size)
-    weights, index = jax.lax.top_k(multipliers.weights, count)
-    cuts = Cuts(multipliers.points[index], weights / jnp.sum(weights))
+    count = min(_CUTS * x.size, found.weights.size)
+    weights, index = jax.lax.top_k(found.weights, count)
+    cuts = Cuts(found.points[index], weights / jnp.sum(weights))
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
 
 

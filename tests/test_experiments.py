@@ -18,6 +18,7 @@ from bcgc_jax.schemes.names import BASELINES, PROPOSED
 from bcgc_jax.steps.placement import Placement
 from experiments import (
     adaptive,
+    coded_workers,
     compiled,
     conditioning,
     digits,
@@ -43,6 +44,7 @@ COMMANDS = (
         "adaptive",
         "advice",
         "backprop",
+        "coded_workers",
         "compiled",
         "conditioning",
         "journal",
@@ -477,6 +479,13 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()
+
+
+@pytest.mark.slow
+def test_a_coded_step_of_processes_takes_no_less_than_the_plan_says(run):
+    study = run(coded_workers, methods=("optimal",), forward=(0.0,), steps=3)
+    (row,) = study.rows("coded_workers")
+    assert float(row["measured"]) >= float(row["drawn"])
 
 
 @pytest.mark.slow

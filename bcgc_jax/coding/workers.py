@@ -4,11 +4,15 @@ The loop, the optimiser, the checkpoints and the log are yours. The extra `clust
 installs Ray.
 """
 
+import contextlib
 import copyreg
 import os
+import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +31,10 @@ from bcgc_jax.measured.traces import Trace
 # Seconds between two looks at workers that are silent, and between two calls of one
 # that Ray starts again.
 _LOOK = 0.1
+# Calls of a worker that have not ended.
+_MOST_CALLS = 2
+# Seconds that processes have to end by themselves.
+_ENDING = 5.0
 
 # A loss of the main script is sent as it is, and JAX does not say how such a function
 # is made anew.
@@ -49,8 +57,8 @@ class WorkersLost(RuntimeError):
         super().__init__(
             f"the step needs workers that have ended, or sent nothing for {timeout:g} "
             f"s: {names}. Ray starts a worker again that has ended, so the step can be "
-            "repeated. timeout must be longer than a worker takes to start, and than "
-            "any block"
+            "repeated. timeout must be longer than a worker takes to start and to "
+            "compile, and than any block"
         )
         self.workers = tuple(workers)
 
@@ -88,7 +96,8 @@ class CodedWorkers:
       address: HOST:PORT of a Ray cluster to join. By default Ray is started on this
         machine, if it does not run in this process already.
       timeout: Seconds for which a step waits for a worker that sends nothing. It must
-        be longer than any block. Defaults to 60.
+        be longer than a worker takes to start and to compile, and than any block.
+        Defaults to 60.
       options: Options of Ray's actors, such as {"num_gpus": 0.25}. By default a worker
         takes no CPU of Ray's, and computes on the CPU.
       delay: Slows workers on purpose, for studies.
@@ -129,16 +138,20 @@ class CodedWorkers:
         parts = _parts(subsets, plan.num_workers)
         self._loss = loss
         self._sample = jax.tree.map(lambda x: x[:1], parts[0])
-        self._timeout = timeout
+        self.timeout = timeout
         self._delay = delay
         self.arrivals: list[Arrival] = []
-        self._step = -1
+        self.step = -1
+        # The streams of messages that have not ended, with their workers and steps.
+        self.streams: dict[Any, tuple[int, int]] = {}
+        # The processes of the workers on this machine.
+        self.pids: dict[int, int] = {}
         self._is_checked = False
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
-        self._actors: list[Any] = []
+        self.actors: list[Any] = []
         self._ray, self._is_own = _started(address, plan.num_workers)
         try:
-            self._actors = self._new_actors(loss, parts, seed, dict(options or {}))
+            self.actors = self._new_actors(loss, parts, seed, dict(options or {}))
             self._wait_for_start()
         except BaseException:
             self.close()
@@ -152,12 +165,14 @@ class CodedWorkers:
 
     def close(self) -> None:
         """End all workers, and Ray if it was started here."""
-        for actor in self._actors:
+        for actor in self.actors:
             self._ray.kill(actor)
-        self._actors = []
+        self.actors = []
         if self._is_own:
             self._ray.shutdown()
             self._is_own = False
+        _kill_left(self.pids.values())
+        self.pids.clear()
 
     def value_and_grad(self, params: PyTree) -> tuple[jax.Array, PyTree]:
         """Compute the loss and its gradient over all samples.
@@ -179,14 +194,14 @@ class CodedWorkers:
             check_params(params)
             check_loss(self._loss, params, self._sample, self.plan.mean)
             self._is_checked = True
-        self._step += 1
+        self.step += 1
         step = _Step(self, params)
         try:
             messages = step.messages()
         finally:
             # Who computes on ends after the pass that it is at.
-            for actor in self._actors:
-                actor.begin.remote(self._step + 1)
+            for actor in self.actors:
+                actor.begin.remote(self.step + 1)
         return self._decoded(messages, params)
 
     def trace(self) -> Trace:
@@ -243,12 +258,20 @@ class CodedWorkers:
 
     def _wait_for_start(self) -> None:
         """Wait until all processes have started, for at most `timeout` seconds."""
-        started = {actor.begin.remote(0): w for w, actor in enumerate(self._actors)}
-        _, missing = self._ray.wait(
-            [*started], num_returns=len(started), timeout=self._timeout
+        started = {actor.begin.remote(0): w for w, actor in enumerate(self.actors)}
+        ready, missing = self._ray.wait(
+            [*started], num_returns=len(started), timeout=self.timeout
         )
         if missing:
-            raise WorkersLost([started[one] for one in missing], self._timeout)
+            raise WorkersLost([started[one] for one in missing], self.timeout)
+        for one in ready:
+            self.note_process(started[one], *self._ray.get(one))
+
+    def note_process(self, worker: int, node: str, pid: int) -> None:
+        """Note the process of a worker, if it is on this machine."""
+        self.pids.pop(worker, None)
+        if node == self._ray.get_runtime_context().get_node_id():
+            self.pids[worker] = pid
 
     def _decoded(
         self, messages: list[dict[int, np.ndarray]], params: PyTree
@@ -301,20 +324,17 @@ class _Step:
         self._params = self._ray.put(tree)
         self._sent: list[dict[int, np.ndarray]] = [{} for _ in workers.plan.blocks]
         self._open = set(range(len(self._sent)))
-        # The stream of each worker's messages.
-        self._streams: dict[Any, int] = {}
         now = time.monotonic()
         self._heard = dict.fromkeys(range(workers.plan.num_workers), now)
-        # Workers that have ended, and when they are asked again.
-        self._due: dict[int, float] = {}
+        # Workers that are to be asked, and from when on.
+        self._due = dict.fromkeys(self._heard, now)
         self._done: set[int] = set()
 
     def messages(self) -> list[dict[int, np.ndarray]]:
         """The messages of each block by worker, as soon as they suffice."""
-        for worker in range(self._workers.plan.num_workers):
-            self._ask(worker)
+        self._look()
         while self._open:
-            streams = [*self._streams]
+            streams = [*self._workers.streams]
             ready: list[Any] = []
             if streams:
                 ready, _ = self._ray.wait(streams, num_returns=1, timeout=_LOOK)
@@ -326,44 +346,50 @@ class _Step:
         return self._sent
 
     def _ask(self, worker: int) -> None:
-        actor = self._workers._actors[worker]
-        step = self._workers._step
+        actor = self._workers.actors[worker]
+        step = self._workers.step
         actor.begin.remote(step)
         stream = actor.messages.options(num_returns="streaming").remote(
             step, [self._params], self._workers.sources[worker]
         )
-        self._streams[stream] = worker
+        self._workers.streams[stream] = worker, step
 
     def _take(self, stream: Any) -> None:
         """Take the next message of a worker, or hear that there is none."""
-        worker = self._streams[stream]
+        worker, step = self._workers.streams[stream]
+        is_now = step == self._workers.step
         try:
-            block, seconds, values = self._ray.get(next(stream))
+            block, seconds, values, *process = self._ray.get(next(stream))
         except StopIteration:
-            del self._streams[stream]
-            self._done.add(worker)
+            del self._workers.streams[stream]
+            if is_now:
+                self._done.add(worker)
             return
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError:  # its process has ended
-            del self._streams[stream]
-            self._due[worker] = time.monotonic() + _LOOK
+            del self._workers.streams[stream]
+            if is_now:
+                self._due[worker] = time.monotonic() + _LOOK
             return
+        self._workers.note_process(worker, *process)
         self._heard[worker] = time.monotonic()
-        if block in self._open:
+        if is_now and block in self._open:
             self._sent[block][worker] = values
-            arrival = Arrival(self._workers._step, worker, block, seconds)
-            self._workers.arrivals.append(arrival)
+            self._workers.arrivals.append(Arrival(step, worker, block, seconds))
             if self._workers.weights(block, self._sent[block]) is not None:
                 self._open.remove(block)
 
     def _look(self) -> None:
-        """Ask workers again that have ended; raise WorkersLost if none can help."""
+        """Ask workers that are due; raise WorkersLost if those left do not suffice."""
         now = time.monotonic()
+        unfinished = Counter(worker for worker, _ in self._workers.streams.values())
         for worker in [w for w, due in self._due.items() if due <= now]:
-            del self._due[worker]
-            self._ask(worker)
-        timeout = self._workers._timeout
+            # Who is silent is not asked again and again: each call keeps parameters.
+            if unfinished[worker] < _MOST_CALLS:
+                del self._due[worker]
+                self._ask(worker)
+        timeout = self._workers.timeout
         lost = {
             worker
             for worker, heard in self._heard.items()
@@ -385,14 +411,20 @@ class _Actor:
         self._delay: InjectedDelay | None = None
         self._newest = 0
 
-    def begin(self, step: int) -> None:
-        """Hear that a step has begun, so that the ones before are over."""
+    def begin(self, step: int) -> tuple[str, int]:
+        """Hear that a step has begun, so that the ones before are over.
+
+        The node of Ray and the process are returned.
+        """
+        import ray
+
         self._newest = max(self._newest, step)
+        return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def messages(
         self, step: int, params: Sequence[Any], source: tuple[Any, Mapping[int, Any]]
     ) -> Iterator[Any]:
-        """The blocks of a step with the seconds that they took.
+        """The blocks of a step with the seconds that they took, and the process.
 
         Args:
           step: Its number.
@@ -417,7 +449,8 @@ class _Actor:
             wait=lambda block, share: _sleep(begun, ends, block, share),
         )
         for block, values in sent:
-            yield block, time.perf_counter() - begun, values
+            node = ray.get_runtime_context().get_node_id()
+            yield block, time.perf_counter() - begun, values, node, os.getpid()
 
     def _new_worker(self, common: Any, subsets: Mapping[int, Any]) -> BlockWorker:
         import ray
@@ -443,11 +476,8 @@ _Actor.messages.__ray_concurrency_group__ = "work"  # type: ignore[attr-defined]
 
 def _started(address: str | None, num_workers: int) -> tuple[Any, bool]:
     """Ray, and whether it was started or joined here."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",  # no statistics leave the machine
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    }.items():
-        os.environ.setdefault(name, value)
+    # No statistics leave the machine.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
@@ -497,3 +527,23 @@ def _parts(subsets: PyTree | list[PyTree], num_workers: int) -> list[PyTree]:
         )
     whole = jax.tree.map(np.asarray, subsets)
     return [jax.tree.map(lambda x, j=j: x[j], whole) for j in range(num_workers)]
+
+
+def _kill_left(pids: Iterable[int]) -> None:
+    """Kill processes that do not end: one that is stopped does not hear Ray."""
+    pids = set(pids)
+    until = time.monotonic() + _ENDING
+    while (pids := {pid for pid in pids if _is_actor(pid)}) and (
+        time.monotonic() < until
+    ):
+        time.sleep(0.05)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_actor(pid: int) -> bool:
+    """Whether a process is still that of an actor."""
+    with contextlib.suppress(OSError):
+        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

@@ -160,7 +160,7 @@ def play(seed, num_workers, steps, timeout):
     subsets = split_batch((INPUTS, TARGETS), num_workers)
     with CodedWorkers(mean_loss, plan, subsets, timeout=60.0, delay=delay) as workers:
         assert_exact(*workers.value_and_grad(PARAMS), *expected)
-        workers._timeout = timeout
+        workers.timeout = timeout
         try:
             for _ in range(steps):
                 if rng.random() < 0.15:
@@ -236,6 +236,40 @@ def test_other_numbers_of_subsets_are_refused():
     plan = coding_plan(KEY, PARAMS, [8, 9, 7])
     with pytest.raises(ValueError, match="the plan has 3 workers"):
         CodedWorkers(mean_loss, plan, split_batch((INPUTS, TARGETS), 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_an_error_in_the_loop_ends_also_a_stopped_worker(is_joined):
+    """By Ctrl-C, with Ray of its own, or with Ray that the caller has started."""
+    before = set(ray_processes("ray::_Actor"))
+    plan = coding_plan(KEY, PARAMS, [0, 12, 12])
+    subsets = split_batch((INPUTS, TARGETS), 3)
+    if is_joined:
+        ray = pytest.importorskip("ray")
+        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+    def loop():
+        with CodedWorkers(mean_loss, plan, subsets) as workers:
+            workers.value_and_grad(PARAMS)
+            os.kill(workers.pids[1], signal.SIGSTOP)
+            # Two of three suffice, and the stopped one has few unfinished calls.
+            for _ in range(5):
+                workers.value_and_grad(PARAMS)
+            calls = [worker for worker, _ in workers.streams.values()]
+            assert calls.count(1) <= 2
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop()
+        deadline = time.monotonic() + 10.0
+        while set(ray_processes("ray::_Actor")) - before:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        if is_joined:
+            ray.shutdown()
 
 
 @pytest.mark.slow

@@ -502,19 +502,6 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
-def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as N subsets; the first M mod N have a sample more."""
-    if (size := num_samples(batch)) < num_workers:
-        raise ValueError(
-            f"a batch of {size} samples is too small for {num_workers} workers"
-        )
-    parts = (
-        slice(part[0], part[-1] + 1)
-        for part in np.array_split(np.arange(size), num_workers)
-    )
-    return [jax.tree.map(lambda x, part=part: x[part], batch) for part in parts]
-
-
 def shard_subsets(
     subsets: PyTree, devices: Sequence[jax.Device] | None = None
 ) -> PyTree:

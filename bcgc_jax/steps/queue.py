@@ -71,10 +71,6 @@ class Queue:
         # none.
         self._comes = np.full(len(self.stored) + 1, np.inf)
 
-    def num_open(self, worker: int) -> int:
-        """How many open chunks a worker stores."""
-        return self._num_open[worker]
-
     def left(self, worker: int) -> int:
         """What the open chunks that a worker stores weigh, in ticks."""
         return int(self._left[worker])

@@ -8,6 +8,9 @@ from typing import Any, NoReturn
 
 # By the full name of an attribute: a sentence that says what to use.
 ATTRIBUTES: dict[str, str] = {
+    "bcgc_jax.solvers.place_workers": (
+        "Nothing replaces it. Workers have the places of their numbers."
+    ),
     "bcgc_jax.cluster": (
         "Use bcgc_jax.coding.workers.CodedWorkers for coded gradients on Ray, and "
         "bcgc_jax.handout.serve(…, adapt=True) for work sharing in any loop. Ray "

@@ -22,7 +22,6 @@ from bcgc_jax.plans import partitions
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.runtime import draw_runtimes
 from tests.cli.steps import trace_of
-from tests.problems import not_none
 
 Number = Any
 KEY: Any = np.array([0, 1], np.uint32)
@@ -313,7 +312,7 @@ _MEASURED = (
     "Empirical",
     "FromHazard",
 )
-_LARGE = "sweep", "write_sweep", "place_workers", "solve cyclic:2"
+_LARGE = "sweep", "write_sweep", "solve cyclic:2"
 SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED, *_LARGE)
 WHOLE_NUMBERS = (
     "levels_from_partition",
@@ -375,11 +374,6 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     ),
     "fit_start_up": _fit_of_loads,
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
-    "place_workers": lambda v: bcgc.solvers.place_workers(
-        problem_of(v),
-        not_none(bcgc.solve(problem_of(v), "nested").plan),
-        v * _TIMES.reshape(-1, 3),
-    ),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(
         problem_of(v), 8e3 * v, rounds=1

@@ -50,7 +50,7 @@ def compared(
     # baseline compares too.
     besides = BASELINES if question.output == "table" else ["uncoded"]
     methods = tasks | {name: method_of(name) for name in besides if name not in tasks}
-    solved = _solve_all(question, problem, judged, methods, required, trace)
+    solved = _solve_all(question, problem, judged, methods, required)
     uncoded = next((row for row in solved if row.method == "uncoded"), None)
     solved = [row._replace(saved=share_saved(row, uncoded)) for row in solved]
     rows = [_chained(problem, row) for row in solved if row.method in tasks]
@@ -98,7 +98,6 @@ def _solve_all(
     judged: Problem,
     tasks: dict[str, Method],
     required: set[str],
-    trace: Trace | None,
 ) -> list[Solved]:
     """Solve by all methods, best first; only `required` ones must be possible."""
 
@@ -107,7 +106,7 @@ def _solve_all(
         solution = solve(problem, method, key=jax.random.key(question.seed))
         jax.block_until_ready(solution)
         seconds = time.perf_counter() - begun
-        solution = traces.placed(trace, problem, replace(solution, problem=judged))
+        solution = replace(solution, problem=judged)
         return solved_of(name, judged, solution, seconds, question.deadline)
 
     def place(row: Solved) -> tuple[float, float]:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import numpy as np
 
-from bcgc_jax._pytree import replace
 from bcgc_jax.cli.columns import ADVICE, values
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.describe import num_workers
@@ -30,13 +29,6 @@ from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes.unplanned import Limit
-from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.placement import place_workers
-
-_PLACED = (
-    "Workers that were slow in the same steps are in different groups (--format json "
-    "lists them)."
-)
 
 
 def read(asked: Times) -> Trace | None:
@@ -218,17 +210,6 @@ def in_words(description: Description) -> list[str]:
     ]
 
 
-def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
-    """Place the workers of nested groups where the steps of the trace want them."""
-    plan = solution.plan
-    if plan is None or plan.completion is None or not plan.completion.groups:
-        return solution
-    steps = known_steps(trace, problem)
-    if len(steps) < 2:
-        return solution
-    return replace(solution, plan=place_workers(problem, plan, steps))
-
-
 def in_its_steps(
     trace: Trace, problem: Problem, name: str, plan: Plan, promised: float
 ) -> list[str]:
@@ -259,8 +240,6 @@ def in_its_steps(
     ]
     said += _in_a_row(trace, problem, plan, uncoded.mean())
     said += later_than_promised(name, promised, runtimes.mean(), error_of(runtimes))
-    if plan.completion is not None and plan.completion.groups:
-        said.append(_PLACED)
     return said
 
 

@@ -1,5 +1,6 @@
 """Solvers: closed forms, stochastic subgradients, baselines, and `solve` over them."""
 
+from bcgc_jax import _removed
 from bcgc_jax.solvers.baselines import Backup as Backup
 from bcgc_jax.solvers.baselines import Ferdinand as Ferdinand
 from bcgc_jax.solvers.baselines import Tandon as Tandon
@@ -16,8 +17,9 @@ from bcgc_jax.solvers.limit import Limit as Limit
 from bcgc_jax.solvers.limit import runtime_limit as runtime_limit
 from bcgc_jax.solvers.nested import Nested as Nested
 from bcgc_jax.solvers.optimum import Optimal as Optimal
-from bcgc_jax.solvers.placement import place_workers as place_workers
 from bcgc_jax.solvers.schemes import Scheme as Scheme
 from bcgc_jax.solvers.sharing import Sharing as Sharing
 from bcgc_jax.solvers.solve import solve as solve
 from bcgc_jax.solvers.subgradient import Subgradient as Subgradient
+
+__getattr__ = _removed.refuses_removed("bcgc_jax.solvers")

@@ -86,7 +86,7 @@ class Method(Scheme):
         with jax.enable_x64(True):
             problem = problem_of_times(times, steps.forward)
             self.check(problem)
-            return InARow.of(problem, self.plan(problem, jax.random.key(0)), times)
+            return InARow.of(problem, self.plan(problem, jax.random.key(0)))
 
     def check(self, problem: Problem) -> None:
         """Raise ValueError for what it cannot do for this problem, if that is known

@@ -10,7 +10,6 @@ from bcgc_jax.plans.plan import Plan, needs_of
 from bcgc_jax.plans.simulation import steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.placement import place_workers
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
@@ -52,9 +51,8 @@ class InARow(LogRule):
     stored: float
 
     @classmethod
-    def of(cls, problem: Problem, solution: Solution, times: np.ndarray) -> "InARow":
-        """By a solution, with workers in places that suit the `times` it was planned
-        for.
+    def of(cls, problem: Problem, solution: Solution) -> "InARow":
+        """By a solution.
 
         Raises ValueError for one without a plan, as of a function that gives runtimes.
         """
@@ -67,8 +65,6 @@ class InARow(LogRule):
                 "only what says who does what can be replayed in a log: take a method "
                 "with a plan"
             )
-        if plan.completion is not None and plan.completion.groups:
-            plan = place_workers(problem, plan, times)
         return cls(problem, plan, float(np.asarray(needs.stored_subsets)))
 
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:

@@ -1,7 +1,6 @@
 """Nested repetition: runtimes against NumPy's draws, optima against published ones."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -14,11 +13,9 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.measured.choice import smooth_empirical
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.groups import halving, kinds_by_size
-from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.solvers import nested, placement
+from bcgc_jax.plans.groups import halving
+from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
-from bcgc_jax.solvers.placement import place_workers
 from bcgc_jax.solvers.search import local_optimum
 from tests.compilations import compilations
 from tests.problems import not_none
@@ -518,37 +515,6 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     )
 
 
-def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
-    def of(groups):
-        kinds, data = kinds_by_size(groups)
-        return Plan(
-            jnp.array([3.0, 2.0, 4.0, 1.0]),
-            np.arange(4),
-            data,
-            np.ones(4),
-            OneOfEach(groups, kinds),
-        )
-
-    rng = np.random.default_rng(2)
-    tree = halving(5)
-    problem = _problem(5)
-    times = (
-        rng.exponential(1.0, (40, 5))
-        + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
-    )
-    trees = [
-        tuple(tuple(tuple(p[w] for w in group) for group in level) for level in tree)
-        for p in itertools.permutations(range(5))
-    ]
-    best = min(_runtimes(of(groups), times).mean() for groups in trees)
-    placed: Any = place_workers(problem, of(tree), times)
-    assert _runtimes(placed, times).mean() == pytest.approx(best)
-    assert best < 0.95 * _runtimes(of(tree), times).mean()
-    assert placed.completion.kinds == kinds_by_size(placed.completion.groups)[0]
-    with pytest.raises(ValueError, match="only plans of nested groups have places"):
-        place_workers(problem, partition_plan(np.full(5, 2.0), 5), times)
-
-
 @_SLOW
 def test_the_gap_of_blocks_in_single_precision_is_at_most_a_ten_thousandth():
     """The largest measured is 2.3e-5; 1.2e-4 where twice the gap ends a search."""
@@ -557,51 +523,6 @@ def test_the_gap_of_blocks_in_single_precision_is_at_most_a_ten_thousandth():
         solution = bcgc.solve(problem, Nested(data="equal"))
     assert int(solution.status) == bcgc.Status.CONVERGED
     assert 0 <= float(solution.relative_gap) < 1e-4
-
-
-def test_places_are_within_one_per_cent_of_those_of_ten_times_as_many_exchanges(
-    monkeypatch,
-):
-    """For four machines of three workers, in six logs."""
-    kinds, data = kinds_by_size(groups := halving(12))
-    sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])
-    rule = OneOfEach(groups, kinds)
-    plan = Plan(sizes, np.arange(5), data, np.ones(5), rule)
-    problem = _problem(12)
-    rng = np.random.default_rng(0)
-    machine = np.arange(12) // 3
-    logs = [
-        rng.exponential(1.0, (60, 12)) + 5 * (rng.random((60, 4)) < 0.3)[:, machine]
-        for _ in range(6)
-    ]
-
-    def runtimes():
-        placed = [place_workers(problem, plan, times) for times in logs]
-        return [_runtimes(p, t).mean() for p, t in zip(placed, logs, strict=True)]
-
-    quick = runtimes()
-    monkeypatch.setattr(placement, "_TRIES", 10 * placement._TRIES)
-    lost = np.mean(np.divide(quick, runtimes())) - 1
-    # Measured 0.005; 0.014 of half as many exchanges.
-    assert lost < 0.01
-
-
-@_SLOW
-def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_them():
-    kinds, data = kinds_by_size(groups := halving(12))
-    sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])
-    rule = OneOfEach(groups, kinds)
-    plan = Plan(sizes, np.arange(5), data, np.ones(5), rule)
-    law = bcgc.Heterogeneous(
-        4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)]
-    )
-    draws, fresh = np.split(
-        not_none(law.sample(jax.random.key(0), (20_000, 12))), [1000]
-    )
-    placed: Any = place_workers(_problem(12), plan, draws)
-    assert all(sum(w < 4 for w in group) <= 1 for group in placed.completion.groups[2])
-    # Measured 0.68.
-    assert _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()
 
 
 @_SLOW

@@ -263,9 +263,10 @@ class CodedWorkers:
             [*started], num_returns=len(started), timeout=self.timeout
         )
         if missing:
-            raise WorkersLost([started[one] for one in missing], self.timeout)
-        for one in ready:
-            self.note_process(started[one], *self._ray.get(one))
+            workers = [started[reference] for reference in missing]
+            raise WorkersLost(workers, self.timeout)
+        for reference in ready:
+            self.note_process(started[reference], *self._ray.get(reference))
 
     def note_process(self, worker: int, node: str, pid: int) -> None:
         """Note the process of a worker, if it is on this machine."""

@@ -176,7 +176,7 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts]) -> Array:
     So the slopes of their sum in the partition are alike at all levels in use, and
     those in the problem are a subgradient of the optimum.
     """
-    partition, found = plan
+    partition, all_cuts = plan
     x = with_total(problem, partition)
 
     def add(value: Array, cut: Cuts) -> tuple[Array, None]:
@@ -187,9 +187,9 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts]) -> Array:
 
     # All that have a weight to speak of: at most as many as there are levels, but for
     # ties.
-    count = min(_CUTS * x.size, found.weights.size)
-    weights, index = jax.lax.top_k(found.weights, count)
-    cuts = Cuts(found.points[index], weights / jnp.sum(weights))
+    count = min(_CUTS * x.size, all_cuts.weights.size)
+    weights, index = jax.lax.top_k(all_cuts.weights, count)
+    cuts = Cuts(all_cuts.points[index], weights / jnp.sum(weights))
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
 
 

@@ -349,7 +349,6 @@ class _Step:
     def _ask(self, worker: int) -> None:
         actor = self._workers.actors[worker]
         step = self._workers.step
-        actor.begin.remote(step)
         stream = actor.messages.options(num_returns="streaming").remote(
             step, [self._params], self._workers.sources[worker]
         )

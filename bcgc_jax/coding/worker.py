@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
-from bcgc_jax.coding.gradients import CodingPlan, num_samples
+from bcgc_jax.coding.gradients import CodingPlan, Task, num_samples
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 from bcgc_jax.coding.stages import Pass, Stages, stages
 
@@ -58,6 +58,7 @@ class BlockWorker:
         self._weights = weights
         self._keys = keys_of(loss, jax.random.key(seed))
         self._rows = [row_of(code, index) for code in plan.codes]
+        self._later = _later(plan, self.tasks)
         # Programs, by the share of the samples and their shapes.
         self._stages: dict[Any, Stages] = {}
 
@@ -78,6 +79,9 @@ class BlockWorker:
             done.
         """
         params = jax.device_put(params)
+        leaves = jax.tree.leaves(params)
+        shapes = tuple(np.shape(leaf) for leaf in leaves)
+        dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
         passes: dict[_Part, _Passing | None] = {}
         for number, (block, subsets) in enumerate(self.tasks):
             share = self.plan.blocks[block].share
@@ -91,18 +95,15 @@ class BlockWorker:
                     passes[subset, share] = begun
                 passing = passes[subset, share]
                 if passing is not None:
-                    later = self._later(number, subset, share)
                     gradients[k], progress = passing.stages.gradients(
-                        passing.progress, block, later
+                        passing.progress, block, self._later[number][subset]
                     )
                     jax.block_until_ready(gradients[k])
                     passes[subset, share] = passing._replace(progress=progress)
                     weights[k] = passing.weight
                 wait(block, (k + 1) / len(subsets))
             row = self._rows[block]
-            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
-            dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-            places = places_of(self.plan, block, tuple(shapes), tuple(dtypes))
+            places = places_of(self.plan, block, shapes, dtypes)
             wide = self.plan.codes[block].wide
             pieces = encoded(places, wide, row, weights, gradients)
             # XLA would ask of each number anew which piece it is of.
@@ -139,15 +140,17 @@ class BlockWorker:
             self._stages[name] = stages(self._loss, params, batch, blocks, *key)
         return self._stages[name]
 
-    def _later(
-        self, number: int, subset: int, share: tuple[float, float]
-    ) -> tuple[int, ...]:
-        """The later blocks of the same samples."""
-        return tuple(
-            block
-            for block, subsets in self.tasks[number + 1 :]
-            if subset in subsets and self.plan.blocks[block].share == share
-        )
+
+def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
+    """The later blocks of the same samples, for each task and subset."""
+    backwards: list[dict[int, tuple[int, ...]]] = []
+    blocks: dict[_Part, tuple[int, ...]] = {}
+    for block, subsets in reversed(tasks):
+        share = plan.blocks[block].share
+        later = {subset: blocks.get((subset, share), ()) for subset in subsets}
+        blocks |= {(subset, share): (block, *later[subset]) for subset in subsets}
+        backwards.append(later)
+    return backwards[::-1]
 
 
 def first_with(plan: CodingPlan, share: tuple[float, float]) -> int:

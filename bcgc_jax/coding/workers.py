@@ -11,7 +11,7 @@ import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ class CodedWorkers:
         # The processes of the workers on this machine.
         self.pids: dict[int, int] = {}
         self._is_checked = False
-        self._encodings = [np.asarray(code.encoding) for code in plan.codes]
+        self.decoder = Decoder(plan)
         self.actors: list[Any] = []
         self._ray, self._is_own = _started(address, plan.num_workers)
         try:
@@ -199,16 +199,16 @@ class CodedWorkers:
         try:
             messages = step.messages()
         finally:
-            # Who computes on ends after the pass that it is at.
+            # A worker that still computes finishes only its current pass.
             for actor in self.actors:
                 actor.begin.remote(self.step + 1)
-        return self._decoded(messages, params)
+        return self.decoder.value_and_grad(messages, params)
 
     def trace(self) -> Trace:
         """Return the arrivals of the last blocks as a log, for `advise` and others.
 
-        A worker's time in a step is that of its last block that has come. It is cut off
-        (censored) if it is not its last one.
+        The time of a worker in a step is the time of its last block that has come. It
+        is cut off (censored) if the worker has later blocks.
         """
         last = {(a.step, a.worker): a for a in self.arrivals}
         rows = [last[place] for place in sorted(last)]
@@ -274,44 +274,61 @@ class CodedWorkers:
         if node == self._ray.get_runtime_context().get_node_id():
             self.pids[worker] = pid
 
-    def _decoded(
-        self, messages: list[dict[int, np.ndarray]], params: PyTree
+
+class Messages(NamedTuple):
+    """Messages that give a block, `[size]` by worker, and their weights, `[N]`."""
+
+    by_worker: Mapping[int, np.ndarray]
+    weights: np.ndarray
+
+
+class Decoder:
+    """Makes blocks of the messages of workers, and of all blocks loss and gradient."""
+
+    def __init__(self, plan: CodingPlan) -> None:
+        self._plan = plan
+        self._encodings = [np.asarray(code.encoding) for code in plan.codes]
+        self._needed = plan.rule.awaited(None)
+
+    def weights(self, block: int, workers: Collection[int]) -> np.ndarray | None:
+        """Return the weights by which messages of these workers give a block, `[N]`.
+
+        They are None if the messages do not suffice.
+        """
+        if len(workers) < self._needed[block]:
+            return None
+        arrived = np.isin(np.arange(self._plan.num_workers), [*workers])
+        decoding = decoding_weights(self._encodings[block], arrived)
+        return np.asarray(decoding.weights) if bool(decoding.decodable) else None
+
+    def value_and_grad(
+        self, messages: Sequence[Messages], params: PyTree
     ) -> tuple[jax.Array, PyTree]:
+        """Return the loss and the gradient by the messages of all blocks."""
+        plan = self._plan
         leaves = jax.tree.leaves(params)
         shapes = tuple(np.shape(leaf) for leaf in leaves)
         dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
         value = 0.0
         parts = []
-        for block, sent in enumerate(messages):
-            weights = np.asarray(self.weights(block, sent))
-            total = self.plan.scaling * sum(
+        for block, (sent, weights) in enumerate(messages):
+            total = plan.scaling * sum(
                 weights[worker] * values.astype(np.float64)
                 for worker, values in sent.items()
                 if weights[worker]
             )
             ends = np.cumsum(
-                [p.stop - p.start for p in places_of(self.plan, block, shapes, dtypes)]
+                [p.stop - p.start for p in places_of(plan, block, shapes, dtypes)]
             )
             pieces = np.split(total, ends[:-1])
-            if len(pieces) > len(self.plan.blocks[block].pieces):
+            if len(pieces) > len(plan.blocks[block].pieces):
                 value += float(pieces.pop()[0])
-            kinds = [dtypes[piece.leaf] for piece in self.plan.blocks[block].pieces]
+            kinds = [dtypes[piece.leaf] for piece in plan.blocks[block].pieces]
             parts.append(
                 [piece.astype(kind) for piece, kind in zip(pieces, kinds, strict=True)]
             )
-        gradient = assemble(self.plan.blocks, parts, params, np)
+        gradient = assemble(plan.blocks, parts, params, np)
         return jnp.asarray(value, jnp.result_type(float)), jax.device_put(gradient)
-
-    def weights(self, block: int, workers: Any) -> np.ndarray | None:
-        """Return the weights by which messages of these workers give a block, `[N]`.
-
-        They are None if the messages do not suffice.
-        """
-        if len(workers) < self.plan.rule.awaited(None)[block]:
-            return None
-        arrived = np.isin(np.arange(self.plan.num_workers), [*workers])
-        decoding = decoding_weights(self._encodings[block], arrived)
-        return np.asarray(decoding.weights) if bool(decoding.decodable) else None
 
 
 class _Step:
@@ -324,17 +341,18 @@ class _Step:
         tree = jax.tree.unflatten(jax.tree.structure(params), leaves)
         self._params = self._ray.put(tree)
         self._sent: list[dict[int, np.ndarray]] = [{} for _ in workers.plan.blocks]
-        self._open = set(range(len(self._sent)))
+        # The weights of the blocks that can be decoded.
+        self._weights: dict[int, np.ndarray] = {}
         now = time.monotonic()
         self._heard = dict.fromkeys(range(workers.plan.num_workers), now)
         # Workers that are to be asked, and from when on.
         self._due = dict.fromkeys(self._heard, now)
         self._done: set[int] = set()
 
-    def messages(self) -> list[dict[int, np.ndarray]]:
-        """The messages of each block by worker, as soon as they suffice."""
+    def messages(self) -> list[Messages]:
+        """The messages of each block, as soon as they suffice."""
         self._look()
-        while self._open:
+        while len(self._weights) < len(self._sent):
             streams = [*self._workers.streams]
             ready: list[Any] = []
             if streams:
@@ -344,7 +362,7 @@ class _Step:
             for stream in ready:
                 self._take(stream)
             self._look()
-        return self._sent
+        return [Messages(sent, self._weights[b]) for b, sent in enumerate(self._sent)]
 
     def _ask(self, worker: int) -> None:
         actor = self._workers.actors[worker]
@@ -374,18 +392,19 @@ class _Step:
             return
         self._workers.note_process(worker, *process)
         self._heard[worker] = time.monotonic()
-        if is_now and block in self._open:
+        if is_now and block not in self._weights:
             self._sent[block][worker] = values
             self._workers.arrivals.append(Arrival(step, worker, block, seconds))
-            if self._workers.weights(block, self._sent[block]) is not None:
-                self._open.remove(block)
+            weights = self._workers.decoder.weights(block, self._sent[block])
+            if weights is not None:
+                self._weights[block] = weights
 
     def _look(self) -> None:
         """Ask workers that are due; raise WorkersLost if those left do not suffice."""
         now = time.monotonic()
         unfinished = Counter(worker for worker, _ in self._workers.streams.values())
         for worker in [w for w, due in self._due.items() if due <= now]:
-            # Who is silent is not asked again and again: each call keeps parameters.
+            # A silent worker gets few calls, because each call keeps parameters.
             if unfinished[worker] < _MOST_CALLS:
                 del self._due[worker]
                 self._ask(worker)
@@ -395,10 +414,15 @@ class _Step:
             for worker, heard in self._heard.items()
             if worker not in self._done and now - heard > timeout
         }
+        if not lost:
+            return
         hopeful = self._heard.keys() - lost - self._done
-        for block in self._open if lost else ():
-            able = hopeful.union(self._sent[block])
-            if self._workers.weights(block, able) is None:
+        for block, sent in enumerate(self._sent):
+            able = hopeful.union(sent)
+            if (
+                block not in self._weights
+                and self._workers.decoder.weights(block, able) is None
+            ):
                 raise WorkersLost(sorted(lost), timeout)
 
 
@@ -469,7 +493,7 @@ def _sleep(begun: float, ends: np.ndarray | None, block: int, share: float) -> N
         time.sleep(max(0.0, until - time.perf_counter()))
 
 
-# A worker is asked for messages one after the other, and told of steps meanwhile.
+# A worker computes one call after the other, and hears of new steps meanwhile.
 _Actor.begin.__ray_concurrency_group__ = "heard"  # type: ignore[attr-defined]
 _Actor.messages.__ray_concurrency_group__ = "work"  # type: ignore[attr-defined]
 
@@ -530,7 +554,7 @@ def _parts(subsets: PyTree | list[PyTree], num_workers: int) -> list[PyTree]:
 
 
 def _kill_left(pids: Iterable[int]) -> None:
-    """Kill processes that do not end: one that is stopped does not hear Ray."""
+    """Kill processes that do not end, because a stopped process ignores Ray."""
     pids = set(pids)
     until = time.monotonic() + _ENDING
     while (pids := {pid for pid in pids if _is_actor(pid)}) and (

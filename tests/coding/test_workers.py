@@ -23,8 +23,9 @@ from bcgc_jax.coding import (
 )
 from bcgc_jax.coding.delays import InjectedDelay
 from bcgc_jax.coding.worker import BlockWorker
-from bcgc_jax.coding.workers import CodedWorkers, WorkersLost
+from bcgc_jax.coding.workers import CodedWorkers, Decoder, Messages, WorkersLost
 from bcgc_jax.plans.plan import cyclic_plan
+from tests.problems import not_none
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.standard_normal((48, 5)).astype(np.float32)
@@ -58,10 +59,8 @@ def assert_exact(value, gradient, expected_value, expected):
 
 
 def decoded(plan, loss, subsets, workers, params):
-    """What `CodedWorkers` makes of messages of `workers`, without processes."""
-    master = object.__new__(CodedWorkers)
-    master.plan = plan
-    master._encodings = [np.asarray(code.encoding) for code in plan.codes]
+    """What messages of `workers` give, without processes."""
+    decoder = Decoder(plan)
     sizes = np.array([len(part[1]) for part in subsets], float)
     weights = sizes * len(sizes) / sizes.sum() if plan.mean else np.ones(len(sizes))
     sent: list[dict[int, np.ndarray]] = [{} for _ in plan.blocks]
@@ -69,9 +68,13 @@ def decoded(plan, loss, subsets, workers, params):
         held = {j: subsets[j] for j in plan.held(index)}
         worker = BlockWorker(loss, plan, index, held, weights)
         for block, values in worker.messages(params):
-            if master.weights(block, sent[block]) is None:
+            if decoder.weights(block, sent[block]) is None:
                 sent[block][index] = values
-    return master._decoded(sent, params)
+    messages = [
+        Messages(of_block, not_none(decoder.weights(block, of_block)))
+        for block, of_block in enumerate(sent)
+    ]
+    return decoder.value_and_grad(messages, params)
 
 
 @pytest.mark.parametrize("is_mean", [True, False])

@@ -11,6 +11,13 @@ ATTRIBUTES: dict[str, str] = {
     "bcgc_jax.solvers.place_workers": (
         "Nothing replaces it. Workers have the places of their numbers."
     ),
+    "bcgc_jax.solvers.completion_bound": (
+        "Nothing replaces the bound. bcgc_jax.Deadline(t) finds the plan, and a second "
+        "search, from another start, can confirm it."
+    ),
+    "bcgc_jax.solvers.CompletionBound": (
+        "It was the result of completion_bound, which was removed, too."
+    ),
     "bcgc_jax.cluster": (
         "Use bcgc_jax.coding.workers.CodedWorkers for coded gradients on Ray, and "
         "bcgc_jax.handout.serve(…, adapt=True) for work sharing in any loop. Ray "

@@ -61,7 +61,6 @@ _GROUPS = {
 gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (
-    "bcgc_jax/solvers/completion_bound.py::",  # programs of their own shapes
     "bcgc_jax/measured/fits.py::bcgc_jax.measured.fits.fit_distributions",
 )
 

@@ -306,7 +306,6 @@ _COMPOSED = (
     "solve time for workers of one start-up",
 )
 _MEASURED = (
-    ("completion_bound in parts"),
     "fit_distributions",
     "fit_start_up",
     "Empirical",
@@ -375,9 +374,6 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "fit_start_up": _fit_of_loads,
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
-    "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(
-        problem_of(v), 8e3 * v, rounds=1
-    ),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: next(
         map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())
@@ -397,7 +393,7 @@ TAKEN_OR_RETURNED = {
         "RuntimeEstimate",
         "Plan",
     ),
-    *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Backup", "Limit"),
+    *("Requirements", "Comparison", "Cyclic", "Backup", "Limit"),
     *(
         "Trace",
         "load_trace",

@@ -132,9 +132,7 @@ def test_two_published_values_of_the_journal_are_not_those_of_its_formula():
 
 
 @pytest.mark.slow
-def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
-    run, monkeypatch
-):
+def test_the_journal_version_has_its_values_beside_exact_ones(run, monkeypatch):
     ten_workers = {
         place: value
         for place, value in journal.read_published().items()
@@ -144,7 +142,7 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
     monkeypatch.setattr(journal, "STEPS", (0, 100))
     monkeypatch.setattr(journal, "SCHEMES", ("deadline", "optimal", "single_block"))
     points = [journal.Point("a", 10), journal.Point("d", 10, deadline=5e6)]
-    study = run(journal, points=points, workers=10, rounds=1, plans=0)
+    study = run(journal, points=points, workers=10, plans=0)
     assert study.drew("journal", "journal_plans")
     rows = {(row["panel"], row["scheme"]): row for row in study.rows("journal")}
     assert float(rows["a", "single_block"]["completion"]) == pytest.approx(
@@ -155,9 +153,9 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
     ]
     assert published == ["0.628", "0.442"]
     assert rows["d", "deadline"]["published"] == ""
-    (bound,) = study.rows("journal_bounds")
-    # measured 0.74560, 0.74807
-    assert 0.7455 < float(bound["best_found"]) < float(bound["upper_bound"]) < 0.749
+    (setting,) = study.rows("journal_settings")
+    # Version 0.4 proved that no plan exceeds 0.74807.
+    assert 0.7455 < float(setting["best_found"]) < 0.74807
     plans = {row["scheme"]: row for row in study.rows("journal_plans")}
     runtimes = [
         float(plans[name]["expected_runtime"]) for name in ("optimal", "deadline")
@@ -168,7 +166,7 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(
         for row in study.rows("journal_steps")
         if row["steps"] == "100"
     ]
-    np.testing.assert_allclose(last, float(bound["best_found"]), rtol=1e-5)
+    np.testing.assert_allclose(last, float(setting["best_found"]), rtol=1e-5)
 
 
 @pytest.mark.slow

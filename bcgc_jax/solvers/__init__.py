@@ -8,8 +8,6 @@ from bcgc_jax.solvers.baselines import TandonPartial as TandonPartial
 from bcgc_jax.solvers.baselines import straggler_ratio as straggler_ratio
 from bcgc_jax.solvers.compare import Comparison as Comparison
 from bcgc_jax.solvers.compare import compare as compare
-from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
-from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
 from bcgc_jax.solvers.cyclic import Cyclic as Cyclic
 from bcgc_jax.solvers.deadline import Deadline as Deadline
 from bcgc_jax.solvers.drop import Drop as Drop

@@ -1,10 +1,10 @@
 r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ t).
 
 This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the
-log-odds of being late begin at several starts at once. For distributions of atoms P is
-a step function of x: there the atoms (of rows, the runtimes) are spread by a factor
-e^±h, h → 0, and the answers are judged by the true P. Of atoms they are where a search
-of `thresholds` begins, which few atoms need not have.
+log-odds of being late begin at several starts at once. If the distribution has atoms,
+then P is a step function of x. In that case the search plans for a smoothed
+distribution, whose atoms (or, for rows, runtimes) are spread by a factor e^±h with
+h → 0, and each plan that it reaches is evaluated with the true P.
 
 The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is
 that of an augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The
@@ -36,8 +36,7 @@ from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.descent import projected_descent
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
-from bcgc_jax.solvers.search import Optimum, local_optimum, status_of
-from bcgc_jax.solvers.thresholds import MOST_WORKERS, thresholds_of
+from bcgc_jax.solvers.search import Optimum, local_optimum
 
 # These reach the best of eleven starts in 98 % of 600 problems (five families, N = 3 …
 # 24, deadlines of 0.45 to 3 expected runtimes), at worst 4e-4 below; with x^(t), x^(f)
@@ -79,14 +78,9 @@ class Deadline(Method):
     r"""The partition, a local optimum from several starts, that most probably ends by
     `deadline`.
 
-    Of few atoms it is the best of all: of two with N ≤ 400, of five with N ≤ 32, of
-    nine with N ≤ 13. Where a link sends while a worker computes that holds of two with
-    N ≤ 75, of five with N ≤ 15, of nine with N ≤ 8. With a link and several start-ups
-    it is not known. Of more, with N ≤ 64, the search goes on over the atom up to which
-    each level is in time. Then CONVERGED means that none of its moves is better, not
-    that no plan is: of 148 problems (N = 6 and 8, 9 to 17 atoms) it missed the best in
-    3, by 0.042 at most. Slopes alone missed 56 of 60, by 0.23 at most. With whole rows,
-    and with a larger N, the answer is that of slopes.
+    For an empirical distribution of few times, the search plans for a smoothed
+    distribution, and it often misses the best plan. In 56 of 60 problems (N = 6 and 8,
+    9 to 17 atoms) a better plan existed. Its probability was at most 0.23 higher.
 
     With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over
     P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no
@@ -176,11 +170,10 @@ def completion_partition(
 ) -> Optimum:
     r"""argmax P(τ̂(x,T) ≤ deadline) over partitions.
 
-    Of few atoms the best of all, else the best local one from each of `STARTS`. Such a
-    search counts as converged once a projected gradient step of the log-odds moves
-    hardly any share. `max_steps` is static. `point` is the partition, `[max_workers]`,
-    `value` its probability, and `aux` are those from each of `STARTS`; of thresholds
-    there is but one.
+    The result is the best local optimum that the searches from `STARTS` reach. A search
+    counts as converged once a projected gradient step of the log-odds moves hardly any
+    share. `max_steps` is static. `point` is the partition, `[max_workers]`, `value` its
+    probability, and `aux` holds the probability that each of `STARTS` leads to.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -193,19 +186,8 @@ def completion_partition(
     iteration = iteration_of(problem)
     deadline = jnp.asarray(deadline, problem.dtype)
     t = deadline / problem.scale
-    thresholds = None
-    if iteration.stepped and iteration.alike:
-        thresholds = thresholds_of(problem, t)
-    if thresholds is not None and thresholds.has_few_paths:
-        return _of_thresholds(problem, thresholds.best())
     shares, searches = _from_starts(problem, deadline, max_steps)
     steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
-    if thresholds is not None and problem.max_workers <= MOST_WORKERS:
-        best_first = shares[jnp.argsort(searches.value[:, -1])]
-        local_best = thresholds.better(best_first, max_steps)
-        return _of_thresholds(
-            problem, local_best._replace(num_steps=steps + local_best.num_steps)
-        )
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
     else:
@@ -216,22 +198,6 @@ def completion_partition(
     ended = converged & resolved(probabilities[best])
     partition = shares[best] * problem.total
     return local_optimum(partition, probabilities[best], ended, steps, probabilities)
-
-
-def _of_thresholds(problem: Problem, least_late: Optimum) -> Optimum:
-    """The same of P(late). A bound says none is better, also if none is in time."""
-    probability = jnp.clip(1 - least_late.value, 0, 1)
-    never = (probability <= 1) & ~resolved(probability)
-    proven = ~jnp.isnan(least_late.bound)
-    good = resolved(probability) | (never & proven)
-    probability = jnp.where(never, 0, probability)
-    return least_late._replace(
-        point=least_late.point * problem.total,
-        value=probability,
-        bound=jnp.where(proven, probability, jnp.nan),
-        status=status_of((least_late.status == int(Status.CONVERGED)) & good),
-        aux=probability[None],
-    )
 
 
 def _from_starts(

@@ -303,7 +303,8 @@ def compute_settings(published: Published) -> Iterator[Setting]:
             for scheme in ("deadline", "equal_risk", "large_deadline")
         )
         published_ones = theirs["stationary_point"], theirs["large_deadline"]
-        yield Setting(workers, float(rate), count, *ours, *published_ones)
+        values = *ours, *published_ones
+        yield Setting(workers, float(rate), count, *values)
 
 
 def compute_plans(workers: int, count: int) -> list[Plan]:

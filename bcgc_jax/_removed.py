@@ -11,6 +11,16 @@ ATTRIBUTES: dict[str, str] = {
     "bcgc_jax.solvers.place_workers": (
         "Nothing replaces it. Workers have the places of their numbers."
     ),
+    "bcgc_jax.distributions.EmpiricalPairs": (
+        "Use bcgc_jax.Empirical for the cycle times, and a number for start_up."
+    ),
+    "bcgc_jax.measured.fit_start_up": (
+        "Subtract the start-up time from the seconds, and give it to bcgc_jax.Problem "
+        "as the number start_up."
+    ),
+    "bcgc_jax.measured.StartUpFit": (
+        "It was the result of fit_start_up, which was removed, too."
+    ),
     "bcgc_jax.solvers.completion_bound": (
         "Nothing replaces the bound. bcgc_jax.Deadline(t) finds the plan, and a second "
         "search, from another start, can confirm it."

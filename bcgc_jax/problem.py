@@ -23,8 +23,7 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
-from bcgc_jax.distributions.atoms import law_of_number
+from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.base import ONE_BY_ONE
 
 # What the numbers of a problem must meet.
@@ -68,8 +67,7 @@ class Problem:
         (layers; footnotes 2-4): a unit takes `cycles` times its cost. A partition then
         shares out their sum.
       start_up: S, in the unit of runtimes, the time to a worker's first cycle: a
-        number, or a distribution, of which each worker has its own draw in every
-        iteration.
+        number.
       send_time: c, the time a worker's link takes for one coordinate (or unit of cost).
         With it worker w delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n}
         x_i.
@@ -79,8 +77,7 @@ class Problem:
         carried past: as setup, but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n}
         x_i) / b in all.
 
-    With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the
-    cycle time, `EmpiricalPairs`.
+    With these τ̂ = max_n of the (N-n)-th of the F_n.
 
     Raises ValueError for numbers that make no sense and are known before tracing.
 
@@ -102,7 +99,7 @@ class Problem:
     max_workers: int = static_field(default=0)
     setup_cycles: ArrayLike | None = None
     unit_costs: Numbers | None = None
-    start_up: Distribution | ArrayLike | None = None
+    start_up: ArrayLike | None = None
     send_time: ArrayLike | None = None
     overlap: bool = static_field(default=False)
     chain_cycles: ArrayLike | None = None
@@ -144,22 +141,13 @@ class Problem:
 
     def _check_start_up(self) -> None:
         start = self.start_up
-        if isinstance(start, JointDistribution | EmpiricalPairs):
+        if isinstance(start, Distribution | JointDistribution):
             raise ValueError(
-                "start_up must be the distribution of one worker's, or a number, got "
-                f"{start!r}"
+                f"start_up must be a number, got {start!r}. Distributions of start-up "
+                "times were removed after version 0.4. Pass a typical start-up time, "
+                "for example the mean"
             )
-        if start is not None and self.cycle_time.has_start_up:
-            raise ValueError(
-                "EmpiricalPairs have their own start-ups: leave start_up out"
-            )
-        if self.random_start_up and self.cycle_time.width() is not None:
-            raise ValueError(
-                "start_up may be a distribution where all workers have one of the "
-                f"cycle time, not with {type(self.cycle_time).__name__}: give a "
-                "number, or pool the times"
-            )
-        if start is not None and not self.random_start_up:
+        if start is not None:
             check("start_up", start, ">= 0")
         if not isinstance(self.overlap, bool | np.bool_):
             raise ValueError(
@@ -237,39 +225,25 @@ class Problem:
             if value is not None:
                 valid &= jnp.all(meets(value, condition))
         if self.start_up is not None:
-            valid &= law_of_number(self.start_up).valid()
+            valid &= jnp.all(meets(self.start_up, ">= 0"))
         valid &= jnp.all(self._cycle >= jnp.finfo(self.dtype).tiny)
         return valid & jnp.all(coordinates == jnp.floor(coordinates))
 
     @property
     def plain(self) -> bool:
         """Whether a delivery takes cycles alone: neither start-up nor link."""
-        return (
-            self.start_up is None
-            and self.send_time is None
-            and not self.cycle_time.has_start_up
-        )
+        return self.start_up is None and self.send_time is None
 
     @property
-    def convex(self) -> bool:
-        """Whether the expected runtime is convex: not with random start-ups."""
-        return not self.cycle_time.has_start_up and not self.random_start_up
-
-    @property
-    def random_start_up(self) -> bool:
-        """Whether the start-up has a distribution of its own."""
-        return isinstance(self.start_up, Distribution)
+    def start_up_or_zero(self) -> Array:
+        """The start-up time, in the unit of runtimes; 0 without one."""
+        start = 0.0 if self.start_up is None else self.start_up
+        return jnp.asarray(start, self.dtype)
 
     @property
     def without_delivery(self) -> "Problem":
         """The same problem with workers that start at once and send in no time."""
-        return replace(
-            self,
-            cycle_time=self.cycle_time.alone(),
-            start_up=None,
-            send_time=None,
-            overlap=False,
-        )
+        return replace(self, start_up=None, send_time=None, overlap=False)
 
     @property
     def has_setup(self) -> bool:

@@ -22,7 +22,7 @@ COVERS = (10, 10), (20, 20), (50, 50), (1000, 50)
 def schedules() -> Iterator[dict[str, Any]]:
     """cyclic at N = 10, 20, 50 and 1000, against NumPy's matrix powers."""
     for workers, depth in COVERS:
-        worker = Worker(LAW, jnp.zeros(()), jnp.ones(()))
+        worker = Worker(LAW)
         rule = FirstHolder(workers, workers)
         work = jnp.arange(1.0, depth + 1)
         cover = jax.jit(functools.partial(expected_completion, rule=rule, num_nodes=96))

@@ -60,9 +60,6 @@ LAWS: dict[str, Callable[[Number], Any]] = {
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
-    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(
-        row(v, 3, 0, 7), row(v, 1, 2, 5)
-    ),
     "EmpiricalRows": lambda v: bcgc.EmpiricalRows(
         jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])
     ),
@@ -80,7 +77,7 @@ KINDS = (
     "Heterogeneous",
 )
 JOINT = ("EmpiricalRows", "Heterogeneous")
-ATOMIC = ("Deterministic", "TwoSpeed", "Empirical", "EmpiricalPairs")
+ATOMIC = ("Deterministic", "TwoSpeed", "Empirical")
 DENSE = tuple(name for name in LAWS if name not in JOINT + ATOMIC)
 
 
@@ -145,9 +142,7 @@ def problem_of(v: Number, **options: Any) -> bcgc.Problem:
 
 def late_problem(v: Number) -> bcgc.Problem:
     """Make a problem of workers that start up and send."""
-    return problem_of(
-        v, start_up=bcgc.Exponential(v), send_time=0.5 * v, chain_cycles=0.2 * v
-    )
+    return problem_of(v, start_up=v, send_time=0.5 * v, chain_cycles=0.2 * v)
 
 
 def _partition(v: Number) -> jax.Array:
@@ -307,7 +302,6 @@ _COMPOSED = (
 )
 _MEASURED = (
     "fit_distributions",
-    "fit_start_up",
     "Empirical",
     "FromHazard",
 )
@@ -325,12 +319,6 @@ def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
     return trace_of(
         v * np.random.default_rng(0).gamma(2.0, 1.0, (60, 5)) + 1, **changed
     )
-
-
-def _fit_of_loads(v: float) -> Any:
-    draws, load = np.random.default_rng(0), np.tile([1.0, 2.0, 4.0], 100)
-    seconds = v * draws.gamma(4.0, 0.5, 300) + load * (1 + draws.exponential(1.0, 300))
-    return bcgc.measured.fit_start_up(_trace(v, seconds=seconds, load=load))
 
 
 def _cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
@@ -371,7 +359,6 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         distributions=["shifted-exponential", "pareto", "uniform"],
         num_replicates=4,
     ),
-    "fit_start_up": _fit_of_loads,
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
@@ -401,7 +388,6 @@ TAKEN_OR_RETURNED = {
         "Slowness",
         "Description",
         "Fit",
-        "StartUpFit",
         "grid",
     ),
 }

@@ -429,8 +429,7 @@ def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
+def test_workers_of_traced_numbers_that_are_none_have_no_runtime():
     bad = [
         ("scale", -3.0),
         ("scale", np.nan),
@@ -442,8 +441,7 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
 
     def outcome(numbers):
         scale = numbers.pop("scale")
-        start = bcgc.Exponential(1 / scale) if law else scale
-        problem = bcgc.Problem(bcgc.Exponential(0.5), 3, 300, start_up=start, **numbers)
+        problem = bcgc.Problem(bcgc.Exponential(0.5), 3, 300, start_up=scale, **numbers)
         solution = bcgc.solve(problem, "uncoded")
         return solution.status, (
             solution.expected_runtime,

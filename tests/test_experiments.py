@@ -55,7 +55,6 @@ COMMANDS = (
         "paper",
         "promised",
         "record",
-        "start_ups",
         "sweep",
         "theorem4",
         "traces",

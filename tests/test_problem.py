@@ -13,10 +13,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.iterations import iteration_of
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
-PAIRS, UNLIKE = (
-    bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]),
-    bcgc.Heterogeneous([LAW] * 4),
-)
+UNLIKE = bcgc.Heterogeneous([LAW] * 4)
 SENSIBLE: dict[str, Any] = dict(
     cycle_time=LAW, num_workers=4, num_coordinates=30, num_samples=5, cycles=1.5
 )
@@ -75,19 +72,8 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
             {"cycle_time": 3.0},
             r"cycle_time must be a distribution such as ShiftedExponential.*, got 3.0",
         ),
-        (
-            {"start_up": PAIRS},
-            "start_up must be the distribution of one worker's, or a number",
-        ),
-        ({"start_up": UNLIKE}, "start_up must be the distribution of one worker's"),
-        (
-            {"start_up": 2.0, "cycle_time": PAIRS},
-            "EmpiricalPairs have their own start-ups",
-        ),
-        (
-            {"start_up": LAW, "cycle_time": UNLIKE},
-            "not with Heterogeneous: give a number, or pool",
-        ),
+        ({"start_up": LAW}, "start_up must be a number, got ShiftedExponential"),
+        ({"start_up": UNLIKE}, "start_up must be a number, got Heterogeneous"),
         (
             {"send_time": 1.0, "overlap": 2},
             "overlap must be True or False, known before tracing, got 2",
@@ -103,25 +89,15 @@ def test_the_message_says_what_would_be_right(arguments, message):
         bcgc.Problem(**{**SENSIBLE, **arguments})
 
 
-def test_a_problem_knows_whether_its_runtime_is_convex_and_what_delivery_leaves():
-    assert bcgc.Problem(**SENSIBLE, start_up=3.0, send_time=0.5).convex
-    random = bcgc.Problem(
-        **SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2
+def test_a_problem_knows_what_delivery_leaves():
+    problem = bcgc.Problem(
+        **SENSIBLE, start_up=3.0, overlap=True, send_time=0.5, chain_cycles=0.2
     )
-    pairs = bcgc.Problem(PAIRS, 4, 30)
-    assert not any(
-        (
-            random.convex,
-            random.plain,
-            pairs.convex,
-            pairs.plain,
-            iteration_of(random).smooth,
-        )
-    )
-    assert repr(random.without_delivery) == repr(
+    assert not problem.plain
+    assert not iteration_of(problem).smooth
+    assert repr(problem.without_delivery) == repr(
         bcgc.Problem(**SENSIBLE, chain_cycles=0.2)
     )
-    assert repr(pairs.without_delivery.cycle_time) == "Empirical(times=[0.5, 2.0])"
 
 
 def test_more_coordinates_than_an_integer_holds_need_64_bit():

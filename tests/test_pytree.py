@@ -13,7 +13,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import check, replace
-from bcgc_jax.distributions import EmpiricalPairs
 from tests import registry
 
 pytestmark = pytest.mark.smoke
@@ -108,7 +107,7 @@ BAD = [
     pytest.param(law, name, value, id=f"{type(law).__name__}-{name}-{what}")
     for law in LAWS
     for name in fields(law)
-    if not isinstance(law, (bcgc.Empirical, EmpiricalPairs, bcgc.FromHazard))
+    if not isinstance(law, (bcgc.Empirical, bcgc.FromHazard))
     for what, value in WRONG.items()
     if what not in (*OTHERS, *ARRAYS) or name == next(iter(fields(law)))
     if name not in MAY_BE.get(what, ())
@@ -140,22 +139,6 @@ def test_bad_field_is_named(law, name, value):
             "times is empty: an empirical distribution needs at least one",
         ),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
-        (
-            lambda: EmpiricalPairs([], []),
-            "start_ups and cycle_times must be pairs, at least one, got shapes",
-        ),
-        (
-            lambda: EmpiricalPairs([1.0], [2.0, 3.0]),
-            r"start_ups and cycle_times .* pairs, .*1,\) and \(2,\)",
-        ),
-        (
-            lambda: EmpiricalPairs([1.0, -0.5], [2.0, 3.0]),
-            "start_ups must be finite and >= 0, got -0.5",
-        ),
-        (
-            lambda: EmpiricalPairs([1.0, 0.0], [2.0, 0.0]),
-            "cycle_times must be finite and > 0, got 0.0",
-        ),
         (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]
     ],
 )
@@ -220,10 +203,6 @@ REPRESENTED: list[tuple[Any, str]] = [
     (
         bcgc.Empirical(TIMES.astype(np.float32)),
         "Empirical(times=float32[4000] from 0.5 to 2)",
-    ),
-    (
-        EmpiricalPairs([3.0], [1.0]),
-        "EmpiricalPairs(start_ups=[3.0], cycle_times=[1.0])",
     ),
     (
         bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),

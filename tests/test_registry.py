@@ -234,11 +234,7 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        for name in LAWS
-        if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")
-    ],
+    [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical")],
 )
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     time = jnp.float32(1.5)

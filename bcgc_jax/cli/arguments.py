@@ -190,18 +190,6 @@ def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
     return WORKERS.read(count) if star else None, read_law(law)
 
 
-def number_or_law(numbers: Argument) -> Argument:
-    """Numbers, or NAME:PARAMETER=VALUE,… of a distribution."""
-    name = f"{numbers.name} or distribution"
-
-    def read(text: str) -> Any:
-        if text[:1].isalpha():
-            return read_law(text)
-        return numbers.read(text)
-
-    return Argument(name, read)
-
-
 def missing_parameters(law: str, names: Collection[str]) -> list[str]:
     return [
         name

@@ -482,8 +482,7 @@ PLANS = (
     _text(
         "distribution",
         "That this is the best plan for: a fitted one, `measured times` or `smooth, "
-        "Pareto tail`; of a trace of several loads `with start-up` or `without "
-        "start-up`; or `uncoded`, which is none.",
+        "Pareto tail`; or `uncoded`, which is none.",
         head=names("plan for"),
     ),
     _time(
@@ -535,12 +534,7 @@ _CELL = (
         "f over L (b + h): the forward pass as a ratio to the backward pass.",
         required=False,
     ),
-    Column("start_up", FINITE, "time", "S, where it is a number.", required=False),
-    _text(
-        "start_up_distribution",
-        "Of the start-up, as --start-up has it.",
-        required=False,
-    ),
+    Column("start_up", FINITE, "time", "S.", required=False),
     Column("send_time", FINITE, "time per coordinate", "c.", required=False),
     Column(
         "overlap",

@@ -174,7 +174,7 @@ class Times(Passes):
     cycle_time: Any = option(
         LAW, "Distribution of a worker's cycle time, NAME:PARAMETER=VALUE,…"
     )
-    start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
+    start_up: Any = option(_FROM_ZERO, _START_UP)
     send_time: Any = option(_FROM_ZERO, _SEND_TIME)
     overlap: bool = option(bool, "The link sends while the worker computes.")
     trace: str | None = option(
@@ -544,7 +544,7 @@ Examples:
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
   bcgc sweep --workers 10 --coordinates 2000 \\
              --cycle-time gamma:shape=4,rate=4 --send-time 0,0.1 \\
-             --start-up exponential:rate=1e-3
+             --start-up 0,1e3
   bcgc sweep … --out sweep.csv --resume       continues an interrupted sweep
 
 An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal
@@ -564,9 +564,7 @@ ratios; of whole numbers also LOW:HIGH, all of them.
     cycles: "np.ndarray" = option(axis(_POSITIVE), _CYCLES, default=1)
     setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _SETUP_CYCLES)
     forward: "np.ndarray | None" = option(axis(FORWARD), _FORWARD)
-    start_up: "np.ndarray | Distribution | None" = option(
-        typed.number_or_law(axis(_FROM_ZERO)), _START_UP
-    )
+    start_up: "np.ndarray | None" = option(axis(_FROM_ZERO), _START_UP)
     send_time: "np.ndarray | None" = option(axis(_FROM_ZERO), _SEND_TIME)
     chain_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _CHAIN_CYCLES)
     cycle_time: tuple[str, dict[str, float]] | None = option(

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from bcgc_jax.cli import output, plot
 from bcgc_jax.cli.columns import FITS, PLANS, flat, values
 from bcgc_jax.cli.commands import FitOptions
 from bcgc_jax.cli.compilation import save_plan
-from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.fit_answer import FitAnswer, found_in
 from bcgc_jax.cli.fit_table import print_answer
@@ -27,7 +25,7 @@ def answer(question: FitOptions) -> None:
         laws = [(fit.name, fit.distribution) for fit in fit_answer.fits]
 
         def draw() -> Any:
-            return plot.fits(fit_answer.seconds, fit_answer.times.censored, laws)
+            return plot.fits(fit_answer.times.seconds, fit_answer.times.censored, laws)
 
         def write(path: str) -> None:
             save_plan(fit_answer.best, fit_answer.best.problem, path)
@@ -44,8 +42,6 @@ def answer(question: FitOptions) -> None:
 
 
 def _json(answer: FitAnswer) -> output.Row:
-    fit = answer.start_up
-    problem = answer.best.problem
     trace = answer.description._asdict()
     lost = trace.pop("slowness")
     for name in ("step", "balanced", "causes", "together"):
@@ -59,25 +55,9 @@ def _json(answer: FitAnswer) -> output.Row:
         trace["slow_workers"] = [worker._asdict() for worker in lost.slow_workers]
     fits = [values(FITS, row) for row in answer.fits]
     plans = [values(PLANS, plan) for plan in answer.plans]
-    rows: output.Row = {
+    return {
         "trace": trace,
         "remarks": answer.remarks,
         "fits": fits,
         "plans": plans,
-    }
-    if fit is None or problem is None:
-        return rows
-    return rows | {
-        "start_up": {
-            "start_up": None,
-            **{name: describe_law(law) for name, law in fit.apart.items()},
-            "mean_start_up": fit.mean_start_up._asdict(),
-            "mean_cycle_time": fit.mean_cycle_time._asdict(),
-            "num_times": fit.num_times,
-            "num_left_out": fit.num_left_out,
-            "cycles": float(np.asarray(problem.cycles)),
-            "shares": [
-                {"load": load, **fit.share(load)._asdict()} for load in fit.loads
-            ],
-        }
     }

@@ -22,59 +22,45 @@ from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import FAMILIES, Fit, fit_distributions
 from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.slowness import slowness_in
-from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.solve import solve
 
-NO_LOADS = (
-    "The trace has {loads}. So it cannot tell which share of the time does not grow "
-    "with the work (a start-up, a queue): time at least two loads, better three, and "
-    "write them in a column `load`."
+NO_START_UP = (
+    "The plans assume that all time grows with the work. If you know a time that does "
+    "not, such as a queue, subtract it from the seconds, and give it to bcgc solve as "
+    "--start-up."
 )
 
 
 class FitAnswer(NamedTuple):
     """What there is to say.
 
-    `times`: of the trace, or where there are loads relative to the mean at each, which
-    is what `description` is of; `seconds`: what `fits` are of; `plans`: a row for each
-    distribution, `best` the first one's solution; `start_up`: with loads.
+    `times`: of the trace, or where there are loads divided by them; `plans`: a row for
+    each distribution, `best` the first one's solution.
     """
 
     trace: Trace
     times: Trace
-    seconds: np.ndarray
     description: Description
     remarks: list[str]
     fits: list[Fit]
     plans: list[FitPlan]
     best: Solution
-    start_up: StartUpFit | None
 
 
 def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     trace = traces.read_loads(question)
     workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
-    start_up = None
-    if not one_load(trace):
-        start_up = fit_start_up(trace)
     times = trace.per_cycle()
-    seconds = np.asarray(times.seconds)
-    if start_up is not None:
-        times = _over_mean(trace, start_up)
-        seconds = np.asarray(times.seconds * start_up.means[1])
     description = describe(times)
     if trace.load is not None:
         description = description._replace(slowness=slowness_in(trace))
-    fits: list[Fit] = []
-    # Plans for times at several loads need no fit.
-    if start_up is None or question.laws:
-        fits = _fits(question, seconds, times.censored, bar)
-    laws = laws_of(times, description.tail_index.value, fits, start_up, workers)
-    problems = problems_of(question, trace, laws, start_up, workers)
+    fits = _fits(question, np.asarray(times.seconds), times.censored, bar)
+    laws = laws_of(times, description.tail_index.value, fits, workers)
+    problems = problems_of(question, trace, laws, workers)
     bar.reach(0, len(problems))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
@@ -82,8 +68,8 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
         solutions[name] = solve(problem)
     if all(status_name(solution) == "invalid" for solution in solutions.values()):
         raise ValueError(f"no runtime is known: {OVERFLOW}")
-    # Replays know nothing of start-ups and passes.
-    bare = start_up is None and all(problem.bare for problem in problems.values())
+    # Replays know nothing of passes.
+    bare = all(problem.bare for problem in problems.values())
     steps = None
     if bare:
         steps = times
@@ -91,26 +77,16 @@ def found_in(question: FitOptions, bar: Progress) -> FitAnswer:
     plans = [
         plan_of(name, solutions.get(name), problems, steps, workers) for name in names
     ]
-    remarks = remarks_on(trace, description, plans, start_up)
+    remarks = remarks_on(trace, description, plans)
     return FitAnswer(
         trace=trace,
         times=times,
-        seconds=seconds,
         description=description,
         remarks=remarks + traces.forward_in_words(question, trace),
         fits=fits,
         plans=plans,
         best=solutions[names[0]],
-        start_up=start_up,
     )
-
-
-def _over_mean(trace: Trace, start_up: StartUpFit) -> Trace:
-    """Divide the time of each iteration's largest load by the mean at that load."""
-    last = trace.largest_loads()
-    start, cycle = start_up.means
-    seconds = last.seconds / (start + cycle * np.asarray(last.load))
-    return last._replace(seconds=seconds, load=None)
 
 
 def _fits(
@@ -131,11 +107,8 @@ def remarks_on(
     trace: Trace,
     description: Description,
     plans: list[FitPlan],
-    start_up: StartUpFit | None,
 ) -> list[str]:
     remarks = []
-    if start_up is not None:
-        remarks = start_up.remarks()
     for plan in plans:
         promised = plan.runtime_under.get(MEASURED)
         runtime = plan.replayed_runtime
@@ -153,8 +126,6 @@ def remarks_on(
         for remark in traces.in_words(description)
         if remark != NOTHING or not remarks
     ]
-    if start_up is not None:
-        return [*remarks, *said]
     said += remarks
     lost = description.slowness
     if (
@@ -165,7 +136,4 @@ def remarks_on(
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said
-    loads = "one load"
-    if trace.load is not None:
-        loads = f"one load, {trace.load[0]:g}"
-    return [*said, NO_LOADS.format(loads=loads)]
+    return [*said, NO_START_UP]

@@ -13,7 +13,6 @@ from bcgc_jax.cli.output import finite
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.fits import Fit
-from bcgc_jax.measured.start_up import StartUpFit
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
@@ -23,8 +22,6 @@ from bcgc_jax.solution import Solution, assess
 MEASURED = "measured times"
 HEAVY = "smooth, Pareto tail"
 UNCODED = "uncoded"
-APART = "with start-up"
-TOGETHER = "without start-up"
 
 
 class FitPlan(NamedTuple):
@@ -48,24 +45,13 @@ def laws_of(
     trace: Trace,
     tail_index: float,
     fits: list[Fit],
-    start_up: StartUpFit | None,
     workers: int,
-) -> dict[str, dict[str, Distribution]]:
-    """Return the distributions to plan for, by name, as keywords of `Problem`; the best
-    is first.
+) -> dict[str, Distribution]:
+    """Return the distributions to plan for, by name; the best is first.
 
     They are the best fit, the measured times, and these with a Pareto tail if it is
-    heavy. With loads they are start-up and cycle time apart, and as if all time grew
-    with the load.
+    heavy.
     """
-    if start_up is not None:
-        start_up_laws = {
-            APART: start_up.apart,
-            TOGETHER: {"cycle_time": start_up.per_cycle},
-        }
-        if start_up.separable:
-            return start_up_laws
-        return dict(reversed(start_up_laws.items()))
     laws = {
         fits[0].name: fits[0].distribution,
         MEASURED: distribution_of(trace.seconds, workers, trace.censored),
@@ -75,24 +61,17 @@ def laws_of(
             trace.seconds, workers, trace.censored, kind="pareto-tail"
         )
     # No plan has a finite runtime under a distribution without a mean.
-    finite_laws = {
-        name: law for name, law in laws.items() if np.isfinite(float(law.mean()))
-    }
-    return {name: {"cycle_time": law} for name, law in finite_laws.items()}
+    return {name: law for name, law in laws.items() if np.isfinite(float(law.mean()))}
 
 
 def problems_of(
     question: FitOptions,
     trace: Trace,
-    laws: dict[str, dict[str, Distribution]],
-    start_up: StartUpFit | None,
+    laws: dict[str, Distribution],
     workers: int,
 ) -> dict[str, Problem]:
     """Return the problem under each distribution; ValueError where one is too large."""
-    cycles = question.cycles
-    if cycles is None and start_up is not None:
-        cycles = start_up.loads[1] * workers / (question.samples * question.coordinates)
-    cycles = cycles or 1.0
+    cycles = question.cycles or 1.0
     sizes: dict[str, Any] = {
         "num_workers": workers,
         "num_coordinates": question.coordinates,
@@ -101,7 +80,7 @@ def problems_of(
     sizes |= question.passes(
         question.coordinates, cycles, traces.measured_forward(trace)
     )
-    problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
+    problems = {name: padded(Problem(law, **sizes)) for name, law in laws.items()}
     for problem in problems.values():
         traces.check_size(problem, "fewer times")
     return problems

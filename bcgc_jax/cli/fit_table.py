@@ -7,22 +7,20 @@ import numpy as np
 from bcgc_jax.cli import output, traces
 from bcgc_jax.cli.columns import FITS, PLANS, table_of
 from bcgc_jax.cli.fit_answer import FitAnswer
-from bcgc_jax.cli.fit_plans import APART, MEASURED, FitPlan
+from bcgc_jax.cli.fit_plans import MEASURED, FitPlan
 from bcgc_jax.cli.output import Shown, print_lines
 from bcgc_jax.measured.description import Description
 from bcgc_jax.measured.fits import MAX_TIMES, Fit
 from bcgc_jax.measured.slowness import Slowness
-from bcgc_jax.measured.start_up import one_load
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
 
 
 def print_answer(file: str, answer: FitAnswer) -> None:
     d = answer.description
-    start_up = answer.start_up
-    unit = "relative to the mean at their load"
-    if start_up is None:
-        unit = "seconds"
+    unit = "seconds"
+    if answer.trace.load is not None:
+        unit = "seconds over load"
     print_lines(
         f"{file}: {', '.join(_trace_in_words(answer.trace, d))}",
         f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median "
@@ -35,15 +33,8 @@ def print_answer(file: str, answer: FitAnswer) -> None:
         ),
         "(in brackets: 95 % intervals)\n",
     )
-    if start_up is not None:
-        start = start_up.mean_start_up
-        cycle = start_up.mean_cycle_time
-        print_lines(
-            f"mean start-up {start}, mean cycle time {cycle} (± standard error)"
-        )
     print_lines(*answer.remarks)
-    if answer.fits:
-        _print_fits(answer.fits, answer.seconds.size)
+    _print_fits(answer.fits, answer.times.seconds.size)
     _print_plans(answer)
 
 
@@ -53,8 +44,8 @@ def _trace_in_words(trace: Trace, description: Description) -> Iterator[str]:
     yield f"{times} over {counted(description.num_steps, 'step')}"
     if trace.microbatches is not None:
         yield f"of {counted(trace.microbatches.seconds.shape[2], 'chunk')} each"
-    if not one_load(trace):
-        loads = np.unique(np.asarray(trace.load))
+    loads = np.unique(np.zeros(1) if trace.load is None else np.asarray(trace.load))
+    if loads.size > 1:
         yield f"at {loads.size} loads from {loads[0]:g} to {loads[-1]:g}"
     if description.num_missing:
         yield f"{counted(description.num_missing, 'time')} missing"
@@ -98,14 +89,6 @@ def _print_plans(answer: FitAnswer) -> None:
     problem = answer.best.problem
     assert problem is not None
     unit, name = traces.unit_of(answer.trace, problem)
-    if answer.start_up is not None:
-        unit = 1.0
-        load = float(problem.scale * problem.total)
-        cycles = float(np.asarray(problem.cycles))
-        name = (
-            f"seconds: b = {cycles:.4g}, and a worker without redundancy does a load "
-            f"of {load:.4g}"
-        )
 
     def under(law: str) -> Shown:
         def cell(plan: FitPlan) -> str:
@@ -130,7 +113,7 @@ def _print_plans(answer: FitAnswer) -> None:
     )
     output.print_rows(plans, columns, title="\nExpected runtime of each plan")
     print_lines(f"Runtimes are of whole coordinates, in {name}.")
-    law = next(law for law in laws if law in (MEASURED, APART))
+    law = next(law for law in laws if law == MEASURED)
     under_law = [plan.runtime_under[law] for plan in plans[:-1]]
     values = [value for value in under_law if value is not None]
     if len(values) == len(under_law):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from bcgc_jax.cli import bounds, output, plot, traces
-from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
+from bcgc_jax.cli.arguments import LAWS, law_class, missing_parameters
 from bcgc_jax.cli.columns import (
     STATUSES,
     SUMMARY,
@@ -27,7 +27,6 @@ from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.sweeps.cells import NUMBERS, grid
@@ -151,9 +150,6 @@ def _axes(
         parameters = _parameters(*question.cycle_time, dict(question.axes))
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
-    if isinstance(question.start_up, Distribution):
-        fixed["start_up"] = question.start_up
-        labels["start_up_distribution"] = _typed_law(question.start_up)
     if question.overlap:
         labels["overlap"] = "true"
     axes = {
@@ -187,12 +183,6 @@ def _axes(
         labels,
         problem,
     )
-
-
-def _typed_law(law: Distribution) -> str:
-    """Write a distribution as it is typed: NAME:PARAMETER=VALUE,…"""
-    parameters = ",".join(f"{name}={value:g}" for name, value in law.summary().items())
-    return f"{law_name(type(law))}:{parameters}"
 
 
 def _parameters(

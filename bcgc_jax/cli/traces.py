@@ -41,7 +41,7 @@ def read(asked: Times) -> Trace | None:
         return None
     trace = read_loads(asked)
     if trace.load is not None:
-        say("bcgc: seconds are divided by their loads; bcgc fit tells a start-up apart")
+        say("bcgc: seconds are divided by their loads")
     return trace.per_cycle()
 
 

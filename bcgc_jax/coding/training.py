@@ -41,7 +41,6 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.distributions import (
     Distribution,
-    EmpiricalPairs,
     EmpiricalRows,
     JointDistribution,
 )
@@ -61,16 +60,16 @@ class TrainingScheme:
     `sent[b]`.
 
     Both are `[B]`. Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j]
-    + sent[b] - sent[j-1]). `start_up` is the problem's S; None: there is none, or it
-    comes with the cycle time. Of a schedule, read task for block. Where workers do
-    unequal work, `load` is `[B, N]`. `passes`, in the unit of `load`, are what a worker
-    ends once it has begun it; None: all are free when an iteration ends.
+    + sent[b] - sent[j-1]). `start_up` is the problem's S, or None. Of a schedule,
+    read task for block. Where workers do unequal work, `load` is `[B, N]`. `passes`, in
+    the unit of `load`, are what a worker ends once it has begun it; None: all are free
+    when an iteration ends.
     """
 
     plan: CodingPlan
     load: Array
     sent: Array
-    start_up: Distribution | ArrayLike | None = None
+    start_up: ArrayLike | None = None
     overlap: bool = static_field(default=False)
     method: str = static_field(default="")
     passes: Passes | None = None
@@ -342,7 +341,7 @@ def train(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
-    start_ups: Distribution | ArrayLike | None = None,
+    start_ups: ArrayLike | None = None,
     batch_size: int | None = None,
     unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
@@ -358,9 +357,8 @@ def train(
       scheme: of `training_scheme`.
       cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on
         and over again.
-      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the
-        cycle times; by default the scheme's, and with `EmpiricalPairs` for cycle times
-        those that come with them.
+      start_ups: a number, or measured rows `[K, N]` beside those of the cycle times; by
+        default the scheme's.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement;
         all by default. The scheme's problem should have N times as many samples: its
@@ -378,6 +376,11 @@ def train(
     """
     check_key(key)
     check_whole("num_steps", num_steps, 0)
+    if isinstance(start_ups, Distribution | JointDistribution):
+        raise ValueError(
+            f"start_ups must be a number or rows [K, N], got {start_ups!r}. "
+            "Distributions of start-up times were removed after version 0.4"
+        )
     for name, times in (("cycle_times", cycle_times), ("start_ups", start_ups)):
         if times is not None and not isinstance(
             times, Distribution | JointDistribution
@@ -409,7 +412,7 @@ def _train(
     subsets: PyTree,
     optimizer: optax.GradientTransformation,
     num_steps: int,
-    start_ups: Distribution | ArrayLike | None,
+    start_ups: ArrayLike | None,
     batch_size: int | None,
     unit: str,
     evaluate: Callable[[PyTree], PyTree],
@@ -475,17 +478,11 @@ def _in_any_order(key: Array, times: Array) -> Array:
 
 def draws_of(
     cycle_times: Distribution | JointDistribution | ArrayLike,
-    start_ups: Distribution | ArrayLike | None,
+    start_ups: ArrayLike | None,
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
     """(iteration, key) to start-ups (or 0) and cycle times, `[N]`: draws, or rows."""
-    if isinstance(cycle_times, EmpiricalPairs):
-        if start_ups is not None:
-            raise ValueError(
-                "EmpiricalPairs have their own start-ups: leave start_ups out"
-            )
-        return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
 
     def source(name: str, times: Any) -> Callable[[Any, Array], Any]:
         # Empirical rows are sorted: which worker is which is not known.
@@ -504,14 +501,9 @@ def draws_of(
 
     next_times = source("cycle_times", cycle_times)
     start = 0.0 if start_ups is None else start_ups
-    drawn = isinstance(start, Distribution) or np.ndim(start) > 0
-    next_starts = source("start_ups", start) if drawn else lambda *_: start
+    next_starts = source("start_ups", start) if np.ndim(start) else lambda *_: start
 
     def draw(index: Any, key: Array) -> tuple[Any, Any]:
-        if drawn:
-            start_key, time_key = jax.random.split(key)
-        else:
-            start_key, time_key = (key, key)
-        return next_starts(index, start_key), next_times(index, time_key)
+        return next_starts(index, key), next_times(index, key)
 
     return draw

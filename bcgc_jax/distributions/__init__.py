@@ -1,8 +1,8 @@
 """Distributions of one worker's cycle time, and of all N times of an iteration."""
 
+from bcgc_jax import _removed
 from bcgc_jax.distributions.atoms import Deterministic as Deterministic
 from bcgc_jax.distributions.atoms import Empirical as Empirical
-from bcgc_jax.distributions.atoms import EmpiricalPairs as EmpiricalPairs
 from bcgc_jax.distributions.atoms import TwoSpeed as TwoSpeed
 from bcgc_jax.distributions.base import Atomic as Atomic
 from bcgc_jax.distributions.base import Distribution as Distribution
@@ -20,3 +20,5 @@ from bcgc_jax.distributions.families import Weibull as Weibull
 from bcgc_jax.distributions.joint import EmpiricalRows as EmpiricalRows
 from bcgc_jax.distributions.joint import Heterogeneous as Heterogeneous
 from bcgc_jax.distributions.joint import JointDistribution as JointDistribution
+
+__getattr__ = _removed.refuses_removed("bcgc_jax.distributions")

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
@@ -40,20 +39,6 @@ class Deterministic(Distribution):
 
     def pieces(self):
         return Atomic(jnp.asarray(self.value)[None])
-
-
-@pytree_dataclass
-class Constant(Deterministic):
-    """A number in a distribution's place, which may be 0."""
-
-    conditions = (("value", ">= 0"),)
-    constant = True
-
-
-def law_of_number(value: Distribution | ArrayLike) -> Distribution:
-    if isinstance(value, Distribution):
-        return value
-    return Constant(value)
 
 
 @pytree_dataclass
@@ -193,58 +178,6 @@ class Empirical(_Measured):
 
     def ascending(self):
         return jnp.asarray(self.times)
-
-
-@pytree_dataclass
-class EmpiricalPairs(_Measured):
-    r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
-
-    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the
-    start-ups that go with it too. Both are times: the start-up in the unit of runtimes,
-    ≥ 0, the cycle time > 0. Raises ValueError for none, for two lengths, and for
-    numbers that are no such times.
-
-    >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
-    >>> float(law.mean()), float(law.cdf(0.5))
-    (1.25, 0.5)
-    """
-
-    start_ups: ArrayLike | Sequence[float]
-    cycle_times: ArrayLike | Sequence[float]
-
-    conditions = (("start_ups", ">= 0"), ("cycle_times", "> 0"))
-    ranks = (("start_ups", 1), ("cycle_times", 1))
-    has_start_up = True
-
-    def __post_init__(self) -> None:
-        starts_shape = np.shape(self.start_ups)
-        times_shape = np.shape(self.cycle_times)
-        if 0 in starts_shape or starts_shape != times_shape:
-            raise ValueError(
-                "start_ups and cycle_times must be pairs, at least one, got shapes "
-                f"{starts_shape} and {times_shape}"
-            )
-        super().__post_init__()
-        start_ups, cycle_times = as_floats(self.start_ups, self.cycle_times)
-        object.__setattr__(self, "start_ups", start_ups)
-        object.__setattr__(self, "cycle_times", cycle_times)
-
-    def arrays(self) -> tuple[Array, Array]:
-        return jnp.asarray(self.start_ups), jnp.asarray(self.cycle_times)
-
-    def alone(self) -> Empirical:
-        return Empirical(jnp.asarray(self.cycle_times))
-
-    def sample_pairs(
-        self, key: Array, shape: tuple[int, ...], dtype: DTypeLike
-    ) -> tuple[Array, Array]:
-        """Draws of start-ups and the cycle times that go with them."""
-        starts, times = self.arrays()
-        chosen = jax.random.randint(key, shape, 0, times.size)
-        return starts[chosen].astype(dtype), times[chosen].astype(dtype)
-
-    def ascending(self):
-        return jnp.sort(jnp.asarray(self.cycle_times))
 
 
 def mass_of(law: Distribution, atoms: Array) -> Array:

@@ -82,9 +82,6 @@ class AnyDistribution:
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     below: ClassVar[tuple[str, str] | None] = None
     ranks: ClassVar[Sequence[tuple[str, int]]] = ()
-    has_start_up: ClassVar[bool] = (
-        False  # its times come with the start-ups of their workers
-    )
 
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
@@ -164,10 +161,6 @@ class AnyDistribution:
 
     def of_workers(self, members: Sequence[int]) -> "AnyDistribution":
         """The distribution of these workers alone, where some are lost."""
-        return self
-
-    def alone(self) -> "AnyDistribution":
-        """The distribution of the cycle times, without their start-ups."""
         return self
 
     def summary(self) -> dict[str, Any]:

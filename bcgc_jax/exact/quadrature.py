@@ -170,13 +170,11 @@ def gauss_rules(
     orders: tuple[int, ...],
     ends: bool,
     powers: bool = False,
-    steep: Array | None = None,
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
     With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense
-    there, but in wide panels; behind `steep` kinks, `[K]`, all may be over at once:
-    there in wide ones too.
+    there, but in wide panels.
     """
     start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
@@ -184,13 +182,8 @@ def gauss_rules(
     points = shares
     weight = weights
     if powers:
-        dense = ~_is_wide(ends, start, left, size)
-        if steep is not None:
-            steep = jnp.sort(steep)
-            following = jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)
-            dense = dense | (steep[following] == left)
         # By the cube of the share of the way.
-        dense = dense[:, None]
+        dense = ~_is_wide(ends, start, left, size)[:, None]
         weight = jnp.where(dense, 3 * points**2 * weight, weight)
         points = jnp.where(dense, points**3, points)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)

@@ -12,7 +12,5 @@ from bcgc_jax.measured.fits import Fit as Fit
 from bcgc_jax.measured.fits import fit_distributions as fit_distributions
 from bcgc_jax.measured.resampling import bootstrap_interval as bootstrap_interval
 from bcgc_jax.measured.slowness import Slowness as Slowness
-from bcgc_jax.measured.start_up import StartUpFit as StartUpFit
-from bcgc_jax.measured.start_up import fit_start_up as fit_start_up
 from bcgc_jax.measured.traces import Trace as Trace
 from bcgc_jax.measured.traces import load_trace as load_trace

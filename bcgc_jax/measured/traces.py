@@ -118,8 +118,7 @@ class Trace(NamedTuple):
         """
         if self.load is not None:
             raise ValueError(
-                "these are times of loads, no cycle times: take fit_start_up or "
-                "per_cycle()"
+                "these are times of loads, no cycle times: take per_cycle()"
             )
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)

@@ -27,9 +27,8 @@ def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, A
     order = jnp.argsort(
         jnp.where(exists, jax.random.uniform(order_key, shape, dtype), 2.0), axis=1
     )
-    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(
-        times, order, axis=1
-    )
+    starts = jnp.full(shape, worker.start, dtype)
+    return starts, jnp.take_along_axis(times, order, axis=1)
 
 
 def over_draws(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact import quadrature
 from bcgc_jax.exact.bisection import bisect
@@ -21,7 +20,6 @@ from bcgc_jax.plans.completion import Bounds, Exact
 from bcgc_jax.plans.marks import images_of, peaks_of
 from bcgc_jax.plans.worker import (
     AT_A_TIME,
-    NUM_INNER,
     Load,
     Worker,
     delivered,
@@ -31,7 +29,7 @@ from bcgc_jax.plans.worker import (
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error
 # estimate.
-NUM_NODES = 2 * NUM_INNER
+NUM_NODES = 128
 # The most tasks whose times show every knot: without them a slope of nested groups was
 # off by its own size; of more tasks there would be too many panels.
 _FEW = 64
@@ -45,41 +43,22 @@ def expected_completion(
 ) -> Expectation:
     r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
 
-    Exact sums where start-up and cycle time are both atomic; else the rules of
-    `quadrature`. The error counts that of the probabilities: Σ weight Σ_k |∂P/∂h_k|
-    (error of P(F_k > t)) / P(F_k > t).
+    It is an exact sum if the cycle time is atomic, and a rule of `quadrature`
+    otherwise.
     """
-    if worker.stepwise:
+    law = worker.cycle_time
+    if law.atomic:
         return with_rounding(load.work, _over_steps(worker, load, rule))
     worker = worker.with_fast_inverses()
     if not rule.by_task and load.work.size <= _FEW:
         worker = worker.with_knots()
     nodes = _nodes(worker, load, rule, num_nodes)
-    hazard, unsure = _late_hazards(worker, load, nodes.times, max(24, num_nodes // 2))
-    laws = worker.cycle_time, worker.start
-    if any(law.atomic for law in laws):  # without a quadrature over start-ups
-        integral = quadrature.integrate(nodes, rule.late(hazard))
-    else:
-        integral = _integrated(nodes, rule, hazard, unsure)
-    value, error = with_rounding(load.work, integral, sum(law.rounding for law in laws))
-    tolerated = rule.tolerated(load.work)
-    finite = jnp.all(
-        jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws])
-    )
+    hazard = _late_hazards(worker, load, nodes.times)
+    integral = quadrature.integrate(nodes, rule.late(hazard))
+    value, error = with_rounding(load.work, integral, law.rounding)
+    finite = law.has_mean(rule.tolerated(load.work), rule.num_workers)
     value = jnp.where(finite, value, jnp.inf)
     return Expectation(value, jax.lax.stop_gradient(jnp.where(finite, error, 0)))
-
-
-def _integrated(
-    nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array
-) -> Expectation:
-    """The integral; its error counts that of P(F_k > t), `unsure`, `[K, N]`."""
-    late, pull_back = jax.vjp(rule.late, hazard)
-    (slope,) = pull_back(jnp.ones_like(late))
-    doubts = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
-    doubt = jnp.sum(jnp.where(unsure > 0, doubts, 0), axis=1)
-    value, error = quadrature.integrate(nodes, late)
-    return Expectation(value, error + jnp.sum(nodes.weights[0] * doubt))
 
 
 def with_rounding(
@@ -100,36 +79,29 @@ def with_rounding(
 
 def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
     """P(τ > t) for every entry of `t`."""
-    hazard, _ = _late_hazards(worker.with_fast_inverses(), load, t.ravel(), NUM_INNER)
+    hazard = _late_hazards(worker.with_fast_inverses(), load, t.ravel())
     return rule.late(hazard).reshape(t.shape)
 
 
-def _late_hazards(
-    worker: Worker, load: Load, t: Array, num_inner: int
-) -> tuple[Array, Array]:
+def _late_hazards(worker: Worker, load: Load, t: Array) -> Array:
     """`late_hazard` at many times, `[K]` to `[K, N]`, in parts if memory is short."""
     size = load.work.size
-    laws = worker.start, worker.cycle_time
-    parts = max([num_inner, *(law.breaks().size for law in laws if law.atomic)])
-    numbers = size * parts * (size if worker.overlap else 1)
+    numbers = size * (size if worker.overlap else 1)
     largest_chunk = max(AT_A_TIME // numbers, 1)
     if t.size <= largest_chunk:
-        return late_hazard(worker, load, t[:, None], num_inner)
+        return late_hazard(worker, load, t[:, None])
     # Chunks of nearly the same size: little is filled up.
     num_chunks = math.ceil(t.size / largest_chunk)
     chunk = math.ceil(t.size / num_chunks)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
-    hazards_of_row = jax.checkpoint(
-        lambda row: late_hazard(worker, load, row[:, None], num_inner)
-    )
-    hazard_and_error = jax.lax.map(hazards_of_row, rows)
-    return tuple(a.reshape(-1, size)[: t.size] for a in hazard_and_error)  # type: ignore[return-value]
+    hazards_of_row = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None]))
+    return jax.lax.map(hazards_of_row, rows).reshape(-1, size)[: t.size]
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
     """A rule of integration whose nodes follow the fall of P(τ > t)."""
     still = jax.lax.stop_gradient((worker, load))
-    first = worker.infimum() + delivered(
+    first = worker.start + delivered(
         load, worker.cycle_time.infimum()[None], worker.overlap
     )
     start = rule.first(first.astype(load.work.dtype))
@@ -145,7 +117,7 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
     onsets = _onsets_of(worker, load, start, rekindled)
     onsets = jnp.sort(jnp.where(onsets < near, start, onsets))
     kinks = _kinks_of(*still)
-    if rekindled and worker.start.atomic:
+    if rekindled:
         if kinks is None and load.kinds > 1:
             # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
             onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
@@ -192,27 +164,22 @@ def _nodes_by_search(
         return quadrature.line_rule(
             quadrature.line(peaks, hazard_at, choices),
             num_nodes,
-            maybe_kinked=worker.cycle_time.maybe_kinked or worker.start.maybe_kinked,
+            maybe_kinked=worker.cycle_time.maybe_kinked,
         )
     images, last = kinks
     panels = quadrature.panels(peaks, images, last, hazard_at, choices)
-    # Densities of start-ups and links may be powers; of very many panels each is small.
+    # Densities beside a link may be powers; of very many panels each is small.
     orders = 5, 3, 2
     if panels.left.size <= 4000:
         orders = num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32
-    # With start-ups of a density all may be over soon behind a kink.
-    steep = None if worker.start.atomic else images
-    return quadrature.gauss_rules(
-        panels, orders, last is not None, powers=True, steep=steep
-    )
+    return quadrature.gauss_rules(panels, orders, last is not None, powers=True)
 
 
 def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Array]:
     """The hazards that the rule's bounds go by, at some times: `[T]` to `[T, J]`."""
 
     def hazard_at(t: Array) -> Array:
-        hazard, _ = late_hazard(worker, load, t[:, None], NUM_INNER // 4)
-        return rule.bounding(hazard)
+        return rule.bounding(late_hazard(worker, load, t[:, None]))
 
     return hazard_at
 
@@ -234,17 +201,13 @@ def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     """`start`, and onsets of the fall of P(F_n > t), `[K]`, by `turns` for subsets."""
     law = worker.cycle_time
-    if worker.start.atomic:
-        starts = worker.atoms()[0]
-    else:
-        starts = worker.infimum()[None]
     if law.atomic:
         times = law.breaks()
     else:
         times = law.infimum()[None]
-    if starts.size * times.size == 1 and not turns:
+    if times.size == 1 and not turns:
         return start[None]
-    first = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
+    first = worker.start + delivered(load, times[:, None], worker.overlap)
     later = jnp.where(load.work > 0, first, start)[..., _marked(load)]
     later = later.ravel().astype(start.dtype)
     return jnp.append(start, jnp.where(later > start, later, start))
@@ -270,8 +233,8 @@ def _peaks(
     dtype = load.work.dtype
     beyond = hazards + np.log(2.0).astype(dtype)
     longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
-    last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
-    scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
+    last = worker.start.astype(dtype)
+    scale = last + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
     highest = jnp.max(
         last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True
     )
@@ -279,9 +242,7 @@ def _peaks(
     furthest = quadrature.LONGEST[dtype.itemsize]
 
     def reached(log_share: Array) -> Array:
-        hazard, _ = late_hazard(
-            worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4
-        )
+        hazard = late_hazard(worker, load, start + room * jnp.exp(log_share))
         return rule.bounding(hazard) >= hazards
 
     nowhere = jnp.full_like(hazards, -furthest)
@@ -293,34 +254,21 @@ def _peaks(
 def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
     """Kinks of P(F_n > t), and when all is surely delivered; None if it is smooth."""
     dtype = load.work.dtype
-    starts = worker.start
     law = worker.cycle_time
-    one_start = starts.atomic and starts.breaks().size == 1
-    # kinks within either distribution are smoothed by the other
-    dense = not law.atomic and not starts.atomic
-    overtaken = worker.overlap and load.sent is not None and not dense
-    if law.smooth and ((one_start and not overtaken) or starts.smooth):
+    overtaken = worker.overlap and load.sent is not None
+    if law.smooth and not overtaken:
         return None
-
-    def kinks_of(law: Distribution) -> Array:
-        if law.atomic:
-            return law.breaks()
-        times = jnp.append(law.infimum(), law.breaks())
-        if not dense:
-            return times
-        if law.has_end:
-            return times[np.r_[0, -1]]
-        return times[:1]
-
-    start_kinks = (kinks_of(starts) / worker.unit).astype(dtype)
-    time_kinks = kinks_of(law).astype(dtype)
+    time_kinks = law.breaks().astype(dtype)
+    if not law.atomic:
+        time_kinks = jnp.append(law.infimum().astype(dtype), time_kinks)
     if overtaken:
         time_kinks = jnp.concatenate([_overtaking(load), time_kinks])
     ready = delivered(load, time_kinks[:, None], worker.overlap)
-    images = (start_kinks[:, None, None] + ready[:, _marked(load)]).ravel()
+    start = worker.start.astype(dtype)
+    images = (start + ready[:, _marked(load)]).ravel()
     last = None
-    if starts.has_end and law.has_end:
-        last = start_kinks[-1] + jnp.max(ready)
+    if law.has_end:
+        last = start + jnp.max(ready)
     return images, last
 
 
@@ -336,9 +284,9 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     """The exact sum of P(late), by the hazards, between the steps of all P(F_n ≤ t)."""
     dtype = load.work.dtype
     size = load.work.size
-    starts, times, mass = (a.astype(dtype) for a in steps(worker))
+    start, times, mass = (a.astype(dtype) for a in steps(worker))
     used = (load.work > 0)[:, None]
-    ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
+    ready = start + delivered(load, times[:, None], worker.overlap)
     edges = jnp.where(used, ready.T, 0)
     # A stable order, and hazards by how many steps are past: ties then resolve as if a
     # higher level came later, and the slope is a true one there.
@@ -375,23 +323,17 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 def smoothed_exceedance(
     worker: Worker, load: Load, rule: Exact, t: Array, spread: Array
 ) -> Array:
-    """`exceedance` at one t; steps of a `stepwise` worker spread by e^±`spread`."""
+    """`exceedance` at one t; steps of atomic cycle times are spread by e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
-    starts, times, mass = (a.astype(dtype) for a in steps(worker))
-    ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
+    start, times, mass = (a.astype(dtype) for a in steps(worker))
+    ready = start + delivered(load, times[:, None], worker.overlap)
     slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
     survival = jnp.maximum(dot(mass, slow), jnp.finfo(dtype).tiny)
     return rule.late(jnp.where(used, -jnp.log(survival), jnp.inf))
 
 
 def steps(worker: Worker) -> tuple[Array, Array, Array]:
-    """Start-ups (in κ), cycle times and probabilities of all pairs of them, `[K]`."""
-    if worker.pairs is not None:
-        starts, times = worker.pairs.arrays()
-        return starts / worker.unit, times, jnp.full(times.shape, 1 / times.size)
-    starts, share = worker.atoms()
-    atoms = worker.cycle_time.breaks()
-    mass = mass_of(worker.cycle_time, atoms)
-    grid = jnp.meshgrid(starts, atoms, indexing="ij")
-    return *map(jnp.ravel, grid), (share[:, None] * mass).ravel()  # type: ignore[return-value]
+    """The start-up (in κ), and the cycle times and their probabilities, `[K]`."""
+    times = worker.cycle_time.breaks()
+    return worker.start, times, mass_of(worker.cycle_time, times)

@@ -5,7 +5,6 @@ T_(N-n). What is done by when is asked with a `Load` and a rule of completion, i
 of κ.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +25,6 @@ from bcgc_jax._pytree import (
 )
 from bcgc_jax.distributions import (
     Distribution,
-    Empirical,
     EmpiricalRows,
     JointDistribution,
 )
@@ -36,7 +34,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans import evaluate
 from bcgc_jax.plans.completion import AnyOf, Exact
 from bcgc_jax.plans.evaluate import NUM_NODES
-from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered
+from bcgc_jax.plans.worker import Load, Worker, delivered
 from bcgc_jax.problem import Problem
 
 
@@ -95,10 +93,6 @@ class Iteration:
         else:
             laws = list(self.law.members())
         names = [type(law).__name__ for law in laws]
-        start = self.worker.start
-        if not start.constant:
-            laws.append(start)
-            names.append(f"the start-up, {type(start).__name__}")
         for law, name in zip(laws, names, strict=True):
             batched = (
                 any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
@@ -113,32 +107,6 @@ class Iteration:
                 "distribution with a lighter tail, or plan for a deadline (Deadline; "
                 "in a shell --method deadline)"
             )
-
-    def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median if it is infinite."""
-        start = self.worker.start
-        if self.worker.pairs is not None:
-            return jnp.mean(self.worker.pairs.arrays()[0])
-        median = start.inverse_cumulative_hazard(jnp.log(2.0))
-        mean = start.mean()
-        return jnp.where(jnp.isfinite(mean), mean, median)
-
-    def least_start_up(self) -> Array:
-        """E S_(1), the shortest start-up of N workers, in the unit of runtimes."""
-        if self.worker.constant:
-            return self.worker.infimum() * self.worker.unit
-        return jnp.take(
-            self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1
-        )
-
-    def expected_start_ups(self) -> Array:
-        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
-        law = self.worker.start
-        if self.worker.pairs is not None:
-            starts = self.worker.pairs.arrays()[0]
-            # 0 is no time.
-            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))
-        return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
         """Draws of the times, `[num_draws, max_workers]`."""
@@ -161,7 +129,7 @@ class Iteration:
         last = jnp.max(ready, axis=-1)
         if self.worker.plain:
             return last
-        return self.worker.infimum().astype(last.dtype) + last
+        return self.worker.start.astype(last.dtype) + last
 
 
 @pytree_dataclass
@@ -172,7 +140,7 @@ class Independent(Iteration):
 
     @property
     def polyhedral(self) -> bool:
-        return self.worker.constant and self.worker.stepwise
+        return self.law.atomic
 
     @property
     def smooth(self) -> bool:
@@ -180,27 +148,20 @@ class Independent(Iteration):
 
     @property
     def stepped(self) -> bool:
-        return self.worker.stepwise
+        return self.law.atomic
 
     def evaluation_cost(self):
         """Rough operations of one expectation, as they grow with measured times."""
-        worker = self.worker
         size = self.max_workers
-        if worker.plain and not worker.stepwise:
+        if self.law.atomic:
+            return float(self.law.breaks().size * size**3)
+        if self.worker.plain:
             return 0.0
-        pieces = [
-            max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)
-        ]
-        num_pairs = math.prod(pieces)
-        inner = max(pieces)
-        if worker.stepwise:
-            return float(num_pairs * size**3)
+        pieces = max(int(self.law.breaks().size), 1)
         nodes = NUM_NODES
-        if num_pairs != 1:
-            nodes = 9 * min(size, 24) * num_pairs
-        return (
-            20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
-        )
+        if pieces != 1:
+            nodes = 9 * min(size, 24) * pieces
+        return 20.0 * nodes * size * pieces
 
     def sorted_draws(self, key, num_draws, dtype):
         return order_statistics.sorted_draws(
@@ -323,16 +284,15 @@ def just_after(t: Array) -> Array:
 
 
 def iteration_of(problem: Problem) -> Iteration:
-    """All N start-ups and cycle times of an iteration, for any question."""
+    """All N cycle times of an iteration, for any question."""
     problem.check_single()
     law: Any = problem.cycle_time
     start = problem.start_up
-    if start is not None and not problem.random_start_up:
-        start = jnp.asarray(start, problem.dtype)
-    unit = problem.scale if start is not None or law.has_start_up else 1.0
+    if start is not None:
+        start = jnp.asarray(start, problem.dtype) / problem.scale
     joint = Sampled if isinstance(law, EmpiricalRows) else Iteration
     kind = Independent if isinstance(law, Distribution) else joint
-    worker = Worker(law, start, unit, overlap=bool(problem.overlap))
+    worker = Worker(law, start, overlap=bool(problem.overlap))
     return kind(worker, problem.num_workers, problem.max_workers)
 
 

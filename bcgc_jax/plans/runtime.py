@@ -18,7 +18,6 @@ from bcgc_jax._pytree import (
     check_shape,
     is_traced,
     meets,
-    replace,
     working_dtype,
 )
 from bcgc_jax.distributions.order import slowest_first
@@ -221,7 +220,7 @@ def draw_runtimes(
     load, rule, scale = problem_tasks(problem, partition)
     iteration = iteration_of(problem)
     overlap = bool(problem.overlap)
-    if rule.interchangeable and iteration.worker.constant:
+    if rule.interchangeable:
         return scale * iteration.simulate_max(key, load, num_draws)
     last = functools.partial(rule.runtimes, load, overlap)
     return scale * over_draws(key, problem, last, num_draws, rule.width(load, overlap))
@@ -350,19 +349,12 @@ def _certify(
     # Finer than usual: where nearly everything sits at one level, the slopes of the
     # others need it.
     num_nodes = NUM_NODES * 3 // 2
-    if problem.convex:
-        value, error, slope = value_and_slope(problem, x, num_nodes)
-        at_x = value
-    # the bound is that of start-ups that are all as short as the shortest of them
-    else:
-        value, value_error = _integrate(problem, x, num_nodes)
-        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
-        error = error + value_error
+    value, error, slope = value_and_slope(problem, x, num_nodes)
     allowed = levels_of_bound(problem, x) & (
         True if levels is None else jnp.asarray(levels)
     )
     # 0 where nothing is paid for setup, up to rounding.
-    constant = 0 if problem.bare else at_x - jnp.sum(slope * x)
+    constant = 0 if problem.bare else value - jnp.sum(slope * x)
     lower = constant + problem.total.astype(x.dtype) * jnp.min(
         jnp.where(allowed, slope, jnp.inf)
     )
@@ -389,15 +381,6 @@ def value_and_slope(
 def with_total(problem: Problem, x: Array) -> Array:
     """x, whose shares of the total stay what they are where that has a derivative."""
     return x * (problem.total / jax.lax.stop_gradient(problem.total)).astype(x.dtype)
-
-
-def with_least_start_up(problem: Problem) -> Problem:
-    """The problem with the start-up E S_(1) for all: its f is convex, and never above.
-
-    For each F_n ≥ S_(1) + T κ y_n + c X_n.
-    """
-    least = iteration_of(problem).least_start_up()
-    return replace(problem, cycle_time=problem.cycle_time.alone(), start_up=least)
 
 
 def lower_bound_of(bound: Array, value: Array) -> Array:

@@ -308,5 +308,5 @@ def draw_in_places(
         starts, times = draw_workers(key, problem, steps * len(places))
         return starts.reshape(shape), times.reshape(shape)
     times = iteration.law.sample(key, shape).astype(problem.dtype)
-    start = iteration.worker.infimum().astype(problem.dtype)
+    start = iteration.worker.start.astype(problem.dtype)
     return jnp.full(shape, start), jnp.take_along_axis(times, places[None], axis=2)

@@ -80,14 +80,6 @@ class Backup(Numbered):
     def needs_mean(self, problem: Problem) -> bool:
         return False
 
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        if self.spare is None and not iteration_of(problem).worker.constant:
-            raise ValueError(
-                'with random start-ups "backup" needs its number of workers, as in '
-                '"backup:1"'
-            )
-
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         ones = np.ones(1, int)
         spare = _best_spare(problem) if self.spare is None else jnp.asarray(self.spare)
@@ -207,7 +199,7 @@ def single_block_for_times(problem: Problem, times: Array) -> Array:
 def _best_spare(problem: Problem) -> Array:
     """The number of workers left out with the least time of a sample that is used."""
     iteration = iteration_of(problem)
-    besides = iteration.least_start_up() + problem.send_load * problem.total
+    besides = problem.start_up_or_zero + problem.send_load * problem.total
     step = (
         besides
         + problem.scale * problem.pass_load * iteration.expected_order_statistics()

@@ -276,7 +276,7 @@ def _starts(problem: Problem, deadline: Array) -> Array:
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
     # What the start-up and the link leave, per cycle of all coordinates' load.
-    start = iteration.typical_start_up().astype(deadline.dtype)
+    start = problem.start_up_or_zero.astype(deadline.dtype)
     left = jnp.maximum(
         deadline - start - problem.send_load * problem.total, 1e-3 * deadline
     )

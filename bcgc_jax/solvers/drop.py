@@ -81,11 +81,10 @@ class Drop(Numbered):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         iteration = iteration_of(problem)
-        if not iteration.alike or iteration.worker.pairs is not None:
+        if not iteration.alike:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike, with '
-                "start-ups that do not depend on their times: see what bcgc advise "
-                "says of their log"
+                f'method="{self.name}" is for independent workers that are alike: see '
+                "what bcgc advise says of their log"
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -153,13 +152,9 @@ def _ends(problem: Problem, chunks: int) -> Array:
     high = jnp.log(jnp.asarray(problem.num_workers, load.dtype)) + 40
     hazard = jnp.geomspace(1e-4, high, _PANELS, dtype=load.dtype)
     hazard = jnp.append(hazard, -jnp.log1p(-_least_whole(problem)))
-    typical = start.inverse_cumulative_hazard(hazard) / worker.unit
-    typical = typical + load[-1] * law.inverse_cumulative_hazard(hazard)
-    starts, times = (
-        jnp.append(distribution.infimum(), distribution.breaks())
-        for distribution in (start, law)
-    )
-    kinks = starts[:, None, None] / worker.unit + times[:, None] * load
+    typical = start + load[-1] * law.inverse_cumulative_hazard(hazard)
+    times = jnp.append(law.infimum(), law.breaks())
+    kinks = start + times[:, None] * load
     ends = jnp.concatenate([typical, kinks.ravel()]).astype(load.dtype)
     return jnp.where(jnp.isfinite(ends), ends, 0)
 
@@ -178,14 +173,14 @@ def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
         node, weight = legendre(order)
         t = left[:, None] + size[:, None] * node.astype(ends.dtype)
         whole = Load(load.work[-1:])
-        hazard = late_hazard(worker, whole, t.reshape(-1, 1))[0].reshape(t.shape)
+        hazard = late_hazard(worker, whole, t.reshape(-1, 1)).reshape(t.shape)
         workers = jnp.asarray(problem.num_workers, ends.dtype)
         late = -jnp.expm1(workers * log_early(hazard))
         return size * jnp.sum(weight.astype(ends.dtype) * late, axis=1)
 
     fine, coarse = map(integrals, _ORDERS)
     step = jnp.cumsum(fine)
-    ended = -jnp.expm1(-late_hazard(worker, load, ends[:, None])[0])
+    ended = -jnp.expm1(-late_hazard(worker, load, ends[:, None]))
     used = jnp.mean(ended, axis=1)
     sent = problem.send_load * problem.total / problem.scale
     # That share of the atoms is enough, whatever rounding says.

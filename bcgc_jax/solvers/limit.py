@@ -82,7 +82,7 @@ def runtime_limit(problem: Problem) -> Array:
     """
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
-    value = value + iteration_of(problem).least_start_up()
+    value = value + problem.start_up_or_zero
     return value * jnp.where(problem.valid, 1.0, jnp.nan)  # and so are its derivatives
 
 

@@ -12,8 +12,7 @@ and the certificate of the paper's scheme holds: f(z) ≥ ∇f(x)·z ≥ L min_k
 all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has g of the N subsets, so
 workers of larger groups do more, and the optimum is local. If every worker had the
 least group of its level, all would be there earlier: the certificate of these loads is
-a bound. With random start-ups E τ is not convex, and the bound is that of workers which
-all begin with the first. Atoms make kinks, at which the local search stops: what is
+a bound. Atoms make kinks, at which the local search stops: what is
 convex is then solved by cuts.
 
 Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of
@@ -59,7 +58,6 @@ from bcgc_jax.plans.runtime import (
     completion_probability,
     integrate_runtime,
     lower_bound_of,
-    with_least_start_up,
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
@@ -198,7 +196,7 @@ class Nested(Numbered):
                 solution, plan=self._placed(solution.plan, int(workers), levels)
             )
         kind = "local"
-        if self.data == "equal" and problem.convex and self.deadline is None:
+        if self.data == "equal" and self.deadline is None:
             kind = "exact"
         return replace(solution, kind=kind)
 
@@ -243,8 +241,7 @@ def _optimum(
     """The best shares of the blocks for `data[0]`, as a solution with a bound, and as
     they are.
 
-    The bound is the optimum for the last data; with random start-ups, if all began with
-    the first.
+    The bound is the optimum for the last data.
     """
     still = jax.lax.stop_gradient(problem)
     equal = len(data) == 1
@@ -252,15 +249,10 @@ def _optimum(
     if with_kinks and equal:
         best = of_bound = _cut(still, rule, levels, data[0])
     else:
-        bound_too = problem.convex and not (equal or with_kinks)
+        bound_too = not (equal or with_kinks)
         used, best, of_bound = _by_jobs(still, rule, data, levels, bound_too)
         if with_kinks:
             of_bound = _cut(still, rule, used, data[-1])
-        elif not problem.convex:
-            job = _Job(
-                used, data[-1], jnp.asarray(_TOLERANCE[4], problem.dtype), best.point
-            )
-            of_bound = _search(with_least_start_up(still), rule, job)
     best = without_derivative(best, problem)
     plan = _plan_of(problem, rule, best.point, data[0])
     runtime = Expectation(best.value, best.error)
@@ -312,9 +304,9 @@ def _by_jobs(
 ) -> tuple[Array, Optimum, Optimum]:
     """Return the levels of the bound, the best shares, and the bound if `bound_too`.
 
-    All jobs are one program. Where a level costs by being there at all, setup or the
-    start-ups of those that it waits for, they come in three stages; else there is one
-    job, for all levels, before the bound's.
+    All jobs are one program. If a level costs by being there at all, as with setup,
+    they come in three stages; otherwise there is one job, for all levels, before the
+    bound's.
 
     1. Each level alone, and all of them.
     2. Each set that has a level more or less than the best one, as long as that helps.
@@ -351,7 +343,7 @@ def _set_job(problem: Problem, data: Array, queue: _Queue, number: Array) -> _Jo
     1,040 problems none lost anything.
     """
     best = queue.best.value
-    no_limit = jnp.isnan(best) | (not problem.convex)
+    no_limit = jnp.isnan(best)
     return _Job(
         levels=queue.sets[number],
         data=data,
@@ -396,7 +388,7 @@ def _sets(
     problem: Problem, around: Array, levels: Array, first: bool = False
 ) -> tuple[Array, Array]:
     """Sets of levels, `[J, K]`, and if due: neighbours of `around`, at `first` all."""
-    if not _by_levels(problem):
+    if not problem.has_setup:
         return around[None], jnp.full(1, first)
     alone = np.eye(around.size, dtype=bool)
     sets = jnp.concatenate([alone & levels, around[None], (around ^ alone) & levels])
@@ -408,11 +400,6 @@ def _sets(
     else:
         due = differs & (place > len(alone))
     return sets, due & jnp.any(sets, axis=1)
-
-
-def _by_levels(problem: Problem) -> bool:
-    """Whether a level costs by being there at all."""
-    return problem.has_setup or not problem.convex
 
 
 def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
@@ -514,7 +501,7 @@ def _most_probable(
     steps = best.num_steps
     ended = best.status == int(Status.CONVERGED)
     if not iteration.stepped:
-        if _by_levels(problem):
+        if problem.has_setup:
             used = share > 0
         else:
             used = start >= 0

@@ -24,7 +24,6 @@ from bcgc_jax.plans.runtime import (
     certificate,
     expected_runtime,
     lower_bound_of,
-    with_least_start_up,
     with_total,
 )
 from bcgc_jax.problem import Problem, Status
@@ -37,7 +36,6 @@ from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.polyhedral import Cuts
 from bcgc_jax.solvers.search import Optimum
-from bcgc_jax.solvers.start_ups import best_found
 
 # Up to here the loss of rounding may show, and the search over whole units is worth its
 # time.
@@ -210,16 +208,11 @@ def _searched(
     used = allowed
     rounds = 0
     if problem.has_setup:
-        relaxed = still
-        if not problem.convex:
-            relaxed = with_least_start_up(still)
         assert times is not None
         times = jax.lax.stop_gradient(times)
-        of_levels = best_levels(relaxed, allowed, times, **options)
+        of_levels = best_levels(still, allowed, times, **options)
         used, rounds, best = of_levels.point, of_levels.num_steps, of_levels.aux
-    if not problem.convex:
-        best = best_found(still, used, **options)
-    elif not problem.has_setup:
+    else:
         best = optimal_partition(still, used, **options)
     best = without_derivative(best, problem)
     # A traced number of workers may lack some of the levels that were asked for.
@@ -248,8 +241,6 @@ def _judged(
         certain = bound - error  # NaN where there is no error to speak of
         lower = jnp.minimum(jnp.where(certain > lower, certain, lower), value)
         solution = replace(solution, lower_bound=lower)
-    if not problem.convex:
-        return replace(solution, kind="local")
     least = least_gap(problem)
     # The rounding of both rules counts, where another one judged the answer than the
     # last of the search.

@@ -342,7 +342,7 @@ def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
 def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
     trace = bcgc.measured.load_trace(waited)
     description = bcgc.measured.describe(trace)
-    of_fit = remarks_on(trace, description, [], None)
+    of_fit = remarks_on(trace, description, [])
     asked: Any = SimpleNamespace(keep_workers=False)
     for said in (of_fit, traces.remarks(asked, trace), description.remarks()):
         remarks = " ".join(said)
@@ -494,7 +494,7 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
     assert said in " ".join(command("advise", str(path))[1].split())
     trace = bcgc.measured.load_trace(path)
     asked: Any = SimpleNamespace(keep_workers=False)
-    of_fit = remarks_on(trace, bcgc.measured.describe(trace), [], None)
+    of_fit = remarks_on(trace, bcgc.measured.describe(trace), [])
     for remarks in (of_fit, traces.remarks(asked, trace)):
         assert any(remark.startswith(said) for remark in remarks)
     # What is to be done with them: they are whole in a log of their own.

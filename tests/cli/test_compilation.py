@@ -151,11 +151,9 @@ def test_numbers_of_workers_share_a_size():
     smooth = bcgc.ShiftedExponential(1.0, 1.0)
     paid = [bcgc.Problem(smooth, n, 10_000, setup_cycles=1e4) for n in (20, 33)]
     paid.append(bcgc.Problem(law, 20, 10_000, setup_cycles=1e4))
-    paid.append(bcgc.Problem(smooth, 20, 10_000, start_up=smooth))
-    # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by
-    # N starts.
+    # Levels that are paid for are searched in N rounds, kinks in N panels.
     sizes = [_compilation.padded(problem).max_workers for problem in paid]
-    assert sizes == [32, 33, 20, 20]
+    assert sizes == [32, 33, 20]
 
 
 def test_a_command_that_runs_once_compiles_quickly_unless_the_user_has_said_how(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax import Problem, Uniform, Weibull
+from bcgc_jax import Problem, Uniform
 from bcgc_jax.cli import fit_answer, solve, sweep, traces
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.measured.traces import load_trace
@@ -45,35 +45,10 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     assert (row["kind"], row["levels"]) == ("exact", [0])
 
 
-@pytest.mark.slow
-def test_a_start_up_has_a_law(answer):
-    cycle, start = (
-        ["--cycle-time", "deterministic:value=2"],
-        "two-speed:fast=3,slow=15,probability=0.2",
-    )
-    output = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
-    law = {"distribution": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
-    assert output["problem"]["start_up"] == law
-    (alone,) = output["solutions"]
-    rows = answer(
-        "sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED
-    )
-    assert [(row["start_up_distribution"], row["send_time"]) for row in rows] == [
-        (start, 0),
-        (start, 0.5),
-    ]
-    for row in rows:
-        expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * 0.8**3 + 15 * (1 - 0.8**3)
-        assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)
-    assert alone["expected_runtime"] == pytest.approx(
-        rows[0]["expected_runtime"], rel=1e-12
-    )
-
-
 def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
     options = [
         "--start-up",
-        "weibull:scale=4000,shape=0.7",
+        "4000",
         "--send-time",
         "0.25",
         "--overlap",
@@ -90,7 +65,7 @@ def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
     monkeypatch.setattr(sweep, "Sweep", swept)
     assert command("sweep", *options) == (2, "", "bcgc: enough\n")
     (problem,) = asked
-    assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
+    assert problem.start_up == 4000.0
     assert (problem.send_time, problem.overlap, problem.chain_cycles) == (
         0.25,
         True,

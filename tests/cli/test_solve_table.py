@@ -12,7 +12,6 @@ from bcgc_jax import (
     Problem,
     ShiftedExponential,
     Uniform,
-    Weibull,
 )
 from bcgc_jax.cli.output import saved_in_words
 from bcgc_jax.cli.solve_rows import Schedule, SolveAnswer, share_saved
@@ -174,7 +173,7 @@ def test_best_found_where_nothing_is_proven(printed):
         ),
         row("uncoded", 66.0, [60, 0, 0], lower_bound=40.0),
     ]
-    problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
+    problem = Problem(Deterministic(2.0), 3, 60, start_up=4000.0)
     lines, text = printed(problem, rows, 30.0, baseline=rows[1], unit=(2.0, "seconds"))
     assert lines[2].split()[:6] == ["optimal", "25", "-212.5", "%", "best", "found"]
     assert lines[3].split()[:6] == ["uncoded", "33", "-312.5", "%", "50", "%"]

@@ -37,7 +37,7 @@ def test_a_worker_goes_through_its_subsets_from_the_last_leaf_on():
 
 
 def test_the_pace_is_that_of_whole_passes_of_the_model():
-    start = bcgc.Weibull(9.0, 0.7)
+    start = 9.0
     problem = bcgc.Problem(
         LAW, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start
     )
@@ -52,7 +52,7 @@ def test_the_pace_is_that_of_whole_passes_of_the_model():
         min(starts[w - k] + times[w - k] * load[k] for k in range(3)) for w in range(4)
     ]
     assert float(end) == pytest.approx(max(done), rel=1e-6)
-    assert scheme.start_up is start
+    assert scheme.start_up == start
 
 
 def test_refusals():

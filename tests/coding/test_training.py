@@ -266,7 +266,7 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
 
 
 _LATE: dict[str, Any] = {
-    "start_up": bcgc.Weibull(300.0, 0.8),
+    "start_up": 300.0,
     "send_time": 4.0,
     "chain_cycles": 0.05,
 }
@@ -331,20 +331,14 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
     ) < 4 * seconds.std() / np.sqrt(seconds.size)
 
 
-def test_start_ups_come_with_their_cycle_times(model):
+def test_start_ups_are_a_number_or_rows_of_all_workers(model):
     scheme = scheme_of("uncoded")
-    pairs = bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0])
-    training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
-    slow = np.isclose(taken_by(training), 500 + 3 * load)
-    assert np.all(slow | np.isclose(taken_by(training), load))
-    assert slow.any()  # but for one draw in 64 all six are fast
-    for wrong in (3.0, np.ones((2, 5))):
-        with pytest.raises(ValueError, match="EmpiricalPairs have their own"):
-            trained(model, scheme, pairs, 8, start_ups=wrong)
     with pytest.raises(
         ValueError, match=r"measured start_ups must have shape \[steps, 6\]"
     ):
         trained(model, scheme, LAW, 8, start_ups=np.ones((2, 5)))
+    with pytest.raises(ValueError, match="start_ups must be a number or rows"):
+        trained(model, scheme, LAW, 8, start_ups=LAW)
 
 
 def test_a_worker_ends_a_chunk_of_the_plan_unless_another_unit_is_asked_for(

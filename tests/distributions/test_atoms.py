@@ -147,36 +147,3 @@ def test_empirical_law_of_integers_has_floating_times(precision):
         law = bcgc.Empirical(times)
         assert jnp.asarray(law.times).dtype == precision
         assert law.mean() == 2
-
-
-STARTS = [3.0, 0.0, 7.0, 7.0]
-CYCLES = [2.5, 1.5, 0.5, 1.5]
-PAIRS = bcgc.distributions.EmpiricalPairs(STARTS, CYCLES)
-
-
-def test_draws_of_pairs_come_together_each_as_often(x64):
-    starts, times = PAIRS.sample_pairs(jax.random.key(3), (200, 100), np.float64)
-    pairs, counts = np.unique(
-        np.stack([starts, times]).reshape(2, -1), axis=1, return_counts=True
-    )
-    assert {tuple(pair) for pair in pairs.T.tolist()} == set(
-        zip(STARTS, CYCLES, strict=True)
-    )
-    # Four standard deviations of a count.
-    assert np.all(np.abs(counts - 5000) < 4 * np.sqrt(20_000 * 0.25 * 0.75))
-
-
-def test_alone_the_cycle_time_of_pairs_is_an_empirical_law():
-    law = PAIRS
-    alone = bcgc.Empirical(CYCLES)
-    t = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0])
-    a = -np.log1p(-np.array([0.1, 0.3, 0.7, 0.8]))
-    np.testing.assert_array_equal(law.cumulative_hazard(t), alone.cumulative_hazard(t))
-    np.testing.assert_array_equal(
-        law.inverse_cumulative_hazard(a), alone.inverse_cumulative_hazard(a)
-    )
-    assert (float(law.mean()), float(law.infimum()), law.breaks().tolist()) == (
-        1.5,
-        0.5,
-        sorted(CYCLES),
-    )

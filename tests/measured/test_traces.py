@@ -433,7 +433,7 @@ def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
     for refused in (trace.table, trace.rows):
         with pytest.raises(
             ValueError,
-            match="these are times of loads, no cycle times: take fit_start_up",
+            match="these are times of loads, no cycle times: take per_cycle",
         ):
             refused()
     # Block by block, in any order: what counts is the largest load of each cell.

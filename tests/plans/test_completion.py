@@ -111,7 +111,7 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
     times = case.draw(rng, (200_000, workers))
 
     def mean(work, sent, start):
-        worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
+        worker = Worker(law, jnp.asarray(start) / 2.0)
         rule = OneOfEach(nested_groups(sizes, workers))
         return expected_completion(worker, Load(work, sent), rule)
 

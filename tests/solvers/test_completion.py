@@ -144,10 +144,10 @@ def test_a_plan_for_measured_times_has_its_probability_under_these_times(x64):
     # Level n is complete with the (N-n)-th fastest worker.
     load = np.cumsum(np.arange(1, 4) * x) / 3
     in_time = np.all((drawn[:, ::-1] * load <= deadline) | (x < 1e-9), axis=1)
-    found = float(not_none(solution.completion_probability))
-    assert found == pytest.approx(np.mean(in_time), abs=1e-12)
+    completion_probability = float(not_none(solution.completion_probability))
+    assert completion_probability == pytest.approx(np.mean(in_time), abs=1e-12)
     # No partition on a grid of 1 % is in time more often than 17 of 32.
-    assert found == pytest.approx(17 / 32, abs=1e-12)
+    assert completion_probability == pytest.approx(17 / 32, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,6 @@ def test_backup_loses_no_samples_where_all_numbers_are_as_good():
     assert float(not_none(bcgc.solve(problem, "backup").needs).lost) == 0
 
 
-def test_backup_with_random_start_ups_needs_its_number():
-    with pytest.raises(
-        ValueError, match='needs its number of workers, as in "backup:1"'
-    ):
-        bcgc.solve(replace(PROBLEM, start_up=bcgc.Exponential(1.0)), "backup")
-
-
 def _rule(solution: bcgc.Solution) -> Stopped:
     rule = not_none(solution.plan).completion
     assert isinstance(rule, Stopped)

@@ -451,28 +451,6 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
     assert sizes.tolist() == [1, 0, 0]
 
 
-@pytest.mark.slow
-def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block takes 34,478, a search over all levels 35,403."""
-    problem = replace(
-        _problem(4, start_up=bcgc.Weibull(3e3, 0.5)),
-        num_coordinates=20,
-        num_samples=5.0,
-    )
-    solution = bcgc.solve(problem, Nested(data="equal"))
-    plan, rng = not_none(solution.plan), np.random.default_rng(0)
-    assert solution.kind == "local"
-    shares = rng.dirichlet([0.5] * 3, 12)
-    starts = 3000 * rng.weibull(0.5, (200_000, 4))
-    for sizes in 20 * np.concatenate([np.eye(3), shares]):
-        drawn = _drawn(
-            plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts
-        )
-        # Four standard errors are 1 %.
-        limit = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
-        assert 0 < solution.lower_bound <= solution.expected_runtime <= limit
-
-
 @pytest.mark.smoke
 def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     """Replayed times: the clock of brute force, and the gradient of all data."""

@@ -34,7 +34,7 @@ PROBLEM = bcgc.Problem(
     5,
     2,
     setup_cycles=6.0,
-    start_up=bcgc.Exponential(1e-4),
+    start_up=1e4,
 )
 METHOD = bcgc.Sharing(2, 3, round_trip=500.0)
 # A pass of a subset: M / N = 1 sample, 20 coordinates of 2 cycles, and 6 before.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.sweeps.cells import Table
+from bcgc_jax.sweeps import Table
 from benchmarks.timing import compare, curve_point, in_float64, result_row
 
 _TOLERANCE = 5e-7  # so that the certificate, an independent rule, has room to 1e-6
@@ -24,7 +24,7 @@ def paper_cell(num_workers: Any, rate: Any, max_workers: int) -> bcgc.Problem:
 
 
 def _rows(plan: bcgc.sweeps.Sweep) -> Table:
-    tables = [plan.solve(chunk) for chunk in plan.chunks()]
+    tables = [plan.solve(chunk) for chunk in plan.chunks]
     return {
         name: np.concatenate([table[name] for table in tables]) for name in plan.names
     }
@@ -45,10 +45,10 @@ def sweep() -> Iterator[dict[str, Any]]:
     table = results["package"].value
     gap = float(table["relative_gap"].max())
     converged = int(np.sum(table["status"] == "converged"))
-    what = f"{len(plan.cells)} problems, N=2…50 × 21 rates"
+    what = f"{plan.num_cells} problems, N=2…50 × 21 rates"
+    sizes = {chunk.max_workers for chunk in plan.chunks}
     accuracy = (
-        f"{converged} converged, largest gap {gap:.0e}; {len(plan.groups)} sizes "
-        "compiled"
+        f"{converged} converged, largest gap {gap:.0e}; {len(sizes)} sizes compiled"
     )
     yield result_row("sweep", what, results, accuracy, {"gap": gap})
     for num_workers in (2, 5, 10, 20, 50):
@@ -58,7 +58,7 @@ def sweep() -> Iterator[dict[str, Any]]:
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
     """Seconds of a cell, in a sweep and one by one, with answers on the host."""
     plan = _plan([num_workers], 512 if num_workers <= 10 else 128)
-    rates = plan.cells.columns["rate"]
+    rates = plan.cells["rate"]
     looped_rates = rates[:: len(rates) // 32]
 
     def single(rate: Any) -> bcgc.Solution:

@@ -2,7 +2,7 @@
 cycle time.
 
 A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed
-to a CSV file: what was cut off goes on. What is saved is against uncoded; the reduction
+to a CSV file. What is saved is against uncoded; the reduction
 of a cell is 1 - runtime of the optimum / runtime of the best baseline there. Forward
 passes are free, as in the paper. Partial stragglers (Tandon et al.) have the α of the
 law, which falls from 5.4 to 1.3 as the rate grows, not the 6 of the paper's figures.
@@ -21,7 +21,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli import progress
 from bcgc_jax.schemes.names import BASELINES
-from bcgc_jax.sweeps.files import read_rows
+from bcgc_jax.sweeps import read_rows
 from experiments import looks
 from experiments.paper import WORKERS_LABEL
 from experiments.report import grouped, number, print_table, run_command, save
@@ -288,7 +288,7 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute sweep.csv, print its table, draw its cells; a cut-off sweep goes on."""
+    """Compute sweep.csv, print its table, draw its cells."""
     cells = bcgc.sweeps.grid(
         num_workers=np.array(workers_grid), rate=np.array(rate_grid)
     )
@@ -296,9 +296,9 @@ def run(
         problem, cells, (*methods, *schemes), key=jax.random.key(seed)
     )
     path = out / "sweep.csv"
-    path.unlink(missing_ok=True)  # one that was cut off has another name
+    path.unlink(missing_ok=True)
     with progress.Progress("sweep") as bar:
-        bcgc.sweeps.write_sweep(sweep, path, resume=True, progress=bar.reach)
+        bcgc.sweeps.write_sweep(sweep, path, progress=bar.reach)
     rows = read(path)
     compared = compare(rows, schemes)
     print_numbers(rows, compared)

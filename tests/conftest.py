@@ -48,7 +48,7 @@ _GROUPS = {
     "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
     "tests/plans/test_circle.py": "solvers",
-    "tests/sweeps/test_run.py": "solvers",
+    "tests/test_sweeps.py": "solvers",
     "tests/test_solution.py": "solvers",
     # the longest files, not at the end while one process waits
     "tests/test_documents.py": "documents",

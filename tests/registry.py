@@ -363,7 +363,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: next(
-        map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())
+        map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks)
     ),
     "sweep": lambda v: bcgc.sweeps.sweep(*_swept(v)),
     "write_sweep": _written_sweep,

@@ -89,8 +89,10 @@ def test_the_reference_has_each_public_name_once():
     """Packages by the names of imports; the names of `bcgc_jax` on its own page."""
     site = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))
     expected = {"bcgc_jax": {*bcgc.__all__}}
-    for path in Path(bcgc.__file__).parent.glob("*/__init__.py"):
-        package = importlib.import_module(f"bcgc_jax.{path.parent.name}")
+    root = Path(bcgc.__file__).parent
+    for path in (*root.glob("*/__init__.py"), root / "sweeps.py"):
+        name = path.relative_to(root).parts[0].removesuffix(".py")
+        package = importlib.import_module(f"bcgc_jax.{name}")
         imported = re.findall(r" as (\w+)$", path.read_text("utf-8"), re.MULTILINE)
         if names := {*getattr(package, "__all__", imported)} - {*bcgc.__all__}:
             expected[package.__name__] = names

@@ -226,13 +226,6 @@ REPRESENTED: list[tuple[Any, str]] = [
         bcgc.Scheme("mine", scaled, gives="levels"),
         "Scheme(name='mine', function=scaled, gives='levels', label='mine')",
     ),
-    (
-        bcgc.sweeps.grid(num_workers=[2, 3], rate=TIMES),
-        (
-            "Cells(columns={'num_workers': [2, 3], 'rate': float64[4000] from 0.5 to "
-            "2}, product=True)"
-        ),
-    ),
 ]
 
 

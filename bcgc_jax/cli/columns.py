@@ -615,7 +615,7 @@ _MORE_OF_A_CELL = (
 
 
 def sweep_columns(numbers: Iterable[tuple[str, str, str]]) -> tuple[Column, ...]:
-    """The columns of a sweep, with the `NUMBERS` of `sweeps.cells`: a name, a unit,
+    """The columns of a sweep, with the `NUMBERS` of `sweeps`: a name, a unit,
     what each is.
 
     They are an argument, for `bcgc advise` has columns too, and imports no JAX.

@@ -19,7 +19,7 @@ from bcgc_jax.cli.output import Row, saved_in_words, write_picture
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.solution import Solution
-from bcgc_jax.sweeps.files import read_rows
+from bcgc_jax.sweeps import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,9 +29,7 @@ from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.sweeps.cells import NUMBERS, grid
-from bcgc_jax.sweeps.files import parts_of, write_sweep
-from bcgc_jax.sweeps.run import Sweep
+from bcgc_jax.sweeps import NUMBERS, Sweep, grid, write_sweep
 
 _PASSES = ("setup_cycles", "forward", "chain_cycles")
 
@@ -208,13 +206,13 @@ def _parameters(
 def _collect(sweep: Sweep) -> list[Swept]:
     rows: list[Swept] = []
     with Progress("solving") as bar:
-        for chunk in sweep.chunks():
+        for chunk in sweep.chunks:
             columns = {
                 name: values.tolist() for name, values in sweep.solve(chunk).items()
             }
             for row in zip(*columns.values(), strict=True):
                 rows.append(Swept.of(dict(zip(columns, row, strict=True))))
-            bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
+            bar.reach(len(rows), sweep.num_cells * len(sweep.methods))
     return rows
 
 
@@ -282,7 +280,7 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
             options: dict[str, Any] = {"resume": question.resume, "progress": bar.reach}
             interruptible(lambda: write_sweep(sweep, path, **options))
     except KeyboardInterrupt:
-        if parts_of(path).exists():
+        if path.exists():
             raise click.Abort("what is solved is kept; go on with --resume") from None
         raise click.Abort from None
     lines, statuses = _summary(sweep, path)
@@ -295,7 +293,7 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
     def table() -> None:
         order = ("method", "cells", *STATUSES, "saved", "largest_relative_gap")
         output.print_rows(lines, table_of(SUMMARY, lines, *order))
-        cells = counted(len(sweep.cells), "cell")
+        cells = counted(sweep.num_cells, "cell")
         click.echo(f"\n{path}: {cells}, {seconds:.1f} s, compilation included.")
 
     output.print_answer(
@@ -327,7 +325,7 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
         mean = None
         if method in saved:
             mean = float(np.mean(saved[method]))
-        numbers = (len(sweep.cells), of_status, gaps.get(method), mean)
+        numbers = (sweep.num_cells, of_status, gaps.get(method), mean)
         lines.append(Summary(method, *numbers, with_savings=bool(saved)))
     return lines, statuses
 

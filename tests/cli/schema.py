@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, validators
 import bcgc_jax.cli
 from bcgc_jax.cli import columns
 from bcgc_jax.cli.columns import Column
-from bcgc_jax.sweeps.cells import NUMBERS
+from bcgc_jax.sweeps import NUMBERS
 
 FILE = Path(bcgc_jax.cli.__file__).with_name("output.schema.json")
 SCHEMA = json.loads(FILE.read_text("utf-8"))

@@ -70,7 +70,7 @@ KEPT = ": what is solved is kept; go on with --resume"
 @pytest.mark.usefixtures("at_once")
 def test_a_command_says_so_and_leaves(command, tmp_path, monkeypatch, work, hint):
     if hint:
-        (tmp_path / "sweep.csv.parts").mkdir()
+        (tmp_path / "sweep.csv").touch()
     monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(KeyboardInterrupt()))
     asked = (
         [*SWEEP, str(tmp_path / "sweep.csv")]

@@ -24,7 +24,7 @@ from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.cli.solve_rows import Schedule
 from bcgc_jax.problem import Status
-from bcgc_jax.sweeps.cells import ANSWERED, NUMBERS
+from bcgc_jax.sweeps import ANSWERED, NUMBERS
 from tests.cli.rows import row
 from tests.cli.schema import (
     FILE,

@@ -9,7 +9,7 @@ import pytest
 
 from bcgc_jax.cli.arguments import COUNT, axis
 from bcgc_jax.cli.sweep import _summary
-from bcgc_jax.sweeps.files import read_rows
+from bcgc_jax.sweeps import read_rows
 from tests.cli.schema import problems, strict_json
 
 PARETO = [
@@ -82,7 +82,7 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
         """The largest gap of each method in three cells: status, runtime, bound."""
         path = tmp_path / "s.csv"
         head = "method,bound_of,status,expected_runtime,lower_bound"
-        sweep: Any = SimpleNamespace(cells=range(3), methods=dict.fromkeys(rows))
+        sweep: Any = SimpleNamespace(num_cells=3, methods=dict.fromkeys(rows))
         kinds = {name: "groups" if name == "nested" else "levels" for name in rows}
         cells = zip(
             *(
@@ -147,7 +147,7 @@ def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
     methods = {
         name: SimpleNamespace(is_partition=True) for name in ("optimal", "uncoded")
     }
-    sweep: Any = SimpleNamespace(cells=range(2), methods=methods)
+    sweep: Any = SimpleNamespace(num_cells=2, methods=methods)
     path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound,saved"
     rows = ["optimal,converged,5,5,0.5", "uncoded,converged,10,,0.0"]
     rows += [

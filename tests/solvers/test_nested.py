@@ -518,15 +518,16 @@ def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     sweeps = [
         bcgc.sweeps.Sweep(problem, cells, name) for name in ("nested", "sharing:2")
     ]
-    assert list(map(len, sweeps)) == [1, 2]
-    rows = bcgc.sweeps.sweep(problem, cells.take(np.array([1])), ["nested", "uncoded"])
+    assert [len(sweep.chunks) for sweep in sweeps] == [1, 2]
+    cell = bcgc.sweeps.grid(num_workers=[4], rate=[1e-2])
+    rows = bcgc.sweeps.sweep(problem, cell, ["nested", "uncoded"])
     assert rows["method"].tolist() == ["nested", "uncoded"]
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")
     assert rows["expected_runtime"][0] == pytest.approx(
         float(alone.expected_runtime), rel=1e-9
     )
-    monkeypatch.setattr("bcgc_jax.sweeps.cells._COMPILATION", 0)
+    monkeypatch.setattr("bcgc_jax.sweeps._COMPILATION", 0)
     sizes = bcgc.sweeps.sweep(
         problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded"
     )

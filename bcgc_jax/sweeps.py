@@ -1,0 +1,647 @@
+r"""Sweeps: thousands of problems solved together, written to a CSV file as they come.
+
+A cell costs O(N²) to O(N³) for N workers, and each padded number of workers costs a
+compilation. So cells are grouped by the number of workers. Each group has one compiled
+function, which solves a chunk of cells with every method, spread over the local
+devices.
+"""
+
+import csv
+import functools
+import hashlib
+import io
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check_key, meets, replace
+from bcgc_jax.plans.plan import Requirements
+from bcgc_jax.plans.runtime import completion_probability
+from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solution import KINDS
+from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
+from bcgc_jax.solvers.solve import solve
+
+__all__ = ["Sweep", "grid", "sweep", "write_sweep"]
+
+Table = dict[str, np.ndarray]
+
+
+class Number(NamedTuple):
+    """A number that a sweep says of each solution: its attribute `name`, its `unit`."""
+
+    name: str
+    unit: str
+    about: str
+
+
+NUMBERS = (
+    Number(
+        "expected_runtime",
+        "time",
+        "Exact, of the continuous plan: whole numbers take a little longer.",
+    ),
+    Number("runtime_error", "time", "Estimate of its absolute error."),
+    Number(
+        "lower_bound",
+        "time",
+        "No partition has an expected runtime below it; null without a certificate.",
+    ),
+    Number(
+        "relative_gap",
+        "1",
+        "1 - lower_bound / expected_runtime; null without a certificate.",
+    ),
+)
+# Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that
+# are not in every sweep.
+NEEDS = Requirements._fields
+ANSWERED = (
+    *("method", "status", *(number.name for number in NUMBERS)),
+    *("kind", "bound_of", "num_steps"),
+    *(*NEEDS, "saved", "completion_probability", "partition"),
+)
+
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell
+# takes 0.9 µs · N^2.5.
+_COMPILATION = 6e6
+# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its
+# caches, fewer would leave lanes of the optimum idle. An accelerator takes as many as
+# half its memory holds.
+_CACHED = 2**16
+
+
+# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is
+# the same for all.
+_CELLS = PartitionSpec("cells")
+_SAME = PartitionSpec()
+_BOUNDS = ("levels", "groups", "storage")
+
+
+def grid(**axes: ArrayLike | Sequence[float]) -> Table:
+    r"""Return all combinations of numbers, `num_workers` slowest, then in the order
+    given.
+
+    Args:
+      axes: the values of each number of a cell; one of them is `num_workers`.
+
+    Returns: a column `[C]` for each number, with an entry for each of the C cells.
+
+    Raises ValueError for values that are no numbers, or without `num_workers`.
+
+    >>> {name: c.tolist() for name, c in grid(rate=[1.0, 2.0], num_workers=[8]).items()}
+    {'num_workers': [8, 8], 'rate': [1.0, 2.0]}
+    """
+    columns = {name: np.atleast_1d(np.asarray(values)) for name, values in axes.items()}
+    _check_columns(columns)
+    columns = {"num_workers": np.sort(columns.pop("num_workers"))} | columns
+    of_cells = np.meshgrid(*columns.values(), indexing="ij")
+    return {
+        name: values.ravel() for name, values in zip(columns, of_cells, strict=True)
+    }
+
+
+def _check_columns(columns: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for columns that are no cells."""
+    if "num_workers" not in columns:
+        raise ValueError("the cells of a sweep need num_workers")
+    for name, values in columns.items():
+        if name in (*ANSWERED, "max_workers"):
+            rename = "call the number of the cells otherwise"
+            raise ValueError(f"{name} is a column of the answers: {rename}")
+        if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
+            requirement = "numbers, at least one of them, in a row"
+            raise ValueError(f"{name} must be {requirement}, got {values!r}")
+        if values.dtype.kind in "iu" and np.any(
+            values > jnp.iinfo(jnp.result_type(int)).max
+        ):
+            enable = "call jax.config.update('jax_enable_x64', True) first"
+            raise ValueError(f"{name} needs 64 bits: {enable}")
+    workers = columns["num_workers"]
+    if not np.all((workers >= 1) & (workers == np.floor(workers))):
+        raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
+
+
+class Chunk(NamedTuple):
+    """Cells, by index, that are solved at once.
+
+    Their problems are padded to `max_workers`, and their number to `room`.
+    """
+
+    max_workers: int
+    cells: np.ndarray
+    room: int
+
+
+def _padded_sizes(
+    sizes: np.ndarray, counts: np.ndarray, compilation: float
+) -> list[int]:
+    """Return the numbers of workers that cells of these sizes are padded to.
+
+    Args:
+      sizes: the numbers of workers of the cells, ascending, each of them once.
+      counts: the number of cells of each size.
+      compilation: the cost of one more program, in cells · N^2.5.
+
+    The sizes are divided where that saves most padding, and both parts again, until a
+    division saves less than a compilation costs.
+    """
+    cost = sizes.astype(float) ** 2.5
+    saved = np.cumsum(counts) * (cost[-1] - cost)
+    cut = int(np.argmax(saved)) + 1
+    if cut == len(sizes) or saved[cut - 1] <= compilation:
+        return [int(sizes[-1])]
+    return [
+        *_padded_sizes(sizes[:cut], counts[:cut], compilation),
+        *_padded_sizes(sizes[cut:], counts[cut:], compilation),
+    ]
+
+
+def _chunks(
+    workers: np.ndarray, devices: Sequence[jax.Device], *, apart: bool
+) -> list[Chunk]:
+    """Return all chunks, those of few workers first.
+
+    With `apart`, each number of workers has a program of its own.
+    """
+    compilation = _COMPILATION
+    if apart:
+        compilation = 0.0
+    padded_sizes = _padded_sizes(
+        *np.unique(workers, return_counts=True), compilation=compilation
+    )
+    size_of_cell = np.searchsorted(padded_sizes, workers)
+    chunks = []
+    for place, size in enumerate(padded_sizes):
+        cells = np.flatnonzero(size_of_cell == place)
+        room = _room(size, len(cells), devices)
+        chunks += [
+            Chunk(size, cells[start : start + room], room)
+            for start in range(0, len(cells), room)
+        ]
+    return chunks
+
+
+def _room(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
+    """The number of cells that are solved together, as many on each device."""
+    at_once = _CACHED
+    # 4 kB a cell and pair of levels, all arrays together.
+    if devices[0].platform != "cpu":
+        at_once = (
+            (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
+        )
+    largest = int(np.clip(at_once // max_workers**2, 1, 512)) * len(devices)
+    return math.ceil(cells / math.ceil(cells / largest) / len(devices)) * len(devices)
+
+
+class Sweep:
+    r"""What a sweep computes: rows of (cell, method), chunk by chunk.
+
+    Args:
+      problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers`
+        is static.
+      cells: columns `[C]` with an entry for each cell, as `grid` returns them; one is
+        `num_workers`. A column `deadline` is not passed to `problem`.
+      methods: for `solve`, by name or with options; "deadline" takes the cells' own.
+      key: for methods that draw; cell i draws with `fold_in(key, i)`.
+      partitions: also give the rounded partitions.
+      labels: columns of one text, first in every row, such as the name of the
+        distribution.
+
+    Chunks come by size, and within a size in the order of the cells. Rows have the
+    numbers of the cell, `method`, `status` and what `solve` says of the continuous
+    partition, which `completion_probability` is of too; `lower_bound` and
+    `relative_gap` are NaN where there is no certificate. `kind` and `bound_of` say what
+    that is of, as in a `Solution`; the latter may be None. `stored_subsets`, `sent`,
+    `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None
+    where that is not known. With "uncoded" among the methods `saved` is how much less
+    time than that a scheme takes for a sample that is used, as a share of it. A cell
+    whose numbers make no problem has the status "invalid".
+
+    `cells` has the columns, `num_cells` their number C, and `names` the names of the
+    columns of the rows.
+
+    Raises ValueError for an unknown method and for bad cells.
+    """
+
+    def __init__(
+        self,
+        problem: Callable[..., Problem],
+        cells: Mapping[str, ArrayLike],
+        methods: Methods = "optimal",
+        *,
+        key: Array | None = None,
+        partitions: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.cells = {name: np.asarray(values) for name, values in cells.items()}
+        _check_columns(self.cells)
+        if len({values.size for values in self.cells.values()}) > 1:
+            lengths = {name: values.size for name, values in self.cells.items()}
+            raise ValueError(
+                f"the columns of the cells must have one length, got {lengths}"
+            )
+        workers = self.cells["num_workers"].astype(int)
+        self.cells["num_workers"] = workers
+        self.num_cells = len(workers)
+        if key is not None:
+            check_key(key)
+        self.problem = problem
+        self.key = key
+        self.partitions = partitions
+        self.labels = labels or {}
+        asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
+        self.methods = {method.name: method for method in asked}
+        has_deadline = "deadline" in self.cells
+        if not asked or len(self.methods) < len(asked):
+            names = [method.name for method in asked]
+            raise ValueError(f"a sweep needs methods, each of them once, got {names}")
+        if any(method.lacks_deadline for method in asked) and not has_deadline:
+            column = 'a column "deadline" of the cells'
+            raise ValueError(f'the method "deadline" needs deadlines: {column}')
+        self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
+        not_in_every_sweep = {
+            "saved": "uncoded" in self.methods,
+            "completion_probability": has_deadline,
+            "partition": partitions,
+        }
+        answered = [name for name in ANSWERED if not_in_every_sweep.get(name, True)]
+        self.names = (*self.labels, *self.cells, *answered)
+        self.apart = any(method.fixed_workers for method in asked)
+        self.chunks = _chunks(workers, jax.local_devices(), apart=self.apart)
+        first = self.numbers_at(self.chunks[-1].cells[0])
+        jax.eval_shape(self._check, first)  # traced: whatever the numbers are
+
+    def _check(self, cell: dict[str, Array]) -> None:
+        """Raise ValueError for a method that no cell can be solved with."""
+        largest = self.chunks[-1].max_workers
+        numbers = {**cell, "num_workers": largest}
+        problem = self.problem(max_workers=largest, **numbers)
+        for method in self.methods.values():
+            method.check(problem)
+
+    def numbers_at(self, index: int) -> dict[str, Any]:
+        """What `problem` is asked with for a cell."""
+        return {
+            name: values[index]
+            for name, values in self.cells.items()
+            if name != "deadline"
+        }
+
+    def solve(self, chunk: Chunk) -> Table:
+        """Return a chunk's rows by column; `partition` has integer lists, or None."""
+        answers = jax.device_get(_solved(*self._inputs(chunk), self._static(chunk)))
+        methods = list(self.methods)
+        size = len(chunk.cells) * len(methods)
+        rows: Table = {
+            name: np.full(size, text, object) for name, text in self.labels.items()
+        }
+        rows |= {
+            name: np.repeat(values[chunk.cells], len(methods))
+            for name, values in self.cells.items()
+        }
+        rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
+        # The methods of a cell after each other.
+        for name, values in answers.items():
+            rows[name] = values.reshape(-1, *values.shape[2:])[:size]
+        if "uncoded" in self.methods:
+            rows["saved"] = self._saved(rows)
+        names = np.array([status.name.lower() for status in Status], object)
+        rows["status"] = names[rows["status"]]
+        rows["kind"] = np.array(KINDS, object)[rows["kind"]]
+        rows["bound_of"] = np.array([*_BOUNDS, None], object)[rows["bound_of"]]
+        exact = [
+            None if np.isnan(flag) else bool(flag)
+            for flag in rows["exact_gradient"].tolist()
+        ]
+        rows["exact_gradient"] = np.array(exact, object)
+        if self.partitions:
+            counts = rows["partition"]
+            rows["partition"] = np.full(size, None, object)
+            for row in np.flatnonzero(
+                (counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])
+            ):
+                rows["partition"][row] = counts[
+                    row, : rows["num_workers"][row]
+                ].tolist()
+        return {name: rows[name] for name in self.names}
+
+    def _saved(self, rows: Table) -> np.ndarray:
+        """Return the share of the uncoded time that is saved, for samples used."""
+        methods = list(self.methods)
+        runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
+        uncoded = np.repeat(
+            runtime[methods.index("uncoded") :: len(methods)], len(methods)
+        )
+        finite = np.isfinite(runtime) & np.isfinite(uncoded)
+        return np.where(finite, 1 - runtime / np.where(finite, uncoded, 1), np.nan)
+
+    def _inputs(self, chunk: Chunk) -> tuple[Any, ...]:
+        """Return a chunk's cells, their indices, the key and the methods, as arrays.
+
+        Copies of the last cell fill the chunk up.
+        """
+        index = np.pad(chunk.cells, (0, chunk.room - len(chunk.cells)), mode="edge")
+        cells = {name: values[index] for name, values in self.cells.items()}
+        # A list keeps the order of the methods, which a dictionary would lose. Their
+        # numbers are no part of the program.
+        shared = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
+        spread = jax.device_put((cells, index), NamedSharding(self.mesh, _CELLS))
+        return *spread, *jax.device_put(shared, NamedSharding(self.mesh, _SAME))
+
+    def _static(self, chunk: Chunk) -> tuple[Any, ...]:
+        return (
+            *(self.problem, self.mesh, self.apart, self.partitions),
+            chunk.max_workers,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _solved(
+    columns: Table,
+    index: Array,
+    key: Array | None,
+    methods: list[Method],
+    options: tuple[Any, ...],
+) -> Table:
+    """Return the answers for the cells of a chunk, `[cells, methods]` each.
+
+    `options` has what else they follow from, which is static.
+    """
+    problem_of, mesh, apart, partitions, max_workers = options
+
+    def solve_cell(
+        numbers: dict[str, Any], index: Array, key: Array | None, methods: list[Method]
+    ) -> Table:
+        deadline = numbers.pop("deadline", None)
+        if apart:
+            numbers["num_workers"] = max_workers
+        problem = problem_of(max_workers=max_workers, **numbers)
+        cell_key = None
+        if key is not None:
+            cell_key = jax.random.fold_in(key, index)
+        answers = [
+            _answer(problem, method, cell_key, deadline, partitions)
+            for method in methods
+        ]
+        return jax.tree.map(lambda *values: jnp.stack(values), *answers)
+
+    all_of = jax.vmap(solve_cell, (0, 0, None, None))
+    specs = (_CELLS, _CELLS, _SAME, _SAME)
+    spread = jax.shard_map(
+        all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False
+    )
+    return spread(columns, index, key, methods)
+
+
+def _answer(
+    problem: Problem,
+    method: Method,
+    key: Array | None,
+    deadline: Array | None,
+    partitions: bool,
+) -> dict[str, Array]:
+    """What a method says of a cell."""
+    cell_method = method
+    if method.lacks_deadline:
+        cell_method = replace(method, deadline=deadline)
+    solution = solve(problem, cell_method, key=key)
+    status = solution.status
+    unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
+    columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
+    # 0 bounds any runtime: it is no certificate.
+    for name in ("lower_bound", "relative_gap"):
+        columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
+    needs = solution.needs
+    columns |= dict.fromkeys(NEEDS, unknown) if needs is None else needs._asdict()
+    if deadline is not None:
+        status = jnp.where(meets(deadline, "> 0"), status, int(Status.INVALID))
+        x = solution.partition
+        chance = unknown
+        if x is not None:
+            chance = completion_probability(problem, x, deadline)
+        columns["completion_probability"] = chance
+    exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
+    columns = {
+        name: jnp.where(exists, value, unknown) for name, value in columns.items()
+    }
+    # Of the method alone, but text is no result of a program.
+    columns |= {
+        "kind": jnp.asarray(KINDS.index(solution.kind)),
+        "bound_of": jnp.asarray([*_BOUNDS, ""].index(solution.bound_of)),
+    }
+    columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
+    if partitions:
+        no_partition = jnp.full(problem.max_workers, -1)
+        if solution.rounded is None:
+            columns["partition"] = no_partition
+        else:
+            columns["partition"] = solution.rounded
+    return columns
+
+
+def sweep(
+    problem: Callable[..., Problem] | Sweep,
+    cells: Mapping[str, ArrayLike] | None = None,
+    methods: Methods = "optimal",
+    **keywords: Any,
+) -> Table:
+    r"""Solve many problems together; the columns of the rows (cell, method), see
+    `Sweep`.
+
+    Rows of few workers come first, not in the order of the cells; they have the numbers
+    of their cell. In place of `problem` and all that follows it takes a `Sweep`, as
+    `write_sweep` does.
+
+    Raises TypeError without cells, or with something besides a `Sweep`.
+
+    For more than fits in memory, and to go on where a sweep was cut off, see
+    `write_sweep`.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> from bcgc_jax.sweeps import grid
+    >>> def problem(num_workers, rate, max_workers):
+    ...     return Problem(
+    ...         ShiftedExponential(rate, 50.0),
+    ...         num_workers,
+    ...         20_000,
+    ...         50,
+    ...         max_workers=max_workers,
+    ...     )
+    >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), "uncoded")
+    >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
+    ([2, 2, 3, 3], (4,))
+    """
+    if isinstance(problem, Sweep) and cells is None:
+        plan = problem
+    elif not isinstance(problem, Sweep) and cells is not None:
+        plan = Sweep(problem, cells, methods, **keywords)
+    else:
+        raise TypeError(
+            "sweep takes a Sweep alone, or a function that makes a Problem of a cell, "
+            f"and cells: sweep(problem, grid(...)); got {type(problem).__name__} and "
+            f"{type(cells).__name__}"
+        )
+    tables = [plan.solve(chunk) for chunk in plan.chunks]
+    return {
+        name: np.concatenate([table[name] for table in tables]) for name in plan.names
+    }
+
+
+def write_sweep(
+    sweep: Sweep,
+    path: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    r"""Solve a sweep and append its rows to a CSV file, chunk by chunk.
+
+    NaN is an empty field, and a partition is its numbers with blanks between.
+
+    Args:
+      sweep: what to solve.
+      path: of the file, *.csv. FILE.sweep.json beside it tells which sweep it was.
+      resume: continue a file whose sweep was cut off. If it is complete, nothing is
+        solved. A chunk that was not written to its end is solved again.
+      progress: called with the number of cells that are done, and that of all cells.
+
+    Returns: the path.
+
+    A scheme of your own is recognized by its name, and `Sweep.problem` by the first and
+    the last problem of each size. Other edits are not noticed.
+
+    Raises ValueError for a name that does not end in .csv, and if `resume` meets
+    another sweep (other cells, methods, problem, precision or devices);
+    FileExistsError if the file exists and `resume` is False.
+
+    >>> import tempfile
+    >>> from bcgc_jax import Problem, ShiftedExponential
+    >>> from bcgc_jax.sweeps import grid
+    >>> def problem(num_workers, rate, max_workers):
+    ...     return Problem(
+    ...         ShiftedExponential(rate, 50.0),
+    ...         num_workers,
+    ...         20_000,
+    ...         50,
+    ...         max_workers=max_workers,
+    ...     )
+    >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = write_sweep(Sweep(problem, cells, "uncoded"), f"{folder}/sweep.csv")
+    ...     print(done.read_text().splitlines()[1][:25])
+    2,0.001,uncoded,converged
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"a sweep is written to a file named *.csv, got {path.name}")
+    note = path.with_name(path.name + ".sweep.json")
+    mark = fingerprint(sweep)
+    solved_chunks = 0
+    if path.exists():
+        if not resume:
+            advice = "not overwritten: continue it with resume, or remove it"
+            raise FileExistsError(17, advice, str(path))
+        if not note.exists() or note.read_text() != mark:
+            raise ValueError(
+                f"{path} is of another sweep (cells, methods, problem, precision or "
+                "devices differ): name another file, or remove it"
+            )
+        solved_chunks = _keep_complete_chunks(sweep, path)
+    done = 0
+    progress(done, sweep.num_cells)
+    for index, chunk in enumerate(sweep.chunks):
+        if index >= solved_chunks:
+            # The file begins with the first answer, so a sweep that `solve` refuses
+            # leaves none.
+            text = _csv_rows(sweep.solve(chunk))
+            if not index:
+                note.write_text(mark)
+                text = (",".join(sweep.names) + "\n").encode() + text
+            with path.open("ab") as file:
+                file.write(text)
+        done += len(chunk.cells)
+        progress(done, sweep.num_cells)
+    return path
+
+
+def _keep_complete_chunks(sweep: Sweep, path: Path) -> int:
+    """Cut the file off after its last complete chunk; return the number of chunks."""
+    with path.open("rb+") as file:
+        end = len(file.readline())
+        for index, chunk in enumerate(sweep.chunks):
+            rows = len(chunk.cells) * len(sweep.methods)
+            lines = list(itertools.islice(file, rows))
+            if len(lines) < rows or not lines[-1].endswith(b"\n"):
+                # Without a row the names of the columns are written again, too.
+                file.truncate(end if index else 0)
+                return index
+            end += sum(map(len, lines))
+    return len(sweep.chunks)
+
+
+def fingerprint(sweep: Sweep) -> str:
+    """Return a digest of what the rows follow from.
+
+    That is cells, methods, options, some problems, precision and chunks.
+    """
+    key = None
+    if sweep.key is not None:
+        key = jax.random.key_data(sweep.key)
+    devices = sweep.mesh.devices
+    problems = list[Any]()
+    for size, chunks in itertools.groupby(
+        sweep.chunks, lambda chunk: chunk.max_workers
+    ):
+        # Two problems of each size stand for what the function does beside the cells.
+        cells = np.concatenate([chunk.cells for chunk in chunks])
+        for index in (cells[0], cells[-1]):
+            numbers = sweep.numbers_at(index)
+            try:
+                problems.append(sweep.problem(max_workers=size, **numbers))
+            except ValueError as error:  # a cell that makes no sense
+                problems.append(str(error))
+    trees = (key, sweep.cells, sweep.methods, problems)
+    leaves, structure = jax.tree.flatten(trees)
+    values = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
+    facts = [
+        sweep.names,
+        sweep.labels,
+        len(sweep.chunks),
+        str(structure),
+        values,
+    ]
+    facts += [jax.numpy.result_type(float).name, devices.size, devices.flat[0].platform]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _csv_rows(table: Table) -> bytes:
+    text = io.StringIO()
+    columns = (map(_field, column.tolist()) for column in table.values())
+    csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+    return text.getvalue().encode()
+
+
+def _field(value: Any) -> Any:
+    """Return what CSV is to hold: nothing for NaN, a list with blanks between."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if value != value:
+        return None
+    return value
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """A sweep's file row by row, without reading all of it at once."""
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)

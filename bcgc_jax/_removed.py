@@ -35,7 +35,12 @@ ATTRIBUTES: dict[str, str] = {
     ),
 }
 # By the words of the command line, such as "sweep" or "solve --method": the same.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "plot": (
+        "Use --figure FILE with the command whose answer you want to see: solve, "
+        "sweep, fit or advise."
+    ),
+}
 
 
 def refuse_attribute(module: str, name: str) -> NoReturn:

@@ -37,37 +37,13 @@ __all__ = ["Sweep", "grid", "sweep", "write_sweep"]
 Table = dict[str, np.ndarray]
 
 
-class Number(NamedTuple):
-    """A number that a sweep says of each solution: its attribute `name`, its `unit`."""
-
-    name: str
-    unit: str
-    about: str
-
-
-NUMBERS = (
-    Number(
-        "expected_runtime",
-        "time",
-        "Exact, of the continuous plan: whole numbers take a little longer.",
-    ),
-    Number("runtime_error", "time", "Estimate of its absolute error."),
-    Number(
-        "lower_bound",
-        "time",
-        "No partition has an expected runtime below it; null without a certificate.",
-    ),
-    Number(
-        "relative_gap",
-        "1",
-        "1 - lower_bound / expected_runtime; null without a certificate.",
-    ),
-)
-# Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that
-# are not in every sweep.
+# Numbers that `solve` gives.
+NUMBERS = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap")
+# Columns of the answers: these numbers, what a scheme needs, and some that are not in
+# every sweep.
 NEEDS = Requirements._fields
 ANSWERED = (
-    *("method", "status", *(number.name for number in NUMBERS)),
+    *("method", "status", *NUMBERS),
     *("kind", "bound_of", "num_steps"),
     *(*NEEDS, "saved", "completion_probability", "partition"),
 )
@@ -418,7 +394,7 @@ def _answer(
     solution = solve(problem, cell_method, key=key)
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
-    columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
+    columns = {name: getattr(solution, name) for name in NUMBERS}
     # 0 bounds any runtime: it is no certificate.
     for name in ("lower_bound", "relative_gap"):
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)

@@ -61,10 +61,7 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The optimum of one cell beside uncoded and the fastest baseline, `best`.
-
-    With the columns of a sweep, so that `bcgc plot` draws the file.
-    """
+    """The optimum of one cell beside uncoded and the fastest baseline, `best`."""
 
     num_workers: int
     rate: float

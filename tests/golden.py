@@ -30,7 +30,7 @@ _SCHEMES = (
 )
 _DEADLINE = ("--objective", "completion-probability", "--deadline", "2e5")
 FORMATS = ("table", "json", "csv")
-COMMANDS = ("advise", "fit", "plot", "solve", "sweep")
+COMMANDS = ("advise", "fit", "solve", "sweep")
 
 
 def questions(folder: Path) -> dict[str, tuple[str, ...]]:

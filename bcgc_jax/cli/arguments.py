@@ -349,7 +349,6 @@ _ANY_NUMBER = number(-math.inf)
 PARAMETER = named("PARAMETER=NUMBERS", "rate=1e-4:1e-1:33:log", axis(_ANY_NUMBER))
 COLUMNS = Argument("names", read_columns)
 TIME_UNIT = click.Choice(TIME_UNITS)
-COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:

@@ -4,7 +4,6 @@ A file of its name answers each command, and only that needs JAX.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import click
@@ -33,8 +32,6 @@ _MODERATE = number(high=1e100)  # its square is finite too
 _SECONDS = number(0, 10**9, include=True)
 _SHARE = number(0, 1)
 _NEW_FILE = click.Path()
-# What `bcgc plot` shows of a table.
-CHOICES = ("x", "y", "value", "where", "methods")
 _UNIT = "Of the times in the file: s, ms, us or ns; by default s."
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
@@ -599,60 +596,6 @@ ratios; of whole numbers also LOW:HIGH, all of them.
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class PlotOptions:
-    """Draw a file of a sweep, a training, a plan or measured times.
-
-    FILE is what `bcgc sweep --out`, `--format csv` or an --out for plans wrote, a log
-    of times, or the log.jsonl of a training. In a sweep each scheme is a curve over one
-    number, or a heat map over two. In a training each scheme is a curve over time. A
-    plan is drawn as its blocks, which are darker where more workers compute each subset
-    of the data. Of times there is the share above each.
-    """
-
-    after: ClassVar = """\b
-Examples:
-  bcgc plot sweep.csv
-  bcgc plot sweep.csv --x rate --where num_workers=20 --method optimal --method nested
-  bcgc plot sweep.csv --x rate --y num_workers --out map.svg
-  bcgc plot log.jsonl --value loss
-  bcgc plot plan.json"""
-
-    file: Path = argument(click.Path(exists=True, dir_okay=False, path_type=Path))
-    x: str | None = option(
-        str, "Column of the horizontal axis; by default what varies."
-    )
-    y: str | None = option(str, "Column of the vertical axis of heat maps.")
-    value: str | None = option(
-        str, "Column that is drawn; by default expected_runtime, or loss."
-    )
-    where: tuple[tuple[str, float], ...] = option(
-        typed.COLUMN, "Only rows with this number.", multiple=True
-    )
-    methods: tuple[str, ...] = option(
-        str, "Only this scheme; repeat it.", "--method", multiple=True
-    )
-    unit: str | None = option(typed.TIME_UNIT, _UNIT)
-    out: str | None = option(
-        _NEW_FILE,
-        "The picture: .png, .svg or .pdf; by default FILE with .png, if there is none.",
-        metavar="PICTURE",
-    )
-
-    def __post_init__(self) -> None:
-        if self.file.suffix == ".json":
-            typed.refuse_without_effect("on a plan", *CHOICES, "unit")
-        check_picture("--out", self.picture)
-        if self.out is None and Path(self.picture).exists():
-            raise click.UsageError(
-                f"{self.picture} is there already: --out PICTURE says where to draw"
-            )
-
-    @property
-    def picture(self) -> str:
-        return self.out or str(self.file.with_suffix(".png"))
-
-
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     """Print the version, also of a clone; it is looked up here, for that takes time."""
     if asked:
@@ -677,5 +620,5 @@ def cli() -> None:
     """Block coordinate gradient coding: how much redundancy should each block get?"""
 
 
-for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions):
+for _options in (AdviseOptions, SolveOptions, FitOptions, SweepOptions):
     cli.add_command(Command(_options))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.cli import output, plot
+from bcgc_jax.cli import figures, output
 from bcgc_jax.cli.columns import FITS, PLANS, flat, values
 from bcgc_jax.cli.commands import FitOptions
 from bcgc_jax.cli.compilation import save_plan
@@ -25,7 +25,9 @@ def answer(question: FitOptions) -> None:
         laws = [(fit.name, fit.distribution) for fit in fit_answer.fits]
 
         def draw() -> Any:
-            return plot.fits(fit_answer.times.seconds, fit_answer.times.censored, laws)
+            return figures.fits(
+                fit_answer.times.seconds, fit_answer.times.censored, laws
+            )
 
         def write(path: str) -> None:
             save_plan(fit_answer.best, fit_answer.best.problem, path)

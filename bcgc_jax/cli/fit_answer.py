@@ -127,13 +127,6 @@ def remarks_on(
         if remark != NOTHING or not remarks
     ]
     said += remarks
-    lost = description.slowness
-    if (
-        lost is not None
-        and not lost.alike
-        and (lost.unlike_workers or lost.slow_together)
-    ):
-        said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said
     return [*said, NO_START_UP]

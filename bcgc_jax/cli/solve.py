@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.cli import plot, traces
+from bcgc_jax.cli import figures, traces
 from bcgc_jax.cli.columns import SOLUTION, flat, values
 from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.compilation import save_plan
@@ -48,12 +48,14 @@ def answer(question: SolveOptions) -> None:
 
         def draw() -> Any:
             schemes = [
-                plot.drawn(row.method, row.runtime / unit, row.solution.plan, row.saved)
+                figures.drawn(
+                    row.method, row.runtime / unit, row.solution.plan, row.saved
+                )
                 for row in solve_answer.rows
             ]
             if trace is None:
-                return plot.plans(schemes)
-            return plot.plans(schemes, name.partition(" (")[0])
+                return figures.plans(schemes)
+            return figures.plans(schemes, name.partition(" (")[0])
 
         rows = [flat(SOLUTION, row) for row in solve_answer.rows]
         print_answer(question, rows, document, table)

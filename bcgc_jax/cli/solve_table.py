@@ -183,10 +183,6 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
     ]
     if not shared:
         return
-    yield (
-        "Work sharing hands out chunks, whole passes over microbatches, to free "
-        "workers that store them."
-    )
     if answer.stays_slow:
         yield (
             "In the trace some workers stay slow. Their data can be stored elsewhere, "
@@ -207,9 +203,7 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
     if answer.enough is not None:
         yield (
             f"To store {counted(answer.enough, 'subset')} is enough: the limit is "
-            "within 5 % of that of all data. The limits suppose that workers compute "
-            "on samples that they store, that no data move in a step, and that nobody "
-            "knows beforehand who will be slow."
+            "within 5 % of that of all data."
         )
 
 

@@ -12,13 +12,13 @@ import click
 import jax
 import numpy as np
 
-from bcgc_jax.cli import bounds, output, plot, traces
+from bcgc_jax.cli import bounds, figures, output, traces
 from bcgc_jax.cli.arguments import LAWS, law_class, missing_parameters
 from bcgc_jax.cli.columns import (
     STATUSES,
     SUMMARY,
+    SWEEP,
     flat,
-    sweep_columns,
     table_of,
     values,
     without_questions,
@@ -29,7 +29,7 @@ from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.sweeps import NUMBERS, Sweep, grid, write_sweep
+from bcgc_jax.sweeps import Sweep, grid, read_rows, write_sweep
 
 _PASSES = ("setup_cycles", "forward", "chain_cycles")
 
@@ -86,6 +86,8 @@ def answer(question: SweepOptions) -> None:
         jax.config.update("jax_num_cpu_devices", _cores())
     with jax.enable_x64(True):
         axes, labels, problem = _axes(question)
+        if question.figure is not None:
+            figures.varied_numbers(axes)  # refuse it before anything is solved
         names = question.methods or (
             "deadline" if question.most_probable else "optimal",
         )
@@ -101,7 +103,7 @@ def answer(question: SweepOptions) -> None:
         if question.out is not None:
             path = Path(question.out)
             statuses = _to_file(sweep, question, path)
-            output.write_figure(question, lambda: plot.of_rows([*plot.read(path)]))
+            output.write_figure(question, lambda: figures.of_sweep([*_read(path)]))
         else:
             rows = interruptible(lambda: _collect(sweep))
             varied = [name for name, values in axes.items() if len(values) > 1]
@@ -111,7 +113,7 @@ def answer(question: SweepOptions) -> None:
 
             columns = [row.columns for row in rows]
             output.print_answer(question, columns, lambda: columns, table)
-            output.write_figure(question, lambda: plot.of_rows(columns))
+            output.write_figure(question, lambda: figures.of_sweep(columns))
             statuses = Counter(row.status for row in rows)
         _end(statuses)
 
@@ -235,7 +237,7 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
     # They are paid for levels in use, and the bound is for these.
     with_passes = any(row.columns.get(name) for row in rows for name in _PASSES)
     columns = table_of(
-        sweep_columns(NUMBERS),
+        SWEEP,
         rows,
         *(
             "method",
@@ -302,13 +304,26 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
     return statuses
 
 
+def _read(path: Path) -> Iterator[output.Row]:
+    """Read the rows of a sweep's file, numbers as numbers, None for what is empty."""
+    for row in read_rows(path):
+        yield {name: _number(value) for name, value in row.items()}
+
+
+def _number(field: str) -> float | str | None:
+    try:
+        return float(field) if field else None
+    except ValueError:
+        return field
+
+
 def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
     """Read each method's outcome and saving from the file, and all rows' statuses."""
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
     counts = Counter[tuple[str, str]]()
     statuses = Counter[str]()
-    for row in _with_bounds(sweep, map(Swept.of, plot.read(path))):
+    for row in _with_bounds(sweep, map(Swept.of, _read(path))):
         counts[row.method, row.status] += 1
         statuses[row.status] += 1
         if row.status != "converged":

@@ -144,10 +144,9 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
         return [*fewer, *lost.alike_in_words()]
     if not asked.keep_workers:
         said = in_words(description)
-        hint = "bcgc fit says more; --keep-workers plans on whole steps."
         if said == [NOTHING]:
             return fewer
-        return [*fewer, *said, hint]
+        return [*fewer, *said]
     if lost is None:
         return fewer
     return [*fewer, *lost.causes_in_words()]

@@ -225,7 +225,6 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     plan = tmp_path / "plan.json"
     output = answer("advise", path, "--out", str(plan))
     advised = next(row for row in output["rows"] if row["remedy"] == output["advised"])
-    assert command("plot", str(plan))[0] == 0
     solution = bcgc.Solution.load(plan)
     assert solution.method == output["advised"] == "sharing:3"
     assert float(solution.expected_runtime) == pytest.approx(

@@ -84,14 +84,10 @@ solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
 solve --trace - --keep-workers --trace-distribution atoms
   -> --trace-distribution has no effect with
-solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9
-  -> the mean of the start-up, Pareto
+solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> must be a finite number
 solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
-solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
-solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential:rate=1
-  -> may be
 """
 
 

@@ -58,7 +58,7 @@ def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
     asked: list[Problem] = []
 
     def swept(of_cell, cells, *_, **__):
-        columns = cells.columns.items()
+        columns = cells.items()
         asked.append(of_cell(4, **{name: values[0].item() for name, values in columns}))
         raise ValueError("enough")
 
@@ -95,9 +95,7 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(
 
     def swept(of_cell, cells, *_, **__):
         planned(
-            of_cell(
-                4, **{name: values[0].item() for name, values in cells.columns.items()}
-            )
+            of_cell(4, **{name: values[0].item() for name, values in cells.items()})
         )
 
     monkeypatch.setattr(solve, "compared", planned)

@@ -45,7 +45,7 @@ def test_help_and_refusals_need_no_jax():
     helped = [
         "",
         "--help",
-        *(f"{name} --help" for name in ("advise", "solve", "fit", "plot", "sweep")),
+        *(f"{name} --help" for name in ("advise", "solve", "fit", "sweep")),
     ]
     typed = [text.split() for text in (*helped, "--version", *_REFUSED)]
     lines = python(_RUN, input=json.dumps(typed)).stdout.splitlines()

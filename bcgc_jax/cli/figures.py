@@ -1,142 +1,25 @@
-"""`bcgc plot` and `--figure FILE`: plans, sweeps, measured times, trainings."""
+"""The pictures of `--figure FILE`: plans, sweeps, and measured times."""
 
-import contextlib
-import csv
-import json
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.cli.arguments import refuse_without_effect
-from bcgc_jax.cli.commands import CHOICES, PlotOptions
-from bcgc_jax.cli.logs import say_unusual
-from bcgc_jax.cli.output import Row, saved_in_words, write_picture
-from bcgc_jax.measured.traces import load_trace
+from bcgc_jax.cli.output import Row, saved_in_words
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.solution import Solution
-from bcgc_jax.sweeps import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = {
-    "expected_runtime": plotting.RUNTIME_LABEL,
-    "relative_gap": "proven gap to the optimum",
-    "completion_probability": "probability of being in time",
-    "num_workers": "number of workers $N$",
-    "loss": "training loss",
-    "time": "wall clock (s)",
-    "saved": "share of uncoded time that is saved",
-}
-
-
+LABELS = {"num_workers": "number of workers $N$"}
 # Letters of a title that fit an inch of a figure's width.
 _LETTERS = 12
 # Ticks of an axis of a heat map, at values of the sweep.
 _MOST_TICKS = 5
-
-
-def answer(question: PlotOptions) -> None:
-    figure = _of_file(question)
-    write_picture(question, question.picture, lambda: figure)
-
-
-def _of_file(question: PlotOptions) -> "Figure":
-    """What it is, its columns say."""
-    path = question.file
-    log = path.suffix == ".jsonl"
-    if path.suffix == ".json":
-        loaded = Solution.load(path)
-        scheme = drawn(loaded.method, float(loaded.rounded_runtime), loaded.plan)
-        return plans([scheme], "the plan's unit")
-    rows: list[Row] = []
-    with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
-        if log:
-            rows = read_log(path)
-        else:
-            rows = list(read(path))
-    if not rows or "method" not in rows[0]:
-        return _of_times(path, question.unit)
-    refuse_without_effect("but on measured times", "unit")
-    rows = _selected(rows, question)
-    if log:
-        return training(rows, question.value or "loss")
-    return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
-
-
-def _of_times(path: Path, unit: str | None) -> "Figure":
-    refuse_without_effect("on measured times", *CHOICES)
-    try:
-        trace = load_trace(path, unit=unit or "s")
-    except ValueError as error:
-        raise click.UsageError(
-            f"{path} cannot be drawn: it is no table of `bcgc sweep` or `bcgc solve`, "
-            "no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw "
-            f"with --figure. As a log: {str(error).partition('. ')[0]}"
-        ) from None
-    if unit is None:
-        say_unusual(trace)
-    times = trace.largest_loads()
-    return fits(times.seconds, times.censored, [])
-
-
-def read(path: Path) -> Iterator[Row]:
-    """Read the rows of a table, numbers as numbers, None for what is empty."""
-    for row in read_rows(path):
-        yield {name: _number(value) for name, value in row.items()}
-
-
-def read_log(path: Path) -> list[Row]:
-    """What `json_lines` wrote of a training's steps, with the time each ended."""
-    rows = []
-    end = 0.0
-    for text in path.read_text("utf-8").splitlines():
-        line = json.loads(text)
-        if (
-            not isinstance(line, dict)
-            or not {"scheme", "step", "seconds"} <= line.keys()
-        ):
-            return []
-        end += line["seconds"]
-        rows.append({"method": line["scheme"], "time": end} | line)
-    return rows
-
-
-def _number(value: Any) -> Any:
-    """What stands in a CSV file, which has no types."""
-    try:
-        if value:
-            return float(value)
-        return None
-    except (TypeError, ValueError):
-        return value
-
-
-def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
-    """The rows of the methods, and of the numbers, that were asked for."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    if unknown := set(question.methods).difference(methods):
-        raise click.UsageError(
-            f"--method {unknown.pop()}: the file has {', '.join(methods)}"
-        )
-    chosen = [row for row in rows if row["method"] in (question.methods or methods)]
-    for name, number in question.where:
-        check_numbers(chosen, name)
-        values = np.array([row[name] for row in chosen], float)
-        near = values[np.argmin(np.abs(values - number))]
-        if not np.isclose(near, number, rtol=1e-3):
-            where = f"--where {name}={number:g}"
-            raise click.UsageError(f"{where}: no such row; the nearest has {near:g}")
-        chosen = [
-            row for row, value in zip(chosen, values, strict=True) if value == near
-        ]
-    return chosen
 
 
 def _look(method: str) -> dict[str, Any]:
@@ -267,56 +150,33 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
     axes.grid(False, axis="y")
 
 
-def bars(rows: Sequence[Row], value: str) -> "Figure":
-    """Draw the methods of one problem, a bar for each."""
-    rows = [row for row in rows if row[value] is not None]
-    if not rows:
-        raise click.UsageError(f"the column {value} is empty")
-    figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(rows)))
-    of_runtime = value == "expected_runtime"
-    schemes = [
-        without_blocks(
-            row["method"], row[value], row.get("saved") if of_runtime else None
+def varied_numbers(problems: Mapping[str, Iterable[Any]]) -> list[str]:
+    """Return the names of the numbers of the problems that vary.
+
+    UsageError for more than two, which no picture shows.
+    """
+    varied = [name for name, values in problems.items() if len(set(values)) > 1]
+    if len(varied) > 2:
+        raise click.UsageError(
+            "--figure draws over at most two numbers that vary, but these vary: "
+            f"{', '.join(varied)}"
         )
-        for row in rows
-    ]
-    _bars(axes, schemes)
-    with_savings = any(scheme.saved is not None for scheme in schemes)
-    title = ""
-    if with_savings:
-        title = "runtime,  share of uncoded time that is saved"
-    plotting.label_axes(axes, LABELS.get(value, value), "", title=title)
-    return figure
+    return varied
 
 
-def of_rows(
-    rows: Sequence[Row],
-    value: str = "expected_runtime",
-    x: str | None = None,
-    y: str | None = None,
-) -> "Figure":
+def of_sweep(rows: Sequence[Row]) -> "Figure":
     """Draw a sweep: bars for one problem, curves over one number that varies, heat maps
     over two.
-
-    UsageError where the rows have no such column, and where more numbers vary.
     """
-    # What was found comes after.
+    # The answer's columns come after those of the problem.
     problem = list(rows[0])[: list(rows[0]).index("method")]
-    varied = [name for name in problem if len({row[name] for row in rows}) > 1]
-    axes = [name for name in (x, y) if name] or varied[:2]
-    for name in (*axes, value):
-        check_numbers(rows, name)
+    axes = varied_numbers({name: [row[name] for row in rows] for name in problem})
     if not axes:
-        return bars(rows, value)
-    if other_columns := [name for name in varied if name not in axes]:
-        raise click.UsageError(
-            f"these columns vary: {', '.join(varied)}; choose axes with --x and --y, "
-            f"and one value of {', '.join(other_columns)} with --where"
-        )
+        return _bars_of_problem(rows)
     if len(axes) == 1:
-        figure = curves(rows, axes[0], value)
+        figure = curves(rows, axes[0])
     else:
-        figure = heat_maps(rows, axes[0], axes[1], value)
+        figure = heat_maps(rows, *axes)
     fixed = [name for name in problem if name not in axes]
     space = "\N{NO-BREAK SPACE}"  # lines of the title end behind a comma
     setting = ", ".join(
@@ -328,15 +188,27 @@ def of_rows(
     return figure
 
 
-def check_numbers(rows: Sequence[Row], name: str) -> None:
-    """Raise UsageError where there is no such column, or one of words."""
-    if name not in rows[0]:
-        raise click.UsageError(f"there is no column {name}, only {', '.join(rows[0])}")
-    if words := [row[name] for row in rows if isinstance(row[name], str)]:
-        raise click.UsageError(f"the column {name} holds no numbers, but {words[0]!r}")
+def _bars_of_problem(rows: Sequence[Row]) -> "Figure":
+    """Draw the methods of one problem, a bar for each."""
+    rows = [row for row in rows if row["expected_runtime"] is not None]
+    if not rows:
+        raise click.UsageError("no scheme has a finite expected runtime")
+    figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(rows)))
+    schemes = [
+        without_blocks(row["method"], row["expected_runtime"], row.get("saved"))
+        for row in rows
+    ]
+    _bars(axes, schemes)
+    with_savings = any(scheme.saved is not None for scheme in schemes)
+    title = ""
+    if with_savings:
+        title = "runtime,  share of uncoded time that is saved"
+    plotting.label_axes(axes, plotting.RUNTIME_LABEL, "", title=title)
+    return figure
 
 
-def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
+def curves(rows: Sequence[Row], x: str) -> "Figure":
+    y = "expected_runtime"
     figure, (axes,) = plotting.new_figure()
     with_value = [row for row in rows if row[y] is not None]
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -345,7 +217,7 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
         )
         axes.plot(*np.array(pairs).T, **_look(method))
     plotting.label_axes(
-        axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y)
+        axes, LABELS.get(x, x), plotting.RUNTIME_LABEL, log=_log(rows, x, y)
     )
     if axes.get_xscale() == "linear":
         axes.locator_params("x", integer=x == "num_workers")
@@ -363,8 +235,8 @@ def _log(rows: Sequence[Row], *columns: str) -> str:
     return log
 
 
-def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
-    """`value` over `x` and `y`, a panel for each method, on one scale."""
+def heat_maps(rows: Sequence[Row], x: str, y: str) -> "Figure":
+    """Expected runtimes over `x` and `y`, a panel for each method, on one scale."""
     from matplotlib.colors import LogNorm, Normalize
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -372,7 +244,9 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
         1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True
     )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
-    value_at = {(row["method"], row[y], row[x]): row[value] for row in rows}
+    value_at = {
+        (row["method"], row[y], row[x]): row["expected_runtime"] for row in rows
+    }
     log = _log(rows, x, y)
     edges = [
         plotting.edges(ticks, log=axis in log)
@@ -396,7 +270,7 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
             words = [f"{tick:.3g}" for tick in labelled]
             axis.set_ticks(labelled, labels=words, fontsize="small")
             axis.set_ticks([], minor=True)
-    figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
+    figure.colorbar(image, ax=panels, label=plotting.RUNTIME_LABEL)
     return figure
 
 
@@ -429,9 +303,3 @@ def fits(
     axes.set_ylim(0.3 / times.size, 1.3)
     plotting.legend_outside(figure, handles)
     return figure
-
-
-def training(rows: Sequence[Row], value: str) -> "Figure":
-    """Draw a column of every step of a training, a curve for each scheme."""
-    check_numbers(rows, value)
-    return curves(rows, "time", value, "the training, scheme by scheme")

@@ -19,10 +19,10 @@ from bcgc_jax import plotting
 from bcgc_jax.handout.judge import DoneStep, Judge
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.placement import Placement, chunk_tables
+from experiments.event_loop import driven
 from experiments.report import print_table, readable, run_command, save, with_progress
 from experiments.traces import files_of
 

@@ -315,7 +315,6 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
     assert "some workers stay slow. Their data can be stored elsewhere" in slow
     assert "try --method" not in text
     _, text = printed(Problem(LAW, 4, 10), rows[2:], 1.0)
-    assert "Work sharing" not in text
     assert (
         "try --method nested, and --method sharing:2 where workers can ask for work."
         in text

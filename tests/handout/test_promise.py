@@ -18,11 +18,11 @@ from bcgc_jax.schemes.base import Costs
 from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.placement import Placement, chunk_tables
 from bcgc_jax.steps.steps import Steps
+from experiments.event_loop import driven
 from tests.handout.run import ROUND_TRIP, Run
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"

@@ -13,10 +13,10 @@ from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage_bound import storage_bound
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import chunk_tables, spread
 from bcgc_jax.steps.storage import least_alone
+from experiments.event_loop import driven
 from tests.oracles.work_sharing import VECTORS
 from tests.problems import slow
 

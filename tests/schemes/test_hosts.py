@@ -16,10 +16,10 @@ from bcgc_jax.schemes.base import Costs, Resources
 from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.schemes.unplanned import HostLimit, Limit
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import Placement
 from bcgc_jax.steps.steps import Steps
+from experiments.event_loop import driven
 
 HOSTS = tuple(worker // 8 for worker in range(32))
 QUESTION = Asking(0.01)  # a hundredth of a chunk

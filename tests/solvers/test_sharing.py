@@ -20,8 +20,8 @@ from bcgc_jax.solvers.limit import (
 )
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
+from experiments.event_loop import driven
 from tests.compilations import compilations
 from tests.problems import not_none
 

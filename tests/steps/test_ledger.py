@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import Storage
+from experiments.event_loop import driven
 from tests.oracles.work_sharing import VECTORS, offsets_of, sizes_of
 
 ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))

@@ -14,10 +14,10 @@ from bcgc_jax.schemes.base import Costs
 from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.placement import chunk_tables, spread
+from experiments.event_loop import driven
 
 
 @pytest.mark.parametrize("at_once", [60, 2**18])

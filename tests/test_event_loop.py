@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import Storage
+from experiments.event_loop import driven
 
 # Two workers that store all, two chunks each.
 BOTH = Storage((((0, 1),) * 2, ((1, 0),) * 2))

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.plans.storage_bound import storage_bound
+from bcgc_jax.solvers.limit import storage_bound
 from bcgc_jax.steps.storage import least_alone
 from experiments.compiled_worker import WORKERS, paces
 from experiments.processes import free_ports, printed_by

@@ -25,9 +25,8 @@ from bcgc_jax.measured.slowness import model_of
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.unplanned import Nothing
-from bcgc_jax.steps.rule import LogRule
-from bcgc_jax.steps.steps import Steps
+from bcgc_jax.schemes.remedies import Nothing
+from bcgc_jax.steps.steps import LogRule, Steps
 from experiments.report import print_table, run_command, save, with_progress
 
 KINDS = (

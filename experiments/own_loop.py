@@ -25,7 +25,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.handout import serve
 from bcgc_jax.plans.sharing import WorkSharing
-from bcgc_jax.plans.storage_bound import storage_bound
+from bcgc_jax.solvers.limit import storage_bound
 from bcgc_jax.steps.placement import Placement
 from bcgc_jax.steps.storage import least_alone
 from experiments.own_loop_worker import CHUNKS, paces

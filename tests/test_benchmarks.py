@@ -183,7 +183,7 @@ ROOT = Path(__file__).parents[1]
 # Arguments and fields that users know.
 _PUBLIC = {
     ("own", "bcgc_jax/handout/client.py"),
-    ("own", "bcgc_jax/handout/group.py"),
+    ("own", "bcgc_jax/handout/client.py"),
 }
 
 

@@ -16,18 +16,21 @@ from bcgc_jax.cli.logs import files_of, logs_among, read_log, short_name
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.advice import FEWEST_STEPS, WORTH, Advice, Remedy, advise
-from bcgc_jax.measured.alike import perhaps_jitter
 from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.profiles.folder import log_of
 from bcgc_jax.measured.profiles.log import MadeLog
 from bcgc_jax.measured.profiles.recording import IN_ONE_JIT
-from bcgc_jax.measured.slowness import MOST_TOLD, SlowWorker, long_start_in_words
+from bcgc_jax.measured.slowness import (
+    MOST_TOLD,
+    SlowWorker,
+    long_start_in_words,
+    perhaps_jitter,
+)
 from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
+from bcgc_jax.measured.whole_steps import left_out_in_words
 from bcgc_jax.schemes.base import Scheme
-from bcgc_jax.schemes.beforehand import Replaced
-from bcgc_jax.schemes.unplanned import Limit
+from bcgc_jax.schemes.remedies import Limit, Replaced
 
 _NONE = "none that shows"
 _RECORD = (

@@ -7,7 +7,7 @@ import numpy as np
 
 from bcgc_jax import plotting
 from bcgc_jax.measured.advice import Advice
-from bcgc_jax.schemes.unplanned import Limit
+from bcgc_jax.schemes.remedies import Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,31 +1,141 @@
-"""What `bcgc fit` finds: fits, plans and remarks on a log."""
+"""What `bcgc fit` finds: fits, a plan for each distribution, and remarks on a log."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.commands import FitOptions
+from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.describe import status_name
-from bcgc_jax.cli.fit_plans import (
-    MEASURED,
-    UNCODED,
-    FitPlan,
-    laws_of,
-    plan_of,
-    problems_of,
-)
+from bcgc_jax.cli.output import finite
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.solve_table import OVERFLOW
+from bcgc_jax.distributions import Distribution
+from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import FAMILIES, Fit, fit_distributions
-from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.solution import Solution
+from bcgc_jax.measured.whole_steps import fewer_chunks_in_words, whole_steps
+from bcgc_jax.plans.plan import partition_plan
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.solve import solve
+
+# What is planned for, beside the best fit.
+MEASURED = "measured times"
+HEAVY = "smooth, Pareto tail"
+UNCODED = "uncoded"
+
+
+class FitPlan(NamedTuple):
+    """The best plan for a distribution, in plain numbers: those of `columns.PLANS`.
+
+    `runtime_under`: of its whole numbers, by distribution; `replayed_`: in whole steps
+    of the trace, where they are of as many workers.
+    """
+
+    distribution: str
+    partition: list[int]
+    runtime_under: dict[str, float | None]
+    expected_runtime: float | None = None
+    relative_gap: float | None = None
+    status: str = "converged"
+    replayed_runtime: float | None = None
+    replayed_error: float | None = None
+
+
+def laws_of(
+    trace: Trace,
+    tail_index: float,
+    fits: list[Fit],
+    workers: int,
+) -> dict[str, Distribution]:
+    """Return the distributions to plan for, by name; the best is first.
+
+    They are the best fit, the measured times, and these with a Pareto tail if it is
+    heavy.
+    """
+    laws = {
+        fits[0].name: fits[0].distribution,
+        MEASURED: distribution_of(trace.seconds, workers, trace.censored),
+    }
+    if tail_index > 0:
+        laws[HEAVY] = distribution_of(
+            trace.seconds, workers, trace.censored, kind="pareto-tail"
+        )
+    # No plan has a finite runtime under a distribution without a mean.
+    return {name: law for name, law in laws.items() if np.isfinite(float(law.mean()))}
+
+
+def problems_of(
+    question: FitOptions,
+    trace: Trace,
+    laws: dict[str, Distribution],
+    workers: int,
+) -> dict[str, Problem]:
+    """Return the problem under each distribution; ValueError where one is too large."""
+    cycles = question.cycles or 1.0
+    sizes: dict[str, Any] = {
+        "num_workers": workers,
+        "num_coordinates": question.coordinates,
+    }
+    sizes |= {"num_samples": question.samples, "cycles": cycles}
+    sizes |= question.passes(
+        question.coordinates, cycles, traces.measured_forward(trace)
+    )
+    problems = {name: padded(Problem(law, **sizes)) for name, law in laws.items()}
+    for problem in problems.values():
+        traces.check_size(problem, "fewer times")
+    return problems
+
+
+def plan_of(
+    name: str,
+    solution: Solution | None,
+    problems: dict[str, Problem],
+    steps: Trace | None,
+    workers: int,
+) -> FitPlan:
+    """Describe a plan: the optimum under a distribution, or uncoded without a
+    `solution`.
+
+    It has the runtime under each distribution, and the mean in whole `steps`.
+    """
+    first_problem = next(iter(problems.values()))
+    counts = np.where(np.arange(workers) == 0, int(first_problem.total), 0)
+    if solution is not None:
+        counts = np.asarray(solution.rounded)[:workers]
+
+    def runtime(problem: Problem) -> float | None:
+        # By the program that solutions are assessed with.
+        padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
+        return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
+
+    runtimes = np.zeros(0)
+    if steps is not None:
+        runtimes = traces.replay(steps, first_problem, partition_plan(counts, workers))
+    plan = FitPlan(
+        name,
+        counts.tolist(),
+        {law: runtime(problem) for law, problem in problems.items()},
+    )
+    if solution is not None:
+        plan = plan._replace(
+            expected_runtime=finite(solution.expected_runtime),
+            relative_gap=finite(solution.relative_gap),
+            status=status_name(solution),
+        )
+    if not runtimes.size:
+        return plan
+    return plan._replace(
+        replayed_runtime=float(runtimes.mean()),
+        replayed_error=traces.error_of(runtimes),
+    )
+
 
 NO_START_UP = (
     "The plans assume that all time grows with the work. If you know a time that does "

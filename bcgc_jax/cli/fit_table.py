@@ -6,14 +6,13 @@ import numpy as np
 
 from bcgc_jax.cli import output, traces
 from bcgc_jax.cli.columns import FITS, PLANS, table_of
-from bcgc_jax.cli.fit_answer import FitAnswer
-from bcgc_jax.cli.fit_plans import MEASURED, FitPlan
+from bcgc_jax.cli.fit_answer import MEASURED, FitAnswer, FitPlan
 from bcgc_jax.cli.output import Shown, print_lines
 from bcgc_jax.measured.description import Description
 from bcgc_jax.measured.fits import MAX_TIMES, Fit
 from bcgc_jax.measured.slowness import Slowness
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
 
 
 def print_answer(file: str, answer: FitAnswer) -> None:

@@ -13,8 +13,7 @@ import click
 from bcgc_jax.cli.exit import say
 from bcgc_jax.measured.tables import ColumnError
 from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.measured.units import unusual_in_words
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted, unusual_in_words
 
 _LOG = re.compile(r"\.(csv|tsv|jsonl)(\.gz)?$")
 

@@ -13,7 +13,7 @@ from bcgc_jax.cli.describe import describe_problem
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS

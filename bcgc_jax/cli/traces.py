@@ -19,16 +19,15 @@ from bcgc_jax.measured.advice import Advice, Remedy, advise
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
+from bcgc_jax.measured.whole_steps import fewer_chunks_in_words, whole_steps
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.unplanned import Limit
+from bcgc_jax.schemes.remedies import Limit
 
 
 def read(asked: Times) -> Trace | None:

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-from bcgc_jax.coding.checks import check_params, traceable
-from bcgc_jax.coding.losses import Loss, PyTree, keys_of
+from bcgc_jax.coding.losses import Loss, PyTree, check_params, keys_of, traceable
 
 # Calls, whose equations are put in their place. All derivatives have been taken: a
 # function with one of its own is a call like others.

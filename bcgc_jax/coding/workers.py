@@ -20,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.delays import InjectedDelay
 from bcgc_jax.coding.gradients import CodingPlan, assemble, num_samples
-from bcgc_jax.coding.losses import Loss, PyTree
+from bcgc_jax.coding.losses import Loss, PyTree, check_loss, check_params
 from bcgc_jax.coding.worker import BlockWorker, places_of
 from bcgc_jax.measured.traces import Trace
 

@@ -10,8 +10,15 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import rows
-from bcgc_jax.compiled.layout import Layout, chunks_of, layout_of, layout_of_rows
+from bcgc_jax.compiled.layout import (
+    Layout,
+    chunks_of,
+    layout_of,
+    layout_of_rows,
+    number_of_rows,
+    place_part,
+    place_whole,
+)
 from bcgc_jax.compiled.losses import Loss, LossCheck, Reduction
 from bcgc_jax.compiled.questions import Program, Questions
 from bcgc_jax.compiled.tracing import Workers, on_axis, refused, sharded_over
@@ -223,13 +230,13 @@ class SharedWork:
         """
         if self.error is not None:
             raise self.error
-        num_rows = rows.number_of_rows(batch, "batch")
+        num_rows = number_of_rows(batch, "batch")
         if not is_part:
             layout = layout_of(self.shares, num_rows)
-            return rows.place_whole(batch, layout, self._mesh, self._axis)
+            return place_whole(batch, layout, self._mesh, self._axis)
         num_workers = self._mesh.shape[self._axis]
         layout = layout_of(self.shares, num_rows * num_workers // len(self.shares))
-        return rows.place_part(batch, layout, self._mesh, self._axis)
+        return place_part(batch, layout, self._mesh, self._axis)
 
     def rows(self, num_samples: int) -> Mapping[int, list[int]]:
         """List which of a step's M samples each worker of this process stores.
@@ -317,7 +324,7 @@ class SharedWork:
     def _layout_of(self, stored: Any) -> Layout:
         """The layout of the rows that each worker passes."""
         self._compiled_for = chunks_of(self.shares)
-        return layout_of_rows(self.shares, rows.number_of_rows(stored, "stored"))
+        return layout_of_rows(self.shares, number_of_rows(stored, "stored"))
 
     def _refuse_sharded(self, specs: Any) -> None:
         """Raise ValueError if a partition spec of the parameters names `axis`."""

@@ -16,16 +16,19 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled.losses import Loss, LossCheck, twice, weighted_sums
-from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER, report_size
-from bcgc_jax.compiled.sums import (
+from bcgc_jax.compiled.losses import (
+    Loss,
+    LossCheck,
     add_weighted,
     check_reducible,
     checksum,
     refuse_rows,
+    twice,
+    weighted_sums,
     wide,
     with_dtypes,
 )
+from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER, report_size
 from bcgc_jax.compiled.tracing import (
     Traced,
     Workers,

@@ -6,12 +6,12 @@ It needs no JAX: to `serve` takes NumPy, to `join` nothing.
 
 from typing import Any
 
-from bcgc_jax.handout.chunk import Chunk as Chunk
+from bcgc_jax.handout.client import Chunk as Chunk
+from bcgc_jax.handout.client import GroupShare as GroupShare
 from bcgc_jax.handout.client import Share as Share
 from bcgc_jax.handout.client import StepFailed as StepFailed
+from bcgc_jax.handout.client import follow as follow
 from bcgc_jax.handout.client import join as join
-from bcgc_jax.handout.group import GroupShare as GroupShare
-from bcgc_jax.handout.group import follow as follow
 from bcgc_jax.handout.transport import Memory as Memory
 from bcgc_jax.handout.transport import Tcp as Tcp
 

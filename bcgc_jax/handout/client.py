@@ -1,4 +1,6 @@
-"""A worker's training loop asks which chunk of a step it computes next; no JAX."""
+"""A worker's training loop asks which chunk of a step it computes next; no JAX.
+
+A worker may be several processes, of which one asks."""
 
 import contextlib
 import functools
@@ -9,10 +11,8 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from bcgc_jax.handout.chunk import Chunk as Chunk
-from bcgc_jax.handout.group import GroupShare
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
     SILENCE,
@@ -33,6 +33,109 @@ from bcgc_jax.handout.messages import (
     wrong_loads,
 )
 from bcgc_jax.handout.transport import Line, Tcp, Transport
+
+
+class Chunk(NamedTuple):
+    """Some samples of a step, the same for whoever computes them.
+
+    Attributes:
+      step: its number, as it was asked for.
+      subset, number: subset j of N, and its chunk.
+      begin, end: from where to where in its subset, shares of 1.
+
+    >>> Chunk(7, 2, 0, 0.25, 0.5).rows(num_samples=64, num_subsets=4)
+    range(36, 40)
+    """
+
+    step: int
+    subset: int
+    number: int
+    begin: float
+    end: float
+
+    def rows(self, num_samples: int, num_subsets: int) -> range:
+        """Which of a step's M samples: subset j of N has those from j M/N to (j + 1)
+        M/N, rounded.
+
+        All chunks of a step have each sample once. ValueError where there are too few
+        samples for a chunk.
+        """
+        first = round((self.subset + self.begin) * num_samples / num_subsets)
+        last = round((self.subset + self.end) * num_samples / num_subsets)
+        if first == last:
+            raise ValueError(
+                f"chunk {self.number} of subset {self.subset} has none of the "
+                f"{num_samples} samples: take fewer chunks, or equal_chunks=True"
+            )
+        return range(first, last)
+
+    @property
+    def seed(self) -> tuple[int, int, int]:
+        """For random numbers, the same whoever computes: add a seed of yours."""
+        return self.step, self.subset, self.number
+
+
+class GroupShare:
+    """A share that all processes of a worker have; made by `Share.for_group`, and by
+    `follow`.
+
+    Args:
+      broadcast: gives all of the group the value that its first process passes; the
+        others pass None. It carries what can be pickled.
+      share: of the first process; None in the others.
+
+    Attributes:
+      num_workers, num_chunks, held, own: as those of `Share`.
+    """
+
+    def __init__(
+        self, broadcast: Callable[[Any], Any], share: "Share | None" = None
+    ) -> None:
+        self._broadcast = broadcast
+        self._share = share
+        seat = None
+        if share is not None:
+            seat = share.num_workers, share.num_chunks, share.held, share.own
+        self.num_workers, self.num_chunks, self.held, self.own = broadcast(seat)
+
+    def step(
+        self,
+        step: int,
+        loads: Iterable[float] | None = None,
+        present: Iterable[int] | None = None,
+    ) -> Iterator[Chunk]:
+        """The chunks of the worker, the same in all of its group; all raise what the
+        first raises.
+
+        A chunk is done when the first process asks for the next one: its collectives
+        have ended.
+        """
+        chunks = None
+        if self._share is not None:
+            chunks = self._share.step(step, loads, present)
+        while (chunk := self._next(chunks)) is not None:
+            yield chunk
+
+    def _next(self, chunks: Iterator[Chunk] | None) -> Chunk | None:
+        """The next chunk in the whole group."""
+        following: Any = None
+        try:
+            if chunks is not None:
+                following = next(chunks, None)
+        except Exception as error:
+            following = error
+        following = self._broadcast(following)
+        if isinstance(following, Exception):
+            raise following
+        if following is None:
+            return None
+        return Chunk(*following)
+
+
+def follow(broadcast: Callable[[Any], Any]) -> GroupShare:
+    """The share of a group in a process that is not its first one."""
+    return GroupShare(broadcast)
+
 
 # The environment variable with the key that the coordinator and its workers have.
 KEY = "BCGC_HANDOUT_KEY"

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bcgc_jax.handout import copies
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loop_attempts import COLUMNS, OwnAttempt, SharedAttempt
 from bcgc_jax.handout.messages import (
@@ -36,8 +35,60 @@ from bcgc_jax.handout.messages import (
     wrong_rank,
 )
 from bcgc_jax.handout.workers import Workers
-from bcgc_jax.steps import absences
 from bcgc_jax.steps.placement import Placement
+from bcgc_jax.steps.storage import missing
+
+
+class Checksums:
+    """Checksums of the copies of a step's chunks, as workers have sent them.
+
+    Copies are compared only with copies of the same step, because each step has other
+    rows.
+
+    >>> checksums = Checksums()
+    >>> checksums.difference(rank=0, step=3, checksums=[[1, 0, 77]])
+    ''
+    >>> checksums.difference(rank=2, step=3, checksums=[[1, 0, 78]])[:54]
+    'worker 2 stores other rows for chunk 0 of subset 1 tha'
+    >>> checksums.difference(rank=2, step=4, checksums=[[1, 0, 78]])
+    ''
+    """
+
+    def __init__(self) -> None:
+        self._step = -1
+        # The rank and the checksum of the first copy of each chunk.
+        self._first: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def difference(
+        self, rank: int, step: int, checksums: Sequence[Sequence[int]]
+    ) -> str:
+        """Name a copy of this worker that differs from the copy of another worker.
+
+        Args:
+          rank: The rank of the worker.
+          step: The number of the step.
+          checksums: Of each chunk that the worker stores, its subset, its number there
+            and the checksum of its rows.
+
+        Returns:
+          What differs and what to do, or an empty string if nothing differs.
+        """
+        if step != self._step:
+            self._step = step
+            self._first = {}
+        for subset, number, checksum in checksums:
+            other_rank, other_checksum = self._first.setdefault(
+                (subset, number), (rank, checksum)
+            )
+            if checksum != other_checksum:
+                return (
+                    f"worker {rank} stores other rows for chunk {number} of subset "
+                    f"{subset} than worker {other_rank} in step {step}. Pass the "
+                    "arrays that `shared.place(batch)` returns, with the same batch in "
+                    "all processes"
+                )
+        return ""
+
 
 # An attempt by which programs are compiled, and the least share of a step that is its
 # chunks'.
@@ -109,7 +160,7 @@ class Loops:
         self._judge = judge
         self._shares = shares
         self._numbers = itertools.count(1)
-        self._copies = copies.Copies()
+        self._checksums = Checksums()
         self._attempt: SharedAttempt | OwnAttempt | None = None
         self._all = frozenset(range(place.num_workers))
         self._workers = Workers(timeout)
@@ -147,7 +198,7 @@ class Loops:
         elif isinstance(question, Covers):
             tell(Answer(refused=self._missing_of(frozenset(question.present))))
         elif isinstance(question, Copies):
-            tell(Answer(refused=self._copies.difference(who.rank, *question)))
+            tell(Answer(refused=self._checksums.difference(who.rank, *question)))
         elif isinstance(question, Done):
             self._done(rank, question, tell, now)
         elif isinstance(question, Leave):
@@ -304,7 +355,7 @@ class Loops:
     def _missing_of(self, present: frozenset[int]) -> str:
         if present == self._all:
             return ""
-        return absences.missing(self._place.storage, present)
+        return missing(self._place.storage, present)
 
     def _new_attempt(
         self, step: int, present: frozenset[int], *, is_shared: bool, now: float

@@ -22,14 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.level_errors import Level, levels_with_errors
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.pauses import beyond_usual, pauses_for_length, pauses_of_passes
 from bcgc_jax.measured.slow_steps import random_of, variance_of
 from bcgc_jax.measured.slow_workers import (
     FEWEST_STEPS,
+    Level,
     levels,
     levels_drawn,
+    levels_with_errors,
     ranks_of,
     scores_of,
     slow_in_all_steps,

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution, Empirical, HazardSpline
 from bcgc_jax.measured.samples import sorted_times, spread_ties
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
 # Rules of integration overlook the knots of more workers: the maximum of so many times

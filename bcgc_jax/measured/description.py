@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax.measured.advice import FEWEST_STEPS
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.intervals import Interval as Interval
 from bcgc_jax.measured.samples import sorted_times, spread_ties
 from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.verdict import FEWEST_STEPS
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
 
 # Below this a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05

@@ -1,11 +1,10 @@
-"""The model of a log: what its seconds are made of, and which causes it tells apart."""
+"""The model of a log: which causes it tells apart, and the share of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.cause_shares import Added, shares_of
 from bcgc_jax.measured.causes import (
     Model,
     Parts,
@@ -15,14 +14,158 @@ from bcgc_jax.measured.causes import (
     losses,
     model_of_chunks,
     model_of_steps,
+    shapley_values,
 )
-from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.intervals import (
+    ENDS,
+    Interval,
+    dependence,
+    resample_draws,
+    widened,
+)
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
-from bcgc_jax.measured.moved_levels import losses_with_errors
-from bcgc_jax.measured.slow_workers import FEWEST_STEPS
+from bcgc_jax.measured.slow_workers import FEWEST_STEPS, Level
 from bcgc_jax.measured.whole_steps import WholeSteps
 from bcgc_jax.steps.chunk_lengths import LoadLine
 from bcgc_jax.steps.steps import Steps
+
+
+def losses_with_errors(
+    parts: Parts, levels: Sequence[Level], of_random: float, *, lock_step: bool = False
+) -> dict[str, np.ndarray]:
+    """Return what each cause adds to the loss of each step, `[S]`, with the errors.
+
+    Args:
+      parts: a draw of the model.
+      levels: the levels of its workers that stay slow, or fast.
+      of_random: the part of what levels do not explain that is slowness at random.
+      lock_step: whether chunk k of all workers is computed together.
+    """
+    parts = with_levels(parts, levels, of_random)
+    added = losses(parts, lock_step=lock_step)
+    by_level = slopes(parts, of_random, lock_step=lock_step)
+    for cause, slope in by_level.items():
+        for level in levels:
+            steps = slice(level.first, level.stop)
+            whole = slope[steps, level.worker].sum() / len(slope)
+            added[cause][steps] += whole * level.influence
+    return added
+
+
+def with_levels(parts: Parts, levels: Sequence[Level], of_random: float) -> Parts:
+    """Return other parts of the same seconds, with these levels.
+
+    B keeps its mean over the workers of a step.
+    """
+    steady = parts.steady.copy()
+    for level in levels:
+        steady[level.first : level.stop, level.worker] = level.value
+    less = parts.steady - steady
+    random = parts.random + of_random * (less - less.mean(axis=1, keepdims=True))
+    pace = np.exp(parts.steady + parts.random - steady - random)
+    return Parts(steady, random, pace[:, :, None] * parts.data, parts.pauses)
+
+
+def slopes(
+    parts: Parts, of_random: float, *, lock_step: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the derivatives of `losses` by the levels of the workers, `[S, W]`.
+
+    The seconds stay, as in `with_levels`.
+    """
+    if not lock_step:
+        parts = parts.whole()
+    workers = parts.steady.shape[1]
+    work = parts.data.sum(axis=2)
+    share = work / work.sum(axis=1, keepdims=True)
+
+    def slope(causes: Collection[str]) -> np.ndarray:
+        times = parts.until_met(causes, lock_step=lock_step)
+        paced = times - parts.pauses * ("pauses" in causes)
+        slowest = times.argmax(axis=1)[:, None, :] == np.arange(workers)[:, None]
+        by_pace = ((slowest - 1 / workers) * paced).sum(axis=2)
+        whole = by_pace.sum(axis=1, keepdims=True)
+        # B is centred, so the data of all workers are shorter.
+        random = ("random" in causes) * (by_pace - whole / workers) + whole / workers
+        data = by_pace if "data" in causes else whole * share
+        less = of_random * random + (1 - of_random) * data
+        return ("steady" in causes) * by_pace - less
+
+    return shapley_values(slope)
+
+
+class Shares(NamedTuple):
+    """Shares of K causes, and how many dependent steps count as one, `[K]`."""
+
+    intervals: list[Interval]
+    dependence: list[float]
+
+
+class Added(NamedTuple):
+    """What causes add to the loss of each step by equally likely draws, `[D, S, K]`.
+
+    Attributes:
+      likely: by the draws.
+      with_errors: with what each step adds by its influence on workers' levels, and
+        with levels without bias.
+    """
+
+    likely: np.ndarray
+    with_errors: np.ndarray
+
+
+class _Resampled(NamedTuple):
+    """Shares, `[K]`, in resampled steps, `[R, K]`, and each step's part, `[S, K]`."""
+
+    values: np.ndarray
+    drawn: np.ndarray
+    influence: np.ndarray
+
+
+def shares_of(added: Added, without: Added | None = None, seed: int = 0) -> Shares:
+    """Return v_k = mean added_k / Σ mean added, at least 0, and its interval.
+
+    Args:
+      added: what causes add. The values are those of the draws that are likely; the
+        intervals are those with errors.
+      without: the same without slowness at random, where that does not show. The shares
+        are those; the intervals are the union of both.
+      seed: of the resampled steps.
+    """
+    resampled = _resampled(added.with_errors, seed)
+    estimates = [(resampled.values, resampled)]
+    if without is not None:
+        # Draws with it are of chance: their middle is the median.
+        estimates = [(np.median(resampled.drawn, axis=0), resampled)]
+        added, resampled = without, _resampled(without.with_errors, seed)
+        estimates.append((resampled.values, resampled))
+    positive = np.maximum(added.likely.mean(axis=(0, 1)), 0.0)
+    values = positive / max(float(positive.sum()), 1e-300)
+    intervals = []
+    for k, value in enumerate(values.tolist()):
+        ends = [
+            widened(
+                middle[k],
+                np.quantile(estimate.drawn[:, k], ENDS),
+                estimate.influence[:, k],
+            )
+            for middle, estimate in estimates
+        ]
+        low, high = np.clip([np.min(ends), np.max(ends)], 0.0, 1.0).tolist()
+        intervals.append(Interval(value, min(low, value), max(high, value)))
+    return Shares(intervals, [dependence(series) for series in resampled.influence.T])
+
+
+def _resampled(draws: np.ndarray, seed: int) -> _Resampled:
+    mean = draws.mean(axis=0)
+    of_cause = mean.mean(axis=0)
+    loss = max(float(of_cause.sum()), 1e-300)
+    values = of_cause / loss
+    drawn = resample_draws(draws, seed)
+    drawn = drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1e-300)
+    influence = (mean - values * mean.sum(axis=1, keepdims=True)) / loss
+    return _Resampled(values, drawn, influence)
+
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.schemes.base import Scheme
-from bcgc_jax.steps.hosts import side_by_side
 from bcgc_jax.steps.steps import Outcome, Steps
+from bcgc_jax.steps.storage import side_by_side
 
 # Plans of more steps hardly depend on a single one.
 _MANY_STEPS = 500

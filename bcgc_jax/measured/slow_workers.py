@@ -1,5 +1,6 @@
-r"""Workers that were slow for a while, from ranks within a step, which others' pauses
-hardly move.
+r"""Workers that were slow for a while, from ranks within a step, and how slow.
+
+The ranks hardly move with others' pauses.
 
 A worker that is as fast as the others has ranks around the middle. The ranks of a slow
 one are high for as long as it is slow. Where that begins and ends is where two means of
@@ -24,8 +25,10 @@ fifth of a short log may then be missed: 2.5 times as slow, it was found in 42 o
 logs of 40 steps and 6 workers.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -322,3 +325,69 @@ def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int
             first = int(gains.argmax())
             best = max(best, (float(gains[first]), first, first + int(length)))
     return best
+
+
+# At each end, one of so many ratios is cut, as in `slow_workers`.
+_CUT = 5
+
+
+class Level(NamedTuple):
+    """ln of a worker's time over the others' from step `first` to before `stop`.
+
+    Attributes:
+      worker: number of the worker that stays slow, or fast.
+      first: its first step.
+      stop: the step after its last one.
+      value: the level.
+      influence: what each of these n steps adds to the value, times S / n, `[n]`, with
+        mean 0. From log to log, the value varies as the mean over S steps does.
+    """
+
+    worker: int
+    first: int
+    stop: int
+    value: float
+    influence: np.ndarray
+
+
+def levels_with_errors(
+    steady: np.ndarray, stays: np.ndarray, times: np.ndarray
+) -> list[Level]:
+    """Return the level of each stretch, and of each worker that stays slow in a draw.
+
+    Args:
+      steady: not 0 in the stretches, `[S, W]`.
+      stays: whether a worker without a stretch may stay slow, or fast, `[W]`.
+      times: seconds, `[S, W]`.
+    """
+    usual = steady == 0
+    logs = np.log(times)
+    levels = []
+    for worker in np.flatnonzero(stays | ~usual.all(axis=0)).tolist():
+        changes = 1 + np.flatnonzero(np.diff(steady[:, worker]))
+        for first, stop in itertools.pairwise([0, *changes.tolist(), len(times)]):
+            other_workers = usual[first:stop].copy()
+            other_workers[:, worker] = False
+            has_level = stays[worker] or steady[first, worker] != 0
+            if has_level and other_workers.any():
+                value, influence = _level(logs[first:stop], worker, other_workers)
+                scaled = influence * len(times) / (stop - first)
+                levels.append(Level(worker, first, stop, value, scaled))
+    return levels
+
+
+def _level(
+    logs: np.ndarray, worker: int, other_workers: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the trimmed mean of ratios to the others, and each step's influence.
+
+    A ratio that is cut counts as the nearest one that is kept.
+    """
+    apart = (logs[:, [worker]] - logs)[other_workers]
+    ordered = np.sort(apart)
+    cut = len(ordered) // _CUT
+    kept = ordered[cut : len(ordered) - cut]
+    counted = np.zeros(logs.shape)
+    counted[other_workers] = np.clip(apart, kept[0], kept[-1])
+    counted[other_workers] -= counted[other_workers].mean()
+    return float(kept.mean()), counted.sum(axis=1) * len(logs) / len(kept)

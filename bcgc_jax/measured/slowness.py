@@ -1,5 +1,6 @@
-"""What slows the steps of a trace: a model of its times, each cause's share, and who
-stays slow.
+"""What slows the steps of a trace: each cause's share, and who stays slow.
+
+If each worker has waited for the slowest, behind a collective, nothing can be learnt.
 
 `bcgc advise`, `bcgc fit` and `bcgc solve` say it in the same words.
 """
@@ -11,12 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.alike import (
-    NOT_TIMED_APART,
-    WAITED_ELSEWHERE,
-    equal,
-    workers_alike,
-)
 from bcgc_jax.measured.causes import as_pauses, losses, slow_together
 from bcgc_jax.measured.intervals import Interval, percent, ratio_of_means
 from bcgc_jax.measured.log_model import (
@@ -29,10 +24,99 @@ from bcgc_jax.measured.log_model import (
 )
 from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.units import counted
 from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
-from bcgc_jax.measured.words import counted
-from bcgc_jax.schemes.beforehand import SLOW
+from bcgc_jax.schemes.remedies import SLOW
 from bcgc_jax.steps.chunk_lengths import LoadLine
+
+# Less of the time than this is lost: nothing waits, whatever the cause. Own choice.
+_EQUAL = 0.01
+# Common to all workers of a step, over between them. In own computation recorded by the
+# four sources of `experiments` it is at most 1.0 for any 8 steps in a row.
+_COMMON = 2.0
+# More by this over the number of differences between workers, of which short logs have
+# few.
+_FOR_FEW = 4.0
+# Behind a collective nobody takes so many times as long as the median worker of the
+# step,
+_FAR = 2.0
+# but in this share of all times, as where a clock fails.
+_SELDOM = 1e-3
+# Workers of a step that differ by less, ln of the ratio, may do so by jitter alone.
+_JITTER = 0.1
+# In fewer steps two workers are alike by chance too often.
+_FEWEST_TO_COMPARE = 8
+# The deviation of a normal distribution over the median distance from 0.
+_OF_MEDIAN = 1.4826
+
+NOT_TIMED_APART = (
+    "All workers of a step take the same time, or nearly. Were they timed behind a "
+    "collective (an all-reduce, a barrier), where each has waited for the slowest? "
+    "Then nothing can be learnt here. Record the seconds of each worker's own "
+    "computation, up to the collective. Or add a column `wait`: the seconds that each "
+    "worker was in the collective."
+)
+# The same of a log that has waits.
+WAITED_ELSEWHERE = (
+    "All workers of a step take the same time, or nearly, also without their `wait`. "
+    "Have they waited for the slowest elsewhere (a barrier, a copy to the host, a "
+    "collective that was not recorded)? Then nothing can be learnt here: put that into "
+    "`wait` too."
+)
+
+
+def equal(times: np.ndarray) -> bool:
+    """Whether the slowest worker takes hardly more than the mean one, `[S, W]`."""
+    return bool(1 - times.mean() / times.max(axis=1).mean() < _EQUAL)
+
+
+def deviations(times: np.ndarray) -> tuple[float, float]:
+    """Return how much ln seconds differ: from step to step for all workers, and between
+    workers.
+
+    Args:
+      times: `[S, W]`, S and W ≥ 2, steps in their order.
+
+    The first is 0 where chance between workers explains what the means of steps change
+    by.
+
+    >>> times = np.exp([[0.0, 0.2], [1.0, 1.2], [0.0, 0.2]])
+    >>> [round(deviation, 2) for deviation in deviations(times)]
+    [1.04, 0.14]
+    """
+    workers = times.shape[1]
+    logs = np.log(times)
+    means = logs.mean(axis=1)
+    between = float(np.sum((logs - means[:, None]) ** 2)) / (len(times) * (workers - 1))
+    change = _OF_MEDIAN * float(np.median(np.abs(np.diff(means))))
+    common = max(change**2 / 2 - between / workers, 0.0)
+    return math.sqrt(common), math.sqrt(between)
+
+
+def perhaps_jitter(times: np.ndarray) -> list[str]:
+    """Say that times, `[S, W]`, may differ by jitter alone; nothing if by more."""
+    _, between = deviations(times)
+    if between > _JITTER:
+        return []
+    return [
+        f"The workers of a step deviate by {100 * between:.2g} %. If they were timed "
+        "behind a collective, that is jitter, and nothing can be learnt here without a "
+        "column `wait`."
+    ]
+
+
+def workers_alike(times: np.ndarray) -> bool:
+    """Whether whole steps, `[S, W]`, look as if workers had waited for the slowest."""
+    if equal(times):
+        return True
+    if len(times) < _FEWEST_TO_COMPARE:
+        return False
+    far = np.mean(times > _FAR * np.median(times, axis=1, keepdims=True))
+    common, between = deviations(times)
+    differences = len(times) * (times.shape[1] - 1)
+    least_ratio = _COMMON * (1 + _FOR_FEW / differences)
+    return bool(far <= _SELDOM and common >= least_ratio * between)
+
 
 # Slow workers that are told in words.
 MOST_TOLD = 3

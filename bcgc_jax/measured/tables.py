@@ -1,4 +1,4 @@
-"""Rows of text from CSV or JSON lines, also gzipped, and where each stands."""
+"""Rows of text from CSV or JSON lines, also gzipped, and the hosts that they name."""
 
 import bisect
 import csv
@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
+from bcgc_jax.steps.storage import numbered
 
 # Each with its line; the first is the header.
 Rows = Iterator[tuple[int, list[str]]]
@@ -210,3 +211,53 @@ def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
             yield number, header
         values = (row.get(name) for name in header)
         yield number, ["" if value is None else str(value) for value in values]
+
+
+def noted_hosts(
+    rows: Rows,
+    source: Source,
+    header: Sequence[str],
+    names: dict[str, str],
+    hosts: dict[str, str],
+) -> Rows:
+    """Pass the rows on, and note in `hosts` that of each worker; `names` are those of
+    columns.
+
+    Raises ValueError, with the line, for a worker that has two.
+    """
+    worker_at, host_at = header.index(names["worker"]), header.index(names["host"])
+    for line, row in rows:
+        worker, host = row[worker_at].strip(), row[host_at].strip()
+        if host and hosts.setdefault(worker, host) != host:
+            raise ValueError(
+                f"{source.line(line)}: worker {worker} is on host {host}, and was on "
+                f"{hosts[worker]} before: if it has moved, leave out the steps on one "
+                "of them, or the column"
+            )
+        yield line, row
+
+
+def shared_hosts(
+    workers: Sequence[str], hosts: dict[str, str], source: Source
+) -> tuple[int, ...] | None:
+    """The hosts by number, in the order of the `workers`.
+
+    None where that says nothing of who is slow together: all share one host, or nobody
+    shares any.
+
+    Raises ValueError where a worker has none, and another one has.
+
+    >>> log = Source(["log.csv"], [0])
+    >>> shared_hosts(["0", "1", "2"], {"0": "b", "1": "a", "2": "b"}, log)
+    (0, 1, 0)
+    >>> shared_hosts(["0", "1"], {"0": "a", "1": "a"}, log)
+    """
+    if not 1 < len({*hosts.values()}) < len(hosts):
+        return None
+    for worker in workers:
+        if worker not in hosts:
+            raise ValueError(
+                f"{source}: worker {worker} has no host, others have: name it in one "
+                "of its rows, or leave the column out"
+            )
+    return numbered([hosts[worker] for worker in workers])

@@ -11,9 +11,16 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import shared_logs, worker_hosts
+from bcgc_jax.measured import shared_logs
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.tables import ColumnError, Rows, Source, read_tables
+from bcgc_jax.measured.tables import (
+    ColumnError,
+    Rows,
+    Source,
+    noted_hosts,
+    read_tables,
+    shared_hosts,
+)
 from bcgc_jax.measured.units import UNITS
 
 LAYOUTS = ("auto", "long", "wide")
@@ -266,7 +273,7 @@ def _read(
         names["asking"] = "asking"
     hosts: dict[str, str] = {}
     if {names["worker"], names.get("host")} <= {*header}:
-        rows = worker_hosts.noted(rows, source, header, names, hosts)
+        rows = noted_hosts(rows, source, header, names, hosts)
     if cost is None and "chunk" in names and {*shared_logs.COLUMNS} <= {*header}:
         rows = shared_logs.own_rows(rows, header, names)
     if cost is not None:
@@ -282,7 +289,7 @@ def _read(
     places = {column: header.index(of_file) for column, of_file in names.items()}
     trace = _trace_of(rows, source, places, names, unit)
     workers = trace.worker_names.tolist()
-    trace = trace._replace(hosts=worker_hosts.shared(workers, hosts, source))
+    trace = trace._replace(hosts=shared_hosts(workers, hosts, source))
     return trace if cost is None else _priced(trace, cost)
 
 

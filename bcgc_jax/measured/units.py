@@ -1,4 +1,4 @@
-"""Units of the times in a log, and times that are in another one than was supposed."""
+"""Units of the times in a log, and numbers of things in words."""
 
 import numpy as np
 
@@ -36,3 +36,12 @@ def unusual_in_words(step: np.ndarray, seconds: np.ndarray) -> list[str]:
     if likely_units:
         return [said, f"If that is not so, give their unit: {', '.join(likely_units)}."]
     return [said]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, in the plural but for 1.
+
+    >>> counted(1, "step"), counted(0, "step"), counted(2, "subset")
+    ('1 step', '0 steps', '2 subsets')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

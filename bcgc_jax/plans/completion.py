@@ -58,7 +58,7 @@ from bcgc_jax.plans.groups import NOBODY, Groups, Tree, tree_of
 from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
 from bcgc_jax.steps.placement import Storage, on_circle
-from bcgc_jax.steps.rule import Rule
+from bcgc_jax.steps.steps import Rule
 
 
 class Completion(Rule, ABC):

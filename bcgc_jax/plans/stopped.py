@@ -11,7 +11,7 @@ from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.worker import Cost, Load, Tasks
-from bcgc_jax.schemes.inexact import stopped
+from bcgc_jax.schemes.remedies import stopped
 from bcgc_jax.steps.placement import Storage, on_circle
 
 

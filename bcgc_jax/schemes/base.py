@@ -8,8 +8,7 @@ from bcgc_jax.steps.asking import Asking
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcgc_jax.steps.rule import LogRule
-    from bcgc_jax.steps.steps import Steps
+    from bcgc_jax.steps.steps import LogRule, Steps
 
 
 class Costs(NamedTuple):

@@ -169,19 +169,19 @@ def about(name: str) -> About:
 # What `advise` replays, the cheapest of those that may be advised first: files in this
 # folder, and classes, imported when they are used.
 ADVISED = (
-    "unplanned.Limit",
-    "unplanned.HostLimit",
-    "dealing.Sorted",
-    "dealing.AlikeRows",
-    "beforehand.Dealt",
-    "dealing.DealtEqual",
-    "sharing.Sharing",
-    "beforehand.Shares",
-    "beforehand.Anew",
-    "unplanned.Nothing",
-    "beforehand.Replaced",
-    "inexact.Backup",
-    "inexact.Drop",
+    "remedies.Limit",
+    "remedies.HostLimit",
+    "remedies.Sorted",
+    "remedies.AlikeRows",
+    "remedies.Dealt",
+    "remedies.DealtEqual",
+    "remedies.Sharing",
+    "remedies.Shares",
+    "remedies.Anew",
+    "remedies.Nothing",
+    "remedies.Replaced",
+    "remedies.Backup",
+    "remedies.Drop",
 )
 
 

@@ -30,7 +30,7 @@ from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import inexact
+from bcgc_jax.schemes import remedies
 from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.closed_form import (
     expected_times,
@@ -72,7 +72,7 @@ class Backup(Numbered):
     spare: int | None = static_field(default=None)
 
     counts = (("spare", 0),)
-    word = inexact.Backup.name
+    word = remedies.Backup.name
     what = "a number of spare workers"
     baseline = True
     is_partition = on_steps = False

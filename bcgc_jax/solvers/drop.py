@@ -23,7 +23,7 @@ from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.plans.worker import Load, late_hazard
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import inexact
+from bcgc_jax.schemes import remedies
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import CHUNKS, Numbered
 
@@ -66,7 +66,7 @@ class Drop(Numbered):
     chunks: int | None = static_field(default=None)
 
     counts = (("chunks", 1),)
-    word = inexact.Drop.name
+    word = remedies.Drop.name
     what = "a number of chunks"
     baseline = True
     is_partition = on_steps = False

@@ -1,5 +1,4 @@
-r"""What a method is: a frozen dataclass that plans, and says what it can do and what it
-needs.
+r"""What a method is: a frozen dataclass that plans, and says what it can do and needs.
 
 A method's numbers are leaves, traced and batched like those of a problem; what decides
 a shape or a program is static. On a log it plans for the times of the steps, unless it
@@ -8,6 +7,7 @@ says another way. A new scheme is one file with a subclass, and an entry in
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -18,12 +18,79 @@ from jax import Array
 
 from bcgc_jax._pytree import check, check_shape, check_whole, concrete, meets
 from bcgc_jax.distributions.base import ONE_BY_ONE
+from bcgc_jax.measured.choice import smooth_or_atoms
+from bcgc_jax.plans.plan import Plan, needs_of
+from bcgc_jax.plans.simulation import steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes.base import Scheme
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers.on_steps import InARow, problem_of_times
-from bcgc_jax.steps.rule import LogRule
-from bcgc_jax.steps.steps import Steps
+from bcgc_jax.steps.steps import LogRule, Outcome, Steps
+
+# The unit of sizes: so many coordinates that whole numbers of them need no search.
+_COORDINATES = 1_000_000
+
+
+def problem_of_times(times: np.ndarray, forward: float) -> Problem:
+    """The problem of workers that take these times for a subset, with both passes,
+    `[S, N]`.
+
+    A forward pass takes `forward` of a backward pass. All slowness is taken for that of
+    workers, not of their data.
+    """
+    workers = times.shape[1]
+    # So many samples that passes go over eight chunks.
+    samples = 1e4 * workers
+    cycles = 1e-4 / _COORDINATES / (1 + forward)
+    return Problem(
+        smooth_or_atoms(times, None, workers),
+        workers,
+        _COORDINATES,
+        num_samples=samples,
+        cycles=cycles,
+        setup_cycles=forward * _COORDINATES * cycles or None,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InARow(LogRule):
+    """The steps of a plan one after the other, by workers that store so many subsets.
+
+    All passes that it adds are counted, and a worker first ends the chunk that it has
+    begun.
+    """
+
+    problem: Problem
+    plan: Plan
+    stored: float
+
+    @classmethod
+    def of(cls, problem: Problem, solution: Solution) -> "InARow":
+        """By a solution.
+
+        Raises ValueError for one without a plan, as of a function that gives runtimes.
+        """
+        plan = solution.plan
+        needs = None
+        if plan is not None:
+            needs = needs_of(plan, solution.rounded, problem.num_workers)
+        if plan is None or needs is None:
+            raise ValueError(
+                "only what says who does what can be replayed in a log: take a method "
+                "with a plan"
+            )
+        return cls(problem, plan, float(np.asarray(needs.stored_subsets)))
+
+    def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
+        times = steps.times()[slice(None) if which is None else which]
+        with jax.enable_x64(True):
+            fresh_and_chained = steps_in_a_row(
+                self.problem, self.plan, np.zeros_like(times), times
+            )
+            assert fresh_and_chained is not None
+            return Outcome(
+                float(self.problem.scale) * fresh_and_chained[1], choice=(self.stored,)
+            )
+
 
 NUM_DRAWS = 2**17  # of the runtime of a scheme that has no formula
 CHUNKS = 8  # of a subset, where nobody says how many

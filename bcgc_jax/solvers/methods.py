@@ -7,7 +7,7 @@ from typing import Any
 
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED, about
-from bcgc_jax.schemes.unplanned import Limit
+from bcgc_jax.schemes.remedies import Limit
 from bcgc_jax.solvers.baselines import CLOSED_FORMS
 from bcgc_jax.solvers.method import Method
 

@@ -5,7 +5,7 @@ Its runtime is a mean of draws: no formula is known. The storage bound of the sa
 is a control variate: its own mean is known better, from many more draws, which cost
 little. That mean, less two standard errors, is the lower bound: no exact scheme of any
 kind whose workers store as much has a shorter expected runtime. What this assumes
-stands in `bcgc_jax.plans.storage_bound`.
+stands in `bcgc_jax.solvers.limit`.
 """
 
 import functools
@@ -32,7 +32,7 @@ from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import sharing as replayed
+from bcgc_jax.schemes import remedies as replayed
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import (
     FEWEST_DRAWS,

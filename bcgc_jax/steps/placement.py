@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine, chunk_sizes
-from bcgc_jax.steps.hosts import by_hosts, numbered
 from bcgc_jax.steps.storage import Storage as Storage
+from bcgc_jax.steps.storage import by_hosts, numbered
 
 if TYPE_CHECKING:
     from jax import Array

@@ -10,7 +10,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit, fit_answer
-from bcgc_jax.cli.fit_plans import MEASURED, FitPlan
+from bcgc_jax.cli.fit_answer import MEASURED, FitPlan
 from bcgc_jax.cli.output import json_of
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.solution import assess

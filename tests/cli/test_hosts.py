@@ -5,7 +5,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.handout import Memory, join, serve
-from bcgc_jax.steps.hosts import by_hosts
+from bcgc_jax.steps.storage import by_hosts
 
 HOSTS = ("b", "a", "c", "b", "a", "c")
 

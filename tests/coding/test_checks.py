@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bcgc_jax import coding
-from bcgc_jax.coding.checks import check_loss
+from bcgc_jax.coding.losses import check_loss
 from tests.coding.three_workers import KEY, LAW, SCHEME, SUBSETS
 
 W, SGD = np.ones(3, np.float32), optax.sgd(0.1)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bcgc_jax.compiled.launches import Launches
+from bcgc_jax.compiled.questions import Launches
 
 SECONDS = 20.0
 

@@ -9,9 +9,8 @@ from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
 from bcgc_jax.compiled.layout import layout_of
-from bcgc_jax.compiled.losses import LossCheck
+from bcgc_jax.compiled.losses import LossCheck, checksum
 from bcgc_jax.compiled.questions import Program, Questions
-from bcgc_jax.compiled.sums import checksum
 from bcgc_jax.handout import Memory, join, serve
 
 SAMPLES = 32

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bcgc_jax.handout import Memory, join, serve
-from bcgc_jax.handout.gathering import Gathering
+from bcgc_jax.handout.coordinator import Gathering
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import NOT_JOINED, Answer, Join, TakeSeat
 from bcgc_jax.steps.placement import Placement

@@ -15,7 +15,7 @@ from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.replays import seats_of
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs
-from bcgc_jax.schemes.sharing import Sharing
+from bcgc_jax.schemes.remedies import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.steps.ledger import Ledger

@@ -5,22 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.advice import advise, best_and_drawn
+from bcgc_jax.measured.advice import Savings, advise, advised, best_and_drawn
 from bcgc_jax.measured.causes import Parts, losses, model_of_chunks
 from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import judged, replayed
 from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.measured.verdict import Savings, advised
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs, Resources, Scheme
 from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.sharing import Sharing
-from bcgc_jax.schemes.unplanned import Limit, Nothing
+from bcgc_jax.schemes.remedies import Limit, Nothing, Sharing
 from bcgc_jax.steps.asking import MEASURED
 from bcgc_jax.steps.chunk_lengths import LoadLine
-from bcgc_jax.steps.rule import LogRule
-from bcgc_jax.steps.steps import Outcome
+from bcgc_jax.steps.steps import LogRule, Outcome
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
 from tests.measured.logs import CHUNKS, STEPS, WORKERS, log_of

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.alike import (
+from bcgc_jax.measured.slowness import (
     deviations,
     equal,
     perhaps_jitter,
+    slowness_in,
     workers_alike,
 )
-from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.measured.whole_steps import whole_steps
 from experiments.advice import OWN

@@ -25,7 +25,7 @@ from bcgc_jax.measured.pauses import (
     pauses_for_length,
     pauses_of_passes,
 )
-from bcgc_jax.schemes.beforehand import Dealt
+from bcgc_jax.schemes.remedies import Dealt
 from tests.measured.logs import log_of
 
 

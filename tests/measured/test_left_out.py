@@ -3,9 +3,12 @@
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.left_out import fewer_chunks_in_words, left_out_in_words
 from bcgc_jax.measured.traces import load_trace
-from bcgc_jax.measured.whole_steps import whole_steps
+from bcgc_jax.measured.whole_steps import (
+    fewer_chunks_in_words,
+    left_out_in_words,
+    whole_steps,
+)
 
 
 def _chunks(path, numbers):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.level_errors import Level, levels_with_errors
-from bcgc_jax.measured.slow_workers import levels
+from bcgc_jax.measured.slow_workers import Level, levels, levels_with_errors
 
 NOBODY = np.zeros(6, bool)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.causes import CAUSES, Parts, losses
-from bcgc_jax.measured.level_errors import Level
-from bcgc_jax.measured.moved_levels import losses_with_errors, slopes, with_levels
+from bcgc_jax.measured.log_model import losses_with_errors, slopes, with_levels
+from bcgc_jax.measured.slow_workers import Level
 
 STEPS = 12
 

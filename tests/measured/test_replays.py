@@ -5,16 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bcgc_jax.measured.advice import savings_of
 from bcgc_jax.measured.causes import Parts, model_of_steps
 from bcgc_jax.measured.log_model import model_of
 from bcgc_jax.measured.replays import judged, judged_in, replayed
-from bcgc_jax.measured.verdict import savings_of
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
-from bcgc_jax.schemes.beforehand import Anew, Dealt, Replaced, Shares
-from bcgc_jax.schemes.inexact import Backup, Drop
 from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.unplanned import Nothing
+from bcgc_jax.schemes.remedies import (
+    Anew,
+    Backup,
+    Dealt,
+    Drop,
+    Nothing,
+    Replaced,
+    Shares,
+)
 from tests.cli.steps import trace_of
 from tests.measured.logs import CHUNKS, STEPS, WORKERS, log_of
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.advice import advise
-from bcgc_jax.measured.alike import NOT_TIMED_APART, WAITED_ELSEWHERE
-from bcgc_jax.measured.slowness import slowness_in
+from bcgc_jax.measured.slowness import NOT_TIMED_APART, WAITED_ELSEWHERE, slowness_in
 from bcgc_jax.measured.traces import Trace, load_trace
 
 _SECONDS = "step,worker,seconds\n"

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import linprog
 
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
-from bcgc_jax.plans.storage_bound import storage_bound
+from bcgc_jax.solvers.limit import storage_bound
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.ledger import Ledger

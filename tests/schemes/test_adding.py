@@ -19,7 +19,7 @@ from tests.cli.steps import written
 _TOY = '''
 """Every step ends with the mean worker: nothing can do that."""
 
-from bcgc_jax.schemes.unplanned import Unplanned
+from bcgc_jax.schemes.remedies import Unplanned
 from bcgc_jax.steps.steps import Outcome
 
 
@@ -42,7 +42,7 @@ import dataclasses
 import numpy as np
 
 from bcgc_jax.schemes.base import Scheme
-from bcgc_jax.steps.rule import LogRule
+from bcgc_jax.steps.steps import LogRule
 from bcgc_jax.steps.steps import Outcome
 
 
@@ -138,7 +138,7 @@ def add_scheme(folder: Path, text: str, where: str) -> str:
     """Add a scheme, a file and a line; a log is written too, and its path returned."""
     schemes = folder / "bcgc_jax" / "schemes"
     (schemes / f"{where.partition('.')[0]}.py").write_text(text, "utf-8")
-    added(schemes / "names.py", f'    "{where}",\n', after='    "inexact.Drop",\n')
+    added(schemes / "names.py", f'    "{where}",\n', after='    "remedies.Drop",\n')
     rng = np.random.default_rng(0)
     return written(folder / "log.csv", rng.gamma(2.0, 1.0, (24, 4)) + 0.1)
 

@@ -13,10 +13,16 @@ from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.causes import Parts, losses
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.schemes.base import Resources
-from bcgc_jax.schemes.beforehand import Dealt, OtherMachines
-from bcgc_jax.schemes.dealing import AlikeRows, DealtEqual, Sorted
 from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.unplanned import Limit, Nothing
+from bcgc_jax.schemes.remedies import (
+    AlikeRows,
+    Dealt,
+    DealtEqual,
+    Limit,
+    Nothing,
+    OtherMachines,
+    Sorted,
+)
 from bcgc_jax.steps.steps import Steps
 
 TRACES = Path(os.environ.get("TRACES", Path(__file__).parents[3] / "shared" / "traces"))

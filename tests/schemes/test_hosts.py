@@ -13,8 +13,7 @@ from bcgc_jax.measured.replays import seats_of
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs, Resources
-from bcgc_jax.schemes.sharing import Sharing
-from bcgc_jax.schemes.unplanned import HostLimit, Limit
+from bcgc_jax.schemes.remedies import HostLimit, Limit, Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.placement import Placement

@@ -10,7 +10,7 @@ from scipy import integrate, optimize
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.stopped import Stopped
-from bcgc_jax.schemes import inexact
+from bcgc_jax.schemes import remedies
 from tests.problems import not_none, slow
 
 N = 6
@@ -83,7 +83,7 @@ def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
     )
     clock = START + times[:, :, None] * WHOLE * np.arange(rule.chunks + 1) / rule.chunks
     for at_once, want in ((True, _step), (False, _whole_chunks)):
-        seconds, used_chunks = inexact.stopped(
+        seconds, used_chunks = remedies.stopped(
             threshold, clock[..., :-1], clock[..., 1:], at_once=at_once
         )
         want_seconds, share = want(threshold, times, rule.chunks)

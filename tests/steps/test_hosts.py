@@ -6,13 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.storage_bound import storage_bound
-from bcgc_jax.steps.absences import missing
+from bcgc_jax.solvers.limit import storage_bound
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.hosts import by_hosts, numbered, on_one_host
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.placement import Placement, Storage, chunk_tables, spread
-from bcgc_jax.steps.storage import least_alone
+from bcgc_jax.steps.storage import by_hosts, least_alone, missing, numbered, on_one_host
 
 CHUNKS = 10  # of a subset, with the pieces of the last one
 HOSTS = {

@@ -11,7 +11,7 @@ import pytest
 
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.schemes.base import Costs
-from bcgc_jax.schemes.sharing import Sharing
+from bcgc_jax.schemes.remedies import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.ledger import Ledger

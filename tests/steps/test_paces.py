@@ -1,6 +1,6 @@
 """What is expected of workers, against times worked out by hand."""
 
-from bcgc_jax.steps.paces import Paces
+from bcgc_jax.steps.ledger import Paces
 
 
 def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax.steps.chunk_lengths import ticks_of
+from bcgc_jax.steps.ledger import Queue
 from bcgc_jax.steps.placement import Storage
-from bcgc_jax.steps.queue import Queue
 
 # Worker 0 stores chunks of all: with worker 1 that of subset 1, with worker 2 that of
 # subset 2, and with both its own two.

@@ -9,7 +9,7 @@ from bcgc_jax.measured.profiles import jax_traces, kineto
 from bcgc_jax.measured.profiles.log import MadeLog, made_log
 from bcgc_jax.measured.profiles.recording import JAX, TORCH, Recording, joined
 from bcgc_jax.measured.tables import short_names
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.units import counted
 
 # Bytes that say what a file is.
 _HEAD = 1 << 16

@@ -9,11 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.profiles.events import Event, Events
-from bcgc_jax.measured.profiles.recording import (
-    IN_ONE_JIT,
-    Recording,
-    unknown_chunk,
-)
+from bcgc_jax.measured.profiles.recording import IN_ONE_JIT, Recording, unknown_chunk
 from bcgc_jax.measured.profiles.spans import Spans, exposed
 
 _COLLECTIVE = re.compile(

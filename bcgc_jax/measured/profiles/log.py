@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.profiles.alignment import aligned
-from bcgc_jax.measured.profiles.chunks import Chunks, chunks_of
 from bcgc_jax.measured.profiles.kineto import FORWARD
 from bcgc_jax.measured.profiles.recording import IN_ONE_JIT, JAX, Recording
-from bcgc_jax.measured.profiles.waits import Waits, check, waits_of
-from bcgc_jax.measured.words import counted
+from bcgc_jax.measured.profiles.spans import Chunks, chunks_of
+from bcgc_jax.measured.profiles.waits import Waits, aligned, check, waits_of
+from bcgc_jax.measured.units import counted
 
 
 class MadeLog(NamedTuple):

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.profiles.alignment import aligned, shift_of
 from bcgc_jax.measured.profiles.recording import Recording, joined
 from bcgc_jax.measured.profiles.spans import Spans, covered, exposed
-from bcgc_jax.measured.profiles.waits import Waits, check, waits_of
+from bcgc_jax.measured.profiles.waits import Waits, aligned, check, shift_of, waits_of
 from tests.measured.profiles.crafted import (
     Job,
     Rank,

@@ -3,11 +3,13 @@ first use.
 """
 
 from bcgc_jax import coding as coding
+from bcgc_jax import diagnosis as diagnosis
 from bcgc_jax import distributions as distributions
-from bcgc_jax import measured as measured
 from bcgc_jax import plans as plans
 from bcgc_jax import solvers as solvers
 from bcgc_jax import sweeps as sweeps
+from bcgc_jax import traces as traces
+from bcgc_jax.diagnosis.advice import advise as advise
 from bcgc_jax.distributions import Empirical as Empirical
 from bcgc_jax.distributions import EmpiricalRows as EmpiricalRows
 from bcgc_jax.distributions import Exponential as Exponential
@@ -20,7 +22,6 @@ from bcgc_jax.distributions import ShiftedExponential as ShiftedExponential
 from bcgc_jax.distributions import TwoSpeed as TwoSpeed
 from bcgc_jax.distributions import Uniform as Uniform
 from bcgc_jax.distributions import Weibull as Weibull
-from bcgc_jax.measured.advice import advise as advise
 from bcgc_jax.plans.iterations import sorted_cycle_times as sorted_cycle_times
 from bcgc_jax.plans.partitions import levels_from_partition as levels_from_partition
 from bcgc_jax.plans.partitions import partition_from_levels as partition_from_levels

@@ -14,11 +14,17 @@ ATTRIBUTES: dict[str, str] = {
     "bcgc_jax.distributions.EmpiricalPairs": (
         "Use bcgc_jax.Empirical for the cycle times, and a number for start_up."
     ),
-    "bcgc_jax.measured.fit_start_up": (
+    "bcgc_jax.measured": (
+        "Use bcgc_jax.traces (Trace, load_trace, fit_distributions, …) and "
+        "bcgc_jax.diagnosis (advise, describe, …)."
+    ),
+    "bcgc_jax.handout": "It is bcgc_jax.balancing.dispatch.",
+    "bcgc_jax.compiled": "It is bcgc_jax.balancing.compiled.",
+    "bcgc_jax.traces.fit_start_up": (
         "Subtract the start-up time from the seconds, and give it to bcgc_jax.Problem "
         "as the number start_up."
     ),
-    "bcgc_jax.measured.StartUpFit": (
+    "bcgc_jax.traces.StartUpFit": (
         "It was the result of fit_start_up, which was removed, too."
     ),
     "bcgc_jax.solvers.completion_bound": (
@@ -30,8 +36,9 @@ ATTRIBUTES: dict[str, str] = {
     ),
     "bcgc_jax.cluster": (
         "Use bcgc_jax.coding.workers.CodedWorkers for coded gradients on Ray, and "
-        "bcgc_jax.handout.serve(…, adapt=True) for work sharing in any loop. Ray "
-        "starts lost processes again. Checkpoints are yours, for example by orbax."
+        "bcgc_jax.balancing.dispatch.serve(…, adapt=True) for work sharing in any "
+        "loop. Ray starts lost processes again. Checkpoints are yours, for example by "
+        "orbax."
     ),
 }
 # By the words of the command line, such as "sweep" or "solve --method": the same.

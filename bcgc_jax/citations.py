@@ -1,6 +1,6 @@
 """The works behind the methods, as BibTeX."""
 
-from bcgc_jax.schemes.names import about
+from bcgc_jax.balancing.scheme_names import about
 
 _WORKS = {
     "wang2021": """@inproceedings{wang2021,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.schemes.names import ABOUT, Style
+from bcgc_jax.balancing.scheme_names import ABOUT, Style
 
 if TYPE_CHECKING:
     import numpy as np

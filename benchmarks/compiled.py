@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh
 
-from bcgc_jax.compiled import SharedWork
-from bcgc_jax.handout import join, serve
+from bcgc_jax.balancing.compiled import SharedWork
+from bcgc_jax.balancing.dispatch import join, serve
 from benchmarks.timing import compare, result_row
 
 # Chunks and samples of a step of one worker.

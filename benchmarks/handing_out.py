@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from bcgc_jax.handout.coordinator import serve
-from bcgc_jax.handout.line import TcpLine
-from bcgc_jax.handout.messages import Begin, Done, Join, answer_of, data_of
-from bcgc_jax.handout.transport import Tcp
-from bcgc_jax.steps.placement import Placement
+from bcgc_jax.balancing.dispatch.coordinator import serve
+from bcgc_jax.balancing.dispatch.line import TcpLine
+from bcgc_jax.balancing.dispatch.messages import Begin, Done, Join, answer_of, data_of
+from bcgc_jax.balancing.dispatch.transport import Tcp
+from bcgc_jax.balancing.placement import Placement
 from benchmarks.compiled import turns
 from benchmarks.timing import compare, result_row
 

@@ -16,7 +16,7 @@ _KERNELS = 40
 _STEPS = 50
 _READ = """
 import sys
-from bcgc_jax.measured.profiles.kineto import read
+from bcgc_jax.traces.profiles.kineto import read
 read(sys.argv[1])
 """
 _LOAD = """

@@ -16,12 +16,12 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.handout.judge import DoneStep, Judge
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT
-from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.placement import Placement, chunk_tables
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.chunk_lengths import TICKS_OF_UNIT
+from bcgc_jax.balancing.dispatch.judge import DoneStep, Judge
+from bcgc_jax.balancing.ledger import Ledger
+from bcgc_jax.balancing.lockstep import Chunks, handed_out
+from bcgc_jax.balancing.placement import Placement, chunk_tables
 from experiments.event_loop import driven
 from experiments.report import print_table, readable, run_command, save, with_progress
 from experiments.traces import files_of
@@ -62,7 +62,7 @@ def recorded(traces: Path) -> dict[str, np.ndarray]:
     """Whole steps of files, `[K, N]`, once if another has the chunks of the same."""
     logs: dict[str, np.ndarray] = {}
     for file in files_of(traces):
-        table = bcgc.measured.load_trace(file).table()
+        table = bcgc.traces.load_trace(file).table()
         steps = table[np.isfinite(table).all(axis=1)]
         alike = [log for log in logs.values() if log.shape == steps.shape]
         if not any(np.allclose(log, steps, rtol=1e-5, atol=0) for log in alike):

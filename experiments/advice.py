@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import Trace, load_trace
-from bcgc_jax.measured.advice import advise, best_and_drawn
-from bcgc_jax.measured.causes import CAUSES, Parts, losses
-from bcgc_jax.measured.log_model import DATA_OR_PAUSES, Log, model_of
-from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.replays import replayed
-from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.schemes.base import Costs, Resources
-from bcgc_jax.schemes.names import possible
-from bcgc_jax.steps.asking import MEASURED
+from bcgc_jax.balancing.asking import MEASURED
+from bcgc_jax.balancing.scheme import Costs, Resources
+from bcgc_jax.balancing.scheme_names import possible
+from bcgc_jax.diagnosis.advice import advise, best_and_drawn
+from bcgc_jax.diagnosis.causes import CAUSES, Parts, losses
+from bcgc_jax.diagnosis.log_model import DATA_OR_PAUSES, Log, model_of
+from bcgc_jax.diagnosis.replays import replayed
+from bcgc_jax.traces import Trace, load_trace
+from bcgc_jax.traces.microbatches import Microbatches
+from bcgc_jax.traces.whole_steps import whole_steps
 from experiments.report import print_table, run_command, save, with_progress
 from experiments.traces import files_of
 

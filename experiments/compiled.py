@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from bcgc_jax import plotting
+from bcgc_jax.balancing.storage import least_alone
 from bcgc_jax.solvers.limit import storage_bound
-from bcgc_jax.steps.storage import least_alone
 from experiments.compiled_worker import WORKERS, paces
 from experiments.processes import free_ports, printed_by
 from experiments.report import number, print_table, run_command, save, with_progress

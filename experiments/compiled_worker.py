@@ -21,9 +21,9 @@ from jax.experimental.buffer_callback import buffer_callback
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import SharedWork
-from bcgc_jax.compiled.tracing import varying
-from bcgc_jax.handout import Share, join, serve
+from bcgc_jax.balancing.compiled import SharedWork
+from bcgc_jax.balancing.compiled.tracing import varying
+from bcgc_jax.balancing.dispatch import Share, join, serve
 
 WORKERS = 4
 CHUNKS = 8

@@ -16,17 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import Advice, Trace, advise
-from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.intervals import Interval
-from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.replays import halves, replayed
-from bcgc_jax.measured.slowness import model_of
-from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.schemes.base import Resources
-from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.remedies import Nothing
-from bcgc_jax.steps.steps import LogRule, Steps
+from bcgc_jax.balancing.remedies import Nothing
+from bcgc_jax.balancing.scheme import Resources
+from bcgc_jax.balancing.scheme_names import possible
+from bcgc_jax.balancing.steps import LogRule, Steps
+from bcgc_jax.diagnosis import Advice, advise
+from bcgc_jax.diagnosis.causes import Parts
+from bcgc_jax.diagnosis.replays import halves, replayed
+from bcgc_jax.diagnosis.slowness import model_of
+from bcgc_jax.traces import Trace
+from bcgc_jax.traces.intervals import Interval
+from bcgc_jax.traces.microbatches import Microbatches
+from bcgc_jax.traces.whole_steps import whole_steps
 from experiments.report import print_table, run_command, save, with_progress
 
 KINDS = (

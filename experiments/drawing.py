@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.ledger import Queue
-from bcgc_jax.steps.placement import spread
+from bcgc_jax.balancing.chunk_lengths import UNITS, chunk_sizes
+from bcgc_jax.balancing.ledger import Queue
+from bcgc_jax.balancing.placement import spread
 
 FILE = Path(__file__).with_name("figures") / "drawing.svg"
 PACE = (1.2, 1.0, 3.0, 1.1)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bcgc_jax import handout
-from bcgc_jax.handout import Chunk
+from bcgc_jax.balancing import dispatch
+from bcgc_jax.balancing.dispatch import Chunk
 
 CHUNKS = 8  # of a subset
 SAMPLES = 240  # of a step
@@ -33,9 +33,9 @@ def train(spec: dict[str, Any]) -> dict[str, list[float]]:
         seconds["without"].append(_block(spec, lambda step: _own_chunks(step, rank)))
         with contextlib.ExitStack() as stack:
             if rank == 0:
-                stack.enter_context(handout.serve(workers, port=port))
+                stack.enter_context(dispatch.serve(workers, port=port))
             share = stack.enter_context(
-                contextlib.closing(handout.join(("127.0.0.1", port), rank))
+                contextlib.closing(dispatch.join(("127.0.0.1", port), rank))
             )
             seconds["with"].append(_block(spec, share.step))
     dist.destroy_process_group()

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.ledger import Ledger
 
 
 class StepEnd(NamedTuple):
@@ -48,7 +48,7 @@ def driven(
 
     Raises ValueError where nobody is left who could compute a chunk.
 
-    >>> from bcgc_jax.steps.placement import Storage
+    >>> from bcgc_jax.balancing.placement import Storage
     >>> ledger = Ledger(Storage((((0, 1),) * 2, ((1, 0),) * 2)), [[4, 4], [4, 4]])
     >>> driven(ledger, np.array([[1.0] * 4, [3.0] * 4]))
     StepEnd(time=3.0, busy=array([3., 3.]), who=array([0, 0, 1, 0]))

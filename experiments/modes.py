@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from bcgc_jax.steps.placement import Placement
+from bcgc_jax.balancing.placement import Placement
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
 from experiments.report import print_table, run_command, save, with_progress

@@ -23,11 +23,11 @@ import jax
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.handout import serve
+from bcgc_jax.balancing.dispatch import serve
+from bcgc_jax.balancing.placement import Placement
+from bcgc_jax.balancing.storage import least_alone
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.solvers.limit import storage_bound
-from bcgc_jax.steps.placement import Placement
-from bcgc_jax.steps.storage import least_alone
 from experiments.own_loop_worker import CHUNKS, paces
 from experiments.processes import free_ports, printed_by
 from experiments.report import number, print_table, run_command, save, with_progress

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bcgc_jax import handout
-from bcgc_jax.handout import Chunk
+from bcgc_jax.balancing import dispatch
+from bcgc_jax.balancing.dispatch import Chunk
 
 CHUNKS = 8  # of a subset
 SAMPLES = 1024  # of a step
@@ -103,7 +103,7 @@ def train(spec: dict[str, Any]) -> list[float]:
     drawn = lengths(spec["law"], spec["seed"], spec["steps"], workers)
     chunks = without_sharing(rank, workers)
     if spec["address"] is not None:
-        share = handout.join(tuple(spec["address"]), rank)
+        share = dispatch.join(tuple(spec["address"]), rank)
         chunks = share.step
         if spec.get("sends_lengths"):
 

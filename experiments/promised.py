@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bcgc_jax.measured import load_trace
-from bcgc_jax.measured.advice import Advice, advise
-from bcgc_jax.steps.placement import Placement
+from bcgc_jax.balancing.placement import Placement
+from bcgc_jax.diagnosis.advice import Advice, advise
+from bcgc_jax.traces import load_trace
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
 from experiments.report import print_table, run_command, save, with_progress

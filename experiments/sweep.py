@@ -19,8 +19,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax.balancing.scheme_names import BASELINES
 from bcgc_jax.cli import progress
-from bcgc_jax.schemes.names import BASELINES
 from bcgc_jax.sweeps import read_rows
 from experiments import looks
 from experiments.paper import WORKERS_LABEL

@@ -14,8 +14,8 @@ from typing import Any
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.measured import Advice
-from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.diagnosis import Advice
+from bcgc_jax.traces.intervals import Interval
 from experiments import looks
 from experiments.report import print_table, readable, run_command, save, with_progress
 
@@ -140,7 +140,7 @@ def files_of(path: Path) -> list[Path]:
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     measured = [
-        (file.name.split(".")[0], bcgc.measured.load_trace(file))
+        (file.name.split(".")[0], bcgc.traces.load_trace(file))
         for file in files_of(traces)
     ]
     advices = {

@@ -44,8 +44,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # a file at a time.
 _GROUPS = {
     "tests/test_registry.py": "examples",
-    "bcgc_jax/measured/fits.py": "fits",
-    "tests/measured/test_fits.py": "fits",
+    "bcgc_jax/traces/fits.py": "fits",
+    "tests/traces/test_fits.py": "fits",
     "tests/solvers/": "solvers",
     "tests/plans/test_circle.py": "solvers",
     "tests/test_sweeps.py": "solvers",
@@ -60,9 +60,7 @@ _GROUPS = {
 # fifth of its time.
 gc.set_threshold(20_000, 10, 10)
 
-_SLOW_EXAMPLES = (
-    "bcgc_jax/measured/fits.py::bcgc_jax.measured.fits.fit_distributions",
-)
+_SLOW_EXAMPLES = ("bcgc_jax/traces/fits.py::bcgc_jax.traces.fits.fit_distributions",)
 
 
 def _group(nodeid: str) -> str:

@@ -53,7 +53,8 @@ def slow(*cases: Any) -> list[Any]:
 _SUBJECTS = (
     bcgc.coding,
     bcgc.distributions,
-    bcgc.measured,
+    bcgc.diagnosis,
+    bcgc.traces,
     bcgc.plans,
     bcgc.solvers,
     bcgc.sweeps,

@@ -17,10 +17,10 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import simulate_max
-from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.plans import partitions
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.runtime import draw_runtimes
+from bcgc_jax.traces.resampling import bootstrap_interval
 from tests.cli.steps import trace_of
 
 Number = Any
@@ -315,7 +315,7 @@ WHOLE_NUMBERS = (
 )
 
 
-def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
+def _trace(v: float, **changed: Any) -> bcgc.traces.Trace:
     return trace_of(
         v * np.random.default_rng(0).gamma(2.0, 1.0, (60, 5)) + 1, **changed
     )
@@ -344,23 +344,23 @@ def _written_sweep(v: float) -> None:
 
 # Of numbers that are known: these measure on the host, or write.
 ON_THE_HOST: dict[str, Callable[[float], Any]] = {
-    "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(
+    "smooth_empirical": lambda v: bcgc.traces.smooth_empirical(
         v * _TIMES, pareto_tail=True
     ),
-    "distribution_of": lambda v: bcgc.measured.distribution_of(v * _TIMES, 200),
+    "distribution_of": lambda v: bcgc.traces.distribution_of(v * _TIMES, 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
         bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2 * v),
         [1, 2, 7],
     ),
-    "fit_distributions": lambda v: bcgc.measured.fit_distributions(
+    "fit_distributions": lambda v: bcgc.traces.fit_distributions(
         KEY,
         v * _TIMES,
         distributions=["shifted-exponential", "pareto", "uniform"],
         num_replicates=4,
     ),
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
-    "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
+    "describe": lambda v: bcgc.diagnosis.describe(_trace(v)).remarks(),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: next(
         map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks)

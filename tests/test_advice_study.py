@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcgc_jax.measured import load_trace
-from bcgc_jax.measured.advice import best_and_drawn, model_of
-from bcgc_jax.measured.replays import replayed
-from bcgc_jax.measured.whole_steps import whole_steps
-from bcgc_jax.schemes.base import Resources
-from bcgc_jax.schemes.names import possible
+from bcgc_jax.balancing.scheme import Resources
+from bcgc_jax.balancing.scheme_names import possible
+from bcgc_jax.diagnosis.advice import best_and_drawn, model_of
+from bcgc_jax.diagnosis.replays import replayed
+from bcgc_jax.traces import load_trace
+from bcgc_jax.traces.whole_steps import whole_steps
 from experiments import advice
 from tests.studies import Ran
 

@@ -12,7 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import check_shape
-from bcgc_jax.measured.resampling import bootstrap_interval
+from bcgc_jax.traces.resampling import bootstrap_interval
 from tests.problems import slow
 from tests.registry import OF_A_PARTITION
 
@@ -299,7 +299,7 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "Sweep": lambda key: bcgc.sweeps.Sweep(
         lambda **_: PROBLEM, {"num_workers": X}, "time", key=key
     ),
-    "fit_distributions": lambda key: bcgc.measured.fit_distributions(key, X),
+    "fit_distributions": lambda key: bcgc.traces.fit_distributions(key, X),
     "bootstrap_interval": lambda key: bootstrap_interval(key, MEASURED, X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
     "coding_plan": lambda key: bcgc.coding.coding_plan(key, X, [1, 2, 0]),

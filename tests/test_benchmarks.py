@@ -182,8 +182,8 @@ def test_a_file_is_read_as_its_example_says():
 ROOT = Path(__file__).parents[1]
 # Arguments and fields that users know.
 _PUBLIC = {
-    ("own", "bcgc_jax/handout/client.py"),
-    ("own", "bcgc_jax/handout/client.py"),
+    ("own", "bcgc_jax/balancing/dispatch/client.py"),
+    ("own", "bcgc_jax/balancing/dispatch/client.py"),
 }
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.causes import Parts, losses
-from bcgc_jax.measured.slowness import slowness_in
+from bcgc_jax.diagnosis.causes import Parts, losses
+from bcgc_jax.diagnosis.slowness import slowness_in
 from experiments import coverage
 from tests.problems import not_none
 from tests.studies import Ran

@@ -90,9 +90,9 @@ def test_the_reference_has_each_public_name_once():
     site = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))
     expected = {"bcgc_jax": {*bcgc.__all__}}
     root = Path(bcgc.__file__).parent
-    for path in (*root.glob("*/__init__.py"), root / "sweeps.py"):
-        name = path.relative_to(root).parts[0].removesuffix(".py")
-        package = importlib.import_module(f"bcgc_jax.{name}")
+    for path in (*root.glob("*/**/__init__.py"), root / "sweeps.py"):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        package = importlib.import_module(f"bcgc_jax.{name.removesuffix('.__init__')}")
         imported = re.findall(r" as (\w+)$", path.read_text("utf-8"), re.MULTILINE)
         if names := {*getattr(package, "__all__", imported)} - {*bcgc.__all__}:
             expected[package.__name__] = names
@@ -172,7 +172,7 @@ def test_timers_of_megatron_become_a_log(tmp_path, monkeypatch):
     ]
     Path("train.log").write_text(_TIMERS)
     subprocess.run(["sh", "-c", script], check=True)
-    trace = bcgc.measured.load_trace("steps.csv")
+    trace = bcgc.traces.load_trace("steps.csv")
     assert trace.step_names.tolist() == ["20", "21"]
     np.testing.assert_allclose(
         trace.rows(), [[0.0325, 0.05225], [0.001, 0.002]], rtol=1e-5

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.placement import Storage
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.ledger import Ledger
+from bcgc_jax.balancing.placement import Storage
 from experiments.event_loop import driven
 
 # Two workers that store all, two chunks each.

@@ -14,8 +14,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.schemes.names import BASELINES, PROPOSED
-from bcgc_jax.steps.placement import Placement
+from bcgc_jax.balancing.placement import Placement
+from bcgc_jax.balancing.scheme_names import BASELINES, PROPOSED
 from experiments import (
     adaptive,
     coded_workers,
@@ -411,7 +411,7 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
 def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_WARM_UP", 0.0)
     record.run(tmp_path, workers=2, steps=5)
-    measured = bcgc.measured.load_trace(tmp_path / "chunks.csv")
+    measured = bcgc.traces.load_trace(tmp_path / "chunks.csv")
     assert measured.rows().shape == (5, 2)
     parts = measured.microbatches
     assert parts is not None

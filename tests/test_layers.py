@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import bcgc_jax
-from bcgc_jax.schemes.names import ABOUT, ADVISED
+from bcgc_jax.balancing.scheme_names import ABOUT, ADVISED
+from tests.scripts import python
 
 ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same
@@ -15,16 +16,15 @@ FLOORS = (
     ("_derivatives", "_limits", "_pytree", "_removed"),
     ("_extras",),
     ("distributions",),
-    ("exact",),
-    ("problem", "steps"),
-    ("schemes",),
+    ("exact", "balancing"),
+    ("problem",),
     ("citations", "plans"),
     ("solution",),
-    ("measured",),
-    ("solvers",),
-    ("coding", "handout", "sweeps"),
+    ("traces",),
+    ("diagnosis", "solvers"),
+    ("coding", "sweeps"),
     ("__init__",),
-    ("compiled", "plotting"),
+    ("plotting",),
     ("cli",),
     ("__main__",),
 )
@@ -62,7 +62,9 @@ def _imported(path: Path) -> set[str]:
 
 GRAPH = {name: _imported(path) for name, path in FILES.items()}
 # Those that are imported by their names.
-GRAPH["schemes.names"] |= {f"schemes.{where.partition('.')[0]}" for where in ADVISED}
+GRAPH["balancing.scheme_names"] |= {
+    f"balancing.{where.partition('.')[0]}" for where in ADVISED
+}
 SOLVERS = (about.solver.partition(".")[0] for about in ABOUT.values() if about.solver)
 GRAPH["solvers.methods"] |= {f"solvers.{file}" for file in SOLVERS}
 
@@ -95,6 +97,21 @@ def test_imports_point_down():
     for name, used in ((name, used) for name, files in GRAPH.items() for used in files):
         within = _top(used) == _top(name) != "__init__"
         assert within or FLOOR[_top(used)] < FLOOR[_top(name)], f"{name} imports {used}"
+
+
+def test_balancing_diagnosis_and_the_readers_of_traces_need_no_jax():
+    """Fitted distributions need it, and compiled programs that share their work."""
+    fits = ("traces.choice", "traces.fits", "traces.resampling")
+    with_jax = ("balancing.compiled", *fits)
+    names = [
+        f"bcgc_jax.{name}"
+        for name in FILES
+        if _top(name) in ("balancing", "diagnosis", "traces")
+        and not name.startswith(with_jax)
+    ]
+    assert len(names) > 40
+    program = f"import sys, {', '.join(names)}; print('jax' in sys.modules)"
+    assert python(program).stdout == "False\n"
 
 
 def test_a_rule_answers_for_itself():

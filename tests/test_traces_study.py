@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured import load_trace
+from bcgc_jax.traces import load_trace
 from experiments import traces
 from tests.cli.steps import written
 from tests.studies import Ran

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Column
 
+from bcgc_jax.balancing.remedies import Limit, Replaced
+from bcgc_jax.balancing.scheme import Scheme
 from bcgc_jax.cli import advise_files, output
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.columns import ADVICE, csv_names, flat, table_of, values
@@ -15,22 +17,20 @@ from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import files_of, logs_among, read_log, short_name
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.measured.advice import FEWEST_STEPS, WORTH, Advice, Remedy, advise
-from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.profiles.folder import log_of
-from bcgc_jax.measured.profiles.log import MadeLog
-from bcgc_jax.measured.profiles.recording import IN_ONE_JIT
-from bcgc_jax.measured.slowness import (
+from bcgc_jax.diagnosis.advice import FEWEST_STEPS, WORTH, Advice, Remedy, advise
+from bcgc_jax.diagnosis.slowness import (
     MOST_TOLD,
     SlowWorker,
     long_start_in_words,
     perhaps_jitter,
 )
-from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.measured.units import counted
-from bcgc_jax.measured.whole_steps import left_out_in_words
-from bcgc_jax.schemes.base import Scheme
-from bcgc_jax.schemes.remedies import Limit, Replaced
+from bcgc_jax.traces.intervals import percent
+from bcgc_jax.traces.profiles.folder import log_of
+from bcgc_jax.traces.profiles.log import MadeLog
+from bcgc_jax.traces.profiles.recording import IN_ONE_JIT
+from bcgc_jax.traces.trace import Trace, load_trace
+from bcgc_jax.traces.units import counted
+from bcgc_jax.traces.whole_steps import left_out_in_words
 
 _NONE = "none that shows"
 _RECORD = (

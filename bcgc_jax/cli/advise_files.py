@@ -6,8 +6,8 @@ import click
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.measured.advice import Advice
-from bcgc_jax.schemes.remedies import Limit
+from bcgc_jax.balancing.remedies import Limit
+from bcgc_jax.diagnosis.advice import Advice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from bcgc_jax._limits import MOST_WORKERS
-from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED
+from bcgc_jax.balancing.scheme_names import ALONE, METHODS, NUMBERED, REPLACED
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import Any
 from rich import table
 
 from bcgc_jax.cli.output import Row, Shown, names, number, saved_in_words, scheme_label
-from bcgc_jax.measured.intervals import percent
+from bcgc_jax.traces.intervals import percent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 import click
 
 import bcgc_jax
+from bcgc_jax.balancing.scheme_names import METHODS
 from bcgc_jax.cli import arguments as typed
 from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis, number
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, Commands, argument, option
 from bcgc_jax.plotting import require_matplotlib
-from bcgc_jax.schemes.names import METHODS
 
 if TYPE_CHECKING:
     import numpy as np

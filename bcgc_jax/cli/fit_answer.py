@@ -13,17 +13,17 @@ from bcgc_jax.cli.describe import status_name
 from bcgc_jax.cli.output import finite
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.solve_table import OVERFLOW
+from bcgc_jax.diagnosis.description import NOTHING, Description, describe
+from bcgc_jax.diagnosis.slowness import slowness_in
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.choice import distribution_of
-from bcgc_jax.measured.description import NOTHING, Description, describe
-from bcgc_jax.measured.fits import FAMILIES, Fit, fit_distributions
-from bcgc_jax.measured.slowness import slowness_in
-from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.whole_steps import fewer_chunks_in_words, whole_steps
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.solve import solve
+from bcgc_jax.traces.choice import distribution_of
+from bcgc_jax.traces.fits import FAMILIES, Fit, fit_distributions
+from bcgc_jax.traces.trace import Trace
+from bcgc_jax.traces.whole_steps import fewer_chunks_in_words, whole_steps
 
 # What is planned for, beside the best fit.
 MEASURED = "measured times"

@@ -8,11 +8,11 @@ from bcgc_jax.cli import output, traces
 from bcgc_jax.cli.columns import FITS, PLANS, table_of
 from bcgc_jax.cli.fit_answer import MEASURED, FitAnswer, FitPlan
 from bcgc_jax.cli.output import Shown, print_lines
-from bcgc_jax.measured.description import Description
-from bcgc_jax.measured.fits import MAX_TIMES, Fit
-from bcgc_jax.measured.slowness import Slowness
-from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.units import counted
+from bcgc_jax.diagnosis.description import Description
+from bcgc_jax.diagnosis.slowness import Slowness
+from bcgc_jax.traces.fits import MAX_TIMES, Fit
+from bcgc_jax.traces.trace import Trace
+from bcgc_jax.traces.units import counted
 
 
 def print_answer(file: str, answer: FitAnswer) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from bcgc_jax.cli.exit import say
-from bcgc_jax.measured.tables import ColumnError
-from bcgc_jax.measured.traces import Trace, load_trace
-from bcgc_jax.measured.units import counted, unusual_in_words
+from bcgc_jax.traces.tables import ColumnError
+from bcgc_jax.traces.trace import Trace, load_trace
+from bcgc_jax.traces.units import counted, unusual_in_words
 
 _LOG = re.compile(r"\.(csv|tsv|jsonl)(\.gz)?$")
 

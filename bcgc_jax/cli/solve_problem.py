@@ -12,11 +12,11 @@ from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.describe import describe_problem
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
-from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.units import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
+from bcgc_jax.traces.trace import Trace
+from bcgc_jax.traces.units import counted
 
 
 def problem_of(question: SolveOptions) -> tuple[Trace | None, Problem]:

@@ -7,15 +7,15 @@ import numpy as np
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, fastest, fastest_plan
-from bcgc_jax.measured.advice import Advice
-from bcgc_jax.measured.resampling import bootstrap_interval
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.diagnosis.advice import Advice
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.compare import largest_setup
 from bcgc_jax.solvers.limit import enough_subsets
+from bcgc_jax.traces.resampling import bootstrap_interval
+from bcgc_jax.traces.trace import Trace
 
 
 def remarks(

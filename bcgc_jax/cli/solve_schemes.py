@@ -7,15 +7,14 @@ from typing import Any
 import jax
 
 from bcgc_jax._pytree import replace
+from bcgc_jax.balancing.scheme_names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.commands import SolveOptions
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.solve_remarks import for_a_person
 from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, share_saved, solved_of
-from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.solvers.compare import chained_runtime
 from bcgc_jax.solvers.limit import runtime_limit
 from bcgc_jax.solvers.method import Method
@@ -24,6 +23,7 @@ from bcgc_jax.solvers.optimum import Optimal
 from bcgc_jax.solvers.sample_average import draw_problems
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.solvers.subgradient import Subgradient
+from bcgc_jax.traces.trace import Trace
 
 _ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 

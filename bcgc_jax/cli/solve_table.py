@@ -13,11 +13,11 @@ from bcgc_jax.cli.columns import SOLUTION, table_of, without_questions
 from bcgc_jax.cli.describe import num_workers
 from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, fastest, fastest_plan
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.measured.units import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.compare import BARS, draw, in_a_row
 from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
+from bcgc_jax.traces.units import counted
 
 OVERFLOW = (
     "numbers on the way are above 1.8e308, an overflow: take another unit, or less "

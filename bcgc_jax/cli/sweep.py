@@ -27,9 +27,9 @@ from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.measured.units import counted
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.sweeps import Sweep, grid, read_rows, write_sweep
+from bcgc_jax.traces.units import counted
 
 _PASSES = ("setup_cycles", "forward", "chain_cycles")
 

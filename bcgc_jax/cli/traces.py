@@ -8,26 +8,26 @@ from typing import Any
 import click
 import numpy as np
 
+from bcgc_jax.balancing.remedies import Limit
 from bcgc_jax.cli.columns import ADVICE, values
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.describe import num_workers
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.cli.output import Row
+from bcgc_jax.diagnosis.advice import Advice, Remedy, advise
+from bcgc_jax.diagnosis.description import NOTHING, Description, describe
+from bcgc_jax.diagnosis.slowness import slowness_in
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
-from bcgc_jax.measured.advice import Advice, Remedy, advise
-from bcgc_jax.measured.choice import distribution_of
-from bcgc_jax.measured.description import NOTHING, Description, describe
-from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.slowness import slowness_in
-from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.units import counted
-from bcgc_jax.measured.whole_steps import fewer_chunks_in_words, whole_steps
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.remedies import Limit
+from bcgc_jax.traces.choice import distribution_of
+from bcgc_jax.traces.intervals import percent
+from bcgc_jax.traces.trace import Trace
+from bcgc_jax.traces.units import counted
+from bcgc_jax.traces.whole_steps import fewer_chunks_in_words, whole_steps
 
 
 def read(asked: Times) -> Trace | None:

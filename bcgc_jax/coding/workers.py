@@ -25,7 +25,7 @@ from bcgc_jax.coding.delays import InjectedDelay
 from bcgc_jax.coding.gradients import CodingPlan, assemble, num_samples
 from bcgc_jax.coding.losses import Loss, PyTree, check_loss, check_params
 from bcgc_jax.coding.worker import BlockWorker, places_of
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.traces.trace import Trace
 
 # Seconds between two looks at workers that are silent, and between two calls of one
 # that Ray starts again.
@@ -529,12 +529,12 @@ def _checked(plan: Any) -> CodingPlan:
     if not isinstance(plan, CodingPlan):
         raise ValueError(
             f"the plan must be that of coding_plan or training_scheme, but is "
-            f"{type(plan).__name__}. For work sharing use bcgc_jax.handout"
+            f"{type(plan).__name__}. For work sharing use bcgc_jax.balancing.dispatch"
         )
     if not plan.coded:
         raise ValueError(
             "the plan is a schedule without a code: train it on the simulated clock, "
-            "or share work with bcgc_jax.handout"
+            "or share work with bcgc_jax.balancing.dispatch"
         )
     return plan
 

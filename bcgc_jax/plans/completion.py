@@ -49,6 +49,8 @@ from bcgc_jax._pytree import (
     replace,
     static_field,
 )
+from bcgc_jax.balancing.placement import Storage, on_circle
+from bcgc_jax.balancing.steps import Rule
 from bcgc_jax.exact.crossing import crossing_probability
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
@@ -57,8 +59,6 @@ from bcgc_jax.plans.circle import circle_runtime, soonest_of, uncovered
 from bcgc_jax.plans.groups import NOBODY, Groups, Tree, tree_of
 from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
-from bcgc_jax.steps.placement import Storage, on_circle
-from bcgc_jax.steps.steps import Rule
 
 
 class Completion(Rule, ABC):

@@ -8,9 +8,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace
+from bcgc_jax.balancing.placement import Storage
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
 from bcgc_jax.plans.worker import Tasks
-from bcgc_jax.steps.placement import Storage
 
 
 class Requirements(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import check
-from bcgc_jax.steps.placement import ChunkTables
+from bcgc_jax.balancing.placement import ChunkTables
 
 
 class _State(NamedTuple):
@@ -104,7 +104,7 @@ def shared_runtime(
 def padded_tables(tables: ChunkTables, max_workers: int) -> ChunkTables:
     """The tables with room for `max_workers`, so that all numbers share a program.
 
-    >>> from bcgc_jax.steps.placement import chunk_tables, spread
+    >>> from bcgc_jax.balancing.placement import chunk_tables, spread
     >>> tables = chunk_tables(spread(3, 2, 1), (1,))
     >>> tables.stored.tolist(), padded_tables(tables, 4).stored.tolist()
     ([[0, 2], [1, 0], [2, 1]], [[0, 2], [1, 0], [2, 1], [4, 4]])

@@ -13,6 +13,10 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.chunk_lengths import UNITS, chunk_sizes
+from bcgc_jax.balancing.lockstep import Chunks, handed_out, in_turn
+from bcgc_jax.balancing.placement import Placement, Storage, chunk_tables
 from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.plan import Plan, Requirements
@@ -23,10 +27,6 @@ from bcgc_jax.plans.shared_step import (
     shared_runtime,
 )
 from bcgc_jax.plans.worker import Cost, Load, Tasks
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.lockstep import Chunks, handed_out, in_turn
-from bcgc_jax.steps.placement import Placement, Storage, chunk_tables
 
 # Steps that NumPy computes at a time: they stay in a processor's cache.
 _IN_LOCKSTEP = 2**10
@@ -49,7 +49,7 @@ class WorkSharing(Completion):
       whole_subsets: whether workers store whole subsets, not chunks of many.
       round_trip: before each chunk, in the unit of `Worker`.
       load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk
-        of this load takes a + b load seconds; for `handout.serve`, which hands out by
+        of this load takes a + b load seconds; for `dispatch.serve`, which hands out by
         it.
       hosts: that of each worker, by number, where data are placed by them; else None.
     """

@@ -8,11 +8,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.balancing.placement import Storage, on_circle
+from bcgc_jax.balancing.remedies import stopped
 from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.worker import Cost, Load, Tasks
-from bcgc_jax.schemes.remedies import stopped
-from bcgc_jax.steps.placement import Storage, on_circle
 
 
 @pytree_dataclass

@@ -19,6 +19,7 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
+from bcgc_jax.balancing import remedies
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
@@ -30,7 +31,6 @@ from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import remedies
 from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.closed_form import (
     expected_times,

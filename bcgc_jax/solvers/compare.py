@@ -10,12 +10,11 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import Numbers
+from bcgc_jax.balancing.scheme_names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.measured.intervals import percent
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.schemes.names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.method import Method
@@ -27,6 +26,7 @@ from bcgc_jax.solvers.methods import (
     method_of,
 )
 from bcgc_jax.solvers.solve import solve
+from bcgc_jax.traces.intervals import percent
 
 BARS = 20
 _LINE = "{:<21} {:>10} {:>9} {:>11} {:>12}  {:<20}  {}"

@@ -16,6 +16,7 @@ from jax import Array
 
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.balancing import remedies
 from bcgc_jax.distributions.special_functions import legendre, log_early
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
@@ -23,7 +24,6 @@ from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.plans.worker import Load, late_hazard
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import remedies
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import CHUNKS, Numbered
 

@@ -15,15 +15,15 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.balancing import remedies
+from bcgc_jax.balancing.storage import least_alone
 from bcgc_jax.distributions.order import slowest_first
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import remedies
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Numbered
-from bcgc_jax.steps.storage import least_alone
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:

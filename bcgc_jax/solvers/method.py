@@ -17,14 +17,14 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import check, check_shape, check_whole, concrete, meets
+from bcgc_jax.balancing.scheme import Scheme
+from bcgc_jax.balancing.steps import LogRule, Outcome, Steps
 from bcgc_jax.distributions.base import ONE_BY_ONE
-from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.plan import Plan, needs_of
 from bcgc_jax.plans.simulation import steps_in_a_row
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.base import Scheme
 from bcgc_jax.solution import Solution
-from bcgc_jax.steps.steps import LogRule, Outcome, Steps
+from bcgc_jax.traces.choice import smooth_or_atoms
 
 # The unit of sizes: so many coordinates that whole numbers of them need no search.
 _COORDINATES = 1_000_000

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
+from bcgc_jax.balancing.remedies import Limit
+from bcgc_jax.balancing.scheme_names import ALONE, METHODS, NUMBERED, REPLACED, about
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED, about
-from bcgc_jax.schemes.remedies import Limit
 from bcgc_jax.solvers.baselines import CLOSED_FORMS
 from bcgc_jax.solvers.method import Method
 
@@ -62,7 +62,7 @@ def code_of(name: str) -> Method:
     another one.
 
     >>> import numpy as np
-    >>> from bcgc_jax.steps.steps import Steps
+    >>> from bcgc_jax.balancing.steps import Steps
     >>> times = np.random.default_rng(0).exponential(1.0, (40, 4)) + 0.1
     >>> steps = Steps(
     ...     times, np.ones((40, 4, 1)), np.zeros((40, 4, 0)), np.zeros((40, 4))

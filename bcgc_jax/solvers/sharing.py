@@ -26,13 +26,13 @@ from bcgc_jax._pytree import (
     replace,
     static_field,
 )
+from bcgc_jax.balancing import remedies as replayed
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import over_drawn
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes import remedies as replayed
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import (
     FEWEST_DRAWS,

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import SharedWork  # +
+from bcgc_jax.balancing.compiled import SharedWork  # +
 
 SAMPLES, LENGTH, WIDTH, LAYERS, WORDS = 128, 16, 32, 3, 50  # samples of a step
 TEXT = (

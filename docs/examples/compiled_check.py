@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import SharedWork
+from bcgc_jax.balancing.compiled import SharedWork
 
 CHUNKS, ROWS, WIDTH, STEPS = (
     8,

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType
 
-from bcgc_jax.compiled import SharedWork  # +
+from bcgc_jax.balancing.compiled import SharedWork  # +
 
 SAMPLES, STEPS = 128, 30
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ import ending
 import jax
 from jax.sharding import AxisType
 
-from bcgc_jax.compiled import SharedWork
-from bcgc_jax.handout import join, serve
+from bcgc_jax.balancing.compiled import SharedWork
+from bcgc_jax.balancing.dispatch import join, serve
 
 WORKERS = 2
 

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from with_torch import PADDING, SAMPLES, TARGETS, TOKENS, make_model
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 GROUPS, SIZE = 2, 2  # a group is one worker: it is slow, or not, as a whole
 
@@ -63,13 +63,13 @@ def main(rank, steps=100, ports=(5701, 5702)):
     mesh = init_device_mesh("cpu", (GROUPS, SIZE), mesh_dim_names=("groups", "within"))
     model = fully_shard(make_model(), mesh=mesh["within"])
     if rank == 0:  # +
-        coordinator = handout.serve(GROUPS, port=ports[1])  # +
+        coordinator = dispatch.serve(GROUPS, port=ports[1])  # +
     broadcast = broadcast_within(mesh.get_group("within"))
     if rank % SIZE == 0:
-        joined = handout.join(("127.0.0.1", ports[1]), rank // SIZE)  # +
+        joined = dispatch.join(("127.0.0.1", ports[1]), rank // SIZE)  # +
         share = joined.for_group(broadcast)  # +
     else:
-        share = handout.follow(broadcast)  # +
+        share = dispatch.follow(broadcast)  # +
     params = train(model, share, mesh, steps)
     if rank == 0:
         coordinator.close()  # +

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import processes
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 WORKERS, SAMPLES = 4, 128  # samples of a step
 IMAGES = np.random.default_rng(0).standard_normal((1024, 8)).astype(np.float32)
@@ -58,8 +58,8 @@ def train(share, all_reduce, steps):
 def main(rank, steps=100, ports=(5701, 5702)):
     processes.start(rank, WORKERS, port=ports[0])
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1])  # +
-    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+        coordinator = dispatch.serve(WORKERS, port=ports[1])  # +
+    share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
     params = train(share, processes.all_reduce, steps)
     share.close()  # +
     if rank == 0:  # +

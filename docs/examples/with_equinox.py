@@ -10,7 +10,7 @@ import optax
 import processes
 from plain_jax import SAMPLES, WORKERS, load
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 
 @eqx.filter_jit
@@ -41,8 +41,8 @@ def train(share, all_reduce, steps):
 def main(rank, steps=100, ports=(5701, 5702)):
     processes.start(rank, WORKERS, port=ports[0])
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1])  # +
-    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+        coordinator = dispatch.serve(WORKERS, port=ports[1])  # +
+    share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
     params = train(share, processes.all_reduce, steps)
     share.close()  # +
     if rank == 0:  # +

@@ -17,7 +17,7 @@ import processes
 from flax import nnx
 from plain_jax import SAMPLES, WORKERS, load
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 
 class Model(nnx.Module):
@@ -101,8 +101,8 @@ def train(share, all_reduce, steps, folder):
 def main(rank, steps=100, ports=(5701, 5702), folder="checkpoints"):
     processes.start(rank, WORKERS, port=ports[0])
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1], equal_chunks=True)  # +
-    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+        coordinator = dispatch.serve(WORKERS, port=ports[1], equal_chunks=True)  # +
+    share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
     params = train(share, processes.all_reduce, steps, folder)
     share.close()  # +
     if rank == 0:  # +

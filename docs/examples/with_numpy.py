@@ -11,7 +11,7 @@ from multiprocessing.connection import Client, Listener
 
 import numpy as np
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 WORKERS, SAMPLES = 4, 128  # samples of a step
 INPUTS = np.random.default_rng(0).standard_normal((1024, 8))
@@ -57,8 +57,8 @@ def main(rank, steps=100, ports=(5701, 5702)):
     secret, meeting = os.environ["BCGC_HANDOUT_KEY"].encode(), ("127.0.0.1", ports[0])
     listener = Listener(meeting, authkey=secret) if rank == 0 else None
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1])  # +
-    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+        coordinator = dispatch.serve(WORKERS, port=ports[1])  # +
+    share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
     if listener is not None:
         connections = [listener.accept() for _ in range(WORKERS - 1)]
     else:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector
 
-from bcgc_jax import handout  # +
+from bcgc_jax.balancing import dispatch  # +
 
 WORKERS, SAMPLES = 4, 128  # samples of a step: sequences of 1 to 12 tokens
 PADDING = -100  # cross_entropy leaves these targets out
@@ -61,8 +61,8 @@ def main(rank, steps=100, ports=(5701, 5702)):
     store = dist.TCPStore("127.0.0.1", ports[0], WORKERS, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1])  # +
-    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+        coordinator = dispatch.serve(WORKERS, port=ports[1])  # +
+    share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
     # With buffers (BatchNorm): forward_sync_buffers=False, broadcast_buffers=False
     # before 2.13.
     model = DistributedDataParallel(make_model())

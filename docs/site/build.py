@@ -19,11 +19,17 @@ PACKAGES = (
     "bcgc_jax",
     *(
         "bcgc_jax.distributions",
-        "bcgc_jax.measured",
+        "bcgc_jax.traces",
+        "bcgc_jax.diagnosis",
         "bcgc_jax.plans",
         "bcgc_jax.solvers",
     ),
-    *("bcgc_jax.sweeps", "bcgc_jax.coding", "bcgc_jax.handout", "bcgc_jax.compiled"),
+    *(
+        "bcgc_jax.sweeps",
+        "bcgc_jax.coding",
+        "bcgc_jax.balancing.dispatch",
+        "bcgc_jax.balancing.compiled",
+    ),
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)\"")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.traces.trace import Trace
 
 TIMES = (
     np.random.default_rng(3).gamma(3.0, size=(6, 4)) * [0.5, 2.5, 0.7, 0.6] + 0.2

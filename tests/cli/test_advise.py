@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.balancing.dispatch import join, serve
 from bcgc_jax.cli import advise as advise_command
 from bcgc_jax.cli import advise_files, traces
 from bcgc_jax.cli.fit_answer import remarks_on
-from bcgc_jax.handout import join, serve
-from bcgc_jax.measured.advice import advise
-from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.diagnosis.advice import advise
 from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.traces.microbatches import Microbatches
 from tests.cli.steps import trace_of, written, written_in_parts
-from tests.measured.logs import log_of
+from tests.traces.logs import log_of
 
 _NO_MORE = (
     "bcgc advise --timed-apart takes the log for that, and says what else is lost."
@@ -200,7 +200,7 @@ def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
     _, out, _ = command("advise", path, "--figure", str(picture))
     assert out.endswith(f"\nThe picture: {picture}\n")
     assert "sharing:2" in picture.read_text()
-    advice = advise(bcgc.measured.load_trace(path))
+    advice = advise(bcgc.traces.load_trace(path))
     drawn: Any = advise_files.picture(advice)
     left, right = drawn.axes
     for axes, shares in (
@@ -339,8 +339,8 @@ def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
 
 
 def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
-    trace = bcgc.measured.load_trace(waited)
-    description = bcgc.measured.describe(trace)
+    trace = bcgc.traces.load_trace(waited)
+    description = bcgc.diagnosis.describe(trace)
     of_fit = remarks_on(trace, description, [])
     asked: Any = SimpleNamespace(keep_workers=False)
     for said in (of_fit, traces.remarks(asked, trace), description.remarks()):
@@ -491,9 +491,9 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
         "steps again"
     )
     assert said in " ".join(command("advise", str(path))[1].split())
-    trace = bcgc.measured.load_trace(path)
+    trace = bcgc.traces.load_trace(path)
     asked: Any = SimpleNamespace(keep_workers=False)
-    of_fit = remarks_on(trace, bcgc.measured.describe(trace), [])
+    of_fit = remarks_on(trace, bcgc.diagnosis.describe(trace), [])
     for remarks in (of_fit, traces.remarks(asked, trace)):
         assert any(remark.startswith(said) for remark in remarks)
     # What is to be done with them: they are whole in a log of their own.
@@ -506,8 +506,8 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(
 def test_a_very_long_log_says_in_how_many_steps_remedies_are_replayed(
     monkeypatch, command, trace
 ):
-    monkeypatch.setattr("bcgc_jax.measured.replays._MOST_WORK", 1)
-    monkeypatch.setattr("bcgc_jax.measured.replays._FEWEST_JUDGED", 5)
+    monkeypatch.setattr("bcgc_jax.diagnosis.replays._MOST_WORK", 1)
+    monkeypatch.setattr("bcgc_jax.diagnosis.replays._FEWEST_JUDGED", 5)
     status, out, _ = command("advise", trace, "--timed-apart")
     assert status == 0
     assert "each remedy is replayed in 5 of the 6 steps" in " ".join(out.split())
@@ -515,7 +515,7 @@ def test_a_very_long_log_says_in_how_many_steps_remedies_are_replayed(
 
 def test_the_bar_says_which_remedy_is_replayed_and_how_many_were(trace):
     reports = []
-    load = bcgc.measured.load_trace(trace)
+    load = bcgc.traces.load_trace(trace)
     advise(load, timed_apart=True, report=lambda *now: reports.append(now))
     whats, done, totals = zip(*reports, strict=True)
     assert whats[0] == "finding the causes"

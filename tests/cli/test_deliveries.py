@@ -8,8 +8,8 @@ import pytest
 
 from bcgc_jax import Problem, Uniform
 from bcgc_jax.cli import fit_answer, solve, sweep, traces
-from bcgc_jax.measured.fits import Fit
-from bcgc_jax.measured.traces import load_trace
+from bcgc_jax.traces.fits import Fit
+from bcgc_jax.traces.trace import load_trace
 from tests.cli.steps import TIMES, written_in_parts
 
 ASKED = ["--workers", "3", "--coordinates", "60"]

@@ -14,10 +14,10 @@ from bcgc_jax import ShiftedExponential, Uniform, solve
 from bcgc_jax.cli import figures
 from bcgc_jax.cli.solve_rows import Solved
 from bcgc_jax.cli.sweep import Swept
-from bcgc_jax.measured.fits import Fit
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
+from bcgc_jax.traces.fits import Fit
 from tests.problems import padded
 
 assert_close: Any = np.testing.assert_allclose

@@ -12,8 +12,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import fit, fit_answer
 from bcgc_jax.cli.fit_answer import MEASURED, FitPlan
 from bcgc_jax.cli.output import json_of
-from bcgc_jax.measured.fits import Fit
 from bcgc_jax.solution import assess
+from bcgc_jax.traces.fits import Fit
 from tests.cli.schema import problems, strict_json
 from tests.cli.steps import trace_of
 
@@ -170,7 +170,7 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     for runtime, nothing, longer in ((4.0, True, False), (5.0, False, True)):
         plans = [plan._replace(replayed_runtime=runtime)]
         said = " ".join(
-            fit_answer.remarks_on(trace, bcgc.measured.describe(trace), plans)
+            fit_answer.remarks_on(trace, bcgc.diagnosis.describe(trace), plans)
         )
         assert ("Nothing here" in said, "25 % longer than expected" in said) == (
             nothing,
@@ -182,7 +182,7 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
 def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     times = np.random.default_rng(910_000).gamma(100.0, 0.01, (200, 4))
     times[70:130, 2] *= 1.5
-    description = bcgc.measured.describe(trace_of(times), with_tail=False)
+    description = bcgc.diagnosis.describe(trace_of(times), with_tail=False)
     best: Any = SimpleNamespace(problem=None)
     options: Any = {
         "remarks": [],
@@ -250,7 +250,7 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
         - (
             1
             - np.asarray(
-                bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float
+                bcgc.traces.smooth_empirical(np.round(TIMES, 9)).survival(t), float
             )
         )
         ** 3

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.handout import Memory, join, serve
-from bcgc_jax.steps.storage import by_hosts
+from bcgc_jax.balancing.dispatch import Memory, join, serve
+from bcgc_jax.balancing.storage import by_hosts
 
 HOSTS = ("b", "a", "c", "b", "a", "c")
 

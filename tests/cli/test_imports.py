@@ -6,13 +6,14 @@ import json
 import pytest
 
 from bcgc_jax import __version__, _limits, problem
+from bcgc_jax.balancing.scheme_names import ABOUT, ALONE, NUMBERED
 from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.cli.describe import describe_law
-from bcgc_jax.measured import fits, traces
-from bcgc_jax.schemes.names import ABOUT, ALONE, NUMBERED
 from bcgc_jax.solvers import methods
 from bcgc_jax.solvers.baselines import CLOSED_FORMS
+from bcgc_jax.traces import fits
+from bcgc_jax.traces import trace as traces
 from tests.scripts import python
 
 _RUN = """
@@ -77,9 +78,10 @@ _NO_JAX = """
 import sys
 # as if not installed
 sys.modules.update(dict.fromkeys(("jax", "jaxlib", "optax", "chex")))
-from bcgc_jax import cli, handout
-with handout.serve(2, key="secret") as coordinator:
-    with handout.join(coordinator.address, 0, key="secret") as share:
+from bcgc_jax import cli
+from bcgc_jax.balancing import dispatch
+with dispatch.serve(2, key="secret") as coordinator:
+    with dispatch.join(coordinator.address, 0, key="secret") as share:
         print(len(share.held))
 sys.argv = ["bcgc", "advise", *sys.argv[1:]]
 cli.main()

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.recorder import Recorder
+from bcgc_jax.traces.recorder import Recorder
 from tests.cli.steps import written
-from tests.measured.profiles.crafted import lengths, overlapped, write_jax, write_kineto
+from tests.traces.profiles.crafted import lengths, overlapped, write_jax, write_kineto
 
 
 @pytest.fixture
@@ -144,5 +144,5 @@ def test_of_a_single_jit_the_record_is_named_and_no_chunk_name(command, tmp_path
     folder = write_jax(tmp_path / "log", overlapped(lengths(24, 3, 4)))
     said = _said(command("advise", str(folder), "--chunk-name", "step")[1])
     assert "no --chunk-name finds them" in said
-    assert "`handout.serve(…, record=FILE)` (docs/own-loop.md)" in said
+    assert "`dispatch.serve(…, record=FILE)` (docs/own-loop.md)" in said
     assert "each microbatch is a run of a jitted function" in said

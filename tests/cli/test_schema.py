@@ -39,8 +39,8 @@ def test_every_kind_of_law_is_in_it():
         bcgc.TwoSpeed(1.0, np.inf, 0.2),
         bcgc.Empirical(TIMES.ravel()),
         bcgc.EmpiricalRows(TIMES),
-        bcgc.measured.smooth_empirical(TIMES),
-        bcgc.measured.smooth_empirical(TIMES, pareto_tail=True),
+        bcgc.traces.smooth_empirical(TIMES),
+        bcgc.traces.smooth_empirical(TIMES, pareto_tail=True),
     ]
     for law in laws:
         assert (

@@ -12,12 +12,12 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.arguments import TRACE_LAWS
-from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.plans.plan import partition_plan
+from bcgc_jax.traces.choice import KINDS
 from tests.cli.steps import TIMES, trace_of, written, written_in_parts
-from tests.measured.logs import log_of
 from tests.oracles.chains import chain, in_order
 from tests.problems import not_none
+from tests.traces.logs import log_of
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
@@ -54,14 +54,14 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     path = tmp_path / "log.csv"
     path.write_text("iteration,rank,time_s\n1,a,2\n")
     with pytest.raises(ValueError, match="has no column") as error:
-        bcgc.measured.load_trace(path)
+        bcgc.traces.load_trace(path)
     assert "--" not in str(error.value)
     for name in ("solve", "sweep"):
         err = refusal(name, "--trace", str(path), "--coordinates", "60")
         assert "has no column step, worker, seconds" in err
         assert "--seconds-column. A wide one" in err
         assert err.strip().endswith("--layout wide")
-    description = bcgc.measured.describe(trace_of(np.tile(TIMES, (2, 1))))
+    description = bcgc.diagnosis.describe(trace_of(np.tile(TIMES, (2, 1))))
     assert "--" not in " ".join(description.remarks())
     assert "`EmpiricalRows`" in description.remarks()[1]
 
@@ -129,7 +129,7 @@ def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(
     assert f"Most of this is due to long chunks ({why}), not to slow workers" in text
     assert "The data are slow more" not in text
     whole: Any = SimpleNamespace(keep_workers=True)
-    assert traces.remarks(whole, bcgc.measured.load_trace(path))[0].startswith(
+    assert traces.remarks(whole, bcgc.traces.load_trace(path))[0].startswith(
         "Workers do not end together."
     )
 

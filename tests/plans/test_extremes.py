@@ -232,7 +232,7 @@ def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x6
     for seed in range(12):
         rng = np.random.default_rng(seed)
         times = np.where(rng.random(60) < 0.1, 1000, 1) * rng.uniform(1, 1.01, 60)
-        law = bcgc.measured.smooth_empirical(times)
+        law = bcgc.traces.smooth_empirical(times)
         knots = np.append(
             np.asarray(law.hazards),
             float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0]),

@@ -10,11 +10,11 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.balancing.storage import Storage
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan, needs_of
 from bcgc_jax.solution import solution_of_value
 from bcgc_jax.solvers.method import Method
-from bcgc_jax.steps.storage import Storage
 from tests.problems import not_none, padded
 
 pytestmark = pytest.mark.usefixtures("x64")

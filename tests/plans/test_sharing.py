@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.chunk_lengths import UNITS, chunk_sizes
+from bcgc_jax.balancing.ledger import Ledger
+from bcgc_jax.balancing.placement import chunk_tables, spread
+from bcgc_jax.balancing.storage import least_alone
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.solvers.limit import storage_bound
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
-from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.placement import chunk_tables, spread
-from bcgc_jax.steps.storage import least_alone
 from experiments.event_loop import driven
 from tests.oracles.work_sharing import VECTORS
 from tests.problems import slow
@@ -42,7 +42,7 @@ def _bounds(starts, times, stored):
 
 
 def test_the_bounds_of_eight_published_steps():
-    """They have nine digits. When these steps end is in tests/steps/test_ledger.py."""
+    """They have nine digits. test_ledger.py says when the steps end."""
     with VECTORS.open() as file:
         for row in csv.DictReader(file):
             times = np.array(row["cycle_times"].split(), float)

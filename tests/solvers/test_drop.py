@@ -9,8 +9,8 @@ from scipy import integrate, optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.balancing import remedies
 from bcgc_jax.plans.stopped import Stopped
-from bcgc_jax.schemes import remedies
 from tests.problems import not_none, slow
 
 N = 6

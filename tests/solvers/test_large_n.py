@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured import smooth_empirical
 from bcgc_jax.solvers import large_n
 from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.smooth_model import laplacian_of_levels
+from bcgc_jax.traces import smooth_empirical
 from tests.problems import padded
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -11,12 +11,12 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.measured.choice import smooth_empirical
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
 from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.search import local_optimum
+from bcgc_jax.traces.choice import smooth_empirical
 from tests.compilations import compilations
 from tests.problems import not_none
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from bcgc_jax.balancing.steps import Steps
 from bcgc_jax.solvers.methods import code_of
-from bcgc_jax.steps.steps import Steps
 
 
 def one_level(times, stored, chunks=8):

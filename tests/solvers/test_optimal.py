@@ -8,7 +8,6 @@ from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
-from bcgc_jax.measured.choice import smooth_empirical
 from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers.expected_maximum import (
     Workers,
@@ -18,6 +17,7 @@ from bcgc_jax.solvers.expected_maximum import (
 )
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.traces.choice import smooth_empirical
 from tests.oracles import laws
 from tests.problems import SIZE, expected_max, not_none, padded, slow
 

@@ -11,11 +11,11 @@ from scipy import signal, stats
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.distributions.special_functions import f_quantile
-from bcgc_jax.measured import resampling
-from bcgc_jax.measured.intervals import dependence
-from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import draw_problems, judge
+from bcgc_jax.traces import resampling
+from bcgc_jax.traces.intervals import dependence
+from bcgc_jax.traces.resampling import bootstrap_interval
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import not_none

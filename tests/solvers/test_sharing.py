@@ -7,6 +7,9 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.balancing.asking import Asking
+from bcgc_jax.balancing.chunk_lengths import UNITS
+from bcgc_jax.balancing.ledger import Ledger
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.simulation import simulate_completion
 from bcgc_jax.solvers import sharing
@@ -18,9 +21,6 @@ from bcgc_jax.solvers.limit import (
     number_of_draws,
     runtime_limit,
 )
-from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_lengths import UNITS
-from bcgc_jax.steps.ledger import Ledger
 from experiments.event_loop import driven
 from tests.compilations import compilations
 from tests.problems import not_none

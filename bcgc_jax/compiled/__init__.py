@@ -1,5 +1,0 @@
-"""Work sharing inside a compiled program: each worker asks for its next chunk."""
-
-from bcgc_jax.compiled.shared_work import SharedWork as SharedWork
-
-__all__ = ["SharedWork"]

@@ -1,1 +1,0 @@
-"""Schemes: what each is called, needs, and plans on a log; without JAX."""

@@ -2,8 +2,10 @@
 
 import ast
 import graphlib
+import importlib
 import re
 from pathlib import Path
+from types import ModuleType
 
 import bcgc_jax
 from bcgc_jax.balancing.scheme_names import ABOUT, ADVISED
@@ -75,21 +77,43 @@ def test_every_file_has_a_floor_and_every_floor_a_file():
     )
 
 
-def test_the_tree_that_maintainers_read_is_that_on_disk():
-    """Files and folders at the top, each in a row of its own, above what it imports."""
+def test_the_picture_that_maintainers_look_at_is_that_on_disk():
+    """Each folder has a box. Its first file and its public names are there."""
     text = (ROOT.parent / "docs" / "maintaining.md").read_text("utf-8")
-    tree = re.search(r"^bcgc_jax/\n((?:  .*\n)+)", text, re.MULTILINE)
-    assert tree is not None
-    rows = re.findall(r"^  (\S+)", tree[1], re.MULTILINE)
-    entries = [path.name + "/" * path.is_dir() for path in ROOT.iterdir()]
-    code = {
-        name
-        for name in entries
-        if name.endswith((".py", "/")) and not name.startswith("__")
-    }
-    assert sorted(rows) == sorted(code | {"__init__.pyi"})
-    floors = [FLOOR[row.partition(".")[0].rstrip("/")] for row in rows]
-    assert floors == sorted(floors, reverse=True)
+    titles = re.findall(r"┌─ (\w+)[/.]", text)
+    firsts = re.findall(r"└─ read (\w+)\.py first", text)
+    folders = {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert sorted(titles) == sorted(folders | {"problem"})
+    for title, first in zip(titles, firsts, strict=True):
+        assert first == title or f"{title}.{first}" in FILES, title
+    names = {name for cell in _names(text) for name in cell}
+    for title in sorted(folders - {"cli"}):
+        package = importlib.import_module(f"bcgc_jax.{title}")
+        found = {name for name in names if _is_in(package, name)}
+        assert found, title
+        names -= found
+    assert names <= {*bcgc_jax.__all__}
+
+
+def _names(text: str) -> list[list[str]]:
+    """The words below the empty line of each box."""
+    cells: list[list[str]] = []
+    for row in re.split(r"^└.*$", text.partition("┌")[2], flags=re.MULTILINE)[:-1]:
+        lines = [re.findall(r"│ (.*?) │", line) for line in row.splitlines()]
+        for column in zip(*filter(None, lines), strict=True):
+            said = "\n".join(cell.strip() for cell in column).strip()
+            cells.append(re.findall(r"[\w.]+", said.rpartition("\n\n")[2]))
+    return [names for names in cells if names[:1] != ["commands"]]
+
+
+def _is_in(package: ModuleType, name: str) -> bool:
+    """A public name of a package, or `module.name` within it."""
+    module, _, inside = name.rpartition(".")
+    try:
+        found = importlib.import_module(f"{package.__name__}.{module}".rstrip("."))
+    except ModuleNotFoundError:
+        return False
+    return hasattr(found, inside)
 
 
 def test_imports_point_down():

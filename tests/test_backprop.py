@@ -6,7 +6,6 @@ import itertools
 import jax
 import numpy as np
 import pytest
-import scipy.optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.partitions import finish_load
@@ -66,19 +65,6 @@ def test_costs_are_found_again(name):
     np.testing.assert_allclose(
         block_costs.fit(name, partitions, sizes, times), costs, rtol=1e-9
     )
-
-
-def test_least_squares_without_negative_costs():
-    for _ in range(50):
-        matrix = RANDOM.uniform(0, 1, (9, 3)) * [1.0, 1e6, 1e-3]
-        values = matrix @ (
-            RANDOM.normal(0.5, 1.5, 3) / [1.0, 1e6, 1e-3]
-        ) + RANDOM.normal(0, 0.1, 9)
-        scale = matrix.max(axis=0)
-        expected, _ = scipy.optimize.nnls(matrix / scale, values)
-        np.testing.assert_allclose(
-            block_costs.nonnegative(matrix, values) * scale, expected, atol=1e-9
-        )
 
 
 def test_all_partitions():

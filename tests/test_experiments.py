@@ -2,20 +2,17 @@
 
 import functools
 import importlib
-import json
 import sys
 from fractions import Fraction
 from unittest.mock import create_autospec
 
 import jax
-import matplotlib
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.balancing.placement import Placement
-from bcgc_jax.balancing.scheme_names import BASELINES, PROPOSED
 from experiments import (
     adaptive,
     coded_workers,
@@ -23,8 +20,6 @@ from experiments import (
     conditioning,
     digits,
     journal,
-    looks,
-    modes,
     own_loop,
     paper,
     promised,
@@ -183,33 +178,6 @@ def test_what_is_promised_of_a_log_is_measured_with_real_hand_outs(run):
 
 
 @pytest.mark.slow
-def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
-    setting = own_loop.Setting("exponential", 3, 0.06)
-    study = run(
-        own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3
-    )
-    assert study.drew("own_loop")
-    overheads = [row["overhead"] for row in json.loads(study.printed)]
-    assert len(overheads) == 3
-    assert min(overheads) > 0
-    rows = study.rows("own_loop")
-    assert [row["scheme"] for row in rows] == [
-        "uncoded",
-        "sharing:2:8",
-        "sharing:all:8",
-    ]
-    times = own_loop.paces("exponential", 0, 3, 3, 0.06)
-    assert float(rows[0]["predicted"]) == pytest.approx(times.max(axis=1).mean())
-    assert float(rows[2]["limit"]) == pytest.approx(
-        np.mean(3 / np.sum(1 / times, axis=1))
-    )
-    for row in rows:
-        assert float(row["limit"]) <= float(row["predicted"]) * (1 + 1e-9)
-        # Sleeps are never shorter.
-        assert float(row["predicted"]) <= float(row["measured"]) < 10
-
-
-@pytest.mark.slow
 def test_a_compiled_program_is_timed_against_one_without_sharing_and_the_limit(run):
     study = run(compiled, cases=compiled.CASES[:2], steps=3)
     assert study.drew("compiled")
@@ -278,57 +246,6 @@ def test_paper_stands_beside_the_published_values(run, monkeypatch):
         # both whole figures.
         low, high = (0.94, 1) if row["scheme"] == "optimal" else (0.975, 1.025)
         assert low < ratio < high, row
-
-
-SCHEMES_FILE = """
-import jax.numpy as jnp
-import bcgc_jax
-rule = lambda p: jnp.where(jnp.arange(p.max_workers) < 2, p.total / 2, 0)
-SCHEMES = [bcgc_jax.Scheme("experiments_blocks", rule, label="two blocks")]
-"""
-
-
-@pytest.mark.slow
-def test_sweep_compares_the_optimum_with_the_best_baseline_and_takes_schemes(
-    run, tmp_path
-):
-    (tmp_path / "schemes.py").write_text(SCHEMES_FILE)
-    added, methods = (
-        report.load_schemes(tmp_path / "schemes.py"),
-        ("optimal", "uncoded", "single_block"),
-    )
-    study = run(
-        sweep,
-        workers_grid=(2, 3, 4),
-        rate_grid=(1e-3, 1e-2, 1e-1),
-        methods=methods,
-        schemes=added,
-    )
-    assert study.drew("sweep")
-    assert "largest relative gap" in study.printed
-    rows = study.rows("sweep")
-    assert len(rows) == 9 * 4
-    cells = sweep.compare(sweep.read(tmp_path / "sweep.csv"), added)
-    for cell in cells:
-        cell_rows = [
-            r
-            for r in rows
-            if (int(r["num_workers"]), float(r["rate"]))
-            == (cell.num_workers, cell.rate)
-        ]
-        optimal, uncoded, block, _ = (
-            float(row["expected_runtime"]) for row in cell_rows
-        )
-        assert cell.reduction == pytest.approx(
-            100 - 100 * optimal / min(uncoded, block)
-        )
-        assert cell.reduction > -1e-4
-        # The best single level is 0 where both are equal: then it is called uncoded.
-        # Added ones are none.
-        assert cell.best == (
-            "single_block" if block < uncoded * (1 - 1e-9) else "uncoded"
-        )
-    assert {cell.best for cell in cells} == {"uncoded", "single_block"}
 
 
 def test_schemes_that_cannot_be_had_are_one_line_and_status_2(tmp_path, capsys):
@@ -420,58 +337,6 @@ def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     assert np.all(measured.seconds > 0)
 
 
-def test_every_method_has_a_look_of_its_own_and_added_schemes_others_and_their_label():
-    assert {*PROPOSED, *BASELINES} <= set(plotting.STYLES)
-    for name in ("label", "color", "marker"):
-        values = [getattr(look, name) for look in plotting.STYLES.values()]
-        assert len(set(values)) == len(values)
-    names = [f"plotting_{i}" for i in range(9)]
-    schemes = [
-        bcgc.Scheme(name, lambda problem: problem.exists, label=f"label of {name}")
-        for name in names
-    ]
-    styles = [looks.style(name, schemes) for name in names]
-    assert [look.label for look in styles] == [f"label of {name}" for name in names]
-    all_looks = [*plotting.STYLES.values(), *styles]
-    assert len({(look.color, str(look.line)) for look in all_looks}) == len(all_looks)
-    markers = {look.marker for look in plotting.STYLES.values()}
-    assert len({look.marker for look in styles[:7]} - markers) == 7
-    assert looks.style("plotting_0", ()) == plotting.style("plotting_0")
-
-
-def small_figure():
-    figure, (axes,) = plotting.new_figure()
-    look = plotting.style("time")
-    axes.plot([1, 10], [2, 30], **plotting.curve(look))
-    axes.plot([1, 10], [2, 30], **looks.points(look))
-    looks.label_axes(axes, "x (s)", "y (s)", log="xy", x_ticks=(1, 3, 10))
-    plotting.legend_outside(figure, [looks.legend_handle(look)], title="title")
-    return figure
-
-
-def test_same_figure_same_bytes_its_legend_beside_the_axes_and_nothing_else_is_changed(
-    tmp_path,
-):
-    (tmp_path / "again").mkdir()
-    before, pyplot_loaded = (
-        dict(matplotlib.rcParams),
-        "matplotlib.pyplot" in sys.modules,
-    )
-    first = looks.save_figure(figure := small_figure(), tmp_path, "figure")
-    second = looks.save_figure(small_figure(), tmp_path / "again", "figure")
-    assert [path.name for path in first] == ["figure.png", "figure.svg"]
-    for first_file, second_file in zip(first, second, strict=True):
-        assert first_file.read_bytes() == second_file.read_bytes()
-    assert "<dc:date>" not in first[1].read_text()
-    assert (dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules) == (
-        before,
-        pyplot_loaded,
-    )
-    (axes,), (legend,) = figure.axes, figure.legends
-    assert not axes.get_window_extent().overlaps(legend.get_window_extent())
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "3", "10"]
-
-
 def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
@@ -485,43 +350,12 @@ def test_a_coded_step_of_processes_takes_no_less_than_the_plan_says(run):
     assert float(row["measured"]) >= float(row["drawn"])
 
 
-@pytest.mark.slow
-def test_a_row_of_the_study_of_modes_has_three_loops_of_equal_processes(run):
-    study = run(
-        modes, cases=[modes.Case("equal", 0.01, 1 / 3, 4, 1.01)], workers=2, rounds=1
-    )
-    (row,) = study.rows("modes")
-    # Four steps of eight chunks; pieces of a shared last chunk take 2/3 of a chunk
-    # more.
-    least = 4 * 8 * 0.01
-    assert least < float(row["uncoded"])
-    assert least < float(row["adapting"])
-    assert float(row["sharing"]) > 4 * (8 + 2 / 3) * 0.01
-
-
 def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
     seconds = np.random.default_rng(0).gamma(9.0, size=(5, 3, 4))
     written_in_parts(tmp_path / "steps_microbatches.csv", seconds)
     written(tmp_path / "steps.csv", seconds.sum(axis=2))
     written(tmp_path / "other.csv", 2 * seconds.sum(axis=2))
     assert list(adaptive.recorded(tmp_path)) == ["other", "steps"]
-
-
-@pytest.mark.slow
-def test_a_loop_that_advises_itself_pays_a_message_where_workers_are_equal():
-    """Uncoded steps take the longest of their times, to the digits of studies.md."""
-    drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
-    times = drifts["all times equal to 2 %"]
-    row = adaptive.course("equal", times)
-    page = (FILE.parents[2] / "docs" / "studies.md").read_text("utf-8")
-    assert (
-        f"{row.loop:.1f}"
-        == page.partition("| a loop that advises itself |")[2].split(" | ")[9]
-    )
-    assert row.uncoded == pytest.approx(times.max(axis=1).sum(), rel=1e-9)
-    assert (row.shared, row.changes) == (0, 0)
-    # A message of 1 % of a chunk, an eighth of a step.
-    assert row.loop == pytest.approx(-100 * 0.01 / 8, abs=0.01)
 
 
 @pytest.mark.parametrize("workers", [2, 5])

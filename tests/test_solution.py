@@ -108,45 +108,6 @@ def test_a_plan_for_another_problem_is_refused_and_has_no_runtime_where_it_is_tr
         assert np.isnan(jax.jit(lambda plan: bcgc.expected_runtime(fewer, plan))(plan))
 
 
-def test_a_person_reads_what_came_of_it():
-    optimum = bcgc.solve(PROBLEM)
-    said = repr(optimum)
-    assert optimum.kind == "exact"
-    assert said.startswith("Solution(optimal): converged\n  expected runtime ")
-    assert re.search(r"at most \S+ % above the best, proven", said)
-    loose = replace(optimum, lower_bound=0.8 * optimum.expected_runtime)
-    assert "  at most 25 % above the best, proven" in repr(loose)
-    assert ("  best of several local searches; at most 25 % above") in repr(
-        replace(loose, kind="local")
-    )
-    far = replace(loose, lower_bound=0.7 * optimum.expected_runtime)
-    assert "at most 42.9 % above the best" in repr(far)
-    assert 'bound is loose: compare with "optimal"' in repr(replace(far, method="time"))
-    assert "coordinates by level 0: " in said
-    at_deadline = bcgc.solve(PROBLEM, bcgc.Deadline(1e8))
-    probability = float(not_none(at_deadline.completion_probability))
-    assert f"in time with probability {probability:.6g}" in repr(at_deadline)
-    assert "above the best" not in repr(bcgc.solve(PROBLEM, "limit"))
-
-
-@pytest.mark.slow
-def test_a_bound_of_some_levels_is_not_said_to_be_that_of_all():
-    """With passes and with few levels the optimum may be far below the bound."""
-    optimum = bcgc.solve(PROBLEM)
-    second = bcgc.solve(PROBLEM, bcgc.Optimal(levels=[1]))
-    assert second.lower_bound > optimum.expected_runtime
-    assert " % above the best plan of level 1, proven" in repr(second)
-    passes = replace(PROBLEM, setup_cycles=5_000.0)
-    uncoded = bcgc.solve(passes, "uncoded")
-    highest = 5_000.0 * (np.arange(PROBLEM.max_workers) == 5)
-    assert uncoded.lower_bound > bcgc.expected_runtime(passes, highest)
-    assert " % above the best plan of level 0, proven" in repr(uncoded)
-    without_zero = not_none(optimum.levels) & (np.arange(PROBLEM.max_workers) > 0)
-    assert " % above the best plan of levels 1, 2, 3, 4, 5, proven" in repr(
-        replace(optimum, levels=without_zero)
-    )
-
-
 def _all_solutions() -> list[bcgc.Solution]:
     """Solve by every method, with what does not exist, and a batch."""
     solutions = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
@@ -260,15 +221,6 @@ def test_a_file_that_was_changed_by_hand_is_refused(place, value, said, tmp_path
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"has it been changed by hand\\? .*{said}"):
         bcgc.Solution.load(path)
-
-
-def test_other_whole_numbers_have_their_own_needs():
-    solution = bcgc.solve(PROBLEM, "time")
-    counts = jnp.asarray([5_000] + 11 * [0])
-    whole = replace(solution, rounded=counts)
-    assert [float(a) for a in not_none(whole.needs)] == [1, 1, 0, 1, 0]
-    uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
-    assert float(whole.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
 
 
 # What each method rests on: who proposed the scheme, and the search that it runs.

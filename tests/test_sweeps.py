@@ -301,34 +301,6 @@ def test_another_scheme_or_problem_is_another_sweep_though_first_cells_are_alike
     )
 
 
-def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):
-    monkeypatch.setattr(sweeps, "_COMPILATION", 1e5)
-    cells = {
-        "num_workers": np.repeat([40, 2], 20),
-        "rate": np.geomspace(1e-3, 1e-2, 40),
-    }
-    plan = bcgc.sweeps.Sweep(paper, cells, ["time"])
-    assert [chunk.max_workers for chunk in plan.chunks] == [2, 40]
-    order = np.concatenate([chunk.cells for chunk in plan.chunks])
-    np.testing.assert_array_equal(order, np.r_[20:40, 0:20])
-
-
-def test_sizes_are_few_where_padding_costs_less_than_compiling():
-    def sizes(*workers, num_rates=33):
-        cells = bcgc.sweeps.grid(
-            num_workers=workers, rate=np.geomspace(1e-4, 1e-1, num_rates)
-        )
-        plan = bcgc.sweeps.Sweep(paper, cells, ["time"])
-        assert sum(len(chunk.cells) for chunk in plan.chunks) == plan.num_cells
-        assert plan.chunks[-1].max_workers == max(workers)
-        return list(dict.fromkeys(chunk.max_workers for chunk in plan.chunks))
-
-    assert sizes(2, 3, 8) == [8]
-    assert 2 <= len(sizes(*range(2, 51))) <= 3
-    assert len(sizes(*range(2, 51), num_rates=3000)) > 8
-    assert sizes(2, 1000) == [2, 1000]
-
-
 def test_files_hold_the_rows_in_full_precision(tmp_path, precision, plan):
     kind, tables = precision.type, [plan.solve(chunk) for chunk in plan.chunks]
     rows = {

@@ -26,16 +26,6 @@ def test_paces_and_lengths_of_an_own_step():
     assert estimate.lengths == pytest.approx([1.2599] * 12, abs=5e-5)
 
 
-def test_of_variances_half_is_left_after_seven_steps():
-    knowledge, _ = Known.of(2).after(_own_step([[1, 1], [4, 4]]))
-    first = knowledge.between
-    left = []
-    for _ in range(7):
-        knowledge, _ = knowledge.after(_own_step(np.ones((2, 2))))
-        left.append(knowledge.between / first)
-    assert left[5] > 0.5 > left[6] > 0.45
-
-
 def test_what_a_chunk_takes_whatever_its_size_is_that_of_the_last_16_steps():
     """It is the middle of those: nine steps of another job outweigh seven."""
     reader = Reader(np.array([1.0, 0.5]), num_workers=1)

@@ -4,19 +4,14 @@
 With lengths it is held against what runs: tests/balancing/dispatch/test_promise.py.
 """
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
 from bcgc_jax.balancing.asking import Asking
-from bcgc_jax.balancing.chunk_lengths import UNITS, chunk_sizes
+from bcgc_jax.balancing.chunk_lengths import chunk_sizes
 from bcgc_jax.balancing.ledger import Ledger
 from bcgc_jax.balancing.lockstep import Chunks, handed_out
 from bcgc_jax.balancing.placement import chunk_tables, spread
-from bcgc_jax.balancing.remedies import Sharing
-from bcgc_jax.balancing.scheme import Costs
-from bcgc_jax.diagnosis.causes import Parts
 from experiments.event_loop import driven
 
 
@@ -50,23 +45,6 @@ def test_each_step_is_that_of_an_event_loop(
         assert end == pytest.approx(want, rel=1e-12)
 
 
-def test_many_steps_take_the_memory_of_a_few(monkeypatch):
-    monkeypatch.setattr("bcgc_jax.balancing.lockstep._AT_ONCE", 2**11)
-    rng = np.random.default_rng(0)
-    sizes = chunk_sizes(8)
-    chunks = Chunks(
-        rng.uniform(0.5, 2, (1000, 4)),
-        rng.gamma(2.0, 1.0, (1000, 4 * len(sizes))),
-        np.zeros((1000, 4, 0)),
-    )
-    tables = chunk_tables(spread(4, 4, len(sizes)), sizes)
-    tracemalloc.start()
-    handed_out(tables, chunks)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < chunks.lengths.nbytes  # measured: 0.25 of it; all at once: 3.0
-
-
 @pytest.mark.parametrize(("ticks", "end"), [(None, 5.0), ([1, 4, 1, 1], 4.0)])
 def test_a_long_chunk_is_begun_early_where_its_length_is_known(ticks, end):
     """By hand: two workers of one pace store all; the second chunk of worker 0 takes 4
@@ -82,41 +60,3 @@ def test_a_long_chunk_is_begun_early_where_its_length_is_known(ticks, end):
         ticks=None if ticks is None else np.array([ticks]),
     )
     assert handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist() == [end]
-
-
-@pytest.mark.parametrize("by_length", [True, False])
-def test_where_all_store_all_the_largest_that_is_left_is_next(by_length):
-    """Of equal ones a worker takes its own."""
-    rng = np.random.default_rng(3)
-    shape = 5, 4, 3
-    data = rng.gamma(2.0, 1.0, shape) + 0.1
-    parts = Parts(
-        rng.normal(0, 0.3, shape[:2]),
-        rng.normal(0, 0.3, shape[:2]),
-        data,
-        rng.random(shape),
-    )
-    costs = data * rng.uniform(0.8, 1.2, shape) if by_length else None
-    scheme = Sharing("all", 4, by_length=by_length, costs=Costs(Asking(0.05)))
-    ends = scheme.replay(parts.steps(costs)).seconds
-    sizes = chunk_sizes(3)
-    for s, end in enumerate(ends):
-        left = {}
-        for w in range(4):
-            for c, size in enumerate(sizes):
-                cost = 1 if costs is None else costs[s, w, min(c, 2)]
-                left[w, c] = cost * size / UNITS
-        free = np.zeros(4)
-        done = [0] * 4
-        while left:
-            w = int(np.argmin(free))
-            in_order = sorted(left, key=lambda chunk, w=w: (chunk[0] != w, chunk))  # type: ignore[misc]
-            subset, c = max(in_order, key=left.__getitem__)
-            del left[subset, c]
-            length = data[s, subset, min(c, 2)] * sizes[c] / UNITS
-            pause = parts.pauses[s, w, done[w]] if done[w] < 3 else 0.0
-            free[w] += (
-                0.05 + length * np.exp(parts.steady[s, w] + parts.random[s, w]) + pause
-            )
-            done[w] += 1
-        assert end == pytest.approx(free.max(), rel=1e-12)

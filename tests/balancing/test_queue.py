@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from bcgc_jax.balancing.chunk_lengths import ticks_of
@@ -29,13 +28,6 @@ def _order(queue: Queue, worker: int, seconds: list[float]) -> list[tuple[int, i
         queue.take(chunk)
         order.append(chunk)
     return order
-
-
-def test_a_length_is_rounded_by_less_than_a_hundred_thousandth_of_a_usual_one():
-    lengths = np.random.default_rng(0).uniform(0.5, 2.0, 1000)
-    (usual,) = ticks_of([1.0], usual=1.0)
-    error = np.abs(ticks_of(lengths, usual=1.0) / usual - lengths).max()
-    assert error < 1e-5  # 7.6e-6
 
 
 def test_sums_of_131_072_chunks_are_whole_in_floating_point_however_long_these_are():

@@ -105,14 +105,3 @@ def test_an_absurd_number_is_refused(refusal, tmp_path, options, said):
 def test_an_absurd_number_of_a_fit_is_refused(refusal, tmp_path, options, said):
     (tmp_path / "log.csv").write_text(LONG)
     assert said in refusal("fit", str(tmp_path / "log.csv"), *options.split())
-
-
-def test_too_little_memory_is_said_in_a_line(refusal, monkeypatch, tmp_path):
-    def full(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr("bcgc_jax.cli.advise.advise", full)
-    (tmp_path / "log.csv").write_text(LONG)
-    assert "takes more memory than there is" in refusal(
-        "advise", str(tmp_path / "log.csv")
-    )

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cli import compilation as _compilation
 from bcgc_jax.cli.commands import cli
-from bcgc_jax.solvers import large_n
 from tests.scripts import python
 
 _ARGS = (
@@ -185,17 +183,3 @@ def test_a_command_that_runs_once_compiles_quickly_unless_the_user_has_said_how(
                 with pytest.raises(SystemExit):
                     cli.main([command, "--help"])
         assert os.environ["XLA_FLAGS"] == flags
-
-
-def test_sums_of_many_workers_compile_once_in_the_thread_of_the_caller(monkeypatch):
-    threads = []
-
-    def sums(*_):
-        threads.append(threading.current_thread())
-        raise InterruptedError
-
-    monkeypatch.setattr(large_n, "sums_of_piece", sums)
-    problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 401, 1_000_000)
-    with pytest.raises(InterruptedError):
-        large_n.optimum_of_many(problem, tolerance=1e-7, max_steps=60)
-    assert threads == [threading.current_thread()]

@@ -4,7 +4,6 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,23 +53,6 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
         assert_close(axes.get_yticks(), WORKERS)
 
 
-@pytest.mark.parametrize(("values", "ticks"), [(5, 5), (6, 3), (11, 4)])
-def test_an_axis_of_a_heat_map_has_five_ticks_at_most(values, ticks):
-    rows = [{**row, "rate": rate} for row in ROWS[::6] for rate in range(1, values + 1)]
-    axes = figures.heat_maps(rows, "rate", "num_workers").axes[0]
-    assert len(axes.get_xticks()) == ticks
-
-
-def test_a_title_of_many_numbers_is_no_wider_than_its_figure():
-    numbers = {f"number_of_the_problem_{place}": 1000.0 for place in range(9)}
-    figure = figures.of_sweep(
-        [numbers | row for row in ROWS if row["num_workers"] == 4]
-    )
-    figure.draw_without_rendering()
-    (title,) = [text for text in figure.texts if "compared" in text.get_text()]
-    assert 0.7 < title.get_window_extent().width / figure.bbox.width < 0.96
-
-
 def test_blocks_are_as_long_as_their_share_of_the_gradient():
     groups = OneOfEach((((0,), (1, 2)), ((0, 1, 2),)))
     # How many subsets each worker goes over for each block: as many as its group has
@@ -113,24 +95,6 @@ def test_one_problem_is_drawn_as_bars_and_three_axes_are_refused(refusal):
     law = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
     message = refusal("sweep", *three, *law, "--figure", "sweep.png")
     assert "these vary: num_workers, num_coordinates, num_samples" in message
-
-
-def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
-    nested = figures.Drawn("nested", 82.7, np.ones(2), np.array([1.0, 8.0]))
-    left, _, bar = figures.plans([nested]).axes
-    assert left.patches[0].get_bbox().width == 82.7  # type: ignore[attr-defined]
-    assert all(tick == round(tick) for tick in bar.get_yticks())
-    infinite = figures.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
-    five = nested._replace(method="nested:5", saved=0.125)
-    left, _, bar = figures.plans([infinite, nested, five]).axes
-    names = [label.get_text() for label in left.get_yticklabels()]
-    assert names == ["nested groups, no code", "nested groups, no code (nested:5)"]
-    assert [text.get_text() for text in left.texts] == ["82.7", "82.7,  12.5 %"]
-    assert bar.get_ylim() == (1, 8)  # nobody computes a subset on no worker
-    with pytest.raises(
-        click.UsageError, match="no scheme has a finite expected runtime"
-    ):
-        figures.plans([infinite])
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):

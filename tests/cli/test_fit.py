@@ -10,7 +10,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit, fit_answer
-from bcgc_jax.cli.fit_answer import MEASURED, FitPlan
 from bcgc_jax.cli.output import json_of
 from bcgc_jax.solution import assess
 from bcgc_jax.traces.fits import Fit
@@ -164,21 +163,6 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     )
 
 
-def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
-    trace = trace_of(np.random.default_rng(0).gamma(4.0, 0.5, (60, 4)))
-    plan = FitPlan(MEASURED, [], {MEASURED: 4.0}, replayed_error=0.1)
-    for runtime, nothing, longer in ((4.0, True, False), (5.0, False, True)):
-        plans = [plan._replace(replayed_runtime=runtime)]
-        said = " ".join(
-            fit_answer.remarks_on(trace, bcgc.diagnosis.describe(trace), plans)
-        )
-        assert ("Nothing here" in said, "25 % longer than expected" in said) == (
-            nothing,
-            longer,
-        )
-        assert NOT_KNOWN in said
-
-
 def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     times = np.random.default_rng(910_000).gamma(100.0, 0.01, (200, 4))
     times[70:130, 2] *= 1.5
@@ -201,32 +185,6 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     assert abs(int(slow["first_step"]) - 70) < 8
     assert abs(int(slow["last_step"]) - 129) < 8
     assert slow["ratio"] == pytest.approx(1.5, abs=0.05)
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "message"),
-    [
-        (f"{PLAIN}1,a,fast\n", "", "line 2"),
-        (PLAIN + "".join(f"{i},a,{i + 1}\n" for i in range(30)), "", "one worker"),
-        (f"{PLAIN}1,a,1\n1,b,2\n", "", "at least 10 times"),
-        (
-            LOADS + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)),
-            "",
-            "at least 10 times",
-        ),
-        (f"{LOADS}1,a,3,1\n", "--load-column work", "no column work"),
-        (f"{PLAIN}1,a,1\n", "--distribution cauchy", "'cauchy' is not one of"),
-        (f"{PLAIN}1,a,1\n", "--seconds-column time", "time"),
-    ],
-)
-def test_a_broken_file_is_one_line_and_status_2(
-    refusal, tmp_path, text, arguments, message
-):
-    file = tmp_path / "broken.csv"
-    file.write_text(text)
-    assert message in refusal(
-        "fit", str(file), "--distribution", "uniform", *arguments.split()
-    )
 
 
 @pytest.mark.slow

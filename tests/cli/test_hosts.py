@@ -47,14 +47,6 @@ def test_serve_places_chunks_by_the_hosts_of_the_log(answer, tmp_path):
         serve(plan, transport=memory)
 
 
-@pytest.mark.parametrize("hosts", ["aaaaaa", "abcdef", [""] * 6])
-def test_hosts_that_nobody_or_all_share_change_no_byte(command, tmp_path, hosts):
-    options = ("--timed-apart", "--stored", "2", "--format", "csv")
-    log = _written(tmp_path / "log.csv", hosts)
-    plain = _written(tmp_path / "plain.csv", header="step,worker,seconds,note")
-    assert command("advise", log, *options) == command("advise", plain, *options)
-
-
 def test_a_worker_has_one_host(refusal, command, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("step,worker,seconds,host\n1,a,1,x\n1,b,1,y\n1,c,1,x\n2,a,1,y\n")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bcgc_jax import __version__, _limits, problem
+from bcgc_jax import __version__
 from bcgc_jax.balancing.scheme_names import ABOUT, ALONE, NUMBERED
 from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
@@ -134,8 +134,3 @@ def test_the_names_are_the_librarys():
     assert tuple(fits.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(traces.UNITS) == names.TIME_UNITS
-
-
-def test_the_largest_number_of_workers_is_defined_once():
-    """It is the same object for the command line and for `Problem`."""
-    assert names.MOST_WORKERS is problem.MOST_WORKERS is _limits.MOST_WORKERS

@@ -45,27 +45,6 @@ def test_in_lock_step_rows_are_dealt_and_nothing_hangs(command, answer, chunks):
     assert "A question is taken to cost" not in said
 
 
-def test_in_lock_step_without_lengths_they_are_asked_for(command, tmp_path):
-    rng = np.random.default_rng(0)
-    path = written_in_parts(tmp_path / "parts.csv", rng.gamma(4.0, 0.1, (12, 4, 3)))
-    said = " ".join(command("advise", path, "--lock-step")[1].split())
-    assert (
-        "With the lengths of chunks in a column `load`, more could be replayed." in said
-    )
-    assert "own chunks sorted" not in said
-
-
-def test_lengths_alone_say_nothing_of_slow_workers(command, answer, lengths):
-    output = answer("advise", lengths, "--cost", "1e-3,1e-7", "--lock-step")
-    assert output["slow_workers"] == []
-    assert output["advised"] == "rows of alike chunks"
-    said = " ".join(command("advise", lengths, "--cost", "1e-3,1e-7")[1].split())
-    assert "Nothing is known of slow workers." in said
-    assert "workers that stay slow" not in said
-    assert "Do this: deal the chunks to the workers by their length. It saves" in said
-    assert "sharing" not in said
-
-
 def test_what_cannot_be_meant_is_refused(refusal, chunks, lengths, tmp_path):
     steps = written(
         tmp_path / "steps.csv", np.random.default_rng(0).gamma(4.0, 1.0, (9, 3))

@@ -1,6 +1,5 @@
 """Output of all commands: one width, one way to write rows, one-line errors, files."""
 
-import io
 import json
 import operator
 import os
@@ -124,49 +123,11 @@ def test_lines_tell_how_far_it_is_where_there_is_no_terminal(wait_for_words):
     assert set(threading.enumerate()) == before  # it is over: nobody tells any more
 
 
-def test_cells_and_a_task_without_an_end_are_told_likewise(wait_for_words):
-    with progress.Progress("solving") as bar:
-        bar.reach(3, 9)
-        assert wait_for_words(r"^solving, 3 of 9,")
-    with progress.Progress("compiling") as bar:
-        assert wait_for_words(r"^compiling, \d+ s$")
-
-
-@pytest.mark.parametrize(("terminal", "seconds"), [(False, 30.0), (True, 2.0)])
-def test_a_line_comes_each_half_minute_and_a_spinner_after_two_seconds(
-    terminal, seconds, monkeypatch
-):
-    monkeypatch.undo()  # other tests wait for no line
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: terminal)
-    monkeypatch.setattr(sys, "stderr", screen)
-    waits = []
-
-    def ends(wait):
-        waits.append(wait)
-        return True
-
-    bar = progress.Progress("solving")
-    monkeypatch.setattr(bar._ended, "wait", ends)
-    bar._show()
-    assert (waits, screen.getvalue()) == ([seconds], "")
-
-
 def test_what_is_quick_says_nothing(capsys):
     assert (list(with_progress([1, 2], "counting")), capsys.readouterr()) == (
         [1, 2],
         ("", ""),
     )
-
-
-def test_a_terminal_has_a_spinner_that_goes_away(wait_for_words, monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", screen)
-    with progress.Progress() as bar:
-        bar.what = "solving optimal"
-        assert wait_for_words(r"solving optimal, \d+ s", screen.getvalue)
-    assert screen.getvalue().rstrip().endswith("\x1b[2K")
 
 
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]

@@ -138,11 +138,3 @@ def test_a_bad_event_is_no_traceback(refusal, traces):
         assert "rank1.json has an event that no profiler writes: {" in refusal(
             "advise", str(traces)
         )
-
-
-def test_of_a_single_jit_the_record_is_named_and_no_chunk_name(command, tmp_path):
-    folder = write_jax(tmp_path / "log", overlapped(lengths(24, 3, 4)))
-    said = _said(command("advise", str(folder), "--chunk-name", "step")[1])
-    assert "no --chunk-name finds them" in said
-    assert "`dispatch.serve(…, record=FILE)` (docs/own-loop.md)" in said
-    assert "each microbatch is a run of a jitted function" in said

@@ -64,17 +64,6 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
     assert len(lines) == 2 + 12
 
 
-@pytest.mark.smoke
-def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_path):
-    args = [*PARETO, "--axis", "shape=0.5,1.5,2", "--out", str(tmp_path / "s.csv")]
-    (line,) = answer(*args)["methods"]
-    assert (line["cells"], line["converged"], line["infinite"]) == (6, 4, 2)
-    assert "not overwritten" in refusal(*args)
-    status, out, _ = command(*args, "--resume")
-    assert status == 0
-    assert "6 cells" in out
-
-
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
     """The gap to a cell's best bound of the optimum; a loose bound is none."""
 
@@ -141,23 +130,6 @@ def test_a_sweep_measures_plans_by_the_bound_that_solve_takes(command, answer):
         "exact",
         "exact",
     ]
-
-
-def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
-    methods = {
-        name: SimpleNamespace(is_partition=True) for name in ("optimal", "uncoded")
-    }
-    sweep: Any = SimpleNamespace(num_cells=2, methods=methods)
-    path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound,saved"
-    rows = ["optimal,converged,5,5,0.5", "uncoded,converged,10,,0.0"]
-    rows += [
-        "optimal,converged,6,6,0.25",
-        "uncoded,converged,8,,0.0",
-        "optimal,infinite,,,",
-        "uncoded,infinite,,,",
-    ]
-    path.write_text("\n".join((head, *rows)))
-    assert [line.saved for line in _summary(sweep, path)[0]] == [0.375, 0.0]
 
 
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):

@@ -11,59 +11,11 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
-from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.plans.plan import partition_plan
-from bcgc_jax.traces.choice import KINDS
-from tests.cli.steps import TIMES, trace_of, written, written_in_parts
+from tests.cli.steps import TIMES, trace_of, written_in_parts
 from tests.oracles.chains import chain, in_order
 from tests.problems import not_none
 from tests.traces.logs import log_of
-
-
-def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    asked: Any = SimpleNamespace(
-        trace=trace, trace_distribution="atoms", keep_workers=False
-    )
-    assert TRACE_LAWS == KINDS
-    law: Any = traces.law_for(asked, trace_of(TIMES), 3)
-    assert np.array_equal(
-        np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype)
-    )
-    cut = trace_of(TIMES, censored=np.arange(24) == 0)
-    with pytest.raises(
-        ValueError, match=r"1 of 24 times is censored.*: take a smooth distribution"
-    ):
-        traces.law_for(asked, cut, 3)
-
-
-def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
-    for name in ("describe", "fit_distributions"):
-        monkeypatch.setattr(
-            f"bcgc_jax.cli.fit_answer.{name}",
-            lambda *_, **__: pytest.fail("the work began"),
-        )
-    path = written(tmp_path / "trace.csv", TIMES[:, :1])
-    options = ["--trace", path, "--coordinates", "60"]
-    asked = {"solve": options, "sweep": options, "fit": [path]}
-    text = f"bcgc: {path} has one worker only: coding needs the times of at least two"
-    for name, arguments in asked.items():
-        assert refusal(name, *arguments) == f"{text}, or give --workers\n"
-
-
-def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text("iteration,rank,time_s\n1,a,2\n")
-    with pytest.raises(ValueError, match="has no column") as error:
-        bcgc.traces.load_trace(path)
-    assert "--" not in str(error.value)
-    for name in ("solve", "sweep"):
-        err = refusal(name, "--trace", str(path), "--coordinates", "60")
-        assert "has no column step, worker, seconds" in err
-        assert "--seconds-column. A wide one" in err
-        assert err.strip().endswith("--layout wide")
-    description = bcgc.diagnosis.describe(trace_of(np.tile(TIMES, (2, 1))))
-    assert "--" not in " ".join(description.remarks())
-    assert "`EmpiricalRows`" in description.remarks()[1]
 
 
 def test_a_worker_that_stays_slow_is_known_beforehand():
@@ -276,21 +228,6 @@ def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
         "seconds",
     )
     assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
-
-
-def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
-    rng = np.random.default_rng(1)
-    together = trace_of(rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1)))
-    behind = trace_of(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
-    apart, whole = (SimpleNamespace(keep_workers=kept) for kept in (False, True))
-    said: Any = traces.remarks
-    assert any(
-        "slow at once" in line and "`" not in line for line in said(apart, together)
-    )
-    assert said(whole, together) == []
-    for asked in (apart, whole):
-        assert "behind a collective" in said(asked, behind)[0]
-    assert said(apart, trace_of(rng.gamma(4.0, 0.5, (200, 4)))) == []
 
 
 @pytest.mark.parametrize("size", [1e9, 10**15])

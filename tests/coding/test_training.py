@@ -381,27 +381,6 @@ def test_what_loses_samples_or_names_no_workers_is_refused_with_its_reason(model
             )
 
 
-def test_one_sample_for_two_parts_is_one_part(model):
-    params, batch = model
-    six_samples = jax.tree.map(lambda x: x[:6], batch)
-    problem = bcgc.Problem(LAW, 6, 58, 6)
-    scheme = training_scheme(
-        KEY, problem, bcgc.solve(problem, "tandon_partial"), params
-    )
-
-    def loss(params, batch):
-        return jnp.mean(batch[0]) * sum(
-            jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)
-        )
-
-    training = trained((params, six_samples), scheme, LAW, 1, loss)
-    assert float(training.loss[0]) == pytest.approx(
-        float(loss(params, six_samples)), rel=1e-5
-    )
-    step = jax.tree.map(lambda p: p - 0.2 * p * jnp.mean(six_samples[0]), params)
-    assert relative_difference(training.params, step) < 1e-6
-
-
 def test_the_clock_of_many_iterations_keeps_its_digits(model):
     scheme = scheme_of("uncoded")
     rows = np.full((1, 6), 0.3 / float(scheme.load[0]), np.float32)

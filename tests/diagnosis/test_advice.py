@@ -11,7 +11,7 @@ from bcgc_jax.balancing.remedies import Limit, Nothing, Sharing
 from bcgc_jax.balancing.scheme import Costs, Resources, Scheme
 from bcgc_jax.balancing.scheme_names import possible
 from bcgc_jax.balancing.steps import LogRule, Outcome
-from bcgc_jax.diagnosis.advice import Savings, advise, advised, best_and_drawn
+from bcgc_jax.diagnosis.advice import Savings, advise, advised
 from bcgc_jax.diagnosis.causes import Parts, losses, model_of_chunks
 from bcgc_jax.diagnosis.log_model import model_of
 from bcgc_jax.diagnosis.replays import judged, replayed
@@ -32,15 +32,6 @@ def advice_on(parts: Microbatches, **options):
 
 
 BY_SIZE = "sharing:2", "sharing:3", "sharing:all"
-
-
-def test_a_log_of_20_000_chunks_is_replayed_in_the_best_parts_alone():
-    def draws(chunks):
-        log = Microbatches(np.ones((10, 20, chunks)))
-        return len(best_and_drawn(model_of_chunks(log))[1])
-
-    assert draws(90) > 1
-    assert draws(110) == 1
 
 
 @pytest.mark.parametrize("steps", [3, 4])

@@ -6,8 +6,6 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.diagnosis.slowness import (
     deviations,
-    equal,
-    perhaps_jitter,
     slowness_in,
     workers_alike,
 )
@@ -176,15 +174,6 @@ def test_a_pause_of_a_single_worker_has_kept_nobody_waiting():
     assert not workers_alike(times)
 
 
-def test_a_clock_that_fails_once_in_a_thousand_times_does_not_count():
-    rng = np.random.default_rng(9)
-    times = _normal(rng, 0.4, 100, 1) * _normal(rng, 0.03, 100, 16)
-    times[7, 2] *= 10
-    assert workers_alike(times)
-    times[70, 5] *= 10
-    assert not workers_alike(times)
-
-
 @pytest.mark.parametrize(
     ("steps", "workers", "ratio", "alike"),
     [
@@ -205,21 +194,6 @@ def test_what_is_common_to_a_step_is_compared_with_what_is_not(
     times = np.exp(changes * (np.arange(steps)[:, None] % 2) + apart)
     assert np.divide(*deviations(times)) == pytest.approx(ratio, rel=1e-3)
     assert workers_alike(times) == alike
-
-
-def test_where_less_than_a_hundredth_is_lost_nobody_waits():
-    def lost(share):
-        return np.tile([1 - 2 * share, 1.0], (20, 1))
-
-    assert equal(lost(0.008))
-    assert not equal(lost(0.012))
-
-
-def test_workers_that_deviate_by_a_tenth_may_do_so_by_jitter():
-    apart = (-1.0) ** np.arange(8) / np.sqrt(8 / 7)
-    (said,) = perhaps_jitter(np.exp(np.tile(0.08 * apart, (20, 1))))
-    assert said.startswith("The workers of a step deviate by 8 %.")
-    assert perhaps_jitter(np.exp(np.tile(0.12 * apart, (20, 1)))) == []
 
 
 def test_few_steps_do_not_tell_what_is_common():

@@ -273,28 +273,6 @@ def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
     assert slow_together(times).mean() == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_order_of_steps_moves_what_is_slow_as_a_whole_by_a_quarter_of_a_per_cent():
-    """Chance makes other logs of the same steps."""
-    times = np.random.default_rng(2).gamma(25.0, 0.04, (40, 4))
-    rng = np.random.default_rng(0)
-    shares = [slow_together(rng.permutation(times)).mean() for _ in range(80)]
-    assert np.std(shares) < 0.0028
-
-
-def test_a_mean_over_draws_is_known_to_a_part_of_what_these_differ_by():
-    """A quarter; and 0.4 from 40,000 chunks on, and without chunks."""
-
-    def unknown(model):
-        return 1 / np.sqrt(len(model.draws))
-
-    short_log, long_log = (
-        unknown(model_of_chunks(Microbatches(np.ones((10, 20, chunks)))))
-        for chunks in (190, 210)
-    )
-    assert short_log < 0.25 < long_log < 0.4
-    assert unknown(model_of_steps(np.ones((10, 4)), 8)) == long_log
-
-
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():
     """Known lengths, and workers slow in single steps, against brute force."""
     rng = np.random.default_rng(4)

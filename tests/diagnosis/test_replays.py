@@ -18,10 +18,7 @@ from bcgc_jax.balancing.scheme import Resources
 from bcgc_jax.balancing.scheme_names import possible
 from bcgc_jax.diagnosis.advice import savings_of
 from bcgc_jax.diagnosis.causes import Parts, model_of_steps
-from bcgc_jax.diagnosis.log_model import model_of
-from bcgc_jax.diagnosis.replays import judged, judged_in, replayed
-from bcgc_jax.traces.whole_steps import whole_steps
-from tests.cli.steps import trace_of
+from bcgc_jax.diagnosis.replays import judged, replayed
 from tests.traces.logs import CHUNKS, STEPS, WORKERS, log_of
 
 HALF = STEPS // 2
@@ -159,15 +156,6 @@ def test_a_worker_that_stays_slow_by_less_than_a_twentieth_is_not_replaced():
         assert judged(Replaced(), steps).choice == (replaced, replaced)
 
 
-def test_plans_of_more_than_500_steps_are_taken_for_known():
-    rng = np.random.default_rng(2)
-    for count, is_known in ((450, False), (550, True)):
-        data = rng.lognormal(0, 0.5, (count, 2, 1))
-        even = np.zeros((count, 2))
-        steps = Parts(even, even, data, np.zeros(data.shape)).steps()
-        assert (not np.any(judged(Shares(), steps).planning)) == is_known
-
-
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
     outcome = judged(Backup(), PARTS.steps())
     ends = np.sort(TIMES, axis=1)
@@ -237,39 +225,3 @@ def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():
         share.low <= 1 - in_shares / uncoded <= share.high for share in intervals
     )
     assert held >= 94  # measured 98
-
-
-def test_a_very_long_log_is_judged_in_random_steps(monkeypatch):
-    """Each step ends as in a replay of all; plans are those of all steps."""
-    steps = PARTS.steps()
-    schemes = list(possible(Resources(WORKERS)).values())
-    all_steps = replayed(schemes, steps, [steps])
-    assert all_steps.judged.tolist() == list(range(STEPS))
-    monkeypatch.setattr("bcgc_jax.diagnosis.replays._MOST_WORK", 1)
-    monkeypatch.setattr("bcgc_jax.diagnosis.replays._FEWEST_JUDGED", 9)
-    few_steps = replayed(schemes, steps, [steps])
-    assert len({*few_steps.judged.tolist()}) == 9
-    for name, outcome in all_steps.draws[0].items():
-        of_some = few_steps.draws[0][name]
-        if few_steps.schemes[name] == all_steps.schemes[name]:
-            want = outcome.seconds[few_steps.judged]
-            np.testing.assert_array_equal(of_some.seconds, want)
-        assert of_some.choice == outcome.choice
-        assert len(np.broadcast_to(of_some.planning, 9)) == 9
-
-
-def test_random_steps_hit_a_period_as_often_as_others():
-    """A checkpoint in each eighth step is in an eighth of them, but for chance."""
-    where = judged_in((62_500, 16, 8))
-    share = np.mean(where % 8 == 0)
-    assert np.all(np.diff(where) > 0)
-    assert abs(share - 1 / 8) < 4 * np.sqrt(7 / 64 / len(where))
-
-
-def test_the_draws_of_a_log_without_chunks_share_their_memory():
-    """Eight draws of a million times took 2 GB."""
-    times = np.random.default_rng(0).gamma(9.0, 1.0, (40, 4))
-    draws = model_of(whole_steps(trace_of(times))).model.draws
-    for draw in draws[1:]:
-        assert np.shares_memory(draw.data, draws[0].data)
-        assert np.shares_memory(draw.pauses, draws[0].pauses)

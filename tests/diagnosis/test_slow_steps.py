@@ -6,13 +6,11 @@ The numbers of `test_the_vector` are another program's.
 
 import io
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bcgc_jax.diagnosis import slow_steps
 from bcgc_jax.diagnosis.advice import Advice, advise
 from bcgc_jax.diagnosis.log_model import DATA_OR_PAUSES, WORKERS
 from bcgc_jax.diagnosis.slow_steps import random_of, variance_of
@@ -141,59 +139,6 @@ def test_slowness_is_drawn_where_it_may_be_and_shows_where_chance_is_seldom_so_l
     assert variance.between / variance.error(0.0) == pytest.approx(errors)
     _, (random,), shows = random_of(z, [z], np.random.default_rng(0))
     assert (random.any(), shows) == (is_drawn, is_shown)
-
-
-@pytest.mark.parametrize(("deviation", "drawn"), [(0.8e-9, False), (1.3e-9, True)])
-def test_logarithms_that_differ_by_rounding_have_no_slowness(deviation, drawn):
-    z = np.repeat(deviation * np.array([[[-1.0], [0.0], [1.0]]]), 4, axis=2)
-    z = np.repeat(z, 8, axis=0)
-    random, _, _ = random_of(z, [z], np.random.default_rng(0))
-    assert random.any() == drawn
-
-
-def test_no_chunk_is_impossible():
-    """One that is nowhere near those seen has a chance of 0.2 %, of all together."""
-    points = np.linspace(-1, 1, 101)
-    residuals = 0.1 * (-1.0) ** np.arange(1000)
-    laws = slow_steps.Laws(points, np.full(101, 1 / 101), residuals, 0.1, 3.0)
-    density = slow_steps._density(laws)
-    half = len(density.log) // 2
-    far = np.abs(np.arange(-half, half + 1)) * density.cell > 0.2
-    # Beyond 2/3 of a deviation of a normal distribution.
-    chance = 2 * NormalDist().cdf(-2 / 3)
-    assert np.exp(density.log[far]).sum() == pytest.approx(0.002 * chance, rel=0.05)
-
-
-def test_points_are_as_near_as_adds_nothing_to_the_variance_of_slowness():
-    """Between two of them it may be anything, with a variance of spacing² / 12."""
-    z = np.random.default_rng(0).normal(size=(200, 5, 1)) + np.zeros(4)
-    laws = slow_steps._first_laws(z, slow_steps._medians(z), 1.0, 1e-3)
-    assert laws.spacing**2 / 12 < 0.004  # 0.0033, with half as many 0.013
-
-
-def test_no_slowness_is_impossible():
-    """Two workers are far apart: what is between has a millionth, of all together."""
-    z = np.random.default_rng(0).normal([[[-3.0], [3.0]]], 0.1, (20, 2, 4))
-    laws, _ = slow_steps._learnt(z, 9.0, 0.1, np.random.default_rng(0))
-    assert laws.chances.min() * len(laws.chances) == pytest.approx(1e-6, rel=0.01)
-
-
-def test_of_more_than_4000_steps_of_workers_a_part_is_learnt_from(monkeypatch):
-    sizes = []
-
-    class Learnt(Exception):
-        pass
-
-    def learnt(z, *numbers):
-        sizes.append(z.shape[0] * z.shape[1])
-        raise Learnt
-
-    monkeypatch.setattr(slow_steps, "_learnt", learnt)
-    for steps in (790, 810):
-        z = np.random.default_rng(0).normal(size=(steps, 5, 2))
-        with pytest.raises(Learnt):
-            random_of(z, [z], np.random.default_rng(0))
-    assert sizes == [3950, 2025]
 
 
 def test_shares_are_right_where_lengths_and_slow_steps_both_are():
@@ -330,13 +275,6 @@ def test_what_is_shown_of_causes_adds_up_to_no_more_than_the_loss():
     waited = advice(np.ones((20, 4, 3)) + 1e-5 * rng.random((20, 4, 3)))
     assert waited.alike
     assert waited.causes_in_words() == []
-
-
-def test_two_chunks_are_said_to_tell_little():
-    seconds = np.random.default_rng(4).exponential(1, (20, 4, 2))
-    assert "Of two chunks the data's share is too high" in " ".join(
-        slowness(seconds).doubts()
-    )
 
 
 def test_steps_that_are_slow_for_all_are_no_chance_of_a_few_workers():

@@ -9,7 +9,6 @@ from scipy import signal, stats
 
 from bcgc_jax.diagnosis.description import describe
 from bcgc_jax.diagnosis.slow_workers import (
-    _cumulants,
     levels,
     levels_drawn,
     ranks_of,
@@ -175,13 +174,6 @@ def test_a_mean_score_is_no_chance_above_so_many_squares_of_its_error(
     scores[:, 0] = deviations + np.sqrt(squares * variance / 40)
     slow = levels(scores, np.exp(scores))
     assert (slow[:, 0].any(), slow[:, 1:].any()) == (is_slow, False)
-
-
-def test_the_bound_of_chance_is_tried_near_enough_to_its_best():
-    """Of a constant score 1 the cumulant at θ is θ."""
-    tilts = _cumulants(np.ones(1))
-    # Between two of them the best is 12 % from one at most.
-    assert np.sqrt(tilts[1:] / tilts[:-1]).max() < 1.125
 
 
 @pytest.mark.parametrize("at_once", [4, 1000])

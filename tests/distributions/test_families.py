@@ -18,7 +18,6 @@ import scipy.stats
 from jax import Array
 
 import bcgc_jax as bcgc
-from bcgc_jax.distributions import special_functions
 from bcgc_jax.distributions.hazards import average
 from tests.oracles import laws
 from tests.tolerances import few_ulp
@@ -325,39 +324,6 @@ def test_parameters_broadcast_against_times(name, x64):
     np.testing.assert_allclose(hazard[mask], result["hazard"][i, k][mask], rtol=1e-13)
 
 
-def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(
-    precision,
-):
-    cases, a, expected, _ = points("Gamma", precision)
-    mask = representable("Gamma", precision)
-    tabulate = jax.jit(lambda law: law.with_fast_inverse())
-    use = jax.jit(
-        lambda table, a, key: (
-            table.inverse_cumulative_hazard(a),
-            table.sample(key, (100, 200)),
-        )
-    )
-    for i, case in enumerate(cases[:3]):
-        sampler = tabulate(
-            bcgc.Gamma(*(jnp.asarray(v, precision) for v in case.parameters))
-        )
-        table, draws = use(
-            sampler, np.append(a, 0).astype(precision), jax.random.key(17)
-        )
-        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst
-        # measured 1.01e-5.
-        rtol = {"float32": 2e-5, "float64": 3e-7}[precision.name]
-        assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
-        assert table[-1] == precision.type(case.infimum)
-        assert draws.dtype == precision
-        draws = np.asarray(draws, float).ravel()
-        assert scipy.stats.kstest(draws, case.frozen.cdf).pvalue > 1e-3
-        deviation = (draws.mean() - case.frozen.mean()) / (
-            case.frozen.std() / math.sqrt(draws.size)
-        )
-        assert abs(deviation) < 3.5
-
-
 def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones():
     shift = 1.1e4
     law = bcgc.Gamma(0.47, 1.3, shift)
@@ -472,16 +438,6 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
     assert float(slope) == pytest.approx(whole(1), rel=1e-8)
 
 
-def test_a_hazard_is_inverted_at_both_ends_and_where_it_is_bounded(precision):
-    law = bcgc.FromHazard(
-        lambda p, t: jnp.where(t > p, jnp.minimum(t - p, 3), jnp.nan), parameters=2.0
-    )
-    times = law.inverse_cumulative_hazard(jnp.array([0.0, 0.5, 2.5, 3.5, np.inf]))
-    np.testing.assert_allclose(
-        times, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision)
-    )
-
-
 def test_hazard_of_the_uniform_law_is_infinite_with_zero_slopes_from_its_upper_end(
     precision,
 ):
@@ -507,112 +463,6 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
     np.testing.assert_allclose(
         bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision)
     )
-
-
-SHAPES = [0.02, 0.11, 0.6, 1.0, 3.3, 9.9, 47.0, 500.0]
-# Of the shape: the middle and both of its sides, then absolute: the far tails.
-FACTORS = [0.05, 0.4, 0.77, 0.97, 1.0, 1.04, 1.3, 2.9]
-TIMES = [1e-290, 1e-35, 1e-9, 0.099, 0.11, 4.0, 80.0, 1000.0]
-
-
-def exact_gamma_hazard(shape: float, x: float) -> mp.mpf:
-    with mp.workdps(40):
-        if x < shape:
-            return -mp.log1p(-mp.gammainc(shape, 0, x, regularized=True))
-        return -mp.log(mp.gammainc(shape, x, mp.inf, regularized=True))
-
-
-@functools.cache
-def gamma_points(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, list[mp.mpf]]:
-    """Shapes, times and exact hazards, where all are normal numbers of `dtype`."""
-    limit = 1e3 * float(np.finfo(dtype).tiny)
-    grid = [
-        (dtype.type(s), dtype.type(x))
-        for s in SHAPES
-        for x in [s * f for f in FACTORS] + TIMES
-    ]
-    points = [
-        (s, x, exact_gamma_hazard(float(s), float(x))) for s, x in grid if x > limit
-    ]
-    shape, x, hazard = zip(*[p for p in points if p[2] > limit], strict=True)
-    return np.asarray(shape), np.asarray(x), list(hazard)
-
-
-def test_gamma_hazard_is_exact_in_both_tails_for_all_shapes(precision):
-    shape, x, expected = gamma_points(precision)
-    assert len(expected) > 90
-    hazard = jax.jit(special_functions.gamma_hazard)(shape, x)
-    assert hazard.dtype == precision
-    # Worst measured 7e-14, the rounding of log P = -600, and 1.1e-5, of the shape 500.
-    rtol = {"float32": 4e-5, "float64": 2e-13}[precision.name]
-    assert errors(hazard, np.asarray(expected)).max() < rtol
-
-
-def test_inverse_gamma_hazard_is_exact_in_both_tails_for_all_shapes(precision):
-    shape, x, expected = gamma_points(precision)
-    a = np.asarray([float(v) for v in expected], precision)
-    log_x, slope, _ = jax.jit(special_functions.log_inverse_gamma_hazard)(shape, a)
-    log_x = np.asarray(log_x)
-    slope = np.asarray(slope)
-    # The rounding of a, times the slope, is no error of the inverse.
-    error = np.abs(log_x - np.log(np.float64(x))) / (1 + slope + np.abs(log_x))
-    # Worst measured 5e-15, of the shape 0.02 where Q is 1 - P, and 2.7e-6.
-    assert error.max() < {"float32": 1e-5, "float64": 1e-14}[precision.name]
-
-
-@pytest.mark.parametrize("shape", [0.02, 47.0])
-def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
-    # P ≈ x^shape / Γ(shape + 1): for a shape of 0.02 and a = 1e-20 the time is e^-2300.
-    a = np.asarray([1e-280, 1e-120, 1e-20])
-    log_x, slope, _ = jax.jit(special_functions.log_inverse_gamma_hazard)(shape, a)
-    expected = [(mp.log(v) + mp.loggamma(shape + 1)) / shape for v in a]
-    if shape == 47.0:  # the next terms of the series are not nothing
-        expected = [
-            mp.findroot(
-                lambda u, v=v: mp.log(exact_gamma_hazard(47.0, mp.exp(u)) / v), -7.0
-            )
-            for v in a
-        ]
-    np.testing.assert_allclose(log_x, np.asarray(expected, float), rtol=1e-14)
-    if shape < 1:
-        # Worst measured 1.7e-13.
-        np.testing.assert_allclose(slope, 1 / shape, rtol=5e-13)
-
-
-def test_normal_hazard_and_its_inverse_are_exact_in_both_tails(precision):
-    low, high = {"float32": (-12.0, 12.5), "float64": (-36.0, 300.0)}[precision.name]
-    z = np.asarray(
-        [low, -5.1, -1.7, -0.4, -1e-3, 0.0, 1e-3, 0.4, 1.7, 5.1, 11.0, high], precision
-    )
-    with mp.workdps(60):
-        exact_z = [mp.mpf(float(v)) for v in z]
-        expected = [
-            -mp.log(mp.ncdf(-v)) if v > 0 else -mp.log1p(-mp.ncdf(v)) for v in exact_z
-        ]
-        slopes = [mp.npdf(v) / mp.ncdf(-v) for v in exact_z]
-    hazard, slope = jax.jit(
-        jax.vmap(jax.value_and_grad(special_functions.normal_hazard))
-    )(z)
-    # Worst measured 4.5e-14, the rounding of log P = -650, and 2.0e-6.
-    rtol = {"float32": 6e-6, "float64": 1.5e-13}[precision.name]
-    assert errors(hazard, np.asarray(expected)).max() < rtol
-    assert errors(slope, np.asarray(slopes)).max() < rtol
-    a = np.asarray([float(v) for v in expected], precision)
-    back = jax.jit(special_functions.inverse_normal_hazard)(a)
-    np.testing.assert_allclose(back, z, rtol=rtol, atol=rtol)
-
-
-def test_rule_of_gauss_and_legendre_is_exact_near_zero():
-    for order in (14, 30, 60):
-        nodes, weights = special_functions.legendre(order)
-        for power in (0, 1, 7, 2 * order - 1):
-            np.testing.assert_allclose(
-                weights @ nodes**power, 1 / (power + 1), rtol=4e-15
-            )
-        # NumPy's own is off by 1e-14 to 1e-13 where the integrand decays.
-        np.testing.assert_allclose(
-            weights @ np.exp(-10 * nodes), -np.expm1(-10) / 10, rtol=4e-15
-        )
 
 
 def test_parameters_of_a_hazard_go_by_name():

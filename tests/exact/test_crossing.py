@@ -13,7 +13,6 @@ from scipy import stats
 
 from bcgc_jax.distributions.order import by_level
 from bcgc_jax.exact.crossing import Crossing, crossing_probability, shares
-from bcgc_jax.exact.quadrature import Quadrature, follow
 from bcgc_jax.exact.windows import windowed_paths
 from tests.oracles import exact as oracles
 
@@ -332,28 +331,3 @@ def test_a_level_that_nobody_can_reach_fails_surely(x64):
     windows = found_by_windows(hazard, WORKERS)
     np.testing.assert_array_equal(windows.probability, 1)
     np.testing.assert_array_equal(windows.arrive, 0)
-
-
-def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
-    """The slopes in both ends of ∫ 1 dt from 1 to 3 and ∫ t dt from 3 to 4."""
-    times = jnp.array([1.5, 2.5, 3.25, 3.75])
-    weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
-
-    def start_and_integrals(ends):
-        moved = follow(Quadrature(jnp.array(1.0), times, weights, (2, 2, 2)), ends)
-        panel_weights = moved.weights[0]
-        return jnp.stack(
-            [
-                moved.start,
-                jnp.sum(panel_weights[:2]),
-                jnp.sum((panel_weights * moved.times)[2:]),
-            ]
-        )
-
-    ends = jnp.array([1.0, 3.0])
-    np.testing.assert_allclose(jax.jit(start_and_integrals)(ends), [1, 2, 3.5])
-    # The last panel moves as a whole, by its end: ∫ t dt from c to c + 1 has the slope
-    # 1.
-    np.testing.assert_allclose(
-        jax.jit(jax.jacobian(start_and_integrals))(ends), [[1, 0], [-1, 1], [0, 1]]
-    )

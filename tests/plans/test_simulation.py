@@ -253,12 +253,6 @@ def test_equal_workers_lose_by_redundancy():
     assert added_in_a_row(large_problem, cyclic_plan(1.0, 2)) == (2048 / 8, 0.0)
 
 
-def test_rows_that_would_take_seconds_have_no_number():
-    """Of a hundred workers and levels and 96 steps, a million numbers for a chain."""
-    problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 110, 110)
-    assert added_in_a_row(problem, np.ones(110)) is None
-
-
 def test_a_unit_that_is_none_is_refused():
     for unit in ("pass", "chunk", "chunk:0", "subset:2"):
         with pytest.raises(

@@ -96,52 +96,6 @@ def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial
         np.testing.assert_allclose(late, 1 - on_time, rtol=1e-12)
 
 
-@pytest.mark.slow
-def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
-    workers = 410
-    alpha = 6.0
-    rate = 1e-3
-    shift = 50.0
-    problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), workers, L, M, B)
-    (value, error), level = tandon_partial_runtime(problem, alpha)
-
-    def runtime(s: int) -> float:
-        """By SciPy's quadrature and binomial law."""
-
-        def later(t: float) -> float:
-            whole, part = (-np.expm1(-rate * max(u - shift, 0)) for u in (t, t / alpha))
-            if whole == 0:
-                return 1.0
-            return 1 - whole**workers * stats.binom.cdf(
-                s, workers, 1 - min(part / whole, 1)
-            )
-
-        # Where all but one or all are early, and where enough are.
-        marks = (
-            shift
-            - np.log1p(-((1 - np.array([0.999, 0.5, 1e-3, 1e-9])) ** (1 / workers)))
-            / rate
-        )
-        early = -np.log(
-            (s + np.array([-60, -20, 0, 20, 60]).clip(1 - s)) / (workers + 1)
-        )
-        ends = np.sort([shift, *marks, *(alpha * (shift + early / rate)), 1e5])
-        parts = [
-            integrate.quad(later, a, b, limit=200, epsabs=1e-9)[0]
-            for a, b in itertools.pairwise(ends)
-        ]
-        return float(M * B * L / workers * (s + 1) / (s + alpha) * (shift + sum(parts)))
-
-    best = runtime(int(level))
-    # 4e-14 apart
-    assert float(value) == pytest.approx(best, rel=1e-12)
-    assert float(error) < 1.01e-9 * best  # what windows leave out, 1e-9, and rounding
-    assert (
-        min(runtime(int(level) + step) for step in (-100, -30, -3, -1, 1, 3, 30, 100))
-        > best
-    )
-
-
 # With 24 and 20 the sum keeps u below N / r; with 2 it does that where no level is 1.
 @pytest.mark.parametrize(
     ("layers", "total"), [*((r, L) for r in (90, 40, 27, 24, 20)), (2, 6)]

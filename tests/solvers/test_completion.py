@@ -14,11 +14,9 @@ from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
 from bcgc_jax.solvers.deadline import (
     STARTS,
-    _search,
     chance_constrained,
     completion_partition,
 )
-from bcgc_jax.solvers.descent import projected_descent
 from bcgc_jax.solvers.search import local_optimum
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import PARETO, SHIFTED_EXPONENTIAL, WEIBULL
@@ -66,49 +64,6 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
         assert float(late[n]) == pytest.approx(
             stats.binom.sf(n, workers, slow), rel=1e-12
         )
-
-
-def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
-    weights = np.array([1.0, 300.0, 4.0, 0.02])
-    middle = np.array([0.9, 0.4, -0.3, 0.1])
-
-    def search(function, start, **options):
-        settings = {"tolerance": 1e-9, "max_steps": 200, **options}
-        return projected_descent(function, jnp.ones(4, bool), start, **settings)
-
-    start = jnp.full(4, 0.25)
-    # Not every step gains, but ten together do.
-    result = search(
-        lambda x: jnp.sum(weights * (x - middle) ** 2), start, least_gain=1e-12
-    )
-
-    def point_at(multiplier):  # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1
-        return np.maximum(0, middle - multiplier / (2 * weights))
-
-    multiplier = optimize.brentq(lambda m: point_at(m).sum() - 1, -100, 100, xtol=1e-14)
-    np.testing.assert_allclose(result.point, point_at(multiplier), atol=1e-8)
-    assert float(result.aux.residual) <= 1e-9
-    # A cliff in the direction of descent: what lies beyond it is worse.
-    cliff = search(lambda x: jnp.where(x[0] > 0.2501, 5.0, 0.0) - x[0], start)
-    assert float(cliff.value) <= -0.25
-    assert float(cliff.point[0]) >= 0.25
-
-
-@pytest.mark.parametrize(("dtype", "least"), [("float64", 1e-6), ("float32", 1e-5)])
-def test_a_search_ends_where_no_share_would_move_by_more_than_its_precision_tells(
-    x64, dtype, least
-):
-    """On a slope, of which a projected step is as long as the slope is steep."""
-
-    @jax.jit
-    def steps(slope):
-        start = jnp.full(2, 0.5, dtype)
-        levels = jnp.ones(2, bool)
-        search = _search(lambda u: slope * (u[0] - u[1]), levels, start, max_steps=9)
-        return search.num_steps
-
-    flat, steep = (int(steps(jnp.asarray(s * least, dtype))) for s in (0.8, 1.2))
-    assert flat == 0 < steep
 
 
 @pytest.mark.slow
@@ -338,30 +293,6 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100)
     with pytest.raises(ValueError, match="needs no atoms"):
         bcgc.solve(problem, bcgc.Deadline(400.0, min_completion=0.5))
-
-
-def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
-    problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
-    fastest = bcgc.solve(problem)
-    uncoded = not_none(bcgc.solve(problem, "uncoded").partition)
-    surest = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
-    answers = {
-        "completion_partition": surest,
-        "chance_constrained": surest,
-        "optimum": fastest,
-    }
-    for name, answer in answers.items():
-        place = f"bcgc_jax.solvers.deadline.{name}"
-        monkeypatch.setattr(place, lambda *args, answer=answer, **options: answer)
-    solution = bcgc.Deadline(1e8, min_completion=0.8).plan(problem, None)
-    assert float(solution.lower_bound) == pytest.approx(
-        float(fastest.lower_bound), rel=1e-9
-    )
-    assert (
-        float(solution.lower_bound)
-        < float(fastest.expected_runtime)
-        < float(solution.expected_runtime)
-    )
 
 
 @pytest.mark.slow

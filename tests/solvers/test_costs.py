@@ -15,12 +15,12 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.loads import load_of, partition_of_units
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
 from bcgc_jax.plans.runtime import certificate, expected_runtime
-from bcgc_jax.solvers import discrete, newton, optimal
+from bcgc_jax.solvers import newton, optimal
 from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import _loads, optimal_partition
-from bcgc_jax.solvers.optimum import _certificate_of, _few_units
-from bcgc_jax.solvers.search import Optimum, local_optimum
+from bcgc_jax.solvers.optimum import _certificate_of
+from bcgc_jax.solvers.search import Optimum
 from tests.problems import not_none, padded
 
 EXPONENTIAL = bcgc.ShiftedExponential(0.4, 0.9)
@@ -240,33 +240,6 @@ def test_two_units_move_together_where_one_alone_would_cost_more(x64):
     assert tuple(np.asarray(placement)) == best == (1, 0, 2, 0)
 
 
-def test_whole_units_are_searched_for_up_to_a_thousand_of_them():
-    problems = [bcgc.Problem(EXPONENTIAL, 4, units) for units in (600, 1000, 1001)]
-    assert [_few_units(problem) for problem in problems] == [True, True, False]
-
-
-@pytest.mark.parametrize(("levels", "moved"), [(40, 2), (70, 0)])
-def test_of_up_to_64_levels_all_moves_of_two_units_are_tried(
-    x64, monkeypatch, levels, moved
-):
-    """Only both units together gain, from the first level to the last."""
-    target = jnp.zeros(levels).at[-1].set(2)
-
-    def runtime(_: bcgc.Problem, counts: Any) -> Any:
-        return jnp.where(jnp.all(counts == target), 0.5, 1.0)
-
-    for name, function in {
-        "partition_of_units": lambda _, counts: counts,
-        "expected_runtime": runtime,
-        "value_and_slope": lambda _, counts: (1.0, 0 * counts),
-    }.items():
-        monkeypatch.setattr(discrete, name, function)
-    problem = bcgc.Problem(EXPONENTIAL, levels, 2)
-    improve = jax.jit(improve_units.__wrapped__)  # type: ignore[attr-defined]
-    counts = improve(problem, target[::-1], problem.exists)
-    assert float(counts[-1]) == moved
-
-
 def test_rounding_to_units_cuts_at_the_nearest_end(x64):
     rng = np.random.default_rng(6)
     for _ in range(50):
@@ -308,94 +281,3 @@ def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(
 
 
 LAW, WORKERS = bcgc.ShiftedExponential(1e-3, 50.0), 3
-
-
-def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
-    """On a table of values in place of optima, which notes what it is asked for."""
-    # Of levels as binary digits; {1, 2} is best.
-    table = np.array([np.inf, 5.0, 4.0, 2.0, 3.0, 6.0, 1.5, 2.5])
-    asked: list[tuple[int, float]] = []
-
-    def optimum(
-        problem: bcgc.Problem,
-        levels: Any,
-        *,
-        tolerance: float,
-        max_steps: int,
-        least: Any,
-    ) -> Optimum:
-        number = jnp.sum(jnp.where(levels, 2 ** jnp.arange(WORKERS), 0))
-        jax.debug.callback(
-            lambda levels, limit: asked.append((int(levels), float(limit))),
-            number,
-            least,
-        )
-        value = jnp.asarray(table, problem.dtype)[number]
-        return local_optimum(levels, value, True, number)
-
-    monkeypatch.setattr(discrete, "optimal_partition", optimum)
-    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
-    program = jax.jit(discrete.best_levels.__wrapped__)  # type: ignore[attr-defined]
-    best = program(problem, np.ones(WORKERS, bool), expected_times(problem))
-    jax.effects_barrier()
-    assert best.point.tolist() == [False, True, True]
-    assert float(best.value) == 1.5
-    assert 0 not in {number for number, _ in asked}
-    # What the three starts are worth, and at last the best set.
-    assert sum(np.isinf(least) for _, least in asked) == 4
-    assert asked[-1] == (6, np.inf)
-    assert all(least <= table[1:].max() for _, least in asked if np.isfinite(least))
-    # What is no change is left out: of nine changes of three levels eight at most are
-    # other sets.
-    neighbours = len(asked) - 4
-    assert 8 < neighbours <= 8 * (int(best.num_steps) - 3)
-
-
-def test_a_set_is_changed_for_a_millionth_and_its_optimum_known_to_ten(
-    x64, monkeypatch
-):
-    """All sets are alike, but for {1, 2}, a neighbour of a start."""
-    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
-    times = expected_times(problem)
-
-    @jax.jit
-    def best(gain: float, slack: float) -> Any:
-        def optimum(problem: bcgc.Problem, levels: Any, **options: Any) -> Optimum:
-            # As far above its optimum as its tolerance lets it be.
-            late = 1 + slack * options["tolerance"]
-            is_better = jnp.array_equal(levels, np.array([False, True, True]))
-            value = jnp.where(is_better, (1 - gain) * late, 1.0)
-            return local_optimum(levels, value, True, 0)
-
-        monkeypatch.setattr(discrete, "optimal_partition", optimum)
-        program = discrete.best_levels.__wrapped__  # type: ignore[attr-defined]
-        return program(problem, np.ones(WORKERS, bool), times).point
-
-    better = [False, True, True]
-    assert best(1.3e-6, 0.0).tolist() == better
-    assert best(0.7e-6, 0.0).tolist() != better
-    assert best(1.6e-5, 1.0).tolist() == better
-
-
-@pytest.mark.slow
-def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_holds(
-    x64,
-):
-    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e3)
-    levels = [
-        np.array(mask)
-        for mask in itertools.product([False, True], repeat=WORKERS)
-        if sum(mask) > 1
-    ]
-    ended = 0
-    for mask in levels:
-        whole = optimal_partition(problem, mask)
-        for share in (0.0, 0.9, 0.999):
-            early = optimal_partition(problem, mask, least=share * float(whole.value))
-            assert share * whole.value <= early.bound <= whole.value * (1 + 1e-9)
-            assert early.value >= whole.value * (1 - 1e-6)
-            ended += int(early.num_steps < whole.num_steps)
-        slower = optimal_partition(problem, mask, least=1.01 * float(whole.value))
-        # never reached: as without
-        np.testing.assert_array_equal(slower.point, whole.point)
-    assert ended >= 2 * len(levels)

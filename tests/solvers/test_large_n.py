@@ -16,38 +16,7 @@ from tests.problems import padded
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Fewer than take this way by themselves: the dense steps' Hessian is N³ a node.
-WORKERS = 200
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
-
-
-def _certified(problem, tolerance):
-    """The solution, checked by another quadrature and by triangular systems."""
-    solution = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
-    assert solution.status == bcgc.Status.CONVERGED
-    certificate = bcgc.certificate(problem, solution.point)
-    np.testing.assert_allclose(certificate.expected_runtime, solution.value, rtol=1e-8)
-    assert 0 <= 1 - (solution.bound - solution.error) / solution.value <= tolerance
-    assert certificate.relative_gap <= 2 * tolerance
-    return solution
-
-
-def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own():
-    columns, samples = large_n._basis(500)
-    np.testing.assert_allclose(columns.sum(axis=1), 1, rtol=1e-14)
-    assert columns.min() >= 0
-    assert (
-        columns[:20, :20].tolist()
-        == columns[-20:, -20:].tolist()
-        == np.eye(20).tolist()
-    )
-    assert np.linalg.matrix_rank(columns) == columns.shape[1]
-    assert {*range(60), *range(440, 500)} <= {*samples.tolist()} <= {*range(500)}
-
-
-def test_some_two_hundred_columns_do_for_any_number_of_workers():
-    counts = [large_n._basis(size)[0].shape[1] for size in (1000, 10_000)]
-    assert 150 < counts[0] < counts[1] < 250
 
 
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
@@ -88,17 +57,6 @@ def test_the_published_optimum_of_fewer_workers_is_found():
     assert solution.status == bcgc.Status.PRECISION
     assert solution.num_steps < 30  # measured 17
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
-
-
-@pytest.mark.slow
-def test_dense_newton_steps_find_the_same():
-    problem = bcgc.Problem(
-        LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0
-    )
-    smooth, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
-    assert dense.bound <= smooth.value * (1 + 1e-9)
-    assert smooth.bound <= dense.value * (1 + 1e-9)
-    np.testing.assert_allclose(smooth.value, dense.value, rtol=1e-7)
 
 
 @pytest.mark.study

@@ -1,6 +1,5 @@
 """Nested repetition: runtimes against NumPy's draws, optima against published ones."""
 
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.search import local_optimum
 from bcgc_jax.traces.choice import smooth_empirical
-from tests.compilations import compilations
 from tests.problems import not_none
 
 pytestmark, _SLOW = pytest.mark.usefixtures("x64"), pytest.mark.slow
@@ -97,30 +95,6 @@ def _padded(workers):
     return _problem(workers, max_workers=8)
 
 
-@pytest.mark.slow
-def test_one_program_serves_all_numbers_of_workers():
-    """Seven have three types of paths; the finest levels of two and five are empty."""
-    solve = functools.partial(bcgc.solve, method="nested")
-    first = solve(_padded(7))
-    with compilations() as compiled:
-        solutions = {2: solve(_padded(2)), 5: solve(_padded(5)), 7: first}
-    assert compiled == []
-    for workers, solution in solutions.items():
-        plan = not_none(solution.plan)
-        assert not_none(plan.completion).groups == halving(workers)
-        drawn = _drawn(plan, np.random.default_rng(workers), 400_000)
-        error = drawn.std() / np.sqrt(drawn.size)
-        assert float(solution.expected_runtime) == pytest.approx(
-            drawn.mean(), abs=4 * error
-        )
-    # With shapes of their own; they were equal but for the last digit.
-    alone = solve(_problem(7))
-    assert float(first.expected_runtime) == pytest.approx(
-        float(alone.expected_runtime), rel=1e-12
-    )
-    assert float(first.lower_bound) == pytest.approx(float(alone.lower_bound), rel=1e-9)
-
-
 @_SLOW
 @pytest.mark.parametrize("stored", [None, 2])
 def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
@@ -181,20 +155,6 @@ def test_blocks_of_all_sizes_are_found(name):
     )
     problem = replace(_problem(20, start_up=1e6), cycle_time=law)
     assert float(bcgc.solve(problem, Nested(data="equal")).relative_gap) < 1e-6
-
-
-@_SLOW
-def test_a_local_search_ends_at_a_kink():
-    """Halves of eight workers are alike: cuts, with a bound, find the same optimum."""
-    problem = bcgc.Problem(bcgc.Empirical(_MEASURED), 8, 1000)
-    local, cut = (
-        bcgc.solve(problem, Nested(data=data)) for data in ("by_size", "equal")
-    )
-    assert int(local.status) == bcgc.Status.CONVERGED
-    # Worst measured 2e-7.
-    assert float(local.expected_runtime) == pytest.approx(
-        float(cut.expected_runtime), rel=1e-6
-    )
 
 
 def test_slopes_at_an_empty_level_are_those_of_differences():
@@ -384,53 +344,6 @@ def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
     # Worst measured 2.5e-6.
     np.testing.assert_allclose(solution.expected_runtime, 5000 * 2.8 / 1.8, rtol=1e-5)
     assert float(not_none(solution.completion_probability)) >= 1 - 40.0 ** (4 * -0.7)
-
-
-@_SLOW
-def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
-    """All sizes at which blocks end with an atom: Σ c_k y_k = L, of works y_k."""
-    groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
-    weight = 1 / size - np.append(1 / size[1:], 0)
-    for deadline in (848.144, 1187.4, 1441.84, 1696.29):
-        work = deadline / np.sort(_MEASURED) * (1 - 1e-12)
-        index = np.stack(
-            np.meshgrid(*3 * [np.arange(100)], indexing="ij"), axis=-1
-        ).reshape(-1, 3)
-        index = index[np.all(np.diff(index) <= 0, axis=1)]
-        ends = work[index]
-        first = np.maximum((1000 - ends @ weight[1:]) / weight[0], 0)
-        ends = np.column_stack([first, ends])[first <= ends[:, 0]]
-        sizes = np.diff(ends, prepend=0) / size
-        sizes *= 1000 / sizes.sum(axis=1, keepdims=True)
-        cdf = _FLAT["measured"][2]
-        best = max(
-            _in_time(part, groups, cdf, deadline, 0.0).max()
-            for part in np.array_split(sizes, 20)
-        )
-        problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
-        chance = not_none(
-            bcgc.solve(problem, Nested(deadline=deadline)).completion_probability
-        )
-        assert float(chance) > float(
-            not_none(
-                bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability
-            )
-        )
-        assert best * 0.97 < float(chance) <= best + 1e-9  # worst measured 0.9797
-
-
-# Of the backward pass of 20000 coordinates: what halves took with three levels at most.
-@_SLOW
-@pytest.mark.parametrize(
-    ("setup", "reference"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)]
-)
-def test_a_forward_pass_asks_for_fewer_levels(setup, reference):
-    problem = _problem(20, setup_cycles=float(setup))
-    solution = bcgc.solve(problem, "nested")
-    assert float(solution.expected_runtime) < min(
-        reference, float(bcgc.solve(problem).expected_runtime)
-    )
-    assert 0 < float(solution.relative_gap) < 0.07
 
 
 def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):

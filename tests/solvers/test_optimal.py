@@ -7,7 +7,6 @@ import pytest
 from scipy import optimize
 
 import bcgc_jax as bcgc
-from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers.expected_maximum import (
     Workers,
@@ -133,18 +132,6 @@ def test_only_levels_that_may_be_used_are_and_cost_what_a_restricted_search_find
     np.testing.assert_allclose(solution.expected_runtime, result.fun, rtol=1e-7)
 
 
-@pytest.mark.slow
-def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x64):
-    # By the merit alone the step that meets the bound was refused, and both took about
-    # 90 steps.
-    for workers, rate in ((38, 7.498942e-3), (27, 1.154782e-2)):
-        law = bcgc.ShiftedExponential(rate, 50.0)
-        solution = bcgc.solve(bcgc.Problem(law, workers, 20_000, 50, max_workers=38))
-        assert int(solution.status) == bcgc.Status.CONVERGED
-        assert float(solution.relative_gap) < 1.1e-7
-        assert int(solution.num_steps) < 20  # measured 7 and 11
-
-
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
@@ -208,30 +195,6 @@ def test_a_rule_with_kinks_is_checked_by_a_finer_one(x64):
     assert int(optimum.status) == bcgc.Status.PRECISION
 
 
-def test_the_elimination_solves_a_positive_definite_system(x64):
-    rng = np.random.default_rng(2)
-    for size in (9, 70):
-        factor = rng.standard_normal((size, size))
-        matrix = factor @ factor.T + 0.1 * np.eye(size)
-        rhs = rng.standard_normal((size, 2))
-        solution = jax.jit(solve_positive)(matrix, rhs)
-        np.testing.assert_allclose(solution, np.linalg.solve(matrix, rhs), rtol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("batched", "size"), [(False, 33), (False, 170), (True, 33), (True, 170)]
-)
-def test_the_forward_substitution_solves_the_triangular_system(x64, batched, size):
-    rng = np.random.default_rng(4)
-    strict = np.triu(rng.random((3, size, size)) / size, 1)
-    upper = np.triu(rng.standard_normal((3, size, size)), 1)
-    rows = np.concatenate([upper, np.ones((3, 1, size))], axis=1)
-    to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
-    solve = jax.jit(solve_unit_upper, static_argnums=2)
-    solution = np.moveaxis(np.asarray(solve(*to_front, batched)), -1, 0)
-    np.testing.assert_allclose(solution @ (np.eye(size) + strict), rows, atol=1e-13)
-
-
 def _collatz(steps_at_a_time: int):
     """Steps of 3n + 1 from n to the target in lanes: their number, the largest n."""
 
@@ -268,17 +231,6 @@ def _by_hand(n: int, target: int) -> tuple[int, int]:
         n = n // 2 if n % 2 == 0 else 3 * n + 1
         steps, largest = steps + 1, max(largest, n)
     return steps, largest
-
-
-@pytest.mark.parametrize("lanes", [1, 3, 40])
-def test_each_problem_has_its_own_number_of_rounds(lanes):
-    starts = np.array([6, 1, 27, 9, 1, 7, 97, 2, 3, 15, 1])
-    run = _collatz(2)
-    steps, largest = jax.jit(jax.vmap(lambda n: run(n, 1, lanes)))(starts)
-    expected = [_by_hand(int(n), 1) for n in starts]
-    np.testing.assert_array_equal(np.stack([steps, largest], axis=1), expected)
-    single_run = jax.jit(lambda n: run(n, 1, lanes))
-    np.testing.assert_array_equal([single_run(int(n)) for n in starts], expected)
 
 
 def test_constants_may_be_batched_and_batches_nested():

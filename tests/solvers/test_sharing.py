@@ -22,7 +22,6 @@ from bcgc_jax.solvers.limit import (
     runtime_limit,
 )
 from experiments.event_loop import driven
-from tests.compilations import compilations
 from tests.problems import not_none
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -231,26 +230,6 @@ def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
     if stored < 5:
         padded = rule.in_shared_program(times, starts, max_workers=8)
         np.testing.assert_allclose(padded, want, rtol=1e-12)
-
-
-def test_all_numbers_of_workers_share_one_program():
-    """The answer depends neither on `max_workers` nor on what is traced."""
-
-    def solve(workers, rate, max_workers=8):
-        law = bcgc.ShiftedExponential(rate, 50.0)
-        problem = bcgc.Problem(
-            law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=max_workers
-        )
-        return bcgc.solve(problem, bcgc.Sharing(2, 3)).expected_runtime
-
-    five = solve(5, 1e-3)
-    with compilations() as compiled:
-        solve(6, 2e-3)
-        solve(8, 2e-3)
-    assert compiled == []
-    assert solve(5, 1e-3, 5) == five
-    traced = jax.jit(lambda rate: solve(5, rate, 5))(1e-3)
-    assert float(traced) == pytest.approx(float(five), rel=1e-12)
 
 
 @pytest.mark.slow

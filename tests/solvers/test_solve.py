@@ -1,7 +1,5 @@
 """The entry point: what it refuses, what it returns, and jit, vmap and grad of it."""
 
-import importlib
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -200,27 +198,3 @@ def test_one_worker_alone_has_no_partial_stragglers():
         False,
     ]
     assert alone.partition is None
-
-
-@pytest.mark.parametrize(
-    ("law", "workers", "gap", "way"),
-    [
-        *(
-            (CASE.law(), *numbers)
-            for numbers in ((401, 1e-7, 0), (401, 1e-3, 1), (1025, 1e-3, 0))
-        ),
-        (bcgc.Exponential(1.0), 401, 1e-7, 1),  # for which the model is poor
-        (bcgc.Gamma(4.0, 4.0), 401, 1e-7, 0),  # whose density is 0 where it begins
-    ],
-)
-def test_dense_steps_are_taken_only_where_smooth_ones_do_not_get_there(
-    monkeypatch, law, workers, gap, way
-):
-    module = importlib.import_module("bcgc_jax.solvers.optimum")
-    smooth, dense = ways = [SimpleNamespace(relative_gap=gap), SimpleNamespace()]
-    monkeypatch.setattr(module, "_optimum_of_many", lambda *_: smooth)
-    monkeypatch.setattr(module, "optimum", lambda *_, **__: dense)
-    monkeypatch.setattr(module, "with_whole_numbers", lambda _, solution: solution)
-    monkeypatch.setattr(module, "_few_units", lambda _: False)
-    problem = bcgc.Problem(law, workers, 20_000)
-    assert bcgc.Optimal().plan(problem, None) is ways[way]

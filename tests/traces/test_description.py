@@ -8,10 +8,8 @@ from scipy import signal
 
 from bcgc_jax.diagnosis.advice import advise
 from bcgc_jax.diagnosis.description import autocorrelation, describe
-from bcgc_jax.diagnosis.slowness import long_start_in_words, slowness_in
-from bcgc_jax.traces.intervals import Interval
+from bcgc_jax.diagnosis.slowness import slowness_in
 from bcgc_jax.traces.microbatches import Microbatches
-from bcgc_jax.traces.whole_steps import whole_steps
 from tests.cli.steps import trace_of
 from tests.problems import not_none
 from tests.traces.logs import log_of
@@ -102,46 +100,6 @@ def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
     value, low, high = np.array([autocorrelation(table) for table in tables]).T
     assert abs(value.mean() - slope) < 0.03
     assert np.sum((low <= slope) & (slope <= high)) >= 930
-
-
-def test_a_correlation_of_no_consequence_is_not_said():
-    description = describe(trace_of(_table()), with_tail=False)
-    for value, is_said in ((0.04, False), (0.06, True)):
-        small = description._replace(autocorrelation=Interval(value, 0.01, 0.09))
-        said = " ".join(small.remarks())
-        assert ("depends on that of its last step" in said) == is_said
-
-
-def test_shares_of_no_consequence_and_independent_steps_are_not_said():
-    slowness = not_none(describe(trace_of(_table()), with_tail=False).slowness)
-    for value, matters in ((0.04, False), (0.06, True)):
-        share = Interval(value, 0.01, 0.09)
-        causes = slowness.causes | {"steady": share}
-        small = dataclasses.replace(slowness, together=share, causes=causes)
-        assert small.slow_together == small.unlike_workers == matters
-    for block, is_said in ((2.8, False), (3.2, True)):
-        said = " ".join(dataclasses.replace(slowness, block=block).doubts())
-        assert ("Neighbouring steps are alike" in said) == is_said
-
-
-def test_a_first_step_of_five_times_the_median_one_has_perhaps_compiled():
-    times = np.ones((9, 4))
-    for ratio, is_said in ((4.5, False), (5.5, True)):
-        times[0] = ratio
-        said = long_start_in_words(whole_steps(trace_of(times)))
-        assert bool(said) == is_said
-
-
-def test_a_worker_that_is_slow_by_less_than_a_twentieth_is_not_named():
-    """ln of the ratio is 0.044 and 0.056."""
-    times = np.exp(np.random.default_rng(5).normal(0, 0.001, (40, 6)))
-    for ratio, named in ((1.045, []), (1.058, ["2"])):
-        slow = np.where(np.arange(6) == 2, ratio, 1.0)
-        for steps in (times, times[:7]):  # in few steps all are looked at
-            slowness = not_none(
-                describe(trace_of(steps * slow), with_tail=False).slowness
-            )
-            assert [worker.worker for worker in slowness.slow_workers] == named
 
 
 def test_missing_and_cut_off_times_are_counted():

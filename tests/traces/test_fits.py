@@ -13,7 +13,6 @@ from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.traces.choice import fit_tail
 from bcgc_jax.traces.fits import (
     FAMILIES,
-    _sample,
     distances,
     drawn_cuts,
     fit_distributions,
@@ -200,15 +199,6 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
     assert fits[0].distribution.mean() == pytest.approx(times.mean(), rel=0.02)
 
 
-@pytest.mark.parametrize(("size", "count"), [(19_000, 19_000), (21_000, 20_000)])
-def test_of_more_than_20_000_times_a_random_part_is_fitted(size, count):
-    times = np.sort(np.random.default_rng(0).random(size))
-    sample = _sample(np.random.default_rng(0), times, np.zeros(size, bool))
-    assert len(sample.times) == count
-    # All of them: the part of the first half is a half, to four standard errors.
-    assert np.mean(sample.times < times[size // 2]) == pytest.approx(0.5, abs=0.014)
-
-
 def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():
     drawn, limit, key = (
         np.random.default_rng(2).exponential(3.0, 200),
@@ -223,14 +213,6 @@ def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():
         rate / np.sqrt(np.sum(~cut)), rel=0.3
     )
     assert min(fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue) > 0.02
-
-
-@pytest.mark.slow
-def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut_off():
-    drawn, key = np.random.default_rng(0).gamma(2.5, 0.6, 240) + 0.8, jax.random.key(0)
-    limit = np.quantile(drawn, 0.1)
-    fits = _fit(key, np.minimum(drawn, limit), drawn > limit, distributions=["weibull"])
-    assert float(fits[0].distribution.cdf(limit)) == pytest.approx(0.1, abs=0.02)
 
 
 def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier():

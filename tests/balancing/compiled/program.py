@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -149,10 +148,7 @@ def _layout_case(workers: int, how: str, kind: AxisType) -> None:
     CASES[name] = functools.partial(_layout, workers, how, kind)
 
 
-for _workers in (4, 2):
-    for _how in ("sums", "partitioner"):
-        for _kind in (AxisType.Auto, AxisType.Explicit):
-            _layout_case(_workers, _how, _kind)
+_layout_case(2, "partitioner", AxisType.Explicit)
 _layout_case(2, "local", AxisType.Auto)
 
 
@@ -281,39 +277,6 @@ def elsewhere() -> dict[str, Any]:
 
 
 @case
-def adam() -> dict[str, Any]:
-    """Thirty steps, with donated parameters and state."""
-    mesh = mesh_of(4)
-    shared = SharedWork(mesh)
-    gradient = shared.value_and_grad(loss)
-    rows = shared.place((INPUTS, LABELS))
-    optimizer = optax.adam(1e-2)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(params: Any, state: Any, step: Any) -> Any:
-        _, slope, ok = gradient(params, rows, step)
-        updates, new_state = optimizer.update(slope, state, params)
-        new = optax.apply_updates(params, updates), new_state
-        keep = lambda new, before: jnp.where(ok, new, before)  # noqa: E731
-        return (*jax.tree.map(keep, new, (params, state)), ok)
-
-    first = params = jax.device_put(PARAMS, NamedSharding(mesh, P()))
-    state = jax.device_put(optimizer.init(params), NamedSharding(mesh, P()))
-    for step in range(30):
-        params, state, ok = train_step(params, state, step)
-        assert ok
-    expected = PARAMS
-    expected_state = optimizer.init(expected)
-    plain = jax.jit(jax.grad(loss))
-    for _ in range(30):
-        updates, expected_state = optimizer.update(
-            plain(expected, (INPUTS, LABELS)), expected_state, expected
-        )
-        expected = optax.apply_updates(expected, updates)
-    return {"error": error_of(params, expected), "deleted": first["first"].is_deleted()}
-
-
-@case
 def refusals() -> dict[str, str]:
     """What is said of collectives, of samples, and of transformations."""
     mesh = mesh_of(4)
@@ -399,157 +362,6 @@ def compiled_text() -> dict[str, int]:
     text = gradient.lower(PARAMS, rows, 0).compile().as_text() or ""
     callbacks = re.findall(r'custom_call_target="xla_[a-z_]*callback', text)
     return {"callbacks": len(callbacks), "loops": text.count(" while(")}
-
-
-@case
-def bfloat16() -> dict[str, Any]:
-    """How far the gradient is from the sum of chunks, in units of its last digit."""
-    mesh = mesh_of(4)
-    shared = SharedWork(mesh)
-    gradient = jax.jit(shared.value_and_grad(loss))
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), PARAMS)
-    _, slope, ok = gradient(params, shared.place((INPUTS, LABELS)), 0)
-    total = jax.tree.map(lambda p: np.zeros(p.shape), PARAMS)
-    plain = jax.jit(jax.grad(loss))
-    for worker in range(4):
-        for chunk in shared.shares[worker].own:
-            rows = np.array(chunk.rows(SAMPLES, 4))
-            part = plain(params, (INPUTS[rows], LABELS[rows]))
-            weight = len(rows) / SAMPLES
-            total = jax.tree.map(
-                lambda t, g, weight=weight: t + weight * np.asarray(g, np.float64),
-                total,
-                part,
-            )
-    off = [
-        np.abs(np.asarray(slope_leaf, np.float64) - exact)
-        / 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
-        for slope_leaf, exact in zip(
-            jax.tree.leaves(slope), jax.tree.leaves(total), strict=True
-        )
-    ]
-    return {
-        "ok": bool(ok),
-        "dtypes": [str(leaf.dtype) for leaf in jax.tree.leaves(slope)],
-        "off": max(float(leaf.max()) for leaf in off),
-    }
-
-
-@case
-def lengths() -> dict[str, Any]:
-    """The first question of a worker brings the lengths of its chunks."""
-    mesh = mesh_of(4)
-    shared = SharedWork(mesh, equal_chunks=True)
-    sent: dict[int, list[float]] = {}
-    runs_of = type(shared.shares[0]).runs
-
-    def noted(self: Any, step: int, loads: Any = None) -> Any:
-        sent[self.own[0].subset] = loads
-        return runs_of(self, step, loads)
-
-    type(shared.shares[0]).runs = noted  # type: ignore[method-assign, assignment]
-    gradient = jax.jit(shared.value_and_grad(loss))
-    loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
-    _, slope, ok = gradient(PARAMS, shared.place((INPUTS, LABELS)), 0, loads=loads)
-    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS))
-    return {
-        "ok": bool(ok),
-        "sent": all(sent[worker] == loads[worker].tolist() for worker in range(4)),
-        "error": error_of(slope, expected),
-    }
-
-
-@case
-def coordinator_ends() -> dict[str, Any]:
-    """It ends in a step: no worker's gradient is ok; after `reset` the next one is."""
-    mesh = mesh_of_workers()
-    shared = SharedWork(mesh)
-
-    chunks = itertools.count()
-
-    def ending(rows: Any) -> Any:
-        if next(chunks) == 9:
-            shared.coordinator.close()
-        return np.float32(0)
-
-    def closing(params: Any, rows: Any) -> Any:
-        zero = jax.pure_callback(
-            ending, jax.ShapeDtypeStruct((), jnp.float32), rows[0][0, 0]
-        )
-        return loss(params, rows) + zero
-
-    rows_of = shared.value_and_grad(closing, check=False)
-    rows = shared.place((INPUTS, LABELS))
-    began = time.perf_counter()
-    _, _, ok = jax.jit(rows_of)(PARAMS, rows, 0)
-    failed = {"ok": bool(ok), "error": type(shared.error).__name__}
-    seconds = time.perf_counter() - began
-    shared.reset()
-    _, slope, ok = jax.jit(shared.value_and_grad(loss))(PARAMS, rows, 0)
-    expected = jax.grad(loss)(PARAMS, (INPUTS, LABELS))
-    return {
-        **failed,
-        "seconds": seconds,
-        "after": bool(ok),
-        "after_error": error_of(slope, expected),
-    }
-
-
-def _group(what: str) -> dict[str, Any]:
-    """Two workers of two devices with collectives of their own; one of them is slow."""
-    mesh = jax.make_mesh((2, 2), ("data", "in"), axis_types=(AxisType.Auto,) * 2)
-    shared = SharedWork(mesh, equal_chunks=True)
-    weights = (0.3 * RNG.standard_normal((2, WIDTH, WIDTH))).astype(np.float32)
-
-    def plain(weights: Any, inputs: Any) -> Any:
-        hidden = jnp.tanh(jnp.tanh(inputs @ weights[0]) @ weights[1])
-        return jnp.mean(jnp.sum(hidden**2, -1))
-
-    def half(inputs: Any) -> Any:
-        size = len(inputs) // 2
-        inputs = varying(inputs, "in")
-        return lax.dynamic_slice_in_dim(inputs, lax.axis_index("in") * size, size)
-
-    def fsdp(weights: Any, rows: Any) -> Any:
-        return lax.pmean(
-            plain(lax.all_gather(weights, "in", tiled=True), half(rows[0])), "in"
-        )
-
-    def experts(weights: Any, rows: Any) -> Any:
-        hidden = half(rows[0])
-        size = len(hidden)
-        weights = lax.all_gather(weights, "in", tiled=True)
-        for layer in range(2):
-            parts = hidden.reshape(2, size // 2, WIDTH)
-            hidden = lax.all_to_all(parts, "in", 0, 0).reshape(size, WIDTH)
-            hidden = jnp.tanh(hidden @ weights[layer])
-        return lax.pmean(jnp.mean(jnp.sum(hidden**2, -1)), "in")
-
-    def automatic(weights: Any, rows: Any) -> Any:
-        return plain(weights, rows[0])
-
-    losses = {"fsdp": fsdp, "experts": experts, "tensor": automatic}
-    spec = P(None, "in", None) if what == "tensor" else P("in")
-    params = None if what == "tensor" else spec
-    runs_of = shared.shares[0].runs
-
-    def slow(step: int, loads: Any = None) -> Any:
-        for run in runs_of(step, loads):
-            time.sleep(0.02 * len(run))
-            yield run
-
-    shared.shares[0].runs = slow  # type: ignore[method-assign, assignment]
-    gradient = jax.jit(shared.value_and_grad(losses[what], params=params))
-    put = jax.device_put(weights, NamedSharding(mesh, spec))
-    with jax.set_mesh(mesh):
-        for step in range(3):
-            _, slope, ok = gradient(put, shared.place((INPUTS,)), step)
-    expected = jax.grad(plain)(weights, INPUTS)
-    return {"ok": bool(ok), "error": error_of(slope, expected), "count": shared.count}
-
-
-for _what in ("fsdp", "experts", "tensor"):
-    CASES[f"group_{_what}"] = functools.partial(_group, _what)
 
 
 def main(names: list[str]) -> None:

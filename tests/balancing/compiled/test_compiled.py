@@ -12,12 +12,6 @@ import pytest
 from tests.balancing.compiled.program import SAMPLES
 
 pytestmark = pytest.mark.slow
-LAYOUTS = [
-    f"layout_{workers}_{how}_{kind}"
-    for workers in (4, 2)
-    for how in ("sums", "partitioner")
-    for kind in ("Auto", "Explicit")
-]
 # Largest error of a gradient, in units of its largest number: 1.9e-7 was measured.
 EXACT = 1e-6
 
@@ -52,7 +46,9 @@ def result_of(name):
     return result
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, "layout_2_local_Auto", "elsewhere"])
+@pytest.mark.parametrize(
+    "name", ["layout_2_partitioner_Explicit", "layout_2_local_Auto", "elsewhere"]
+)
 def test_a_layout_gives_the_gradient_of_its_chunks(name):
     result = result_of(name)
     assert result["ok"]
@@ -71,13 +67,6 @@ def test_a_chunk_has_ended_when_its_gradient_is_there():
     result = result_of("nap")
     assert result["chunks"] == 16
     assert result["least"] >= 0.03
-
-
-def test_donated_parameters_are_those_of_training_without_sharing():
-    result = result_of("adam")
-    # 9.3e-7 was measured: thirty steps of Adam, whose sums are in another order.
-    assert result["error"] < 1e-5
-    assert result["deleted"]
 
 
 def test_refusals_say_where_and_what_to_do():
@@ -112,40 +101,6 @@ def test_two_gradients_at_once_are_never_silently_wrong():
 
 def test_a_program_has_one_callback_and_one_loop():
     assert result_of("compiled_text") == {"callbacks": 1, "loops": 1}
-
-
-def test_a_gradient_of_half_precision_is_the_rounded_sum_of_single_precision():
-    result = result_of("bfloat16")
-    assert (result["ok"], set(result["dtypes"])) == (True, {"bfloat16"})
-    # Half a unit is what rounding allows; sums of single precision add 1e-5 of that.
-    assert result["off"] < 0.5 * (1 + 1e-3)
-
-
-def test_lengths_go_with_the_first_question():
-    result = result_of("lengths")
-    assert (result["ok"], result["sent"]) == (True, True)
-    assert result["error"] < EXACT
-
-
-def test_where_the_coordinator_ends_nobody_waits_and_reset_goes_on():
-    result = result_of("coordinator_ends")
-    assert (result["ok"], result["after"]) == (False, True)
-    assert result["error"] in (
-        "ConnectionError",
-        "ConnectionResetError",
-        "BrokenPipeError",
-    )
-    assert result["after_error"] < EXACT
-
-
-@pytest.mark.parametrize("what", ["fsdp", "experts", "tensor"])
-def test_groups_with_collectives_of_their_own_take_different_turns(what):
-    result = result_of(f"group_{what}")
-    assert result["ok"]
-    assert result["error"] < EXACT
-    slow, quick = result["count"]["0"], result["count"]["1"]
-    assert slow < quick
-    assert slow + quick == 16
 
 
 def _processes(**spec):

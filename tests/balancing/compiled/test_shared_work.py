@@ -18,10 +18,6 @@ INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, 3)).astype(np.float3
 WEIGHTS = np.array([0.5, -1.0, 2.0], np.float32)
 
 
-def sum_of(weights, rows):
-    return jnp.sum(jnp.tanh(rows @ weights)), {"rows": jnp.int32(len(rows))}
-
-
 def mean_of(weights, rows):
     return jnp.mean(jnp.tanh(rows @ weights))
 
@@ -35,52 +31,6 @@ def mesh_of_one(*axes, kind=AxisType.Auto):
 
 def shared_work(**keywords):
     return SharedWork(mesh_of_one("data"), chunks=4, max_subsets=1, **keywords)
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("axes", [("data",), ("data", "model")])
-def test_sums_of_a_step_are_sums_over_its_rows(axes):
-    shared = SharedWork(mesh_of_one(*axes), chunks=4, max_subsets=1)
-    gradient = jax.jit(shared.value_and_grad(sum_of, reduction="sum", has_aux=True))
-    (value, aux), slope, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
-    outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
-    # 6e-8 was measured.
-    np.testing.assert_allclose(value, outputs.sum(), rtol=1e-6)
-    np.testing.assert_allclose(slope, (1 - outputs**2) @ INPUTS, rtol=1e-6)
-    assert bool(ok)
-    assert int(aux["rows"]) == SAMPLES
-    assert shared.count == {0: 4}
-
-
-@pytest.mark.smoke
-def test_a_mean_loss_has_the_value_the_gradient_and_the_types_of_jax():
-    shared = shared_work()
-    gradient = jax.jit(shared.value_and_grad(mean_of))
-    value, slope, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
-    outputs = np.tanh(INPUTS @ WEIGHTS.astype(float))
-    # 6e-8 was measured.
-    np.testing.assert_allclose(value, outputs.mean(), rtol=1e-6)
-    np.testing.assert_allclose(slope, (1 - outputs**2) @ INPUTS / SAMPLES, rtol=1e-6)
-    assert bool(ok)
-    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        weights = jnp.asarray(WEIGHTS, dtype)
-        inputs = jnp.asarray(INPUTS, dtype)
-        types = jax.eval_shape(gradient, weights, inputs, 0)[:2]
-        assert types == jax.eval_shape(jax.value_and_grad(mean_of), weights, inputs)
-
-
-@pytest.mark.usefixtures("x64")
-def test_a_loss_in_float64_passes_the_check():
-    """The losses of the halves come to the host in float32."""
-    shared = shared_work()
-    gradient = jax.jit(shared.value_and_grad(sum_of, reduction="sum", has_aux=True))
-    inputs = INPUTS.astype(float)
-    weights = WEIGHTS.astype(float)
-    (value, _), slope, ok = gradient(weights, shared.place(inputs), 0)
-    assert bool(ok), shared.error
-    outputs = np.tanh(inputs @ weights)
-    np.testing.assert_allclose(value, outputs.sum(), rtol=1e-14)
-    np.testing.assert_allclose(slope, (1 - outputs**2) @ inputs, rtol=1e-13)
 
 
 def test_lengths_of_chunks_may_be_on_the_host_if_axes_are_explicit():
@@ -248,65 +198,6 @@ def test_the_first_step_finds_an_auxiliary_value_that_is_no_mean(name):
     assert np.isnan([value, *jax.tree.leaves(aux)[:1]]).all()
     with pytest.raises(ValueError, match=rf"`aux\['{name}'\].* but its halves give"):
         shared.place(INPUTS)
-
-
-def test_auxiliary_values_that_are_means_pass_the_check():
-    """Arrays, complex numbers, constants and losses in half precision are means."""
-
-    def loss(weights, rows):
-        outputs = jnp.tanh(rows @ weights)
-        aux = {
-            "inputs": rows.mean(0),
-            "table": jnp.mean(outputs[:, None, None] * jnp.ones((5, 7)), 0),
-            "phase": jnp.mean(jnp.exp(1j * outputs)),
-            "half": jnp.mean(outputs.astype(jnp.bfloat16)),
-            "rate": jnp.float32(0.1),
-        }
-        return jnp.mean(outputs), aux
-
-    for reduction, scale in (("mean", 1.0), ("sum", 4.0)):
-        shared = shared_work()
-
-        def of_chunks(weights, rows, scale=scale):
-            """The mean over all rows is a sum over four chunks of a fourth of it."""
-            values = loss(weights, rows)
-            share = len(rows) / SAMPLES if scale > 1 else 1.0
-            return jax.tree.map(lambda x: x * share, values)
-
-        gradient = jax.jit(
-            shared.value_and_grad(of_chunks, reduction=reduction, has_aux=True)
-        )
-        (value, aux), _, ok = gradient(WEIGHTS, shared.place(INPUTS), 0)
-        assert bool(ok), shared.error
-        expected_value, expected = loss(WEIGHTS, INPUTS)
-        np.testing.assert_allclose(value, expected_value, rtol=1e-6)
-        assert expected.pop("half").dtype == aux.pop("half").dtype
-        jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7),
-            aux,
-            expected,
-        )
-
-
-def test_a_loss_with_a_key_has_other_random_numbers_in_each_chunk_and_step():
-    shared = shared_work()
-
-    def loss(weights, rows, key):
-        return jnp.mean(rows @ weights + jax.random.uniform(key, (len(rows),)))
-
-    gradient = jax.jit(shared.value_and_grad(loss))
-    stored = shared.place(INPUTS)
-    key = jax.random.key(0)
-    values = [float(gradient(WEIGHTS, stored, step, key)[0]) for step in (0, 0, 1)]
-    assert values[0] == values[1] != values[2]
-    numbers = []
-    for chunk in shared.shares[0].own:
-        seed = key
-        for number in (1, chunk.subset, chunk.number):
-            seed = jax.random.fold_in(seed, number)
-        numbers.append(jax.random.uniform(seed, (SAMPLES // 4,)))
-    expected = (INPUTS @ WEIGHTS).mean() + np.mean(numbers)
-    assert values[2] == pytest.approx(expected, rel=1e-6)
 
 
 def test_numbers_of_rows_that_do_not_fit_are_refused():

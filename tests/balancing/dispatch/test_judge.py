@@ -92,11 +92,6 @@ def _observed(steps: list[DoneStep]) -> list[int]:
     return counts
 
 
-def test_own_steps_are_observed_two_or_four_at_a_time_and_16_if_nothing_is_saved():
-    assert _observed(_own_steps(PACES["one slow"])) == [2, 2, 2, 2, 4, 4, 4]
-    assert _observed(2 * _own_steps(PACES["equal"])) == [16, 16]
-
-
 @pytest.mark.parametrize(("share", "count"), [(0.008, 16), (0.012, 2)])
 def test_steps_are_replayed_at_once_if_sharing_may_save_a_hundredth(share, count):
     """After the requests of all pieces: 6 (1 + k / p) / (5 + 1 / p) = (1 - share) p."""

@@ -7,7 +7,6 @@ import pytest
 
 from bcgc_jax.balancing.asking import Asking
 from bcgc_jax.balancing.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
-from bcgc_jax.balancing.dispatch.messages import Begin
 from bcgc_jax.balancing.ledger import Ledger
 from bcgc_jax.balancing.lockstep import Chunks, handed_out
 from bcgc_jax.balancing.placement import Placement, chunk_tables
@@ -210,34 +209,6 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
     new_steps.ticks = place.load_line.ticks(new_steps.loads, place.shares)
     replayed = new_steps.replayed(by_length=True, starts=False, asking=Asking(short))
     np.testing.assert_allclose(seconds, replayed, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("loads", "why"),
-    [
-        ([1.0] * 4, "got 4"),
-        ([1.0, 1.0, 1.0, 1.0, -2.0], "got -2.0"),
-        ([1.0, 1.0, 1.0, 1.0, float("nan")], "got nan"),
-        ([1.0, 1.0, 1.0, 1.0, 10**400], "got 1000"),
-        ([1.0, 1.0, "long", 1.0, 1.0], "got 'long'"),
-        ("long", "got str"),
-    ],
-)
-def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
-    drawn = Drawn(2)
-    run = Run(drawn.place)
-    with run.coordinator:
-        run.ask(0, Begin(0))
-        run.ask(1, Begin(0, loads))
-        answer = run.answer(1)
-        assert answer is not None
-        assert answer.refused.startswith(
-            "worker 1, step 0: loads must be 5 positive numbers"
-        )
-        assert why in answer.refused
-        run.coordinator.look()
-        answers = [run.answer(rank) for rank in (0, 2)]
-        assert [answer and answer.chunk for answer in answers] == [(0, 0), None]
 
 
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():

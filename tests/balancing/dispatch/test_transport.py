@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from bcgc_jax.balancing.dispatch import StepFailed, join, serve
-from bcgc_jax.balancing.dispatch.client import ask
-from bcgc_jax.balancing.dispatch.messages import Begin, Join, data_of
 from bcgc_jax.balancing.dispatch.transport import Memory
 from tests.balancing.dispatch.loops import WORKERS, Loops, whole
 from tests.waiting import comes_true
@@ -155,20 +153,6 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     # Another may follow.
     with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:
         assert join(coordinator.address, 0, transport=memory).num_workers == 2
-
-
-@pytest.mark.parametrize("message", [None, {}, ["join", 0, 0], ["done", [1, 77], 1.0]])
-def test_in_memory_nonsense_ends_the_line_of_whoever_has_sent_it(memory, message):
-    with serve(2, 2, 1, transport=memory, adapt=False) as coordinator:
-        line, second_line = (memory.connect(coordinator.address) for _ in range(2))
-        ask(second_line, Join(1))
-        ask(line, Join(0))
-        assert ask(line, Begin(0)).ticket == (1, 1)
-        with pytest.raises(ConnectionError, match="refuses"):
-            line.ask(message)
-        with pytest.raises(ConnectionError, match="closed"):
-            line.ask(data_of(Begin(0)))
-        assert ask(second_line, Begin(0)).ticket == (2, 1)
 
 
 def test_in_memory_it_is_looked_when_it_is_due_though_nobody_asks(memory):

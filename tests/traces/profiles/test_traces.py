@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from bcgc_jax.traces.profiles.events import Events
-from bcgc_jax.traces.profiles.folder import TORCH, kind_of, log_of
+from bcgc_jax.traces.profiles.folder import log_of
 from bcgc_jax.traces.profiles.kineto import read
 from bcgc_jax.traces.profiles.log import MadeLog
-from bcgc_jax.traces.profiles.recording import unknown_chunk
 from bcgc_jax.traces.trace import Trace, load_trace
 from tests.traces.profiles.crafted import (
     OPTIMIZER,
@@ -117,20 +116,6 @@ def test_microbatches_in_one_jit_are_said_to_be_in_no_trace(tmp_path):
         _log(tmp_path, "microbatch")
     write_jax(tmp_path / "chunks", job, chunks=True)
     assert "No trace" not in " ".join(_log(tmp_path / "chunks", "gradient").remarks)
-
-
-def test_of_names_that_may_begin_a_chunk_the_five_most_frequent_are_listed():
-    counts = {name: number for number, name in enumerate("abcdefg", 1)}
-    said = str(unknown_chunk("file", "batch", counts))
-    assert said.endswith("are: g (7), f (6), e (5), d (4), c (3)")
-
-
-@pytest.mark.parametrize(("letters", "kind"), [(60_000, TORCH), (70_000, None)])
-def test_a_file_is_a_trace_by_its_first_64_kibibytes(tmp_path, letters, kind):
-    path = tmp_path / "rank0.json"
-    head = {"schemaVersion": 1, "host": "x" * letters, "traceEvents": []}
-    path.write_text(json.dumps(head))
-    assert kind_of(str(path)) == kind
 
 
 def test_a_rank_that_is_missing_is_told(tmp_path):

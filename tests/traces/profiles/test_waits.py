@@ -194,15 +194,6 @@ def test_all_ranks_may_wait_for_a_twentieth_of_a_step(share, word):
     assert bool(_refused(by_all=np.full(40, share))) == bool(word)
 
 
-@pytest.mark.parametrize(("apart", "refused"), [(0.23, False), (0.27, True)])
-def test_ranks_may_leave_a_collective_a_quarter_of_a_step_apart(apart, refused):
-    """One of them earlier and later in turn."""
-    ends = np.repeat(np.arange(1.0, 41)[:, None], 2, axis=1)
-    ends[:, 1] += apart * (-1.0) ** np.arange(40)
-    said = _refused(ends=ends)
-    assert ("do not leave their collectives together" in said) == refused
-
-
 @pytest.mark.parametrize(("uncertain", "refused"), [(0.07, False), (0.09, True)])
 def test_the_loss_may_be_uncertain_by_eight_points(uncertain, refused):
     """A rank waits for twice that in every step, if gaps are waits."""
@@ -243,33 +234,6 @@ def test_shifted_numbers_are_put_right_and_none_is_invented(seed):
                 f"Steps of worker {place} are numbered {shift:+d} against"
             )
             np.testing.assert_array_equal(_own_seconds(waits_of(recordings)), true)
-
-
-@pytest.mark.parametrize(("steps", "shift"), [(6, 0), (7, 1)])
-def test_six_seconds_between_releases_tell_which_step_is_which(steps, shift):
-    """Of seven steps there are six."""
-    first, second = _recordings(barriers(lengths(steps, 2, 1)))
-    assert shift_of(first, second.numbered(-1)) == shift
-
-
-@pytest.mark.parametrize(("times", "shift"), [(2.7, 0), (3.3, 1)])
-def test_another_numbering_has_to_fit_three_times_better(times, shift):
-    """Each step takes a second more, and the second clock goes wrong by `off`.
-
-    Then seconds differ by 1 - `off` if numbers are one off, and else by `off`.
-    """
-    off = 1 / (1 + times)
-    seconds = 10.0 + np.arange(20)
-    second = _released(seconds - off).numbered(-1)
-    assert shift_of(_released(seconds), second) == shift
-
-
-def _released(seconds: np.ndarray) -> Recording:
-    """A rank that leaves its collectives so many seconds after each other."""
-    step = np.arange(len(seconds))
-    return Recording(
-        "0", step, np.cumsum(seconds), np.zeros((len(seconds), 2)), step, _NONE, _NONE
-    )
 
 
 def test_steps_with_other_collectives_are_left_out():

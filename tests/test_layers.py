@@ -89,9 +89,9 @@ def test_the_picture_that_maintainers_look_at_is_that_on_disk():
     names = {name for cell in _names(text) for name in cell}
     for title in sorted(folders - {"cli"}):
         package = importlib.import_module(f"bcgc_jax.{title}")
-        found = {name for name in names if _is_in(package, name)}
-        assert found, title
-        names -= found
+        names_there = {name for name in names if _is_in(package, name)}
+        assert names_there, title
+        names -= names_there
     assert names <= {*bcgc_jax.__all__}
 
 
@@ -110,10 +110,10 @@ def _is_in(package: ModuleType, name: str) -> bool:
     """A public name of a package, or `module.name` within it."""
     module, _, inside = name.rpartition(".")
     try:
-        found = importlib.import_module(f"{package.__name__}.{module}".rstrip("."))
+        owner = importlib.import_module(f"{package.__name__}.{module}".rstrip("."))
     except ModuleNotFoundError:
         return False
-    return hasattr(found, inside)
+    return hasattr(owner, inside)
 
 
 def test_imports_point_down():

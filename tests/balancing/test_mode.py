@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from bcgc_jax.balancing.mode import Mode
 
@@ -39,6 +40,19 @@ def test_sharing_goes_on_until_it_loses_half_a_standard_error(errors, goes_on):
     saved = apart - errors * apart.std(ddof=1) / 2
     mode = Mode(True, tuple(saved[:3]), (10.0,) * 3).after(10.0, 10.0 - saved[3])
     assert mode.is_shared == goes_on
+
+
+@pytest.mark.parametrize("statistic", [11.9, 12.1])
+def test_steps_are_forgotten_above_twelve_standard_errors_of_student(statistic):
+    """Four steps save 1 s of 10 s on average; the next two save less."""
+    before = 1 + np.array([0.01, -0.01, 0.01, -0.01])
+    newest = np.array([0.01, -0.01])
+    error = 1 / stats.ttest_ind(before, newest).statistic
+    margin = 0.05  # half a percent of a step
+    mode = Mode(True, tuple(before), (10.0,) * 4)
+    for saved in newest + 1 - margin - statistic * error:
+        mode = mode.after(10.0, 10.0 - saved)
+    assert len(mode.saved) == (2 if statistic > 12 else 6)
 
 
 def _total_seconds(own_seconds: np.ndarray, shared_seconds: np.ndarray) -> float:

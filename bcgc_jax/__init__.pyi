@@ -17,6 +17,7 @@ from bcgc_jax.distributions import FromHazard as FromHazard
 from bcgc_jax.distributions import Gamma as Gamma
 from bcgc_jax.distributions import Heterogeneous as Heterogeneous
 from bcgc_jax.distributions import Lognormal as Lognormal
+from bcgc_jax.distributions import Mixture as Mixture
 from bcgc_jax.distributions import Pareto as Pareto
 from bcgc_jax.distributions import ShiftedExponential as ShiftedExponential
 from bcgc_jax.distributions import TwoSpeed as TwoSpeed

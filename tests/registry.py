@@ -56,6 +56,9 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2 * v),
     "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4 * v),
     "FromHazard": lambda v: bcgc.FromHazard(_power_hazard, _power_inverse, v),
+    "Mixture": lambda v: bcgc.Mixture(
+        [bcgc.Exponential(v), bcgc.Uniform(0.5 * v, 2.0 * v)], row(v, 2.0, 1.0)
+    ),
     "HazardSpline": lambda v: bcgc.distributions.HazardSpline(
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),

@@ -20,5 +20,6 @@ from bcgc_jax.distributions.families import Weibull as Weibull
 from bcgc_jax.distributions.joint import EmpiricalRows as EmpiricalRows
 from bcgc_jax.distributions.joint import Heterogeneous as Heterogeneous
 from bcgc_jax.distributions.joint import JointDistribution as JointDistribution
+from bcgc_jax.distributions.mixture import Mixture as Mixture
 
 __getattr__ = _removed.refuses_removed("bcgc_jax.distributions")

@@ -32,11 +32,13 @@ class Smooth(NamedTuple):
 class Kinked(NamedTuple):
     """Λ is smooth but at the infimum and at `times`, `[K]`.
 
-    `ends`: whether the last of them is the supremum.
+    `ends`: whether the last of them is the supremum. `jumps`: whether the density jumps
+    at a time at which the distribution neither begins nor ends.
     """
 
     times: Array
     ends: bool
+    jumps: bool = False
 
 
 class Atomic(NamedTuple):
@@ -236,6 +238,12 @@ class Distribution(AnyDistribution):
         """Whether the last of `breaks` is the supremum."""
         pieces = self.pieces()
         return self.atomic or (isinstance(pieces, Kinked) and pieces.ends)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the density jumps between the infimum and the supremum."""
+        pieces = self.pieces()
+        return isinstance(pieces, Kinked) and pieces.jumps
 
     def breaks(self) -> Array:
         """The atoms or kinks, `[K]`, ascending."""

@@ -440,13 +440,15 @@ def raised(peaks: Array, scale: Array) -> Array:
     return jnp.maximum(peaks, least)
 
 
-def kinked_levels(size: int) -> np.ndarray:
+def kinked_levels(size: int, jumps: bool = False) -> np.ndarray:
     """The levels at the images of whose kinks panels end: of the first 12, then of ever
     fewer.
 
-    A kink of Λ at level n is one of order n+1 in P.
+    A kink of Λ where the distribution begins is one of order n+1 in P at level n. If
+    the density `jumps` elsewhere, then the kinks of all levels are of order 1, and
+    panels end at those of the first 100.
     """
-    first = min(12, size)
+    first = min(100 if jumps else 12, size)
     return np.unique(np.r_[:first, np.geomspace(first, size, 12).astype(int) - 1])
 
 

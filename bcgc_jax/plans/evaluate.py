@@ -208,16 +208,16 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     if times.size == 1 and not turns:
         return start[None]
     first = worker.start + delivered(load, times[:, None], worker.overlap)
-    later = jnp.where(load.work > 0, first, start)[..., _marked(load)]
+    later = jnp.where(load.work > 0, first, start)[..., _marked(load, law.jumps)]
     later = later.ravel().astype(start.dtype)
     return jnp.append(start, jnp.where(later > start, later, start))
 
 
-def _marked(load: Load) -> np.ndarray | slice:
+def _marked(load: Load, jumps: bool) -> np.ndarray | slice:
     """The tasks at the images of whose kinks panels end."""
     size = load.work.size
     if load.kinds == 1:
-        return quadrature.kinked_levels(size)
+        return quadrature.kinked_levels(size, jumps)
     return slice(None)
 
 
@@ -265,7 +265,7 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
         time_kinks = jnp.concatenate([_overtaking(load), time_kinks])
     ready = delivered(load, time_kinks[:, None], worker.overlap)
     start = worker.start.astype(dtype)
-    images = (start + ready[:, _marked(load)]).ravel()
+    images = (start + ready[:, _marked(load, law.jumps)]).ravel()
     last = None
     if law.has_end:
         last = start + jnp.max(ready)

@@ -134,7 +134,7 @@ def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
 def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
     """Of the kinks at some levels, and when all are there for sure."""
     kinks = law.breaks().astype(load.dtype)
-    images = (load[kinked_levels(load.size)][:, None] * kinks).ravel()
+    images = (load[kinked_levels(load.size, law.jumps)][:, None] * kinks).ravel()
     return images, load[-1] * kinks[-1] if law.has_end else None
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 import bcgc_jax as bcgc
 
@@ -204,6 +204,50 @@ class Atoms:
         return float(self.values[0]), float(self.values[-1])
 
 
+class Mixed:
+    """A mixture of SciPy's distributions, with the methods of these."""
+
+    def __init__(self, parts: Sequence[Any], weights: Any) -> None:
+        self.parts = parts
+        self.p = np.asarray(weights, float) / np.sum(weights)
+
+    def _mean_of(self, values: Sequence[Any]) -> Any:
+        return sum(p * value for p, value in zip(self.p, values, strict=True))
+
+    def sf(self, t: ArrayLike) -> Any:
+        return self._mean_of([part.sf(t) for part in self.parts])
+
+    def cdf(self, t: ArrayLike) -> Any:
+        return self._mean_of([part.cdf(t) for part in self.parts])
+
+    def logpdf(self, t: ArrayLike) -> Any:
+        return np.log(self._mean_of([part.pdf(t) for part in self.parts]))
+
+    def mean(self) -> float:
+        return float(self._mean_of([part.mean() for part in self.parts]))
+
+    def support(self) -> tuple[float, float]:
+        lows, highs = zip(*(part.support() for part in self.parts), strict=True)
+        return float(min(lows)), float(max(highs))
+
+    def ppf(self, u: ArrayLike) -> np.ndarray:
+        def time(share: float) -> float:
+            low, high = (
+                extreme(part.ppf(share) for part in self.parts)
+                for extreme in (min, max)
+            )
+            if low == high:
+                return float(low)
+            return float(optimize.brentq(lambda t: self.cdf(t) - share, low, high))
+
+        return np.vectorize(time)(u)
+
+    def rvs(self, size: Any, random_state: np.random.Generator) -> np.ndarray:
+        which = random_state.choice(len(self.parts), size, p=self.p)
+        draws = [part.rvs(size, random_state=random_state) for part in self.parts]
+        return np.choose(which, draws)
+
+
 def _log_logistic_hazard(p, t):
     return jnp.log1p(((t - p[2]) / p[0]) ** p[1])
 
@@ -278,6 +322,28 @@ LOG_LOGISTIC = Family(
         p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf
     ),
     typical=lambda p: p[0],
+)
+# Parameters are (rate, scale, shape, weight, weight, shift); both begin at the shift.
+MIXTURE = Family(
+    build=lambda rate, scale, shape, often, seldom, shift: bcgc.Mixture(
+        [bcgc.ShiftedExponential(rate, shift), bcgc.Weibull(scale, shape, shift)],
+        jnp.stack(jnp.broadcast_arrays(often, seldom), axis=-1),
+    ),
+    frozen=lambda rate, scale, shape, often, seldom, shift: Mixed(
+        [stats.expon(shift, 1 / rate), stats.weibull_min(shape, shift, scale)],
+        [often, seldom],
+    ),
+    survival=lambda p, t: (
+        (
+            p[3] * mp.exp(-p[0] * (t - p[5]))
+            + p[4] * mp.exp(-(((t - p[5]) / p[1]) ** p[2]))
+        )
+        / (p[3] + p[4])
+    ),
+    mean=lambda p: (
+        p[5] + (p[3] / p[0] + p[4] * p[1] * mp.gamma(1 + 1 / p[2])) / (p[3] + p[4])
+    ),
+    typical=lambda p: 1 / p[0],
 )
 DETERMINISTIC = Family(
     build=bcgc.distributions.Deterministic, frozen=lambda value: Atoms([value], [1.0])

@@ -357,7 +357,7 @@ class FromHazard(Distribution):
     >>> round(float(law.mean()), 5)  # (π/12)^½
     0.51166
 
-    Two exponential times are mixed:
+    Two exponential times are mixed here by hand. `Mixture` does it without a function:
 
     >>> def mixture(p, t):
     ...     excess = jnp.maximum(t - p["first"], 0.0)
@@ -483,7 +483,7 @@ class FromHazard(Distribution):
         if self.kinks is None:
             return Smooth(certain=False)
         times = jnp.asarray(self.kinks(self.parameters), working_dtype(self))
-        return Kinked(jnp.sort(jnp.atleast_1d(times)), ends=False)
+        return Kinked(jnp.sort(jnp.atleast_1d(times)), ends=False, jumps=True)
 
 
 @pytree_dataclass

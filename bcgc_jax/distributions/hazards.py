@@ -85,6 +85,8 @@ def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Arr
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
     """The least time with a hazard ≥ `a` > 0, elementwise, or inf."""
+    # The difference of two infinite hazards would be NaN.
+    finite = jnp.minimum(a, jnp.finfo(a.dtype).max)
 
     def solve(excess: Elementwise, start: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)
@@ -93,7 +95,9 @@ def inverse_of(hazard: Elementwise, a: Array) -> Array:
     def along(slope: Elementwise, y: Array) -> Array:
         return y / slope(jnp.ones_like(y))
 
-    root = jax.lax.custom_root(lambda t: hazard(t) - a, jnp.zeros_like(a), solve, along)
+    root = jax.lax.custom_root(
+        lambda t: hazard(t) - finite, jnp.zeros_like(a), solve, along
+    )
     reached = hazard(jnp.full_like(a, jnp.finfo(a.dtype).max)) >= a
     return jnp.where(reached, root, jnp.inf)
 

@@ -135,7 +135,7 @@ def test_bad_field_is_named(law, name, value):
         ),
         (
             lambda: bcgc.Empirical([]),
-            "times is empty: an empirical distribution needs at least one",
+            "`times` is empty. An empirical distribution needs at least one",
         ),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
         (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]

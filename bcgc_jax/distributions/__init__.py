@@ -1,4 +1,4 @@
-"""Distributions of one worker's cycle time, and of all N times of an iteration."""
+"""Distributions of one worker's cycle time, and of all N cycle times of a step."""
 
 from bcgc_jax import _removed
 from bcgc_jax.distributions.atoms import Deterministic as Deterministic

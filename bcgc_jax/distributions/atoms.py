@@ -1,4 +1,4 @@
-"""Distributions of finitely many times: one, two, or measured, also with start-ups."""
+"""Distributions of finitely many times: one time, two times, or measured times."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,15 @@ from bcgc_jax.distributions.base import Atomic, Distribution, as_floats, excess_
 
 @pytree_dataclass
 class Deterministic(Distribution):
-    r"""T = value, always: workers that are never slow, for which nothing is coded.
+    r"""A deterministic cycle time: P(T = value) = 1.
 
-    `value` is a time. Raises ValueError for value ≤ 0.
+    Without stragglers, redundancy does not save time.
+
+    Args:
+      value: The time.
+
+    Raises:
+      ValueError: If `value` ≤ 0.
 
     >>> law = Deterministic(2.0)
     >>> float(law.mean()), law.cdf(jnp.array([1.9, 2.0])).tolist()
@@ -43,10 +49,16 @@ class Deterministic(Distribution):
 
 @pytree_dataclass
 class TwoSpeed(Distribution):
-    r"""T = slow with the given `probability`, else fast.
+    r"""A distribution of two times: P(T = slow) = probability, and T = fast otherwise.
 
-    `fast` and `slow` are times; slow may be infinite, the full straggler, and then the
-    mean is infinite. Raises ValueError unless 0 < fast < slow and 0 ≤ probability ≤ 1.
+    Args:
+      fast: The shorter time.
+      slow: The longer time. It may be infinite, for stragglers that never finish. Then
+        the mean is infinite.
+      probability: Probability of `slow`.
+
+    Raises:
+      ValueError: If 0 < `fast` < `slow` or 0 ≤ `probability` ≤ 1 does not hold.
 
     >>> float(TwoSpeed(fast=1.0, slow=5.0, probability=0.25).mean())
     2.0
@@ -62,7 +74,7 @@ class TwoSpeed(Distribution):
         ("probability", ">= 0, <= 1"),
     )
     below = ("fast", "slow")
-    begin = "fast"  # with probability 1 it is never seen, but stays a valid lower bound
+    begin = "fast"  # a valid lower bound, even if `probability` is 1
 
     def cumulative_hazard(self, t):
         possible, probability = excess_above(self.probability, 0.0)
@@ -71,8 +83,7 @@ class TwoSpeed(Distribution):
         return jnp.where(jnp.less(t, self.fast), 0, before_slow)
 
     def inverse_cumulative_hazard(self, a):
-        # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two
-        # roundings.
+        # A margin of a few ulp keeps Λ⁻¹(Λ(fast)) = fast in spite of two roundings.
         left = jnp.exp(-jnp.asarray(a))
         margin = 1 - 8 * jnp.finfo(left.dtype).eps
         return jnp.where(
@@ -93,7 +104,10 @@ class TwoSpeed(Distribution):
 
 @pytree_dataclass
 class _DrawnTwoSpeed(TwoSpeed):
-    """For draws: a draw jumps as the probability passes it; only a mean has a slope."""
+    """A `TwoSpeed` for sampling, whose samples have NaN derivatives in `probability`.
+
+    A sample jumps when the probability changes, so only a mean has a derivative.
+    """
 
     def inverse_cumulative_hazard(self, a):
         time = TwoSpeed(
@@ -103,7 +117,7 @@ class _DrawnTwoSpeed(TwoSpeed):
 
 
 class _Measured(Distribution):
-    """Each of K times with probability 1/K; a subclass has them in ascending order."""
+    """K times with probability 1/K each; a subclass returns them in ascending order."""
 
     def ascending(self) -> Array:
         raise NotImplementedError
@@ -115,8 +129,8 @@ class _Measured(Distribution):
         if t.size > 64:
             method = "sort"
         count = jnp.searchsorted(times, t, side="right", method=method)
-        # Counts alone would give float32. log1p in the lower half, or the first times
-        # lose their digits.
+        # Counts are integers, from which JAX would compute in float32. In the lower
+        # half, log1p keeps the digits of the first times.
         count = count.astype(working_dtype(times))
         left = times.size - count
         lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
@@ -126,8 +140,7 @@ class _Measured(Distribution):
 
     def inverse_cumulative_hazard(self, a):
         times = self.ascending()
-        # Rounded up with a margin of a few ulp, so that Λ⁻¹(Λ(tᵢ)) = tᵢ survives the
-        # two roundings.
+        # A margin of a few ulp keeps Λ⁻¹(Λ(tᵢ)) = tᵢ in spite of two roundings.
         share = -jnp.expm1(-jnp.asarray(a)) * times.size
         rank = jnp.ceil(share * (1 - 8 * jnp.finfo(share.dtype).eps)) - 1
         return times[jnp.clip(rank, 0, times.size - 1).astype(int)]
@@ -151,10 +164,13 @@ class _Measured(Distribution):
 
 @pytree_dataclass
 class Empirical(_Measured):
-    r"""Measured cycle times: each of the `times`, `[K]`, with probability 1/K.
+    r"""The empirical distribution of measured cycle times, each with probability 1/K.
 
-    Built from any array of times, sorted on the way in. Raises ValueError when there is
-    none or one that is not finite and positive.
+    Args:
+      times: Measured times, any shape. They are stored sorted, `[K]`.
+
+    Raises:
+      ValueError: If there are no times, or if a time is not finite and positive.
 
     >>> law = Empirical([3.0, 1.0, 2.0, 2.0])
     >>> float(law.mean()), float(law.cdf(2.0))
@@ -169,8 +185,8 @@ class Empirical(_Measured):
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:
             raise ValueError(
-                "times is empty: an empirical distribution needs at least one measured "
-                "time"
+                "`times` is empty. An empirical distribution needs at least one "
+                "measured time."
             )
         super().__post_init__()
         (times,) = as_floats(self.times)

@@ -1,9 +1,9 @@
-r"""A distribution of a worker's cycle time T: a pytree that knows its cumulative
-hazard.
+r"""Base classes of the distributions of cycle times.
 
-Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T =
-Λ⁻¹(A); the cdf is -expm1(-Λ), which keeps its digits in both tails and in float32.
-Leaves may be batched or traced: `jit`, `vmap` and `grad` go through the parameters.
+A distribution is a pytree that computes its cumulative hazard Λ(t) = -log P(T > t) and
+the inverse Λ⁻¹. If A is an Exp(1) variable, then T = Λ⁻¹(A). The cdf is -expm1(-Λ),
+which is accurate in both tails, and in float32. `jit`, `vmap` and `grad` apply to the
+parameters, which may be traced or batched.
 """
 
 import dataclasses
@@ -23,17 +23,21 @@ from bcgc_jax._pytree import check, check_key, concrete, meets, working_dtype
 class Smooth(NamedTuple):
     """Λ is smooth above the infimum.
 
-    `certain`: whether that is known, or only supposed because nobody named a kink.
+    Attributes:
+      certain: Whether this is known. If False, it is only assumed, because no kinks
+        were given.
     """
 
     certain: bool = True
 
 
 class Kinked(NamedTuple):
-    """Λ is smooth but at the infimum and at `times`, `[K]`.
+    """Λ is smooth except at the infimum and at some times.
 
-    `ends`: whether the last of them is the supremum. `jumps`: whether the density jumps
-    at a time at which the distribution neither begins nor ends.
+    Attributes:
+      times: The times of the kinks, ascending, `[K]`.
+      ends: Whether the last time is the supremum.
+      jumps: Whether the density jumps between the infimum and the supremum.
     """
 
     times: Array
@@ -42,7 +46,11 @@ class Kinked(NamedTuple):
 
 
 class Atomic(NamedTuple):
-    """T takes the values `times`, `[K]`, ascending, perhaps repeated, and no other."""
+    """T takes only finitely many values.
+
+    Attributes:
+      times: The values, ascending, possibly repeated, `[K]`.
+    """
 
     times: Array
 
@@ -50,7 +58,7 @@ class Atomic(NamedTuple):
 Pieces = Smooth | Kinked | Atomic
 
 _ELEMENTWISE = {"cumulative_hazard", "inverse_cumulative_hazard", "log_density"}
-# Methods that a subclass may inherit, all that are compiled, and their static
+# Methods that a subclass may inherit, all methods that are compiled, and their static
 # arguments.
 _DERIVED = {"cdf", "survival", "log_density", "infimum", "sample"}
 _COMPILED = (
@@ -58,7 +66,7 @@ _COMPILED = (
 )
 _STATIC = {"expected_order_statistics": ("max_workers",), "sample": ("shape", "dtype")}
 
-ONE_BY_ONE = "a batch goes through jax.vmap, as in jax.vmap(solve)(problems)"
+ONE_BY_ONE = "use jax.vmap for a batch, for example jax.vmap(solve)(problems)"
 
 
 def _in_working_dtype(
@@ -73,12 +81,15 @@ def _in_working_dtype(
 
 
 class AnyDistribution:
-    """What a distribution of one worker's time and one of all N times together have in
-    common.
+    """Base class of the distributions of one worker's time and of all N times.
 
-    `conditions` are what the parameters must meet, `below` two of them in order: what a
-    person passes is refused otherwise, and with what is traced every runtime is NaN.
-    `ranks` are those of arrays.
+    Concrete parameters that violate a condition raise ValueError. With traced
+    parameters that violate one, every runtime is NaN.
+
+    Attributes:
+      conditions: Names of parameters, and the conditions that they must meet.
+      below: Names of two parameters, of which the first must be below the second.
+      ranks: Names and ranks of the parameters that are arrays.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -88,7 +99,7 @@ class AnyDistribution:
     def __post_init__(self) -> None:
         for name, value, condition, finite in self._conditions():
             check(name, value, condition, finite=finite)
-            if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
+            if isinstance(value, int | np.integer):  # 1 and 1.0 share a program
                 object.__setattr__(self, name, float(value))
         if self.below is None:
             return
@@ -105,7 +116,7 @@ class AnyDistribution:
                 yield name, getattr(self, name), finite, finite == condition
 
     def valid(self) -> Array:
-        """Whether the parameters are possible: traced ones were never checked."""
+        """Check whether the parameters are valid, which also works if traced."""
         valid = jnp.asarray(True)
         for _, value, condition, finite in self._conditions():
             valid &= jnp.all(meets(value, condition, finite))
@@ -115,7 +126,7 @@ class AnyDistribution:
         return valid
 
     def check_single(self) -> None:
-        """Raise ValueError for shapes of a batch, which only `jax.vmap` takes."""
+        """Raise ValueError if parameters have the shape of a batch."""
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves = jax.tree.leaves(getattr(self, field.name))
@@ -134,7 +145,7 @@ class AnyDistribution:
             )
 
     def _is_one(self) -> bool:
-        """Whether parameters with shapes of their own give one mean and infimum."""
+        """Check whether the mean and the infimum of the distribution are scalars."""
         try:
             shapes = jax.eval_shape(lambda law: (law.mean(), law.infimum()), self)
         except (TypeError, ValueError):
@@ -142,48 +153,53 @@ class AnyDistribution:
         return all(value.shape == () for value in shapes)
 
     def width(self) -> int | None:
-        """N, of a distribution of N times together; None for one of any number."""
+        """Return N for a joint distribution of N times, otherwise None."""
         return None
 
     def mean(self) -> Array:
-        """E T, of a worker drawn at random; inf where it diverges."""
+        """Compute E T of a worker drawn at random; inf if the mean is infinite."""
         raise NotImplementedError
 
     def infimum(self) -> Array:
-        """ess inf T, of all workers."""
+        """Compute ess inf T over all workers."""
         raise NotImplementedError
 
     def pooled(self) -> "Distribution":
-        """The distribution of one worker's time, or of all workers' times together."""
+        """Return the distribution of the time of a worker drawn at random."""
         raise NotImplementedError
 
     def members(self) -> Sequence["Distribution"]:
-        """Those of the workers, where each has its own."""
+        """Return the distribution of each worker; empty if they are not separate."""
         return ()
 
     def of_workers(self, members: Sequence[int]) -> "AnyDistribution":
-        """The distribution of these workers alone, where some are lost."""
+        """Return the distribution of only these workers, if others are lost."""
         return self
 
     def summary(self) -> dict[str, Any]:
-        """What readers look for: parameters; of measured times number and mean."""
+        """Return the parameters, or the number and mean of measured times."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 class Distribution(AnyDistribution):
-    """The distribution of a worker's cycle time; times carry the unit of its
-    parameters.
+    """Base class of the distributions of one worker's cycle time.
 
     A subclass is a `pytree_dataclass` with `cumulative_hazard`,
-    `inverse_cumulative_hazard`, `mean` and `infimum`, or its parameter's name `begin`;
-    `FromHazard` makes one of two functions. The methods of a subclass are compiled as a
-    whole, once for each shape; times and hazards come to them in `working_dtype`.
+    `inverse_cumulative_hazard`, `mean`, and either `infimum` or `begin`. Its methods
+    are compiled once per shape, and get times and hazards in `working_dtype`. Times
+    have the unit of the parameters. `FromHazard` needs only functions, no subclass.
+
+    Attributes:
+      begin: Name of the parameter that is the infimum.
+      rounding: Rounding error of Λ beyond a few ulp, in units of eps.
+      constant: Whether the object is a number in place of a distribution.
+      light_tail: Whether P(T > t) falls faster than any power of t.
     """
 
     begin: ClassVar[str]
-    rounding: ClassVar[float] = 0.0  # of Λ beyond a few ulp, in units of eps
-    constant: ClassVar[bool] = False  # a number in a distribution's place
-    light_tail: ClassVar[bool] = False  # P(T > t) falls faster than any power of t
+    rounding: ClassVar[float] = 0.0
+    constant: ClassVar[bool] = False
+    light_tail: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -197,26 +213,32 @@ class Distribution(AnyDistribution):
             setattr(cls, name, jax.jit(method, static_argnames=_STATIC.get(name, ())))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
-        """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""
+        """Compute Λ(t) = -log P(T > t), elementwise.
+
+        Λ is 0 below the support, and inf above it.
+        """
         raise NotImplementedError
 
     def inverse_cumulative_hazard(self, a: ArrayLike) -> Array:
-        """Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, elementwise, for a ≥ 0; the infimum at 0."""
+        """Compute Λ⁻¹(a) = inf{t : Λ(t) ≥ a} for a ≥ 0, elementwise.
+
+        The value at a = 0 is the infimum of T.
+        """
         raise NotImplementedError
 
     def infimum(self) -> Array:
         return jnp.asarray(getattr(self, self.begin))
 
     def inverse_beyond(self, a: Array) -> Array:
-        """Λ⁻¹(a) of hazards above all kinks."""
+        """Compute Λ⁻¹(a) for hazards above all kinks."""
         return self.inverse_cumulative_hazard(a)
 
     def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
-        """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
+        """Check whether E T_(N-level) is finite, even if E T is not."""
         return jnp.isfinite(self.mean())
 
     def pieces(self) -> Pieces:
-        """Between which times Λ is smooth: what the rules of integration go by."""
+        """Return where Λ is smooth, which quadrature rules need to know."""
         return Smooth()
 
     @property
@@ -225,7 +247,7 @@ class Distribution(AnyDistribution):
 
     @property
     def maybe_kinked(self) -> bool:
-        """Whether Λ may have kinks that nobody named."""
+        """Whether Λ may have kinks that were not given."""
         pieces = self.pieces()
         return isinstance(pieces, Smooth) and not pieces.certain
 
@@ -246,7 +268,7 @@ class Distribution(AnyDistribution):
         return isinstance(pieces, Kinked) and pieces.jumps
 
     def breaks(self) -> Array:
-        """The atoms or kinks, `[K]`, ascending."""
+        """Return the atoms or kinks, ascending, `[K]`."""
         pieces = self.pieces()
         if isinstance(pieces, Smooth):
             return jnp.zeros(0)
@@ -255,22 +277,25 @@ class Distribution(AnyDistribution):
     def expected_order_statistics(
         self, num_workers: ArrayLike, max_workers: int
     ) -> Array | None:
-        """E T_(N-n), slowest first, `[max_workers]`, or None: no closed form."""
+        """Compute E T_(N-n), slowest first, `[max_workers]`; None without a formula."""
         return None
 
     def pooled(self) -> "Distribution":
         return self
 
     def cdf(self, t: ArrayLike) -> Array:
-        """P(T ≤ t), with relative accuracy in the left tail."""
+        """Compute P(T ≤ t), with relative accuracy in the left tail."""
         return -jnp.expm1(-self.cumulative_hazard(t))
 
     def survival(self, t: ArrayLike) -> Array:
-        """P(T > t), with relative accuracy in the right tail."""
+        """Compute P(T > t), with relative accuracy in the right tail."""
         return jnp.exp(-self.cumulative_hazard(t))
 
     def log_density(self, t: ArrayLike) -> Array:
-        """log of the density of T, elementwise, or -inf. Not for atoms."""
+        """Compute the log of the density of T, elementwise, for T without atoms.
+
+        The result is -inf where the density is 0.
+        """
         t = jnp.asarray(t)
         hazard, rate = jax.jvp(self.cumulative_hazard, (t,), (jnp.ones_like(t),))
         possible = jnp.isfinite(hazard) & (rate > 0)
@@ -279,17 +304,23 @@ class Distribution(AnyDistribution):
         )
 
     def with_fast_inverse(self) -> "Distribution":
-        """The same, with a table in place of an Λ⁻¹ that is slow to compile and run."""
+        """Return the distribution with a table for Λ⁻¹, if Λ⁻¹ itself is slow."""
         return self
 
     def with_knots(self) -> "Distribution":
-        """The same, which hides no knots from rules of integration."""
+        """Return the distribution with all its knots visible to quadrature rules."""
         return self
 
     def sample(
         self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None
     ) -> Array:
-        """Independent cycle times of a `shape`, by default in the `working_dtype`."""
+        """Draw independent cycle times.
+
+        Args:
+          key: PRNG key.
+          shape: Shape of the result. Defaults to a scalar.
+          dtype: Dtype of the result. Defaults to `working_dtype`.
+        """
         check_key(key)
         if dtype is None:
             dtype = working_dtype(self)
@@ -298,7 +329,7 @@ class Distribution(AnyDistribution):
 
 
 def as_floats(*values: Any) -> list[Array]:
-    """What a person passes as arrays, all in their `working_dtype`."""
+    """Convert arguments to arrays in their common `working_dtype`."""
     arrays = [
         value if isinstance(value, jax.Array) else np.asarray(value) for value in values
     ]
@@ -306,11 +337,11 @@ def as_floats(*values: Any) -> list[Array]:
 
 
 def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
-    """(t > start, t - start or 1): the second is safe to raise, divide and take the log
-    of.
+    """Return whether t > start, and the excess t - start, which is 1 elsewhere.
 
-    A NaN slope in the branch of an outer `where` that is not taken would still poison
-    the gradient.
+    The excess is always positive, so its powers, quotients and log have finite
+    derivatives. A NaN derivative in the unused branch of a `where` would make the
+    gradient NaN.
     """
     excess = jnp.subtract(t, start)
     inside = excess > 0
@@ -320,7 +351,7 @@ def excess_above(t: ArrayLike, start: ArrayLike) -> tuple[Array, Array]:
 def inverse_ranks(
     num_workers: ArrayLike, max_workers: int, dtype: Any
 ) -> tuple[Array, Array]:
-    """1/j for j = n+1, and the rank N - n from the fastest; both 0 for n ≥ N."""
+    """Return 1/(n+1) and the rank N - n from the fastest; both are 0 for n ≥ N."""
     j = jnp.arange(1, max_workers + 1, dtype=dtype)
     exists = j <= num_workers
     return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)

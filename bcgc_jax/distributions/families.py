@@ -1,4 +1,4 @@
-"""The families of distributions: parameters, cumulative hazard, its inverse, mean."""
+"""Families of continuous distributions: cumulative hazards, inverses and means."""
 
 import inspect
 import math
@@ -41,19 +41,25 @@ from bcgc_jax.distributions.special_functions import (
     normal_hazard,
 )
 
-# From and to which log a, and how many. Draws of a in float64 lie in [1e-16/N, 745].
+# Range of log a in the table of `_Tabulated`, and number of knots. In float64, samples
+# of a lie in [1e-16/N, 745].
 _TABULATED = math.log(1e-20), math.log(800.0), 513
-# Λ of `FromHazard` at 0 that counts as 0, in units of eps.
+# Largest |Λ(0)| of `FromHazard` that counts as a rounding error, in units of eps.
 _ROUNDING = 64
 
 
 @pytree_dataclass
 class ShiftedExponential(Distribution):
-    r"""P(T > t) = exp(-rate (t - shift)) for t ≥ shift (the paper's, with its μ and
-    t₀).
+    r"""The shifted exponential distribution, which the paper uses.
 
-    `rate` is one over a time, `shift` a time. Raises ValueError for rate ≤ 0 or shift <
-    0.
+    P(T > t) = exp(-rate (t - shift)) for t ≥ shift.
+
+    Args:
+      rate: Rate, in 1/time; μ in the paper.
+      shift: Smallest time; t₀ in the paper. Defaults to 0.
+
+    Raises:
+      ValueError: If `rate` ≤ 0 or `shift` < 0.
 
     >>> law = ShiftedExponential(rate=1e-3, shift=50.0)
     >>> float(law.mean())
@@ -84,9 +90,13 @@ class ShiftedExponential(Distribution):
 
 @pytree_dataclass
 class Exponential(ShiftedExponential):
-    r"""P(T > t) = exp(-rate t) for t ≥ 0: `ShiftedExponential` without a shift.
+    r"""The exponential distribution, P(T > t) = exp(-rate t) for t ≥ 0.
 
-    `rate` is one over a time. Raises ValueError for rate ≤ 0.
+    Args:
+      rate: Rate, in 1/time.
+
+    Raises:
+      ValueError: If `rate` ≤ 0.
 
     >>> float(Exponential(rate=4.0).mean())
     0.25
@@ -101,7 +111,7 @@ class Exponential(ShiftedExponential):
 
 
 class _Shifted(Distribution):
-    """T = shift + X, X > 0, where a subclass has Λ of X and its inverse."""
+    """T = shift + X with X > 0; a subclass has the hazard of X and its inverse."""
 
     shift: ArrayLike
     _hazard: Callable[[Array], Array]
@@ -121,9 +131,17 @@ class _Shifted(Distribution):
 
 @pytree_dataclass
 class Weibull(_Shifted):
-    r"""P(T > t) = exp(-((t - shift)/scale)^shape) for t ≥ shift.
+    r"""The Weibull distribution with a shift.
 
-    `scale` and `shift` are times. Raises ValueError for scale or shape ≤ 0, shift < 0.
+    P(T > t) = exp(-((t - shift)/scale)^shape) for t ≥ shift.
+
+    Args:
+      scale: Scale, a time.
+      shape: Shape, without a unit.
+      shift: Smallest time. Defaults to 0.
+
+    Raises:
+      ValueError: If `scale` ≤ 0, `shape` ≤ 0 or `shift` < 0.
 
     >>> round(float(Weibull(scale=2.0, shape=1.0, shift=1.0).mean()), 4)
     3.0
@@ -149,9 +167,14 @@ class Weibull(_Shifted):
 
 @pytree_dataclass
 class Pareto(Distribution):
-    r"""P(T > t) = (scale/t)^shape for t ≥ scale; the mean is infinite for shape ≤ 1.
+    r"""The Pareto distribution, P(T > t) = (scale/t)^shape for t ≥ scale.
 
-    `scale` is a time. Raises ValueError for scale or shape ≤ 0.
+    Args:
+      scale: Smallest time.
+      shape: Tail index, without a unit. The mean is infinite for `shape` ≤ 1.
+
+    Raises:
+      ValueError: If `scale` ≤ 0 or `shape` ≤ 0.
 
     >>> round(float(Pareto(scale=2.0, shape=3.0).mean()), 4)
     3.0
@@ -164,7 +187,8 @@ class Pareto(Distribution):
     begin = "scale"
 
     def cumulative_hazard(self, t):
-        # log1p of the excess, not log of t / scale: the excess is exact near the scale.
+        # The excess is exact near the scale, so its log1p is more accurate than the log
+        # of t / scale.
         return self.shape * jnp.log1p(
             jnp.maximum(jnp.subtract(t, self.scale), 0) / self.scale
         )
@@ -177,12 +201,11 @@ class Pareto(Distribution):
         return jnp.where(finite, self.scale * (1 + 1 / margin), jnp.inf)
 
     def has_mean(self, level, num_workers):
-        # P(T_(N-n) > t) falls like t^(-(n+1) shape).
+        # P(T_(N-n) > t) decreases like t^(-(n+1) shape).
         return jnp.multiply(jnp.minimum(level, num_workers - 1) + 1, self.shape) > 1
 
     def expected_order_statistics(self, num_workers, max_workers):
-        # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)), a product of N
-        # - n means.
+        # E exp(A_(N-n) / shape) = Π_{j=n+1}^{N} 1 / (1 - 1 / (j shape)).
         inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
         share = inverse / self.shape
         finite = share < 1
@@ -192,7 +215,14 @@ class Pareto(Distribution):
 
 @pytree_dataclass
 class Uniform(Distribution):
-    r"""T uniform on [low, high]. Raises ValueError unless 0 ≤ low < high.
+    r"""The uniform distribution on [low, high].
+
+    Args:
+      low: Smallest time.
+      high: Largest time.
+
+    Raises:
+      ValueError: If 0 ≤ `low` < `high` does not hold.
 
     >>> float(Uniform(low=1.0, high=3.0).mean())
     2.0
@@ -207,8 +237,8 @@ class Uniform(Distribution):
     light_tail = True
 
     def cumulative_hazard(self, t):
-        # log of the remaining share, not log1p of the used one: (high - t) is exact
-        # near high.
+        # Near `high`, high - t is exact, so the log of the remaining share is accurate.
+        # The lower half uses log1p of the other share, which is accurate near `low`.
         inside, left = excess_above(self.high, t)
         share = jnp.where(inside, left / jnp.subtract(self.high, self.low), 0.5)
         started, excess = excess_above(jnp.where(inside, t, self.low), self.low)
@@ -237,10 +267,17 @@ class Uniform(Distribution):
 
 @pytree_dataclass
 class Lognormal(_Shifted):
-    r"""T = shift + exp(location + scale Z), Z standard normal.
+    r"""The lognormal distribution with a shift.
 
-    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale
-    ≤ 0, shift < 0.
+    T = shift + exp(location + scale Z), where Z is standard normal.
+
+    Args:
+      location: Mean of log(T - shift), the log of a time.
+      scale: Standard deviation of log(T - shift), without a unit.
+      shift: Infimum of the times. Defaults to 0.
+
+    Raises:
+      ValueError: If `scale` ≤ 0 or `shift` < 0.
 
     >>> round(float(Lognormal(location=0.0, scale=1.0).mean()), 4)
     1.6487
@@ -272,11 +309,19 @@ class Lognormal(_Shifted):
 
 @pytree_dataclass
 class Gamma(_Shifted):
-    r"""T = shift + G / rate, G gamma distributed with the given `shape`.
+    r"""The gamma distribution with a shift.
 
-    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log
-    Λ(log t), to full precision; draws use a table of it. Raises ValueError for shape or
-    rate ≤ 0, shift < 0.
+    T = shift + G / rate, where G has the gamma distribution with the given shape.
+    Newton's method on log Λ(log t) computes Λ⁻¹ to full precision. Samples use a table
+    of Λ⁻¹.
+
+    Args:
+      shape: Shape, without a unit.
+      rate: Rate, in 1/time.
+      shift: Infimum of the times. Defaults to 0.
+
+    Raises:
+      ValueError: If `shape` ≤ 0, `rate` ≤ 0 or `shift` < 0.
 
     >>> float(Gamma(shape=4.0, rate=2.0, shift=1.0).mean())
     3.0
@@ -286,7 +331,7 @@ class Gamma(_Shifted):
     rate: ArrayLike
     shift: ArrayLike = 0.0
 
-    # Worst of expected runtimes for shapes from 0.003 on.
+    # The worst error of an expected runtime, for shapes from 0.003 on.
     rounding = 250.0
     conditions = (("shape", "> 0"), ("rate", "> 0"), ("shift", ">= 0"))
 
@@ -299,7 +344,8 @@ class Gamma(_Shifted):
         return inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a) / self.rate
 
     def log_density(self, t):
-        # The hazard's slope in the shape would be a series for each time.
+        # Gradients of the default formula would need the hazard's derivative in the
+        # shape, which takes a quadrature for each time.
         inside, excess = excess_above(t, self.shift)
         constant = self.shape * jnp.log(self.rate) - special.gammaln(self.shape)
         value = constant + (self.shape - 1) * jnp.log(excess) - self.rate * excess
@@ -309,14 +355,15 @@ class Gamma(_Shifted):
         return jnp.asarray(self.shift + jnp.divide(self.shape, self.rate))
 
     def with_fast_inverse(self):
-        # A table of T - shift: a difference would round to 0 near the shift.
+        # The table has T - shift, because subtracting the shift would round to 0 near
+        # it.
         a = jnp.exp(jnp.linspace(*_TABULATED, dtype=working_dtype(self)))
         log_x, slope, _ = log_inverse_gamma_hazard(jnp.asarray(self.shape, a.dtype), a)
         return _Tabulated(self, self.infimum(), log_x - jnp.log(self.rate), slope)
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether so many arguments can be passed; where nobody knows, it may be."""
+    """Check whether `count` arguments can be passed; True without a signature."""
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:
@@ -328,28 +375,31 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters,
-    a).
+    r"""A distribution of your own, defined by its cumulative hazard.
 
-    Pass `parameters` by name: in the second place is `inverse_hazard`. In each function
-    parameters come first, then the time, or the hazard.
+    The hazard is Λ(t) = -log P(T > t). Pass all arguments except `hazard` by name. The
+    functions must be elementwise and static. Pass the same function objects again to
+    avoid a new compilation. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power
+    law beyond the range of floating-point numbers. If the integrand does not decay, the
+    mean is inf.
 
-    The functions are elementwise and static (pass the same objects again to avoid a new
-    compilation); `parameters` is any pytree, traced and differentiated like other
-    fields. Without an inverse the hazard is inverted by halving, with 64 values of it
-    for each time, 32 in float32. It may then be 0, negative or NaN at times before the
-    first one. If it is not 0 at t = 0 because of rounding, this rounding is subtracted.
-    If the slope of Λ jumps at some times, `kinks` is a function of the parameters that
-    returns them, `[K]`. Without it runtimes are less exact, and their error says so.
-    The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of
-    numbers. If the integrand does not decay, the mean is inf.
+    Args:
+      hazard: Function (parameters, t) that returns Λ(t). If Λ(0) is not 0 because of
+        rounding, the rounding error is subtracted.
+      inverse_hazard: Function (parameters, a) that returns Λ⁻¹(a). By default, Λ is
+        inverted by bisection, with 64 evaluations per time, or 32 in float32. Then Λ
+        may be 0, negative or NaN at times before the first one.
+      parameters: Any pytree. It can be traced and differentiated.
+      kinks: Function (parameters) that returns the times at which the derivative of Λ
+        jumps, `[K]`. If there are such times and `kinks` is not given, runtimes have a
+        larger error, which their error estimate includes.
 
     Raises:
-      TypeError: If something besides the hazard is not passed by name.
-      ValueError: If Λ is not 0 at t = 0, does not rise without limit, or falls. It is
-        looked at 20,000 times, so a fall of P(T > t) by less than √eps, or within too
-        short a time, is not seen. Traced parameters and batches of arrays cannot be
-        checked.
+      TypeError: If an argument is not a function with these parameters, for example
+        because it was not passed by name.
+      ValueError: If Λ is not 0 at t = 0, does not increase without bound, or decreases.
+        Λ is checked at 20,000 times, so small or short decreases are not detected.
+        Traced parameters and batches of arrays cannot be checked.
 
     >>> law = FromHazard(
     ...     lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0
@@ -357,7 +407,7 @@ class FromHazard(Distribution):
     >>> round(float(law.mean()), 5)  # (π/12)^½
     0.51166
 
-    Two exponential times are mixed here by hand. `Mixture` does it without a function:
+    This hazard mixes two exponential distributions. `Mixture` needs no function for it:
 
     >>> def mixture(p, t):
     ...     excess = jnp.maximum(t - p["first"], 0.0)
@@ -384,9 +434,9 @@ class FromHazard(Distribution):
             if callable(value) and _takes(value, of.count(",") + 1):
                 continue
             raise TypeError(
-                f"{name} of FromHazard must be a function of ({of}), got {value!r}: "
-                "pass all but the hazard by name, as in FromHazard(hazard, "
-                "parameters=3.0)"
+                f"`{name}` of FromHazard must be a function of ({of}), got {value!r}. "
+                "Pass all arguments except the hazard by name, for example "
+                "FromHazard(hazard, parameters=3.0)."
             )
         if at_hand(self.parameters):
             self._check_rise()
@@ -394,8 +444,8 @@ class FromHazard(Distribution):
     def _check_rise(self) -> None:
         """Raise ValueError if a known Λ is not a cumulative hazard.
 
-        A batch of arrays is not checked, because a function of the parameters of one
-        distribution says nothing of several.
+        A batch of arrays is not checked, because the function is defined for the
+        parameters of a single distribution.
         """
         dtype = working_dtype(self)
         rank = max(map(np.ndim, jax.tree.leaves(self.parameters)), default=0)
@@ -410,10 +460,11 @@ class FromHazard(Distribution):
         what = "Λ(parameters, t) = -log P(T > t) of FromHazard must"
         largest = jnp.finfo(dtype).max
         value = np.min(self._hazard(jnp.asarray(largest, dtype)))
-        if value <= 1:  # it may be NaN beyond a last time
+        if value <= 1:  # NaN is allowed, beyond a supremum
             raise ValueError(
-                f"{what} rise from 0 without limit; at t = {largest:.1e}, the largest "
-                f"number, it is {value:.3g}: is it P(T ≤ t), P(T > t), or -Λ?"
+                f"{what} increase from 0 without bound, but at t = {largest:.1e}, the "
+                f"largest number, it is {value:.3g}. Check that your function does not "
+                "return P(T ≤ t), P(T > t) or -Λ."
             )
         start = 0.0
         if self.inverse_hazard is not None:
@@ -421,7 +472,7 @@ class FromHazard(Distribution):
         elif (at_zero := np.max(self._hazard(jnp.zeros((), dtype)))) > 0:
             raise ValueError(
                 f"{what} be 0 at t = 0, because P(T > 0) = 1, but it is {at_zero:.3g}. "
-                "Subtract its value at the first time"
+                "Subtract its value at the first time."
             )
         falls = where_it_falls(self._hazard, start, dtype)
         if falls is not None:
@@ -430,16 +481,16 @@ class FromHazard(Distribution):
                 f"{np.min(self._hazard(jnp.asarray(t, dtype))):.4g}" for t in falls
             )
             raise ValueError(
-                f"{what} never fall, but at t = {times} it is {values}. Pass the "
-                "integral of the hazard rate, which is 0 or more"
+                f"{what} never decrease, but at t = {times} it is {values}. Pass the "
+                "integral of the hazard rate, which is nonnegative."
             )
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
         start = jax.lax.stop_gradient(self.infimum()).astype(t.dtype)
         inside = t > start
-        # Above the support's start the user's Λ is asked; below it, only at a point it
-        # knows.
+        # The user's Λ is evaluated only above the infimum. For times below it, the
+        # function gets a safe point instead.
         safe = jnp.where(inside, t, start + jnp.maximum(jnp.abs(start), 1))
         return jnp.where(inside, self._hazard(safe), 0)
 
@@ -449,7 +500,7 @@ class FromHazard(Distribution):
         return jnp.where(inside, value, self.infimum().astype(value.dtype))
 
     def _hazard(self, t: Array) -> Array:
-        """Λ, less its value at 0 if that is the rounding of a Λ that is 0 there."""
+        """Compute Λ, and subtract its value at 0 if this is only a rounding error."""
         value = jnp.asarray(self.hazard(self.parameters, t))
         if self.inverse_hazard is not None:
             return value
@@ -469,8 +520,8 @@ class FromHazard(Distribution):
         return average(self.inverse_cumulative_hazard, rank, rank, kinks)[0]
 
     def infimum(self):
-        # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at
-        # 0.
+        # The value is Λ⁻¹(0), but the derivatives are taken just above 0, because a
+        # power of a may have no derivative at 0.
         dtype = working_dtype(self)
         near = self._inverse(jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
         if self.inverse_hazard is None:
@@ -488,7 +539,7 @@ class FromHazard(Distribution):
 
 @pytree_dataclass
 class _Tabulated(_Shifted):
-    """Λ⁻¹ by a cubic Hermite table of log(t - shift) over log a, exact in slope."""
+    """Λ⁻¹ by cubic Hermite interpolation of log(t - shift) over log a."""
 
     law: Distribution
     shift: Array
@@ -520,15 +571,19 @@ class _Tabulated(_Shifted):
 
 @pytree_dataclass
 class HazardSpline(Distribution):
-    r"""Λ⁻¹ as a spline through (`hazards`, `times`), `[K]`, and a generalised Pareto
-    tail above it.
+    r"""A smooth distribution: Λ⁻¹ is a spline with a generalised Pareto tail.
 
-    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u P(T > u + z | T > u) = (1
-    + ξ z/σ)^{-1/ξ}, with σ the last slope and ξ ≥ 0 the `tail_index`; ξ = 0 is
-    exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
-    the unit of time. Rules of integration go by the knots unless they are `hidden`, as
-    they may be for many levels: panels between all knots would take long, and the
-    maximum of many times shows no knot. Built by `smooth_empirical`.
+    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, where σ is the
+    last slope. `smooth_empirical` fits such a distribution to measured times.
+
+    Args:
+      hazards: Hazards at the knots, strictly ascending from 0, `[K]`.
+      times: Times at the knots, strictly ascending, `[K]`.
+      slopes: Derivatives dΛ⁻¹/da at the knots, in units of time, `[K]`.
+      tail_index: Tail index ξ ≥ 0. Defaults to 0, an exponential tail.
+      hidden: Whether quadrature rules ignore the knots. Defaults to False. With many
+        levels, panels between all knots would be slow, and the maximum of many times
+        does not show the knots.
     """
 
     hazards: Array
@@ -543,12 +598,13 @@ class HazardSpline(Distribution):
         (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t), self.times)
         step = high - low
         rise = t1 - t0
-        # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
+        # y is relative to the piece, because in float32 the fourth power of a short
+        # time would be 0.
         y = jnp.clip((t - t0) / rise, 0, 1)
         d0 = d0 * step / rise
         d1 = d1 * step / rise
-        # θ of the way through the piece: a quadratic equation, by the root that does
-        # not cancel.
+        # The position within the piece solves a quadratic equation. This formula for
+        # its root has no cancellation.
         a = 1 - d0 + y * (d0 + d1 - 2)
         b = d0 - y * (d0 + d1 - 2)
         c = -y
@@ -577,18 +633,18 @@ class HazardSpline(Distribution):
         return self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
 
     def _bent(self, curve: Callable[[Array], Array], z: Array) -> Array:
-        """`curve`(ξ z) / ξ, which is z for ξ = 0."""
+        """Return `curve`(ξ z) / ξ, which is z for ξ = 0."""
         index = jnp.asarray(self.tail_index, z.dtype)
         return jnp.where(
             index > 0, curve(index * z) / jnp.where(index > 0, index, 1), z
         )
 
     def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
-        """The ends, in hazard, time and slope, of the piece that each value lies in."""
+        """Return hazards, times and slopes at both ends of each value's piece."""
         i = jnp.searchsorted(knots[1:-1], value, side="right", method="scan_unrolled")
         ends = (self.hazards, self.times, self.slopes)
-        # One row of a table, read once: XLA would read it anew in each kernel that
-        # needs a part.
+        # Each row of a table is read once. Without the barrier, XLA would read the row
+        # again in each kernel that needs a part of it.
         pieces = jnp.stack([part for x in ends for part in (x[:-1], x[1:])], axis=1)
         rows = jax.lax.optimization_barrier(pieces.at[i].get(mode="clip"))
         low, high, t0, t1, d0, d1 = jnp.moveaxis(rows, -1, 0)
@@ -621,8 +677,8 @@ class HazardSpline(Distribution):
     def pieces(self):
         if self.hidden:
             return Smooth()
-        # Once differentiable only; and the tail may be of another scale, of which it is
-        # cut at 1/2 to 32.
+        # The spline has only one continuous derivative, so every knot is a kink. The
+        # scale σ of the tail may differ, so the tail is split at σ/2, σ, …, 32 σ.
         tail = self.times[-1] + self.slopes[-1] * (2.0 ** np.arange(-1, 6)).astype(
             self.times.dtype
         )

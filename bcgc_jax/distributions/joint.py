@@ -1,9 +1,9 @@
-r"""Distributions of all N cycle times of an iteration, for workers that are not alike.
+r"""Joint distributions of the N cycle times of a step, for workers that are not i.i.d.
 
-`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a
-mean over rows, and so exact. `Heterogeneous` is a distribution for each of N
-independent workers; its expectations have no short formula, so solvers draw from it
-(`solvers.sample_average`).
+`EmpiricalRows` is a sample of measured or simulated steps. An expectation under it is a
+mean over rows, and therefore exact. `Heterogeneous` has one distribution for each of N
+independent workers. Its expectations have no short formula, so solvers use Monte Carlo
+samples (`solvers.sample_average`).
 """
 
 import functools
@@ -23,14 +23,14 @@ from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
 from bcgc_jax.distributions.order import slowest_first
 
 NO_EXACT_ANSWER = (
-    "independent workers that are not alike have no exact expectation: use solve or "
-    "simulate_runtime with a key, or take draws as the distribution: "
-    "EmpiricalRows(distribution.draw_rows(key, 10_000))"
+    "for heterogeneous workers, expectations cannot be computed exactly. Use solve or "
+    "simulate_runtime with a key, or pass samples as the distribution: "
+    "EmpiricalRows(distribution.draw_rows(key, 10_000))."
 )
 
 
 class JointDistribution(AnyDistribution):
-    """The distribution of all N times of an iteration.
+    """Base class of the joint distributions of all N cycle times of a step.
 
     A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`,
     `mean` and `infimum`.
@@ -41,19 +41,28 @@ class JointDistribution(AnyDistribution):
 
     @functools.partial(jax.jit, static_argnames="num_draws")
     def draw_rows(self, key: Array, num_draws: int) -> Array:
-        """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
+        """Draw the times of `num_draws` steps, slowest first, `[num_draws, N]`."""
         return slowest_first(self.sample(key, (num_draws, self.width())))
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(
         self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None
     ) -> Array:
-        """Cycle times, by default in the `working_dtype`; `shape` ends with N."""
+        """Draw cycle times.
+
+        Args:
+          key: PRNG key.
+          shape: Shape of the result. The last axis must be the N workers.
+          dtype: Dtype of the result. Defaults to `working_dtype`.
+
+        Raises:
+          ValueError: If `shape` does not end with N.
+        """
         check_key(key)
         if shape[-1:] != (self.width(),):
             raise ValueError(
-                f"a sample's last axis has its {self.width()} workers, not shape "
-                f"{shape}"
+                f"the last axis of a sample must be the {self.width()} workers, got "
+                f"shape {shape}"
             )
         if dtype is None:
             dtype = working_dtype(self)
@@ -65,12 +74,17 @@ class JointDistribution(AnyDistribution):
 
 @pytree_dataclass
 class EmpiricalRows(JointDistribution):
-    r"""Each row of `times`, `[S, N]`, is an iteration's N cycle times, with probability
-    1/S.
+    r"""The empirical joint distribution of S steps, each with probability 1/S.
 
-    What workers of a row have in common is kept. Which worker is which is not: a row is
-    sorted, slowest first, on the way in. Raises ValueError for another shape and for
-    times that are not finite and positive.
+    The dependence between the workers of a step is kept. The identity of the workers is
+    not kept, because each row is stored sorted, slowest first.
+
+    Args:
+      times: Cycle times of N workers in S steps, `[S, N]`.
+
+    Raises:
+      ValueError: If `times` has another rank, is empty, or has a time that is not
+        finite and positive.
 
     >>> law = EmpiricalRows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
@@ -86,7 +100,8 @@ class EmpiricalRows(JointDistribution):
         shape = np.shape(self.times)
         if len(shape) < 2 or 0 in shape:
             raise ValueError(
-                f"times must have a row for each iteration, not shape {shape}"
+                f"`times` must have one row per step and one column per worker, got "
+                f"shape {shape}"
             )
         super().__post_init__()
         (times,) = as_floats(self.times)
@@ -96,13 +111,14 @@ class EmpiricalRows(JointDistribution):
         return np.shape(self.times)[-1]
 
     def _sample(self, key, shape, dtype):
-        """Whole rows, slowest first."""
+        """Draw complete rows, slowest first."""
         times = jnp.asarray(self.times)
         return times[jax.random.randint(key, shape[:-1], 0, len(times))]
 
     def of_workers(self, members):
         warnings.warn(
-            "Rows do not know one worker from another: planned as if independent",
+            "`EmpiricalRows` does not identify workers, so the remaining workers are "
+            "planned as if their times were independent",
             stacklevel=2,
         )
         return self.pooled()
@@ -128,11 +144,16 @@ class EmpiricalRows(JointDistribution):
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with its own distribution: `distributions`, one for
-    each of the N.
+    r"""Independent workers, each with its own distribution.
 
-    Those of one class are drawn together, so that N of them compile as fast as one.
-    Raises ValueError for anything that is no distribution of a single worker.
+    Workers whose distributions have the same class are sampled together, so N of them
+    compile as fast as one.
+
+    Args:
+      distributions: The distributions of the N workers.
+
+    Raises:
+      ValueError: If an entry is not a `Distribution` of a single worker.
 
     >>> from bcgc_jax.distributions import Pareto, Uniform
     >>> law = Heterogeneous(
@@ -149,7 +170,7 @@ class Heterogeneous(JointDistribution):
         alone = [isinstance(law, Distribution) for law in self.distributions]
         if not alone or not all(alone):
             raise ValueError(
-                "each worker needs a distribution of its own, got "
+                "`distributions` must have a distribution for each worker, got "
                 f"{self.distributions!r}"
             )
 
@@ -173,9 +194,9 @@ class Heterogeneous(JointDistribution):
         return self.distributions
 
     def _sample(self, key, shape, dtype):
-        """Independent cycle times, worker by worker along the last axis."""
+        """Draw independent cycle times, with one worker per entry of the last axis."""
         a = jax.random.exponential(key, shape, dtype)
-        # half of what it is a multiple of: no time is 0
+        # A draw may be exactly 0. The value in its place is below all positive draws.
         a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)
         groups: dict[Any, list[int]] = {}
         for worker, law in enumerate(self.distributions):

@@ -1,9 +1,8 @@
-"""Which way an axis of workers or levels runs: two orders, and the step from one to the
-other.
+"""Two orders of workers and levels along an axis, and conversions between them.
 
-*Slowest first*, the last axis, nearly everywhere: axis n holds T_(N-n), beside
-redundancy level n. *Ascending in k*, axis 0, in the recursions of `exact.crossing`: k =
-N - n, the earliest threshold first.
+*Slowest first* is used nearly everywhere, along the last axis. Entry n holds T_(N-n),
+which belongs to redundancy level n. *Ascending in k* is used in the recursions of
+`exact.crossing`, along axis 0, with k = N - n. Its first threshold is the earliest.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from jax import Array
 
 
 def slowest_first(times: Any) -> Any:
-    """Times of workers, `[..., N]`, sorted; NumPy or JAX.
+    """Sort the times of workers, `[..., N]`, slowest first, with NumPy or JAX.
 
     >>> slowest_first(np.array([1.0, 3.0, 2.0])).tolist()
     [3.0, 2.0, 1.0]
@@ -24,10 +23,10 @@ def slowest_first(times: Any) -> Any:
 
 
 def ascending_in_k(by_level: Array) -> Array:
-    """From values by level, slowest first, `[..., N]` to `[N, ...]`."""
+    """Convert values by level, `[..., N]`, to the order ascending in k, `[N, ...]`."""
     return jnp.moveaxis(by_level, -1, 0)[::-1]
 
 
 def by_level(ascending: Array) -> Array:
-    """The way back, `[N, ...]` to `[..., N]`."""
+    """Convert values ascending in k, `[N, ...]`, to the order by level, `[..., N]`."""
     return jnp.moveaxis(ascending[::-1], 0, -1)

@@ -1,14 +1,14 @@
 r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses.
 
-Both are written with a Mills ratio M, the tail over the slope of its log density. With
-u = z or log x,
+Let u = z or log x, and let p be the density in u. With the Mills ratio M, the ratio of
+a tail probability to the density,
 
     left of the middle     P = p M,   Λ = -log1p(-P),   Λ' = P / (Q M)
-    right of it            Q = p M,   Λ = -log Q,       Λ' = 1 / M
+    right of the middle    Q = p M,   Λ = -log Q,       Λ' = 1 / M
 
-with p the density in u. M is smooth and without cancellation, and so is log P or log Q
-in the far tails; the slopes in closed form need no second evaluation. XLA compiles each
-of these to a handful of loops, where `gammainc` and `gammaincc` take eighty.
+M is smooth and computed without cancellation, so log P and log Q are accurate in the
+far tails. The derivatives need no second evaluation. XLA compiles each function to a
+few loops, but `gammainc` and `gammaincc` to eighty.
 """
 
 import functools
@@ -25,7 +25,13 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Tail(NamedTuple):
-    """log P where `left`, else log Q, and the Mills ratio: P or Q over the density."""
+    """The log of a tail probability, and its Mills ratio.
+
+    Attributes:
+      left: Whether the tail is the left one.
+      log: log P on the left, log Q on the right.
+      mills: P or Q over the density.
+    """
 
     left: Array
     log: Array
@@ -33,24 +39,24 @@ class _Tail(NamedTuple):
 
     @property
     def log_p(self) -> Array:
-        """log P on the left; any number on the right."""
+        """log P on the left, and an arbitrary number on the right."""
         return jnp.where(self.left, self.log, -1)
 
     def hazard(self) -> Array:
         return jnp.where(self.left, _minus_log1m(jnp.exp(self.log_p)), -self.log)
 
     def odds(self) -> Array:
-        """P / Q on the left; 1 on the right."""
+        """Compute P / Q on the left; return 1 on the right."""
         return jnp.where(self.left, 1 / jnp.expm1(-self.log_p), 1)
 
     def slope(self) -> Array:
-        """dΛ/du."""
+        """Compute dΛ/du."""
         return self.odds() / self.mills
 
     def newton(self, log_hazard: Array) -> Array:
-        """The step in u to the root of log Λ = `log_hazard`, also if P underflows."""
+        """Compute Newton's step in u for log Λ = `log_hazard`, also if P underflows."""
         p = jnp.exp(self.log_p)
-        # -log(1 - p) / p, and its limit.
+        # This is -log(1 - p) / p, or its limit 1.
         ratio = jnp.where(
             p > jnp.finfo(p.dtype).tiny, _minus_log1m(p) / jnp.where(p > 0, p, 1), 1
         )
@@ -62,14 +68,20 @@ class _Tail(NamedTuple):
 
 
 def _minus_log1m(p: Array) -> Array:
-    """-log(1 - p). XLA's log1p is off by 1.4e-14 at -0.5, by an ulp above -0.3."""
+    """Compute -log(1 - p).
+
+    The relative error of XLA's log1p is 1.4e-14 at -0.5, but one ulp above -0.3.
+    """
     small = -jnp.log1p(-jnp.minimum(p, 0.25))
     large = -jnp.log(1 - jnp.where(p < 1, p, 0))
     return jnp.where(p < 0.25, small, large)
 
 
 def log_early(hazard: Array) -> Array:
-    """log P(T ≤ t) = log(1 - e^-Λ), accurate near 0: many workers multiply it."""
+    """Compute log P(T ≤ t) = log(1 - e^-Λ).
+
+    It is accurate near 0, because it is multiplied by large numbers of workers.
+    """
     tiny = jnp.finfo(hazard.dtype).tiny
     soon = jnp.log(jnp.maximum(-jnp.expm1(-hazard), tiny))
     late = -_minus_log1m(jnp.exp(-jnp.maximum(hazard, 0.7)))
@@ -78,10 +90,10 @@ def log_early(hazard: Array) -> Array:
 
 @functools.cache
 def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss and Legendre's rule on [0, 1], to full relative accuracy near 0.
+    """Compute the Gauss-Legendre rule on [0, 1], with full relative accuracy near 0.
 
-    NumPy's loses two digits there (5e-14 for ∫ e^{-37 s}, against 2e-16): its nodes are
-    1 - O(order^-2).
+    NumPy's rule is on [-1, 1], so its nodes near 0 lose two digits. For ∫ e^{-37 s} the
+    error is 5e-14, but 2e-16 with this rule.
     """
     s = (1 - np.polynomial.legendre.leggauss(order)[0][::-1]) / 2
     for _ in range(3):
@@ -99,8 +111,12 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes on [0, 1], `[num + 1]`, and weights of three nested rules, `[3, …]`."""
-    end = 3.2  # beyond it weights are below the rounding of the sum
+    """Compute the double-exponential rule on [0, 1].
+
+    Returns the nodes, `[num + 1]`, and the weights of three nested rules,
+    `[3, num + 1]`.
+    """
+    end = 3.2  # beyond it, the weights are below the rounding error of the sum
     v = np.linspace(-end, end, num + 1)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
     weight = (
@@ -113,14 +129,14 @@ def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
 
 @functools.cache
 def _mills_polynomial(degree: int) -> np.ndarray:
-    """Coefficients, highest first, of (z + 1.25) M(z) in (z - 4) / (z + 4), for z ≥ 0.
+    """Fit the polynomial (z + 1.25) M(z) in the variable (z - 4) / (z + 4), z ≥ 0.
 
-    The map is that of Shepherd and Laframboise (1981). Degree 22: 1.5e-15; degree 10:
-    4e-8.
+    The coefficients are in descending order. Shepherd and Laframboise (1981) use this
+    variable. The error is 1.5e-15 for degree 22, and 4e-8 for degree 10.
     """
     share = np.cos(np.pi * (np.arange(200) + 0.5) / 200)
     z = 4 * (1 + share) / (1 - share)
-    # M(z) = ∫₀^∞ exp(-z v - v²/2) dv, cut where the exponent is -42.
+    # M(z) = ∫₀^∞ exp(-z v - v²/2) dv, truncated where the exponent is -42.
     end = 84 / (z + np.sqrt(z * z + 84))
     s, weight = legendre(60)
     v = end[:, None] * s
@@ -130,7 +146,7 @@ def _mills_polynomial(degree: int) -> np.ndarray:
 
 
 def _mills(z: Array) -> Array:
-    """P(Z > z) / φ(z) for z ≥ 0."""
+    """Compute P(Z > z) / φ(z) for z ≥ 0."""
     z = jnp.minimum(z, 1e-3 * jnp.sqrt(jnp.finfo(z.dtype).max))
     share = (z - 4) / (z + 4)
     value = jnp.zeros_like(z)
@@ -149,7 +165,7 @@ def _normal_tail(z: Array) -> _Tail:
 
 @jax.custom_jvp
 def normal_hazard(z: Array) -> Array:
-    """-log P(Z > z), Z standard normal, to a few ulp of it in both tails."""
+    """Compute -log P(Z > z) for a standard normal Z, to a few ulp in both tails."""
     return _normal_tail(z).hazard()
 
 
@@ -157,10 +173,10 @@ normal_hazard.defjvps(lambda tangent, _, z: _normal_tail(z).slope() * tangent)
 
 
 def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
-    """(right, b, z): z ≥ 0 with -log P(Z > z) ≈ b, to 4.5e-4; the z of a is z if
-    `right`, else -z.
+    """Invert the normal hazard a by Hastings' formula, with an error of 4.5e-4.
 
-    Hastings' formula, Abramowitz and Stegun 26.2.23.
+    Returns (right, b, z) with z ≥ 0 and -log P(Z > z) ≈ b. The inverse of a is z if
+    `right`, and -z otherwise. Abramowitz and Stegun, 26.2.23.
     """
     right = a > math.log(2)
     b = jnp.where(right, a, -jnp.log(-jnp.expm1(-jnp.minimum(a, 1))))
@@ -172,10 +188,10 @@ def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
 
 @jax.custom_jvp
 def inverse_normal_hazard(a: Array) -> Array:
-    """The z with -log P(Z > z) = a, for a > 0."""
+    """Compute the z with -log P(Z > z) = a, for a > 0."""
     right, b, z = _rough_normal(jnp.minimum(a, 1e-9 * jnp.finfo(a.dtype).max))
-    # Halley's method: Λ' = 1 / M, Λ'' = Λ' (Λ' - z). The errors are 4.5e-4, 1e-10,
-    # 1e-16.
+    # Halley's method has Λ' = 1 / M and Λ'' = Λ' (Λ' - z). The error decreases from
+    # 4.5e-4 to 1e-10 and 1e-16.
     for _ in range(2):
         z = jnp.maximum(z, 0)
         mills = _mills(z)
@@ -190,26 +206,32 @@ inverse_normal_hazard.defjvps(lambda tangent, z, _: tangent / _normal_tail(z).sl
 def _gamma_tail(
     shape: Array, constant: Array, x: Array, log_x: Array | None = None
 ) -> tuple[_Tail, Array]:
-    r"""The tail in u = log x, and the slope of its log in the shape.
+    r"""Compute the tail in u = log x, and the derivative of its log in the shape.
 
-    XLA leaves out what nobody asks for. M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b
-    = shape: on the right +, on the left -, where one step of the recurrence in the
-    shape, M(b) = (1 + x M(b+1)) / b, spares the slow decay of small shapes. Gauss and
-    Legendre's rule up to where the exponent is -37 has all the digits of float64 with
-    30 nodes. `constant` is `_stirling(shape)`; `log_x` is asked where x underflows.
+    With b = shape, M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with + on the right and -
+    on the left. On the left, one step of the recurrence M(b) = (1 + x M(b+1)) / b
+    avoids the slow decay for small shapes. In float64, the Gauss-Legendre rule with 30
+    nodes has full precision up to the v where the exponent is -37. XLA removes results
+    that are not used.
+
+    Args:
+      shape: Shape of the gamma distribution.
+      constant: `_stirling(shape)`.
+      x: Argument x > 0.
+      log_x: log x, which is used if x underflows.
     """
     double = x.dtype == jnp.float64
     nodes, weights = legendre(30 if double else 14)
     cut = 17.5
     if double:
         cut = 37.0
-    # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst
-    # 1e-14 at shape 0.02).
+    # The tails meet near the median. For small shapes they meet at 0.1; left of it
+    # Q = 1 - P, with an error of at most 1e-14, at shape 0.02.
     left = x < jnp.maximum(shape - 0.7, 0.1)
     b = jnp.where(left, shape + 1, shape)
     gap = jnp.where(left, b - x, x - b)
-    # The end of the range: on the left from e^{-v} - 1 + v ≥ v² / (2 + v); on the right
-    # by Newton from above.
+    # The range ends where the exponent is -cut. On the left, a bound on this v follows
+    # from e^{-v} - 1 + v ≥ v² / (2 + v). On the right, Newton's method starts above it.
     short = (cut - 2 * gap + jnp.sqrt((cut - 2 * gap) ** 2 + 8 * b * cut)) / (2 * b)
     end = jnp.minimum(
         (jnp.sqrt(gap * gap + 2 * x * cut) - gap) / x, jnp.log1p(2 * cut / x) + 1
@@ -224,7 +246,7 @@ def _gamma_tail(
     integral = jnp.abs(end) * jnp.sum(value, axis=-1)
     lower = 1 + x * integral
     mills = jnp.where(left, lower / shape, integral)
-    # x^shape e^-x / Γ(shape) without the cancellation at large shapes.
+    # This computes x^shape e^-x / Γ(shape) without cancellation at large shapes.
     excess = (x - shape) / shape
     near = jnp.abs(excess) < 0.25
     log_ratio = jnp.where(
@@ -237,20 +259,20 @@ def _gamma_tail(
     log_tail = shape * log_ratio - (x - shape) - constant + jnp.log(mills)
     first = jnp.abs(end) * jnp.sum(v * value, axis=-1)
     drift = jnp.where(left, x * first / lower - 1 / shape, first / integral)
-    # ψ(shape) - log shape
+    # The derivative of `_stirling` is ψ(shape) - log shape.
     _, constant_slope = jax.jvp(_stirling, (shape,), (jnp.ones_like(shape),))
     return _Tail(left, log_tail, mills), log_ratio - constant_slope + drift
 
 
-@jax.jit  # traced once for all who ask
+@jax.jit  # traced once for all callers
 def _stirling(shape: Array) -> Array:
-    """log Γ(shape) - shape log shape + shape, by Stirling's series."""
+    """Compute log Γ(shape) - shape log shape + shape by Stirling's series."""
     large = shape > 10
     raised = jnp.where(large, shape, shape + 10)
     product = jnp.where(large, 1, shape)
     for k in range(1, 10):
         product = product * jnp.where(large, 1, shape + k)
-    # Bernoulli's numbers; the next term is below 3e-17.
+    # The coefficients are from Bernoulli numbers. The next term is below 3e-17.
     inverse = 1 / raised
     series = jnp.zeros_like(shape)
     for c in (1 / 156, -691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
@@ -262,12 +284,12 @@ def _stirling(shape: Array) -> Array:
 
 
 def _in_range(x: Array) -> Array:
-    """x within the numbers whose quotients and squares do not overflow."""
+    """Clip x to a range in which quotients and squares do not overflow."""
     return jnp.clip(x, jnp.finfo(x.dtype).tiny, jnp.sqrt(jnp.finfo(x.dtype).max))
 
 
 def _along(tangents: tuple, *slopes: Array) -> Array:
-    """Σ slope · tangent over the tangents that are not known to be zero."""
+    """Compute Σ slope · tangent over the tangents that are not symbolic zeros."""
     return sum(
         s * t
         for s, t in zip(slopes, tangents, strict=True)
@@ -277,11 +299,11 @@ def _along(tangents: tuple, *slopes: Array) -> Array:
 
 @jax.custom_jvp
 def gamma_hazard(shape: Array, x: Array) -> Array:
-    """-log Q(shape, x), Q the regularised upper incomplete gamma function, for x > 0;
-    of one dtype.
+    """Compute -log Q(shape, x), Q the regularised upper incomplete gamma function.
 
-    Relative error up to 1.3e-13 for shapes 0.02 to 500, all of it the rounding of the
-    logarithm of P in the left tail, 1e-14 elsewhere.
+    Both arguments must have the same dtype, and x > 0. For shapes from 0.02 to 500, the
+    relative error is at most 1.3e-13 in the left tail, where log P is rounded.
+    Elsewhere it is at most 1e-14.
     """
     tail, _ = _gamma_tail(shape, _stirling(shape), _in_range(x))
     return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf)
@@ -300,9 +322,10 @@ gamma_hazard.defjvp(_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def log_inverse_gamma_hazard(shape: Array, a: Array) -> tuple[Array, Array, Array]:
-    """log x, where -log Q(shape, x) = a > 0, and its slopes in log a and in the shape.
+    """Compute log x with -log Q(shape, x) = a > 0, even if x itself underflows.
 
-    x itself may underflow. Slopes are by implicit differentiation.
+    Also returns the derivatives of log x in log a and in the shape, by implicit
+    differentiation.
     """
     constant = _stirling(shape)
     log_x = _log_inverse(shape, constant, a)
@@ -316,8 +339,8 @@ def log_inverse_gamma_hazard(shape: Array, a: Array) -> tuple[Array, Array, Arra
 
 def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
     log_a = jnp.log(a)
-    # Left: P ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal,
-    # or e^{-x} / Γ(shape).
+    # The start on the left is from P ≈ x^shape / Γ(shape + 1). On the right, it is
+    # Wilson and Hilferty's cube of a normal variable, or from Q ≈ e^{-x} / Γ(shape).
     rise = constant + shape * jnp.log(shape) - shape
     left = (jnp.log(-jnp.expm1(-a)) + rise + jnp.log(shape)) / shape
     right, _, z = _rough_normal(a)
@@ -331,14 +354,13 @@ def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
         tail, _ = _gamma_tail(shape, constant, _in_range(jnp.exp(u)), u)
         return u + jnp.clip(tail.newton(log_a), -reach, reach)
 
-    # The slowest of shapes 0.005 to 10,000 and all hazards has its last digit after 5
-    # steps.
+    # For shapes from 0.005 to 10,000 and all hazards, 5 steps reach full precision.
     return jax.lax.fori_loop(0, 6, newton, start)
 
 
 @jax.custom_jvp
 def inverse_gamma_hazard(shape: Array, a: Array) -> Array:
-    """The x with -log Q(shape, x) = a, for a > 0; of one dtype."""
+    """Compute the x with -log Q(shape, x) = a > 0; both arguments have one dtype."""
     return jnp.exp(_log_inverse(shape, _stirling(shape), a))
 
 
@@ -352,11 +374,16 @@ inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def f_quantile(share: float, above: float, below: float) -> float:
-    """A quantile of the F distribution with `above` and `below` degrees of freedom, by
-    NumPy.
+    """Compute a quantile of the F distribution with NumPy.
 
-    With 1 and ν degrees it is that of t². It is below / above tan² of an angle with the
-    density sin^(above-1) cos^(below-1).
+    The quantile is below/above · tan²(θ), for an angle θ with density proportional to
+    sin^(above-1) θ cos^(below-1) θ. With 1 and ν degrees of freedom, F is the
+    distribution of Student's t².
+
+    Args:
+      share: Probability.
+      above: Degrees of freedom of the numerator.
+      below: Degrees of freedom of the denominator.
     """
     angle = np.linspace(0, np.pi / 2, 100_001)
     middle = (angle[1:] + angle[:-1]) / 2

@@ -485,12 +485,12 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
 def test_parameters_of_a_hazard_go_by_name():
     """In second place they were called, deep inside, as if they were the inverse."""
     with pytest.raises(
-        TypeError, match=r"inverse_hazard .* \(parameters, a\), got 3.0: pass"
+        TypeError, match=r"inverse_hazard` .* \(parameters, a\), got 3.0. Pass"
     ):
         bcgc.FromHazard(lambda p, t: p * t, 3.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"hazard of FromHazard must be a function"):
+    with pytest.raises(TypeError, match=r"hazard` of FromHazard must be a function"):
         bcgc.FromHazard(None, parameters=3.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^hazard .* of \(parameters, t\), got"):
+    with pytest.raises(TypeError, match=r"^`hazard` .* of \(parameters, t\), got"):
         bcgc.FromHazard(lambda t: t)  # type: ignore[arg-type,misc]
 
 
@@ -506,7 +506,9 @@ def test_a_hazard_that_does_not_rise_is_no_heavy_tail(hazard, value):
     inverse = None
     if value == "0":  # with an inverse the mean is finite
         inverse = lambda p, a: -p * jnp.log(a)  # noqa: E731
-    with pytest.raises(ValueError, match=rf"must rise from 0 .* it is {value}: is it"):
+    with pytest.raises(
+        ValueError, match=rf"must increase from 0 .* it is {value}. Check"
+    ):
         bcgc.FromHazard(hazard, inverse, parameters=2.0)
 
 
@@ -525,7 +527,9 @@ def test_a_hazard_that_falls_is_refused(precision, name):
     hazard = _WAVES[name]
     batch: Any = np.array([0.0, 2.0])
     for parameters in (2.0, batch):
-        with pytest.raises(ValueError, match=r"must never fall, but at t = .* it is"):
+        with pytest.raises(
+            ValueError, match=r"must never decrease, but at t = .* it is"
+        ):
             bcgc.FromHazard(hazard, parameters=parameters)
     bcgc.FromHazard(hazard, parameters=np.array([0.0, 0.0]))
     # What is traced cannot be checked.

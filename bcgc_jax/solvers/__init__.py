@@ -1,4 +1,4 @@
-"""Solvers: closed forms, stochastic subgradients, baselines, and `solve` over them."""
+"""Methods that plan a problem, and `solve`, which calls them and evaluates plans."""
 
 from bcgc_jax import _removed
 from bcgc_jax.solvers.baselines import Backup as Backup

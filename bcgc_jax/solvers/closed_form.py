@@ -1,4 +1,4 @@
-"""Closed forms: the optimum for a deterministic t, at two t (Theorems 2 and 3)."""
+"""The paper's closed forms: partitions that are optimal for given cycle times."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,18 @@ from bcgc_jax.problem import Problem
 
 @jax.jit
 def partition_for_times(problem: Problem, times: Array) -> Array:
-    r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]`
-    (Theorem 2).
+    r"""Compute the partition that is optimal for given cycle times (Theorem 2).
 
-    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the
-    limit t → 0: all coordinates at the highest level. Where some t is inf, its level
-    stays empty.
+    It is argmin_x max_n t_(N-n) y_n, with y_n ∝ 1/t_(N-n), so all levels finish at the
+    same time. If a time is 0, all coordinates are at the highest level, which is the
+    limit t → 0. If a time is infinite, its level stays empty.
+
+    Args:
+      problem: The problem to plan.
+      times: Sorted cycle times t_(N-n), slowest first, `[max_workers]`.
+
+    Returns:
+      The partition x, `[max_workers]`, which sums to L.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=3)
@@ -37,12 +43,12 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
 
 @jax.jit
 def expected_times(problem: Problem) -> Array:
-    """E T_(N-n), `[max_workers]`: one program for all that go by them."""
+    """Compute E T_(N-n), `[max_workers]`, in a program that all methods share."""
     return iteration_of(problem).expected_order_statistics()
 
 
 def time_partition(problem: Problem) -> Array:
-    r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
+    r"""Compute the closed form x^(t), `[max_workers]`: Theorem 2 at t_n = E T_(n).
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -56,6 +62,6 @@ def time_partition(problem: Problem) -> Array:
 
 @jax.jit
 def frequency_partition(problem: Problem) -> Array:
-    r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`."""
+    r"""Compute the closed form x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)]."""
     rates = iteration_of(problem).expected_order_statistics(jnp.reciprocal)
     return partition_for_times(problem, jnp.where(jnp.isinf(rates), 0, 1 / rates))

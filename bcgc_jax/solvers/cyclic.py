@@ -1,7 +1,7 @@
-"""`Cyclic`: workers go through neighbouring subsets, and every finished subset counts.
+"""`Cyclic`: workers compute adjacent subsets in turn, and every finished one counts.
 
-Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a
-mean of draws.
+The expected runtime is exact for i.i.d. workers (`plans.completion.FirstHolder`).
+Otherwise it is a Monte Carlo estimate.
 """
 
 import jax
@@ -24,11 +24,13 @@ from bcgc_jax.solvers.method import NUM_DRAWS, Numbered
 
 @pytree_dataclass
 class Cyclic(Numbered):
-    """Workers store `stored` subsets each and go through them one by one, around the
-    circle.
+    """Let each worker compute its stored subsets one by one, in cyclic order.
 
     Amiri & Gündüz, Computation scheduling for distributed machine learning with
     straggling workers, 2019.
+
+    Args:
+      stored: Number of data subsets that each worker stores. Must be static.
     """
 
     stored: int = static_field()
@@ -36,7 +38,7 @@ class Cyclic(Numbered):
     word = "cyclic"
     what = "a number of stored subsets"
     counts = (("stored", 1),)
-    refuses = ("send_time",)  # who sends what is decided as they go
+    refuses = ("send_time",)  # what each worker sends depends on the random times
     baseline = True
     is_partition = False
 
@@ -49,7 +51,7 @@ class Cyclic(Numbered):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = concrete(problem.num_workers)
         drawn = self.is_drawn(problem)
-        # draws of workers that are none take as long
+        # Samples of padded workers would take as long as samples of real ones.
         if workers is not None and not workers.ndim and drawn:
             problem = replace(problem, max_workers=int(workers))
         plan = cyclic_plan(problem.total, self.stored)
@@ -64,7 +66,10 @@ class Cyclic(Numbered):
 def _evaluate(
     problem: Problem, plan: Plan, key: Array | None
 ) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and the needs; NaN for too few workers."""
+    """Return the expected runtime and the requirements of a plan.
+
+    With a key, the runtime is a Monte Carlo estimate. It is NaN for too few workers.
+    """
     if key is None:
         runtime = integrate_runtime(problem, plan)
     else:
@@ -75,13 +80,13 @@ def _evaluate(
     def sent(starts: Array, times: Array) -> Array:
         return sent_on_circle(work, times, starts, workers)
 
-    # The same draws always: of a figure with two digits. Of many workers each draw has
-    # many.
+    # The number of messages is reported with two digits, so few samples are enough, and
+    # the key is fixed. With many workers, a sample averages over many messages.
     draws = min(2**12, max(2**22 // problem.max_workers, 32))
     messages = over_draws(jax.random.key(0), problem, sent, draws, 2)
     needs = Requirements(
         stored_subsets=jnp.asarray(work.size, int),
-        # A mean of whole numbers, which have no slope.
+        # This is a mean of integers, which have no derivative.
         sent=without_derivative(jnp.mean(messages), problem),
         round_trips=jnp.ones((), int),
         exact_gradient=jnp.ones((), bool),

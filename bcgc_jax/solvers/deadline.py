@@ -1,15 +1,15 @@
-r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ t).
+r"""Partitions that meet a deadline: maximise P(τ̂(x,T) ≤ t).
 
-This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the
-log-odds of being late begin at several starts at once. If the distribution has atoms,
+The problem is not convex. Spectral projected gradients (Birgin, Martínez & Raydan 2000)
+minimise the log-odds of being late from several starts. If the distribution has atoms,
 then P is a step function of x. In that case the search plans for a smoothed
-distribution, whose atoms (or, for rows, runtimes) are spread by a factor e^±h with
-h → 0, and each plan that it reaches is evaluated with the true P.
+distribution. Its atoms (or, for rows, runtimes) are spread by a factor e^±h with h → 0.
+Each plan that the search reaches is evaluated with the true P.
 
-The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is
-that of an augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The
-search begins between the plan of least E τ̂ and the one of most P, where P = p; its
-answer is moved towards the latter until P ≥ p.
+The chance-constrained problem is min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p. An augmented
+Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t) solves it. The search starts
+where P = p, between the plan of least E τ̂ and the plan of largest P. Its result is
+moved towards the latter plan until P ≥ p.
 """
 
 import functools
@@ -38,11 +38,12 @@ from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
 from bcgc_jax.solvers.search import Optimum, local_optimum
 
-# These reach the best of eleven starts in 98 % of 600 problems (five families, N = 3 …
-# 24, deadlines of 0.45 to 3 expected runtimes), at worst 4e-4 below; with x^(t), x^(f)
-# and the optimum in place of the first five, two seconds more to compile, it is 98 %
-# and 3e-3. Of 312 others 0 σ alone brings the same to 1e-13, but for two 4e-6 better;
-# -1.5 and -1 σ, or -1 to 1 σ, miss 3e-5 of one.
+# Typical times at which searches start, in standard deviations. With `STARTS`, 98 % of
+# 600 problems reach the best of eleven starts (five families, N = 3 to 24, deadlines of
+# 0.45 to 3 expected runtimes). The largest loss of P is 4e-4. With x^(t), x^(f) and the
+# optimum in place of these five, it is 3e-3. In 312 other problems, 0 σ without the
+# others gives the same P to 1e-13, except for two problems, which differ by 4e-6. With
+# only -1.5 and -1 σ, or only -1 to 1 σ, one problem loses 3e-5.
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (
     *(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS),
@@ -50,19 +51,20 @@ STARTS = (
     "single level",
 )
 
-# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or
-# its own, is infinite. Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends
-# at the step limit, none more than 2e-6 below the best found; with 1e-8 it is five and
-# 1e-4, without it 39 and 2e-3. Half and twice as much change none of 72 by 1e-15, a
-# hundred times as much one by 2e-5.
+# Share of L at which the derivative of an empty level is taken, because at 0 it may be
+# infinite, for example with heavy tails. Of 84 problems (Pareto, shapes 0.4 to 2.2,
+# N = 3, 5, 8), one ends at the step limit, and P is at most 2e-6 below the best. With
+# 1e-8 it is five problems and 1e-4, at 0 it is 39 problems and 2e-3. Half or twice this
+# value changes none of 72 problems by 1e-15; 100 times changes one by 2e-5.
 _BESIDE = 1e-4
-# A projected step that moves no share by more ends a search, by the bytes of a number:
-# in single precision 1e-6 was missed in 2000 steps, and 3e-6 met in 11.
+# A search ends when a projected step moves no entry by more than this, by bytes of the
+# dtype. In float32, 1e-6 was not met in 2000 steps, and 3e-6 was met in 11 steps.
 _TOLERANCE = {8: 1e-6, 4: 1e-5}
-# Slopes in single precision do not resolve even that from N = 20 on: 4e-5 is left at
-# the optimum. There a search also ends where so many steps gain nothing: P of 16
-# problems was then 2e-8 to 4e-6 off (N = 20, 50). With 25 steps P of 48 is up to 5e-6
-# less, with 100, in 1.4 times as many, up to 1e-6 more.
+# In float32, derivatives do not resolve this tolerance for N ≥ 20, because a step of
+# 4e-5 remains at the optimum. So a search also ends after this number of steps without
+# gain. Then P of 16 problems had errors from 2e-8 to 4e-6 (N = 20, 50). With 25 steps,
+# P of 48 problems is up to 5e-6 lower. With 100, it is up to 1e-6 higher, for 1.4 times
+# as many steps.
 _PATIENCE = 50
 
 
@@ -75,22 +77,30 @@ def _search(
 
 @pytree_dataclass
 class Deadline(Method):
-    r"""The partition, a local optimum from several starts, that most probably ends by
-    `deadline`.
+    r"""Maximise the probability that a step finishes by a deadline, over partitions.
 
-    For an empirical distribution of few times, the search plans for a smoothed
-    distribution, and it often misses the best plan. In 56 of 60 problems (N = 6 and 8,
-    9 to 17 atoms) a better plan existed. Its probability was at most 0.23 higher.
+    maximise P(τ̂(x,T) ≤ deadline) over x ≥ 0 with Σ_n x_n = L.
 
-    With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over
-    P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no
-    partition that is found does.
+    The result is the best local optimum from several starts. For an empirical
+    distribution of few times, the search plans for a smoothed distribution, and it
+    often misses the best plan. In 56 of 60 problems (N = 6 and 8, 9 to 17 atoms) a
+    better plan existed. Its probability was at most 0.23 higher.
+
+    With `min_completion`, the problem is min E τ̂(x,T) over P(τ̂(x,T) ≤ deadline) ≥
+    min_completion. The result is a local optimum. It is INFEASIBLE if the search does
+    not reach this probability.
 
     Args:
-      deadline: a time; in a `Sweep` None, and then that of the cell.
-      max_steps: from each start; static.
-      min_completion: a probability; the distribution's mean must be finite, and it must
-        not be one of atoms.
+      deadline: The deadline, in the unit of the runtime. In a `Sweep`, None means the
+        deadline of the cell.
+      max_steps: Maximum number of steps from each start. Defaults to 2000. Must be
+        static.
+      min_completion: Smallest allowed probability. The distribution must have a finite
+        mean and no atoms. Defaults to None, which maximises the probability.
+
+    Raises:
+      ValueError: If `deadline` ≤ 0, or 0 < `min_completion` < 1 does not hold. `solve`
+        raises it if `deadline` is missing, or `min_completion` is not supported.
 
     >>> Deadline(8e7, min_completion=0.99).name
     'deadline'
@@ -118,8 +128,8 @@ class Deadline(Method):
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
             raise ValueError(
-                "min_completion needs no atoms: of measured times take a smooth "
-                "distribution"
+                "`min_completion` requires a distribution without atoms. Fit a smooth "
+                "distribution to measured times."
             )
 
     def needs_mean(self, problem: Problem) -> bool:
@@ -128,7 +138,8 @@ class Deadline(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:
             raise ValueError(
-                "a deadline is missing: Deadline(t), with t in the unit of the runtime"
+                "the deadline is missing. Use Deadline(t), with t in the unit of the "
+                "runtime."
             )
         numbers = problem, self.deadline, self.min_completion
         still, deadline, least = jax.lax.stop_gradient(numbers)
@@ -149,7 +160,7 @@ class Deadline(Method):
         )
         best = without_derivative(best, numbers)
         solution = assess(problem, best.point, best.status, best.num_steps)
-        # No plan is faster than one that need not end in time.
+        # The optimum without the constraint is a lower bound, too.
         lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
         lower = jnp.minimum(lower, solution.expected_runtime)
         return replace(solution, lower_bound=lower, completion_probability=best.value)
@@ -159,7 +170,7 @@ class Deadline(Method):
 def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
     numbers = sample_average.judged.dispatch(object)(method, fresh, solution)
     in_time = completion_probability(fresh, solution.partition, method.deadline)  # type: ignore[arg-type]
-    # a step function of these draws
+    # P is a step function under these samples, so it has no useful derivative.
     in_time = without_derivative(in_time, (fresh, method.deadline))
     return numbers | {"completion_probability": in_time}
 
@@ -168,12 +179,20 @@ def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
 def completion_partition(
     problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000
 ) -> Optimum:
-    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions.
+    r"""Maximise P(τ̂(x,T) ≤ deadline) over partitions.
 
     The result is the best local optimum that the searches from `STARTS` reach. A search
-    counts as converged once a projected gradient step of the log-odds moves hardly any
-    share. `max_steps` is static. `point` is the partition, `[max_workers]`, `value` its
-    probability, and `aux` holds the probability that each of `STARTS` leads to.
+    has converged when a projected gradient step of the log-odds changes hardly any
+    entry.
+
+    Args:
+      problem: The problem.
+      deadline: The deadline, in the unit of the runtime.
+      max_steps: Maximum number of steps from each start. Must be static.
+
+    Returns:
+      The `Optimum`. `point` is the partition, `[max_workers]`, and `value` its
+      probability. `aux` has the probability that each of `STARTS` leads to.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -188,7 +207,7 @@ def completion_partition(
     t = deadline / problem.scale
     shares, searches = _from_starts(problem, deadline, max_steps)
     steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
-    if iteration.stepped:  # what was minimised is spread
+    if iteration.stepped:  # the search minimised a smoothed function
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
     else:
         on_time = jax.nn.sigmoid(-searches.value[:, -1])
@@ -203,7 +222,7 @@ def completion_partition(
 def _from_starts(
     problem: Problem, deadline: Array, max_steps: int
 ) -> tuple[Array, Optimum]:
-    """The shares that searches from `STARTS` reach, `[S, N]`, and the searches."""
+    """Search from `STARTS`; return the final points, `[S, N]`, and the searches."""
     iteration = iteration_of(problem)
     total = problem.total
     still = jax.lax.stop_gradient
@@ -217,12 +236,11 @@ def _from_starts(
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
-        # 1 - q is rounded where completion is improbable, but then it is the larger
-        # that counts.
+        # 1 - q loses digits if completion is improbable, but then q dominates.
         return jnp.log(jnp.maximum(q, tiny)) - jnp.log(jnp.maximum(1 - q, tiny))
 
     def log_odds(share: Array, spread: Array) -> Array:
-        """With the slope beside loads of 0, where no level is in use."""
+        """Compute log-odds whose derivatives at loads of 0 are taken next to 0."""
         load = load_of(problem, share * total)
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), load)
         unused = jax.tree.map(
@@ -256,32 +274,32 @@ def _in_time(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
 
 
 def resolved(probability: Array) -> Array:
-    """Whether it is more than rounding, and so has a slope that a search can follow."""
+    """Check whether P exceeds rounding, so that a search can follow its derivative."""
     return probability > 64 * jnp.finfo(probability.dtype).eps
 
 
 def _late(problem: Problem, t: Array, share: Array) -> Array:
-    """P(late at a time t in units of κ)."""
+    """Compute P(τ̂ > t) for a time t in units of κ."""
     return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
 
 
 def _starts(problem: Problem, deadline: Array) -> Array:
-    """Shares to begin with, `[len(STARTS), max_workers]`."""
+    """Return the starting points on the simplex, `[len(STARTS), max_workers]`."""
     iteration = iteration_of(problem)
     subsets = np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
     times = iteration.typical_times(_DEVIATIONS)
     planned = jax.vmap(partition_for_times, (None, 0))(problem, times)
-    # No level is ever finished at times that are infinite.
+    # If all typical times are infinite, the closed form is NaN.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
-    # What the start-up and the link leave, per cycle of all coordinates' load.
+    # This is the time that start-up and link leave for computation.
     start = problem.start_up_or_zero.astype(deadline.dtype)
     left = jnp.maximum(
         deadline - start - problem.send_load * problem.total, 1e-3 * deadline
     )
-    # The best single level too: with workers that never answer P is flat until a level
-    # is empty.
+    # If some workers never finish, P is constant until a level is empty. So the best
+    # single level is a start, too.
     late = iteration.order_survival(left / (problem.scale * problem.total) / subsets)
     single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, late, jnp.inf))
     return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(
@@ -299,11 +317,18 @@ def chance_constrained(
     *,
     max_steps: int = 2000,
 ) -> Optimum:
-    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion,
-    and its P.
+    r"""Minimise E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion.
 
-    `fastest` is the partition of least E τ̂, `surest` the one of most P. INFEASIBLE
-    where that is too low. `value` is P.
+    Args:
+      problem: The problem.
+      deadline: The deadline, in the unit of the runtime.
+      min_completion: Smallest allowed probability.
+      fastest: Partition of least E τ̂, `[max_workers]`.
+      surest: Optimum of `completion_partition`.
+      max_steps: Maximum number of steps in all rounds. Must be static.
+
+    Returns:
+      The `Optimum`, with P as `value`. It is INFEASIBLE if P of `surest` is too low.
     """
     total = problem.total
     dtype = problem.dtype
@@ -312,9 +337,9 @@ def chance_constrained(
     )
     allowed_late = 1 - jnp.asarray(min_completion, dtype)
     tiny = float(jnp.finfo(dtype).tiny)
-    # Minima of the Lagrangian, one after the other, and the weight of the square in it,
-    # in shares of E τ̂ for a unit of log P(τ̂ > t): with 2 and a multiplier that is too
-    # large at first, 7e-5 of E τ̂ were lost.
+    # Number of minimisations of the Lagrangian, and the weight of the squared
+    # constraint, relative to E τ̂ per unit of log P(τ̂ > t). With a weight of 2 and a
+    # multiplier that is too large at first, E τ̂ was 7e-5 too high.
     rounds = 8
     weight = 20.0
     most_steps = max(max_steps // rounds, 1)
@@ -360,7 +385,7 @@ def chance_constrained(
 
 
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:
-    """The point nearest to `begin`, on the way to `end`, that is `good`, or `end`."""
+    """Return the first `good` point on the line from `begin` to `end`, or `end`."""
     whole_way = jnp.ones((), begin.dtype)
     _, way = bisect(
         lambda way: good(begin + way * (end - begin)), 0 * whole_way, whole_way

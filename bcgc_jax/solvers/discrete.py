@@ -1,12 +1,16 @@
-r"""Searches over what is whole: which levels to use, and how many units each gets.
+r"""Local searches over sets of levels, and over integer partitions.
 
-Both go from a start to the best of its neighbours, as long as that is better. Where
-each level in use costs setup cycles, the problem is convex for a given set of levels
-(`optimal_partition`); from several starts sets change by adding, dropping or moving a
-level by one. At N ≤ 8 this equals the best of all 2^N - 1 sets in every case tried
-(tests). Whole units move from the rounded partition on, under the exact expected
-runtime: of up to 64 levels by all moves of one and of two, of more by the moves of one
-that the slope ranks first.
+Both searches move to the best neighbour as long as it is better.
+
+Levels: If each level in use costs setup cycles, the problem is convex only for a given
+set of levels (`optimal_partition`). From several starts, a set changes by adding,
+dropping or moving a level. At N ≤ 8, the result was the best of all 2^N - 1 sets in
+every test.
+
+Units: The search starts from the rounded partition, and minimises the exact expected
+runtime. With up to 64 levels, the neighbours are all moves of one or two units between
+levels. With more levels, they are the moves of one unit that the derivative ranks
+first.
 """
 
 import functools
@@ -27,10 +31,11 @@ from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.optimal import optimal_partition
 from bcgc_jax.solvers.search import Optimum, choose, local_optimum
 
-# Moves of units that are evaluated together; the levels up to which all moves are.
+# Number of moves that are evaluated together, and largest number of levels for which
+# all moves are evaluated.
 _MOVES = 64
-# The gap to which the optima of sets are compared, and the least gain for which a set
-# is changed.
+# Optimality gap of the optima that are compared, and smallest relative gain for which a
+# set is changed.
 _ROUGH = 1e-5
 _GAIN = 1e-6
 
@@ -42,7 +47,10 @@ def _descend(
     values_of: Callable[[Array], Array],
     gain: float,
 ) -> Array:
-    """Where no neighbour, the first of them the point, gains a share of `gain`."""
+    """Move to the best neighbour until the relative gain is at most `gain`.
+
+    The first neighbour of a point must be the point itself.
+    """
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         point, best, _ = carry
@@ -58,16 +66,20 @@ def _descend(
 
 
 def _in_batches(candidates: Array, size: int) -> Array:
-    """Whole batches: what is left of a map would be compiled once more."""
+    """Pad to complete batches, because an incomplete batch would be compiled, too."""
     return jnp.concatenate(
         [candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))]
     )
 
 
 class _Search(NamedTuple):
-    """The best set of levels so far, bool `[max_workers]`, and its best partition.
+    """The state of the search over sets of levels.
 
-    And how many rounds there were, and whether the last one improved it.
+    Attributes:
+      levels: The best set of levels so far, bool `[max_workers]`.
+      best: Its optimum over partitions.
+      rounds: Number of rounds so far.
+      improved: Whether the last round improved the set.
     """
 
     levels: Array
@@ -85,12 +97,22 @@ def best_levels(
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
 ) -> Optimum:
-    """A set of levels, bool `[max_workers]`, that no single change improves.
+    """Find a set of levels that no single change improves.
 
-    `aux` is the optimum over partitions of these levels, and `num_steps` counts rounds.
-    `times` are E T_(N-n), `[max_workers]`, by which the search begins. Optima of sets
-    are compared at a rough tolerance. The last search, from the best set, is for its
-    own optimum: Newton's method is compiled once.
+    Optima of sets are compared at a rough tolerance. The last search solves the best
+    set to `tolerance`. It is part of the same loop, so that Newton's method is compiled
+    once.
+
+    Args:
+      problem: The problem.
+      allowed: Levels that may be used, bool `[max_workers]`.
+      times: E T_(N-n), `[max_workers]`, from which starts are made.
+      tolerance: Relative optimality gap.
+      max_steps: Maximum number of steps of Newton's method. Must be static.
+
+    Returns:
+      The `Optimum`. `point` is the set, bool `[max_workers]`, and `aux` the optimum
+      over partitions with these levels. `num_steps` counts rounds.
     """
     allowed = problem.exists & allowed
     tolerance = jnp.asarray(tolerance, problem.dtype)
@@ -104,19 +126,19 @@ def best_levels(
         return optimal_partition(problem, levels, **options)
 
     def round_(last: Array, state: _Search) -> _Search:
-        """The best of the neighbours; at first, the set itself with its optimum."""
+        """Move to the best neighbour; in the first round, only solve the set itself."""
         sets = _neighbours(state.levels, allowed)
         first = jnp.isinf(state.best.value)
         due = jnp.where(
             first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1)
         )
-        # Two of three changes are none where few levels are in use: they come last, and
-        # are left.
+        # If few levels are in use, most neighbours equal the set. They are sorted last
+        # and skipped.
         due_first = jnp.argsort(~due)
         enough = jnp.where(last, tolerance, jnp.maximum(tolerance, _ROUGH))
 
         def try_(i: Array, s: _Search) -> _Search:
-            # What cannot be better ends early.
+            # A search that cannot be better ends early.
             least = jnp.where(first, jnp.inf, (1 - _GAIN) * s.best.value)
             levels = sets[due_first[i]]
             optimum = solve(levels, enough, least)
@@ -138,7 +160,7 @@ def best_levels(
         better = last | (end.best.value < best.best.value)
         return choose(better, end, best)._replace(rounds=end.rounds), None
 
-    # The best set comes in place of the last one.
+    # The last start is replaced by the best set in `search`.
     starts = _starts(problem, allowed, times)
     starts = jnp.concatenate([starts, starts[:1]])
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
@@ -151,7 +173,7 @@ def best_levels(
 
 
 def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
-    """First sets: the best level, both ends, and the closed form's largest levels."""
+    """Return the starts: the best level, both ends, and the closed form's levels."""
     level = jnp.arange(allowed.size)
     single = level == jnp.argmax(
         jnp.where(allowed, single_block_for_times(problem, times), -1)
@@ -164,7 +186,7 @@ def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
 
 
 def _neighbours(levels: Array, allowed: Array) -> Array:
-    """The set itself, and all with a level more, a level less, or one moved by one."""
+    """Return the set itself, and all sets with a level added, dropped or moved."""
     level = jnp.arange(levels.size)
     identity = level[:, None] == level
     flipped = (levels ^ identity) & allowed
@@ -180,13 +202,13 @@ def _neighbours(levels: Array, allowed: Array) -> Array:
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
-    """Move one or two units at a time between `levels` while the runtime falls."""
+    """Move one or two units at a time between `levels` while the runtime decreases."""
     size = counts.size
     few_levels = counts.size <= _MOVES
     unit = jnp.eye(size, dtype=counts.dtype)
 
     def moves(counts: Array) -> Array:
-        """From level i to level j; the first moves nothing."""
+        """Return moves from level i to level j; the first one moves nothing."""
         if few_levels:
             move = (unit[None, :, :] - unit[:, None, :]).reshape(-1, size)
             return _in_batches(jnp.concatenate([0 * move[:1], move, 2 * move]), _MOVES)

@@ -1,8 +1,8 @@
-r"""What no scheme beats: perfectly divisible work, and the bound of storage.
+r"""Lower bounds on the runtime of every scheme, for given storage per worker.
 
-`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a
-pass over a subset. `limit:D` is the mean of `plans.storage_bound` over draws, of
-workers that store D subsets each on average.
+`limit` is E[κ N / Σ_n 1/T_n], for workers that store all data, where κ is the number of
+cycles of a pass over a subset. `limit:D` is the mean of `storage_bound` over Monte
+Carlo samples, for workers that store D subsets each on average.
 """
 
 import bisect
@@ -27,19 +27,25 @@ from bcgc_jax.solvers.method import Numbered
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
-    r"""max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)},
-    of one draw.
+    r"""Compute the storage bound of one step.
 
-    No exact scheme with D subsets stored has a mean below that of these. S, `[N]`, are
-    the start-ups, None if there are none; T, `[N]`, the seconds for a subset, forward
-    and backward pass; `alone` is `least_alone`. Without start-ups `times` may be those
-    of many draws, `[..., N]`, also of NumPy.
+    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}.
 
-    Data that only k workers store can only be computed by these. However the data are
-    placed, k workers that are picked at random store at least N C(k, D) / C(N, D)
-    subsets that nobody else has, on average: with r holders of a datum this is C(k, r)
-    / C(N, r), which is convex in r. Workers are exchangeable, so the k slowest are as
-    good as k random ones. A mean of maxima is at least the maximum of means.
+    The mean of this bound over steps is a lower bound on the expected runtime of every
+    exact scheme in which a worker stores D subsets on average.
+
+    Proof: Data that only k workers store can be computed only by these workers. For any
+    placement, k random workers store, on average, at least N C(k, D) / C(N, D) subsets
+    that no other worker stores. To see this, consider a sample that r workers store. No
+    other worker stores it with probability C(k, r) / C(N, r), which is convex in r.
+    Workers are exchangeable, so the same holds for the k slowest workers. Finally, the
+    mean of a maximum is at least the maximum of the means.
+
+    Args:
+      starts: Start-up times S, `[N]`, or None without start-up times.
+      times: Time T of a forward and a backward pass over a subset, `[N]`. Without
+        start-up times, many steps are allowed, `[..., N]`, in NumPy or JAX.
+      alone: N C(k, D) / C(N, D), `[N]`, from `least_alone`.
     """
     if starts is None:
         xp = np if isinstance(times, np.ndarray) else jnp
@@ -51,7 +57,7 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
     order = jnp.argsort(starts)
 
     def least_end(slowest: tuple[Array, Array]) -> Array:
-        """When the slowest are done: those that have begun by then share the work."""
+        """Return the earliest end of the slowest workers' work, shared among them."""
         count, data = slowest
         speed = jnp.where(rank[order] < count, 1 / times[order], 0)
         together = jnp.cumsum(speed)
@@ -59,29 +65,35 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
         ends = work / jnp.where(together > 0, together, 1)
         return jnp.min(jnp.where(together > 0, ends, jnp.inf))
 
-    # One set after the other: all together would be N² numbers for each draw.
+    # The sets are processed one by one, because all sets together would need N² numbers
+    # per sample.
     ends = jax.lax.map(least_end, (jnp.arange(workers) + 1, alone))
     return jnp.max(jnp.where(alone > 0, ends, 0))
 
 
-# Draws of the bound.
+# Number of Monte Carlo samples of the bound.
 _DRAWS = 2**16
-# More workers than these have fewer draws: each takes longer and says more.
+# Above this number of workers, fewer samples are used. Each takes longer, and averages
+# over more workers.
 _WORKERS = 2**5
-# The fewest draws.
+# Smallest number of samples.
 FEWEST_DRAWS = 2**8
 
 
 @pytree_dataclass
 class Limit(Numbered):
-    """What no scheme beats whose workers store `max_subsets` subsets each; by default
-    all.
+    """Bound the expected runtime of every exact scheme from below.
 
-    Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed`
-    where `solve` is given no key, for exact schemes that do not know who will be slow
-    when the data are placed (`storage_bound`). Where one may know that, for workers
-    that are not alike and for whole rows, it is the limit of all data: no bound of less
-    is known there.
+    If workers store all data, the bound is exact (`runtime_limit`). If they store less,
+    it is a Monte Carlo estimate (`storage_bound`). That bound assumes that the
+    stragglers are not known when the data are placed. This may not hold for
+    heterogeneous workers and `EmpiricalRows`. For these, the bound is the one for all
+    data.
+
+    Args:
+      max_subsets: Number of data subsets D that a worker stores on average. Defaults to
+        all. Must be static.
+      seed: Seed of the samples, if `solve` gets no key. Defaults to 0. Must be static.
     """
 
     max_subsets: int | None = static_field(default=None)
@@ -110,27 +122,34 @@ class Limit(Numbered):
 
 @jax.jit
 def runtime_limit(problem: Problem) -> Array:
-    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle
-    counts.
+    r"""Compute the expected runtime of perfectly divisible work without redundancy.
 
-    No scheme that gives the whole gradient beats it. Of each sample all coordinates
-    must be computed, b L in all, and whoever computes the last of them goes through all
-    layers, f + h L. With start-ups E S_(1) comes before it, which no scheme beats
-    either; with a link no scheme comes near.
+    E[M (L (b + h) + f) / Σ_n 1/T_n].
+
+    It is a lower bound for every exact scheme. For each sample, all coordinates must be
+    computed, in b L cycles. The worker that computes the last coordinate must pass
+    through all layers, in f + h L cycles. A start-up time adds its expected minimum,
+    E S_(1). Sending times are not included, so with a link the bound is loose.
+
+    Args:
+      problem: The problem.
+
+    Returns:
+      The lower bound, in the unit of the runtime. NaN if the problem is invalid.
     """
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
     value = value + problem.start_up_or_zero
-    return value * jnp.where(problem.valid, 1.0, jnp.nan)  # and so are its derivatives
+    # A product with NaN makes the derivatives NaN, too.
+    return value * jnp.where(problem.valid, 1.0, jnp.nan)
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
-    """What `storage_bound` takes as `alone`, `[N]`, for a known number of workers.
+    """Return the argument `alone` of `storage_bound`, `[N]`, for a known N.
 
-    If workers are not alike it is that of all data. That of less holds where any set of
-    workers is as likely to be slow as another. Rows forget who is who, but those who
-    place the data may know it: the data of a worker that is always slow are stored
-    elsewhere too.
+    The bound for D < N needs exchangeable workers. If workers are not i.i.d., the
+    placement may use knowledge about them. For example, the data of a persistent
+    straggler can be stored on more workers. Then the bound for all data is used.
     """
     workers = _known_workers(problem)
     if not iteration_of(problem).alike:
@@ -143,9 +162,10 @@ def _known_workers(problem: Problem) -> int:
 
 
 def drawn_workers(key: Array, problem: Problem) -> tuple[Any, Any]:
-    """Start-ups, in units of κ, and cycle times, `[K, N]` each; of NumPy where known.
+    """Draw start-up times, in units of κ, and cycle times, `[K, N]` each.
 
-    One program serves 32 numbers of workers that are alike.
+    They are NumPy arrays if the problem is not traced. For i.i.d. workers, N is rounded
+    up to a multiple of 32, so that one program serves 32 values of N.
     """
     workers = _known_workers(problem)
     size = workers
@@ -163,7 +183,8 @@ def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
     draws = number_of_draws(_DRAWS, problem.max_workers)
     if not iteration.alike:
         return draw_workers(key, problem, draws)
-    # Worker by worker: those that do not exist change no draw of the others.
+    # The samples are drawn worker by worker, so padded workers do not change the
+    # samples of the others.
     shape = problem.max_workers, draws
     starts, times = iteration.worker.draw(key, shape, problem.dtype)
     return starts.T, times.T
@@ -172,7 +193,7 @@ def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
 def mean_bound(
     problem: Problem, drawn: tuple[Any, Any], max_subsets: int
 ) -> Expectation:
-    """The mean of the storage bound over draws, a runtime, and its standard error."""
+    """Return the mean of the storage bound over samples, and its standard error."""
     bounds = bound_of_draws(problem, drawn, max_subsets)
     xp = np if isinstance(bounds, np.ndarray) else jnp
     mean = xp.mean(bounds)
@@ -183,14 +204,14 @@ def mean_bound(
 
 
 def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Any:
-    """The storage bound of each draw, `[K]`, a runtime; NumPy's where it is known."""
+    """Compute the storage bound of each sample, `[K]`, in NumPy if not traced."""
     starts, times = drawn
     alone = alone_in(problem, max_subsets)
     if not at_hand((problem, times)):
         return _compiled_bounds(problem, starts, times, alone)
     if not problem.plain:
         return np.asarray(_compiled_bounds(problem, starts, times, alone))
-    # NumPy sorts in a tenth of the time, and has nothing to compile.
+    # NumPy sorts in a tenth of the time, and compiles nothing.
     whole = times * np.asarray(problem.pass_load)
     return float(problem.scale) * storage_bound(None, whole, alone)
 
@@ -199,7 +220,7 @@ def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -
 def _compiled_bounds(
     problem: Problem, starts: Array, times: Array, alone: Array
 ) -> Array:
-    """The bound of each draw, by one program for all numbers of stored subsets."""
+    """Compute the bounds in a program that serves every number of stored subsets."""
     whole = times * problem.pass_load.astype(times.dtype)
     alone = alone.astype(times.dtype)
     if problem.plain:
@@ -209,11 +230,10 @@ def _compiled_bounds(
 
 
 def enough_subsets(problem: Problem) -> int:
-    """The fewest stored subsets whose limit is within 5 % of that of all data, by one
-    set of draws.
+    """Return the smallest D whose bound is within 5 % of the bound for all data.
 
-    Of workers that are alike: of others the limit is that of all data, whatever they
-    store.
+    All bounds use the same samples. If workers are not i.i.d., the bound does not
+    depend on D.
     """
     workers = _known_workers(problem)
     drawn = drawn_workers(jax.random.key(0), problem)
@@ -228,5 +248,5 @@ def enough_subsets(problem: Problem) -> int:
 
 
 def number_of_draws(draws: int, workers: int) -> int:
-    """Fewer draws for many workers: each takes longer and says more."""
+    """Reduce the number of samples for many workers, down to `FEWEST_DRAWS`."""
     return max(int(draws * min(1, _WORKERS / workers)), FEWEST_DRAWS)

@@ -1,24 +1,29 @@
-r"""`Nested`: plain sums of nested groups of workers, with the best size of each block.
+r"""`Nested`: nested groups of replicas without a code, and optimal sizes of the blocks.
 
-Workers are cut into groups, and all of a group compute the same sum. Block k is there
-when one worker of each group of its partition π_k has sent it. Each partition refines
-the next one, from singles to all workers, and all do the blocks in this order. Nobody
-asks. `OneOfEach` of `plans.completion` has P(τ ≤ t) as a product over the tree of
-groups, so E τ is one integral and its slope exact.
+All workers of a group are replicas, which compute the same sum. Level k of the tree is
+a set of groups π_k, from single workers to all workers, and each level refines the next
+one. Block k is complete when one worker of each group of π_k has sent it. Workers
+compute the blocks in this order, without requests. For `OneOfEach` of
+`plans.completion`, P(τ ≤ t) is a product over the tree, so E τ is a single integral
+with exact derivatives.
 
-Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups
-of a level has 1/m of it. All workers have the same load, E τ is convex and homogeneous,
-and the certificate of the paper's scheme holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for
-all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has g of the N subsets, so
-workers of larger groups do more, and the optimum is local. If every worker had the
-least group of its level, all would be there earlier: the certificate of these loads is
-a bound. Atoms make kinks, at which the local search stops: what is
-convex is then solved by cuts.
+If groups have different sizes, the data can be assigned in two ways:
 
-Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of
-clustered codes (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are
-in Maßny et al. 2022. What is new here is a level of its own for each block, with groups
-of any size, optimised for the exact expected runtime.
+- "equal": Each of the m groups of a level has 1/m of the data. All workers have the
+  same load, and E τ is convex and homogeneous. So the certificate of the paper's scheme
+  holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all z ≥ 0 with Σ z = L.
+- "by_size": A group of g workers has g of the N subsets. Workers of larger groups have
+  more load, and the optimum is local. If each worker had the load of the smallest group
+  of its level, all blocks would be complete earlier. The certificate for these loads is
+  therefore a lower bound.
+
+Atoms make kinks, at which a local search stops. Convex problems with kinks are solved
+by cutting planes.
+
+Sources: Tandon et al. 2017 have replicas in groups (fractional repetition), and
+Ozfatura, Gündüz & Ulukus 2019 clustered codes. Maßny et al. 2022 nest codes of several
+levels. The new part is one level for each block, with groups of any size, optimised for
+the exact expected runtime.
 """
 
 import functools
@@ -70,44 +75,47 @@ from bcgc_jax.solvers.pattern import moves, pattern_search, without_least
 from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.search import Optimum, choose, local_optimum, status_of
 
-# The gap of a convex runtime at which the search ends, by the bytes of a number: in
-# single precision slopes are known to some 1e-5. There half the gap takes up to a fifth
-# more evaluations. A bound is searched with the wider one: it is some per cent below
-# anyway.
+# Relative optimality gap of a convex runtime at which the search ends, by bytes of the
+# dtype. In float32, derivatives have errors of about 1e-5, and half the gap takes up to
+# a fifth more evaluations. The search for a lower bound always uses the larger gap,
+# because the bound is a few per cent below the optimum.
 _TOLERANCE = {8: TOLERANCE, 4: 1e-4}
-# At kinks the search ends where so many evaluations bring no more than the tolerance.
-# Of 52 problems with atoms all end so, four of them 3e-7 to 1.5e-5 above what 300
-# evaluations bring; with 20 it is 16 above 1e-7, with 80 one. Which these are goes by
-# rounding: with other flags of XLA they were others.
+# At kinks, the search ends when this number of evaluations improves the value by at
+# most the tolerance. All of 52 problems with atoms end in this way. Four of them are
+# 3e-7 to 1.5e-5 above the result of 300 evaluations. With 20, 16 problems are more than
+# 1e-7 above it; with 80, one. Which problems these are depends on rounding.
 _PATIENCE = 40
-# Rounds of a search without slopes, before one with slopes. After one alone the latter
-# may not end, and four brought no more for any of 52 deadlines.
+# Rounds of the pattern search before BFGS starts. After one round, BFGS may not end.
+# Four rounds improved none of 52 deadlines.
 _ROUNDS = 2
 
 
 @pytree_dataclass
 class Nested(Numbered):
-    r"""Blocks that are there with one worker of each of nested groups, without a code.
+    r"""Replicate work in nested groups of workers, without a code.
 
-    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥
-    0 of blocks, Σ z = L. π_k are the groups of block k, d_wi how many subsets of the
-    data the group of worker w has for block i.
+    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over z ≥ 0 with
+    Σ z = L, where z_k is the size of block k, π_k are its groups, and d_wi is the
+    number of data subsets that the group of worker w has for block i.
 
     Args:
-      max_subsets: how many of the N subsets of the data a worker stores at most; all by
-        default.
-      data: "by_size" or "equal", how groups of unlike sizes share the data; the first
-        is faster, and the second has a certificate.
-      tree: the groups of each level, from the finest to the coarsest; by default
-        workers are halved again and again.
-      deadline: the plan that most probably ends by then, in the unit of runtimes, in
-        place of the fastest: the best local maximum of P(τ ≤ deadline) that a search
-        from many sizes finds, with no bound. STEP_LIMIT where no sizes that it tries
-        are ever in time.
+      max_subsets: Maximum number of the N data subsets that a worker stores. Defaults
+        to all.
+      data: How groups of different sizes share the data, "by_size" or "equal". Defaults
+        to "by_size", which is faster. Only "equal" has a certificate.
+      tree: Groups of each level, from the finest to the coarsest. By default, the
+        workers are halved repeatedly.
+      deadline: Deadline, in the unit of the runtime. If given, P(τ ≤ deadline) is
+        maximised instead. The result is the best local maximum of a search from many
+        points, without a bound. If no point is ever in time, the status is STEP_LIMIT.
 
-    `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the
-    same groups. Raises ValueError for workers that are not alike, for a tree that is
-    none, and for a tree or a deadline where the number of workers is traced.
+    All arguments except `deadline` must be static. `Solution.kind` is "exact" for equal
+    data, otherwise "local". The lower bound is for schemes with the same groups.
+
+    Raises:
+      ValueError: If an argument is out of range. `solve` raises it if workers are not
+        i.i.d., or if `tree` is invalid. It also raises it if the number of workers is
+        traced, and `tree` or `deadline` is given.
 
     >>> from bcgc_jax import ShiftedExponential, solve
     >>> problem = Problem(
@@ -127,21 +135,21 @@ class Nested(Numbered):
     word = "nested"
     what = "a number of stored subsets"
     is_partition = False
-    hint = 'take data="by_size"'
+    hint = 'use data="by_size"'
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data not in ("by_size", "equal"):
-            raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
+            raise ValueError(f'`data` must be "by_size" or "equal", got {self.data!r}')
 
     @property
     def fixed_workers(self) -> bool:  # type: ignore[override]
-        """Halves are those of any number of workers."""
+        """Whether N must be known; halving works for a traced N, too."""
         return self.tree is not None or self.deadline is not None
 
     @property
     def refuses(self) -> Sequence[str]:  # type: ignore[override]
-        """Setup and chain, with equal data: subsets of two levels overlap in part."""
+        """List setup and chain cycles for equal data, because subsets then overlap."""
         if self.data == "equal":
             return SETUP
         return ()
@@ -150,15 +158,15 @@ class Nested(Numbered):
         super().check(problem)
         if not iteration_of(problem).alike:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike: pool '
-                "the times (on the command line, leave out --keep-workers)"
+                f'method="{self.name}" requires i.i.d. workers. Pass one distribution '
+                "for all workers, for example the distribution of all their times."
             )
 
     def needs_mean(self, problem: Problem) -> bool:
         return self.deadline is None
 
     def groups(self, num_workers: int) -> Groups:
-        """Those levels of the tree whose groups store little enough."""
+        """Return the levels of the tree whose groups have at most `max_subsets`."""
         levels = self.tree or halving(num_workers)
         largest_group = self.max_subsets or num_workers
         check_groups(levels, num_workers)
@@ -167,7 +175,8 @@ class Nested(Numbered):
         )
         if not small:
             raise ValueError(
-                f"no level of the tree has groups of at most {largest_group} workers"
+                f"no level of `tree` has groups of at most {largest_group} workers. "
+                "Increase `max_subsets`, or add a finer level."
             )
         return small
 
@@ -201,14 +210,14 @@ class Nested(Numbered):
         return replace(solution, kind=kind)
 
     def _levels(self, sizes: Any) -> Any:
-        """The levels of a padded tree that exist and store little enough, `[K]`."""
+        """Return the levels of a padded tree that exist and are allowed, `[K]`."""
         xp = jnp if is_traced(sizes) else np
         largest = sizes.max(axis=0)
         small = True if self.max_subsets is None else largest <= self.max_subsets
         return xp.append(largest[1:] > 1, True) & small
 
     def _data(self, tree: Tree, sizes: Any, dtype: Any) -> Any:
-        """Subsets of each kind of workers by level, and those that the bound is for."""
+        """Return the subsets per level of each kind of workers, and of the bound."""
         xp = jnp if is_traced(sizes) else np
         if self.data == "equal":
             return (tree.num_workers / tree.num_groups)[None].astype(dtype)
@@ -216,14 +225,14 @@ class Nested(Numbered):
         return xp.stack([sizes, xp.broadcast_to(least, sizes.shape)]).astype(dtype)
 
     def _placed(self, plan: Plan, workers: int, levels: np.ndarray) -> Plan:
-        """The plan without levels that do not exist, and with its groups by worker."""
+        """Return the plan without padded levels, with the workers of its groups."""
         groups = self.groups(workers)
         kinds, sizes = kinds_by_size(groups)
         data = self._data(tree_of(groups, kinds), sizes, plan.sizes.dtype)[0]
         completion = OneOfEach(groups, kinds)
         if self.data == "equal":
             completion = OneOfEach(groups)
-        # NumPy compiles nothing for their shape, where they are known.
+        # If the sizes are known, NumPy avoids a compilation for their shape.
         blocks = plan.sizes if is_traced(plan.sizes) else np.asarray(plan.sizes)
         return Plan(
             sizes=jax.device_put(blocks[levels]),
@@ -238,10 +247,9 @@ class Nested(Numbered):
 def _optimum(
     problem: Problem, rule: OneOfEach, data: Array, levels: Array
 ) -> tuple[Solution, Array]:
-    """The best shares of the blocks for `data[0]`, as a solution with a bound, and as
-    they are.
+    """Return a solution with the optimal sizes for `data[0]`, and their shares of L.
 
-    The bound is the optimum for the last data.
+    The lower bound is the optimum for the last entry of `data`.
     """
     still = jax.lax.stop_gradient(problem)
     equal = len(data) == 1
@@ -256,7 +264,7 @@ def _optimum(
     best = without_derivative(best, problem)
     plan = _plan_of(problem, rule, best.point, data[0])
     runtime = Expectation(best.value, best.error)
-    if not with_kinks:  # where pieces meet each has slopes of its own
+    if not with_kinks:  # at a kink, each piece has its own derivative
         runtime = with_slopes(_expected, runtime, problem, best.point, rule, data[0])
     solution = _solution(problem, plan, best.status, best.num_steps, runtime)
     return replace(
@@ -265,9 +273,14 @@ def _optimum(
 
 
 class _Job(NamedTuple):
-    """A search: over which levels, for which data, how closely, and from where.
+    """The arguments of one search over shares.
 
-    Once no shares can be better than `least` it ends.
+    Attributes:
+      levels: Levels that may be used, bool `[K]`.
+      data: Subsets of the workers by level.
+      tolerance: Relative optimality gap.
+      start: First shares, `[K]`.
+      least: The search ends early when no shares can be better than this value.
     """
 
     levels: Array
@@ -278,16 +291,16 @@ class _Job(NamedTuple):
 
 
 class _Queue(NamedTuple):
-    """The jobs that are left, one for each round of a loop, and the best so far.
+    """The remaining jobs, one per round of a loop, and the best result so far.
 
     Attributes:
-      around: the levels that the `sets` are neighbours of, `[K]`.
-      sets: sets of levels, `[J, K]`.
-      due: which of the sets are still to be searched, `[J]`.
-      bound_is_due: whether the job for the bound is next, after all sets.
-      used: the best set.
-      best: its optimum, of value NaN before the first job.
-      latest: the optimum of the last job.
+      around: The set of levels whose neighbours are `sets`, bool `[K]`.
+      sets: Sets of levels, bool `[J, K]`.
+      due: Whether each set is still to be searched, bool `[J]`.
+      bound_is_due: Whether the job of the lower bound is next, after all sets.
+      used: The best set so far, bool `[K]`.
+      best: The optimum of `used`; its value is NaN before the first job.
+      latest: The optimum of the last job.
     """
 
     around: Array
@@ -304,14 +317,15 @@ def _by_jobs(
 ) -> tuple[Array, Optimum, Optimum]:
     """Return the levels of the bound, the best shares, and the bound if `bound_too`.
 
-    All jobs are one program. If a level costs by being there at all, as with setup,
-    they come in three stages; otherwise there is one job, for all levels, before the
-    bound's.
+    One program runs all jobs. Without setup cycles, there is one job for all levels,
+    and then the job of the bound. With setup cycles, each level in use has a cost, so
+    there are three stages:
 
-    1. Each level alone, and all of them.
-    2. Each set that has a level more or less than the best one, as long as that helps.
-    3. With `bound_too` the optimum for the last data, which is the bound; with setup
-       over the levels in use.
+    1. Search each single level, and the set of all levels.
+    2. Search each set that has one level more or less than the best set. Repeat this
+       until it does not improve.
+    3. If `bound_too`, search the optimum for the last data, which is the bound. It uses
+       the levels in use.
     """
     levels = jnp.asarray(levels)
 
@@ -336,11 +350,11 @@ def _by_jobs(
 
 
 def _set_job(problem: Problem, data: Array, queue: _Queue, number: Array) -> _Job:
-    """The search over the set of this number, from equal shares.
+    """Return the job that searches the set of this number, from equal shares.
 
-    If its slopes show that it cannot get below the best one it ends early. That is sure
-    where groups are of one size, for E τ is convex then. By size it is nearly so: of
-    1,040 problems none lost anything.
+    The search ends early if its derivatives show that it cannot improve the best value.
+    This is exact if the groups of each level have equal sizes, because E τ is then
+    convex. With "by_size", none of 1,040 problems lost anything.
     """
     best = queue.best.value
     no_limit = jnp.isnan(best)
@@ -354,7 +368,7 @@ def _set_job(problem: Problem, data: Array, queue: _Queue, number: Array) -> _Jo
 
 
 def _bound_job(data: Array, queue: _Queue) -> _Job:
-    """The search over the best set, from its best shares."""
+    """Return the job of the lower bound, which starts from the best shares."""
     start = queue.best.point
     tolerance = jnp.asarray(_TOLERANCE[4], start.dtype)
     endless = jnp.asarray(jnp.inf, start.dtype)
@@ -362,8 +376,8 @@ def _bound_job(data: Array, queue: _Queue) -> _Job:
 
 
 def _with_optimum(queue: _Queue, number: Array, job: _Job, optimum: Optimum) -> _Queue:
-    """The queue after a job: a set's is done, and its optimum perhaps the best."""
-    # Anything is better than NaN: else it would be the best in each round.
+    """Return the queue after a job, whose optimum may be the best so far."""
+    # Every value is better than NaN, so the first job always counts.
     lower = (optimum.value < queue.best.value) | jnp.isnan(queue.best.value)
     better = ~queue.bound_is_due & lower
     used, best = choose(better, (job.levels, optimum), (queue.used, queue.best))
@@ -374,7 +388,10 @@ def _with_optimum(queue: _Queue, number: Array, job: _Job, optimum: Optimum) -> 
 def _next_stage(
     problem: Problem, levels: Array, bound_too: bool, queue: _Queue
 ) -> _Queue:
-    """The queue once sets have ended: neighbours of a better set, else the bound."""
+    """Return the queue with the next stage, if all sets have been searched.
+
+    The next stage is the neighbours of a better set, otherwise the bound.
+    """
     ended = ~queue.bound_is_due & ~jnp.any(queue.due)
     improved = jnp.any(queue.used != queue.around) & ~jnp.isnan(queue.best.value)
     neighbours = (queue.used, *_sets(problem, queue.used, levels))
@@ -387,14 +404,17 @@ def _next_stage(
 def _sets(
     problem: Problem, around: Array, levels: Array, first: bool = False
 ) -> tuple[Array, Array]:
-    """Sets of levels, `[J, K]`, and if due: neighbours of `around`, at `first` all."""
+    """Return sets of levels, `[J, K]`, and whether each is due, `[J]`.
+
+    At `first`, single levels and `around` are due, otherwise neighbours of `around`.
+    """
     if not problem.has_setup:
         return around[None], jnp.full(1, first)
     alone = np.eye(around.size, dtype=bool)
     sets = jnp.concatenate([alone & levels, around[None], (around ^ alone) & levels])
     place = np.arange(len(sets))
     differs = jnp.any(sets != around, axis=1)
-    # Each level alone is quick.
+    # A search over a single level is quick.
     if first:
         due = differs | (place == len(alone))
     else:
@@ -403,7 +423,7 @@ def _sets(
 
 
 def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
-    """The best shares of the job's levels, with E τ and its error."""
+    """Search the best shares of a job, with E τ, its error and a bound."""
     with_kinks = iteration_of(problem).polyhedral
     patience = MAX_STEPS
     if with_kinks:
@@ -418,9 +438,9 @@ def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
     )
     slope, residual, error = optimum.aux.slope, optimum.aux.residual, optimum.aux.aux
     bound = jnp.min(jnp.where(job.levels, slope, jnp.inf)) - error
-    if not problem.bare:  # else 0, up to rounding
+    if not problem.bare:  # otherwise, this is 0 up to rounding
         bound = bound + optimum.value - jnp.sum(slope * optimum.point)
-    # At a kink no slope says that the search has ended.
+    # At a kink, the derivative does not show that the search has converged.
     status = optimum.status
     if not with_kinks:
         status = status_of(residual <= _enough(problem))
@@ -428,15 +448,15 @@ def _search(problem: Problem, rule: OneOfEach, job: _Job) -> Optimum:
 
 
 def _enough(problem: Problem) -> float:
-    """The gap of a search that has converged."""
+    """Return the optimality gap of a converged search."""
     return max(_TOLERANCE[problem.dtype.itemsize], least_gap(problem))
 
 
 def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Optimum:
-    """The best shares by cuts, with a bound, where E τ is convex and has kinks."""
+    """Minimise a convex E τ with kinks by cutting planes, with a bound."""
 
     def evaluate(share: Array) -> tuple[Array, Array]:
-        """Value and slope of E τ Σ share, which is homogeneous."""
+        """Return value and derivative of E τ · Σ share, which is homogeneous."""
         of_share = functools.partial(_runtime, problem, rule, used, data)
         (value, _), slope = jax.value_and_grad(of_share, has_aux=True)(share)
         return value, slope + (value - jnp.sum(slope * share))
@@ -449,12 +469,12 @@ def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Optimum
 def _runtime(
     problem: Problem, rule: OneOfEach, used: Array, data: Array, share: Array
 ) -> tuple[Array, Array]:
-    """E τ and its error."""
-    # A level in use is paid for, however small it is: else values would jump where it
-    # ends.
+    """Compute E τ and its error."""
+    # An allowed level pays for setup even if its share is 0, because otherwise the
+    # runtime would jump where a share becomes 0.
     paid = jnp.finfo(problem.dtype).tiny * (problem.setup_load + problem.chain_load > 0)
-    # For workers of several kinds 96 are enough in single precision: the worst of 27
-    # runtimes was 7e-8 off.
+    # In float32, 96 nodes are enough for several kinds of workers. The largest error of
+    # 27 runtimes was 7e-8.
     nodes = NUM_NODES
     if problem.dtype.itemsize == 4 and np.size(data) > np.size(share):
         nodes = 96
@@ -473,10 +493,9 @@ def _most_probable(
     deadline: ArrayLike,
     start: Array,
 ) -> Solution:
-    """Return the shares that are most probably in time, by a search from many points
-    and `start`.
+    """Maximise P(τ ≤ deadline) by a pattern search from many points and `start`.
 
-    Where P has slopes, BFGS goes on from the best point.
+    If P is differentiable, BFGS continues from the best point.
     """
     of = (problem, deadline)
     precision = jnp.finfo(start.dtype)
@@ -508,7 +527,7 @@ def _most_probable(
         tolerance = _TOLERANCE[start.dtype.itemsize]
         smooth = quasi_newton_descent(odds, used, share, tolerance=tolerance)
         least = smooth.value / (1 + smooth.value)
-        # A level that is hardly there is waited for, perhaps for ever.
+        # A level with a tiny share can still delay the step, so it is removed.
         share = without_least(late, smooth.point, (1 + tolerance) * least)
         steps = steps + smooth.num_steps
         missed = smooth.aux.residual
@@ -517,8 +536,8 @@ def _most_probable(
     probability = with_slopes(_in_time, None, problem, share, rule, data, of[1])
     chance = jax.lax.stop_gradient(probability)
     if not iteration.stepped:
-        # A slope of less than the root of the rounding of log P promises less than that
-        # rounding.
+        # A derivative below the square root of the rounding error of log P promises a
+        # gain below that error.
         flat = missed**2 * chance <= 8 * precision.eps
         ended = flat | (missed <= _enough(problem))
     status = status_of(ended & resolved(chance))

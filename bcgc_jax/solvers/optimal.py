@@ -1,4 +1,4 @@
-"""The optimal partition and its bound, by Newton's method or, with kinks, by cuts."""
+"""The optimal partition and its lower bound, by Newton's method or cutting planes."""
 
 import functools
 
@@ -32,19 +32,26 @@ def optimal_partition(
     max_steps: int = 60,
     least: ArrayLike = jnp.inf,
 ) -> Optimum:
-    r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower
-    bound.
+    r"""Minimise E τ̂(x,T) over partitions, to a relative optimality gap of `tolerance`.
 
-    `levels`, bool `[max_workers]`, are those that may be used, and for which setup
-    cycles are paid: as a load that is linear in x, for Σx = L and (n+1) f/b = (n+1)
-    f/(b L) Σx. With atoms or rows f is polyhedral, and the gap no smaller than 1e-6.
-    Newton's method ends early once no partition can be faster than `least`.
+    Setup cycles are a load that is linear in x, because Σx = L gives
+    (n+1) f/b = (n+1) f/(b L) Σx.
 
-    `point` is the partition, `[max_workers]`, `error` with kinks that of rounding, and
-    `aux`, of atoms and rows, the cuts of `polyhedral`.
+    Args:
+      problem: The problem to solve.
+      levels: Levels that may be used, bool `[max_workers]`. Setup cycles are paid for
+        these levels.
+      tolerance: Relative gap between the runtime and its lower bound. With atoms or
+        rows, the runtime is polyhedral, and the gap is not smaller than 1e-6.
+      max_steps: Maximum number of steps of Newton's method. Must be static.
+      least: Newton's method ends early when no partition can be faster than this time.
+
+    Returns:
+      The `Optimum`. `point` is the partition, `[max_workers]`. With kinks, `error`
+      bounds only rounding. With atoms or rows, `aux` holds the `Cuts` of `polyhedral`.
     """
     levels = problem.exists & jnp.asarray(levels)
-    if problem.start_up is not None:  # the same for all, and for every partition
+    if problem.start_up is not None:  # a constant adds to the runtime of all partitions
         start = jnp.asarray(problem.start_up, problem.dtype)
         plain = replace(problem, start_up=None)
         limits = {
@@ -56,7 +63,7 @@ def optimal_partition(
         return fresh._replace(value=fresh.value + start, bound=fresh.bound + start)
     iteration = iteration_of(problem)
     unit = problem.scale * problem.total
-    # Steps beyond the working precision only wander.
+    # Steps beyond the working precision make no progress.
     tolerance = jnp.maximum(jnp.asarray(tolerance, problem.dtype), least_gap(problem))
     if iteration.polyhedral or not problem.plain:
         return _by_cuts(problem, levels, tolerance)
@@ -85,7 +92,7 @@ def optimal_partition(
 
 
 def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
-    """The least of an f that is polyhedral, or whose Hessian is not known."""
+    """Minimise a runtime that is polyhedral, or whose Hessian has no formula."""
     iteration = iteration_of(problem)
     loads = _loads(problem, levels)
     total = problem.total
@@ -94,7 +101,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
     )
 
     def value_of(u: Array) -> Array:
-        # In coordinates, as the link takes them.
+        # The load of the link is in coordinates, so u is scaled back.
         load = Load(
             total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0))
         )
@@ -118,17 +125,20 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
 
 
 def least_gap(problem: Problem) -> float:
-    """The smallest gap that is looked for in the working precision."""
+    """Return the smallest optimality gap that the working precision resolves."""
     eps = float(jnp.finfo(problem.dtype).eps)
     rounding = (64 + 8 * problem.max_workers) * eps
-    # What the normal equations of `polyhedral` resolve: 3e-4 in float32.
+    # The normal equations of `polyhedral` resolve only 2500 eps, 3e-4 in float32.
     if iteration_of(problem).polyhedral:
         return max(rounding, 1e-6, 2500 * eps)
     return rounding
 
 
 def _loads(problem: Problem, levels: Array) -> Array:
-    """Matrix of loads, loads @ u, with setup and chain for the highest level so far."""
+    """Return the matrix that maps u to loads, with setup and chain cycles.
+
+    Setup and chain cycles are paid at the highest level up to each level.
+    """
     below = np.tri(levels.size)
     subsets = jnp.where(levels, np.arange(1, levels.size + 1), 0)
     highest = jax.lax.cummax(subsets)[:, None]
@@ -138,16 +148,15 @@ def _loads(problem: Problem, levels: Array) -> Array:
 
 
 def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
-    """The closed form for `times` (Theorem 2, without its limits), moved into the
-    simplex.
+    """Return the closed form for `times` (Theorem 2), moved into the simplex.
 
-    `moved` is the share of a point inside it.
+    The result is (1 - `moved`) times the closed form plus `moved` times an inner point.
     """
     dtype = times.dtype
     subsets = np.arange(1, times.size + 1).astype(times.dtype)
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / subsets
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
-    # Equal shares of the highest of many levels would be most of the load.
+    # With many levels, an equal share at high levels would dominate the load.
     weight = 1 / subsets**2 if times.size > LARGE else jnp.ones_like(times)
     inside = jnp.where(levels, weight, 0)
     inside = inside / jnp.sum(inside)

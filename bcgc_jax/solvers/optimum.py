@@ -1,4 +1,4 @@
-"""`Optimal`: the partition of least expected runtime, by its objective's search."""
+"""`Optimal`: the partition of least expected runtime, and which search finds it."""
 
 import functools
 from collections.abc import Sequence
@@ -37,30 +37,36 @@ from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.polyhedral import Cuts
 from bcgc_jax.solvers.search import Optimum
 
-# Up to here the loss of rounding may show, and the search over whole units is worth its
-# time.
+# Largest number of units for which integers are searched. With more units, rounding
+# changes the runtime too little to be worth the search.
 FEW_UNITS = 1000
-# The relative gap of an optimum, if nobody asks for another.
+# Default relative optimality gap.
 TOLERANCE = 1e-7
-# Cuts for each level whose slopes count, of those that bound an optimum: twice as many
-# have no more weight.
+# Number of cuts per level whose derivatives are added up. The cuts of least weight are
+# left out. Twice as many cuts have no more weight.
 _CUTS = 8
 
 
 @pytree_dataclass
 class Optimal(Method):
-    r"""The partition of least expected runtime, to a proven relative gap of
-    `tolerance`.
+    r"""Minimise the expected runtime over partitions, to a certified optimality gap.
+
+    minimise E τ̂(x, T) over x ≥ 0 with Σ_n x_n = L.
 
     Args:
-      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5
-        in float32 at N = 20; for distributions of atoms and for `EmpiricalRows` not
-        below 1e-6, in float32 3e-4.
-      levels: the redundancy levels that may be used, all by default; static. With setup
-        cycles it is also searched which of them to use, and the bound is for those in
-        `Solution.levels`. Where the number of workers is traced and lacks one of them,
-        the solution is INFEASIBLE.
-      max_steps: of Newton's method; static.
+      tolerance: Relative optimality gap at which the search ends. Defaults to 1e-7.
+        The gap has a floor of (64 + 8 N) eps, which is 3e-5 in float32 at N = 20. For
+        distributions with atoms and `EmpiricalRows`, the floor is at least 1e-6, and
+        3e-4 in float32.
+      levels: Redundancy levels that may be used. Defaults to all levels. Must be
+        static. With setup cycles, the search also chooses which of them to use, and
+        the lower bound applies to `Solution.levels`. If a traced number of workers has
+        fewer levels, the solution is INFEASIBLE.
+      max_steps: Maximum number of steps of Newton's method. Defaults to 60. Must be
+        static.
+
+    Raises:
+      ValueError: If `tolerance` ≤ 0 or `max_steps` < 1.
 
     >>> Optimal(levels=[0, 2]).levels
     (0, 2)
@@ -87,7 +93,7 @@ class Optimal(Method):
             return
         if not self.levels or not set(self.levels) <= set(range(top + 1)):
             raise ValueError(
-                f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}"
+                f"`levels` must be integers from 0 to {top}, got {list(self.levels)}"
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -99,8 +105,8 @@ class Optimal(Method):
         )
 
     def _real_partition(self, problem: Problem) -> Solution:
-        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go
-        # below a gap of 1e-5.
+        # Up to 1024 workers, dense steps of O(N³) each are affordable. They reach gaps
+        # below 1e-5, which smooth steps may not.
         dense = problem.max_workers <= 1024
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
@@ -118,7 +124,7 @@ class Optimal(Method):
 
 @sample_average.judged.register
 def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """The fields that fresh draws say, with a limit also by optima of parts of them."""
+    """Evaluate an optimum on independent samples, with a bound by optima of parts."""
     by_optima = functools.partial(sample_average.judge, by_optima=True)
     return with_slopes(
         by_optima, None, fresh, solution.partition, solution.levels
@@ -131,7 +137,7 @@ def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     answer = best.point, best.status, best.num_steps, problem.exists
     if iteration_of(problem).smooth:
         return solution_of(problem, *answer, _certificate_of(best))
-    # The rules between kinks tell their error.
+    # The quadrature rules between kinks in `assess_shares` estimate their own error.
     return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
 
@@ -139,20 +145,20 @@ def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    # With measured times: 1e9 operations for all N² moves of a unit are a few seconds.
+    # For measured times, 1e9 operations for all N² moves of a unit take a few seconds.
     return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= 1e9
 
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
-    """The optimum, not rounded; converged if its certificate meets the tolerance."""
-    # The schemes that go by expected times have compiled this.
+    """Return the optimum without rounding; it has converged if its gap is met."""
+    # The closed forms use the same compiled program.
     times = None
     if problem.has_setup:
         times = expected_times(problem)
     best, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
-        # All partitions are assessed with this program; plain problems have no other
-        # bound.
+        # All partitions are assessed with this program. Plain problems use only its
+        # lower bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
         bound = best.bound
@@ -161,18 +167,17 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
         solution = _judged(problem, solution, bound, options["tolerance"])
     if best.aux is None:
         return solution
-    # Where pieces of the runtime meet, each has slopes of its own.
+    # Each piece of a piecewise linear runtime has its own derivatives.
     pieces = best.point, best.aux
     value = with_slopes(_by_pieces, solution.expected_runtime, problem, pieces)
     return replace(solution, expected_runtime=value)
 
 
 def _by_pieces(problem: Problem, plan: tuple[Array, Cuts]) -> Array:
-    """The runtime of a partition where pieces of a polyhedral one meet, each with its
-    weight.
+    """Return the polyhedral runtime of a partition as a weighted sum of its cuts.
 
-    So the slopes of their sum in the partition are alike at all levels in use, and
-    those in the problem are a subgradient of the optimum.
+    The derivatives of this sum in the partition are equal at all levels in use. Its
+    derivatives in the problem are a subgradient of the optimal value.
     """
     partition, all_cuts = plan
     x = with_total(problem, partition)
@@ -183,8 +188,7 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts]) -> Array:
         at_point, slope = jax.jvp(runtime, (point,), (x - point,))
         return value + cut.weights * (at_point + slope), None
 
-    # All that have a weight to speak of: at most as many as there are levels, but for
-    # ties.
+    # Apart from ties, at most as many cuts as there are levels have weight.
     count = min(_CUTS * x.size, all_cuts.weights.size)
     weights, index = jax.lax.top_k(all_cuts.weights, count)
     cuts = Cuts(all_cuts.points[index], weights / jnp.sum(weights))
@@ -203,7 +207,7 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 def _searched(
     problem: Problem, allowed: Array, times: Array | None, **options: Any
 ) -> tuple[Optimum, tuple[Array, ...], Solution | None]:
-    """Optimum, what of it to assess, and the solution if the search certifies it."""
+    """Search; return the optimum, what to assess, and the solution if certified."""
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
@@ -215,7 +219,7 @@ def _searched(
     else:
         best = optimal_partition(still, used, **options)
     best = without_derivative(best, problem)
-    # A traced number of workers may lack some of the levels that were asked for.
+    # A traced number of workers may be too small for some of the allowed levels.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), best.status).astype(int)
     answer = best.point, status, jnp.asarray(rounds + best.num_steps, int), used
@@ -233,17 +237,17 @@ def _searched(
 def _judged(
     problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike
 ) -> Solution:
-    """The solution with the better of the two bounds, and the status of its gap."""
+    """Return the solution with the better of two bounds, and a status for its gap."""
     value = solution.expected_runtime
     error = solution.runtime_error
     lower = solution.lower_bound
     if bound is not None:
-        certain = bound - error  # NaN where there is no error to speak of
+        certain = bound - error  # NaN if the error is unknown
         lower = jnp.minimum(jnp.where(certain > lower, certain, lower), value)
         solution = replace(solution, lower_bound=lower)
     least = least_gap(problem)
-    # The rounding of both rules counts, where another one judged the answer than the
-    # last of the search.
+    # The rule that evaluates the solution may differ from the last rule of the search.
+    # Then the rounding errors of both count.
     resolved = jnp.maximum(tolerance, least) + least + error / value
     loose = (solution.status == int(Status.CONVERGED)) & (
         solution.relative_gap > resolved
@@ -254,6 +258,6 @@ def _judged(
 
 
 def _certificate_of(best: Optimum) -> Certificate:
-    """What a search knows of its partition."""
+    """Return value, error and bound of a search as a `Certificate`."""
     lower = lower_bound_of(best.bound - best.error, best.value)
     return Certificate(best.value, best.error, lower, 1 - lower / best.value)

@@ -1,10 +1,10 @@
-r"""A local minimum of a function of a few shares that has steps or is flat: no slope is
-asked for.
+r"""Pattern search: minimise a function of a few shares without derivatives.
 
-A pattern search (Torczon 1997) from many points at once. A round tries moves of a share
-from one level to another, and of the work at the end of one level to that of another,
-by 1, 1/2, 1/4, … of what is possible. The best points go on to the next round. Of
-points with one value only one does: they lie on one step.
+The function may be a step function (Torczon 1997). The search runs from many points. A
+round tries to move some share from one level to another, or some of the work up to the
+end of a level. Each move is tried at 1, 1/2, 1/4, … of its largest length. The best
+points continue in the next round. Of several points with the same value only one
+continues, because they probably lie on the same step.
 """
 
 import functools
@@ -18,21 +18,21 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.solvers.search import Optimum, local_optimum
 
-# Points at the start.
+# Number of points at the start.
 _POINTS = 1024
-# The best points, which a round keeps. With 24 P of one of four problems of measured
-# times is 0.009 lower; with 96 that of another is 4e-4 higher, and rounds take twice as
-# long.
+# Number of points that a round keeps. Of four problems of measured times, one has a P
+# that is 0.009 lower with 24 points. With 96 points, another P is 4e-4 higher, and
+# rounds take twice as long.
 _KEPT = 48
-# How often a move is halved.
+# Number of lengths at which a move is tried.
 _HALVINGS = 16
-# Values that are computed together, for memory.
+# Number of values that are computed together, which bounds memory.
 _TOGETHER = 256
-# A smaller share is 0: a level that is hardly there may cost as much as one that is.
+# Smaller shares are set to 0, because a level with a tiny share can still have a cost.
 _LEAST = 1e-6
 
 
-# Points, their values, the rounds so far, and whether the last one was better.
+# Points, their values, the rounds so far, and whether the last round improved a value.
 _State = tuple[Array, Array, Array, Array]
 
 
@@ -43,10 +43,9 @@ def pattern_search(
     *,
     max_steps: int,
 ) -> Optimum:
-    """A local minimum of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that
-    at `start`.
+    """Minimise `function` locally over shares u ≥ 0, Σu = 1, `[K]`.
 
-    `directions`, `[D, K]`, are those of `moves`.
+    The result is never worse than `start`. `directions`, `[D, K]`, are from `moves`.
     """
     directions = jnp.asarray(directions, start.dtype)
     halves = 0.5 ** np.arange(_HALVINGS, dtype=start.dtype)
@@ -72,11 +71,17 @@ def best_by_moves(
     *,
     max_steps: int,
 ) -> Optimum:
-    """The best of `points`, `[P, K]`, and of all that are `moved` from the P best in
-    each round.
+    """Improve points by moves, and keep the best P of them in each round.
 
-    `values` are those at the points, `[P]`; inf where they are to be asked for among
-    the moved. CONVERGED: no move is better from any of the points kept.
+    It has CONVERGED when no move improves any of the points kept.
+
+    Args:
+      function: Function to minimise.
+      points: First points, `[P, K]`.
+      values: Values at the points, `[P]`. A value may be inf if `moved` returns the
+        point again.
+      moved: Function that returns all moved points.
+      max_steps: Maximum number of rounds.
     """
 
     def round_(state: _State) -> _State:
@@ -98,14 +103,14 @@ def best_by_moves(
 
 
 def values_at(function: Callable[[Array], Array], points: Array) -> Array:
-    """The function at each of the points."""
-    # Filled up: the rest of the last part would be compiled once more.
+    """Evaluate the function at each point."""
+    # The points are padded, because an incomplete batch would be compiled separately.
     filled = jnp.pad(points, [(0, -len(points) % _TOGETHER), (0, 0)], mode="edge")
     return jax.lax.map(function, filled, batch_size=_TOGETHER)[: len(points)]
 
 
 def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
-    """The best points in ascending order, with their values, one for each value."""
+    """Return the best points and their values, ascending, with one point per value."""
     order = jnp.argsort(values)
     values = values[order]
     repeated = jnp.append(False, values[1:] == values[:-1])
@@ -116,7 +121,7 @@ def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
 def without_least(
     function: Callable[[Array], Array], point: Array, largest: ArrayLike
 ) -> Array:
-    """The point without small shares that no value above `largest` needs, `[K]`."""
+    """Remove small shares if the value without them is at most `largest`."""
     alone = np.eye(point.size, dtype=bool)
     values = jax.lax.map(function, jnp.where(alone, 0, point) / (1 - point)[:, None])
     kept = (point > _LEAST) | (values > largest)
@@ -130,11 +135,11 @@ def _shares(points: Array) -> Array:
 
 
 def moves(work: np.ndarray) -> np.ndarray:
-    """The directions of a search, `[D, K]`; `work` is in a unit of levels' shares."""
+    """Return the directions of a search, `[D, K]`; `work` is per share of a level."""
     size = len(work)
     share = np.eye(size)
-    # What more a level gets the next one loses, so that the work at the end of the one
-    # alone rises.
+    # A level gains as much work as the next level loses, so that only the work at the
+    # end of this level increases.
     end = (share - np.eye(size, k=1)) / work
     total = np.sum(end, axis=1, keepdims=True)
     end = end / np.where(total > 0, total, 1)
@@ -144,7 +149,7 @@ def moves(work: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _points(size: int) -> np.ndarray:
-    """Each level alone, and draws of shares, `[_POINTS - 1, size]`."""
+    """Return single levels and random shares, `[_POINTS - 1, size]`."""
     rng = np.random.default_rng(0)
     shape = (4 * _POINTS, size)
     draws = rng.exponential(size=shape) * (rng.random(shape) < 0.7)

@@ -1,19 +1,17 @@
-r"""Workers that are not alike: sample averages for expectations, and how far they can
-be trusted.
+r"""Sample average approximation for heterogeneous workers, with confidence limits.
 
-The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and
-`EmpiricalRows` makes it a problem like any other. K S fresh draws judge its optimum:
-they estimate E τ̂ without bias, and bound the best from below, with 97.5 % confidence,
-in one of two ways:
+The mean of τ̂(x,T) over S sampled steps is also convex and homogeneous in x, so
+`EmpiricalRows` makes it an ordinary problem. Its optimum is evaluated on K S
+independent samples, which estimate E τ̂ without bias. They also give a 97.5 % lower
+confidence limit of the optimal value, in one of two ways:
 
-- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean
-  below the true optimum (Mak, Morton & Wood 1999); Student's t gives the limit;
-- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level
-  n is a bound (`runtime.certificate`); the least of the N means less 1.96 standard
-  errors is a limit.
+- For optima: E min ≤ min E, so the certified bounds of the optima of K samples have a
+  mean below the true optimum (Mak, Morton & Wood 1999). The limit is by Student's t.
+- For any other x: with subgradients g of τ̂ at x, min_n E[τ̂ - g·x + L g_n] is a lower
+  bound (`runtime.certificate`). The limit is the minimum of the N means, each minus
+  1.96 standard errors.
 
-Both rest on the central limit theorem: infinite variances need more draws than anyone
-has.
+Both ways rely on the central limit theorem, so they fail for infinite variances.
 """
 
 import functools
@@ -45,7 +43,7 @@ _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 def draw_problems(
     key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS
 ) -> tuple[Problem, Problem]:
-    """`problem` under S draws of its times, to plan, and K S fresh ones, to judge."""
+    """Sample two problems: one of S steps for planning, one of K S for evaluation."""
     plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -64,11 +62,14 @@ def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Empirica
 def judge(
     fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False
 ) -> Certificate:
-    r"""E τ̂(x,T), its standard error, and a 97.5 % limit of the best over `levels`,
-    bool `[N]`.
+    r"""Estimate E τ̂(x,T) and a 97.5 % lower limit of the optimal value over `levels`.
 
-    The limit is `by_optima` of K parts of the draws, which must be independent of x, or
-    by subgradients.
+    Args:
+      fresh: Problem with samples that are independent of the partition.
+      partition: The partition x, `[N]`.
+      levels: Levels that the lower bound allows, bool `[N]`.
+      by_optima: Whether the limit is by optima of K parts of the samples. By default,
+        it is by subgradients.
     """
     x = as_partition(fresh, partition)
     iteration = iteration_of(fresh)
@@ -78,7 +79,7 @@ def judge(
         return fresh.scale * iteration.max_of_sorted(load_of(fresh, x), times)
 
     def bound(part: Problem) -> Array:
-        # No confidence limit sees such a gap.
+        # A gap of 1e-4 is negligible for a confidence limit.
         return optimal_partition(part, levels, tolerance=1e-4).bound
 
     if not by_optima:
@@ -99,7 +100,7 @@ def judge(
 
 @functools.singledispatch
 def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """The fields of a solution that fresh draws say of a method's partition."""
+    """Return the fields of a solution that independent samples estimate."""
     assert solution.partition is not None
     assert solution.levels is not None
     return judge(fresh, solution.partition, solution.levels)._asdict()
@@ -108,7 +109,7 @@ def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
 def mean_of_parts(
     fresh: Problem, value: Callable[[Problem], Array]
 ) -> tuple[Array, Array]:
-    """The mean of `value` over K parts of the fresh draws, and its standard error."""
+    """Return mean and standard error of `value` over K parts of the samples."""
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
 
@@ -119,7 +120,7 @@ def mean_of_parts(
 
 
 def _mean(values: Array) -> tuple[Array, Array]:
-    """Mean over the last axis and its standard error."""
+    """Return the mean over the last axis, and its standard error."""
     return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(
         values.shape[-1] - 1
     )

@@ -1,4 +1,4 @@
-"""What every search gives: its best point, and what it proves of it."""
+"""The result of a search: its best point, and a lower bound."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,12 +13,16 @@ Tree = TypeVar("Tree")
 
 
 class Optimum(NamedTuple):
-    """The best point of a search, in the unit of what is searched, and what is proven
-    of it.
+    """The best point of a search, and a lower bound on the objective.
 
-    No point is better than `bound`; NaN where nothing is proven, as by local searches.
-    `error` is that of `value` and `bound`, as far as the search knows it. `status` is
-    the integer of a `Status`, and `aux` what else the search says.
+    Attributes:
+      point: The best point.
+      value: The objective at `point`.
+      error: Error of `value` and `bound`, as far as the search knows it.
+      bound: Lower bound on the objective. NaN after a local search.
+      status: Integer value of a `Status`.
+      num_steps: Number of steps.
+      aux: Other results of the search.
     """
 
     point: Array
@@ -33,7 +37,10 @@ class Optimum(NamedTuple):
 def local_optimum(
     point: Array, value: Array, ended: ArrayLike, num_steps: ArrayLike, aux: Any = None
 ) -> Optimum:
-    """That of a local search, which has `ended` by itself or at its limit of steps."""
+    """Return the result of a local search, without a bound.
+
+    The search has `ended` by itself, or has reached its maximum number of steps.
+    """
     return Optimum(
         point=point,
         value=value,
@@ -46,10 +53,10 @@ def local_optimum(
 
 
 def status_of(ended: ArrayLike) -> Array:
-    """CONVERGED, or STEP_LIMIT."""
+    """Return CONVERGED if the search has `ended` by itself, otherwise STEP_LIMIT."""
     return jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
 
 
 def choose(condition: Array, new: Tree, previous: Tree) -> Tree:
-    """The new arrays, or the old ones: `jnp.where` for whole states of a loop."""
+    """Apply `jnp.where` to all arrays of a loop's state."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, previous)

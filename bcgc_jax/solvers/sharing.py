@@ -1,11 +1,10 @@
-r"""`Sharing`: a step's chunks are handed out to free workers, which store more than
-their own data.
+r"""`Sharing`: work sharing, which assigns the chunks of a step to idle workers.
 
-Its runtime is a mean of draws: no formula is known. The storage bound of the same draws
-is a control variate: its own mean is known better, from many more draws, which cost
-little. That mean, less two standard errors, is the lower bound: no exact scheme of any
-kind whose workers store as much has a shorter expected runtime. What this assumes
-stands in `bcgc_jax.solvers.limit`.
+No formula for the expected runtime is known, so it is a Monte Carlo estimate. The
+storage bound of the same samples is a control variate. Its mean is known more
+accurately, from many more samples, which are cheap. This mean minus two standard errors
+is the lower bound for every exact scheme with the same storage per worker.
+`bcgc_jax.solvers.limit` has its assumptions.
 """
 
 import functools
@@ -45,44 +44,47 @@ from bcgc_jax.solvers.limit import (
 from bcgc_jax.solvers.method import CHUNKS, Method
 
 _SUBSETS = 2
-# The most chunks, where their number is chosen.
+# Largest number of chunks that "best" may choose.
 _MOST_CHUNKS = 64
-# More chunks have to take so much less time.
+# Largest ratio of runtimes at which "best" accepts twice as many chunks.
 _CLEARLY = 0.99
-# The most workers: with more each draw takes seconds.
+# Largest number of workers. With more workers, each sample takes seconds.
 _MOST_WORKERS = 2048
-# Draws of the runtime; many workers have fewer, see `number_of_draws`.
+# Number of Monte Carlo samples. `number_of_draws` reduces it for many workers.
 _DRAWS = 2**12
 
 
 @pytree_dataclass
 class Sharing(Method):
-    """Work sharing: chunks (microbatches) are handed out to free workers, most left
-    first.
+    """Balance the load dynamically: idle workers request chunks (microbatches).
 
-    τ = the time at which every worker has ended its last chunk; see
-    `bcgc_jax.plans.shared_step`.
+    Of the chunks that it stores, an idle worker gets the one that other workers would
+    reach last (`bcgc_jax.plans.shared_step`). The runtime τ is the time at which every
+    worker has finished its last chunk. `Solution.lower_bound` holds for every exact
+    scheme with the same storage (`bound_of` is "storage"). It is the mean of the
+    storage bound minus two standard errors. For heterogeneous workers and
+    `EmpiricalRows`, it is the bound for all data, because the stragglers may be known
+    when the data are placed.
 
     Args:
-      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of
-        others; None: all data.
-      chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the
-        fastest.
-      equal_chunks: whether all chunks are of one size. By default the last one of a
-        subset is cut again, in 1/2, 1/4, 1/4: small chunks level out the end of a step.
-      whole_subsets: for data loaders that can serve nothing less: workers store whole
-        subsets, not chunks of many.
-      round_trip: the time of a question and its answer, before each chunk, in the unit
-        of runtimes.
-      seed: of the draws, where `solve` is given no key.
+      max_subsets: Storage per worker D, in data subsets: its own subset, and chunks of
+        others. Defaults to 2. None means all data.
+      chunks: Number of chunks C per subset. Defaults to 8. None means a power of two up
+        to 64, whose runtime is within about 1 % of the shortest.
+      equal_chunks: Whether all chunks have the same size. By default, the last chunk of
+        a subset is split into 1/2, 1/4 and 1/4, because small chunks balance the end of
+        a step.
+      whole_subsets: Whether workers store complete subsets instead of chunks of several
+        subsets, for data loaders that need this. Defaults to False.
+      round_trip: Latency of the request before each chunk, in the unit of the runtime.
+        Defaults to 0.
+      seed: Seed of the samples, if `solve` gets no key. Defaults to 0.
 
-    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is
-    "storage"): the mean of the storage bound less two standard errors. Where workers
-    are not alike, or whole rows, it is that of all data: one may know who is slow
-    before one places the data.
+    All arguments except `round_trip` must be static.
 
-    Raises ValueError for a number of workers that is traced, and for more subsets than
-    workers.
+    Raises:
+      ValueError: If an argument is out of range. `solve` raises it if the number of
+        workers is traced, or smaller than `max_subsets`.
 
     >>> from bcgc_jax import ShiftedExponential, solve
     >>> problem = Problem(
@@ -127,13 +129,14 @@ class Sharing(Method):
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
-        """The method of "sharing", "sharing:3", "sharing:all:16", "sharing:2:best"."""
+        """Parse a name such as "sharing", "sharing:3", "sharing:all:16"."""
         fields = (("max_subsets", "all"), ("chunks", "best"))
         texts = method.split(":")[1:]
         wrong = ValueError(
-            f'method "{method}": "sharing" takes the number of subsets that a worker '
-            'stores, or "all", and that of chunks in a subset, or "best", as in '
-            '"sharing:2" and "sharing:2:16"'
+            f'method "{method}" does not have the form "sharing:SUBSETS:CHUNKS". '
+            'SUBSETS is the number of subsets that a worker stores, or "all". CHUNKS '
+            'is the number of chunks per subset, or "best". For example, use '
+            '"sharing:2" or "sharing:2:16".'
         )
         if len(texts) > len(fields):
             raise wrong
@@ -151,16 +154,16 @@ class Sharing(Method):
         super().check(problem)
         if problem.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} '
-                f"workers, and {problem.max_workers:,} are too many"
+                f'method="{self.name}" allows at most {_MOST_WORKERS:,} workers, got '
+                f"{problem.max_workers:,}"
             )
         workers = concrete(problem.num_workers)
         max_subsets = self.max_subsets or 0
         if workers is not None and max_subsets > workers.min():
             raise ValueError(
-                f'method="{self.name}": there are as many subsets as workers, '
-                f"{workers.min()}; no worker can store {max_subsets}; the number of "
-                f'chunks comes second, as in "{self.word}:2:{max_subsets}"'
+                f'method="{self.name}": a worker cannot store {max_subsets} subsets, '
+                f"because there are {workers.min()} (one per worker). The number of "
+                f'chunks comes second, for example "{self.word}:2:{max_subsets}".'
             )
 
     def is_drawn(self, problem: Problem) -> bool:
@@ -175,7 +178,7 @@ class Sharing(Method):
                 problem, drawn, min(self.max_subsets or workers, workers)
             )
         else:
-            # The bound is the time of the only worker, and needs no draws.
+            # With one worker, the bound has a formula.
             value = runtime_limit(problem)
             mean_of_bound = Expectation(value, jnp.zeros_like(value))
         chunks = self.chunks or self._best_chunks(problem, drawn)
@@ -184,11 +187,11 @@ class Sharing(Method):
         )
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
-        """Double the number of chunks while that is clearly faster on equal draws."""
+        """Double the number of chunks while this is clearly faster on equal samples."""
         if is_traced((problem, self.round_trip)):
             raise ValueError(
-                f'method="{self.name}" cannot choose the number of chunks from what is '
-                "traced"
+                f'method="{self.name}" cannot choose the number of chunks for traced '
+                "values. Give it as a number."
             )
         first_draws = tuple(a[:FEWEST_DRAWS] for a in drawn)
         chunks = 1
@@ -222,9 +225,9 @@ def _judged(
     drawn: tuple[Any, Any],
     mean_of_bound: Expectation,
 ) -> Solution:
-    """The solution by draws, with the storage bound as a control variate.
+    """Evaluate a rule on samples, with the storage bound as a control variate.
 
-    `mean_of_bound` comes from more draws.
+    `mean_of_bound` is the mean of the bound over a larger number of samples.
     """
     draws = number_of_draws(_DRAWS, rule.num_workers)
     first = tuple(a[:draws] for a in drawn)
@@ -239,7 +242,7 @@ def _judged(
     off = beside - xp.mean(beside)
     share = xp.mean(off * tau) / xp.maximum(xp.mean(off**2), np.finfo(tau.dtype).tiny)
     if xp is jnp:
-        # The mean is the same for any share, but for noise.
+        # Any factor gives an unbiased mean, so its derivative is not needed.
         share = jax.lax.stop_gradient(share)
     mean = xp.mean(tau) + share * (bound - xp.mean(beside))
     error = xp.hypot(xp.std(tau - share * beside) / draws**0.5, share * bound_error)
@@ -274,7 +277,7 @@ def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> An
 def _compiled_runtimes(
     problem: Problem, plan: Plan, drawn: tuple[Array, Array]
 ) -> Array:
-    # Draws of workers that do not exist take as long.
+    # Samples of padded workers would take as long as samples of real ones.
     problem = replace(problem, max_workers=drawn[1].shape[1])
     load, rule, scale = problem_tasks(problem, plan)
     overlap = bool(problem.overlap)

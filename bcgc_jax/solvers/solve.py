@@ -1,4 +1,4 @@
-"""`solve`: the entry point of all schemes, with exact runtimes and certificates."""
+"""`solve`: plan a problem with any method, and evaluate the plan."""
 
 from typing import Any
 
@@ -26,35 +26,50 @@ def solve(
     key: Array | None = None,
     num_draws: int = sample_average.NUM_DRAWS,
 ) -> Solution:
-    r"""A scheme for `problem`, with its exact expected runtime and its distance from
-    the best.
+    r"""Plan a problem with a method, and evaluate the plan.
 
     Args:
-      problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: an object with options, or the short name of its defaults: "optimal"
-        (`Optimal`), "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f));
-        "nested" (`Nested`); `Deadline(t)`; baselines such as "uncoded", "single_block"
-        (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
-        "ferdinand_full", "cyclic:3" (`Cyclic`); "sharing:2" (`Sharing`); "limit" and
-        "limit:2" (`Limit`), which no scheme beats; or a `Scheme` of one's own.
-      key: randomness of methods that draw, and of all methods for `Heterogeneous`
-        workers. Methods with a `seed`, such as `Sharing`, have a key of their own.
-      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2
-        on; 16 S fresh draws judge the plan.
+      problem: The problem to solve. Under `jax.vmap` it is a batch of problems, which
+        may differ in `num_workers`, too.
+      method: Name of a method with its default options, or a method object:
 
-    "optimal" ends with a search over whole units where these are few (at most 1000,
-    known before tracing, and not too many atoms); the other plans are rounded. Closed
-    forms and baselines ignore setup when planning; their runtime includes it.
+        - "optimal" (`Optimal`): the partition of least expected runtime, with a
+          certified optimality gap. "subgradient" (`Subgradient`) is the paper's
+          iterative method.
+        - "time", "frequency": the closed forms x^(t) and x^(f) of the paper.
+        - "nested" (`Nested`): nested groups of replicas, without a code.
+        - "sharing:2" (`Sharing`): dynamic load balancing, two subsets per worker.
+        - "uncoded", "single_block", "tandon:3" (`Tandon`), "tandon_partial",
+          "ferdinand_full", "cyclic:3" (`Cyclic`): baselines. "single_block" is the best
+          single level.
+        - "limit", "limit:2" (`Limit`): a lower bound on the runtime of every exact
+          scheme, or of schemes that store two subsets per worker.
+        - `Deadline(t)`: the partition that most probably finishes by time t.
+        - a `Scheme` of your own.
+      key: PRNG key. Required by methods that draw random numbers, and by all methods
+        for `Heterogeneous` workers. Methods with a `seed`, such as `Sharing`, default
+        to a key made from it.
+      num_draws: Number of Monte Carlo samples, S ≥ 2, for which `Heterogeneous` workers
+        are planned. The plan is evaluated on 16 S independent samples.
 
-    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous`
-    workers `expected_runtime` is a mean, of the same draws for all methods that get the
-    same key, `runtime_error` its standard error, and `lower_bound` a 97.5 % confidence
-    limit (`solvers.sample_average`).
+    Returns:
+      The `Solution`: the plan, its expected runtime with an error, and a lower bound.
+      Its `kind` says how these values are to be read. For `EmpiricalRows` they are
+      exact for the recorded steps. For `Heterogeneous` workers they are Monte Carlo
+      estimates, and methods that get the same key use the same samples.
 
-    Raises ValueError for an unknown method, a missing key, what a method cannot do, and
-    for a distribution whose mean is known to be infinite. What shows only in traced
-    values is a `Status`: INVALID, with NaN for the runtime, or INFEASIBLE for a scheme
-    that does not exist.
+    Raises:
+      TypeError: If `problem` is not a `Problem`.
+      ValueError: If the method is unknown, cannot solve this problem, or needs a key.
+        Also if the distribution is known to have an infinite mean.
+
+    Traced values cannot raise. If they are invalid, `Solution.status` is INVALID and
+    the runtime NaN. If the scheme does not exist for them, the status is INFEASIBLE.
+
+    Partitions are rounded to integers. "optimal" instead searches over integers if
+    there are at most 1000 coordinates or units, known before tracing, and few atoms.
+    Closed forms and baselines ignore `setup_cycles` when they plan, but not when they
+    are evaluated.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -68,7 +83,7 @@ def solve(
     ([802, 454, 744], True)
     """
     if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a Problem, got {problem!r}")
+        raise TypeError(f"`problem` must be a Problem, got {problem!r}")
     method = method_of(method, problem=problem)
     method.check(problem)
     check_whole("num_draws", num_draws, 2)
@@ -80,8 +95,8 @@ def solve(
     drawn = method.is_drawn(problem)
     if key is None and (drawn or method.draws or not iteration.exact):
         raise ValueError(
-            f'method="{method.name}" here draws cycle times: pass '
-            "key=jax.random.key(seed)"
+            f'method="{method.name}" draws random cycle times for this problem. '
+            "Pass key=jax.random.key(seed)."
         )
     if not iteration.exact or method.needs_mean(problem):
         iteration.check_finite_means()
@@ -90,7 +105,7 @@ def solve(
     else:
         assert key is not None
         solution = _judged(problem, method, key, num_draws)
-    if is_traced((problem, method)):  # what could not be checked when it was made
+    if is_traced((problem, method)):  # traced values were not checked at construction
         solution = _invalid_without(
             problem.valid & method.valid(), solution, (problem, method)
         )
@@ -106,10 +121,10 @@ def solve(
 
 
 def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
-    """`solution`, or, where the problem makes no sense, INVALID and NaN.
+    """Return `solution`, with status INVALID and NaN unless `sense`.
 
-    What is NaN, also for a scheme that does not exist, has NaN for its derivatives in
-    `of`.
+    A value that is NaN has NaN derivatives in `of`, too. This includes the values of a
+    scheme that does not exist.
     """
 
     def checked(value: Array) -> Array:
@@ -131,7 +146,7 @@ def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:
-    """For `Heterogeneous` workers: a plan for the mean over draws, judged by others."""
+    """Plan `Heterogeneous` workers on samples, and evaluate on independent samples."""
     plan, fresh = sample_average.draw_problems(key, problem, num_draws=num_draws)
     if not method.is_partition:
         solution = method.plan(fresh, key)
@@ -155,11 +170,10 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
 
 @jax.jit
 def _error_of_parts(fresh: Problem, method: Method, plan: Plan | None) -> Array:
-    """The standard error of a value, by K parts of the fresh draws; the method is no
-    partition.
+    """Estimate the standard error of a runtime from K parts of the fresh samples.
 
-    All parts have the plan that is judged: where two are as good, each part may prefer
-    another.
+    All parts evaluate the same plan, if there is one. If each part planned again,
+    near-optimal plans could differ between the parts.
     """
 
     def value(part: Problem) -> Array:

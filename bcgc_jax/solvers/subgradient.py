@@ -1,15 +1,14 @@
-r"""The stochastic projected subgradient method (section V-A of the paper), made
-scale-free.
+r"""The stochastic projected subgradient method (section V-A of the paper), scale-free.
 
 On the unit simplex u = x/L, with the objective in a unit near its value:
 
     u ← Π(u - η_i g_i),   g_i = ∇_u mean_b max_n T_(N-n) y_n(u) over a fresh mini-batch,
     η_i = D / (Σ_{j≤i} ‖g_j - mean g_j‖²)^½,
 
-the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019)
-instead of the paper's fixed schedule: it needs no knowledge of the distribution's
-scale, slope or tail. The answer is an average of the iterates, weighted towards the
-last ones (Shamir & Zhang 2013).
+This is the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al.
+2019). Unlike the paper's fixed schedule, it does not depend on the distribution's
+scale, derivative or tail. The result is an average of the iterates with more weight on
+later ones (Shamir & Zhang 2013).
 """
 
 import math
@@ -32,22 +31,26 @@ from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.search import Optimum
 
-# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best
-# for nine distributions, from nearly deterministic ones to Pareto 1.2, at N = 5 and 20
-# after 1000 steps; others are 1 % off.
+# Step size D, relative to the simplex. Of 0.03, 0.1, 0.3 and 1, this value is within
+# 0.4 % of the best for nine distributions, from nearly deterministic ones to Pareto
+# with shape 1.2, at N = 5 and 20 after 1000 steps. The other values are 1 % off.
 _STEP = 0.1
 
 
 @pytree_dataclass
 class Subgradient(Method):
-    r"""The paper's stochastic projected subgradient method; needs a key.
+    r"""Minimise the expected runtime by stochastic projected subgradients.
+
+    This is the paper's iterative method (section V-A). `solve` needs a key for it.
 
     Args:
-      tolerance: stops when the best value has improved by less, relatively, since the
-        check before last; a negative one never stops.
-      batch_size: draws a step; static, as are the next two.
-      check_every: steps between exact evaluations.
-      max_steps: in all.
+      tolerance: The search stops when the best value has improved relatively by at most
+        this since the check before last. Defaults to 1e-4. A negative value disables
+        the rule.
+      batch_size: Number of samples per step. Defaults to 512. Must be static.
+      check_every: Number of steps between exact evaluations. Defaults to 100. Must be
+        static.
+      max_steps: Maximum number of steps. Defaults to 2000. Must be static.
     """
 
     tolerance: ArrayLike = 1e-4
@@ -71,10 +74,15 @@ class Subgradient(Method):
 
 
 class _Search(NamedTuple):
-    """The best averaged iterate so far, and what the next check begins with.
+    """The state of the search before a check.
 
-    That is the iterate, its average and the sum of squares so far, of shares; how many
-    checks there were, and whether another one follows.
+    Attributes:
+      best: The best averaged iterate so far.
+      share: The current iterate, on the unit simplex, `[max_workers]`.
+      average: The weighted average of the iterates, `[max_workers]`.
+      squares: The sum of squared subgradients so far.
+      check: Number of checks so far.
+      goes_on: Whether another check follows.
     """
 
     best: Optimum
@@ -86,7 +94,10 @@ class _Search(NamedTuple):
 
 
 def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
-    """-D g / (Σ ‖g‖²)^½, and the sum: the `squares` before with this `slope`."""
+    """Return the step -D g / (Σ ‖g‖²)^½ for the `slope` g, and the new sum of squares.
+
+    `squares` is the sum of the previous steps.
+    """
     squares = squares + jnp.sum(slope**2)
     return -_STEP * slope / jnp.sqrt(
         jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)
@@ -94,12 +105,11 @@ def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
 
 
 def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> Optimum:
-    r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
+    r"""Minimise E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
-    The averaged iterate is evaluated exactly every `check_every` steps; the answer is
-    the best one checked, and `aux` has the best value at each check. Where nothing is
-    traced all of it goes by programs that other methods have too, and constants by
-    NumPy.
+    The averaged iterate is evaluated exactly every `check_every` steps. The result is
+    the best iterate evaluated, and `aux` has the best value at each check. If nothing
+    is traced, exact evaluations use programs that other methods share.
     """
     traced = not at_hand((problem, key, method))
     xp: Any = np
@@ -146,12 +156,12 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
 def _go_on(
     problem: Problem, key: Array, state: _Search, value: Array, method: Subgradient
 ) -> _Search:
-    """Check the average, of this value, and take the steps to the next check."""
+    """Check the averaged iterate with this `value`, and step to the next check."""
     iteration = iteration_of(problem)
     levels = problem.exists
     workers = problem.num_workers
-    # Any unit near the objective will do: steps do not depend on it, but squares of
-    # slopes may underflow.
+    # The steps do not depend on the unit, but without a unit near the objective,
+    # squares of derivatives could underflow.
     law = iteration.pooled().with_fast_inverse()
     half = jnp.log(2.0).astype(problem.dtype)
     median = law.inverse_cumulative_hazard(half)
@@ -168,8 +178,8 @@ def _go_on(
         )
         slope = jax.grad(batch_loss)(share, times)
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
-        # The mean of a slope moves no point of a simplex: it is left out of the norm
-        # too.
+        # The mean of a subgradient does not move a point of the simplex, so it does not
+        # count in the norm either.
         move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
         share = project_partition(share + move, 1.0, levels)
         eta = 3.0  # Shamir & Zhang's

@@ -108,13 +108,13 @@ def test_a_plan_for_measured_times_has_its_probability_under_these_times(x64):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (bcgc.Deadline, "a deadline is missing"),
+        (bcgc.Deadline, "the deadline is missing"),
         (lambda: bcgc.Optimal(max_steps=0), "max_steps must be"),
         (lambda: bcgc.Subgradient(batch_size=0), "batch_size must be"),
         (lambda: bcgc.Optimal(levels=[]), "levels"),
         (
             lambda: bcgc.Optimal(levels=[0, 4]),
-            "levels must be whole numbers from 0 to 3",
+            "`levels` must be integers from 0 to 3",
         ),
         (lambda: bcgc.Optimal(levels=[0.5]), "levels"),  # type: ignore[list-item]
     ],
@@ -291,7 +291,7 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="min_completion must be"):
         bcgc.Deadline(400.0, min_completion=1.0)
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100)
-    with pytest.raises(ValueError, match="needs no atoms"):
+    with pytest.raises(ValueError, match="a distribution without atoms"):
         bcgc.solve(problem, bcgc.Deadline(400.0, min_completion=0.5))
 
 

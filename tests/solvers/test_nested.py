@@ -455,9 +455,7 @@ def test_refusals():
         ValueError, match="takes a number of stored subsets from 1 to 4"
     ):
         bcgc.solve(bcgc.Problem(law, 4, 10), "nested:5")
-    with pytest.raises(
-        ValueError, match="independent workers that are alike: pool the times"
-    ):
+    with pytest.raises(ValueError, match=r"requires i\.i\.d\. workers"):
         bcgc.solve(
             bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10),
             "nested",

@@ -258,7 +258,7 @@ def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
 
 def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
     problem, key = _problem(TWO_GROUPS), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"pass key=jax\.random\.key\(seed\)"):
+    with pytest.raises(ValueError, match=r"Pass key=jax\.random\.key\(seed\)"):
         bcgc.solve(problem, "time")
     with pytest.raises(ValueError, match="num_draws must be"):
         bcgc.solve(problem, "time", key=key, num_draws=1)

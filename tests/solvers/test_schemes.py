@@ -69,7 +69,7 @@ def test_a_runtime_is_averaged_with_its_standard_error():
         return problem.total * problem.num_samples * problem.cycles / speed
 
     scheme = bcgc.Scheme("limit_by_draws", limit, gives="runtime")
-    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+    with pytest.raises(ValueError, match=r"Pass key=jax.random.key"):
         bcgc.solve(PROBLEM, scheme)
     exact = float(bcgc.solve(PROBLEM, "limit").expected_runtime)
     solutions = [

@@ -40,7 +40,7 @@ def _problem(num_workers: Any = N) -> bcgc.Problem:
         *((f"tandon:{level}", r"from 0 to 5") for level in (6, -1, 2.5)),
         ("ferdinand:0", r'"ferdinand" takes a number of layers from 1 to 90'),
         *((f"ferdinand:{layers}", r"from 1 to 90") for layers in (91, "many")),
-        ("subgradient", r"pass key=jax\.random\.key\(seed\)"),
+        ("subgradient", r"Pass key=jax\.random\.key\(seed\)"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_with_advice(method, message):

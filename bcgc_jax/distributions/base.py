@@ -24,8 +24,8 @@ class Smooth(NamedTuple):
     """Λ is smooth above the infimum.
 
     Attributes:
-      certain: Whether this is known. If False, it is only assumed, because no kinks
-        were given.
+      certain: Whether Λ is known to be smooth. If False, this is only assumed, because
+        no kinks were given.
     """
 
     certain: bool = True

@@ -1,16 +1,15 @@
-r"""Local minima over shares u ≥ 0, Σu = 1, by descents that take one evaluation a
-round.
+r"""Local minimisation over shares u ≥ 0, Σu = 1, with one evaluation per round.
 
-`projected_descent` goes by spectral projected gradients (Birgin, Martínez & Raydan
-2000). `quasi_newton_descent`, of a positive function of a few shares, goes by BFGS on
-the logarithms of both. With u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j
-∂f/∂u_j) / f. The best shares for times that hardly differ lie between 0.99 and 10⁻⁴.
-Projected gradients do not get there: after 300 steps they were 82 % above the minimum.
-Its line search asks for a lower value and a smaller slope (weak Wolfe conditions), so
-that BFGS gets past kinks (Lewis & Overton 2013).
+`projected_descent` uses spectral projected gradients (Birgin, Martínez & Raydan 2000).
+`quasi_newton_descent` minimises a positive function of a few shares. It applies BFGS to
+the logarithms of the function and of the shares. With u = softmax(v),
+∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j ∂f/∂u_j) / f. If times hardly vary, the best
+shares lie between 0.99 and 10⁻⁴. After 300 steps, projected gradients were still 82 %
+above the minimum. The line search of BFGS requires a lower value and a smaller
+derivative (weak Wolfe conditions), so that BFGS gets past kinks (Lewis & Overton 2013).
 
-After an evaluation a step is taken or cut: under `vmap` no search waits for another's
-line search.
+After each evaluation, a step is accepted or shortened. So under `vmap`, no search waits
+for the line search of another.
 """
 
 from collections.abc import Callable
@@ -26,29 +25,33 @@ from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.plans.partitions import project_partition
 from bcgc_jax.solvers.search import Optimum, choose, local_optimum
 
-# Values remembered by the projected line search, which may rise for a while (Birgin,
-# Martínez & Raydan's 10).
+# Number of values that the projected line search remembers, so that values may increase
+# for a while (10 in Birgin, Martínez & Raydan).
 _MEMORY = 10
-# The most steps of a local search: of nested groups, and from each start with random
-# start-ups.
+# Default maximum number of steps of a local search.
 MAX_STEPS = 300
-# Armijo's: the share of what a slope promises that a step must bring (Nocedal & Wright
-# 2006, section 3.1), of all line searches.
+# Armijo's constant for all line searches: the fraction of the predicted decrease that a
+# step must reach (Nocedal & Wright 2006, section 3.1).
 SUFFICIENT = 1e-4
-# The share of a slope that may be left after a step of quasi-Newton's (ibid.).
+# Largest ratio of the derivatives after and before a quasi-Newton step (ibid.).
 _LEFT = 0.9
-# The longest step of a logarithm. It decides how many steps there are.
+# Largest change of a logarithm in a step. It affects only the number of steps.
 _FURTHEST = 3.0
-# The shortest interval of a line search: at a kink it closes. Half of it would be one
-# more evaluation.
+# Interval of lengths at which a line search ends, because at a kink the interval only
+# shrinks. Half this value takes one more evaluation.
 _CLOSED = 1e-10
 
 
 class Evaluation(NamedTuple):
-    """A function at a point, its slope there, and what else it says, `aux`.
+    """The evaluation of a function at a point.
 
-    `residual` says how far the search is from a minimum, after so many evaluations,
-    `num_steps`.
+    Attributes:
+      point: The point.
+      value: The value.
+      slope: The gradient.
+      residual: Distance from a minimum, as defined by the search.
+      num_steps: Number of evaluations so far.
+      aux: Other results of the function.
     """
 
     point: Array
@@ -60,10 +63,13 @@ class Evaluation(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The best point so far, its value some steps ago, and the line to the next
-    evaluation.
+    """The state of a search.
 
-    Values may rise for a while, and at a cliff of the function for good.
+    Attributes:
+      best: The best point so far. The last one may be worse, because values may
+        increase.
+      before: The best value some steps ago.
+      line: The line to the next evaluation.
     """
 
     best: Evaluation
@@ -72,7 +78,7 @@ class _Search(NamedTuple):
 
 
 class _Projected(NamedTuple):
-    """Before an evaluation at point + scale · direction; all else is the point's."""
+    """The state before an evaluation at point + scale · direction."""
 
     point: Array
     direction: Array
@@ -83,11 +89,10 @@ class _Projected(NamedTuple):
 
 
 class _Logarithms(NamedTuple):
-    """Before an evaluation at point + length · direction; `value` and `slope` are of
-    log f.
+    """The state before an evaluation at point + length · direction, in logarithms.
 
-    The next length lies between `low` and `high`. `inverse` is that of the Hessian, 0
-    at first.
+    `value` and `slope` are the value and gradient of log f at the point. `inverse` is
+    the inverse Hessian, which is 0 at first. The next length is in [`low`, `high`].
     """
 
     point: Array
@@ -110,11 +115,18 @@ def projected_descent(
     least_gain: float = 0.0,
     patience: int = _MEMORY,
 ) -> Optimum:
-    """A local minimum of `function` over shares that are 0 but on `levels`, bool.
+    """Minimise `function` locally by projected gradients, over shares on `levels`.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`, and
-    where the best value fell by no more than `least_gain`, if it is not 0, in as many
-    steps as `patience`.
+    Args:
+      function: Function of the shares.
+      levels: Levels that may be used, bool `[K]`; other shares are 0.
+      start: First shares, `[K]`.
+      tolerance: The search ends when a projected gradient step changes no share by
+        more.
+      max_steps: Maximum number of steps.
+      least_gain: If not 0, the search also ends when the best value decreases by at
+        most this in `patience` steps.
+      patience: Number of steps between two such tests.
     """
     dtype = start.dtype
     tiny = float(jnp.finfo(start.dtype).tiny)
@@ -132,7 +144,7 @@ def projected_descent(
         change = slope - line.slope
         curvature = jnp.maximum(jnp.sum(moved * change), tiny)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), tiny)
-        # The longest step, where f is concave.
+        # If f is concave along the step, the longest step is taken.
         length = jnp.clip(
             jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4
         )
@@ -148,7 +160,7 @@ def projected_descent(
         best = best._replace(
             residual=evaluation.residual, num_steps=evaluation.num_steps
         )
-        better = first | (value < best.value)  # NaN from the start on is the answer
+        better = first | (value < best.value)  # NaN at the start is returned
         oldest = np.arange(_MEMORY) == steps % _MEMORY
         onward = _Projected(
             point=point,
@@ -189,13 +201,20 @@ def quasi_newton_descent(
     least: ArrayLike = jnp.inf,
     patience: int = MAX_STEPS,
 ) -> Optimum:
-    """A local minimum of `function`, which gives a positive value and what else it has
-    to say.
+    """Minimise a positive `function` locally by BFGS in logarithms.
 
-    Over the shares of those `used`, bool. Stops where no slope lies below their mean by
-    more than `tolerance` of the value, which bounds the gap of a convex function; at a
-    kink it may never: also where the best value fell by no more than `tolerance` in as
-    many steps as `patience`. Stops early where that bound reaches `least`.
+    The residual is max_k (mean - ∂f/∂u_k) / f, where the mean of the derivatives is
+    weighted by the shares. The residual bounds the relative gap of a convex function.
+
+    Args:
+      function: Function of the shares that returns a positive value and auxiliary data.
+      used: Shares that may be positive, bool `[K]`.
+      start: First shares, `[K]`.
+      tolerance: The search ends when the residual is at most this. At a kink it may
+        never be, so the search also ends when the best value decreases relatively by at
+        most this in `patience` steps.
+      least: The search ends early when the lower bound reaches this value.
+      patience: Number of steps between two tests of the best value.
     """
     eps = float(jnp.finfo(start.dtype).eps)
     evaluate = jax.value_and_grad(function, has_aux=True)
@@ -207,14 +226,14 @@ def quasi_newton_descent(
         steps = s.best.num_steps
         share = jax.nn.softmax(jnp.where(used, point, -jnp.inf))
         (value, aux), slope = evaluate(share)
-        # Slopes overflow beside shares near 0: too far for the line search.
+        # If derivatives overflow near shares of 0, the line search must go less far.
         value = jnp.where(jnp.all(jnp.isfinite(slope)), value, jnp.nan)
         mean = jnp.sum(slope * share)
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
         evaluation = Evaluation(share, value, slope, residual, steps + 1, aux)
         first = steps == 0
-        # NaN from the start on is the answer; a point that is flat, but higher, is
-        # none.
+        # NaN at the start is returned. A stationary point with a higher value does not
+        # count.
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.best.value)
         better = first | (value < s.best.value) | ended
         best = choose(better, evaluation, s.best._replace(num_steps=steps + 1))
@@ -237,7 +256,7 @@ def quasi_newton_descent(
 
     zero = jnp.zeros((), start.dtype)
     first = _Logarithms(
-        # a few of the longest steps from the largest
+        # The smallest logarithm is a few steps from the largest one.
         point=jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start))),
         value=zero,
         slope=0 * start,
@@ -260,7 +279,7 @@ def _descend(
     patience: int,
     goes_on: Callable[[_Search], ArrayLike] = lambda _: True,
 ) -> Optimum:
-    """Rounds until the residual meets the tolerance, or the value no more `falls`."""
+    """Run rounds until the residual meets the tolerance, or until not `falls`."""
 
     def open_(s: _Search) -> Array:
         steps = s.best.num_steps
@@ -279,7 +298,7 @@ def _before(s: _Search, patience: int) -> Array:
 
 
 def _begin(start: Array, line: Any, aux: Any = None) -> _Search:
-    """Before the first evaluation, at `start`; `aux` has the shapes of its results."""
+    """Return the state before the first evaluation; `aux` has shapes of its results."""
     endless = jnp.full((), jnp.inf, start.dtype)
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
     nowhere = Evaluation(start, endless, start, endless, jnp.asarray(0), aux)
@@ -289,7 +308,7 @@ def _begin(start: Array, line: Any, aux: Any = None) -> _Search:
 def _weak_wolfe(
     line: _Logarithms, value: Array, slope: Array
 ) -> tuple[Array, _Logarithms]:
-    """Whether the line is to be searched on, and then between which lengths."""
+    """Return whether the line search continues, and its next interval of lengths."""
     descent = jnp.sum(line.slope * line.direction)
     far = _FURTHEST / jnp.max(jnp.abs(line.direction))
     rounding = 4 * float(jnp.finfo(slope.dtype).eps)
@@ -308,8 +327,8 @@ def _weak_wolfe(
 
 
 def _along(point: Array, value: Array, slope: Array, inverse: Array) -> _Logarithms:
-    """The line from a point, by its slope and the inverse Hessian there."""
-    # Not known where log f has been concave so far.
+    """Return the line from a point, from its gradient and inverse Hessian."""
+    # The inverse Hessian is unknown as long as log f has been concave.
     steepest = -slope / jnp.max(jnp.abs(slope))
     direction = jnp.where(_is_definite(inverse), -dot(inverse, slope), steepest)
     length = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
@@ -326,7 +345,7 @@ def _along(point: Array, value: Array, slope: Array, inverse: Array) -> _Logarit
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
-    """The inverse Hessian after a step and its change of slopes (BFGS)."""
+    """Update the inverse Hessian by a step and the change of the gradient (BFGS)."""
     product = jnp.sum(step * change)
     squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares
@@ -341,5 +360,5 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
 
 
 def _is_definite(inverse: Array) -> Array:
-    """Whether it is positive definite; at first it is 0."""
+    """Check whether the inverse Hessian is positive definite; at first it is 0."""
     return inverse[0, 0] > 0

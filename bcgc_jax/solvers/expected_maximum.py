@@ -1,7 +1,6 @@
-r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian, as sums over the nodes of a
-rule.
+r"""Quadrature of F(y) = E max_n y_n T_(N-n), its gradient and its Hessian.
 
-The Hessian takes O(N³) a node, value and slopes O(N²).
+The Hessian takes O(N³) operations per node, value and gradient take O(N²).
 """
 
 from collections.abc import Callable
@@ -26,23 +25,23 @@ from bcgc_jax.plans.marks import (
     threshold_hazard,
 )
 
-# Intervals of the first rule.
+# Number of intervals of the first rule.
 NUM_NODES = 32
-# Each rule has all, every second and every fourth of the nodes: three say how quickly
-# they converge (`rule_error`).
+# Strides of three nested rules, which have all, every second and every fourth node.
+# Together they show how fast the rules converge (`rule_error`).
 NESTED = (1, 2, 4)
-# Entries of a matrix over levels and nodes at a time, for memory: 2 MiB.
+# Number of entries of a matrix over levels and nodes, which bounds memory to 2 MiB.
 _ENTRIES = 2**18
-# Nodes at a time of the sums without a Hessian, from `LARGE` levels on, for memory.
+# Number of nodes that are summed at a time without a Hessian, which bounds memory.
 _NODES_AT_A_TIME = 32
-# There nodes at which hardly any level may be the last are left out of the Hessian:
-# those that add less than such a share of the value to load · slope, which is the
-# value. At N = 1000 15 of 64 count. The Hessian only says where to go.
+# From `LARGE` levels on, a node does not count in the Hessian if it adds less than this
+# fraction of F to y · ∇F = F. At N = 1000, 15 of 64 nodes count. The Hessian affects
+# only the direction of a step.
 _NO_SHARE = 1e-5
 
 
 class Workers(NamedTuple):
-    """What F(y) = E max_n y_n T_(N-n) goes by, beside the load y."""
+    """The parameters of F(y) = E max_n y_n T_(N-n), without the load y."""
 
     law: Distribution
     marks: Marks
@@ -50,11 +49,13 @@ class Workers(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over nodes: values, slopes, the upper half of the Hessian in the load.
+    """Sums over nodes.
 
-    The values are those of the rule, of its every second and fourth node, and of what
-    is left out, `[4]`; the slopes are those of the first, `[1, N]`, of many levels of
-    the first three.
+    Attributes:
+      value: Values by the three nested rules, and of the omitted tails, `[4]`.
+      slope: Gradient in the load by the first rule, `[1, N]`; with many levels, by all
+        three rules, `[3, N]`.
+      upper: Upper half of the Hessian in the load, `[N, N]`.
     """
 
     value: Array
@@ -75,20 +76,24 @@ def no_sums(load: Array) -> Sums:
 def sums_over_nodes(
     workers: Workers, load: Array, refine: Array, *, with_hessian: bool = True
 ) -> tuple[Array, Sums]:
-    """The start of the rule `refine` times as fine, and the sums over its nodes."""
+    """Compute the start of the rule `refine` times as fine, and its sums."""
     start, count, add = rule_in_pieces(workers, load, refine, with_hessian=with_hessian)
     return start, jax.lax.fori_loop(0, count, add, no_sums(load))
 
 
 def first_fineness(size: int) -> int:
-    """The fineness of the first rule: a level's part lies in a range of 1/√N."""
+    """Return the refinement of the first rule.
+
+    It increases with N, because the contribution of a level to the integral lies in a
+    time range of relative width 1/√N.
+    """
     if size <= LARGE:
         return 1
     return max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
-    """Weights in the rules of all, half and a quarter of the nodes, and at the ends."""
+    """Return the weights of nodes in the three nested rules, and at both ends."""
     ends = (index == 0) | (index == count - 1)
     return jnp.stack([*(stride * (index % stride == 0) for stride in NESTED), ends])
 
@@ -101,17 +106,20 @@ def rule_in_pieces(
     batched: bool = False,
     with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
-    r"""The rule for F(y), `refine` times as fine: its start, its pieces, and how to add
-    one.
+    r"""Return the rule for F(y), `refine` times as fine, in pieces of its nodes.
 
-    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j
-    before k in time,
+    With c_n = -∂b_n/∂y_n, and level j before level k in time,
 
         ∂F/∂y_n = ∫ N V_n R_n c_n dt / Pois(N; N),
-        ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
+        ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N).
 
-    where G_jk is the probability that the first failure after C(b_j) = j is at k. All
-    terms are positive.
+    The probabilities are for the Poisson process of `crossing_probability`. V_n: level
+    n is the first to fail. R_n: no level fails after n. G_jk: the first failure after
+    C(b_j) = j is at k. All terms are positive.
+
+    Returns:
+      The start of the rule, the number of pieces, and a function (piece, sums) that
+      adds a piece to the `Sums`.
     """
     start, beyond, size, nodes = search_rule(
         workers.law, workers.marks, load, NUM_NODES
@@ -172,15 +180,14 @@ def rule_in_pieces(
 def first_derivatives(
     workers: Workers, loads: Array, load: Array, start: Array, sums: Sums
 ) -> tuple[Array, Array, Array]:
-    """Value, error and slopes in x of F(y), y = loads @ x, from the sums over all
-    nodes.
+    """Compute value, error and gradient in x of F(y), y = loads @ x, from all sums.
 
-    Slopes are `[1, N]`, of many levels by three rules, `[3, N]`.
+    The gradient is `[1, N]`; with many levels, it is by three rules, `[3, N]`.
     """
     fine, coarse, coarsest, left_out = sums.value
     value = start + fine
     error = rule_error(fine, coarse, coarsest) + left_out
-    if not workers.law.smooth:  # Gauss's rules do not nest
+    if not workers.law.smooth:  # Gauss rules are not nested
         error = jnp.zeros_like(error)
     slopes = []
     for of_rule, slope in zip(start + sums.value, sums.slope, strict=False):
@@ -191,12 +198,12 @@ def first_derivatives(
 
 
 def second_derivatives(loads: Array, load: Array, upper: Array) -> Array:
-    r"""The Hessian in x of F(y), y = loads @ x, `[N, N]`, from the `upper` half of that
-    in y.
+    r"""Compute the Hessian in x of F(y), y = loads @ x, `[N, N]`.
 
-    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    `upper` is the upper half of the Hessian in y. F is homogeneous of degree 1, so
+    Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
-    hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]  # by level, on both axes
+    hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]  # both axes are by level
     diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
     hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
     return dot(loads.T, hessian, loads)

@@ -1,4 +1,4 @@
-"""A loop under `jax.vmap` whose next problem takes up a lane that is done."""
+"""A while loop under `jax.vmap` in which a finished problem is replaced by the next."""
 
 import functools
 from collections.abc import Callable
@@ -20,12 +20,20 @@ def loop(
     *,
     lanes: tuple[int, int],
 ) -> Any:
-    """`answer` of the state after steps for as long as `go_on`.
+    """Step while `go_on`, and return `answer` of the last state.
 
-    All three are functions of constants and state, and of traced values only by these.
-    A `while_loop` under `vmap` runs all problems as long as the slowest of them. Here
-    `lanes` of them run at a time, on a CPU and elsewhere, and a lane whose problem is
-    done takes up the next one. The step of a batch is `step_of` its size.
+    Under `vmap`, a `while_loop` runs all problems until the slowest one has finished.
+    Here only some problems run at a time, each in a lane. When a problem has finished,
+    its lane continues with the next problem.
+
+    Args:
+      go_on: Function (constants, state) that returns whether to continue.
+      step_of: Function of the batch size that returns the step, a function (constants,
+        state).
+      answer: Function (constants, state) that returns the result.
+      constants: Constants of a problem. The functions must not use other traced values.
+      state: First state of a problem.
+      lanes: Numbers of lanes on a CPU and on other platforms.
     """
     step = step_of(1)
 
@@ -51,8 +59,8 @@ def loop(
         if size <= min(lanes):
             answers = on_cpu(*cells)
         else:
-            # The platform is known where it is compiled, not where it is traced:
-            # programs are exported for other platforms.
+            # The platform is not known during tracing, because programs may be exported
+            # for other platforms.
             answers = jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
         return answers, jax.tree.map(lambda _: True, answers)
 
@@ -66,10 +74,10 @@ def _run_lanes(
     constants: Any,
     state: Any,
 ) -> Any:
-    """The answers of all cells: `constants` and `state` have an axis of `size`."""
+    """Solve all cells; `constants` and `state` have a leading axis of `size`."""
     go_on, step, answer = functions
-    # A state is a row of numbers: with an array for each field there is a tenth more to
-    # compile.
+    # The state is flattened to a row, because one array per field takes a tenth longer
+    # to compile.
     _, fields = ravel_pytree(jax.tree.map(lambda a: a[0], state))
     state = jax.vmap(lambda s: ravel_pytree(s)[0])(state)
 
@@ -80,7 +88,7 @@ def _run_lanes(
         return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
 
     def step_cell(constants: Any, row: Array) -> tuple[Array, Array]:
-        # A cell that needs no step takes none.
+        # A finished cell does not change.
         state = fields(row)
         row = jnp.where(
             go_on(constants, state), ravel_pytree(step(constants, state))[0], row

@@ -1,17 +1,18 @@
 r"""The optimal partition of many workers, by Newton's method over smooth changes.
 
-With many workers all levels are in use, and the optimal x_n is smooth in n but for both
-ends. A step thus multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate
-that is logarithmic from either end, and a column for each level there: some two hundred
-unknowns for any N. Value, slopes and certificate, over all levels, are exact
-(`windows`).
+With many workers, all levels are in use, and the optimal x_n is smooth in n except near
+both ends. So a step multiplies x by exp Σ_a ρ_a β_a(n). Each level near an end has its
+own column β_a. In between, the columns are splines in a coordinate that is logarithmic
+from either end. This gives about two hundred unknowns for any N. Value, gradient and
+certificate over all levels are exact (`windows`).
 
-Only the Hessian, which says where to go, is a model (`smooth_model`). A step leaves a
-tenth to a third of the error. Distributions with density at or near 0, or with far
-lumps, need steps that are cut, and may end with a gap that says so.
+Only the Hessian is a model (`smooth_model`), which affects only the direction. A step
+leaves a tenth to a third of the error. Distributions with density near 0, or with
+distant modes, need shortened steps. Their search may end with a larger gap, which the
+solution reports.
 
-The search is a loop of NumPy's on the host. What takes long are programs of
-`smooth_model`: sums over some nodes at a time, which threads run side by side, and
+The search is a NumPy loop on the host. Most time is spent in programs of
+`smooth_model`. Threads sum over some nodes each in parallel, and a program computes
 Newton's direction.
 """
 
@@ -47,19 +48,26 @@ from bcgc_jax.solvers.smooth_model import (
     sums_of_piece,
 )
 
-# Levels at either end with a column of their own, and the way between two knots of the
-# splines.
+# Number of levels at either end that have their own column, and distance between two
+# knots of the splines.
 _ENDS, _SPACING = 20, 0.06
 
-# One program each: out of `jit` every operation would be compiled by itself.
+# Each is one program. Without `jit`, every operation would be compiled separately.
 _marks = jax.jit(marks_of)
 _slope = jax.jit(homogeneous_slope)
 
 
 class _Point(NamedTuple):
-    """A partition x where f was evaluated.
+    """A point x at which f was evaluated.
 
-    `least` is the least slope in x less its error, and `rows` are what the model takes.
+    Attributes:
+      x: The point, a multiple of a partition, `[N]`.
+      value: f(x).
+      error: Error of `value`.
+      slope: Gradient in x, `[N]`.
+      least: Smallest entry of the gradient, minus its error beyond the value's error.
+      gap: Relative optimality gap without errors.
+      rows: Input of the model.
     """
 
     x: np.ndarray
@@ -72,12 +80,12 @@ class _Point(NamedTuple):
 
     @property
     def certified_gap(self) -> float:
-        """The gap with the errors of value and bound."""
+        """The gap with the errors of value and bound included."""
         return 1 - (self.least * self.x.sum() - self.error) / self.value
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether many workers, known before tracing, have one atomless distribution."""
+    """Check for many i.i.d. workers without atoms, which must not be traced."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration = iteration_of(problem)
@@ -88,7 +96,7 @@ def is_of_many(problem: Problem) -> bool:
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: density near 0, or knots."""
+    """Check for a density near 0 or knots, with which gaps may stay above 1e-5."""
     if isinstance(law, HazardSpline):
         return True
     early = jnp.asarray(1e-3 * float(law.mean()))
@@ -96,10 +104,10 @@ def is_rough(law: Distribution) -> bool:
 
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Optimum:
-    """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
+    """Minimise E τ̂(x,T) over all levels, like `optimal_partition`; not under `jit`.
 
-    Newton's steps as in `newton`, by one rule until they help no more, then by a finer
-    one, which with its halves and quarters tells its error.
+    Newton's steps, as in `newton`, use one rule until they no longer help, and then a
+    finer rule. Its rules with half and a quarter of the nodes give its error.
     """
     law = iteration_of(problem).pooled().with_fast_inverse()
     unit_load = jnp.ones(problem.max_workers, problem.dtype)
@@ -139,9 +147,10 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
 
 
 class _Direction(NamedTuple):
-    """Newton's step in the columns' logarithms.
+    """Newton's step in the logarithms of the columns.
 
-    `descent` is the slope of the merit along it, and `length` how much of it is tried.
+    `descent` is the derivative of the merit along the step, and `length` is the
+    fraction of the step that is tried.
     """
 
     step: np.ndarray
@@ -150,7 +159,7 @@ class _Direction(NamedTuple):
 
 
 class _Search:
-    """Newton's steps along the central path, in the columns, by the rule `refine`."""
+    """Newton's method along the central path, over columns, by the rule `refine`."""
 
     def __init__(self, law: Distribution, unit_load: Array, refine: int) -> None:
         self.columns, samples = _basis(unit_load.size)
@@ -162,7 +171,7 @@ class _Search:
         self.begin(np.asarray(first_partition(law, unit_load), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
-        """Go on from x by this rule: f(x) is the unit, multipliers the barrier's."""
+        """Continue from x by this rule, with f(x) as the unit and new multipliers."""
         self.refine = refine
         self.point = self._evaluate(x, refine)
         self.best = self.point
@@ -172,11 +181,11 @@ class _Search:
         self.since = 0
 
     def run(self, tolerance: float, max_steps: int) -> bool:
-        """Step until the gap is small, or steps help no more; return the latter."""
+        """Step until the gap is small or the search stalls; return if it stalls."""
         while True:
             best = self.best
-            # Close to the optimum what three steps leave is what the splines cannot
-            # tell.
+            # Close to the optimum, the gap that remains after three steps is below the
+            # resolution of the splines.
             patience = 12
             if best.gap < 1e-4:
                 patience = 3
@@ -187,12 +196,12 @@ class _Search:
             self._step()
 
     def _step(self) -> None:
-        """Try a step: it is taken, or half as much of it is tried next."""
+        """Try a step; take it, or halve it for the next try."""
         if self.direction is None:
             self.direction = self._newton()
         newton, descent, length = self.direction
-        # Smooth in its logarithm: products of 1 + splines leave what no spline can take
-        # back.
+        # The factor is the exponential of a spline. Products of 1 + splines would leave
+        # changes that no later spline can undo.
         step = length * newton
         factor = np.exp(self.columns @ (np.sign(step) * np.log1p(np.abs(step))))
         point = self.point
@@ -216,7 +225,7 @@ class _Search:
         self.direction = None
 
     def _moved_multipliers(self, newton: np.ndarray) -> np.ndarray:
-        """The multipliers after a step of Newton's."""
+        """Return the multipliers after a Newton step."""
         z = self.multipliers
         on_path = self.barrier / self._mass(self.point)
         change = on_path - z - z * newton
@@ -236,7 +245,7 @@ class _Search:
             point.rows,
         )
         step = np.asarray(step)
-        # No column becomes more than about ten times as large.
+        # The length limits the growth of a column to about a factor of ten.
         length = float(10 / max(np.abs(step).max(), 10))
         return _Direction(step, float(descent), length)
 
@@ -250,10 +259,10 @@ class _Search:
 
 @functools.cache
 def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
+    """Return columns, `[N, m]`, that sum to 1 at every level, and the model's levels.
 
-    Each level near both ends has a column; between them are cubic splines. The model
-    has two levels between knots, and all levels up to three times as far in.
+    Each level near an end has a column, and the other columns are cubic splines. The
+    model uses two levels per knot, and all of the first and last 3 · `_ENDS` levels.
     """
     ends = _ENDS
     level = np.arange(size)
@@ -279,7 +288,7 @@ def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _evaluate(
     law: Distribution, marks: Marks, samples: Array, x: np.ndarray, refine: int
 ) -> _Point:
-    """f and its slope at x, by the rule `refine` times as fine and two coarser ones."""
+    """Evaluate f at x by the rule `refine` times as fine, and by two coarser rules."""
     dtype = marks.times.dtype
     total = float(x.sum())
     level = np.arange(1, x.size + 1)
@@ -293,11 +302,12 @@ def _evaluate(
     *by_rule, left_out = value.tolist()
     error = LEFT_OUT * by_rule[0]
     doubt = 0.0
-    if law.smooth:  # Gauss's rules do not nest
+    if law.smooth:  # Gauss rules are not nested
         doubt = float(rule_error(*map(jnp.asarray, least)))  # type: ignore[arg-type]
         off = float(rule_error(*map(jnp.asarray, by_rule)))  # type: ignore[arg-type]
         error += off + left_out
-    # The bound is to have the error of the value, and what its own is beyond it.
+    # The error of the value is subtracted from the bound later. So only the part of the
+    # bound's own error that exceeds it is subtracted here.
     extra_doubt = max(doubt - error / total, 0.0)
     return _Point(
         x=x,
@@ -313,15 +323,15 @@ def _evaluate(
 def _sums(
     law: Distribution, marks: Marks, samples: Array, load: Array, refine: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Values by three rules and what is left out, their slopes, the model's rows.
+    """Compute values by three rules and of the tails, gradients, and the model's rows.
 
-    Pieces of the nodes are summed by threads. The model makes do with as many nodes as
-    the coarsest rule has.
+    Threads sum pieces of the nodes. The model uses only every `refine`-th node, because
+    it needs no high accuracy.
     """
     nodes = refine * _rule_size(law, marks, load)
 
     def compute(number: int) -> tuple[Any, ...]:
-        # A thread does not know what its caller has set for its own.
+        # Settings of JAX in the caller's thread do not apply in this thread.
         with jax.enable_x64(load.dtype == jnp.float64):
             return sums_of_piece(law, marks, load, samples, refine, number)
 
@@ -337,7 +347,7 @@ def _sums(
 
 
 def _rule_size(law: Distribution, marks: Marks, load: Array) -> int:
-    """The number of nodes of the rule that is not refined; nothing is computed."""
+    """Return the number of nodes of the unrefined rule, without computing it."""
     nodes = jax.eval_shape(
         lambda y: jnp.zeros(search_rule(law, marks, y, NUM_NODES).size), load
     )
@@ -345,10 +355,10 @@ def _rule_size(law: Distribution, marks: Marks, load: Array) -> int:
 
 
 def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
-    """What is computed of 0, …, count - 1, side by side; arrays of NumPy's."""
+    """Compute results for 0, …, count - 1 in parallel threads, as NumPy arrays."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The first one compiles, before the threads that would all do so. It is
-        # computed beside the others.
+        # The first call compiles before the threads start, because otherwise each
+        # thread would compile. Its computation runs in parallel with the others.
         first = compute(0)
         later_results = pool.map(
             lambda number: jax.block_until_ready(compute(number)), range(1, count)

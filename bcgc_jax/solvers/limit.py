@@ -87,8 +87,7 @@ class Limit(Numbered):
     If workers store all data, the bound is exact (`runtime_limit`). If they store less,
     it is a Monte Carlo estimate (`storage_bound`). That bound assumes that the
     stragglers are not known when the data are placed. This may not hold for
-    heterogeneous workers and `EmpiricalRows`. For these, the bound is the one for all
-    data.
+    heterogeneous workers and `EmpiricalRows`, so the bound for all data is used there.
 
     Args:
       max_subsets: Number of data subsets D that a worker stores on average. Defaults to
@@ -128,8 +127,8 @@ def runtime_limit(problem: Problem) -> Array:
 
     It is a lower bound for every exact scheme. For each sample, all coordinates must be
     computed, in b L cycles. The worker that computes the last coordinate must pass
-    through all layers, in f + h L cycles. A start-up time adds its expected minimum,
-    E S_(1). Sending times are not included, so with a link the bound is loose.
+    through all layers, in f + h L cycles. The start-up time is added. Sending times are
+    not included, so with a link the bound is loose.
 
     Args:
       problem: The problem.

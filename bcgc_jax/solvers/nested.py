@@ -95,8 +95,8 @@ class Nested(Numbered):
     r"""Replicate work in nested groups of workers, without a code.
 
     minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over z ≥ 0 with
-    Σ z = L, where z_k is the size of block k, π_k are its groups, and d_wi is the
-    number of data subsets that the group of worker w has for block i.
+    Σ z = L. Block k has size z_k and groups π_k. The group of worker w has d_wi data
+    subsets for block i.
 
     Args:
       max_subsets: Maximum number of the N data subsets that a worker stores. Defaults
@@ -110,7 +110,7 @@ class Nested(Numbered):
         points, without a bound. If no point is ever in time, the status is STEP_LIMIT.
 
     All arguments except `deadline` must be static. `Solution.kind` is "exact" for equal
-    data, otherwise "local". The lower bound is for schemes with the same groups.
+    data without a deadline, otherwise "local". The lower bound is for the same groups.
 
     Raises:
       ValueError: If an argument is out of range. `solve` raises it if workers are not

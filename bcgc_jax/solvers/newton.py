@@ -1,14 +1,14 @@
-r"""Newton's method with an interior point for the least E max_n y_n T_(N-n).
+r"""An interior point method for the minimum of f(x) = E max_n y_n T_(N-n).
 
-f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind: the
-minimum over x ≥ 0 of
+f is convex and homogeneous, so the constraint Σx = L is not needed. The minimum over
+x ≥ 0 of
 
     h(x) = f(x) / f₀ - log Σ x
 
-is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier:
-slopes g, multipliers z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed
-form (`expected_maximum`): five to fifteen of Newton's steps do. They end by the
-certificate, 1 - Σx min_n g_n / f. Batches go by `lanes`.
+is a multiple of the optimal partition. A primal-dual barrier keeps x ≥ 0: with
+multipliers z, Newton's method solves ∇h = z and x z = μ for μ → 0. The Hessian of f has
+a closed form (`expected_maximum`), and five to fifteen steps are enough. They end by
+the certificate, the gap 1 - Σx min_n ∂f/∂x_n / f. Batches run in `lanes`.
 """
 
 import functools
@@ -40,47 +40,49 @@ from bcgc_jax.solvers.expected_maximum import (
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.search import Optimum
 
-# From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an
-# earlier step: it only says where to go. Value and slope, O(N²), are those of a fine
-# rule.
+# From `LARGE` levels on, the Hessian is from a coarse rule or from an earlier step,
+# because it takes O(N³) per node and affects only the direction. Value and gradient
+# take O(N²), and are from a fine rule.
 #
-# An answer counts once a finer rule agrees; else that one goes on. The rule of the
-# answer is the coarsest of those that tell the finer one's error.
+# A result counts when a finer rule confirms it. Otherwise the search continues with the
+# finer rule. It is finer by the largest stride of the nested rules. So the rule of the
+# result is one of the rules that estimate the error.
 _FINER = NESTED[-1]
-# Gauss's rules between kinks do not nest, and tell none. Four times as fine changes
-# values of four problems by 1e-12 at most, in 0.8 to 1.6 times the time.
+# Gauss rules between kinks are not nested, so they give no error. With a factor of 4,
+# values of four problems change by at most 1e-12, in 0.8 to 1.6 times the time.
 _FINER_WITH_KINKS = 2
-# The finest rule, in the first one's fineness. With 16 and 32 the status of 51 problems
-# with kinks was the same, and values 2e-7 off at most.
+# Largest refinement. With 16 and 32, the status of 51 problems with kinks was the same,
+# and values differed by at most 2e-7.
 FINEST = 64
-# The largest gap, for many levels, that the optimum of a coarse rule may be left with:
-# the finer one goes on from there.
+# Largest gap at which the search for the optimum of a coarse rule may end, with many
+# levels. The search with the finer rule continues from there.
 _ROUGH = 1e-3
-# A rule that is off by more is refined at once: steps by it find nothing but its error.
+# Relative error above which a rule is refined at once, because steps would only follow
+# its error.
 _BLIND = 1e-2
-# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24
-# problems at a time, takes 6.3 s of CPU in place of 10.6.
+# Batch size from which sums are computed for whole batches. Then a sweep to N = 50 with
+# 24 problems at a time takes 6.3 s of CPU time instead of 10.6 s.
 _MANY_LANES = 20
-# Entries, in problems · N², that a batch works on at a time on a CPU.
+# Number of entries, problems · N², that a batch works on at a time on a CPU.
 _CACHED = 2**13
-# What follows decides how many steps there are; the gap is certified. A step that does
-# not lower the merit is made so much shorter,
+# The next three constants affect only the number of steps, because the gap is
+# certified. Factor by which a step is shortened if it does not decrease the merit.
 _BACKTRACK = 0.4
-# and is given up after so many tries.
+# Number of tries after which a step is given up.
 _MAX_TRIES = 6
-# A step that leaves more than this of the gap has hardly helped.
+# Fraction of the gap that a step must not leave; otherwise the search has stalled.
 _MOST = 0.3
-# What a round does.
-_START = 0  # evaluates the start
-_STEP = 1  # makes a step of Newton's
-_CHECK = 2  # checks the answer by a finer rule
-_DONE = 3  # nothing more
+# Kinds of rounds.
+_START = 0  # evaluate the start
+_STEP = 1  # take a Newton step
+_CHECK = 2  # check the result by a finer rule
+_DONE = 3  # do nothing
 
 
 class SimplexProblem(NamedTuple):
-    """The problem over the unit simplex on the `levels`: load = loads @ x.
+    """A problem over the unit simplex on the `levels`, with load = loads @ x.
 
-    The search ends at a gap of `tolerance`, and early where its bound reaches `least`.
+    The search ends at a gap of `tolerance`, or early if its bound reaches `least`.
     """
 
     workers: Workers
@@ -94,31 +96,31 @@ class SimplexProblem(NamedTuple):
         return jnp.sum(self.levels).astype(self.loads.dtype)
 
     def among(self, values: Array, elsewhere: ArrayLike = 0) -> Array:
-        """The values on the levels, and another one elsewhere."""
+        """Return the values on the levels, and `elsewhere` on all others."""
         return jnp.where(self.levels, values, elsewhere)
 
 
 class _Iterate(NamedTuple):
-    """Newton's method, before an evaluation of f at x + length · dx."""
+    """The state of the search before an evaluation of f at x + length · dx."""
 
-    round: Array  # what it does
-    steps: Array  # of Newton's, so far
-    refine: Array  # the fineness of the rule
-    tries: Array  # of this step
+    round: Array  # kind of the next round
+    steps: Array  # Newton steps so far
+    refine: Array  # refinement of the rule
+    tries: Array  # tries of this step so far
     x: Array
     z: Array  # multipliers
     dx: Array
     length: Array
     barrier: Array  # μ
     value: Array  # f / f₀ at x
-    error: Array  # of that
-    least: Array  # the best least slope so far
-    descent: Array  # the slope of the merit along dx
+    error: Array  # error of `value`
+    least: Array  # largest min_n ∂f/∂x_n / f₀ of the points so far
+    descent: Array  # derivative of the merit along dx
     unit: Array  # f₀
-    gap: Array  # by the slopes at x alone
+    gap: Array  # gap by the gradient at x only
     stalled: Array  # whether the step to x left most of the gap
-    piece: Array  # of the nodes, the next one
-    sums: Sums  # over the pieces before
+    piece: Array  # next piece of the nodes
+    sums: Sums  # sums over the previous pieces
 
 
 def search(
@@ -128,7 +130,7 @@ def search(
     max_steps: int,
     unit: Array,
 ) -> Optimum:
-    """The shares of least f, from `start`, and its value in a `unit`."""
+    """Minimise f over the simplex from `start`; values are multiplied by `unit`."""
 
     def go_on(_: SimplexProblem, s: _Iterate) -> Array:
         may_step = (s.steps < max_steps) | (s.round != _STEP)
@@ -137,8 +139,8 @@ def search(
     def step(size: int) -> Callable[[SimplexProblem, _Iterate], _Iterate]:
         return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
-    # As many as fit into a CPU's cache; into 4 GB of an accelerator, with six arrays
-    # over levels² and nodes.
+    # The number of lanes is limited by a CPU's cache, or by 4 GB of an accelerator for
+    # six arrays over levels² and nodes.
     room = 2**32 // (6 * 8 * NUM_NODES)
     entries = start.size**2
     on_cpu = min(max(_CACHED // entries, 1), 32)
@@ -154,13 +156,13 @@ def search(
 
 
 def _first(problem: SimplexProblem, start: Array, finite_mean: Array) -> _Iterate:
-    """Before the evaluation of the start."""
+    """Return the state before the evaluation of `start`."""
     barrier = 1e-2 / problem.num_levels
     zero = jnp.zeros_like(barrier)
     unity = jnp.ones_like(barrier)
     zero_count = jnp.asarray(0)
     return _Iterate(
-        # No step helps an infinite mean.
+        # If the mean is infinite, no step helps.
         round=jnp.where(finite_mean, _START, _DONE),
         steps=zero_count,
         refine=jnp.asarray(first_fineness(start.size)),
@@ -183,24 +185,23 @@ def _first(problem: SimplexProblem, start: Array, finite_mean: Array) -> _Iterat
 
 
 def _answer(_: SimplexProblem, s: _Iterate) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, the shares, and (value, error, bound)."""
+    """Return whether the gap was met, the steps, x, and (value, error, bound)."""
     total = jnp.sum(s.x)
     numbers = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers
 
 
 def _one_piece(problem: SimplexProblem, s: _Iterate, *, batched: bool) -> _Iterate:
-    """Evaluate at one piece of the nodes, and go on from there once it was the last.
+    """Add a piece of the nodes; after the last piece, decide on the next evaluation.
 
-    Of many levels all nodes are one piece. Each lane of a batch does as many pieces as
-    it needs: a finer rule holds up no other.
+    With many levels, all nodes are one piece. Each lane of a batch adds as many pieces
+    as it needs, so a finer rule does not delay other lanes.
     """
     workers = problem.workers
     load = dot(problem.loads, _trial(problem, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        # Where steps have to be cut or leave most of the gap, the Hessian is none of
-        # here.
+        # An earlier Hessian is reused unless steps are shortened or stall.
         coarse = jnp.asarray(first_fineness(load.size))
         by_coarse_rule = (s.refine == first_fineness(load.size)) | (s.round == _CHECK)
         fresh = by_coarse_rule | (s.length < 1) | s.stalled
@@ -235,12 +236,11 @@ def _decide(
     sums: Sums,
     upper: Callable[[], Array],
 ) -> _Iterate:
-    """The next evaluation, after that of f at x + length · dx, by the sums over its
-    nodes.
+    """Decide on the next evaluation after f at x + length · dx was evaluated by `sums`.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled
-    once. The `upper` half of the Hessian, most of the work, is asked for where a step
-    begins.
+    once. The `upper` half of the Hessian, which is most of the work, is computed only
+    when a step begins.
     """
     x = _trial(problem, s)
     value, error, slopes = first_derivatives(
@@ -259,13 +259,14 @@ def _decide(
         doubt = rule_error(least, *coarser)
     else:
         doubt = jnp.zeros_like(least)
-    # The bound is to have the error of the value, and what its own is beyond it.
+    # The caller subtracts the error of the value from the bound. So only the part of
+    # the bound's own error that exceeds it is subtracted here.
     off = error / total
     off_before = s.error / jnp.sum(s.x)
     unsure = jnp.maximum(doubt, off)
     bound = least - unsure
-    # Each point bounds f from below, and where f nearly has kinks the last one does not
-    # do so best.
+    # Every point gives a lower bound on f. If f nearly has kinks, the bound of an
+    # earlier point may be better.
     bound = jnp.maximum(bound, jnp.where(stepped, s.least - off_before, -jnp.inf))
     at_x = s._replace(x=x, value=value, error=error, least=bound + off, unit=unit)
     after, retry = _verdict(problem, s, at_x, least, bound, unsure)
@@ -316,27 +317,27 @@ def _verdict(
     bound: Array,
     unsure: Array,
 ) -> tuple[Array, Array]:
-    """What the next round does, and whether it rather is this step again, shorter.
+    """Return the kind of the next round, and whether to retry with a shorter step.
 
-    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so
-    far, less its error.
+    `least` is the smallest derivative at x, and `unsure` its error. `bound` is the
+    largest of such derivatives so far, minus its error.
     """
     value = at_x.value
     total = jnp.sum(at_x.x)
     stepped = s.round == _STEP
     enough = problem.tolerance
-    # Beyond the error of its slopes, the optimum of a rule is not looked for.
+    # The optimum of a rule is searched only to the error of its derivatives.
     if problem.levels.size > LARGE and problem.workers.law.smooth:
         enough = jnp.maximum(enough, jnp.minimum(unsure * total / value, _ROUGH))
     met = least * total >= (1 - enough) * value
-    if problem.workers.law.smooth:  # the gap with its error
+    if problem.workers.law.smooth:  # the gap includes its error
         certified = bound * total >= (1 - problem.tolerance) * value
         sure = (s.refine > first_fineness(problem.levels.size)) & certified
-    else:  # a rule that only confirms another
+    else:  # without an error, a finer rule must confirm the gap
         sure = met & (s.round == _CHECK)
     sure |= bound * at_x.unit >= problem.least
-    # All that steps by this rule can do: its bound is met, or a merit that does not
-    # fall contradicts its slope. The certificate is then that of the next rule.
+    # Steps by this rule end if its gap is met, or if the merit does not decrease
+    # although its derivative is negative. The next rule gives the certificate.
     ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
     blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= FINEST)
     after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
@@ -348,21 +349,21 @@ def _verdict(
     highest = (
         merit(s) + s.length * SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
     )
-    # Below the error of a coarse rule the merit may rise on the way to its very
-    # optimum.
+    # Within the error of a coarse rule, the merit may increase towards the optimum, so
+    # a step that has ended is not retried.
     return after, stepped & ~ended & ~(merit(at_x) <= highest)
 
 
 def step_length(
     u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True
 ) -> Array:
-    """The share of a step that keeps u > 0: 99.5 % of the way to the boundary, or 1."""
+    """Return a step length ≤ 1 that goes at most 99.5 % of the way to u = 0."""
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
     return 0.995 / jnp.maximum(fastest, 0.995)
 
 
 def _multipliers(problem: SimplexProblem, s: _Iterate, x: Array) -> tuple[Array, Array]:
-    """z after the step to x, and the next barrier."""
+    """Return the multipliers after the step to x, and the next barrier."""
     stepped = s.round == _STEP
     safe = problem.among(s.x, 1)
     dz = problem.among(s.barrier / safe - s.z - s.z / safe * s.dx)
@@ -372,14 +373,14 @@ def _multipliers(problem: SimplexProblem, s: _Iterate, x: Array) -> tuple[Array,
     z = jnp.where(stepped & problem.levels, moved, s.z)
     product = jnp.sum(x * z) / problem.num_levels
     least = 0.05 * problem.tolerance / problem.num_levels
-    whole = (s.tries < 2) & stepped  # after a step that was cut the barrier stays
+    whole = (s.tries < 2) & stepped  # a shortened step keeps the barrier
     return z, jnp.where(whole, next_barrier(s.barrier, product, least), s.barrier)
 
 
 def next_barrier(
     barrier: ArrayLike, product: Array | np.floating, least: ArrayLike
 ) -> Array:
-    """Superlinear once the products x z are small, linear before."""
+    """Decrease the barrier, superlinearly if the products x z are small."""
     smaller = jnp.minimum(0.1 * product, 5 * product * jnp.sqrt(product))
     return jnp.minimum(barrier, jnp.maximum(smaller, least))
 
@@ -392,7 +393,7 @@ def _direction(
     slope: Array,
     hessian: Array,
 ) -> tuple[Array, Array, Array]:
-    """Newton's step from x, the slope along it, and a length that keeps x > 0."""
+    """Return Newton's step, the merit's derivative along it, and a step length."""
     safe = problem.among(x, 1)
     total = jnp.sum(x)
     eye = np.eye(x.size, dtype=bool)

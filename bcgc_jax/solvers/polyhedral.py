@@ -1,16 +1,15 @@
-r"""The least of a convex homogeneous f that is polyhedral, or whose Hessian is not
-known.
+r"""Cutting planes: minimise a convex homogeneous f without its Hessian.
 
-By cutting planes, for empirical distributions, complete steps of a trace, links, and
-more. Every slope g_i met so far bounds f everywhere, f(z) ≥ g_i·z, and so does every
-average of the slopes: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of the central
-path of
+The runtime f is polyhedral for empirical distributions and complete steps of a trace.
+With links, among others, its Hessian has no formula. Every subgradient g_i so far
+bounds f everywhere, f(z) ≥ g_i·z. So does every weighted average of them:
+f(z) ≥ L min_n Σ_i λ_i g_in. The next point lies on the central path of
 
     minimise θ   over Σu = 1, u ≥ 0, θ ≥ g_i·u,
 
-at a barrier μ that follows the gap (a primal-dual cutting plane method: Goffin, Haurie
-& Vial 1992, Gondzio et al. 1996). The multipliers λ of Newton's step there give the
-bound. New cuts only raise θ, so the last point stays feasible.
+at a barrier μ proportional to the gap. This is a primal-dual cutting plane method
+(Goffin, Haurie & Vial 1992, Gondzio et al. 1996). The multipliers λ of Newton's last
+step give the bound. A new cut only increases θ, so the last point stays feasible.
 """
 
 import functools
@@ -24,21 +23,30 @@ from jax import Array
 from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.solvers.search import Optimum, status_of
 
-# The most cuts, which are all kept: with measured times some three for each level, with
-# complete steps of a trace two to six (91 for 200 steps of 20 workers, 324 for 100 of
-# 150), with a smooth function 7.5. A cut takes a time that goes with this number.
+# Maximum number of cuts, which are all kept. Measured times need about three cuts per
+# level. Complete steps of a trace need two to six (91 for 200 steps of 20 workers, 324
+# for 100 steps of 150), and smooth functions 7.5. The time per cut grows with this
+# number.
 _MAX_CUTS = 500
 
 
 class Cuts(NamedTuple):
-    """Points of cuts, `[K, N]`, and the weights of their slopes in the bound, `[K]`."""
+    """The cuts of a search.
+
+    Attributes:
+      points: Points at which the subgradients were computed, `[K, N]`.
+      weights: Weights λ of the subgradients in the bound, `[K]`.
+    """
 
     points: Array
     weights: Array
 
 
 class _Search(NamedTuple):
-    """The slopes so far, `[K, N]`, their cuts, and the next point, `share`."""
+    """The state of a search, with subgradients `slopes`, `[K, N]`.
+
+    `share` is the next point, and `lower` the best lower bound.
+    """
 
     num_cuts: Array
     slopes: Array
@@ -57,8 +65,14 @@ def cutting_plane(
 ) -> Optimum:
     """Minimise a convex homogeneous function over the unit simplex on `levels`.
 
-    `evaluate` gives its value and slope. `start` must be positive on `levels`. Stops at
-    a relative gap of `tolerance`. Steps are cuts, and `aux` of the optimum is `Cuts`.
+    Args:
+      evaluate: Function that returns the value and a subgradient at a point.
+      start: First point, positive on `levels`, `[N]`.
+      levels: Entries that may be positive, bool `[N]`.
+      tolerance: Relative optimality gap at which the search ends.
+
+    Returns:
+      The `Optimum`. `num_steps` counts cuts, and `aux` is `Cuts`.
     """
     dtype = start.dtype
     count = jnp.sum(levels).astype(start.dtype)
@@ -73,14 +87,14 @@ def cutting_plane(
         better = value < state.best_value
         best = jnp.where(better, state.share, state.best)
         best_value = jnp.minimum(value, state.best_value)
-        # A cut's own bound, min_n g_n, starts the gap.
+        # A single cut has the bound min_n g_n, which gives the first gap.
         lower = jnp.maximum(state.lower, least(slope))
         gap = jnp.maximum(best_value - lower, tolerance * best_value)
         rows = state.num_cuts + 1 + count
         used = jnp.arange(_MAX_CUTS) <= state.num_cuts
-        # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes
-        # the fewest cuts for measured times (105 with 100 atoms at N = 20; 0.2 takes
-        # 287), and twice the fewest for two speeds.
+        # This barrier would leave nine tenths of the gap. Of 0.02 to 2, 0.9 needs the
+        # fewest cuts for measured times: 105 with 100 atoms at N = 20, where 0.2 needs
+        # 287. For two speeds, it needs twice the fewest.
         share, weights = _centre(slopes, used, levels, state.share, 0.9 * gap / rows)
         bound = least(dot(weights, slopes))
         weights = jnp.where(bound > state.lower, weights, state.cuts.weights)
@@ -124,13 +138,13 @@ def cutting_plane(
 
 
 class _Rooms(NamedTuple):
-    """What z = (u, θ) must leave positive: the rooms rows @ z = θ - g_i·u, and u.
+    """The slacks ("rooms") rows @ z = θ - g_i·u of the cuts, with z = (u, θ).
 
     Attributes:
-      rows: (-g_i, 1) of each cut, `[K, N + 1]`, and 0 of a cut not yet `used`.
-      used: the cuts that there are, bool, `[K]`.
-      free: the entries of z that may move, bool, `[N + 1]`: u on the levels, and θ.
-      of_share: u on the levels, bool, `[N + 1]`.
+      rows: (-g_i, 1) for each cut, `[K, N + 1]`; 0 for a cut that is not `used`.
+      used: Whether a cut exists, bool `[K]`.
+      free: Entries of z that may change, u on the levels and θ, bool `[N + 1]`.
+      of_share: Entries of z that are u on the levels, bool `[N + 1]`.
     """
 
     rows: Array
@@ -139,7 +153,7 @@ class _Rooms(NamedTuple):
     of_share: Array
 
     def inside(self, z: Array) -> Array:
-        """Whether every cut and every share has room."""
+        """Check whether every slack and every share is positive."""
         return jnp.all(~self.used | (dot(self.rows, z) > 0)) & jnp.all(
             ~self.of_share | (z > 0)
         )
@@ -149,11 +163,11 @@ class _Centre(NamedTuple):
     """A point of Newton's method towards the central path.
 
     Attributes:
-      z: (u, θ).
-      weights: of the cuts, `[K]`, up to a factor: 1 over their rooms.
-      decrement: the length of the last step in the norm of the Hessian, which says how
-        far from the path the point was; infinite before the first step.
-      steps: so far.
+      z: The point (u, θ).
+      weights: Weights of the cuts up to a factor, the inverse slacks, `[K]`.
+      decrement: Length of the last step in the norm of the Hessian, which measures the
+        distance from the path; infinite before the first step.
+      steps: Number of steps so far.
     """
 
     z: Array
@@ -165,15 +179,15 @@ class _Centre(NamedTuple):
 def _centre(
     slopes: Array, used: Array, levels: Array, share: Array, barrier: Array
 ) -> tuple[Array, Array]:
-    """The point of the central path at the barrier μ, and the weights of its cuts.
+    """Find the point of the central path at the barrier μ, and the weights of its cuts.
 
-    It minimises, over z = (u, θ) with Σu = 1,
+    Over z = (u, θ) with Σu = 1, Newton's method minimises
 
-        θ/μ - Σ_i log(θ - g_i·u) - Σ_n log u_n,
+        θ/μ - Σ_i log(θ - g_i·u) - Σ_n log u_n.
 
-    by Newton's method from the shares u with the θ that leaves the highest cut a room
-    of μ. In θ its slope is 1/μ - Σ_i 1/(θ - g_i·u) = 0: the weights, of sum 1, are μ
-    over the rooms.
+    It starts at the shares u, and at the θ with which the highest cut has a slack of μ.
+    The derivative in θ is 1/μ - Σ_i 1/(θ - g_i·u) = 0. So the weights, whose sum is 1,
+    are μ divided by the slacks.
     """
     rows = jnp.where(
         used[:, None], jnp.pad(-slopes, [(0, 0), (0, 1)], constant_values=1), 0
@@ -181,7 +195,7 @@ def _centre(
     rooms = _Rooms(rows, used, jnp.append(levels, True), jnp.append(levels, False))
 
     def go_on(centre: _Centre) -> Array:
-        # A bound needs no better centre than a decrement of 0.3.
+        # A decrement of 0.3 is close enough to the path for a bound.
         return (centre.decrement > 0.3) & (centre.steps < 30)
 
     theta = jnp.max(jnp.where(used, dot(slopes, share), -jnp.inf)) + barrier
@@ -194,27 +208,27 @@ def _centre(
     step = functools.partial(_centring_step, rooms, barrier)
     last = jax.lax.while_loop(go_on, step, first)
     share = jnp.where(levels, last.z[:-1], 0)
-    # So what rounding makes negative may go.
+    # Weights that are negative by rounding are set to 0.
     weights = jnp.maximum(last.weights, 0)
     total = jnp.maximum(jnp.sum(weights), jnp.finfo(share.dtype).tiny)
     return share / jnp.sum(share), weights / total
 
 
 def _centring_step(rooms: _Rooms, barrier: Array, centre: _Centre) -> _Centre:
-    """Newton's step Δz = scale · `move`, with a scale of u for u and of μ for θ.
+    """Take Newton's step Δz = scale · `move`, with scale u for u, and μ for θ.
 
-    With a_i the rows, scaled and over their rooms, it solves
+    Let a_i be the rows, scaled and divided by their slacks. The step solves
 
         (Σ_i a_i a_iᵀ + I_u) move = Σ_i a_i + (1, …, 1, -1),
 
-    and each room becomes 1 + a_i·move times as large.
+    and multiplies each slack by 1 + a_i·move.
     """
     z = centre.z
     eye = jnp.eye(z.size, dtype=z.dtype)
     room = jnp.where(rooms.used, dot(rooms.rows, z), 1)
     scale = jnp.where(rooms.of_share, z, 1).at[-1].set(barrier)
-    # The step keeps Σu: what all entries of a row have in common would only be
-    # rounding.
+    # The step keeps Σu, so a constant in all entries of a row has no effect. It is
+    # removed, because it would cause rounding errors.
     centred = rooms.rows.at[:, :-1].add(-dot(rooms.rows[:, :-1], z[:-1])[:, None])
     scaled = centred / room[:, None] * scale
     descent = jnp.sum(scaled, axis=0) + jnp.where(rooms.of_share, 1, -1)
@@ -226,14 +240,14 @@ def _centring_step(rooms: _Rooms, barrier: Array, centre: _Centre) -> _Centre:
         jnp.where(rooms.of_share, scale, 0),
     )
     decrement = jnp.sqrt(jnp.maximum(dot(move, hessian, move), 0))
-    # Self-concordance: this step stays inside.
+    # By self-concordance, a step of this length stays inside.
     length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
     moved = z + length * jnp.where(rooms.free, move * scale, 0)
-    # The weights are those to first order: they meet the condition of the path
+    # These are the weights to first order. They satisfy the condition of the path
     # exactly, and are positive for a decrement < 1.
     weights = jnp.where(rooms.used, (1 - dot(scaled, move)) / room, 0)
-    # Where rounding has spoilt the system, the last point and its weights stand, and no
-    # step follows: any average is a bound.
+    # If rounding makes the system useless, the last point and its weights are kept, and
+    # the steps end. This is valid, because any average gives a bound.
     good = jnp.isfinite(decrement) & rooms.inside(moved)
     return _Centre(
         z=jnp.where(good, moved, z),
@@ -244,6 +258,6 @@ def _centring_step(rooms: _Rooms, barrier: Array, centre: _Centre) -> _Centre:
 
 
 def _solve_across(matrix: Array, descent: Array, normal: Array) -> Array:
-    """The step with matrix · step = descent - ν normal, and normal · step = 0."""
+    """Solve matrix · step = descent - ν normal with normal · step = 0."""
     step, back = solve_positive(matrix, jnp.stack([descent, normal], axis=1)).T
     return step - dot(normal, step) / dot(normal, back) * back

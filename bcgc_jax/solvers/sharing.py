@@ -58,7 +58,7 @@ _DRAWS = 2**12
 class Sharing(Method):
     """Balance the load dynamically: idle workers request chunks (microbatches).
 
-    Of the chunks that it stores, an idle worker gets the one that other workers would
+    Of the chunks that it stores, an idle worker gets the chunk that other workers would
     reach last (`bcgc_jax.plans.shared_step`). The runtime τ is the time at which every
     worker has finished its last chunk. `Solution.lower_bound` holds for every exact
     scheme with the same storage (`bound_of` is "storage"). It is the mean of the
@@ -253,10 +253,10 @@ def _judged(
 
 
 def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> Any:
-    """The runtime of each draw, `[K]`; of NumPy where it is known.
+    """Compute the runtime of each sample, `[K]`, in NumPy if nothing is traced.
 
-    Where NumPy can compute it, no program is compiled for a number of workers or of
-    chunks. Where a problem has room for more workers one program serves all numbers.
+    NumPy compiles nothing for new numbers of workers or chunks. If the problem is
+    padded to more workers, one program serves all numbers of workers.
     """
     if not at_hand((problem, rule, drawn)):
         return _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)

@@ -1,19 +1,20 @@
-r"""The programs of the optimum for many workers: sums over nodes, and a model's step.
+r"""The programs of the optimum for many workers: sums over nodes, and Newton's step.
 
-Values and slopes are exact (`windows`). The Hessian is a model. Of v_n = δy_n / y_n it
-is Σ_{j<k} K_jk (v_j - v_k)², where K_jk has the probability G_jk that a path on level j
-first fails at level k; the larger of two answers:
+Values and gradients are exact (`windows`), but the Hessian is a model. In
+v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)². K_jk contains G_jk, the probability
+that a path on level j first fails at level k. The larger of two approximations is used:
 
-- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's,
-  Pois(k-j-1; λ_jk) / (k-j); for the curvature of the boundary c, of a Brownian motion
-  in time τ = N b, the excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E
-  e dτ + …) times as much (Girsanov);
-- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level
-  fails), with V_k that level k is the first to fail and R_j that none does after level
-  j. Of the highest level nearly all paths are such.
+- The path stays near the boundary. For a straight boundary, the ballot theorem gives
+  G_jk = Pois(k-j-1; λ_jk) / (k-j). For a curved boundary c, by Girsanov's theorem, the
+  factor exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) is added. Here the path is a
+  Brownian motion in time τ = N b, and e is its excursion above the boundary.
+- The path moves far away, and forgets where it left the boundary. Then
+  G_jk = V_k R_j / P(no level fails). V_k is the probability that level k is the first
+  to fail, and R_j that no level fails after level j. Nearly all paths on the highest
+  level are of this kind.
 
-Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff,
-come out exact.
+Sums over levels use a sample of the levels. Close pairs of levels, which make the
+Hessian stiff, are still exact.
 """
 
 from typing import Any
@@ -31,17 +32,20 @@ from bcgc_jax.plans.marks import Marks, search_rule, threshold_hazard
 from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
 from bcgc_jax.solvers.optimal import first_shares
 
-# Nodes at a time, for each of the machine's cores, for memory.
+# Number of nodes that a core sums at a time, which bounds memory.
 NODES_AT_A_TIME = 16
-# The second cumulant of an excursion's area over the first, squared. For a parabola it
-# is 0.03; of 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N =
-# 10,000 ends 8 % above the optimum.
+# Second cumulant of an excursion's area, divided by the square of the first. For a
+# parabola it is 0.03. Of 0.01, 0.02 and 0.03, this value needs the fewest steps at
+# N = 400. With 0, the search at N = 10,000 ends 8 % above the optimum.
 _SECOND_CUMULANT = 0.02
 
 
 @jax.jit
 def first_partition(law: Distribution, unit_load: Array) -> Array:
-    """Shares that end all levels at about one time, 1.5 deviations above the mean."""
+    """Return shares with which all levels finish at about the same time.
+
+    The times are typical times, 1.5 standard deviations above the mean.
+    """
     (hazard,) = typical_hazards(unit_load, unit_load.size, (1.5,))
     return first_shares(unit_load > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
@@ -55,13 +59,15 @@ def sums_of_piece(
     refine: Array,
     piece: Array,
 ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """The start of the rule, the sums over one piece of its nodes, and the model's rows
-    of them.
+    """Sum over one piece of the nodes of a rule.
 
-    The sums are values of three rules and of what is left out, `[4]`, and slopes,
-    `[3, N]`. The rows are of each node Λ at the model's levels, what arrives at them
-    and leaves, with the density in the logarithm of the load, and what does both, over
-    the root of the probability that none fails.
+    Returns:
+      start: Start of the rule.
+      value: Values by three rules, and of the omitted tails, `[4]`.
+      slope: Gradients in the load by three rules, `[3, N]`.
+      rows: Input of the model for each node and each of its levels: Λ, and the
+        probabilities of arriving, leaving and both. They include the density in the
+        logarithm of the load, and the last is divided by √P(no level fails).
     """
     size = load.size
     start, beyond, count, nodes = search_rule(law, marks, load, NUM_NODES)
@@ -107,7 +113,7 @@ def newton_direction(
     unit: Array,
     rows: Any,
 ) -> tuple[Array, Array]:
-    """Newton's step ρ in the columns' logarithms, and the merit's slope along it."""
+    """Compute Newton's step ρ in the columns' logarithms, and the merit's slope."""
     size = x.size
     level = np.arange(1, size + 1)
     moved = columns * x[:, None]
@@ -132,12 +138,12 @@ def newton_direction(
 def laplacian_of_levels(
     samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array
 ) -> Array:
-    """The Laplacian of Σ K_jk (v_j - v_k)²; a level stands for those next to it."""
+    """Compute the Laplacian of Σ K_jk (v_j - v_k)², with sampled levels for others."""
     middles = (samples[1:] + samples[:-1]) / 2
     cells = jnp.diff(
         jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])])
     )
-    lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
+    lag = samples[:, None] - samples[None, :]  # the earlier, higher level is first
     later = lag > 0
     lag = jnp.maximum(lag, 1)
     real_lag = lag.astype(hazard.dtype)
@@ -164,7 +170,7 @@ def laplacian_of_levels(
 
 
 def _curved(samples: Array, time: Array) -> Array:
-    """log of G_jk at `samples`' levels over that of a straight boundary, `[j, k]`."""
+    """Compute log(G_jk / G_jk of a straight boundary) at the `samples`, `[j, k]`."""
     count = -samples[::-1].astype(time.dtype)
     time = time[::-1]
     step = jnp.maximum(jnp.diff(time), 1e-12)
@@ -178,7 +184,7 @@ def _curved(samples: Array, time: Array) -> Array:
     )
     turn = jnp.pad(jnp.diff(pace), 1)
     root = jnp.sqrt(jnp.maximum(span, 0))
-    # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
+    # An excursion of unit length has the mean E e = 4 / √(2π) √(u (1 - u)).
     area = 4 / np.sqrt(2 * np.pi) * dot(root * turn, root) / jnp.sqrt(safe)
     ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
     return jnp.clip(ratio[::-1, ::-1], -30, 30)

@@ -182,7 +182,7 @@ def _go_on(
         # count in the norm either.
         move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
         share = project_partition(share + move, 1.0, levels)
-        eta = 3.0  # Shamir & Zhang's
+        eta = 3.0  # as in Shamir & Zhang
         return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 
     check = state.check

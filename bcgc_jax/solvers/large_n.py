@@ -325,8 +325,7 @@ def _sums(
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     """Compute values by three rules and of the tails, gradients, and the model's rows.
 
-    Threads sum pieces of the nodes. The model uses only every `refine`-th node, because
-    it needs no high accuracy.
+    Threads sum pieces of the nodes. Every `refine`-th node is enough for the model.
     """
     nodes = refine * _rule_size(law, marks, load)
 

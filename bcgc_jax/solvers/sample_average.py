@@ -6,7 +6,7 @@ independent samples, which estimate E τ̂ without bias. They also give a 97.5 %
 confidence limit of the optimal value, in one of two ways:
 
 - For optima: E min ≤ min E, so the certified bounds of the optima of K samples have a
-  mean below the true optimum (Mak, Morton & Wood 1999). The limit is by Student's t.
+  mean below the true optimum (Mak, Morton & Wood 1999). Student's t gives the limit.
 - For any other x: with subgradients g of τ̂ at x, min_n E[τ̂ - g·x + L g_n] is a lower
   bound (`runtime.certificate`). The limit is the minimum of the N means, each minus
   1.96 standard errors.

@@ -1,10 +1,16 @@
 """Optimization-based block coordinate gradient coding in JAX.
 
-Here: distributions of the workers' times, problems and their solutions, methods,
-runtimes. By subject: `coding`, gradient codes and training with them; `measured`, from
-a file of measured times to a distribution; `plans`, partitions, schedules and types of
-answers; `solvers`, bounds and limits; `sweeps`, many problems at once; `distributions`,
-all of them.
+This module contains the distributions of the workers' times, problems, solutions,
+methods and runtimes. Its parts are:
+
+- `coding`: gradient codes, and training with them.
+- `traces`: read measured times from a file, and fit distributions to them.
+- `diagnosis`: find out where the steps of a timing log lose time.
+- `balancing`: dynamic load balancing in the steps of a training loop.
+- `plans`: partitions, runtimes and types of results.
+- `solvers`: methods and lower bounds.
+- `sweeps`: solve many problems together.
+- `distributions`: all distributions.
 """
 
 from typing import Any
@@ -16,7 +22,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name at first use: a help text needs no JAX."""
+    """Import a name when it is first used, so that a help text does not need JAX."""
     if name == "__version__":
         version = version_of_package()
         globals()[name] = version

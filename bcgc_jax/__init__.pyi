@@ -1,5 +1,6 @@
-"""The public names, for type checkers and for `__init__.py`, which imports each at
-first use.
+"""List the public names for type checkers.
+
+`__init__.py` reads this list, and imports each name when it is first used.
 """
 
 from bcgc_jax import coding as coding

@@ -1,4 +1,4 @@
-"""`python -m bcgc_jax`: the command `bcgc`."""
+"""Run the command `bcgc` as `python -m bcgc_jax`."""
 
 from bcgc_jax.cli import main
 

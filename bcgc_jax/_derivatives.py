@@ -1,8 +1,7 @@
-"""Derivatives of what a search has found: its value has those at a fixed plan, all else
-has NaN.
+"""Define the derivatives of search results.
 
-NaN, and never 0: nobody should take a derivative that is not known for one that
-vanishes.
+The optimal value has its derivative at a fixed plan. All other derivatives of a result
+are NaN and not 0, because a 0 could be mistaken for a true derivative.
 """
 
 import functools
@@ -21,10 +20,9 @@ T = TypeVar("T")
 
 @jax.custom_jvp
 def without_derivative(tree: T, of: Any) -> T:
-    """`tree`, found from `of` by what is not differentiated: its derivatives in `of`
-    are NaN.
+    """Return `tree`, which depends on `of`, with NaN as its derivatives in `of`.
 
-    Derivatives of something else that was found with it are as they were.
+    Derivatives of other results do not change.
 
     >>> found = lambda x: {"value": x * x, "gap": without_derivative(x / 8, x)}
     >>> [float(jax.grad(lambda x: found(x)[name])(3.0)) for name in ("value", "gap")]
@@ -48,12 +46,12 @@ def _without_derivative_jvp(primals, tangents):
         ),
         start=jnp.zeros(()),
     )
-    # So that second derivatives are NaN too.
+    # Second derivatives are then NaN, too.
     moved = _nan_unless_zero(unknown, without_derivative(jnp.ones(()), of))
 
     def slope(a: Any) -> Any:
         if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
-            return np.zeros(jnp.shape(a), float0)  # JAX's of whole numbers
+            return np.zeros(jnp.shape(a), float0)  # JAX's tangent type for integers
         return _nan_unless_zero(jnp.full_like(a, moved))
 
     return without_derivative(tree, of), jax.tree.map(slope, tree)
@@ -63,12 +61,12 @@ without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
 def _nan_unless_zero(tangent: Array, unit: ArrayLike = 1.0) -> Array:
-    """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks
-    for.
+    """Return NaN for a nonzero tangent, and 0 for a zero tangent.
 
-    It is linear to JAX, which may transpose it. A tangent that is not 0 is multiplied
-    by the `unit`, which is 1, and has its derivative. A tangent of 0 is not, because
-    the product of 0 and a derivative of NaN is NaN.
+    If the derivative of a result is not requested, its tangent is zero. To JAX, the
+    function is linear and can be transposed. A nonzero tangent is multiplied by `unit`,
+    which is 1 and has the derivative. A zero tangent is not multiplied, because 0 times
+    a derivative of NaN is NaN.
     """
 
     def times_unit(tangent: Array) -> Array:
@@ -84,11 +82,10 @@ def _nan_unless_zero(tangent: Array, unit: ArrayLike = 1.0) -> Array:
 def with_slopes(
     function: Callable[..., Any], value: Any, problem: Any, plan: Any, *arguments: Any
 ) -> Any:
-    """Return a `function` of its best plan, with slopes at this plan: the envelope
-    theorem.
+    """Return `function` at its optimal plan, with derivatives at the fixed plan.
 
-    `value` is that of the function, if it is known, or None. Second derivatives need
-    those of the plan.
+    This is the envelope theorem. `value` is the value of the function if it is known,
+    otherwise None. Second derivatives also need the derivatives of the plan.
     """
     if value is None:
         return function(problem, plan, *arguments)

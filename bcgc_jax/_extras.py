@@ -1,4 +1,4 @@
-"""Imports at first use; what is installed, and how to install an extra."""
+"""Import modules at first use, and explain how to install extras."""
 
 import ast
 from importlib import import_module
@@ -10,17 +10,16 @@ from bcgc_jax._removed import refuse_attribute
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Public names and their modules, by the stub beside the file `package`."""
+    """Map public names to their modules, as listed in the stub of `package`."""
     lines = ast.parse(Path(package).with_suffix(".pyi").read_text("utf-8")).body
     imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
     return {name.name: str(line.module) for line in imports for name in line.names}
 
 
 def first_used(name: str, package: dict[str, Any]) -> Any:
-    """Import a name of a package when it is first used: a public name, a file or a
-    folder.
+    """Import a public name, a file or a folder of a package when it is first used.
 
-    `package` has the globals of its `__init__.py`.
+    `package` contains the globals of its `__init__.py`.
     """
     package_name = package["__name__"]
     public = package["_PUBLIC"]
@@ -35,7 +34,7 @@ def first_used(name: str, package: dict[str, Any]) -> Any:
 
 
 def to_install(extra: str) -> str:
-    """The command that brings what an `extra` of pyproject.toml needs.
+    """Return the command that installs an `extra` of pyproject.toml.
 
     >>> to_install("plot")
     "in a clone of the project, pip install '.[plot]'"
@@ -48,5 +47,7 @@ def version_of_package() -> str:
 
     try:
         return metadata.version("bcgc-jax")
-    except metadata.PackageNotFoundError:  # a source tree on the path
+    except (
+        metadata.PackageNotFoundError
+    ):  # the package is not installed, only on the path
         return "unknown"

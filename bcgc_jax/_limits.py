@@ -1,4 +1,4 @@
-"""The sizes up to which the package answers, for Python and the command line."""
+"""Limit the sizes of problems, for Python and the command line."""
 
-# A plan that needs no search then takes two minutes.
+# Maximum number of workers. For this number, a plan without a search takes two minutes.
 MOST_WORKERS = 2**17

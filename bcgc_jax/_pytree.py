@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees, and check fields that a person gives."""
+"""Define frozen dataclasses that are pytrees, and checks of their fields."""
 
 import dataclasses
 import itertools
@@ -14,12 +14,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 T = TypeVar("T")
-# What `jnp.asarray` makes a row of.
+# Values that `jnp.asarray` converts to an array.
 Numbers = ArrayLike | Sequence[float]
 
 
 def static_field(**kwargs: Any) -> Any:
-    """A dataclass field of the tree's structure: hashable, never traced."""
+    """Define a static dataclass field, which is hashable and never traced."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -29,8 +29,8 @@ def static_field(**kwargs: Any) -> Any:
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a pytree.
 
-    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes,
-    and never the tracers or placeholders that JAX puts into a tree.
+    Unflattening bypasses `__init__`. Therefore `__post_init__` checks what a caller
+    passes, and never the tracers or placeholders that JAX puts into a tree.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     if cls.__repr__ is object.__repr__:
@@ -57,12 +57,12 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     return cls
 
 
-# Entries that are written out: of an array, of a sequence.
+# Maximum number of entries of an array or sequence that `show` prints.
 _MOST_SHOWN = 8
 
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
-    """`repr` of what is not default in a dataclass; long arrays by size and range."""
+    """Return the `repr` of a dataclass without default values and long arrays."""
     texts = []
     for field in dataclasses.fields(tree):
         text = show(getattr(tree, field.name))
@@ -72,7 +72,7 @@ def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
 
 
 def show(value: Any) -> str:
-    """`repr` that a person reads, also of what is traced."""
+    """Return a readable `repr`, also for traced values."""
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         runs = [
             (text, len(list(run))) for text, run in itertools.groupby(map(show, value))
@@ -108,15 +108,15 @@ def show(value: Any) -> str:
 
 
 def replace(tree: T, **changes: Any) -> T:
-    """`tree`, a `pytree_dataclass`, with other values in the fields named."""
+    """Return a copy of `tree`, a `pytree_dataclass`, with the named fields changed."""
     return dataclasses.replace(tree, **changes)  # type: ignore[type-var]
 
 
 def working_dtype(*trees: Any) -> np.dtype:
-    """The dtype of results: float32 or float64, the widest of the floating arrays among
-    the leaves.
+    """Return the dtype of results: the widest of the leaves' floating dtypes.
 
-    Python numbers and whole numbers follow these; alone, they have JAX's default.
+    It is float32 or float64. Python numbers and integers do not count. Without any
+    floating array, it is JAX's default.
     """
     arrays = [leaf for leaf in jax.tree.leaves(trees) if hasattr(leaf, "dtype")]
     dtypes = [array.dtype for array in arrays if not getattr(array, "weak_type", False)]
@@ -127,19 +127,19 @@ def working_dtype(*trees: Any) -> np.dtype:
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """`value` as a NumPy array, or None where it is traced, and so not known."""
+    """Return `value` as a NumPy array, or None if it is traced and so unknown."""
     if isinstance(value, jax.core.Tracer):
         return None
     return np.asarray(value)
 
 
 def is_traced(tree: Any) -> bool:
-    """Whether some leaf is traced, so that its value is not known."""
+    """Whether some leaf is traced, so that its value is unknown."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def at_hand(tree: Any) -> bool:
-    """Whether numbers are known, and what is computed of them: not within a jit."""
+    """Whether all values and results of computations are known, outside of `jit`."""
     return not is_traced((tree, jnp.zeros(())))
 
 
@@ -152,10 +152,10 @@ _COMPARISONS = {
 
 
 def meets(value: Any, condition: str, finite: bool = True) -> Any:
-    """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX.
+    """Whether each entry meets a condition of `check`, for arrays of NumPy or JAX.
 
-    NaN meets none, nor does what is not 0 and below the smallest normal number:
-    arithmetic may make 0 of it.
+    NaN meets no condition. Neither does a subnormal number, because arithmetic may
+    round it to 0.
     """
     xp = np if isinstance(value, np.ndarray) else jnp
     good = xp.isfinite(value) if finite else ~xp.isnan(value)
@@ -167,9 +167,9 @@ def meets(value: Any, condition: str, finite: bool = True) -> Any:
 
 
 def _is_subnormal(value: Any) -> Any:
-    """Say by its bits whether a number is subnormal.
+    """Whether a number is subnormal, decided by its bits.
 
-    Whether a comparison of it with 0 sees that depends on the program around it.
+    A comparison with 0 would depend on the compiled program around it.
     """
     if isinstance(value, np.ndarray):
         tiny = 0
@@ -187,7 +187,7 @@ def _is_subnormal(value: Any) -> Any:
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
     """Raise ValueError unless each entry of a concrete `value` meets `condition`.
 
-    The condition is "> 0", ">= 0" and so on, or "" for none.
+    The condition is, for example, "> 0" or ">= 0". An empty string means no condition.
     """
     array = concrete(value)
     if array is None:
@@ -210,7 +210,7 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
-    """Raise ValueError unless a static `value` is a whole number from `low` on."""
+    """Raise ValueError unless a static `value` is an integer ≥ `low`."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | np.integer)
@@ -223,7 +223,7 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError unless `key`, traced or not, is one key of JAX."""
+    """Raise ValueError unless `key`, traced or not, is a single PRNG key."""
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -240,7 +240,10 @@ def check_key(key: Any) -> None:
 def check_shape(
     name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str
 ) -> None:
-    """Raise ValueError unless `value`, traced or not, has the `shape`; None is open."""
+    """Raise ValueError unless `value`, traced or not, has the `shape`.
+
+    None in `shape` allows any length.
+    """
     try:
         chex.assert_shape(value, shape)
     except AssertionError:

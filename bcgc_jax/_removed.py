@@ -1,12 +1,12 @@
-"""What the last minor version has removed, and what to use in place of it.
+"""List names that the last minor version removed, and their replacements.
 
-An entry stays for one minor version.
+An entry is kept for one minor version.
 """
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# By the full name of an attribute: a sentence that says what to use.
+# Full name of an attribute: a sentence that says what to use.
 ATTRIBUTES: dict[str, str] = {
     "bcgc_jax.solvers.place_workers": (
         "Nothing replaces it. Workers have the places of their numbers."
@@ -41,7 +41,8 @@ ATTRIBUTES: dict[str, str] = {
         "orbax."
     ),
 }
-# By the words of the command line, such as "sweep" or "solve --method": the same.
+# Words of the command line, such as "sweep" or "solve --method": a sentence that says
+# what to use.
 COMMANDS: dict[str, str] = {
     "plot": (
         "Use --figure FILE with the command whose answer you want to see: solve, "
@@ -51,7 +52,7 @@ COMMANDS: dict[str, str] = {
 
 
 def refuse_attribute(module: str, name: str) -> NoReturn:
-    """Raise the AttributeError of a name that `module` does not have."""
+    """Raise an AttributeError for a name that `module` does not have."""
     message = f"module {module!r} has no attribute {name!r}"
     replacement = ATTRIBUTES.get(f"{module}.{name}")
     if replacement is not None:
@@ -60,7 +61,7 @@ def refuse_attribute(module: str, name: str) -> NoReturn:
 
 
 def refuses_removed(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that imports all that it has."""
+    """Return a `__getattr__` for a module that imports everything at once."""
 
     def refuse(name: str) -> Any:
         refuse_attribute(module, name)

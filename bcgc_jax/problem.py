@@ -1,4 +1,4 @@
-"""The question, `Problem`, and the outcome of an answer, `Status`."""
+"""Define a planning problem, `Problem`, and the outcome of solving it, `Status`."""
 
 import enum
 from typing import Any
@@ -26,7 +26,7 @@ from bcgc_jax._pytree import (
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.base import ONE_BY_ONE
 
-# What the numbers of a problem must meet.
+# The condition that each number of a problem must meet.
 CONDITIONS = {
     "num_workers": ">= 1",
     "num_coordinates": ">= 1",
@@ -43,43 +43,57 @@ _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles"
 
 
 class _Largest(int):
-    """The default of `max_workers`: the largest number; it grows with `replace`."""
+    """Default of `max_workers`: the largest `num_workers`, which `replace` updates."""
 
 
 @pytree_dataclass
 class Problem:
-    r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of
-    the paper).
+    """Describe a gradient computation on N workers and its costs.
+
+    A partition x puts x_n of the L coordinates at redundancy level n = 0, …, N - 1. Let
+    T_(1) ≤ … ≤ T_(N) be the sorted cycle times of the workers. `solve` minimises the
+    expected runtime of a step (eq. 6 of the paper) over x ≥ 0 with Σ x = L:
+
+        E τ̂(x, T) = (M b / N) E max_n T_(N-n) y_n,   y_n = Σ_{i≤n} (i + 1) x_i.
+
+    The paper counts only the cycles of the coordinates. With the optional costs below,
+    worker w delivers level n at time
+
+        F_n = S + T_w (M / N) (b y_n + (n + 1) (f + h X_n)) + c X_n,
+
+    where X_n = Σ_{i≤n} x_i. The runtime is the maximum over n of the (N - n)-th
+    smallest F_n.
 
     Args:
-      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of
-        all N times of an iteration: `EmpiricalRows` or `Heterogeneous`.
-      num_workers: N. May be batched or traced under a static `max_workers`.
-      num_coordinates: L, the length of the gradient.
-      num_samples: M, over all workers.
-      cycles: b, CPU cycles for one coordinate and one sample.
-      max_workers: the static length of every partition; by default the largest
+      cycle_time: Distribution of T, the time in which a worker computes one CPU cycle.
+        Pass `EmpiricalRows` or `Heterogeneous` to give the joint distribution of all N
+        workers.
+      num_workers: Number of workers, N. It may be traced or batched if `max_workers` is
+        given.
+      num_coordinates: Length of the gradient, L, or the number of units if `unit_costs`
+        is given.
+      num_samples: Number of samples in a step, M, over all workers. Defaults to 1.
+      cycles: CPU cycles per coordinate and sample, b. Defaults to 1.
+      max_workers: Static length of every partition. Defaults to the largest
         `num_workers`.
-      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate
-        (a forward pass). The levels in use are then ready at y_n + (n+1) f / b; None,
-        the paper, is no setup.
-      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order
-        (layers; footnotes 2-4): a unit takes `cycles` times its cost. A partition then
-        shares out their sum.
-      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a
-        number.
-      send_time: c, the time a worker's link takes for one coordinate (or unit of cost).
-        With it worker w delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n}
-        x_i.
-      overlap: static; the link sends while the worker goes on computing, and
-        F_n = max_{j≤n} (S_w + T_w M b y_j / N + c Σ_{j≤i≤n} x_i).
-      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is
-        carried past: as setup, but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n}
-        x_i) / b in all.
+      setup_cycles: CPU cycles per sample before the first coordinate of a data subset
+        (the forward pass), f. Only levels in use pay for it. Defaults to no forward
+        pass, as in the paper.
+      unit_costs: Costs of units of unequal size, such as layers, in the order in which
+        they are computed (footnotes 2 to 4), `[num_coordinates]`. A unit takes `cycles`
+        times its cost, and a partition sums to the total cost instead of L.
+      start_up: Constant time before a worker's first cycle, S, in the unit of the
+        runtime. Defaults to 0.
+      send_time: Time in which a worker's link sends one coordinate, or one unit of
+        cost, c. Defaults to 0.
+      overlap: Whether the link sends while the worker computes. If it does, and without
+        f and h, F_n = max_{j≤n} (S + T_w M b y_j / N + c Σ_{j≤i≤n} x_i). Must be
+        static.
+      chain_cycles: CPU cycles per sample and coordinate to propagate the cotangent past
+        a coordinate in the backward pass, h. Defaults to 0.
 
-    With these τ̂ = max_n of the (N-n)-th of the F_n.
-
-    Raises ValueError for numbers that make no sense and are known before tracing.
+    Raises:
+      ValueError: If a number that is known before tracing is out of range.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -121,7 +135,7 @@ class Problem:
         self._convert(_COUNTS, float, int)
         self._convert((*_NUMBERS, "start_up"), int, float)
         if self.unit_costs is not None and not isinstance(self.unit_costs, jax.Array):
-            # A list would be many leaves.
+            # In a pytree, each entry of a list would be a leaf.
             costs = jnp.asarray(self.unit_costs, working_dtype(self))
             object.__setattr__(self, "unit_costs", costs)
         self._check_coordinates(concrete(self.num_coordinates))
@@ -133,7 +147,7 @@ class Problem:
         return represent(self, leave_out=[] if padded else ["max_workers"])
 
     def _convert(self, names: tuple[str, ...], source: type, kind: type) -> None:
-        """Make numbers of one kind, so that 50 and 50.0 are one program."""
+        """Convert numbers to `kind`, so that 50 and 50.0 share a program."""
         for name in names:
             value = getattr(self, name)
             if isinstance(value, source | np.integer):
@@ -199,7 +213,7 @@ class Problem:
             )
 
     def check_single(self) -> None:
-        """Raise ValueError for a batch of problems, which only `jax.vmap` takes."""
+        """Raise ValueError for a batch of problems, which only `jax.vmap` accepts."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
         for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
@@ -213,7 +227,7 @@ class Problem:
 
     @property
     def valid(self) -> Array:
-        """Whether the numbers make a problem; traced ones are unchecked before."""
+        """Whether all numbers are in range. Traced numbers are checked only here."""
         workers = jnp.asarray(self.num_workers)
         coordinates = jnp.asarray(self.num_coordinates)
         valid = self.cycle_time.valid()
@@ -231,40 +245,40 @@ class Problem:
 
     @property
     def plain(self) -> bool:
-        """Whether a delivery takes cycles alone: neither start-up nor link."""
+        """Whether workers have neither start-up nor sending time."""
         return self.start_up is None and self.send_time is None
 
     @property
     def start_up_or_zero(self) -> Array:
-        """The start-up time, in the unit of runtimes; 0 without one."""
+        """Start-up time S in the unit of the runtime; 0 if there is none."""
         start = 0.0 if self.start_up is None else self.start_up
         return jnp.asarray(start, self.dtype)
 
     @property
     def without_delivery(self) -> "Problem":
-        """The same problem with workers that start at once and send in no time."""
+        """The same problem without start-up and sending times."""
         return replace(self, start_up=None, send_time=None, overlap=False)
 
     @property
     def has_setup(self) -> bool:
-        """Whether each level in use costs cycles of its own."""
+        """Whether each level in use costs additional cycles."""
         return self.setup_cycles is not None or self.chain_cycles is not None
 
     @property
     def bare(self) -> bool:
-        """Whether an iteration takes coordinates' cycles alone, as in the paper."""
+        """Whether a step takes only the cycles of the coordinates, as in the paper."""
         return self.plain and not self.has_setup
 
     @property
     def dtype(self) -> Any:
-        """float32 or float64, by the leaves and the caller's configuration of jax."""
+        """float32 or float64, determined by the leaves and by JAX's configuration."""
         return working_dtype(self)
 
     @property
     def scale(self) -> Array:
-        """M b / N, the time per cycle of a coordinate's load, eq. (5).
+        """κ = M b / N, the runtime per cycle of a coordinate's load (eq. 5).
 
-        NaN where traced numbers make no problem.
+        It is NaN if traced numbers are out of range.
         """
         if is_traced(self):
             return jnp.where(self.valid, self._cycle, jnp.nan)
@@ -278,24 +292,24 @@ class Problem:
 
     @property
     def total(self) -> Array:
-        """What a partition sums to: L, or the sum of the units' costs."""
+        """Sum of a partition: L, or the total cost of the units."""
         if self.unit_costs is not None:
             return jnp.sum(jnp.asarray(self.unit_costs, self.dtype))
         return jnp.asarray(self.num_coordinates, self.dtype)
 
     @property
     def setup_load(self) -> Array:
-        """f / b: the setup of one subset, in coordinates."""
+        """f / b: setup of one data subset, in coordinates."""
         return self._in_coordinates(self.setup_cycles)
 
     @property
     def chain_load(self) -> Array:
-        """h / b: cost in coordinates to carry a subset's cotangent past one of them."""
+        """h / b: cost per subset and passed coordinate, in coordinates."""
         return self._in_coordinates(self.chain_cycles)
 
     @property
     def pass_load(self) -> Array:
-        """L (1 + h/b) + f/b: forward and backward pass of a sample, in coordinates."""
+        """L (1 + h / b) + f / b: both passes of one sample, in coordinates."""
         return self.total * (1 + self.chain_load) + self.setup_load
 
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
@@ -305,17 +319,17 @@ class Problem:
 
     @property
     def send_load(self) -> Array:
-        """c, in the unit of runtimes."""
+        """c, in the unit of the runtime."""
         return jnp.asarray(0 if self.send_time is None else self.send_time, self.dtype)
 
     @property
     def exists(self) -> Array:
-        """True for the levels n < N, False for padding, `[max_workers]`."""
+        """Mask of the levels n < N, `[max_workers]`. It is False for padding."""
         return np.arange(self.max_workers) < self.num_workers  # type: ignore[return-value]
 
 
 class Status(enum.IntEnum):
-    """The outcome of a solution; `Solution.status` is its integer, for batches."""
+    """List the outcomes of a solution. `Solution.status` holds the integer value."""
 
     CONVERGED = 0
     STEP_LIMIT = 1

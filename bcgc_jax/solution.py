@@ -1,4 +1,4 @@
-"""`Solution`, and how a partition becomes one: rounded, evaluated, certified."""
+"""Define `Solution`, and turn a partition into one: round, evaluate and certify it."""
 
 import functools
 import json
@@ -27,48 +27,56 @@ from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status
 
-# A relative gap from which on a bound says little of a plan: own choice.
+# Above this relative gap, `repr` does not print the gap but advises a comparison with
+# "optimal". The value is our choice.
 LOOSE = 0.25
 
 _FORMAT = "bcgc_jax.Solution"
 _VERSION = 4
-# Version 2 has neither the problem nor the package's version, 3 no lengths in a plan.
+# Files of version 2 contain neither the problem nor the package's version. Plans of
+# version 3 contain no lengths.
 _READ = (2, 3, _VERSION)
-# An expected runtime that may be off by more than this share of it is not known.
+# If the relative error of an expected runtime is larger, the status is PRECISION.
 _LARGEST_ERROR = 1e-2
 
 
 @pytree_dataclass
 class Solution:
-    """A scheme and what is known about it; every array gains the leading axes of a
-    batch.
+    """Hold a plan, its expected runtime, and a lower bound for comparison.
+
+    In a batch, every array has the batch axes in front.
 
     Attributes:
-      plan: what the workers do; None of what is no scheme.
-      rounded: integers that sum to L, `[max_workers]`, of a partition; or None.
-      expected_runtime, runtime_error: E τ̂ of the `plan`, and its absolute error; see
-        `kind`.
-      lower_bound: no partition of the `levels` has an expected runtime below it; see
-        `kind`.
-      status: integer value of a `Status`; `message` says it in words.
-      num_steps: steps of an iterative method, 0 for a closed form.
-      history: expected runtime at each check of an iterative method, NaN after the
-        last; or None.
-      method: the name it was asked by.
-      kind: "exact", where `runtime_error` bounds the error of a quadrature and
-        `lower_bound` is a theorem; "local", the same of the best of several local
-        searches, where the expected runtime is not convex; or "confidence", of draws: a
-        standard error, and a 97.5 % limit.
-      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that
-        were allowed, or, with setup cycles, those in use.
-      completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
-      problem: what it answers.
-      rounded_value: `rounded_runtime` of these `rounded` where it is known already;
-        None with other ones.
+      plan: What each worker computes and sends. None if the method is only a bound.
+      rounded: The partition in integers that sum to L, `[max_workers]`. None if the
+        scheme is not a partition.
+      expected_runtime: Expected runtime of `plan`, E τ̂.
+      runtime_error: Absolute error of `expected_runtime`; see `kind`.
+      lower_bound: No partition that uses only `levels` has a shorter expected runtime;
+        see `kind`.
+      status: Integer value of a `Status`. `message` describes it in words.
+      num_steps: Number of iterations of an iterative method; 0 for a closed form.
+      history: Expected runtime at each check of an iterative method, padded with NaN.
+        None for other methods.
+      method: Name of the method, as passed to `solve`.
+      kind: How to read the values:
 
-    Derivatives: see docs/api.md. Those of `expected_runtime` and
-    `completion_probability` are right where the plan is best for them, or follows from
-    a formula; what has none is NaN.
+        - "exact": `runtime_error` bounds the quadrature error, and `lower_bound` is
+          proven.
+        - "local": the expected runtime is not convex, and the plan is the best of
+          several local searches. `runtime_error` and `lower_bound` are as for "exact".
+        - "confidence": Monte Carlo. `runtime_error` is a standard error, and
+          `lower_bound` a 97.5 % confidence limit.
+      levels: Boolean mask of the levels to which `lower_bound` applies,
+        `[max_workers]`: all levels, the allowed ones, or, with setup cycles, the ones
+        in use.
+      completion_probability: P(τ̂ ≤ deadline), if the method maximised it.
+      problem: The problem that was solved. None after `load`.
+      rounded_value: Cached value of `rounded_runtime`, if it is known.
+
+    `expected_runtime` and `completion_probability` are differentiable if the plan
+    optimises them or follows from a formula. Every other derivative is NaN; see
+    docs/api.md.
     """
 
     plan: Plan | None
@@ -88,31 +96,31 @@ class Solution:
 
     @property
     def partition(self) -> Array | None:
-        """Float x, `[max_workers]`; None for a scheme that is no partition."""
+        """Real partition x, `[max_workers]`. None if the scheme is not a partition."""
         if self.plan is not None and self.plan.is_partition:
             return self.plan.sizes
         return None
 
     @property
     def relative_gap(self) -> Array:
-        """1 - lower_bound / expected_runtime, the certificate."""
+        """Certified optimality gap, 1 - lower_bound / expected_runtime."""
         xp = jnp if is_traced(self) else np
         with np.errstate(all="ignore"):
             return 1 - xp.asarray(self.lower_bound) / xp.asarray(self.expected_runtime)
 
     @property
     def bound_of(self) -> str:
-        """The plans that `lower_bound` is for: "levels", "groups" or "storage"; ""
-        without a bound.
+        """Plans to which `lower_bound` applies: "levels", "groups" or "storage".
 
-        "storage" stands for every exact scheme of workers that store as much.
+        "storage" means every exact scheme with the same storage per worker. The name is
+        "" if the solution has no bound.
         """
         rule = None if self.plan is None else self.plan.completion
         return "" if rule is None or not rule.exact_gradient else rule.bound_of
 
     @property
     def needs(self) -> Requirements | None:
-        """What the scheme needs; None where that is not known."""
+        """Requirements of the scheme. None if they are not known."""
         if self.plan is None:
             return None
         if self.problem is None:
@@ -121,9 +129,9 @@ class Solution:
 
     @property
     def rounded_runtime(self) -> Array:
-        """E τ̂ of the `rounded` integers, evaluated when it is asked for.
+        """Expected runtime E τ̂ of the `rounded` integers, computed on access.
 
-        Without integers it is that of the `plan`.
+        If there are no integers, it is the expected runtime of the `plan`.
         """
         if self.rounded_value is not None:
             return self.rounded_value
@@ -131,7 +139,7 @@ class Solution:
             return self.expected_runtime
 
         def evaluate(problem: Problem, counts: Array) -> Array:
-            """Evaluate by the program that partitions are assessed with."""
+            """Evaluate with the program that also assesses partitions."""
             partition = partition_of_units(problem, counts)
             return assess(problem, partition, whole_numbers=False).expected_runtime
 
@@ -143,7 +151,7 @@ class Solution:
 
     @property
     def message(self) -> Any:
-        """The `status` in words; of a batch an array of them."""
+        """Description of the `status`. For a batch, it is an array of descriptions."""
 
         def say(code: int) -> str:
             text = Status(code).message
@@ -158,7 +166,7 @@ class Solution:
 
     @property
     def _remedy(self) -> str:
-        """What makes an answer more precise, if there is something."""
+        """Advice on how to get a more precise result, or ""."""
         law = None if self.problem is None else self.problem.cycle_time
         if isinstance(law, FromHazard) and law.kinks is None:
             return ", or name the kinks of FromHazard where it has some"
@@ -167,7 +175,9 @@ class Solution:
         )
 
     def citation(self) -> str:
-        """BibTeX of the works behind the method; empty for a scheme of one's own.
+        """Return the BibTeX entries of the works behind the method.
+
+        The result is empty for your own scheme.
 
         >>> from bcgc_jax import Problem, ShiftedExponential, solve
         >>> solve(
@@ -175,16 +185,18 @@ class Solution:
         ... ).citation().count("@")
         2
         """
-        # A scheme that is no partition bounds nothing.
+        # Only a partition has a lower bound.
         bounded = self.partition is not None
         return bibliography(
             self.method, sampled_bound=bounded and self.kind == "confidence"
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a JSON file, with `needs`, `rounded_runtime` and the package's version.
+        """Write the solution to a JSON file, and return its path.
 
-        The problem is described in words, which `load` does not read. Not in `jit`.
+        The file also contains `needs`, `rounded_runtime` and the package's version. It
+        describes the problem only in words, which `load` ignores. Do not call `save`
+        within `jit`.
         """
         path = Path(path)
         plan = self.plan
@@ -205,9 +217,10 @@ class Solution:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
-        """Read what `save` wrote, without the problem.
+        """Read a solution that `save` wrote. Its `problem` is None.
 
-        Raises ValueError for a damaged file, or one of another format.
+        Raises:
+          ValueError: If the file is damaged or has another format.
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -268,7 +281,7 @@ class Solution:
         elif self.bound_of == "storage":
             less = f"takes {100 * gap:.3g} % less, with 97.5 % confidence"
             yield f"no exact scheme with as much storage {less}"
-        elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
+        elif gap < 0.9:  # a bound below a tenth of the runtime says too little
             sure = "proven"
             if self.kind == "confidence":
                 sure = "with 97.5 % confidence"
@@ -280,7 +293,7 @@ class Solution:
 
     @property
     def _of_levels(self) -> str:
-        """The plans that the bound is for, where it is not for all levels."""
+        """Name the levels to which the bound applies; "" if it applies to all."""
         rule = None if self.plan is None else self.plan.completion
         if rule is None or rule.bound_of != "levels" or self.levels is None:
             return ""
@@ -308,15 +321,15 @@ def assess(
     *,
     whole_numbers: bool = True,
 ) -> Solution:
-    """The `Solution` that a partition is: rounded, evaluated exactly, certified.
+    """Round a partition, evaluate it exactly and certify it.
 
-    Without a status it has converged, or is none where it is NaN.
+    `status` defaults to CONVERGED, or to INFEASIBLE if the partition contains NaN.
     """
     if status is None:
         xp = jnp if is_traced(partition) else np
         nothing = xp.any(xp.isnan(xp.asarray(partition)))
         status = xp.where(nothing, int(Status.INFEASIBLE), int(Status.CONVERGED))
-    # The same shapes and dtypes whatever is known: compiled once for all methods.
+    # With equal shapes and dtypes, all methods share one compiled program.
     x = jnp.asarray(partition, problem.dtype)
     levels = np.ones(problem.max_workers, bool)
     solution = assess_shares(problem, x, _integer(status), _integer(num_steps), levels)
@@ -334,7 +347,7 @@ def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
 
 
 def whole_numbers(problem: Problem, partition: Array) -> Array:
-    """Coordinates, or units, at each level."""
+    """Round a partition to integer coordinates, or units, at each level."""
     if problem.unit_costs is None:
         return round_partition(partition, problem.num_coordinates)
     return round_to_units(partition, jnp.asarray(problem.unit_costs, problem.dtype))
@@ -348,7 +361,7 @@ def assess_shares(
     num_steps: ArrayLike,
     levels: ArrayLike,
 ) -> Solution:
-    """Make the solution without its whole numbers."""
+    """Make the `Solution` of a partition without rounding it."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
     certified = certificate(problem, partition, levels)
     return solution_of(problem, partition, status, num_steps, levels, certified)
@@ -362,7 +375,7 @@ def solution_of(
     levels: ArrayLike,
     certified: Certificate,
 ) -> Solution:
-    """What is known of a partition, and the status that it has by its value."""
+    """Make a `Solution` from a partition and its certificate, and update its status."""
     status = jnp.asarray(status, int)
     num_steps = jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
@@ -371,7 +384,8 @@ def solution_of(
         feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan
     )
     status = _unless_unknown(status, value, error)
-    # A search that did not end says so, whatever its answer's mean.
+    # A search that did not end keeps its status, even if its expected runtime is
+    # infinite.
     status = jnp.where(
         jnp.isinf(value) & (status == int(Status.CONVERGED)),
         int(Status.INFINITE),
@@ -395,7 +409,7 @@ def solution_of(
 
 
 def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
-    """A status that is not CONVERGED where the error of the integral is too large."""
+    """Replace CONVERGED by PRECISION if the quadrature error is too large."""
     unknown = jnp.isfinite(value) & ~(error <= _LARGEST_ERROR * value)
     return jnp.where(
         unknown & (status == int(Status.CONVERGED)), int(Status.PRECISION), status
@@ -406,10 +420,10 @@ def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
 def solution_of_value(
     problem: Problem, runtime: Expectation, drawn: bool = False
 ) -> Solution:
-    """Make the `Solution` of a scheme that is no partition from its runtime; NaN is no
-    such scheme.
+    """Make the `Solution` of a scheme without a partition from its runtime.
 
-    The error is that of an integral, or of a mean that is `drawn`.
+    A runtime of NaN means that the scheme does not exist. The error of `runtime` is a
+    quadrature error, or a standard error if `drawn`.
     """
     value, error = runtime
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
@@ -419,8 +433,8 @@ def solution_of_value(
     unknown = out_of_range(problem, value)
     value = jnp.where(unknown, jnp.nan, value)
     status = jnp.where(problem.valid & ~unknown, status, int(Status.INVALID))
-    # No partition, so no subgradient: 0 is all that this scheme tells about the best
-    # partition.
+    # Without a partition, there is no subgradient. The only bound on the best partition
+    # is then 0.
     return Solution(
         plan=None,
         rounded=None,
@@ -433,12 +447,12 @@ def solution_of_value(
 
 
 def out_of_range(problem: Problem, value: Array) -> Array:
-    """Whether a runtime is 0 (none is), or infinite though the mean time is finite."""
+    """Whether a runtime is 0, or is infinite although the mean time is finite."""
     too_large = jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
     return too_large | (value < jnp.finfo(value.dtype).tiny)
 
 
-# What a file of a solution consists of, by the field or the rule that it stands in.
+# The classes in a solution's file, by field name or by name of the recovery condition.
 _PARTS: dict[str, Any] = {
     "solution": Solution,
     "plan": Plan,
@@ -453,7 +467,7 @@ _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_st
 
 
 def _written(value: Any) -> Any:
-    """A solution or a part, for a file: arrays with dtype, a rule with its name."""
+    """Convert a solution or a part for JSON: arrays with dtype, rules with name."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, tuple) and not isinstance(value, Requirements):
@@ -473,14 +487,15 @@ def _written(value: Any) -> Any:
 
 
 def _read(value: Any, name: str = "") -> Any:
-    """What `_written` wrote in a field of this name."""
+    """Read the value of the field `name` that `_written` wrote."""
     if isinstance(value, list):
         return tuple(map(_read, value))
     if not isinstance(value, dict):
         return value
     if "dtype" not in value:
         kind = _PARTS[value.pop("rule", name)]
-        # older files say which subset each task is of, which follows from its number
+        # Older files also contain the data subset of each task, which follows from its
+        # number.
         if kind is FirstHolder:
             value = {
                 name: part
@@ -500,7 +515,7 @@ def _read(value: Any, name: str = "") -> Any:
 
 
 def _checked(solution: Solution) -> Solution:
-    """Return the solution; ValueError for what `repr` and training do not expect."""
+    """Return the solution. Raise ValueError if fields or their shapes are wrong."""
     if not isinstance(solution.method, str) or solution.kind not in KINDS:
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     plan = solution.plan

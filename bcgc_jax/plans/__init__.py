@@ -1,4 +1,4 @@
-"""What workers do, when that is enough, and how long it takes."""
+"""Describe what workers compute, when a step is complete, and how long it takes."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is used when it is first used: some files need no JAX."""
+    """Import a name when it is first used, because some files do not need JAX."""
     return first_used(name, globals())

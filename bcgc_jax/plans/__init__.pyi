@@ -1,4 +1,4 @@
-"""What workers do, when that is enough, and how long it takes."""
+"""Describe what workers compute, when a step is complete, and how long it takes."""
 
 from bcgc_jax.exact.quadrature import Expectation as Expectation
 from bcgc_jax.plans.iterations import (

@@ -1,7 +1,8 @@
-r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1.
+"""Model workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1.
 
-The first who has done a subset counts: when the last one is there, who sends it, and
-the chance that one is missed.
+A subset is complete when one worker has finished it. This module computes when the last
+subset is complete, which worker sends each subset, and the probability that a subset is
+missing.
 """
 
 from typing import Any
@@ -19,15 +20,15 @@ def circle_runtime(
     starts: Array | None = None,
     num_workers: ArrayLike | None = None,
 ) -> Array:
-    """τ, `[...]`, from cycle times and start-ups around the circle, `[..., N]`.
+    """Compute τ, `[...]`, from cycle and start-up times around the circle, `[..., N]`.
 
-    τ and start-ups are in units of κ. `work` is what a worker has spent when each of
-    its subsets is done, `[D]`. Differentiable where no workers tie. Workers from
-    `num_workers` on do not count.
+    τ and the start-up times are in units of κ. `work` is a worker's load after each of
+    its subsets, `[D]`. Workers from `num_workers` on are padding. The result is
+    differentiable if no two workers tie.
 
     >>> circle_runtime(
     ...     jnp.array([10.0, 20.0]), jnp.array([[1.0, 5.0]])
-    ... ).tolist()  # the fast one does both
+    ... ).tolist()  # the faster worker computes both subsets
     [20.0]
     """
     size = times.shape[-1]
@@ -42,7 +43,10 @@ def circle_runtime(
 def sent_on_circle(
     work: Array, times: Array, starts: Array, num_workers: ArrayLike
 ) -> Array:
-    """The subsets that a worker was the first to finish, on average, `[K]`, in L."""
+    """Compute the mean communication load per worker, `[K]`, in L.
+
+    Only a worker that is the first to finish some subset sends a message.
+    """
     workers = jnp.asarray(num_workers)
     draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
@@ -58,7 +62,7 @@ def sent_on_circle(
 def _soonest(
     work: Array, times: Array, starts: Array, num_workers: ArrayLike
 ) -> tuple[Array, Array]:
-    """Each subset's first finish, in units of κ, and its worker, `[..., N]` each."""
+    """Compute when each subset is first finished, and by which worker, `[..., N]`."""
     place = np.arange(times.shape[-1])
 
     def sooner(
@@ -74,7 +78,7 @@ def _soonest(
 
 
 def soonest_of(finish: Any) -> Any:
-    """When each subset is there, `[..., N]`, from the ends of tasks, `[..., D, N]`."""
+    """Compute when each subset is complete, from ends of tasks, `[..., D, N]`."""
     xp = np if isinstance(finish, np.ndarray) else jnp
     of_subset = [
         xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])
@@ -83,14 +87,18 @@ def soonest_of(finish: Any) -> Any:
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(a subset is not done), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤ `size`."""
+    """Compute the probability that a subset is missing, `[...]`.
+
+    `late` is P(r ≤ δ) for δ = 0 … D-1, where r is the number of subsets that a worker
+    has finished. D-1 < N ≤ `size`.
+    """
     workers = jnp.asarray(num_workers, int)
     missed = jnp.concatenate(
         [jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1
     )
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, cover at most 0…D-1) with a worker more, P(first miss now)."""
+        """Add a worker to P(no miss yet, cover ≤ s), and return P(first miss now)."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)

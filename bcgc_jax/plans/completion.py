@@ -1,35 +1,36 @@
-r"""When the gradient is there: the rules of completion.
+"""Define recovery conditions: the tasks that must be finished to know the gradient.
 
-A rule answers for itself: what a worker has spent after each task, when all is there
-for times that are known, who stores what. An `Exact` one also has P(τ > t) in closed
-form. Workers do their tasks in one order, so at any time a worker's state is how many
-it has finished, and these numbers are independent. The probability needs only their
-hazards, h_k = -log P(task k is not finished by t).
+A recovery condition computes a worker's load after each task, the runtime for given
+times, and the placement of the data. An `Exact` condition also has P(τ > t) in closed
+form. Workers process their tasks in the same order. Therefore the state of a worker at
+time t is the number of tasks it has finished, and these numbers are independent. The
+probability depends only on the hazards h_k = -log P(task k is not finished by t).
 
-- `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient
-  codes have it.
-- `FirstHolder`: each of N subsets is there with the first worker that has done it;
-  worker w does subsets w, w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that
-  it has done is e^-h_(δ+1). Around the circle the number s of subsets ahead that are
-  covered is a Markov chain: a worker makes it max(s, r) - 1, and a subset is missed
-  where both are 0. A miss leaves the chain at 0, so with f_l = P(the first miss after
-  one is l workers on), u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the
-  arc of l workers between two misses around the circle's cut, P(τ > t) = Σ_l l f_l
-  u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of the chain's matrix A loses a late
-  τ to rounding.
-- `OneOfEach`: each block is there with one worker of each group of its partition of the
-  workers, which refines that of the next block. For a group v of block j and k > j let
+- `AnyOf`: level n is complete at the (N - n)-th delivery, as with gradient codes.
+- `FirstHolder`: each of N subsets is complete when one worker has finished it. Worker w
+  processes subsets w, w+1, …, w+D-1 of a circle. Let r be the number of subsets that a
+  worker has finished; P(r ≤ δ) = e^-h_(δ+1). Let s be the number of covered subsets
+  ahead. Around the circle, s is a Markov chain. A worker changes s to max(s, r) - 1,
+  and a subset is missed if s = r = 0. A miss resets the chain to 0. Let f_l = P(the
+  first miss after a miss is l workers later). Let u_m = P(a miss m workers later) =
+  Π_{δ<min(m,D)} P(r ≤ δ). Cut the circle at one point, and let l be the number of
+  workers between the misses before and after the cut. Then P(τ > t) = Σ_l l f_l
+  u_{N-l}. All terms are positive. In contrast, P(τ ≤ t) = tr(A^N), with the chain's
+  transition matrix A, loses small P(τ > t) to rounding.
+- `OneOfEach`: each block has a partition of the workers into groups, which refines the
+  partition of the next block. A block is complete when one worker of each group has
+  finished it. For a group v of block j and k > j, let
 
-      C_v(k) = P(all blocks up to j are in v, and none of its workers has done block k).
+      C_v(k) = P(blocks 1 … j are complete in v, and no worker of v has done block k).
 
-  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c
-  of block j-1,
+  A single worker has C_w(k) = S_k = e^-h_k. A group v of block j, which consists of
+  groups c of block j-1, has
 
-      C_v(k) = Π_{c in v} C_c(k) - Π_{c in v} C_c(j):
+      C_v(k) = Π_{c in v} C_c(k) - Π_{c in v} C_c(j).
 
-  the second product is the case that nobody in v has done block j. At the root nobody
-  is asked for a further block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing
-  adds up in positive terms.
+  The second product is the part of the first in which no worker of v has finished
+  block j. At the root, P(τ ≤ t) = Π_c C_c with S = 1. The code adds up the complement
+  in positive terms.
 """
 
 import itertools
@@ -62,18 +63,17 @@ from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
 
 
 class Completion(Rule, ABC):
-    """A rule of completion, of N workers that do K tasks each, in one order.
+    """Define a recovery condition for N workers with K tasks each, in one order.
 
-    Arrays of NumPy give arrays of NumPy, those of JAX arrays of JAX.
+    NumPy arrays give NumPy arrays, and JAX arrays give JAX arrays.
 
     Attributes:
-      num_workers: N; None until a problem says it.
-      groups: of each task the groups of workers that compute the same; empty where
-        there are none.
-      by_level: whether task n is the block at redundancy level n of the paper's scheme.
-      interchangeable: whether any worker does as well as another, so that sorted times
-        are enough.
-      handed_out: whether a step itself decides who does which chunk, so that no task is
+      num_workers: N. None until `of_problem` sets it.
+      groups: For each task, the groups of workers that compute the same gradient. Empty
+        if there are no groups.
+      by_level: Whether task n is the block at redundancy level n of the paper's scheme.
+      interchangeable: Whether the runtime depends only on the sorted times.
+      handed_out: Whether chunks are assigned during the step, so that tasks are not
         planned.
     """
 
@@ -85,15 +85,15 @@ class Completion(Rule, ABC):
 
     @abstractmethod
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """What a worker has spent after each task, for blocks of these sizes, `[B]`."""
+        """Compute a worker's load after each task, from block sizes, `[B]`."""
 
     @abstractmethod
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """When the last block is there, `[...]`, from start-ups and cycle times,
-        `[..., N]`.
+        """Compute when the last block is complete, `[...]`.
 
-        Those are of all workers. In the unit of `times` and `load`. `overlap`: whether
-        sending overlaps computing.
+        `starts` and `times` are the start-up and cycle times of all workers, `[...,
+        N]`. All times have the unit of `load`. `overlap` says whether workers send
+        while they compute.
         """
 
     @abstractmethod
@@ -105,70 +105,76 @@ class Completion(Rule, ABC):
         starts: Any,
         times: Any,
     ) -> np.ndarray:
-        """The same by NumPy, of numbers that are known and workers that all exist.
+        """Compute `runtimes` with NumPy, for known numbers and without padding.
 
-        `subset` is the load of one; `passes` are those of `passes`, of tasks of each
-        `block`.
+        `subset` is the load of one data subset. `passes` are the passes of the tasks,
+        and `block` the block of each task.
         """
 
     def passes(
         self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool
     ) -> Passes | None:
-        """What a worker ends once it has begun it, for what `load` is given.
+        """Return the passes that a worker cannot interrupt.
 
-        None where everyone is free when a step ends.
+        The result is None if no worker is busy when a step ends.
         """
         return None
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        """Who stores what for tasks on so many subsets, `[K]`; 0 for no task."""
+        """Return the placement for tasks over `data` subsets, `[K]`; 0 for unused."""
 
     @abstractmethod
     def least_workers(self, data: np.ndarray) -> int:
-        """With fewer workers there is no such plan; `data` as for `storage`."""
+        """Return the smallest possible number of workers; `data` as in `storage`."""
 
     def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
-        """Whether workers can do tasks of this size on these subsets, `[K]`."""
+        """Whether N workers can process tasks of this size on `data` subsets, `[K]`."""
         return True
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
-        """The rule for a load of `load` and so many workers, which may be traced."""
+        """Return the condition for loads of `load` and N workers. N may be traced."""
         return self
 
     def awaited(self, data: Any) -> Any:
-        """The messages that complete each task, `[K]`; None if the number varies."""
+        """Return the number of messages that complete each task, `[K]`.
+
+        The result is None if the number varies.
+        """
         return None
 
     def lost(self, data: Any) -> Any:
-        """The mean share of each task's samples that no awaited worker stores, `[K]`.
+        """Return the mean fraction of each task's samples that is lost, `[K]`.
 
-        It is for rules with an inexact gradient. None if it is not known.
+        A sample is lost if no awaited worker stores it. Only conditions with an inexact
+        gradient need this method. The result is None if the fraction is not known.
         """
         return None
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        """Who does what, for a file; empty if the blocks' sizes say it."""
+        """List each worker's tasks for a file. Empty if block sizes determine them."""
         return {}
 
     def per_worker(self, values: np.ndarray) -> np.ndarray:
-        """Each worker's values, `[N, K]`, from those of kinds; `[1, K]` if alike."""
+        """Expand values of kinds of workers to `[N, K]`, or `[1, K]` if i.i.d."""
         return values.reshape(1, -1)
 
     def columns(self, scale: Any) -> dict[str, Any]:
-        """What this rule alone has to say, with times in a unit of `scale`."""
+        """Return the columns of this condition. The unit of times is `scale`."""
         return {}
 
     def width(self, load: Load, overlap: bool) -> int:
-        """Numbers that `runtimes` holds for each draw and worker."""
+        """Return how many numbers `runtimes` holds for each sample and worker."""
         return load.work.size ** (2 if overlap else 1)
 
 
 class Bounds(NamedTuple):
-    """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`, for j = 1 … J.
+    """Bound P(τ > t) by Σ_j exp(choices_j - j g_j) with J hazards g.
 
-    `choices` is `[J + 1]`. `hazards`, `[4, J]`: those g before which no τ is possible,
-    and at a low, a typical and a high one.
+    Attributes:
+      choices: `[J + 1]`.
+      hazards: Values of g before which no τ is possible, and at a low, a typical and a
+        high τ, `[4, J]`.
     """
 
     choices: Array
@@ -176,12 +182,12 @@ class Bounds(NamedTuple):
 
 
 class Exact(Completion):
-    """A rule whose P(τ > t) is known from the hazards of the tasks.
+    """Define a recovery condition whose P(τ > t) follows from the hazards of the tasks.
 
     Attributes:
-      rekindled: whether P(τ > t) has kinks where more tasks than those of the start
-        become possible.
-      by_task: whether the hazards of `bounding` are those of the tasks.
+      rekindled: Whether P(τ > t) has kinks at times where further tasks become
+        possible.
+      by_task: Whether the hazards of `bounding` are the hazards of the tasks.
     """
 
     rekindled: ClassVar[bool] = False
@@ -189,27 +195,27 @@ class Exact(Completion):
 
     @abstractmethod
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """When each block is there, `[..., B]`, inf for never.
+        """Compute when each block is complete, `[..., B]`; inf for never.
 
-        From when each worker has done each task, `[..., K, N]`, and the block of each
-        task, `[K]`.
+        `finish` says when each worker has finished each task, `[..., K, N]`, and
+        `block` is the block of each task, `[K]`.
         """
 
     @abstractmethod
     def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`, from hazards, `[..., K]`; inf for a task of nobody."""
+        """Compute P(τ > t), `[...]`, from hazards, `[..., K]`; inf for unused tasks."""
 
     @abstractmethod
     def first(self, times: Array) -> Array:
-        """When all may be there, from the earliest ends of tasks, `[K]`, ascending."""
+        """Compute the earliest possible τ from the earliest ends of tasks, `[K]`."""
 
     @abstractmethod
     def bounding(self, hazard: Array) -> Array:
-        """The hazards g of `bounds`, `[..., J]`, from those of the tasks."""
+        """Compute the hazards g of `bounds`, `[..., J]`, from hazards of tasks."""
 
     @abstractmethod
     def tolerated(self, work: Array) -> Array:
-        """How many workers may be late for ever, by `work`, `[K]`; 0 before any."""
+        """Return how many workers may never finish; `work`, `[K]`, is 0 if unused."""
 
     def ended(
         self,
@@ -223,10 +229,10 @@ class Exact(Completion):
         return self.blocks(passes.finish(starts, times), block).max(axis=-1)
 
     def bounds(self, work: Array) -> Bounds:
-        """P(τ > t) ≤ N e^-g.
+        """Bound P(τ > t) by N e^-g.
 
-        At a low, a typical and a high τ 8, 0.7 and 0.02 subsets or groups are missed on
-        average.
+        At a low, a typical and a high τ, the mean number of missed subsets or groups is
+        8, 0.7 and 0.02.
         """
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
         hazards = jnp.maximum(
@@ -240,12 +246,17 @@ class Exact(Completion):
 
 @pytree_dataclass
 class AnyOf(Exact):
-    """A task is there when any N - n workers have done it, n as it `survives`; N may be
-    traced.
+    """Define that a task is complete when any N - n workers have finished it.
 
-    By default task n survives n. With `exact_gradient=False` a task may survive more
-    workers than a code can. Samples of which all holders are missing are then lost.
-    Workers store what `on_circle` says, unless a subclass has its own `storage`.
+    N may be traced. Workers store what `on_circle` says, unless a subclass overrides
+    `storage`.
+
+    Attributes:
+      num_workers: N.
+      survives: Straggler tolerance n of each task, `[K]`. Defaults to 0, …, K - 1.
+      exact_gradient: Whether the gradient is exact. If not, a task may tolerate more
+        stragglers than a code can. A sample is then lost if all workers that store it
+        are missing.
     """
 
     num_workers: ArrayLike
@@ -256,7 +267,7 @@ class AnyOf(Exact):
     bound_of = "levels"
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """At each level: of the last task which survives no more."""
+        """Compute each level's load: at the last task with at most this tolerance."""
         load = in_order(sizes, tasks, cost)
         data = jnp.asarray(tasks.data)
         if self.survives is None:
@@ -268,7 +279,7 @@ class AnyOf(Exact):
         return jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Workers from their number on do not count."""
+        """Compute the runtimes. Workers from `num_workers` on are padding."""
         ready = starts[..., None] + delivered(load, times[..., None], overlap)
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         ready = jnp.where(exists[:, None], ready, jnp.inf)
@@ -301,7 +312,7 @@ class AnyOf(Exact):
         return largest(times)
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
-        """Each task is a block of its own."""
+        """Compute when each task, which is its own block, is complete."""
         task = np.arange(finish.shape[-2])
         last: Any = (
             self.num_workers - 1 - (task if self.survives is None else self.survives)
@@ -315,11 +326,12 @@ class AnyOf(Exact):
         return xp.asarray(self.num_workers)[..., None] - xp.asarray(survives)
 
     def lost(self, data: Any) -> Any:
-        """For workers that are independent and alike: any s of them may be missing.
+        """Compute the lost fraction for i.i.d. workers: any s workers may be missing.
 
-        Of a part of the samples with d holders all are missing with the probability
-        C(N-d, s-d) / C(N, s). The share is the mean over all parts. None if `data` are
-        traced, or if the `storage` is not known because the number of workers is not.
+        All d workers that store a part of the samples are missing with probability
+        C(N-d, s-d) / C(N, s). The fraction is the mean over all parts. The result is
+        None if `data` are traced, or if the number of workers is not known and a
+        subclass defines `storage`.
         """
         holders = None if is_traced(data) else self._holders(np.asarray(data))
         if holders is None:
@@ -336,7 +348,7 @@ class AnyOf(Exact):
         return xp.mean(share, axis=-1)
 
     def _holders(self, data: np.ndarray) -> np.ndarray | None:
-        """How many workers store each part of each task's samples, `[K, P]`."""
+        """Return how many workers store each part of each task's samples, `[K, P]`."""
         if type(self).storage is AnyOf.storage:
             return data[:, None]
         workers = concrete(self.num_workers)
@@ -357,9 +369,9 @@ class AnyOf(Exact):
     def bounds(self, work: Array) -> Bounds:
         typical = typical_hazards(work, self.num_workers)
         choices = log_choices(work, self.num_workers)
-        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n:
-        # nearly deterministic distributions whose infimum is far below their typical
-        # times need it.
+        # P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} for the best n. Nearly
+        # deterministic distributions need this bound if their infimum is far below
+        # their typical times.
         below = jnp.asarray(self.num_workers, work.dtype) - np.arange(
             work.size, dtype=work.dtype
         )
@@ -375,11 +387,13 @@ class AnyOf(Exact):
 
 @pytree_dataclass
 class FirstHolder(Exact):
-    """Task k of worker w is subset w + k of a circle; it is there with the first who
-    has done it.
+    """Define that a subset is complete when one worker that stores it has finished it.
 
-    There is one block. `num_workers` may be traced, up to the static `max_workers`, and
-    is None until a problem says it.
+    Task k of worker w is subset w + k of a circle. There is one block.
+
+    Attributes:
+      num_workers: N, which may be traced. None until `of_problem` sets it.
+      max_workers: Static upper bound on N.
     """
 
     num_workers: ArrayLike | None
@@ -388,21 +402,21 @@ class FirstHolder(Exact):
     rekindled = True
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """Each subset costs a setup and a chain of its own."""
+        """Compute the load. Each subset has its own setup and chain."""
         size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
         if cost.setup is not None and cost.chain is not None:
             size = size + cost.setup + cost.chain * size
         return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Sending takes no time, and workers from their number on do not count."""
+        """Compute the runtimes. Sending is free, and workers from N on are padding."""
         return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
         return 1
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
-        """Each task is one."""
+        """Return the passes: each task is one pass."""
         xp = jnp if is_traced((self, sizes, tasks, cost)) else np
         end = xp.asarray(self.load(jnp.asarray(sizes), tasks, cost).work)
         return Passes(end[:, None], xp.diff(end, prepend=0)[:, None])
@@ -427,11 +441,11 @@ class FirstHolder(Exact):
         return times[0]
 
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """With the last of the subsets."""
+        """Compute when the last subset is complete."""
         return soonest_of(finish).max(axis=-1, keepdims=True)
 
     def bounding(self, hazard: Array) -> Array:
-        """D neighbours are all late: P(τ > t) ≤ N e^{-Σ h}."""
+        """Sum the hazards: D neighbours must all be late, so P(τ > t) ≤ N e^{-Σ h}."""
         return jnp.sum(hazard, axis=-1, keepdims=True)
 
     def tolerated(self, work: Array) -> Array:
@@ -440,14 +454,17 @@ class FirstHolder(Exact):
 
 @pytree_dataclass
 class OneOfEach(Exact):
-    """Task k is there when one worker of each group of `groups[k]` has done it.
+    """Define that a task is complete when one worker of each group has finished it.
 
-    Each partition is within the next.
+    Each partition of the workers refines the next one. Probabilities depend only on the
+    types of groups, so a `tree` is sufficient for them. One program then serves several
+    trees.
 
-    Workers of different `kinds` have loads of their own: hazards are then those of the
-    first kind's tasks, of the second's, …, `[..., W K]`. Probabilities need the types
-    of groups alone: a `tree` is enough for them, and one program serves several of
-    them.
+    Attributes:
+      groups: The groups of each task.
+      kinds: Kind of each worker. Each kind has its own load, and hazards are
+        concatenated by kind, `[..., W K]`. None if all workers have the same load.
+      tree: The types of the groups. Defaults to the tree of `groups`.
     """
 
     groups: Groups = static_field(default=())
@@ -457,7 +474,7 @@ class OneOfEach(Exact):
     bound_of = "groups"
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """Of the tasks of the first kind of workers, of the second, …"""
+        """Compute the loads of all kinds of workers, concatenated."""
         load = in_order(sizes, tasks, cost)
         kinds = load.work.size // self.num_tasks
         sent = jax.tree.map(lambda a: jnp.tile(a, kinds), load.sent)
@@ -490,7 +507,7 @@ class OneOfEach(Exact):
     def data_of(
         self, level: tuple[tuple[int, ...], ...]
     ) -> tuple[tuple[int, ...], ...]:
-        """The subsets of each group: its workers' own, or equal numbers of them."""
+        """Return each group's subsets: its workers' subsets, or an equal number."""
         if self.kinds is not None or len(set(map(len, level))) == 1:
             return level
         if self.num_workers % len(level):
@@ -516,8 +533,9 @@ class OneOfEach(Exact):
         return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
-        # Two probabilities of each type of group: a task within is missing; none is,
-        # but nobody has done task k, of those to come.
+        # For each type of group: the probability that an inner task is incomplete, and,
+        # for each later task k, the probability that none is incomplete but no worker
+        # has finished task k.
         p_undone = jnp.exp(-self._by_kind(hazard))
         p_missing = jnp.zeros_like(p_undone[:, 0])
         *levels, all_of_them = self._tree.held
@@ -535,14 +553,14 @@ class OneOfEach(Exact):
         return largest(jnp.where(tree.number > 0, jnp.min(member_times, axis=-1), 0))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
-        """Each task is a block of its own."""
+        """Compute when each task, which is its own block, is complete."""
         xp = np if isinstance(finish, np.ndarray) else jnp
         finish = xp.concatenate(
             [finish, xp.full_like(finish[..., :1], np.inf)], axis=-1
         )
         complete = []
         for task, groups in enumerate(self.known_groups):
-            # Beyond the members of a group nobody ever finishes.
+            # Padding members of a group never finish.
             width = max(map(len, groups))
             members = np.array(
                 [(*group, *[-1] * (width - len(group))) for group in groups]
@@ -556,7 +574,7 @@ class OneOfEach(Exact):
         return self._tree.num_groups
 
     def bounding(self, hazard: Array) -> Array:
-        """P(τ > t) ≤ Σ e^-h over all groups, h the sum of their workers' hazards."""
+        """Bound P(τ > t) by Σ e^-h over all groups; h sums their workers' hazards."""
         tree = self._tree
         member_hazards = jnp.moveaxis(
             self._by_kind(hazard)[:, tree.level], (0, 1), (-1, -2)
@@ -585,7 +603,7 @@ class OneOfEach(Exact):
 
     @property
     def known_groups(self) -> Groups:
-        """The same; ValueError where there is a tree alone."""
+        """The groups. Raise ValueError if only a tree is known."""
         if not self.groups:
             raise ValueError(
                 "the number of workers was traced, so this plan does not say who is in "
@@ -595,7 +613,7 @@ class OneOfEach(Exact):
 
     @property
     def kind_of(self) -> np.ndarray:
-        """Of each worker."""
+        """Kind of each worker."""
         if self.kinds is None:
             return np.zeros(sum(map(len, self.known_groups[0])), int)
         return np.array(self.kinds)
@@ -611,13 +629,16 @@ class OneOfEach(Exact):
         return self.tree
 
     def _by_kind(self, values: Array) -> Array:
-        """Values of each kind's tasks, from `[..., W K]` to `[W, K, ...]`."""
+        """Reshape values of all kinds' tasks from `[..., W K]` to `[W, K, ...]`."""
         by_task = values.reshape(*values.shape[:-1], -1, self.num_tasks)
         return jnp.moveaxis(by_task, (-2, -1), (0, 1))
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-    """Load of tasks, a block each, with all data of the task before, `[..., K]`."""
+    """Compute the load after each task, `[..., K]`.
+
+    Each task is a block, and its data include the data of the task before.
+    """
     data = jnp.asarray(tasks.data)
     size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
     work = jnp.cumsum(data * size * tasks.share, axis=-1)
@@ -628,15 +649,14 @@ def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
 
 
 def _joined(p_missing: Array, p_undone: Array, held: Any) -> tuple[Array, Array]:
-    """Both probabilities of `late` for groups, from the groups within, which `held`
-    lists.
+    """Compute both probabilities of `late` for groups from their inner groups.
 
-    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite. What is
-    held comes by a product with zeros and ones: indices, and their slopes, are compiled
-    four times as long.
+    1 - Π (1 - p) is computed as p + q (1 - p), whose terms are positive and derivatives
+    finite. The inner groups are selected by products with zeros and ones, because
+    indexing and its derivative take four times as long to compile.
     """
     p_within = jnp.concatenate([p_missing[:, None], p_undone], axis=1)
-    if held.shape[1] == 1:  # those within, of one kind or one by one
+    if held.shape[1] == 1:  # single workers, or one inner group each
         p_within = jnp.broadcast_to(p_within, (len(held), *p_within.shape[1:]))
         return p_within[:, 0], p_within[:, 1:]
     places = (held[..., None] == np.arange(len(p_within))).astype(p_within.dtype)

@@ -1,4 +1,4 @@
-"""Draws of the workers' start-ups and cycle times, some at a time."""
+"""Draw the workers' start-up and cycle times in batches of limited size."""
 
 import math
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from bcgc_jax.problem import Problem
 
 
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
-    """Start-ups (in κ) and cycle times, `[K, max_workers]`, workers in random order."""
+    """Draw start-up (in κ) and cycle times, `[K, max_workers]`, in random order."""
     draw_key, order_key = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype
     shape = num_draws, problem.max_workers
-    if iteration_of(problem).alike:  # any order is a random one
+    if iteration_of(problem).alike:  # i.i.d. times need no permutation
         return worker.draw(draw_key, shape, dtype)
     times = iteration_of(problem).sorted_draws(draw_key, num_draws, dtype)
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
@@ -38,9 +38,9 @@ def over_draws(
     num_draws: int,
     width: int,
 ) -> Any:
-    """`function` of drawn start-ups and cycle times, `[K, N]` each to `[K]`, in parts.
+    """Apply `function` to sampled start-up and cycle times, `[K, N]` each, in batches.
 
-    It has `width` numbers for each draw and worker, of start-ups and of times.
+    `function` returns `[K]`. It uses `width` numbers per sample and worker.
     """
     count, size = _parts(num_draws, problem.max_workers, width)
 
@@ -54,7 +54,7 @@ def over_draws(
 def over_drawn(
     drawn: tuple[Array, Array], function: Callable[[Array, Array], Any], width: int
 ) -> Any:
-    """`function`, as `over_draws` has it, of draws that are given, `[K, N]` each."""
+    """Apply `function` as `over_draws` does, to given samples, `[K, N]` each."""
     num_draws, workers = drawn[0].shape
     count, size = _parts(num_draws, workers, width)
     padding = [(0, count * size - num_draws), (0, 0)]
@@ -64,9 +64,9 @@ def over_drawn(
 
 
 def _parts(num_draws: int, workers: int, width: int) -> tuple[int, int]:
-    """Return the number of parts, and that of the draws of each."""
+    """Return the number of batches, and the number of samples in each."""
     largest = max(AT_A_TIME // (2 * workers * width), 1)
     count = math.ceil(num_draws / largest)
-    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few
-    # places of a cache.
+    # Batches of nearly equal size waste few samples. The size is odd because rows of
+    # 2048 samples would share few cache lines.
     return count, math.ceil(num_draws / count) | 1

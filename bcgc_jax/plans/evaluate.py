@@ -1,4 +1,4 @@
-"""The expected runtime, and P(it is late), by any exact rule of completion."""
+"""Compute the expected runtime, and P(τ > t), for any exact recovery condition."""
 
 import math
 from collections.abc import Callable
@@ -27,24 +27,25 @@ from bcgc_jax.plans.worker import (
     late_hazard,
 )
 
-# Intervals of the trapezoid rule, a multiple of 4: two halvings give the error
-# estimate.
+# Intervals of the trapezoid rule. The error estimate halves their number twice, so it
+# must be a multiple of 4.
 NUM_NODES = 128
-# The most tasks whose times show every knot: without them a slope of nested groups was
-# off by its own size; of more tasks there would be too many panels.
+# Maximum number of tasks for which panels end at all knots of a distribution. Without
+# knots, a derivative for nested groups had an error of its own size. With more tasks,
+# there would be too many panels.
 _FEW = 64
 
-# The images of kinks, `[K]`, and when all is delivered for sure, or None.
+# The times of kinks, `[K]`, and the time when all tasks are surely delivered, or None.
 _Kinks = tuple[Array, Array | None]
 
 
 def expected_completion(
     worker: Worker, load: Load, rule: Exact, *, num_nodes: int = NUM_NODES
 ) -> Expectation:
-    r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
+    """Compute E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`.
 
-    It is an exact sum if the cycle time is atomic, and a rule of `quadrature`
-    otherwise.
+    The result is differentiable. For a discrete cycle time it is an exact sum,
+    otherwise a rule of `quadrature`.
     """
     law = worker.cycle_time
     if law.atomic:
@@ -64,11 +65,10 @@ def expected_completion(
 def with_rounding(
     load: Array, exact: Expectation, rounding: float = 0.0
 ) -> Expectation:
-    """The same with an error that counts rounding, and what the windows of many workers
-    leave out.
+    """Add to the error: rounding, and the probability that windows leave out.
 
-    `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at
-    most: the worst of all distributions up to N = 50.
+    `rounding` is the error of hazards, in eps. For all distributions up to N = 50, the
+    triangular systems had an error of at most 8 N eps.
     """
     left_out = 0.0
     if load.size > MANY:
@@ -78,19 +78,19 @@ def with_rounding(
 
 
 def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
-    """P(τ > t) for every entry of `t`."""
+    """Compute P(τ > t) for every entry of `t`."""
     hazard = _late_hazards(worker.with_fast_inverses(), load, t.ravel())
     return rule.late(hazard).reshape(t.shape)
 
 
 def _late_hazards(worker: Worker, load: Load, t: Array) -> Array:
-    """`late_hazard` at many times, `[K]` to `[K, N]`, in parts if memory is short."""
+    """Compute `late_hazard` at many times, `[K]` to `[K, N]`, in batches."""
     size = load.work.size
     numbers = size * (size if worker.overlap else 1)
     largest_chunk = max(AT_A_TIME // numbers, 1)
     if t.size <= largest_chunk:
         return late_hazard(worker, load, t[:, None])
-    # Chunks of nearly the same size: little is filled up.
+    # Batches of nearly equal size need little padding.
     num_chunks = math.ceil(t.size / largest_chunk)
     chunk = math.ceil(t.size / num_chunks)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
@@ -99,7 +99,7 @@ def _late_hazards(worker: Worker, load: Load, t: Array) -> Array:
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
-    """A rule of integration whose nodes follow the fall of P(τ > t)."""
+    """Make a quadrature rule whose nodes follow the decrease of P(τ > t)."""
     still = jax.lax.stop_gradient((worker, load))
     first = worker.start + delivered(
         load, worker.cycle_time.infimum()[None], worker.overlap
@@ -111,15 +111,17 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
         return quadrature.follow(nodes, start[None])
     peaks = _peaks(*still, rule, bounds.hazards, jax.lax.stop_gradient(start))
     near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
-    # Workers of unlike loads may first finish a task at unlike times.
+    # Kinds of workers with different loads may first finish a task at different times.
     rekindled = rule.rekindled or load.kinds > 1
-    # What rounding sets apart from the start would make the next panel a wide one.
+    # Onsets that differ from the start only by rounding would make the next panel too
+    # wide.
     onsets = _onsets_of(worker, load, start, rekindled)
     onsets = jnp.sort(jnp.where(onsets < near, start, onsets))
     kinks = _kinks_of(*still)
     if rekindled:
         if kinks is None and load.kinds > 1:
-            # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
+            # Most onsets are before the start. Up to N = 1000, the omitted ones change
+            # the value by at most 2e-12 of it.
             onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
         kinks = _early_too(kinks, jax.lax.stop_gradient(onsets[1:]), peaks)
     if kinks is not None:
@@ -132,7 +134,7 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
 def _nodes_by_work(
     worker: Worker, load: Load, rule: Exact, bounds: Bounds, num_nodes: int
 ) -> Quadrature:
-    """For workers without start-up and link: times are cycle times × work."""
+    """Make a rule for workers whose time is cycle time × work."""
     law = worker.cycle_time
     times = law.inverse_cumulative_hazard(bounds.hazards).astype(load.work.dtype)
     peaks = peaks_of(times, load.work)
@@ -158,7 +160,7 @@ def _nodes_by_search(
     kinks: _Kinks | None,
     num_nodes: int,
 ) -> Quadrature:
-    """Along a line, or between kinks, for `peaks` that were searched for."""
+    """Make a rule along a line, or in panels between kinks."""
     hazard_at = _bounding(worker, load, rule)
     if kinks is None:
         return quadrature.line_rule(
@@ -168,7 +170,8 @@ def _nodes_by_search(
         )
     images, last = kinks
     panels = quadrature.panels(peaks, images, last, hazard_at, choices)
-    # Densities beside a link may be powers; of very many panels each is small.
+    # With a sending time, densities may behave like powers. Very many panels are small,
+    # so few nodes are enough.
     orders = 5, 3, 2
     if panels.left.size <= 4000:
         orders = num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32
@@ -176,7 +179,7 @@ def _nodes_by_search(
 
 
 def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Array]:
-    """The hazards that the rule's bounds go by, at some times: `[T]` to `[T, J]`."""
+    """Return a function that computes the hazards of the bounds, `[T]` to `[T, J]`."""
 
     def hazard_at(t: Array) -> Array:
         return rule.bounding(late_hazard(worker, load, t[:, None]))
@@ -185,10 +188,10 @@ def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Arra
 
 
 def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
-    """The kinks, or the onsets if there are none, and a few times before the typical
-    one.
+    """Add times before the typical τ to the kinks, or to the onsets.
 
-    Before it all of τ is smooth, but far wider than what is between the kinks.
+    Before the typical time, P(τ > t) is smooth, but over a much wider range than
+    between kinks.
     """
     if kinks is None:
         images, last = (onsets, None)
@@ -199,7 +202,10 @@ def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """`start`, and onsets of the fall of P(F_n > t), `[K]`, by `turns` for subsets."""
+    """Return `start`, and the times from which P(F_n > t) decreases, `[K]`.
+
+    `turns` says whether tasks become possible one after another.
+    """
     law = worker.cycle_time
     if law.atomic:
         times = law.breaks()
@@ -214,7 +220,7 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
 
 
 def _marked(load: Load, jumps: bool) -> np.ndarray | slice:
-    """The tasks at the images of whose kinks panels end."""
+    """Return the tasks at whose kinks panels end."""
     size = load.work.size
     if load.kinds == 1:
         return quadrature.kinked_levels(size, jumps)
@@ -224,11 +230,10 @@ def _marked(load: Load, jumps: bool) -> np.ndarray | slice:
 def _peaks(
     worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array
 ) -> Array:
-    """The `start`, when τ begins to be possible, and a low, a typical and a high time
-    of it, `[4]`.
+    """Find the `start`, and a low, a typical and a high τ, `[4]`.
 
-    Where the rule's bounding hazards are these `hazards`, in the logarithm of the time
-    from the start on.
+    At these times, the bounding hazards of the recovery condition are equal to
+    `hazards`. The search is in the logarithm of the time since the start.
     """
     dtype = load.work.dtype
     beyond = hazards + np.log(2.0).astype(dtype)
@@ -252,7 +257,7 @@ def _peaks(
 
 
 def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
-    """Kinks of P(F_n > t), and when all is surely delivered; None if it is smooth."""
+    """Return the kinks of P(F_n > t), and when all is delivered, or None."""
     dtype = load.work.dtype
     law = worker.cycle_time
     overtaken = worker.overlap and load.sent is not None
@@ -273,7 +278,7 @@ def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
 
 
 def _overtaking(load: Load) -> Array:
-    """The cycle time beyond which work, not the link, decides a delivery, `[N]`."""
+    """Return the cycle time above which work limits a delivery, `[N]`."""
     extra_work = load.work[:, None] - load.work
     earlier = load.earlier & (extra_work > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, extra_work, 1)
@@ -281,15 +286,15 @@ def _overtaking(load: Load) -> Array:
 
 
 def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
-    """The exact sum of P(late), by the hazards, between the steps of all P(F_n ≤ t)."""
+    """Sum P(τ > t) exactly between the steps of all P(F_n ≤ t)."""
     dtype = load.work.dtype
     size = load.work.size
     start, times, mass = (a.astype(dtype) for a in steps(worker))
     used = (load.work > 0)[:, None]
     ready = start + delivered(load, times[:, None], worker.overlap)
     edges = jnp.where(used, ready.T, 0)
-    # A stable order, and hazards by how many steps are past: ties then resolve as if a
-    # higher level came later, and the slope is a true one there.
+    # Hazards depend on the number of passed steps, in a stable order. Ties are then
+    # resolved as if a higher level came later, which gives a valid derivative.
     gained = mass[jnp.argsort(edges, axis=1, stable=True)]
     early = jnp.cumsum(gained, axis=1)
     left = jax.lax.cumsum(gained, axis=1, reverse=True)
@@ -313,7 +318,7 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
         level, gap = piece
         steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
         late = rule.late(hazards[np.arange(size), jnp.minimum(steps, mass.size)])
-        # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
+        # An empty gap still has a derivative. A gap between two infinite edges is NaN.
         return (steps[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
 
     (_, total), _ = jax.lax.scan(add, (jnp.zeros(size, int), edges[0]), (level, gap))
@@ -323,7 +328,7 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 def smoothed_exceedance(
     worker: Worker, load: Load, rule: Exact, t: Array, spread: Array
 ) -> Array:
-    """`exceedance` at one t; steps of atomic cycle times are spread by e^±`spread`."""
+    """Compute `exceedance` at one t, with atoms spread by factors e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
     start, times, mass = (a.astype(dtype) for a in steps(worker))
@@ -334,6 +339,6 @@ def smoothed_exceedance(
 
 
 def steps(worker: Worker) -> tuple[Array, Array, Array]:
-    """The start-up (in κ), and the cycle times and their probabilities, `[K]`."""
+    """Return the start-up (in κ), the cycle times and their probabilities, `[K]`."""
     times = worker.cycle_time.breaks()
     return worker.start, times, mass_of(worker.cycle_time, times)

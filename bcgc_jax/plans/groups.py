@@ -1,7 +1,8 @@
-"""Groups of workers, each partition within the next, for `OneOfEach`, and who is alike.
+"""Define nested groups of workers for `OneOfEach`, and the types of these groups.
 
-Groups are static, and worked out once, by NumPy. The `Tree` of their types is arrays,
-so that one program serves several numbers of workers, also traced ones.
+Groups are static and computed once, with NumPy. A `Tree` of their types consists of
+arrays. Therefore one program serves several numbers of workers, which may also be
+traced.
 """
 
 import functools
@@ -14,15 +15,13 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced
 
-# The groups of each level, from the finest to the coarsest, and the workers of each
-# group.
+# For each level, from the finest to the coarsest: the groups, as tuples of workers.
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 @functools.cache
 def halving(num_workers: int) -> Groups:
-    """All workers, halves of them, halves of these, until each is alone: from singles
-    to all.
+    """Halve the workers repeatedly, and return the groups, the smallest first.
 
     >>> [[len(group) for group in level] for level in halving(5)]
     [[1, 1, 1, 1, 1], [1, 1, 1, 2], [2, 3], [5]]
@@ -37,7 +36,7 @@ def halving(num_workers: int) -> Groups:
 
 
 def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless levels have each worker once, in groups within the next's."""
+    """Raise ValueError unless each level is a partition that refines the next level."""
     for level, next_level in zip(
         groups, (*groups[1:], (range(num_workers),)), strict=True
     ):
@@ -59,7 +58,10 @@ def check_groups(groups: Groups, num_workers: int) -> None:
 
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
-    """Each worker's kind, alike in groups of like sizes, and these sizes, `[W, K]`."""
+    """Return each worker's kind, and the sizes of the groups of each kind, `[W, K]`.
+
+    Workers of one kind are in groups of equal sizes.
+    """
     sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:
@@ -69,18 +71,16 @@ def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 class Tree(NamedTuple):
-    """Groups by their types: groups of one type hold as many of each type of the level
-    below.
+    """Describe nested groups by types: groups of a type contain the same inner types.
 
     Attributes:
       num_workers: N.
-      held: of each level and type what a group holds, types of the level below, int
-        `[P, C]`, `NOBODY` in empty places. Below the first level are the kinds of
-        workers, and above the last one all of the workers. Where no group holds more
-        than one, types are those of below.
-      members, number: of each type of all levels its workers of each kind, `[J, W]`,
-        and how many groups there are of it, `[J]`; 0 of a type that only fills up an
-        array.
+      held: For each level, the inner types that a group of each type contains, `[P,
+        C]`, with `NOBODY` for padding. Below the first level are the kinds of workers.
+        The level above the last one is a single group of all workers. If no group
+        contains more than one inner group, types are the same as below.
+      members: Number of workers of each kind in each type of all levels, `[J, W]`.
+      number: Number of groups of each type, `[J]`; 0 for padding.
     """
 
     num_workers: Any
@@ -90,19 +90,19 @@ class Tree(NamedTuple):
 
     @property
     def level(self) -> np.ndarray:
-        """Of each type, `[J]`."""
+        """Level of each type, `[J]`."""
         return np.repeat(
             np.arange(len(self.held) - 1), [held.shape[-2] for held in self.held[:-1]]
         )
 
     @property
     def num_groups(self) -> Any:
-        """Of each level, `[K]`."""
+        """Number of groups at each level, `[K]`."""
         return self.number @ (self.level[:, None] == np.arange(len(self.held) - 1))
 
     @property
     def of_one_kind(self) -> "Tree":
-        """The same groups of workers that are alike."""
+        """The same groups, of workers of a single kind."""
         first, *coarser_levels = self.held
         held = first * (first == NOBODY), *coarser_levels
         return self._replace(
@@ -110,7 +110,7 @@ class Tree(NamedTuple):
         )
 
 
-# Stands in a place that is empty.
+# Marks padding.
 NOBODY = -1
 
 
@@ -126,14 +126,14 @@ def _tree_of(
         )
         of_level = counts @ of_level
         members.append(of_level)
-    # One dtype, whether JAX has 64 bits or not.
+    # With this dtype, the program does not depend on whether JAX has 64 bits enabled.
     number = xp.concatenate(number).astype(np.int32)
     return Tree(num_workers, tuple(held), xp.concatenate(members), number)
 
 
 @functools.cache
 def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
-    """The tree of groups of workers of these kinds; all alike by default."""
+    """Compute the tree of groups. `kinds` defaults to a single kind of workers."""
     workers = sorted(worker for group in groups[0] for worker in group)
     if kinds is None:
         kind_of = dict.fromkeys(workers, 0)
@@ -143,7 +143,7 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     held = []
     number = []
     for level in (*groups, (tuple(workers),)):
-        # The first worker of each group within.
+        # Inner groups are identified by their first worker.
         group_types = [
             tuple(sorted(below[w] for w in group if w in below)) for group in level
         ]
@@ -160,17 +160,16 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
 
 
 def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
-    """The tree of `halving`, and the size of each group of each kind of workers,
-    `[W, K]`.
+    """Compute the tree of `halving`, and group sizes by kind, `[W, K]`.
 
-    The number of workers may be traced: shapes are those of all numbers up to
-    `max_workers`. So the finest levels may all be of single workers, and a kind without
-    workers has sizes of 0.
+    The number of workers may be traced. Shapes are the same for all numbers up to
+    `max_workers`, so several of the finest levels may consist of single workers. A kind
+    without workers has sizes 0.
 
-    A type is a path of sizes from all workers on. Its larger half comes in its place,
-    and the smaller one, where it is another size, behind all of these: one of two
-    neighbouring sizes is even, so that a level has at most as many types as the two
-    before it.
+    A type is a sequence of group sizes, starting with all workers. The larger half
+    takes the place of its parent. The smaller half, if its size differs, comes after
+    all larger halves. One of two consecutive sizes is even. Therefore a level has at
+    most as many types as the two levels before it.
     """
     xp = jnp if is_traced(num_workers) else np
     size = xp.asarray(num_workers, np.int32)[None]
@@ -188,7 +187,7 @@ def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
         smaller_place = xp.where(unlike, width + xp.cumsum(unlike) - 1, place)
         smaller_place = xp.where(smaller > 0, smaller_place, NOBODY)
         held.append(xp.stack([place, smaller_place], 1).astype(np.int32))
-        # Both halves of a pair are alike.
+        # At the last level, groups have at most two workers, so no type is added.
         new = xp.argsort(~unlike, stable=True)[: 0 if level == depth - 1 else added]
         added = width
         alike = (smaller > 0) & ~unlike

@@ -1,8 +1,8 @@
-"""All N cycle times of an iteration, slowest first, and what is asked about them.
+"""Model the N cycle times of a step, sorted from slowest to fastest.
 
-Independent times of one kind, a sample of iterations, or draws alone: axis n holds
-T_(N-n). What is done by when is asked with a `Load` and a rule of completion, in units
-of κ.
+The times are independent and identically distributed (`Independent`), empirical rows
+(`Sampled`), or any other joint distribution, which can only be sampled (`Iteration`).
+On axis n, arrays hold T_(N-n). Loads and times of tasks are in units of κ.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,15 +40,23 @@ from bcgc_jax.problem import Problem
 
 @pytree_dataclass
 class Iteration:
-    """Answers about an iteration's times, and about tasks of a `load` in them: here by
-    draws alone.
+    """Model the cycle times of a step by Monte Carlo samples.
 
-    A kind with `exact` answers has all that `Independent` has, and `alike` workers are
-    independent ones of one distribution; a joint one is the cycle time of `worker`.
-    `polyhedral`: whether E τ is so in the load; `smooth`, whether times have one
-    density without kinks, and all begin at once; `stepped`, whether P(τ > t) is a step
-    function. N may be traced; of other numbers than a joint distribution is of all is
-    NaN.
+    Subclasses with `exact` results define all methods that `Independent` has.
+    `num_workers` may be traced. If it differs from the number of workers in a joint
+    distribution, the times are NaN.
+
+    Attributes:
+      worker: Start-up and cycle time of a worker. `worker.cycle_time` is the joint
+        distribution if the workers are not i.i.d.
+      num_workers: N.
+      max_workers: Static length of the arrays.
+      exact: Whether expectations and probabilities are known exactly.
+      alike: Whether the workers are i.i.d.
+      polyhedral: Whether E τ is a polyhedral function of the load.
+      smooth: Whether the times have a density without kinks and all workers begin at
+        once.
+      stepped: Whether P(τ > t) is a step function of t.
     """
 
     worker: Worker
@@ -58,7 +66,7 @@ class Iteration:
     exact = alike = False
 
     def no_answer(self, *_: Any, **__: Any) -> Any:
-        """In place of each exact answer."""
+        """Raise ValueError in place of an exact result."""
         raise ValueError(NO_EXACT_ANSWER)
 
     polyhedral = smooth = stepped = property(no_answer)
@@ -72,20 +80,20 @@ class Iteration:
 
     @property
     def rows(self) -> Array | None:
-        """Of a sample its iterations, `[S, N]`, of which everything is a mean."""
+        """Rows of an empirical distribution, `[S, N]`. None for other distributions."""
         return None
 
     @property
     def any_of(self) -> AnyOf:
-        """Level n is there with the (N-n)-th delivery."""
+        """Recovery condition of the paper: level n needs N - n deliveries."""
         return AnyOf(self.num_workers)
 
     def pooled(self) -> Distribution:
-        """The distribution of one worker's time."""
+        """Return the distribution of the time of one worker."""
         return self.law.pooled()
 
     def check_finite_means(self) -> None:
-        """Raise ValueError where a concrete distribution has an infinite mean."""
+        """Raise ValueError if a known distribution has an infinite mean."""
         if is_traced(self):
             return
         if self.alike:
@@ -97,7 +105,7 @@ class Iteration:
             batched = (
                 any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
             )
-            mean = concrete(law.mean())  # traced within a caller's jit
+            mean = concrete(law.mean())  # traced if the caller is in `jit`
             if batched or mean is None or np.all(np.isfinite(mean)):
                 continue
             raise ValueError(
@@ -109,7 +117,7 @@ class Iteration:
             )
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
-        """Draws of the times, `[num_draws, max_workers]`."""
+        """Draw Monte Carlo samples of the sorted times, `[num_draws, max_workers]`."""
         return self._if_all(self.law.draw_rows(key, num_draws)).astype(dtype)
 
     def _if_all(self, times: Array) -> Array:
@@ -118,13 +126,13 @@ class Iteration:
         )
 
     def simulate_max(self, key: Array, load: Load, num_draws: int) -> Array:
-        """Draws of when all levels are there, `[num_draws]`."""
+        """Draw samples of the time when all levels are complete, `[num_draws]`."""
         return self.max_of_sorted(
             load, self.sorted_draws(key, num_draws, load.work.dtype)
         )
 
     def max_of_sorted(self, load: Load, times: Array) -> Array:
-        """When all levels are there, `[...]`: one start-up, sorted times `[..., N]`."""
+        """Compute when all levels are complete from sorted times, `[..., N]`."""
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
         if self.worker.plain:
@@ -134,7 +142,7 @@ class Iteration:
 
 @pytree_dataclass
 class Independent(Iteration):
-    """N independent and alike workers; padded levels hold ess inf T."""
+    """Model N i.i.d. workers exactly. Padded levels hold ess inf T."""
 
     exact = alike = True
 
@@ -151,7 +159,7 @@ class Independent(Iteration):
         return self.law.atomic
 
     def evaluation_cost(self):
-        """Rough operations of one expectation, as they grow with measured times."""
+        """Estimate the number of operations of one expectation."""
         size = self.max_workers
         if self.law.atomic:
             return float(self.law.breaks().size * size**3)
@@ -176,14 +184,14 @@ class Independent(Iteration):
         return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
-        """Times at so many deviations from the typical ones, `[D, max_workers]`."""
+        """Return sorted times at D `deviations` from typical, `[D, max_workers]`."""
         ones = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, ones.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(
             ones, self.num_workers, (0.0, 1.0)
         )
         spread = above - mean
-        # Times below the mean go by logarithms: a time is positive.
+        # Below the mean, deviations are logarithmic, so that times stay positive.
         below = mean * jnp.exp(
             np.minimum(sigma, 0) * spread / jnp.where(mean > 0, mean, 1)
         )
@@ -191,42 +199,45 @@ class Independent(Iteration):
         return self.law.inverse_cumulative_hazard(hazard.astype(ones.dtype))
 
     def expected_order_statistics(self, function=None):
-        """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
+        """Compute E g(T_(N-n)), `[max_workers]`. `function` is g, or the identity."""
         return order_statistics.moments(
             self.law, self.num_workers, function, self.max_workers
         )
 
     def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
-        """E of when all tasks are there by a rule; by default all levels."""
+        """Compute the expected time at which all tasks are complete.
+
+        `rule` is the recovery condition. It defaults to `any_of`.
+        """
         return evaluate.expected_completion(
             self.worker, load, rule or self.any_of, num_nodes=num_nodes
         )
 
     def exceedance(self, load, t, rule=None):
-        """P(not all is there by t), for t of any shape."""
+        """Compute P(the step has not ended by t), for t of any shape."""
         end = t
         if self.stepped:
             end = just_after(t)
         return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
-        """P(not all is there by t); `stepped` iterations are spread by e^±`spread`."""
+        """Compute `exceedance`, with steps in t spread by factors e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
 
     def order_survival(self, t):
-        """P(T_(N-n) > t_n), `[max_workers]`."""
+        """Compute P(T_(N-n) > t_n), `[max_workers]`."""
         return order_statistics.order_survival(self.law, self.num_workers, t)
 
     def expected_shared_time(self, dtype):
-        """E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
+        """Compute E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
         return order_statistics.expected_shared_time(self.law, self.num_workers, dtype)
 
 
 @pytree_dataclass
 class Sampled(Iteration):
-    """Equally likely iterations, the `rows`: all is a mean over them, so exact."""
+    """Model a step by equally likely `rows`. All results are means over them."""
 
     exact = polyhedral = stepped = True
     smooth = False
@@ -250,7 +261,7 @@ class Sampled(Iteration):
         return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
     def _finish(self, load: Load, rule: Exact | None = None) -> Array:
-        """When all is there in each iteration, `[S]`; rows do not name workers."""
+        """Compute when the step ends in each row, `[S]`. Rows do not name workers."""
         if rule is not None and not rule.interchangeable:
             self.no_answer()
         return self.max_of_sorted(load, self.rows)
@@ -279,12 +290,12 @@ class Sampled(Iteration):
 
 
 def just_after(t: Array) -> Array:
-    """A deadline that includes times equal to `t` but for rounding."""
+    """Return a deadline that includes times equal to `t` up to rounding."""
     return t * (1 + 64 * jnp.finfo(t.dtype).eps)
 
 
 def iteration_of(problem: Problem) -> Iteration:
-    """All N cycle times of an iteration, for any question."""
+    """Return the model of the N cycle times of a step."""
     problem.check_single()
     law: Any = problem.cycle_time
     start = problem.start_up
@@ -305,11 +316,23 @@ def sorted_cycle_times(
     max_workers: int | None = None,
     dtype: Any = None,
 ) -> Array:
-    """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
+    """Draw Monte Carlo samples of the sorted cycle times, slowest first.
 
-    `num_workers` may be traced where the static `max_workers` is given; columns from
-    num_workers on hold the distribution's infimum. `dtype` is that of the
-    distribution's parameters by default.
+    Args:
+      key: PRNG key.
+      law: Distribution of the cycle times.
+      num_workers: Number of workers, N. It may be traced if `max_workers` is given.
+      num_draws: Number of Monte Carlo samples S. Must be static.
+      max_workers: Static number of columns. Defaults to `num_workers`.
+      dtype: Dtype of the result. Defaults to the dtype of the distribution's
+        parameters.
+
+    Returns:
+      The sorted times, `[num_draws, max_workers]`. Columns from N on hold ess inf T.
+
+    Raises:
+      ValueError: If an argument is out of range, or `num_workers` is traced and
+        `max_workers` is missing.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -333,11 +356,21 @@ def expected_order_statistics(
     *,
     max_workers: int | None = None,
 ) -> Array:
-    r"""E[g(T_(N-n))] for n = 0…N-1, slowest first, `[max_workers]`; E T_(N-n) without a
-    `function`.
+    """Compute E g(T_(N-n)) for n = 0, …, N - 1, the slowest worker first.
 
-    Where the expectation diverges the result is inf. Columns from num_workers on hold
-    g(ess inf T).
+    Args:
+      law: Distribution of the cycle times.
+      num_workers: Number of workers, N. It may be traced if `max_workers` is given.
+      function: Function g of an array of times. Defaults to the identity.
+      max_workers: Static length of the result. Defaults to `num_workers`.
+
+    Returns:
+      The expectations, `[max_workers]`. Divergent ones are inf. Entries from N on are
+      g(ess inf T).
+
+    Raises:
+      ValueError: If the distribution has no exact order statistics, or `num_workers` is
+        traced and `max_workers` is missing.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
@@ -348,8 +381,8 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where traced numbers make no distribution or number of workers."""
-    # A product: where the value is NaN its derivatives are.
+    """Return the value, or NaN if traced numbers are out of range."""
+    # A product makes the derivatives NaN where the value is NaN.
     if is_traced(problem):
         return value * jnp.where(problem.valid, 1.0, jnp.nan)
     return value

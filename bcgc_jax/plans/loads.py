@@ -1,10 +1,9 @@
-r"""From a problem and a partition, or a plan, to the load of a worker: what every
-runtime is of.
+"""Compute a worker's load from a problem and a partition or plan.
 
-A known partition is checked: one entry for each level, none negative, none beyond N,
-and a sum of `problem.total` to a part in a thousand, which leaves room for numbers
-typed by hand. Where x is traced the sum is free: E τ̂ is homogeneous in x. Traced
-numbers that make no problem, or negative entries, give NaN.
+A known partition is checked. It must have one entry per level, no negative entry, zeros
+from level N on, and the sum `problem.total` up to 0.1 %. This tolerance allows numbers
+that were typed by hand. If x is traced, its sum is not checked, because E τ̂ is
+homogeneous in x. Traced numbers that are out of range give NaN.
 """
 
 import jax
@@ -21,20 +20,19 @@ from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.worker import Cost, Load
 from bcgc_jax.problem import Problem
 
-# How far the sum of a known partition may be from the total, in shares of it.
+# Relative tolerance for the sum of a known partition.
 _SUM_SLACK = 1e-3
-# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind,
-# and differences of sums in single precision some of -1e-6.
+# Relative tolerance for 0. Optimisers leave entries of -1e-9 of the total. Differences
+# of sums in single precision leave -1e-6.
 _ZERO = 1e-5
 
 
 def problem_tasks(
     problem: Problem, plan: Numbers | Plan
 ) -> tuple[Load, Completion, Array]:
-    """The load and the rule of a plan or a partition, and the time of a cycle.
+    """Return the load, the recovery condition and the scale κ of a plan or partition.
 
-    The time is NaN for traced numbers that are no problem and no partition or plan of
-    these workers.
+    The scale is NaN if traced numbers are out of range or do not fit the workers.
     """
     slack = _ZERO * problem.total.astype(problem.dtype)
     if not isinstance(plan, Plan):
@@ -56,7 +54,7 @@ def problem_tasks(
 
 
 def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
-    """The same for a rule with an exact probability; ValueError for another one."""
+    """Return the same. Raise ValueError if the condition has no exact probability."""
     load, rule, scale = problem_tasks(problem, plan)
     if not isinstance(rule, Exact):
         raise ValueError(
@@ -67,22 +65,25 @@ def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Ar
 
 
 def load_of(problem: Problem, x: Array) -> Load:
-    """What a worker has spent when each level is done, in cycles of a coordinate."""
-    if problem.bare:  # less to compile
+    """Compute a worker's load up to each level, in cycles of a coordinate."""
+    if problem.bare:  # compiles faster
         return Load(cumulative_load(x), sent_load(problem, x))
     setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
     return Load(finish_load(x, _paid(problem, x), setup, chain), sent_load(problem, x))
 
 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
-    """What a worker has spent after each task, by kinds of workers."""
+    """Compute the load after each task, by kinds of workers."""
     assert plan.completion is not None
     load = plan.completion.load(jnp.asarray(plan.sizes), plan.tasks, _cost_of(problem))
     return jax.tree.map(lambda a: a.astype(problem.dtype), load)
 
 
 def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
-    """A worker's passes, in units of κ; None if nobody is busy when a step ends."""
+    """Return a worker's passes, in units of κ.
+
+    The result is None if no worker is busy when a step ends.
+    """
     plan = partition
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
@@ -92,13 +93,13 @@ def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
 
 
 def _rule_of(problem: Problem, plan: Plan) -> Completion:
-    """The plan's rule, of the problem's workers."""
+    """Return the plan's recovery condition for the problem's workers."""
     assert plan.completion is not None
     return plan.completion.of_problem(problem.num_workers, problem.max_workers)
 
 
 def _cost_of(problem: Problem) -> Cost:
-    """What a worker spends besides the cycles of coordinates."""
+    """Return a worker's costs in addition to the cycles of coordinates."""
     if problem.bare:
         setup, chain = (None, None)
     else:
@@ -107,7 +108,7 @@ def _cost_of(problem: Problem) -> Cost:
 
 
 def sent_load(problem: Problem, sizes: Array) -> Array | None:
-    """c X_n / κ, in cycle times, of tasks of these sizes; None without a link."""
+    """Compute c X_n / κ, in cycle times, or None if sending takes no time."""
     cost = _sent_cost(problem)
     if cost is None:
         return None
@@ -115,31 +116,34 @@ def sent_load(problem: Problem, sizes: Array) -> Array | None:
 
 
 def _sent_cost(problem: Problem) -> Array | None:
-    """c / κ, for a coordinate."""
+    """Return c / κ for a coordinate."""
     if problem.send_time is None:
         return None
     return problem.send_load / problem.scale
 
 
 def levels_of_bound(problem: Problem, x: Array) -> Array:
-    """The levels that the bound of `certificate` allows, `[max_workers]`."""
+    """Return the levels to which a `certificate` applies, `[max_workers]`."""
     return problem.exists & _paid(problem, x)
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, if each costs something; else all: slopes at 0 exist too."""
+    """Return the levels in use, or all levels if levels have no cost of their own.
+
+    In the second case, derivatives at 0 also exist.
+    """
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
 def partition_of_units(problem: Problem, counts: Array) -> Array:
-    """The partition that `counts` units at each level are."""
+    """Compute the partition from integer `counts` of units at each level."""
     if problem.unit_costs is None:
         return counts.astype(problem.dtype)
     return cost_of_units(counts, jnp.asarray(problem.unit_costs, problem.dtype))
 
 
 def as_partition(problem: Problem, partition: Numbers) -> Array:
-    """x in the dtype of problem and partition."""
+    """Convert a partition to the common dtype of `problem` and `partition`."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
     advice = "an entry for each level, and jax.vmap for a batch"
@@ -148,7 +152,7 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
-    """Raise ValueError for known numbers that are no partition, once shapes fit."""
+    """Raise ValueError if a known partition or plan does not fit the problem."""
     workers = problem.num_workers
     count = problem.num_coordinates
     costs = problem.unit_costs
@@ -168,7 +172,7 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     summed = np.nan
     if x.dtype.kind == "f":
         summed = x.sum()
-    if not np.isfinite(summed):  # this takes longer than all else here
+    if not np.isfinite(summed):  # slower than all other checks
         check("partition", x, "")
         summed = x.sum()
     if x.min() < -rounding:
@@ -198,7 +202,7 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
         return
     block = np.asarray(plan.block)
     share = np.ones(sizes.size)
-    # The share of a block's samples.
+    # Fraction of the samples that each block uses.
     share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]
     summed = np.sum(sizes * share)
     subsets = 0

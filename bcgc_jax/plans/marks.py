@@ -1,4 +1,4 @@
-r"""A rule for E max_n y_n T_(N-n) whose fineness may be traced, for searches in y."""
+"""Integrate E max_n y_n T_(N-n) for searches in y. The fineness may be traced."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,11 +18,13 @@ from bcgc_jax.plans.worker import unreached
 
 
 class Marks(NamedTuple):
-    """What every rule for a distribution and N workers goes by, whatever the load.
+    """Hold numbers that the quadrature rules for a distribution and N workers share.
 
-    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E
-    A_(N-n) + σ std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log
-    C(N, n) for n = 0 … max_workers.
+    Attributes:
+      times: Four times per level, `[4, max_workers]`. T_(N-n) is hardly ever shorter
+        than the first. The others are Λ⁻¹(E A_(N-n) + σ std A_(N-n)) for σ = -1, 0, 1.
+      largest: Time beyond which P(T > t) underflows.
+      log_choices: log C(N, n) for n = 0, …, max_workers.
     """
 
     times: Array
@@ -31,7 +33,7 @@ class Marks(NamedTuple):
 
 
 def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
-    """Of N workers, for loads of this shape; constants to a derivative."""
+    """Compute the `Marks` of N workers, without derivatives."""
     choices, hazards = AnyOf(num_workers).bounds(load)
     hazard = jnp.append(hazards.ravel(), unreached(load.dtype))
     times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
@@ -39,7 +41,7 @@ def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
 
 
 def peaks_of(times: Array, load: Array) -> Array:
-    """max_n load_n times_n, `[4]`: its first possible value, and where it lies."""
+    """Compute max_n load_n times_n, `[4]`: the first and three typical values."""
     peaks = jnp.max(jnp.where(load > 0, load * times, 0), axis=-1)
     return quadrature.raised(peaks, load[-1] * times[-1, 0])
 
@@ -47,10 +49,10 @@ def peaks_of(times: Array, load: Array) -> Array:
 def threshold_hazard(
     law: Distribution, load: Array, t: Array, largest: Array
 ) -> tuple[Array, Array]:
-    """Λ(t / load_n) and minus its slope in load_n, `[..., N]`, to `Marks.largest`."""
-    used = load > 0  # no worker can delay a level without a load
+    """Compute Λ(t / load_n) and minus its derivative in load_n, `[..., N]` each."""
+    used = load > 0  # a level without a load is complete at once
     threshold = t[..., None] / jnp.where(used, load, 1)
-    # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
+    # Beyond the largest time, the derivative of Λ, inf, times 0 would be NaN.
     reachable = used & ~(threshold > largest)
     threshold = jnp.where(reachable, threshold, law.infimum().astype(t.dtype))
     along = threshold / jnp.where(used, load, 1)
@@ -59,12 +61,16 @@ def threshold_hazard(
 
 
 class SearchRule(NamedTuple):
-    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without
-    atoms.
+    """Approximate E max_n load_n T_(N-n) by start + Σ weight · P(max > t).
 
-    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and
-    weights of 0 beyond; only `size` is static. A larger `refine` gives a finer rule;
-    `beyond` bounds what none reaches.
+    The distribution must not have atoms.
+
+    Attributes:
+      start: The first possible value of the maximum.
+      beyond: Bound on the part of the integral that no node reaches.
+      size: Number of nodes for `refine` = 1. Static.
+      nodes: Function of (index, refine) that returns (t, weight) for index = 0, …, size
+        · refine - 1. Beyond, weights are 0. A larger `refine` gives a finer rule.
     """
 
     start: Array
@@ -76,9 +82,9 @@ class SearchRule(NamedTuple):
 def search_rule(
     law: Distribution, marks: Marks, load: Array, num_nodes: int
 ) -> SearchRule:
-    """The rule of `num_nodes` intervals, or with as many nodes in its panels."""
+    """Make the rule with `num_nodes` intervals, or with nodes in panels."""
     assert not law.atomic
-    # The nodes need not follow the load: the integral does not depend on them.
+    # The nodes need no derivatives, because the integral does not depend on them.
     law, marks, load = jax.lax.stop_gradient((law, marks, load))
     peaks = peaks_of(marks.times, load)
 
@@ -93,11 +99,11 @@ def search_rule(
 
 
 def _along(of_line: Line, num_nodes: int) -> SearchRule:
-    """Trapezoids along a line."""
+    """Make a trapezoid rule along a line."""
 
     def nodes(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-        # Half a step from either end, where there is nothing to add: a node more would
-        # spoil the size.
+        # Nodes are half a step away from both ends, where the integrand vanishes. An
+        # additional node would change the number of nodes.
         step = (of_line.high - of_line.low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         v = of_line.low + step * (jnp.where(inside, index, 0) + 0.5)
@@ -108,7 +114,7 @@ def _along(of_line: Line, num_nodes: int) -> SearchRule:
 
 
 def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
-    """Gauss's rule of this order in each panel between kinks, and in the tail."""
+    """Make a Gauss rule of this order in each panel between kinks and in the tail."""
     start, left, sizes, tail = kinks
     count = left.size + (tail is not None)
     points, weights = (jnp.asarray(a, start.dtype) for a in legendre(order))
@@ -132,7 +138,7 @@ def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
 
 
 def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
-    """Of the kinks at some levels, and when all are there for sure."""
+    """Return times of kinks, and when all levels are complete, or None."""
     kinks = law.breaks().astype(load.dtype)
     images = (load[kinked_levels(load.size, law.jumps)][:, None] * kinks).ravel()
     return images, load[-1] * kinks[-1] if law.has_end else None
@@ -141,7 +147,7 @@ def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
 def homogeneous_slope(
     value: Array, slope: Array, load: Array, num_workers: ArrayLike
 ) -> Array:
-    """`slope`, the last one from the others: Σ_n load_n slope_n = value."""
+    """Replace the last entry of the gradient by Σ_n load_n slope_n = value."""
     last = np.arange(load.size) == jnp.asarray(num_workers) - 1
     other_slopes = jnp.where(last, 0, slope)
     return jnp.where(

@@ -1,4 +1,4 @@
-r"""Partitions x of L coordinates over levels, and the coordinates' levels s."""
+"""Convert between partitions x of L coordinates and the coordinates' levels s."""
 
 import functools
 from collections.abc import Callable
@@ -16,11 +16,21 @@ from bcgc_jax.exact.crossing import MANY
 def levels_from_partition(
     partition: Numbers, num_coordinates: int | None = None
 ) -> Array:
-    r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the
-    paper).
+    """Compute the level of each coordinate from a partition (Theorem 1 of the paper).
 
-    `num_coordinates` is static, by default the sum, which must be known. Of a traced x
-    that is no partition all levels are -1.
+    The level of coordinate l = 1, …, L is s_l = min{i : Σ_{n≤i} x_n ≥ l}.
+
+    Args:
+      partition: Partition x in integers, `[N]`.
+      num_coordinates: Number of coordinates, L. Must be static. Defaults to the sum of
+        `partition`, which must then be known.
+
+    Returns:
+      The levels s, ascending integers, `[num_coordinates]`. All are -1 if a traced
+      partition has a negative entry.
+
+    Raises:
+      ValueError: If a known partition has a negative entry.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
     [0, 2, 2]
@@ -37,7 +47,8 @@ def levels_from_partition(
 def _levels(x: Array, num_coordinates: int) -> Array:
     rank = jnp.arange(1, num_coordinates + 1)
     reached = jnp.cumsum(x)
-    # A sum that rounding left below L ends on the last level in use.
+    # If rounding makes the sum smaller than L, the last coordinates get the last level
+    # in use.
     levels = jnp.minimum(
         jnp.searchsorted(reached, rank, side="left"), jnp.argmax(reached)
     )
@@ -45,10 +56,21 @@ def _levels(x: Array, num_coordinates: int) -> Array:
 
 
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
-    r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
+    """Count the coordinates at each level (Theorem 1 of the paper).
 
-    `num_workers` is static, by default one more than the highest level, which must be
-    known. Of a traced s with levels that these workers do not have all entries are -1.
+    The partition is x_n = #{l : s_l = n} for n = 0, …, N - 1.
+
+    Args:
+      levels: Level s_l of each coordinate, integers, `[L]`.
+      num_workers: Number of workers, N. Must be static. Defaults to the highest level
+        plus 1, which must then be known.
+
+    Returns:
+      The partition x in integers, `[num_workers]`. All entries are -1 if a traced level
+      is not in 0, …, N - 1.
+
+    Raises:
+      ValueError: If a known level is not in 0, …, N - 1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
@@ -61,7 +83,7 @@ def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Ar
 
 
 def check_levels(levels: Numbers, num_workers: int) -> None:
-    """Raise ValueError for known levels that so many workers do not have."""
+    """Raise ValueError if a known level is not in 0, …, N - 1."""
     if is_traced(levels):
         return
     s = np.asarray(levels)
@@ -80,7 +102,7 @@ def _counts(levels: Array, num_workers: int) -> Array:
 
 @jax.jit
 def cumulative_load(partition: ArrayLike) -> Array:
-    """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles until level n is done."""
+    """Compute y_n = Σ_{i≤n} (i + 1) x_i, the cycles up to level n, on the last axis."""
     x = jnp.asarray(partition)
     return _up_to(jnp.sum, x * jnp.arange(1, x.shape[-1] + 1))
 
@@ -89,17 +111,20 @@ def cumulative_load(partition: ArrayLike) -> Array:
 def finish_load(
     partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0
 ) -> Array:
-    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at unused levels as at the last used."""
+    """Compute y_n + (n + 1) (setup + chain Σ_{i≤n} x_i).
+
+    An unused level has the value of the last used level before it.
+    """
     subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
     x = jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))
 
 
 def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
-    """The sum of the first n along the last axis, for each n, or the maximum of numbers
-    ≥ 0.
+    """Reduce the first n entries along the last axis, for each n.
 
-    Of few levels by O(N²) terms: one kernel to compile, where a running sum takes five.
+    `reduce` is a sum, or a maximum of numbers ≥ 0. For few levels, O(N²) terms in one
+    kernel compile faster than a running sum, which takes five kernels.
     """
     size = values.shape[-1]
     if size > MANY:
@@ -112,45 +137,45 @@ def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
 
 @jax.jit
 def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
-    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`.
+    """Project `values` onto {x ≥ 0, Σ x = total, x_n = 0 unless `exists`_n}.
 
-    It is max(values - λ, 0).
+    The projection is max(values - λ, 0).
     """
     values = jnp.asarray(values)
     values = values.astype(jnp.result_type(values, jnp.float32))
-    # A shift changes no projection; far from the simplex the sum would be lost in
-    # rounding.
+    # A shift does not change the projection. Without it, the sum would lose its digits
+    # far from the simplex.
     values = jnp.where(
         exists, values - jnp.max(jnp.where(exists, values, -jnp.inf)), -jnp.inf
     )
     highest_first = jnp.sort(values)[::-1]
-    # λ of the first k alone, (Σ - total) / k, is largest for those that stay above it.
+    # If only the k largest values stay positive, λ = (Σ - total) / k. λ is largest for
+    # the correct k.
     excess = jnp.cumsum(highest_first) - jnp.asarray(total, values.dtype)
     shift = jnp.max(excess / np.arange(1, values.size + 1, dtype=values.dtype))
     return jnp.maximum(values - shift, 0)
 
 
 def round_partition(partition: Array, total: ArrayLike) -> Array:
-    r"""Integers next to `partition` that sum to `total` exactly, by the largest
-    remainder.
+    """Round a partition to integers with sum `total`, by largest remainders.
 
-    Levels at exactly 0 stay empty. For units of unequal cost see `round_to_units`.
+    Levels at exactly 0 stay empty. For units of unequal cost, use `round_to_units`.
 
     >>> round_partition(jnp.array([1.5, 0.0, 2.2, 0.3]), 4).tolist()
     [2, 0, 2, 0]
     """
-    # Two sorts: not worth a compilation where the numbers are known.
+    # If the numbers are known, NumPy avoids the compilation of two sorts.
     xp = jnp if is_traced((partition, total)) else np
     partition = xp.asarray(partition)
-    # NaN, of what is no partition, is none either
+    # NaN entries, which mark a partition that does not exist, become 0.
     whole = xp.where(partition > 0, xp.floor(partition), 0)
     counts = whole.astype(int)
     remainder = xp.where(partition > 0, partition - whole, -1)
     missing = xp.asarray(total, counts.dtype) - xp.sum(counts)
     rank = xp.argsort(xp.argsort(-remainder, stable=True), stable=True)
     counts = counts + ((rank < missing) & (partition > 0))
-    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes
-    # to the largest.
+    # Above 2^24 coordinates, float32 has no fractions. The remaining coordinates go to
+    # the largest level.
     leftover = xp.asarray(total, counts.dtype) - xp.sum(counts)
     largest = xp.arange(counts.size) == xp.argmax(partition)
     return jnp.asarray(counts + xp.where(largest, leftover, 0))
@@ -158,8 +183,10 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
 
 @jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
-    r"""Whole units at each level: their row is cut where it is nearest to the sum of
-    `partition`.
+    """Round a partition of costs to numbers of units at each level.
+
+    The sequence of units is cut where its cumulative cost is nearest to the cumulative
+    sum of `partition`.
 
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]
@@ -167,13 +194,13 @@ def round_to_units(partition: Array, unit_costs: Array) -> Array:
     level = jnp.arange(partition.size)
     middles = jnp.cumsum(unit_costs) - unit_costs / 2
     ends = jnp.searchsorted(middles, jnp.cumsum(partition), side="right")
-    # The last cut is the end, whatever rounding made of the sum.
+    # The last cut includes all units, even if rounding changed the sum.
     last = jnp.max(jnp.where(partition > 0, level, 0))
     return jnp.diff(jnp.where(level >= last, middles.size, ends), prepend=0)
 
 
 @jax.jit
 def cost_of_units(counts: Array, unit_costs: Array) -> Array:
-    """The partition of costs by `counts` units at each level, in their order."""
+    """Compute the partition of costs from the number of units at each level."""
     ends = jnp.concatenate([jnp.zeros(1, unit_costs.dtype), jnp.cumsum(unit_costs)])
     return jnp.diff(ends[jnp.cumsum(counts)], prepend=0)

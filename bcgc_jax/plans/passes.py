@@ -1,13 +1,14 @@
-r"""What a worker ends before its next step begins: nobody can interrupt a computation.
+"""Model passes, which a worker completes even if the step ends before.
 
-A worker that hears of a step's end ends the pass that it has begun, over a subset of
-the data for one block, and is late for the next step by its *overrun*. Who is done with
-a pass just as the step ends has begun the next one. A worker that has done all its
-tasks is free; so is one that still starts up, and one that would never end its pass,
-which does not answer but computes nothing.
+When a step ends, a worker completes the pass that it has begun: one block over one data
+subset. It is late for the next step by its *overrun*. A worker that completes a pass
+exactly at the end of the step has already begun the next one. A worker is free if it
+has finished all its tasks, or is still starting up. A worker with infinite cycle time
+never answers, and also counts as free.
 
-A worker's step is runs of equally long passes. Run r of worker w, of cycles C_r at its
-end, is there at S_w + T_w C_r + c X_r, with c X_r what the link has sent by then.
+A worker's step consists of runs of equally long passes. Let C_r be the cycles of worker
+w up to the end of run r, and c X_r the sending time until then. The run ends at S_w +
+T_w C_r + c X_r.
 """
 
 from collections.abc import Callable
@@ -19,30 +20,30 @@ import numpy as np
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.worker import Cost, Tasks
 
-# What the engine on processes does not interrupt, where samples are few: of
-# microbatches, subsets and blocks.
+# The unit that worker processes do not interrupt if there are few samples. Possible
+# units are microbatches, subsets and blocks.
 UNIT = "subset"
-# A further chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`, of
-# dense networks and small convolutional ones. It saves a part of half a pass, which is
-# lost when a step ends: in all least at some 256 samples a chunk. From 8 chunks on that
-# part is small.
+# An additional chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`,
+# for dense and small convolutional networks. It shortens the half pass that is lost on
+# average when a step ends. The total is smallest at about 256 samples per chunk. More
+# than 8 chunks save little.
 _SAMPLES_OF_A_CHUNK = 256
 _MOST_CHUNKS = 8
 
 
 @pytree_dataclass
 class Passes:
-    """Runs of equally long passes, in order, `[R, N]` each, or `[R, 1]` of workers that
-    are alike.
+    """Describe runs of equally long passes, `[R, N]`, or `[R, 1]` if i.i.d.
 
     Attributes:
-      end: cycles at the end of each run.
-      length: cycles of a pass in it; 0 of what is one piece, such as sending a message.
-      sent: what the link has sent at the end of each run, `[R]`, in cycle times; None
-        without a link.
-      runs: of each task.
-      overlap: whether the link sends while the worker computes on. Then it keeps nobody
-        from the next step.
+      end: Cycles up to the end of each run.
+      length: Cycles per pass of a run. 0 if the run cannot be interrupted, such as
+        sending a message.
+      sent: Sending time up to the end of each run, `[R]`, in cycle times. None if
+        sending takes no time.
+      runs: Number of runs per task.
+      overlap: Whether the link sends while the worker computes. Then sending does not
+        delay the next step.
     """
 
     end: Any
@@ -52,9 +53,9 @@ class Passes:
     overlap: bool = static_field(default=False)
 
     def of(self, unit: str) -> "Passes":
-        """The same with passes over a `unit`.
+        """Return the same work with passes over another `unit`.
 
-        "chunk:C" is 1/C of a subset, "block" a task with its message.
+        "chunk:C" is 1/C of a subset, and "block" is a task with its message.
 
         >>> tasks = Passes(np.array([[2.0], [8.0]]), np.array([[2.0], [3.0]]))
         >>> (
@@ -73,8 +74,9 @@ class Passes:
         return Passes(self.end[last], 0 * self.end[last], sent, overlap=self.overlap)
 
     def finish(self, begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """When each task is delivered, `[..., K, N]`, by who begins and works so,
-        `[..., N]`.
+        """Compute when each task is delivered, `[..., K, N]`.
+
+        `begin` is when each worker begins, and `times` its cycle time, `[..., N]` each.
 
         >>> passes = Passes(
         ...     np.array([[1.0], [3.0]]),
@@ -97,10 +99,15 @@ class Passes:
         return begin[..., None, :] + done + sent
 
     def overrun(self, late: Any, starts: Any, times: Any, end: Any) -> Any:
-        """How long each worker is busy after the `end` of a step, `[...]`, which it
-        began `late`.
+        """Compute how long each worker is busy after the `end` of a step, `[..., N]`.
 
-        `late`, start-ups and cycle times are `[..., N]`, in one unit. NumPy or JAX.
+        Args:
+          late: Overrun of each worker from the step before, `[..., N]`.
+          starts: Start-up times, `[..., N]`.
+          times: Cycle times, `[..., N]`.
+          end: End of the step, `[...]`.
+
+        All times have one unit. Arrays may be from NumPy or JAX.
 
         >>> passes = Passes(np.ones((1, 1)), np.ones((1, 1)))
         >>> passes.overrun(
@@ -111,13 +118,13 @@ class Passes:
         xp = jnp if is_traced((self, late, starts, times)) else np
         begin = late + starts
         time = times[..., None, :]
-        # Who never answers, of time inf, has done what takes no cycles.
+        # A worker with infinite cycle time has still finished tasks without cycles.
         done = begin[..., None, :] + xp.where(self.end > 0, time, 0) * self.end
         if self.sent is not None and not self.overlap:
             done = done + self.sent[:, None]
         before = xp.concatenate([begin[..., None, :], done[..., :-1, :]], axis=-2)
         pass_time = xp.where(self.length > 0, time, 0) * self.length
-        # Times that are equal but for rounding are one.
+        # Times that differ only by rounding count as equal.
         eps = max(np.finfo(a.dtype).eps for a in (self.end, done))
         now = (end * (1 + 64 * eps))[..., None]
         ended = (now[..., None] - before) / xp.where(pass_time > 0, pass_time, 1)
@@ -126,7 +133,8 @@ class Passes:
         until = xp.where(pass_time > 0, until, done)
         free = xp.min(xp.where(done > now[..., None], until, np.inf), axis=-2)
         free = xp.where(begin > now, late, free)
-        # Inf: of who has done all, of who never answers, and of a step that never ends.
+        # `free` is inf if the worker has finished all tasks, never answers, or the step
+        # never ends.
         return xp.where(xp.isfinite(free), xp.maximum(free - end[..., None], 0), 0)
 
 
@@ -136,14 +144,14 @@ def in_a_row(
     starts: np.ndarray,
     times: np.ndarray,
 ) -> np.ndarray:
-    """τ of steps in a row, the first fresh, `[S, ...]`, from starts and times,
-    `[S, ..., N]`.
+    """Compute τ of consecutive steps, `[S, ...]`, from times, `[S, ..., N]`.
 
-    `last` is τ of workers that begin and work so. In NumPy: a few thousand steps
-    without compiling anything.
+    All workers are free at the beginning of the first step. `last` computes τ from when
+    workers begin, and their cycle times. NumPy simulates a few thousand steps without
+    compilation.
 
-    Two workers who do both halves of the work begin the second one as the step ends,
-    and are busy with it for as long again.
+    In this example, both of two workers compute both halves of the work. When a step
+    ends, they begin the second half, and are busy for as long again.
 
     >>> both = Passes(np.array([[1.0], [2.0]]), np.array([[1.0], [1.0]]))
     >>> in_a_row(
@@ -164,7 +172,7 @@ def in_a_row(
 
 
 def parts_of(unit: str) -> int:
-    """How many passes go over a subset; 0 where a whole task is one.
+    """Return the number of passes over a subset; 0 if a whole task is one pass.
 
     >>> parts_of("subset"), parts_of("chunk:8"), parts_of("block")
     (1, 8, 0)
@@ -181,7 +189,7 @@ def parts_of(unit: str) -> int:
 
 
 def chunks_that_pay(num_samples: float) -> int:
-    """Over how many chunks a pass of a subset of so many samples goes.
+    """Choose the number of chunks for a subset with `num_samples` samples.
 
     >>> [chunks_that_pay(samples) for samples in (2.5, 1000, 1e6)]
     [1, 3, 8]
@@ -190,11 +198,11 @@ def chunks_that_pay(num_samples: float) -> int:
 
 
 def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
-    """Of tasks, each of a block of its own, whose data are all of the one before,
-    `[R, W]`.
+    """Return the passes of tasks whose data include the earlier tasks' data.
 
-    The subsets that the worker knows come first. A pass over a new one begins with the
-    setup, and goes through the blocks before it.
+    Each task is one block. Subsets that the worker has already used come first. A pass
+    over a new subset begins with the setup, and goes through the blocks before the
+    task's block.
     """
     xp = jnp if is_traced((sizes, tasks, cost)) else np
     data, share = (xp.asarray(a) for a in (tasks.data, tasks.share))
@@ -213,7 +221,9 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         chain = xp.asarray(cost.chain)
         end = end + met * (setup + chain * upto)
         begun = xp.concatenate([0 * end[..., :1], end[..., :-1]], axis=-1)
-        known_pass = task_size + chain * size  # over a subset that the worker knows
+        known_pass = (
+            task_size + chain * size
+        )  # over a subset that the worker has already used
         new_pass = known_pass + (setup + chain * (upto - size))
         ends = [xp.maximum(end - (met - before) * new_pass, begun), end]
         lengths = [xp.broadcast_to(known_pass, end.shape), new_pass + 0 * end]
@@ -222,7 +232,7 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         send = xp.asarray(cost.sent) * size
         after = xp.cumsum(send)
         held = [after] * len(ends)
-        if not overlap:  # a message is one piece, after the passes
+        if not overlap:  # sending is one run after the passes
             held = [*[after - send] * len(ends), after]
             ends = [*ends, end]
             lengths = [*lengths, 0 * end]
@@ -230,7 +240,7 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
     runs = len(ends)
 
     def rows(values: list[Any]) -> Any:
-        """`[R, W]`, the runs of a task beside each other."""
+        """Reshape to `[R, W]`, with the runs of a task next to each other."""
         return xp.stack(values, axis=-1).reshape(-1, runs * size.shape[-1]).T
 
     return Passes(rows(ends), rows(lengths), sent, runs=runs, overlap=overlap)

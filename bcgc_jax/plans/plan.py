@@ -1,4 +1,4 @@
-"""`Plan`: what workers do, task after task, when it is enough, and its needs."""
+"""Define `Plan`: each worker's tasks, the recovery condition, and requirements."""
 
 from typing import Any, NamedTuple
 
@@ -14,14 +14,16 @@ from bcgc_jax.plans.worker import Tasks
 
 
 class Requirements(NamedTuple):
-    """What a scheme needs of workers and network.
+    """List what a scheme needs of workers and network.
 
     Attributes:
-      stored_subsets: of the data, by each worker.
-      sent: coordinates that a worker sends and the master waits for, on average, in L.
-      round_trips: questions of the master within an iteration.
-      exact_gradient: whether what it gets is the gradient of all data.
-      lost: share of a step's samples that are not in the gradient.
+      stored_subsets: Storage per worker, in data subsets.
+      sent: Communication load: mean number of coordinates per worker for which the
+        master waits, relative to L.
+      round_trips: Number of round trips between a worker and the master or coordinator
+        in a step.
+      exact_gradient: Whether the master obtains the gradient over all data.
+      lost: Fraction of a step's samples that are missing in the gradient.
     """
 
     stored_subsets: Array
@@ -33,16 +35,20 @@ class Requirements(NamedTuple):
 
 @pytree_dataclass
 class Plan:
-    """What each worker does; every array gains the leading axes of a batch.
+    """Describe what each worker computes, and when the gradient can be recovered.
+
+    In a batch, every array has the batch axes in front.
 
     Attributes:
-      sizes: coordinates, or their cost, of each block, `[B]`, those next to the output
-        first.
-      block: int, `[K]`: the block that task k computes; beyond the last task -1.
-      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the
-        share of their samples.
-      completion: when the gradient is there; None where nobody plans who does what.
-      known_needs: what it needs, where that takes draws.
+      sizes: Number of coordinates in each block, or their cost, `[B]`. The block next
+        to the output is first.
+      block: Block that task k computes, integers, `[K]`; -1 after the last task.
+      data: Number of data subsets over which task k goes, `[K]`. Each subset has 1/N of
+        the data.
+      share: Fraction of the subsets' samples that task k uses, `[K]`.
+      completion: The recovery condition. None if the plan does not assign tasks to
+        workers.
+      known_needs: The plan's requirements, if they had to be estimated from samples.
     """
 
     sizes: Array
@@ -60,7 +66,7 @@ class Plan:
         return Tasks(self.block, self.data, self.share)
 
     def storage(self, num_workers: int) -> Storage:
-        """Who stores what, of a plan whose numbers are known."""
+        """Return the placement of the data subsets. All numbers must be known."""
         assert self.completion is not None
         data = np.asarray(self.data)
         used = np.asarray(self.sizes)[np.asarray(self.block)] > 0
@@ -71,7 +77,7 @@ class Plan:
 
     @property
     def trainable(self) -> bool:
-        """Whether it says who does what, and gives the gradient of all data."""
+        """Whether the plan assigns tasks and yields the gradient over all data."""
         return self.completion is not None and self.completion.exact_gradient
 
     @property
@@ -81,7 +87,11 @@ class Plan:
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
-    """The paper's: x_n coordinates on n + 1 subsets, done by any N - n workers."""
+    """Make the paper's plan of a partition.
+
+    The x_n coordinates of level n are computed on n + 1 subsets, and recovered from any
+    N - n workers.
+    """
     level = np.arange(partition.shape[-1])
     return Plan(
         sizes=partition,
@@ -93,7 +103,7 @@ def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
 
 
 def cyclic_plan(total: Any, stored: int) -> Plan:
-    """All `total` coordinates on `stored` subsets, one by one around the circle.
+    """Plan all `total` coordinates on `stored` subsets, one after another.
 
     >>> plan = cyclic_plan(5.0, stored=2)
     >>> plan.sizes.tolist(), plan.block.tolist(), plan.storage(3).chunks()[2]
@@ -113,9 +123,12 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
 def needs_of(
     plan: Plan, counts: Array | None, num_workers: ArrayLike
 ) -> Requirements | None:
-    """What a plan needs; of one in which nobody is asked. `counts` are whole units."""
+    """Return the requirements of a plan, or None if they are not known.
+
+    `counts` are the integer coordinates or units of the blocks.
+    """
     rule = plan.completion
-    # Some ten operations: not worth as many compilations where the numbers are known.
+    # Without tracing, NumPy avoids the compilation of about ten small operations.
     xp = jnp if is_traced((plan, counts, num_workers)) else np
     if plan.known_needs is not None or rule is None:
         return plan.known_needs
@@ -126,7 +139,7 @@ def needs_of(
     size = xp.take_along_axis(size, xp.asarray(plan.block), axis=-1)
     data = xp.asarray(plan.data)
     share = xp.asarray(plan.share)
-    if data.ndim > share.ndim:  # of unlike workers
+    if data.ndim > share.ndim:  # one row per kind of workers
         data = xp.max(data, axis=-2)
     used = (size > 0) & (share > 0)
     stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
@@ -142,6 +155,7 @@ def needs_of(
         part = xp.where(used, size * share, 0)
         lost = xp.sum(part * lost_by_task, axis=-1) / xp.sum(part, axis=-1)
         lost = lost.astype(share.dtype)
-        # Sums over several subsets may overlap, although no sample is lost.
+        # If workers send sums over several subsets, sums may overlap although no sample
+        # is lost.
         exact = (lost <= 0) & (stored <= 1)
     return Requirements(stored, sent, xp.zeros_like(stored), exact, lost)

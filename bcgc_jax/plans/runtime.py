@@ -1,6 +1,6 @@
-r"""The runtime of an iteration: of one draw, on average; and how good it can get.
+"""Compute the runtime of a step: for given times, in expectation, and its lower bound.
 
-All times carry the unit of the distribution's cycle time, multiplied by cycles.
+All times have the unit of the distribution's cycle time, multiplied by cycles.
 """
 
 import functools
@@ -41,7 +41,14 @@ from bcgc_jax.problem import CONDITIONS, Problem
 
 
 class Certificate(NamedTuple):
-    """Exact expected runtime of a partition and how far from the best one it can be."""
+    """Hold the exact expected runtime of a partition and its certified optimality gap.
+
+    Attributes:
+      expected_runtime: E τ̂ of the partition.
+      runtime_error: Bound on the absolute quadrature error of `expected_runtime`.
+      lower_bound: Lower bound on the expected runtime of every partition.
+      relative_gap: 1 - lower_bound / expected_runtime.
+    """
 
     expected_runtime: Array
     runtime_error: Array
@@ -61,16 +68,33 @@ def block_runtime(
     send_time: ArrayLike = 0.0,
     overlap: bool = False,
 ) -> Array:
-    r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5), `[...]`.
+    """Compute the runtime of a step from a partition and the workers' cycle times.
 
-    `partition` is x, `[..., N]`; `cycle_times`, `[..., N]`, come in any order; leading
-    axes broadcast. The other numbers are those of `Problem`, and `start_ups`, a number
-    or `[..., N]`, are those of the workers in the order of `cycle_times`; `overlap` is
-    static.
+    It is eq. (5) of the paper: τ̂(x, T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i + 1) x_i.
+    Optional costs are added as in `Problem`.
 
-    Raises ValueError for a partition with another number of levels than there are
-    workers, and for numbers that make no sense, such as negative entries and times; NaN
-    where these are traced.
+    Args:
+      partition: Partition x, `[..., N]`.
+      cycle_times: Cycle times T of all workers, `[..., N]`, in any order. Leading axes
+        broadcast.
+      num_samples: Number of samples in a step, M. Defaults to 1.
+      cycles: CPU cycles per coordinate and sample, b. Defaults to 1.
+      setup_cycles: CPU cycles per sample before a subset's first coordinate, f.
+        Defaults to 0.
+      chain_cycles: CPU cycles per sample and coordinate passed in the backward pass, h.
+        Defaults to 0.
+      start_ups: Start-up times, a number or `[..., N]` in the order of `cycle_times`.
+        Defaults to 0.
+      send_time: Time to send one coordinate, c. Defaults to 0.
+      overlap: Whether workers send while they compute. Must be static. Defaults to
+        False.
+
+    Returns:
+      The runtime τ̂, `[...]`. It is NaN if traced numbers are out of range.
+
+    Raises:
+      ValueError: If the partition does not have one level per worker, or a number that
+        is known before tracing is out of range.
 
     >>> float(
     ...     block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0)
@@ -113,7 +137,7 @@ def block_runtime(
         isinstance(value, int | float) and value == 0
         for value in (start_ups, send_time)
     ]
-    if all(zero) and not overlap:  # N log N operations, not N²
+    if all(zero) and not overlap:  # N log N operations in place of N²
         return scale * max_finish_time(load, slowest_first(times))
     starts = jnp.asarray(start_ups, dtype)
     if not starts.ndim:
@@ -124,7 +148,7 @@ def block_runtime(
     runtime = _last_delivery(
         load, sent, starts, scale[..., None] * times, bool(overlap)
     )
-    # A product: where the runtime is NaN its derivatives are.
+    # A product makes the derivatives NaN where the runtime is NaN.
     return runtime * jnp.where(jnp.isnan(scale), jnp.nan, 1.0)
 
 
@@ -144,14 +168,26 @@ def coordinate_runtime(
     cycles: ArrayLike = 1.0,
     unit_costs: Numbers = 1.0,
 ) -> Array:
-    r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2), `[...]`.
+    """Compute the runtime of a step from the redundancy level of each coordinate.
 
-    `levels` are s, `[..., L]`; they and `cycle_times`, `[..., N]`, come in any order
-    (Lemma 1: ascending levels are best). Units of unequal cost, `[L]`, count (s_i+1)
-    times theirs (footnotes 2-4).
+    It is eq. (2) of the paper: τ(s, T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i + 1).
+    By Lemma 1, ascending levels are optimal.
 
-    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other
-    numbers that make no sense; NaN where these are traced.
+    Args:
+      levels: Level s_l of each coordinate, integers from 0 to N - 1, `[..., L]`, in any
+        order.
+      cycle_times: Cycle times T of all workers, `[..., N]`, in any order.
+      num_samples: Number of samples in a step, M. Defaults to 1.
+      cycles: CPU cycles per coordinate and sample, b. Defaults to 1.
+      unit_costs: Costs of units of unequal size, `[L]`, which multiply s_i + 1
+        (footnotes 2 to 4). Defaults to 1.
+
+    Returns:
+      The runtime τ, `[...]`. It is NaN if traced numbers are out of range.
+
+    Raises:
+      ValueError: If the levels are not integers from 0 to N - 1, or another number that
+        is known before tracing is out of range.
 
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
@@ -174,7 +210,7 @@ def coordinate_runtime(
 
     @functools.partial(jnp.vectorize, signature="(l),(l),(n)->()")
     def last(s: Array, spent: Array, times: Array) -> Array:
-        level = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
+        level = jnp.where(s < 0, workers, s)  # index N has the fill value, NaN
         awaited = slowest_first(times).at[level].get(mode="fill", fill_value=jnp.nan)
         return jnp.max(awaited * spent)
 
@@ -187,9 +223,9 @@ def _scale_and_times(
     cycles: ArrayLike,
     **parameters: Numbers,
 ) -> tuple[Array, Array]:
-    """M b / N and the times.
+    """Return M b / N and the times.
 
-    ValueError for known numbers that make no sense, NaN for traced ones.
+    Raise ValueError if known numbers are out of range. Traced ones give NaN.
     """
     numbers = {
         "cycle_times": cycle_times,
@@ -199,7 +235,7 @@ def _scale_and_times(
     }
     sense: Array | bool = True
     for name, value in numbers.items():
-        # A worker may never answer: inf.
+        # A time is infinite if a worker never answers.
         condition = CONDITIONS.get(name, ">= 0")
         finite = name not in ("cycle_times", "start_ups")
         if is_traced(value):
@@ -216,7 +252,7 @@ def _scale_and_times(
 def draw_runtimes(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int
 ) -> Array:
-    """Draws of τ, in the unit of the cycle time, `[num_draws]`."""
+    """Draw Monte Carlo samples of τ, `[num_draws]`, in the unit of the cycle time."""
     load, rule, scale = problem_tasks(problem, partition)
     iteration = iteration_of(problem)
     overlap = bool(problem.overlap)
@@ -229,8 +265,19 @@ def draw_runtimes(
 def integrate_runtime(
     problem: Problem, partition: Numbers | Plan, *, num_nodes: int = NUM_NODES
 ) -> Expectation:
-    r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both
-    absolute.
+    """Compute the exact expected runtime E τ̂(x, T) with its quadrature error.
+
+    Args:
+      problem: The problem.
+      partition: Partition x, `[max_workers]`, or a plan.
+      num_nodes: Number of nodes of the quadrature rule. Must be static. Defaults to
+        128.
+
+    Returns:
+      The `Expectation`: the value and a bound on its absolute error.
+
+    Raises:
+      ValueError: If the partition or plan does not fit the problem.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -260,11 +307,20 @@ def _integrate(
 
 
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
-    r"""Exact E τ̂(x,T), eq. (5), a scalar.
+    """Compute the exact expected runtime E τ̂(x, T) of a partition or plan (eq. 5).
 
-    It is differentiable in `partition` and in the problem's leaves, twice. The
-    distribution's moments must exist: an infinite expectation comes out as inf where
-    its mean says so.
+    The result is twice differentiable in `partition` and in the problem's leaves. It is
+    inf if the expectation is infinite, which is derived from the distribution's mean.
+
+    Args:
+      problem: The problem.
+      partition: Partition x, `[max_workers]`, or a plan.
+
+    Returns:
+      The expected runtime, a scalar.
+
+    Raises:
+      ValueError: If the partition or plan does not fit the problem.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -287,7 +343,20 @@ def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
 def completion_probability(
     problem: Problem, partition: Numbers | Plan, deadline: Numbers
 ) -> Array:
-    r"""P(τ̂(x,T) ≤ deadline), exact, in the shape of `deadline`; differentiable, twice.
+    """Compute the exact probability that a step ends by a deadline, P(τ̂(x, T) ≤ t).
+
+    The result is twice differentiable.
+
+    Args:
+      problem: The problem.
+      partition: Partition x, `[max_workers]`, or a plan.
+      deadline: Deadline t in the unit of the runtime, of any shape.
+
+    Returns:
+      The probability, in the shape of `deadline`.
+
+    Raises:
+      ValueError: If the partition or plan does not fit the problem.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -319,12 +388,27 @@ def _completion_probability(
 def certificate(
     problem: Problem, partition: Numbers, levels: ArrayLike | None = None
 ) -> Certificate:
-    r"""f(x) = E τ̂(x,T), and a lower bound on f(z) for every partition z.
+    """Compute a lower bound on the expected runtime of every partition.
 
-    f is convex, so f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n, at every
-    x; without setup ∇f·x = f. `levels`, bool `[max_workers]`, are those that z may use:
-    by default all, with setup cycles those that x uses, for f is affine only as long as
-    these stay the same. Of its numbers only f has derivatives, others' are NaN.
+    Let f(x) = E τ̂(x, T). It is convex, therefore for all partitions x and z
+
+        f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f(x) - ∇f(x)·x + L min_n ∂f/∂x_n.
+
+    Without setup, ∇f(x)·x = f(x). Only f(x) has derivatives; the derivatives of the
+    other results are NaN.
+
+    Args:
+      problem: The problem.
+      partition: Partition x, `[max_workers]`.
+      levels: Mask of the levels that z may use, `[max_workers]`. Defaults to all
+        levels. With setup cycles, z may only use levels that x uses, because f is
+        convex only for fixed levels.
+
+    Returns:
+      The `Certificate`: f(x), its error, the lower bound and the relative gap.
+
+    Raises:
+      ValueError: If the partition does not fit the problem.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(
@@ -346,19 +430,19 @@ def _certify(
     problem: Problem, partition: Numbers, levels: ArrayLike | None
 ) -> Certificate:
     x = as_partition(problem, partition)
-    # Finer than usual: where nearly everything sits at one level, the slopes of the
-    # others need it.
+    # This rule is finer than the default. If nearly all coordinates are at one level,
+    # the derivatives for the other levels need more nodes.
     num_nodes = NUM_NODES * 3 // 2
     value, error, slope = value_and_slope(problem, x, num_nodes)
     allowed = levels_of_bound(problem, x) & (
         True if levels is None else jnp.asarray(levels)
     )
-    # 0 where nothing is paid for setup, up to rounding.
+    # Without setup, this constant is 0 up to rounding.
     constant = 0 if problem.bare else value - jnp.sum(slope * x)
     lower = constant + problem.total.astype(x.dtype) * jnp.min(
         jnp.where(allowed, slope, jnp.inf)
     )
-    # The slopes share the error of the value.
+    # The error of the value also affects its derivatives.
     lower = lower_bound_of(lower - error, value)
     return Certificate(
         value, *without_derivative((error, lower, 1 - lower / value), (problem, x))
@@ -368,7 +452,7 @@ def _certify(
 def value_and_slope(
     problem: Problem, x: Array, num_nodes: int = NUM_NODES
 ) -> tuple[Array, Array, Array]:
-    """f(x), its error and its slope; only the value can be differentiated."""
+    """Return f(x), its error and its gradient. Only f(x) has derivatives."""
 
     def value_of(x: Array) -> tuple[Array, Expectation]:
         runtime = _integrate(problem, x, num_nodes)
@@ -379,10 +463,10 @@ def value_and_slope(
 
 
 def with_total(problem: Problem, x: Array) -> Array:
-    """x, whose shares of the total stay what they are where that has a derivative."""
+    """Return x. In its derivative, the fractions of the total stay constant."""
     return x * (problem.total / jax.lax.stop_gradient(problem.total)).astype(x.dtype)
 
 
 def lower_bound_of(bound: Array, value: Array) -> Array:
-    """The bound, but from 0 to a runtime that is known."""
+    """Clip the bound to [0, value]. It is 0 if it is not finite."""
     return jnp.where(jnp.isfinite(bound), jnp.clip(bound, 0, value), 0)

@@ -1,14 +1,13 @@
-r"""Work sharing: a step's chunks are handed out to free workers that store them,
-neediest first.
+"""Simulate dynamic load balancing of one step: free workers take the most urgent chunk.
 
-A chunk is one whole forward and backward pass of a microbatch. When a worker is free it
-takes, of the chunks c that it stores and nobody has begun, the one whose other holders
-b would come to it last, for its size: the one with the greatest size_c min_b r_b e_b.
-r_b is the size of what b stores and nobody has begun, e_b the seconds that b takes for
-a unit of size: by its last chunk, or by what the running one has taken so far, if that
-is more; before its first chunk the mean of the others. Before anybody has done a chunk
-all are taken to be alike. Of equal ones it takes the largest, then its own, then in
-order.
+A chunk is a forward and a backward pass over a microbatch. A free worker takes one of
+the chunks that it stores and that no worker has begun. It takes the chunk c with the
+greatest size_c min_b r_b e_b, where b are the other workers that store c. Let r_b be
+the size of all unbegun chunks that b stores. The pace e_b is the expected time of b per
+unit of size. It is the pace of b's last chunk, or of the running chunk so far if that
+is slower. Before b's first chunk ends, it is the mean pace of the other workers. Before
+any chunk ends, all workers have the same pace. Of equally urgent chunks, a worker takes
+the largest, then one of its own subset, then the first.
 """
 
 from typing import Any, NamedTuple
@@ -23,15 +22,15 @@ from bcgc_jax.balancing.placement import ChunkTables
 
 
 class _State(NamedTuple):
-    """A step: open chunks, `[M + 1]`, and what workers have done and do, `[N]`."""
+    """Hold a step's state: open chunks, `[M + 1]`, and numbers per worker, `[N]`."""
 
     open: Array
     left: Array
-    pace: Array  # of the chunk before
-    running: Array  # its size, 0 for none
+    pace: Array  # of the last finished chunk
+    running: Array  # size of the running chunk, or 0
     begun: Array
     until: Array
-    end: Array  # of the last chunk so far
+    end: Array  # end of the latest chunk so far
 
 
 def shared_runtime(
@@ -41,19 +40,18 @@ def shared_runtime(
     round_trip: Array | float = 0.0,
     turns: Array | None = None,
 ) -> Array:
-    """When everyone has ended its last chunk; start-ups and seconds for a unit of size
-    are `[N]`.
+    """Simulate a step of dynamic load balancing, and return when its last chunk ends.
 
-    Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a
+    No chunk is interrupted or computed twice. Before each chunk there is a
     `round_trip`.
 
     Args:
-      tables: what each worker may be given.
-      starts: when each worker begins, a finite time; of padding never, `inf`.
-      times: what each worker takes for a unit of size.
-      round_trip: seconds.
-      turns: how often a worker is served, of padded tables; else each chunk is begun
-        once, and each worker is sent away once.
+      tables: The chunks that each worker stores.
+      starts: Time at which each worker begins, finite, `[N]`; `inf` for padding.
+      times: Seconds per unit of size for each worker, `[N]`.
+      round_trip: Request latency, in seconds. Defaults to 0.
+      turns: Number of requests, if the tables are padded. Defaults to one request per
+        chunk and one last request per worker.
 
     Raises:
       ValueError: If the tables are not padded and a start is negative, infinite or NaN.
@@ -76,7 +74,7 @@ def shared_runtime(
     )
 
     def serve(_: int, state: _State) -> _State:
-        """The next worker that is free."""
+        """Serve the next free worker."""
         now = jnp.min(state.until)
         worker = _first_of(state.until == now)
         last, pace = _paces(state, now)
@@ -102,7 +100,7 @@ def shared_runtime(
 
 
 def padded_tables(tables: ChunkTables, max_workers: int) -> ChunkTables:
-    """The tables with room for `max_workers`, so that all numbers share a program.
+    """Pad the tables to `max_workers`, so that all numbers of workers share a program.
 
     >>> from bcgc_jax.balancing.placement import chunk_tables, spread
     >>> tables = chunk_tables(spread(3, 2, 1), (1,))
@@ -127,7 +125,7 @@ def padded_tables(tables: ChunkTables, max_workers: int) -> ChunkTables:
 def padded_runtimes(
     tables: ChunkTables, turns: Array, starts: Array, times: Array, round_trip: Array
 ) -> Array:
-    """`shared_runtime` by padded tables, `[K]`, of draws, `[K, max_workers]`."""
+    """Compute `shared_runtime` by padded tables, for samples, `[K, max_workers]`."""
 
     def runtime(starts: Array, times: Array) -> Array:
         return shared_runtime(tables, starts, times, round_trip, turns)
@@ -138,10 +136,10 @@ def padded_runtimes(
 def all_data_runtime(
     sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
 ) -> Array:
-    """`shared_runtime` where all store all data: who is free takes the largest chunk
-    that is left.
+    """Simulate `shared_runtime` if each worker stores all data.
 
-    No tables are needed: `sizes` are those of a subset's chunks.
+    A free worker takes the largest remaining chunk, so no tables are needed. `sizes`
+    are the sizes of a subset's chunks.
     """
     in_order = jnp.asarray(sorted(sizes * len(times), reverse=True))
 
@@ -158,14 +156,14 @@ def all_data_runtime(
 
 
 def _first_of(mask: Array) -> Array:
-    """The first that is true; with `argmax` a CPU takes 50 % longer for 256 workers."""
+    """Return the first true index. For 256 workers, `argmax` takes 50 % longer."""
     return jnp.min(
         jnp.where(mask, jnp.arange(len(mask), dtype=np.int32), len(mask) - 1)
     )
 
 
 def _paces(state: _State, now: Array) -> tuple[Array, Array]:
-    """The last chunk's pace, 0 before there is one, and the expected one, `[N]`."""
+    """Return the pace of each worker's last chunk, or 0, and its expected pace."""
     ended = state.until == now
     ended_pace = (now - state.begun) / jnp.where(state.running > 0, state.running, 1)
     last = jnp.where(ended & (state.running > 0), ended_pace, state.pace)
@@ -175,14 +173,13 @@ def _paces(state: _State, now: Array) -> tuple[Array, Array]:
 
 
 def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) -> Array:
-    """The chunk for a free worker, M if there is none.
+    """Return the most urgent chunk for a free worker, or M if no chunk is left for it.
 
     Args:
-      tables: what each worker may be given.
-      is_open: the chunks that nobody has begun, `[M + 1]`.
-      need: r e, when each worker would have done all that is left of what it stores,
-        `[N]`.
-      worker: who is free.
+      tables: The chunks that each worker stores.
+      is_open: Mask of the chunks that no worker has begun, `[M + 1]`.
+      need: r e: time that each worker would need for all its unbegun chunks, `[N]`.
+      worker: The free worker.
     """
     own_chunks = tables.stored[worker]
     can = is_open[own_chunks]
@@ -196,13 +193,15 @@ def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) ->
 
 
 def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Array:
-    """e, seconds for a unit of size, `[N]`; 1 where nothing is known.
+    """Return the expected pace e, in seconds per unit of size, `[N]`.
+
+    It is 1 if no pace is known.
 
     Args:
-      last: of each worker's last chunk, 0 before there is one.
-      running: the size of the chunk that it computes, 0 if it computes none.
-      begun: since when.
-      now: the time.
+      last: Pace of each worker's last chunk, `[N]`; 0 before the first one ends.
+      running: Size of the running chunk, `[N]`; 0 for an idle worker.
+      begun: Time at which the running chunk began, `[N]`.
+      now: Current time.
     """
     timed = last > 0
     count = jnp.sum(timed)

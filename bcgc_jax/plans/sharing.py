@@ -1,4 +1,4 @@
-"""`WorkSharing`: the rule of completion where chunks are handed out to free workers."""
+"""Define `WorkSharing`: the recovery condition of dynamic load balancing."""
 
 import functools
 import math
@@ -28,30 +28,35 @@ from bcgc_jax.plans.shared_step import (
 )
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 
-# Steps that NumPy computes at a time: they stay in a processor's cache.
+# Number of steps that NumPy computes at a time. Their arrays fit into a processor's
+# cache.
 _IN_LOCKSTEP = 2**10
-# Steps that a program computes at a time.
+# Number of steps that a compiled program computes at a time.
 _IN_PROGRAM = 2**9
 
 
 @pytree_dataclass
 class WorkSharing(Completion):
-    """A chunk is there with the worker that it was handed to; the step ends with the
-    last chunk, and then everyone is free.
+    """Define that a step ends when its last chunk, given to a free worker, ends.
 
-    Its plan has one block, all coordinates: each chunk is a whole forward and backward
-    pass.
+    Free workers request chunks from a central queue. After the last chunk, all workers
+    are free. The plan has one block with all coordinates, so each chunk is a forward
+    and a backward pass.
 
     Attributes:
-      max_subsets: D, what a worker stores, in subsets.
-      chunks: C of a subset, each as large as the others, or with `equal_chunks` False
-        the last one cut again.
-      whole_subsets: whether workers store whole subsets, not chunks of many.
-      round_trip: before each chunk, in the unit of `Worker`.
-      load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk
-        of this load takes a + b load seconds; for `dispatch.serve`, which hands out by
-        it.
-      hosts: that of each worker, by number, where data are placed by them; else None.
+      num_workers: N.
+      max_subsets: Storage per worker in data subsets, D.
+      chunks: Number of chunks (microbatches) per subset, C.
+      equal_chunks: Whether chunks have equal sizes. Otherwise the last one is divided
+        again.
+      whole_subsets: Whether workers store complete subsets, and not chunks of many
+        subsets.
+      round_trip: Request latency before each chunk, in the unit of `Worker`.
+      load_line: Coefficients (a, b) from a log: a chunk of this load takes a + b · load
+        seconds. `dispatch.serve` uses them to assign chunks.
+      usual_cost: Mean seconds of a complete chunk in a log.
+      hosts: Host number of each worker, if the placement depends on hosts. Otherwise
+        None.
     """
 
     num_workers: int = static_field()
@@ -69,12 +74,12 @@ class WorkSharing(Completion):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of a subset's chunks, `UNITS` for 1 / C of a subset."""
+        """Sizes of a subset's chunks; `UNITS` is 1 / C of a subset."""
         return chunk_sizes(self.chunks, self.equal_chunks)
 
     @property
     def stored(self) -> Storage:
-        """Who stores which chunk, whatever their sizes."""
+        """Placement of the chunks, which does not depend on their sizes."""
         place = Placement(
             *(self.num_workers, self.max_subsets, len(self.sizes)),
             equal_chunks=True,
@@ -84,14 +89,14 @@ class WorkSharing(Completion):
         return place.storage
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """Of a whole subset."""
+        """Compute the load of a complete data subset."""
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker that exists sends its sum after its last chunk.
+        """Compute the runtimes. Each worker sends its sum after its last chunk.
 
-        Draws jump where chunks change hands, so their slopes are not that of the mean:
-        derivatives are NaN.
+        A sample of the runtime jumps where another worker gets a chunk. The mean of its
+        derivatives is not the derivative of the mean, so derivatives are NaN.
         """
         workers = self.num_workers
         unit = load.work[-1] / (UNITS * self.chunks)
@@ -115,11 +120,9 @@ class WorkSharing(Completion):
     def in_lockstep(
         self, times: np.ndarray, starts: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return when all have ended, `[K]`, in draws of the seconds for a subset,
-        `[K, N]`.
+        """Compute the ends of steps, `[K]`, from seconds per subset, `[K, N]`.
 
-        By NumPy. Workers begin at their `starts`, `[K, N]`, or
-        at once.
+        Workers begin at their `starts`, `[K, N]`, or at time 0.
         """
         sizes = np.tile(self.sizes, self.num_workers)
         share = sizes / (UNITS * self.chunks)
@@ -147,9 +150,10 @@ class WorkSharing(Completion):
     def in_shared_program(
         self, times: np.ndarray, starts: np.ndarray, max_workers: int
     ) -> np.ndarray:
-        """`in_lockstep` by one program for all numbers of workers below `max_workers`.
+        """Compute `in_lockstep` with one program for all N ≤ `max_workers`.
 
-        In half of NumPy's time, once it is compiled. For workers that do not store all.
+        Once compiled, it takes half of NumPy's time. It is for workers that do not
+        store all data.
         """
         tables = chunk_tables(self.stored, self.sizes)
         turns = np.int32(len(tables.size) - 1 + self.num_workers)
@@ -168,7 +172,7 @@ class WorkSharing(Completion):
         return np.concatenate(ends)[: len(times)]
 
     def _ends(self, starts: Array, seconds: Array, round_trip: Array) -> Array:
-        """When steps end, from start-ups and seconds for a unit of size, `[..., N]`."""
+        """Compute the ends of steps from seconds per unit of size, `[..., N]`."""
         step: Callable[[Array, Array, Array], Array]
         if self.max_subsets == self.num_workers:
             step = functools.partial(all_data_runtime, self.sizes)
@@ -191,12 +195,12 @@ class WorkSharing(Completion):
         return jnp.all(num_workers == self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
-        """Numbers of a worker: open chunks, and the holders of those it stores."""
+        """Count the numbers per worker: open chunks, and holders of its chunks."""
         return len(self.sizes) * (1 + self.max_subsets**2 // self.num_workers)
 
 
 def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
-    """One block of all `total` coordinates, of which each worker does chunks.
+    """Plan all `total` coordinates as one block of dynamically assigned chunks.
 
     >>> plan = sharing_plan(5.0, WorkSharing(num_workers=4, max_subsets=2, chunks=8))
     >>> (

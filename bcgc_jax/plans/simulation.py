@@ -1,9 +1,8 @@
-"""Runtimes by draws: of a step that begins fresh, and of steps one after the other.
+"""Estimate runtimes by Monte Carlo: of independent steps and of consecutive steps.
 
-In a chain each worker first ends the pass that it has begun (`passes`). Chains are
-independent, and the steps of one are not, so the standard error is that of the chains'
-means. A chain begins fresh, and forgets 32 steps: with the paper's times two would do,
-with heavy tails it takes tens.
+In consecutive steps, each worker first completes the pass that it has begun (`passes`).
+The samples are chains of consecutive steps. Chains are independent but the steps of a
+chain are not, so the standard error comes from the means of the chains.
 """
 
 import functools
@@ -35,24 +34,30 @@ from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 
-# Steps that a chain forgets. Of ten workers with Pareto times (shape 1.2) the median of
-# steps 16 to 31 was 0.15 % below that of steps from 128 on, of steps 32 to 63 0.05 %.
+# Number of steps at the start of a chain that are discarded (burn-in). For ten workers
+# with Pareto times (shape 1.2), the median of steps 16 to 31 was 0.15 % below the
+# median of steps from 128 on. For steps 32 to 63, the difference was 0.05 %. The
+# paper's distribution needs only two steps.
 _FORGOTTEN = 32
-# Chains: of many draws each has many steps, and few are forgotten.
+# Maximum number of chains. With more chains, each has fewer steps, so a larger fraction
+# of the steps is discarded.
 _CHAINS = 256
-# Numbers in a row of a table, of all its steps, workers and tasks: two tenths of a
-# second.
+# Maximum number of steps times workers times tasks times chains for one row of a table.
+# It takes 0.2 s.
 _ROW = 2**22
-# The most chains of a row: the error of their mean stands beside it.
+# Maximum number of chains for a row. Tables print the standard error of their mean.
 _ROW_CHAINS = 32
 
 
 class RuntimeEstimate(NamedTuple):
-    """Monte Carlo means and their standard errors.
+    """Hold Monte Carlo means and their standard errors.
 
-    `mean` is of a step in which all workers begin fresh; `chained` of steps one after
-    the other, where each worker first ends the pass that it has begun; None if nobody
-    asked for it.
+    Attributes:
+      mean: Mean of steps in which all workers are free at the beginning.
+      standard_error: Standard error of `mean`.
+      chained: Mean of consecutive steps, in which each worker first completes the pass
+        that it has begun. None if it was not requested.
+      chained_error: Standard error of `chained`.
     """
 
     mean: Array
@@ -69,13 +74,27 @@ def simulate_runtime(
     *,
     unit: str | None = UNIT,
 ) -> RuntimeEstimate:
-    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with
-    standard errors.
+    """Estimate the expected runtime E τ̂(x, T) of a partition or plan by Monte Carlo.
 
-    `unit` (static) is what a worker does in one piece, for the mean of steps one after
-    the other: a pass over a "subset"; over a microbatch, "chunk:C" for C a subset, as
-    on processes; or a whole "block". None for the mean of fresh steps alone, which is
-    faster. Workers that are unlike keep their places in a chain.
+    Args:
+      key: PRNG key.
+      problem: The problem.
+      partition: Partition x, `[max_workers]`, or a plan.
+      num_draws: Number of Monte Carlo samples. Must be static.
+      unit: Work that a worker cannot interrupt: a pass over a data "subset", over one
+        of C microbatches of it ("chunk:C"), or a whole "block". Must be static.
+        Defaults to "subset". With None, only independent steps are simulated, which is
+        faster.
+
+    Returns:
+      The `RuntimeEstimate`. Only its `mean` has derivatives. For work sharing, they are
+      NaN because the runtime of a sample is not continuous.
+
+    Raises:
+      ValueError: If an argument is out of range, or the partition or plan does not fit
+        the problem.
+
+    In a chain, heterogeneous workers keep their positions.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(
@@ -88,11 +107,8 @@ def simulate_runtime(
     True
     >>> bool(
     ...     estimate.chained == estimate.mean
-    ... )  # nobody has more to do when the last one ends
+    ... )  # no worker is busy when the last one ends
     True
-
-    Of these `mean` alone has derivatives, and they are NaN for work sharing, whose
-    draws jump.
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
@@ -117,7 +133,7 @@ def _simulate(
     fresh, chained = _chains(key, problem, partition, num_draws, unit)
     mean, error = _mean(fresh.ravel())
     _, chained_error = _mean(jnp.mean(chained, axis=0))
-    # Where nobody is ever busy the two means are the same number.
+    # If no worker is ever busy at the end of a step, both means are equal.
     in_chain = mean + jnp.mean(chained - fresh), chained_error
     return RuntimeEstimate(mean, *without_derivative((error, *in_chain), of))
 
@@ -129,9 +145,23 @@ def simulate_completion(
     deadline: ArrayLike,
     num_draws: int,
 ) -> RuntimeEstimate:
-    r"""P(τ ≤ deadline), for every plan, as a share of `num_draws` (static) draws.
+    """Estimate the probability of meeting a deadline, P(τ ≤ t), by Monte Carlo.
 
-    Its standard error is given beside it. Neither has derivatives.
+    In contrast to `completion_probability`, it accepts every plan.
+
+    Args:
+      key: PRNG key.
+      problem: The problem.
+      partition: Partition x, `[max_workers]`, or a plan.
+      deadline: Deadline t, in the unit of the runtime.
+      num_draws: Number of Monte Carlo samples. Must be static.
+
+    Returns:
+      The `RuntimeEstimate` of the probability. It has no derivatives.
+
+    Raises:
+      ValueError: If an argument is out of range, or the partition or plan does not fit
+        the problem.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(
@@ -159,19 +189,23 @@ def _simulate_completion(
 ) -> RuntimeEstimate:
     tau = draw_runtimes(key, problem, partition, num_draws)
     in_time = _mean(tau <= just_after(jnp.asarray(deadline, tau.dtype)))
-    # A draw is in time or not: that has no slope, and their mean has one.
+    # Each sample is an indicator, whose derivative is 0 or undefined, although the
+    # probability has a derivative.
     return RuntimeEstimate(*without_derivative(in_time, (problem, partition, deadline)))
 
 
 def _mean(draws: Array) -> tuple[Array, Array]:
-    """And its standard error."""
+    """Return the mean and its standard error."""
     return jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(draws.size - 1, 1))
 
 
 def _chains(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
 ) -> tuple[Array, Array]:
-    """Runtimes, `[steps, chains]`, of fresh steps, and of the same draws in chains."""
+    """Return runtimes of independent and of consecutive steps, `[steps, chains]` each.
+
+    Both use the same samples.
+    """
     load, rule, scale = problem_tasks(problem, partition)
     passes = passes_of(problem, partition)
     overlap = bool(problem.overlap)
@@ -197,11 +231,11 @@ def _chains(
 def added_in_a_row(
     problem: Problem, partition: Numbers | Plan
 ) -> tuple[float, float] | None:
-    """What a step takes longer in a chain, and its standard error; None if that is too
-    much work.
+    """Return the mean additional time of a step in a chain, and its standard error.
 
-    Of numbers that are known, by NumPy: the plans of a table have many shapes, and
-    nothing is compiled for them. The draws are the same for all plans.
+    All numbers must be known. NumPy computes the result because the plans of a table
+    have many shapes, which would each need a compilation. All plans use the same
+    samples. The result is None if the computation would be too large.
     """
     workers = int(np.asarray(problem.num_workers))
     plan = partition
@@ -211,7 +245,7 @@ def added_in_a_row(
     chains = min(_ROW // (steps * workers * np.size(plan.block)), _ROW_CHAINS)
     if chains < 4:
         return None
-    # One program for all rows; with this key it takes half as long to compile.
+    # All rows share one program. With this kind of key, it compiles in half the time.
     key = jax.random.key(0, impl="unsafe_rbg")
     drawn = _steps_in_places(key, problem, steps, _ROW_CHAINS)
     starts, times = (np.asarray(a, float)[:, :chains, :workers] for a in drawn)
@@ -224,9 +258,9 @@ def added_in_a_row(
 
 
 def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:
-    """A plan's runtimes, `[S]`, in steps of these cycle times, `[S, N]`, by NumPy.
+    """Compute a plan's runtimes, `[S]`, from cycle times, `[S, N]`, with NumPy.
 
-    All workers begin at once.
+    All workers begin at time 0.
     """
     last, _ = _known_passes(problem, plan, times.shape[-1])
     return float(problem.scale) * last(np.zeros_like(times), times)
@@ -235,11 +269,11 @@ def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:
 def steps_in_a_row(
     problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """τ of fresh steps and of a chain, `[S, ...]` each, from start-ups and times,
-    `[S, ..., N]`.
+    """Compute τ of independent and of consecutive steps, `[S, ...]` each, with NumPy.
 
-    In units of κ, of all N workers of the problem, by NumPy. Each worker ends a chunk
-    first, as on processes. None where nobody is busy when a step ends.
+    Start-up and cycle times of all N workers, `[S, ..., N]`, and τ are in units of κ.
+    At the end of a step, each worker first completes its chunk, as the worker processes
+    do. The result is None if no worker is ever busy when a step ends.
     """
     last, passes = _known_passes(problem, plan, times.shape[-1])
     if passes is None:
@@ -253,7 +287,10 @@ def steps_in_a_row(
 def _known_passes(
     problem: Problem, plan: Plan, workers: int
 ) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Passes | None]:
-    """τ, `[...]`, of workers that begin and work so, `[..., N]`, and their passes."""
+    """Return the workers' passes, and a function that computes τ, `[...]`.
+
+    Its arguments are when workers begin, and their cycle times, `[..., N]` each.
+    """
     if plan.is_partition:
         plan = _used_levels(np.asarray(plan.sizes)[:workers])
     passes = passes_of(problem, plan)
@@ -268,7 +305,7 @@ def _known_passes(
 
 
 def _used_levels(sizes: np.ndarray) -> Plan:
-    """A partition without its empty levels, of which there are many."""
+    """Make the plan of a partition without its empty levels."""
     level = np.flatnonzero(sizes > 0)
     return Plan(
         sizes=sizes[level],  # type: ignore[arg-type]
@@ -288,7 +325,10 @@ def _steps_in_places(
 
 
 def places_of(key: Array, problem: Problem, chains: int) -> Array:
-    """Who stands where in each chain, `[chains, max_workers]`; absent ones last."""
+    """Draw a permutation of the workers per chain, `[chains, max_workers]`.
+
+    Padding is last.
+    """
     shape = chains, problem.max_workers
     exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
     return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)
@@ -297,10 +337,10 @@ def places_of(key: Array, problem: Problem, chains: int) -> Array:
 def draw_in_places(
     key: Array, problem: Problem, places: Array, steps: int
 ) -> tuple[Array, Array]:
-    """Start-ups (units of κ) and cycle times of steps, `[steps, chains, max_workers]`
-    each.
+    """Draw start-up (in κ) and cycle times, `[steps, chains, max_workers]` each.
 
-    Of workers that are known one by one; others are alike, and drawn in any order.
+    If each worker has a distribution, workers are at their `places`. Otherwise the
+    workers are interchangeable, and drawn in any order.
     """
     iteration = iteration_of(problem)
     shape = (steps, *places.shape)

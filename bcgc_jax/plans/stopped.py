@@ -1,4 +1,4 @@
-"""`Stopped`: workers stop at a threshold, and chunks not ended are lost."""
+"""Define `Stopped`: workers stop at a threshold, and lose unfinished chunks."""
 
 from typing import Any
 
@@ -17,13 +17,16 @@ from bcgc_jax.plans.worker import Cost, Load, Tasks
 
 @pytree_dataclass
 class Stopped(Completion):
-    """All that workers have ended by a `threshold`, or when all are done: τ = min(θ,
-    max_n F_n).
+    """Define that a step ends at a threshold θ, or when all chunks are finished.
+
+    The runtime is τ = min(θ, max_n F_n). Only finished chunks are in the gradient.
 
     Attributes:
+      num_workers: N.
       threshold: θ, in the unit of `Worker`.
-      chunks: C of a subset. Workers stop at once, and one that has not ended is lost.
-      at_limit: Whether the `threshold` is the lowest that was allowed.
+      chunks: Number of chunks (microbatches) per subset, C. Workers stop immediately,
+        and lose the running chunk.
+      at_limit: Whether `threshold` is the lowest value that was allowed.
     """
 
     num_workers: ArrayLike
@@ -34,11 +37,11 @@ class Stopped(Completion):
     exact_gradient = False
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """Of a whole subset."""
+        """Compute the load of a complete data subset."""
         return in_order(sizes, tasks, cost)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker that exists sends its sum when the step ends."""
+        """Compute the runtimes. Each worker sends its sum when the step ends."""
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         last = jnp.max(jnp.where(exists, starts + times * load.work[-1], 0), axis=-1)
         sent = 0 if load.sent is None else load.sent[-1]

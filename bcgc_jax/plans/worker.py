@@ -1,13 +1,12 @@
-r"""When blocks are delivered by workers that start up, compute and send, and when the
-last one is.
+"""Compute when workers that start up, compute and send deliver their blocks.
 
-Worker w delivers block n at F_n = S + T_w κ y_n + c X_n, or, where sending overlaps
-computing, at max_{j≤n} (S + T_w κ y_j + c (X_n - X_{j-1})): S is the constant start-up,
-c X_n the time the link takes. At any t each worker has delivered its blocks up to some
-level, so their levels are independent and only P(F_n > t) = exp(-Λ(latest T)) counts:
-the crossing probability stays exact (docs/how-it-works.md).
+Worker w delivers block n at F_n = S + T_w κ y_n + c X_n. If sending overlaps computing,
+F_n = max_{j≤n} (S + T_w κ y_j + c (X_n - X_{j-1})). S is the constant start-up time,
+and c X_n the sending time. At any time, a worker has delivered its blocks up to some
+level. These levels are independent, so P(τ > t) depends only on P(F_n > t) =
+exp(-Λ(latest T)), and is exact (docs/how-it-works.md).
 
-All times here are in units of κ = M b / N, so that a load is one of cycles.
+All times are in units of κ = M b / N, so that a load is a number of cycles.
 """
 
 from typing import NamedTuple
@@ -22,18 +21,19 @@ from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.quadrature import largest
 
-# Numbers held at a time, of times or draws, workers and levels: 16 MB in double
-# precision.
+# Limit on the size of an array, of times or samples by workers by levels. It is 16 MB
+# in double precision.
 AT_A_TIME = 2**21
 
 
 class Tasks(NamedTuple):
-    """What each worker does, in this order, `[K]` each.
+    """List the tasks of each worker, in order, `[K]` each.
 
     Attributes:
-      block: of the gradient that a task computes; beyond the last task -1.
-      data, share: how many subsets of the data it goes over (`[W, K]` of unlike
-        workers), and the share of their samples.
+      block: Block of the gradient that a task computes; -1 after the last task.
+      data: Number of data subsets over which a task goes, or `[W, K]` for W kinds of
+        workers.
+      share: Fraction of the subsets' samples that a task uses.
     """
 
     block: ArrayLike
@@ -42,13 +42,13 @@ class Tasks(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a worker spends besides the cycles of coordinates.
+    """List a worker's costs in addition to the cycles of the coordinates.
 
     Attributes:
-      setup, chain: on each subset, and there for each coordinate that is passed, in
-        coordinates; or None.
-      sent: for sending a coordinate, in cycle times; None without a link.
-      num_levels: as many redundancy levels there may be.
+      setup: Setup cost of a data subset, in coordinates, or None.
+      chain: Cost per subset and passed coordinate, in coordinates, or None.
+      sent: Time to send a coordinate, in cycle times. None if sending takes no time.
+      num_levels: Maximum number of redundancy levels.
     """
 
     setup: Array | None
@@ -59,10 +59,12 @@ class Cost(NamedTuple):
 
 @pytree_dataclass
 class Load:
-    """What a worker has done when each task is finished, `[K]` each, ascending.
+    """Hold a worker's cumulative load after each task, `[K]` each, ascending.
 
-    `work` is y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None
-    without a link. Of several `kinds` of workers, one kind's tasks after the other's.
+    Attributes:
+      work: y_n, in cycles of a coordinate.
+      sent: c X_n / κ, in cycle times. None if sending takes no time.
+      kinds: Number of kinds of workers, whose tasks are concatenated.
     """
 
     work: Array
@@ -71,15 +73,16 @@ class Load:
 
     @property
     def earlier(self) -> Array:
-        """Whether task j comes before or is task n, and has work, `[n, j]`."""
+        """Whether task j is at or before task n and has work, `[n, j]`."""
         before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds))
         return jnp.logical_and(before, self.work > 0)
 
     @property
     def began(self) -> Array:
-        """What the link has sent before each task.
+        """Sending time before each task.
 
-        Of task n, if it begins with j, it is `sent[n] - began[j]`.
+        If sending starts with task j, `sent[n] - began[j]` is the sending time up to
+        task n.
         """
         assert self.sent is not None
         sent = self.sent.reshape(self.kinds, -1)
@@ -90,7 +93,7 @@ class Load:
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time and link, and its constant start-up, if any, in κ."""
+    """Model a worker by its cycle time, its start-up time in κ, and its link."""
 
     cycle_time: Distribution
     start_up: ArrayLike | None = None
@@ -98,12 +101,12 @@ class Worker:
 
     @property
     def start(self) -> Array:
-        """The start-up in units of κ; 0 without one."""
+        """Start-up time in units of κ; 0 if there is none."""
         return jnp.asarray(0.0 if self.start_up is None else self.start_up)
 
     @property
     def plain(self) -> bool:
-        """Whether the worker begins at once."""
+        """Whether the worker has no start-up time."""
         return self.start_up is None
 
     def with_fast_inverses(self) -> "Worker":
@@ -115,13 +118,13 @@ class Worker:
     def draw(
         self, key: Array, shape: tuple[int, ...], dtype: DTypeLike
     ) -> tuple[Array, Array]:
-        """Draw start-ups, in units of κ and all alike, and cycle times."""
+        """Draw cycle times, and return them with the start-up times, in units of κ."""
         times = self.cycle_time.sample(jax.random.split(key)[1], shape, dtype)
         return jnp.full(shape, self.start, dtype), times
 
 
 def delivered(load: Load, time: Array, overlap: bool) -> Array:
-    """F_n - S for a cycle time, `[..., N]` or `[..., 1]`; 0 for unused levels."""
+    """Compute F_n - S for cycle times, `[..., N]` or `[..., 1]`; 0 if unused."""
     used = load.work > 0
     if load.sent is None or not overlap:
         sent = 0 if load.sent is None else load.sent
@@ -132,7 +135,10 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative for none."""
+    """Compute the largest cycle time with F_n - S ≤ room, `[..., N]`.
+
+    It is negative if no cycle time is short enough.
+    """
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(
@@ -144,7 +150,7 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 
 
 def late_hazard(worker: Worker, load: Load, t: Array) -> Array:
-    """-log P(F_n > t), `[..., N]`, for t `[..., N]` or `[..., 1]`."""
+    """Compute -log P(F_n > t), `[..., N]`, for t `[..., N]` or `[..., 1]`."""
     room = t - worker.start.astype(load.work.dtype)
     latest = latest_cycle_time(load, room, worker.overlap)
     hazard = _law_hazard(worker.cycle_time, latest)
@@ -152,11 +158,11 @@ def late_hazard(worker: Worker, load: Load, t: Array) -> Array:
 
 
 def _law_hazard(law: Distribution, t: Array) -> Array:
-    """Λ, for times of which some are negative or beyond all that matters."""
+    """Compute Λ(t). It is 0 for t ≤ 0, and inf where P(T > t) underflows."""
     possible = t > 0
     beyond = jnp.zeros((), bool)
     if not law.atomic:
-        # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be
+        # Where P(T > t) underflows, Λ may overflow. Its derivative would be inf · 0 =
         # NaN.
         beyond = t > jax.lax.stop_gradient(law.inverse_beyond(unreached(t.dtype)))
     hazard = law.cumulative_hazard(
@@ -166,12 +172,12 @@ def _law_hazard(law: Distribution, t: Array) -> Array:
 
 
 def unreached(dtype: DTypeLike) -> Array:
-    """A hazard at which P(T > t) underflows."""
+    """Return a hazard at which P(T > t) underflows."""
     return jnp.asarray(-1.2 * np.log(jnp.finfo(dtype).tiny), dtype)
 
 
 def hazard_of(early: Array, late: Array) -> Array:
-    """-log P from 1 - P and P, from the side where it does not cancel."""
+    """Compute -log P from 1 - P and P, and use the side without cancellation."""
     low = -jnp.log1p(-jnp.where(early < 0.5, early, 0))
     high = -jnp.log(jnp.where(late > 0, late, 1))
     return jnp.where(early < 0.5, low, jnp.where(late > 0, high, jnp.inf))

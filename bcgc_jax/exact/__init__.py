@@ -1,1 +1,1 @@
-"""Mathematics that knows no problem: crossings, quadrature, order statistics."""
+"""Compute crossing probabilities, integrals and order statistics."""

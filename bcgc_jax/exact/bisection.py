@@ -1,4 +1,4 @@
-"""Where a condition on a number begins to hold."""
+"""Find the number from which on a condition holds."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,13 @@ from jax import Array
 def bisect(
     holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64
 ) -> tuple[Array, Array]:
-    """The ends of where `holds` becomes true, after `steps` halvings from `low` to
-    `high`.
+    """Find where `holds` becomes true between `low` and `high`, elementwise.
 
-    Elementwise, for a condition that holds from some number on; at `high` it is taken
-    for granted. 64 halvings exhaust float64.
+    The condition must hold from some number on, and is assumed to hold at `high`. After
+    64 steps, the precision of float64 is exhausted.
+
+    Returns:
+      The lower and the upper end of the last interval.
     """
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:

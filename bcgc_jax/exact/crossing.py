@@ -1,4 +1,4 @@
-"""The probability that an order statistic is late: some T_(N-n) exceeds its θ_n."""
+"""Compute the probability that an order statistic is late, T_(N-n) > θ_n."""
 
 import functools
 import itertools
@@ -16,34 +16,40 @@ from bcgc_jax.distributions.order import ascending_in_k, by_level
 from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
-# From more workers on the forward recursion in windows takes the place of the
-# triangular systems: up to 425 their weights need no exponentials in double precision
-# (`Crossing.powers`).
+# Above this number of workers, the forward recursion in windows replaces the triangular
+# systems. Up to 425 workers, the weights of these systems need no exponentials in
+# double precision (`Crossing.powers`).
 MANY = 400
 
 
 @jax.custom_jvp
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
-    r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to
-    `[...]`.
+    """Compute P(T_(N-n) > θ_n for some n) from the hazards Λ(θ_n).
 
-    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The
-    probabilities V_k of the first failure follow by forward substitution
-    (docs/how-it-works.md):
+    With b_k = P(T ≤ θ_{N-k}), the probabilities V_k that condition k is the first to
+    fail follow by forward substitution (docs/how-it-works.md):
 
-        b_k = P(T ≤ θ_{N-k}),
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
-    O(N²) time and O(N) memory for each entry of the leading axes; exact for every
-    distribution, atoms included. Of more than 400 workers in O(N^1.5), to 1e-10
-    (`windows`). Slopes: `crossing_slopes`. Earlier ways to such probabilities: Steck,
-    Ann. Math. Statist. 42, 1971, a determinant; Noé, ibid. 43, 1972, a recursion;
-    Khmaladze & Shinjikashvili, Adv. Appl. Probab. 33, 2001, and Moscovich & Nadler,
-    Stat. Probab. Lett. 123, 2017, with a Poisson process conditioned on N in all, as
-    here. The substitution is a loop over k: a batched triangular solve can lock up the
-    thread pool that it shares with the code around it (seen with jaxlib 0.10, two
-    cores).
+    Args:
+      hazard: Λ(θ_n), `[..., N]`, not increasing in n. The slowest worker has n = 0.
+      num_workers: Number of workers, N. It may be traced.
+
+    Returns:
+      The probability, `[...]`.
+
+    It takes O(N²) time and O(N) memory per entry of the leading axes. It is exact for
+    every distribution, also with atoms. Above 400 workers, it takes O(N^1.5) time with
+    an error of 1e-10 (`windows`). `crossing_slopes` gives the derivatives.
+
+    The substitution is a loop over k. A batched triangular solve can lock up the thread
+    pool that it shares with the code around it (seen with jaxlib 0.10 on two cores).
+
+    Earlier methods are a determinant (Steck, Ann. Math. Statist. 42, 1971) and a
+    recursion (Noé, Ann. Math. Statist. 43, 1972). As here, Khmaladze & Shinjikashvili
+    (Adv. Appl. Probab. 33, 2001) and Moscovich & Nadler (Stat. Probab. Lett. 123, 2017)
+    condition a Poisson process on N arrivals.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> p = crossing_probability(
@@ -63,10 +69,11 @@ def _crossing_probability_jvp(primals, tangents):
 
 @jax.custom_jvp
 def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
-    r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
+    """Compute `crossing_probability`, `[...]`, and its gradient, `[..., N]`.
 
-    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one
-    more worker. Second derivatives are those of the substitution, step by step.
+    ∂P/∂b_k = -N V_k R_k / Pois(N; N), where R_k is the probability that no later
+    condition fails. It sums the paths with k-1 arrivals at b_k, to which one more
+    worker is added. Second derivatives differentiate the substitution.
     """
     return _by_substitution(hazard, num_workers)
 
@@ -90,7 +97,7 @@ def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Arra
     crossing = Crossing(shares(hazard), num_workers)
     first = crossing.first_failures()
     paths = first * crossing.successes()
-    # Probabilities: below 0 is rounding.
+    # These are probabilities, so negative values are rounding errors.
     slope = (
         -crossing.unit
         * jnp.where(paths < 0, 0, paths)
@@ -101,20 +108,22 @@ def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Arra
 
 
 def shares(hazard: Array) -> tuple[Array, Array]:
-    """P(T ≤ θ) and P(T > θ), `[N, ...]`, earliest θ first, from Λ, `[..., N]`."""
+    """Compute P(T ≤ θ) and P(T > θ), `[N, ...]`, smallest θ first, from Λ."""
     ascending = ascending_in_k(jnp.asarray(hazard))
-    # Else XLA makes exponentials of their squares: six more for a power.
+    # Without the barrier, XLA computes squares by further exponentials, six for each
+    # power.
     return jax.lax.optimization_barrier((-jnp.expm1(-ascending), jnp.exp(-ascending)))
 
 
 class Crossing:
-    """The sums behind `crossing_probability`, on axis 0, ascending in k.
+    """Compute the sums behind `crossing_probability`, on axis 0, ascending in k.
 
-    Index i is k = N - size + 1 + i. The rates N Δb along a path add up to N, and its
-    arrivals too, so e^{-rate} and N^m multiply to e^{-N} N^N whatever the path, and
-    cancel with those of Pois(N; N). Where `size`^N / N! does not overflow, weights are
-    (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities up to
-    factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
+    Index i is k = N - size + 1 + i. The rates N Δb along a path sum to N, and its
+    arrivals do, too. Hence e^{-rate} and N^m multiply to e^{-N} N^N for every path, and
+    cancel with the same factors in Pois(N; N). If `size`^N / N! does not overflow,
+    weights are (`size` Δb)^m / m!, without exp and log. V, R and G then are
+    probabilities up to factors, which cancel in `unit` V R / `total` and `unit`² V G R
+    / `total`.
     """
 
     def __init__(
@@ -124,7 +133,7 @@ class Crossing:
         self.size = self.below.shape[0]
         dtype = self.below.dtype
         self.workers = jnp.asarray(num_workers, dtype)
-        # A number that is known stays one: powers by known exponents.
+        # A known number stays an integer, so that powers have known exponents.
         self.count = (
             num_workers
             if isinstance(num_workers, int)
@@ -134,8 +143,8 @@ class Crossing:
         self.batched = batched
         log_factorial = log_factorials(self.size + 1)
         log_max = math.log(jnp.finfo(dtype).max)
-        # With room for the time and the density that V and R are multiplied by: N < 53
-        # in float32.
+        # This leaves room for factors that multiply V and R: a time and a density. It
+        # is N < 53 in float32.
         self.powers = self.size < 0.6 * log_max
         m = np.maximum(np.arange(self.size + 1), 1)
         if self.powers:
@@ -143,10 +152,10 @@ class Crossing:
         else:
             table = np.exp(-log_factorial / m)
         self.table = np.where(np.arange(self.size + 1), table, 1).astype(dtype)
-        # The rate of arrivals.
+        # Rate of arrivals.
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
-        # Squarings after e^{-rate / 2^late}, so that neither this nor what it
-        # multiplies overflows.
+        # Number of squarings after e^{-rate / 2^late}, such that neither this
+        # exponential nor its factor overflows.
         self.late = (
             0
             if self.powers
@@ -154,8 +163,8 @@ class Crossing:
         )
         self.levels: tuple[Array, ...] = levels
         if not self.powers:
-            # e^{-rate / 2^late} of a pair is a product of these: a third of the time in
-            # float32.
+            # For a pair of levels, e^{-rate / 2^late} is a product of these numbers. In
+            # float32, this takes a third of the time.
             rate = self.workers * self.below / 2**self.late
             self.levels = (*levels, jnp.exp(-rate), jnp.exp(rate))
         self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
@@ -163,11 +172,10 @@ class Crossing:
     def _weight(
         self, m: Array | np.ndarray, share: Array, decay: Array | None = None
     ) -> Array:
-        """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known
-        or traced.
+        """Compute Pois(m; N share), or (size share)^m / m!, for m = 0, …, `size`.
 
-        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the
-        last squarings; `decay` is its factor there, where it is known.
+        The Poisson weight is (N share (m!)^{-1/m})^m e^{-N share}, with the exponential
+        before the last squarings. `decay` is the factor in that place, if it is known.
         """
         if isinstance(m, np.ndarray):
             factor = self.table[m]
@@ -205,31 +213,31 @@ class Crossing:
 
     @functools.cached_property
     def _start(self) -> Array:
-        """Pois(k-1; N b_k), a failure at k whatever was before; 0 for k < 1."""
+        """Pois(k-1; N b_k): a failure at k, whatever happened before; 0 for k < 1."""
         before = self._column(self.index - self.size + self.count)  # k - 1
         m = before.clip(0)
         if self.batched or not self.powers:
             weight = self._weight(m, self.below)
-        # a call for each: a third of the kernels, and in a batch half of the time
+        # A single power function compiles to a third of the kernels.
         else:
             weight = jnp.asarray(self.table)[m] * self.below**m
         return jnp.where(before >= 0, weight, 0)
 
     @functools.cached_property
     def _end(self) -> Array:
-        """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
+        """Pois(N-k; N(1-b_k)): all later arrivals after C(b_k) = k."""
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
-        """Ends of parts of the rows: a loop for each leaves out half of the zeros."""
+        """Divide the rows into parts. A loop for each skips half of the zeros."""
         if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
-            parts = 1  # few levels, or one problem alone, are slower for it
+            parts = 1  # slower for few levels or a single problem
         return list(
             itertools.pairwise(self.size * part // parts for part in range(parts + 1))
         )
 
     def first_failures(self) -> Array:
-        """V_k, each taken out of all later ones; padding keeps the lags the same."""
+        """Compute V_k. Padding keeps the lags equal."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(8 if self.batched else 4):
@@ -247,8 +255,10 @@ class Crossing:
         return first[: self.size]
 
     def successes(self) -> Array:
-        """R_k = P(no later threshold fails and all N arrive), given C(b_k) = k."""
-        later_sum = self.last  # less its renewals it becomes the adjoint of V
+        """Compute R_k = P(no later condition fails, all N arrive | C(b_k) = k)."""
+        later_sum = (
+            self.last
+        )  # becomes the adjoint of V when its renewals are subtracted
         success = self._end
         for begin, end in reversed(self._parts()):
 
@@ -274,12 +284,11 @@ class Crossing:
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
-        """V_k, R_k and G_jk = P(the first failure after C(b_j) = j is at k),
-        `[N, N, …]`.
+        """Compute V_k, R_k and G_jk = P(first failure after C(b_j) = j is at k).
 
-        With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G
-        (I + A) = B, V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last:
-        all of it from one system, O(N³).
+        Let A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal. Then
+        G (I + A) = B, V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G
+        last. All follow from one triangular system, in O(N³) time.
         """
         i = self.index
         lag = i[None, :] - i[:, None]
@@ -318,14 +327,14 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
 
 
 def _less(rows: Array, decrease: Array) -> Array:
-    """The rows, the first of them less the `decrease`."""
+    """Subtract `decrease` from the first rows."""
     return jax.lax.dynamic_update_slice_in_dim(
         rows, rows[: len(decrease)] - decrease, 0, 0
     )
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
-    """b_high - b_low of two `Crossing.levels`, without cancellation, and its decay."""
+    """Compute b_high - b_low without cancellation, and the decay of this pair."""
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
-    # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
+    # `maximum` would halve the derivative at 0, where levels tie.
     return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

@@ -1,6 +1,6 @@
-"""Matrix products in full precision, and small linear systems without LAPACK.
+"""Compute matrix products in full precision, and solve small systems without LAPACK.
 
-These are triangular ones of a crossing probability, and positive definite ones.
+The systems are triangular, for crossing probabilities, or positive definite.
 """
 
 import functools
@@ -10,17 +10,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-# By default GPUs round the factors of a float32 product to 10 bits, TPUs to 7.
+# By default, GPUs round the factors of a float32 product to 10 bits, and TPUs to 7
+# bits.
 _FULL = jax.lax.Precision.HIGHEST
 einsum = functools.partial(jnp.einsum, precision=_FULL)
 
-# Above it matrix products are faster than loops over the columns of a triangular
-# system.
+# Above this size of a triangular system, matrix products are faster than loops over
+# columns.
 LARGE = 150
 
 
 def dot(a: ArrayLike, b: ArrayLike, *factors: ArrayLike) -> Array:
-    """`a @ b @ …` in the full precision of the dtype."""
+    """Compute `a @ b @ …` in the full precision of the dtype."""
     product = jnp.matmul(a, b, precision=_FULL)
     if factors:
         return dot(product, *factors)
@@ -28,15 +29,14 @@ def dot(a: ArrayLike, b: ArrayLike, *factors: ArrayLike) -> Array:
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
-    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by blocks of
-    Gauss–Jordan.
+    """Solve a positive definite system for `rhs`, `[N]` or `[N, K]`.
 
-    In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool
-    (see `crossing_probability`).
+    It uses only array operations. LAPACK calls inside a loop may lock up the CPU's
+    thread pool (see `crossing_probability`).
     """
     size = matrix.shape[0]
     system = jnp.concatenate([matrix, rhs.reshape(size, -1)], axis=1)
-    width = 8  # rows at a time, of more than a few: at N = 300 in a third of the time
+    width = 8  # rows per block for N > 30: a third of the time at N = 300
     if size <= 30:
         first = size
     else:
@@ -60,20 +60,19 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
 
 
 def _pivot(i: Array, rows: Array) -> Array:
-    """Column i of the rows made that of the identity."""
+    """Transform column i of the rows to column i of the identity."""
     row, column = (jax.lax.dynamic_index_in_dim(rows, i, axis) for axis in (0, 1))
     row = row / jax.lax.dynamic_index_in_dim(row, i, 1)
     return jax.lax.dynamic_update_slice_in_dim(rows - column * row, row, i, 0)
 
 
 def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array:
-    """X with X (I + strict) = rows, `[M, N, …]`, for a strictly upper triangular
-    `strict`.
+    """Solve X (I + strict) = rows, `[M, N, …]`, with strictly upper `strict`.
 
-    The first N rows are upper triangular too, and so are those of X: halving leaves out
-    most of the zeros. A batch goes by halves down to columns that are written out, in
-    half of the time. One problem would wait for the compiler: at N = 50 1.1 s instead
-    of 0.3.
+    The first N rows of `rows` and X are upper triangular, so halving skips most of the
+    zeros. A batch is halved down to columns with explicit sums, which takes half the
+    time. For a single problem, this would take too long to compile: 1.1 s instead of
+    0.3 s at N = 50.
     """
     size = strict.shape[0]
     batched &= size <= LARGE
@@ -103,9 +102,12 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
-    """X, a few columns at a time, less all earlier ones, then each less the last."""
+    """Solve for a few columns of X at a time.
+
+    First subtract all earlier columns, then each of these columns from the later ones.
+    """
     size = strict.shape[0]
-    width = 5  # at N = 20 and N = 50 fewer, and more, are slower
+    width = 5  # fastest at N = 20 and N = 50
     short = (0, -size % width)
     unpadded_axes = [(0, 0)] * (rows.ndim - 2)
     rows = jnp.pad(rows, [(0, 0), short, *unpadded_axes])
@@ -128,8 +130,8 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
         diagonal = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
 
         def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            # The column is carried beside the others, which otherwise are copied before
-            # they are written to.
+            # The loop carries the column separately. Otherwise XLA copies all columns
+            # before each write.
             left, column = carry
             left = left - column[:, None] * diagonal[k]
             return left, left[:, k + 1]
@@ -142,7 +144,7 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
 
 
 def _product(left: Array, right: Array) -> Array:
-    """Σ_i left_ji right_ik for `[M, I, …]` and `[I, N, …]`, some i at a time."""
+    """Compute Σ_i left_ji right_ik, `[M, N, …]`, a few i at a time."""
     group = 4
     whole = len(right) // group
 

@@ -1,9 +1,9 @@
-r"""Order statistics of N independent cycle times, slowest first.
+"""Compute order statistics of N i.i.d. cycle times, slowest first.
 
-Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
-T_(N-n) = Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no
-sort. The terms j > N are zero, so N may be traced below a static `max_workers`; padded
-levels hold ess inf T.
+Axis n holds T_(N-n), like redundancy level n. By Rényi's representation, T_(N-n) =
+Λ⁻¹(A_(N-n)) with A_(N-n) = Σ_{j=n+1}^{N} E_j / j and independent E_j ~ Exp(1), so
+samples need no sorting. N may be traced below a static `max_workers`, because the terms
+with j > N are zero. Padded levels hold ess inf T.
 """
 
 import functools
@@ -28,12 +28,11 @@ from bcgc_jax.exact.windows import log_factorials
 
 
 def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    """Threefry-2x32-20 of the counters (x0, x1), uint32, as one fusible elementwise
-    expression.
+    """Compute Threefry-2x32-20 of the counters (x0, x1), uint32, elementwise.
 
-    Salmon et al. 2011; bit for bit the cipher behind `jax.random`, whose own bits take
-    six times as long here: it discards half of each output and writes every few rounds
-    to memory.
+    It is the cipher behind `jax.random`, with equal bits (Salmon et al., SC 2011). The
+    bits of `jax.random` take six times as long here, because it discards half of each
+    output and writes every few rounds to memory.
     """
     keys = (
         key_data[0],
@@ -54,12 +53,12 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
 def _exponential_pair(
     seed: Array, row: Array, draw: Array, dtype: Any
 ) -> tuple[Array, Array]:
-    """Independent Exp(1) variables > 0 for levels 2 `row` and 2 `row` + 1."""
+    """Draw independent Exp(1) variables > 0 for levels 2 `row` and 2 `row` + 1."""
     if jnp.dtype(dtype) == jnp.float64:
         first = _uniform64(threefry(seed, draw, 2 * row), dtype)
         second = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
     else:
-        # 23 bits and a half: exact in float32, inside (0, 1).
+        # 23 random bits plus one half are exact in float32, and inside (0, 1).
         first, second = (
             ((word >> 9).astype(dtype) + 0.5) * 2.0**-23
             for word in threefry(seed, draw, row)
@@ -68,7 +67,7 @@ def _exponential_pair(
 
 
 def _uniform64(words: tuple[Array, Array], dtype: Any) -> Array:
-    """52 bits and a half: exact in float64, inside (0, 1)."""
+    """Make 52 random bits and a half, which are exact in float64 and inside (0, 1)."""
     high, low = ((word >> 6).astype(dtype) for word in words)
     return (high * 2.0**26 + low + 0.5) * 2.0**-52
 
@@ -81,11 +80,11 @@ def _over_levels(
     num_draws: int,
     loads: Array,
 ) -> tuple[Any, Any]:
-    """`step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
+    """Scan `step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
 
-    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the
-    hazard, E_(n+1)/(n+1), and 0 for n ≥ N, are drawn where they are used: a cumulative
-    sum of an array of them took six times as long.
+    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The increments of the
+    hazard are E_(n+1) / (n+1), and 0 for n ≥ N. They are drawn within the scan, because
+    a cumulative sum over an array took six times as long.
     """
     rows = (loads.size + 1) // 2
     seed = jax.random.bits(key, (2,), jnp.uint32)
@@ -107,7 +106,7 @@ def _over_levels(
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n), with times slowest first; no load takes no time."""
+    """Compute max_n load_n T_(N-n). A load of 0 takes no time."""
     return jnp.max(
         jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1
     )
@@ -122,7 +121,7 @@ def sorted_draws(
     max_workers: int,
     dtype: Any,
 ) -> Array:
-    """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
+    """Draw sorted cycle times, slowest first, `[num_draws, max_workers]`."""
     zero = jnp.zeros(num_draws, dtype)
     no_loads = jnp.zeros(max_workers, dtype)
 
@@ -138,13 +137,13 @@ def sorted_draws(
 def simulate_max(
     key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int
 ) -> Array:
-    """Draws of max_n load_n T_(N-n), `[num_draws]`, without an array of all times."""
+    """Draw samples of max_n load_n T_(N-n), `[num_draws]`, and store no times."""
     law = law.with_fast_inverse()
 
     def finish(so_far: tuple[Array, Array], step: Array, y: Array) -> tuple[Any, None]:
         hazard, largest = so_far
         hazard = hazard + step
-        # A level without load never counts, also where T is infinite.
+        # A level without a load does not count, even if T is infinite.
         time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
         return (hazard, jnp.maximum(largest, time.astype(load.dtype))), None
 
@@ -162,13 +161,14 @@ def moments(
     function: Callable[[Array], Array] | None,
     max_workers: int,
 ) -> Array:
-    r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
+    """Compute E g(T_(N-n)), `[max_workers]`; g defaults to the identity.
 
-    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and
-    exponentially small at both ends: the trapezoid rule in v, z = mode + width·sinh v,
-    converges geometrically. Where there are kinks, or the tail may be a power law,
-    panels do. Atoms are summed over. Eq. (8) of the paper is the same quantity as an
-    alternating sum, without digits from N ≈ 20.
+    The density of z = logit U_(k), with k = N - n, is ∝ u^k (1-u)^(N-k+1). It is
+    smooth, and decreases exponentially at both ends. Therefore the trapezoid rule in v,
+    with z = mode + width · sinh v, converges geometrically. If there are kinks, or the
+    tail may be a power law, the integral is computed in panels. For atoms, it is a sum.
+    Eq. (8) of the paper has the same quantity as an alternating sum, which has no
+    correct digits from N ≈ 20 on.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers
@@ -199,7 +199,7 @@ def moments(
     if k.dtype == jnp.float64:
         reach = 400.0
     end = jnp.arcsinh(reach / width)
-    num_nodes = 224  # errors against mpmath are of rounding, up to N = 1000
+    num_nodes = 224  # the error against mpmath is rounding up to N = 1000
     v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
     log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(
@@ -208,7 +208,8 @@ def moments(
     weight = jax.nn.softmax(log_density + jnp.log(jnp.cosh(v)), axis=1)
     term = _weighted(weight, of(law.inverse_cumulative_hazard(jax.nn.softplus(z))))
     total = jnp.sum(term, axis=1)
-    # Nothing may be left at the last nodes whose weight has not underflowed.
+    # The terms at the last nodes with nonzero weight must be negligible. Otherwise the
+    # integral diverges.
     seen = weight > 0
     first = jnp.argmax(seen, axis=1)
     last = num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)
@@ -219,19 +220,22 @@ def moments(
 
 
 def _weighted(weight: Array, value: Array) -> Array:
-    """Their product, where 0 times infinity is 0, with slopes."""
+    """Multiply, with 0 · inf = 0 also in derivatives."""
     return jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0)
 
 
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`; 0 for n ≥ N."""
+    """Compute E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`.
+
+    It is 0 for n ≥ N.
+    """
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(
         load.dtype
     )
-    # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
+    # These are sums over j = n+1, …, N. Differences of the tables are at least 1/N.
     up_to_all = jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None]
     mean, variance = jnp.maximum(up_to_all - sums[:, :-1], 0)
     sigma = np.array(deviations, load.dtype)[:, None]
@@ -239,7 +243,7 @@ def typical_hazards(
 
 
 def log_choices(load: Array, num_workers: ArrayLike) -> Array:
-    """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
+    """Compute log C(N, n), n = 0, …, max_workers. It is -inf for n > N."""
     log_factorial = log_factorials(load.size + 1).astype(load.dtype)
     table = jnp.asarray(log_factorial)
     workers = jnp.asarray(num_workers, int)
@@ -251,7 +255,10 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
 def expected_shared_time(
     law: Distribution, num_workers: ArrayLike, dtype: Any
 ) -> Array:
-    """E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: a cycle that all workers share."""
+    """Compute the time of a cycle shared by all workers.
+
+    It is E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du.
+    """
     if law.atomic:
         times = law.breaks()
         mass = mass_of(law, law.breaks())
@@ -261,7 +268,7 @@ def expected_shared_time(
         else:
             ends = (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
-        # Density of logit U.
+        # Probability of each node, from the density of logit U.
         mass = jax.nn.softmax(-jax.nn.softplus(z) - jax.nn.softplus(-z))
         times = law.inverse_cumulative_hazard(jax.nn.softplus(z))
     speed = jnp.where(jnp.isinf(times), 0, 1 / times)
@@ -273,11 +280,11 @@ def expected_shared_time(
     high = 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
     left = dot(jnp.exp(-u[:, None] * speed), mass)
-    counts = left >= jnp.finfo(dtype).tiny  # log 0 has no slope
+    counts = left >= jnp.finfo(dtype).tiny  # log 0 has no derivative
     power = jnp.exp(num_workers * jnp.log(jnp.where(counts, left, 1)))
     term = jnp.where(counts, u * power, 0)
-    # Beyond the far end a power of u is left for a heavy tail, a geometric series here.
-    # Where that does not decay, the mean is infinite.
+    # For a heavy tail, the rest beyond the last node is a power of u, which gives a
+    # geometric series. If the series does not decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
     tail = jnp.where(
@@ -287,7 +294,7 @@ def expected_shared_time(
 
 
 def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
-    """P(T_(N-n) > t_n), `[max_workers]`: more than n workers are later than t_n."""
+    """Compute P(T_(N-n) > t_n) = P(more than n times are > t_n), `[max_workers]`."""
     n = np.arange(t.size)
     m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]

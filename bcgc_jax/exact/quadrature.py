@@ -1,9 +1,9 @@
-r"""Rules of integration over the time t ≥ 0 for probabilities P(max > t) that fall from
-1 to 0.
+"""Integrate probabilities P(max > t) over t ≥ 0.
 
-Two kinds, which compare three rules and extrapolate their differences to the error of
-the finest: trapezoids along a line, t = start + centre · exp(width · sinh v), and the
-rules of Gauss in panels between kinks.
+There are two kinds of quadrature. One is the trapezoid rule along a line
+t = start + centre · exp(width · sinh v). The other is Gauss's rules in panels between
+kinks. Each uses three rules of different fineness. The error of the finest rule is
+extrapolated from their differences.
 """
 
 from collections.abc import Callable
@@ -18,33 +18,38 @@ from jax.typing import ArrayLike
 from bcgc_jax.distributions.special_functions import legendre
 from bcgc_jax.exact.linear_algebra import dot
 
-# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05};
-# single precision, of 4 bytes, has no room for more.
+# Largest log time from the centre at which a bound is evaluated, by bytes of the dtype.
+# Tails such as t^{-1.05} need it. Single precision has no larger range.
 LONGEST = {8: 640.0, 4: 64.0}
-# The same for panels, which a power law follows: its weights need room too.
+# The same for panels, where a power law follows. Their weights need a part of the
+# range.
 _LONGEST_OF_PANELS = LONGEST | {4: 40.0}
 
-# Rules that take turns in the nodes if there may be kinks that nobody named. Three
-# rules agree by chance and are wrong more often than five.
+# Number of shifted rules if there may be unknown kinks. Three wrong rules agree by
+# accident more often than five.
 _SHIFTED = 5
 
 
 class Expectation(NamedTuple):
-    """`value` of an expectation and the estimated absolute `error` of its rule."""
+    """Hold the `value` of an expectation and a bound on its absolute `error`."""
 
     value: Array
     error: Array
 
 
 class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules.
+    """Approximate ∫₀^∞ P(max > t) dt by start + Σ_k weights_k P(max > times_k).
 
-    The `times`, `[K]`, are the same for all three. `weights`, `[3, K]`, are those of
-    all, of every second and of every fourth of the times; or of three of Gauss's rules
-    in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out
-    after the last of the times, or what a power law in its place is off by. If P may
-    have kinks that nobody named, `weights`, `[1 + _SHIFTED, K]`, are those of all times
-    and of rules that take turns in them.
+    Attributes:
+      start: Time before which P(max > t) = 1.
+      times: Nodes of all rules, `[K]`.
+      weights: Weights of three rules, `[3, K]`. Along a line, the rules use all, every
+        second and every fourth of the times. In panels, they are three of Gauss's
+        rules. If there may be unknown kinks, `[1 + _SHIFTED, K]`: one rule with all
+        times, and shifted rules that take turns in them.
+      panels: Number of nodes per panel of each of Gauss's rules. Empty for a line.
+      beyond: Bound on the integral after the last time, or on the error of the power
+        law that replaces it.
     """
 
     start: Array
@@ -55,7 +60,8 @@ class Quadrature(NamedTuple):
 
 
 class Line(NamedTuple):
-    """t = start + centre · exp(width · sinh v) for v from `low` to `high`.
+    """Describe the line t = start + centre · exp(width · sinh v) for v from `low` to
+    `high`.
 
     `beyond` bounds the integral of P(max > t) after the last time.
     """
@@ -69,11 +75,15 @@ class Line(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on; nothing there if it is
-    not `open`.
+    """Describe a power law P(max > start + s) ∝ s^-(1 + fall) for s ≥ `end`.
 
-    `back` is how far before the end, in log s, the power has been looked at; `doubt`
-    what the integral beyond the end may be off by.
+    Attributes:
+      end: The s at which the tail begins.
+      back: Length of the interval before the end, in log s, from which the power was
+        estimated.
+      fall: Exponent minus 1.
+      open: Whether there is a tail. Otherwise, the probability is 0.
+      doubt: Bound on the error of the integral over the tail.
     """
 
     end: Array
@@ -84,7 +94,9 @@ class Tail(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Panels for Gauss's rules from `start` on: `left` ends, sizes, maybe a `tail`."""
+    """Describe panels for Gauss's rules: `start`, `left` ends, sizes, and the tail, if
+    any.
+    """
 
     start: Array
     left: Array
@@ -93,10 +105,10 @@ class Panels(NamedTuple):
 
 
 def largest(values: Array) -> Array:
-    """The largest along the last axis, with the slope of one of them.
+    """Return the largest entry along the last axis, with the derivative of one of them.
 
-    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be
-    none: 0 / 0.
+    `jnp.max` compares the entries with the maximum. If XLA computes the entries again,
+    none may be equal, which gives 0 / 0.
     """
     is_largest = np.arange(values.shape[-1]) == jnp.argmax(
         values, axis=-1, keepdims=True
@@ -107,10 +119,10 @@ def largest(values: Array) -> Array:
 def line_rule(
     of_line: Line, num_nodes: int, *, maybe_kinked: bool = False
 ) -> Quadrature:
-    """The trapezoid rule of `num_nodes` intervals in v, from `line`.
+    """Make the trapezoid rule with `num_nodes` intervals in v, along a line.
 
-    If P(max > t) is `maybe_kinked`, the rule has `_SHIFTED` times as many intervals,
-    and is the mean of as many rules, each a little further on.
+    If P(max > t) is `maybe_kinked`, the rule has `_SHIFTED` times as many intervals. It
+    is then the mean of `_SHIFTED` rules, which are shifted by one interval each.
     """
     start = of_line.start
     length = of_line.high - of_line.low
@@ -135,12 +147,11 @@ def line_rule(
 
 
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
-    """The same rule, whose nodes move with the ascending `onsets`, `[K]`, to a
-    derivative.
+    """Let the nodes of a rule move with the ascending `onsets`, `[K]`, in derivatives.
 
-    Where P(late) begins to fall it may have a slope that no rule sees all of; if the
-    nodes move too, it is not in the integral, which does not depend on them. Those of a
-    line all move with the first, the start.
+    At its onset, P(τ > t) may have a derivative that no rule resolves. If the nodes
+    move with the onset, this derivative is not in the integral, which does not depend
+    on the nodes. All nodes of a line move with the first onset, the start.
     """
     if not nodes.panels:
         onsets = onsets[:1]
@@ -150,7 +161,8 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     times = nodes.times + moved[0]
     if onsets.size == 1:
         return nodes._replace(start=start, times=times)
-    # No panel lies between those that only rounding sets apart: they move as one.
+    # Onsets that differ only by rounding move together, because there is no panel
+    # between them.
     apart = jnp.diff(still) > 64 * jnp.finfo(still.dtype).eps * still[1:]
     group = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, still.size), 0)))
     still = still[group]
@@ -158,8 +170,8 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     gap = jnp.diff(still)
     gap = jnp.where(gap > 0, gap, jnp.inf)[:, None]
     left = nodes.times - still[:-1, None]
-    # Between two onsets as far along as the node is on its way, and all with the last
-    # after it.
+    # Between two onsets, a node moves in proportion to its position. After the last
+    # onset, nodes move with it.
     times = times + dot(increase, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
     pace = 1 + dot(increase, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
     return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
@@ -171,10 +183,10 @@ def gauss_rules(
     ends: bool,
     powers: bool = False,
 ) -> Quadrature:
-    """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
+    """Make three of Gauss's rules, with `orders` nodes in each panel.
 
-    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense
-    there, but in wide panels.
+    With `powers`, densities may behave like excess^-0.3 at the left end. Nodes are then
+    dense there, except in wide panels.
     """
     start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
@@ -182,7 +194,7 @@ def gauss_rules(
     points = shares
     weight = weights
     if powers:
-        # By the cube of the share of the way.
+        # Nodes are at the cube of their position.
         dense = ~_is_wide(ends, start, left, size)[:, None]
         weight = jnp.where(dense, 3 * points**2 * weight, weight)
         points = jnp.where(dense, points**3, points)
@@ -204,7 +216,7 @@ def gauss_rules(
 
 
 def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
-    """centre · exp(width · sinh v) and its slope in v."""
+    """Compute centre · exp(width · sinh v) and its derivative in v."""
     up = jnp.exp(v)
     down = 1 / up
     half_width = of_line.width / 2
@@ -213,39 +225,44 @@ def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late, and its error, from P(late) at the times, `[K]`."""
+    """Compute start + Σ weight · late and its error from P(max > t) at the times,
+    `[K]`.
+    """
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest, *other_rules = jnp.sum(term, axis=1)
     if nodes.panels:
         fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
-        # In each panel, for what two rules are off by may cancel between panels. For n,
-        # 4 n / 5 and 2 n / 5 nodes; 16 for splines through times decades apart, which
-        # converge like n^-0.6: 7 would do.
+        # The error is estimated in each panel, because errors may cancel between
+        # panels. The rules have n, 4 n / 5 and 2 n / 5 nodes. The factor 16 is for
+        # splines through times decades apart, where rules converge like n^-0.6; 7 would
+        # be enough.
         error = rule_error(fine, coarse, coarsest, safety=100.0, cap=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
     if other_rules:
         error = spread_error(value, jnp.stack([coarse, coarsest, *other_rules]))
     else:
         error = rule_error(value, coarse, coarsest)
-    # What is left out before the first and after the last time is of the size of the
-    # term there.
+    # The omitted parts before the first and after the last time are as large as the
+    # terms there.
     error = error + term[0, 0] + term[0, -1] + nodes.beyond
     return Expectation(nodes.start + value, error)
 
 
 class _Layout(NamedTuple):
-    """Where the mass of ∫ P(max > t) dt lies, in u = log((t - start) / centre).
+    """Describe where the mass of ∫ P(max > t) dt is, in u = log((t - start) / centre).
 
-    With t = start + centre · e^u it is centre ∫ e^u P(max > t) du: the mass at u is
-    e^u P(max > t).
+    With t = start + centre · e^u, the integral is centre ∫ e^u P(max > t) du. The mass
+    at u is e^u P(max > t).
 
     Attributes:
-      heaviest: the u of the greatest mass, or 0 if the nodes about the centre see it.
-      width: of the middle of the distribution.
-      end: the u from which on there is nothing left, or the longest.
-      mass_beyond: the integral from the longest u on, over the centre.
-      last_reach: the last three u at which the bound was looked at.
-      last_log_mass: the log of the bound's mass at these.
+      centre: Typical maximum, minus the start.
+      heaviest: The u with the greatest mass, or 0 if the nodes around the centre
+        resolve it.
+      width: Width of the middle of the distribution.
+      end: The u from which on the mass is negligible, or the largest u.
+      mass_beyond: Integral from the largest u on, divided by the centre.
+      last_reach: The three largest u at which the bound was evaluated.
+      last_log_mass: Logarithm of the bound's mass at these u.
     """
 
     centre: Array
@@ -258,12 +275,12 @@ class _Layout(NamedTuple):
 
 
 class _Looks(NamedTuple):
-    """What the looks at a bound so far have told.
+    """Hold the results of evaluating a bound so far.
 
     Attributes:
-      number: of the looks.
-      log_mass: the log of the bound's mass at the reaches of the first look.
-      heaviest: the u of the greatest mass.
+      number: Number of evaluations.
+      log_mass: Logarithm of the bound's mass at the points of the first evaluation.
+      heaviest: The u with the greatest mass.
     """
 
     number: Array
@@ -277,30 +294,32 @@ def _layout(
     choices: Array,
     longest: dict[int, float] = LONGEST,
 ) -> _Layout:
-    """The layout by P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}.
+    """Compute the layout from P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}.
 
-    `hazard_at` some times has Λ of all levels.
+    `hazard_at` computes Λ of all levels at some times.
     """
     start = peaks[0]
     finfo = jnp.finfo(peaks.dtype)
-    # An excess over the start far below the rounding of the start is none.
+    # An excess far below the rounding of the start counts as 0.
     least = jnp.maximum(1e-3 * finfo.eps * start, 1e3 * finfo.tiny)
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    factor = 1.35  # from one reach to the next
+    factor = 1.35  # ratio of consecutive points
     longest_reach = longest[peaks.dtype.itemsize]
     reaches = np.append(0.0, longest_reach * factor ** np.arange(-22.0, 1.0))
     reaches = reaches.astype(peaks.dtype)
 
     def log_mass_at(u: Array) -> Array:
-        """The log of the mass at u, with the greatest term of the bound for its sum."""
+        """Compute the log of the mass at u. The greatest term of the bound replaces its
+        sum.
+        """
         order = np.arange(1, choices.size, dtype=peaks.dtype)  # n + 1
         log_late = choices[1:] - order * hazard_at(start + centre * jnp.exp(u))
         return u + jnp.minimum(jnp.max(log_late, axis=-1), 0)
 
     looks = _look(log_mass_at, reaches, factor)
     log_mass = looks.log_mass
-    far = looks.heaviest > 2 * width  # up to there the rule's nodes are dense enough
+    far = looks.heaviest > 2 * width  # before, the rule's nodes are dense enough
     end, mass_beyond = _end_of(reaches, log_mass)
     return _Layout(
         centre=centre,
@@ -316,10 +335,11 @@ def _layout(
 def _look(
     log_mass_at: Callable[[Array], Array], reaches: np.ndarray, factor: float
 ) -> _Looks:
-    """Look at the mass everywhere, then less than a factor from where it is greatest.
+    """Evaluate the mass at all points, then close to the greatest mass.
 
-    In one loop, so that hazards are compiled once. Nearer by than u = 20 the first look
-    is as good, and steady while a load changes a little.
+    One loop does both, so that hazards are compiled once. If the greatest mass is at u
+    ≤ 20, the first evaluation is precise enough, and does not change if a load changes
+    slightly.
     """
     dtype = reaches.dtype
     near = np.linspace(1 / factor, factor, reaches.size // 2)
@@ -347,10 +367,10 @@ def _look(
 
 
 def _end_of(reaches: np.ndarray, log_mass: Array) -> tuple[Array, Array]:
-    """The reach from which on nothing is left, or the longest, and what lies beyond.
+    """Return the point after which the mass is negligible, and the integral beyond.
 
-    If mass is left at the longest, it goes on as a power law, e^(-fall u), whose
-    integral is the mass over the fall; infinite where it does not fall.
+    If mass remains at the largest point, it continues as a power law, e^(-fall u). Its
+    integral is the mass divided by `fall`, or infinite if it does not decrease.
     """
     open_ = log_mass > np.log(jnp.finfo(log_mass.dtype).eps / 8)
     following = np.append(reaches[1:], reaches[-1])
@@ -361,7 +381,9 @@ def _end_of(reaches: np.ndarray, log_mass: Array) -> tuple[Array, Array]:
 
 
 def _tail_of(layout: _Layout) -> Tail:
-    """The tail beyond the longest reach, of the lowest level in use alone."""
+    """Compute the tail beyond the largest point, which belongs to the lowest level in
+    use.
+    """
     late = layout.last_log_mass[-1]
     fall_before, fall_after = -jnp.diff(layout.last_log_mass) / jnp.diff(
         layout.last_reach
@@ -371,8 +393,8 @@ def _tail_of(layout: _Layout) -> Tail:
     open_ = layout.mass_beyond > 0
     falling = fall > 0
     safe = jnp.where(falling, fall, 1)
-    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much
-    # as one expects.
+    # The exponent may still change. For example, ∫ u^-2 du is then twice the
+    # extrapolated value.
     change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
     doubt = jnp.where(falling, layout.centre * jnp.exp(late) / safe * change, jnp.inf)
     end = layout.centre * jnp.exp(layout.last_reach[2])
@@ -386,12 +408,11 @@ def _tail_of(layout: _Layout) -> Tail:
 
 
 def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
-    """Times before the end, and the slopes by which two nodes and more integrate beyond
-    it.
+    """Return times before the end, and weights that integrate over the tail.
 
-    They are right for the power, and so is the sum's derivative in the exponent: with
-    p ∝ s^-(1 + fall) and s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x)
-    dx = p(end) / fall, to the first order.
+    The weights are exact for the power law with two or more nodes, and so is their
+    derivative in the exponent. Let p ∝ s^-(1 + fall) and s = end · e^(-back x). To
+    first order, ∫ p(s) e^(-(1 + fall) back x) (A + B x) dx = p(end) / fall.
     """
     change = -12 / (tail.back * tail.fall**2) - 6 / tail.fall  # B
     level = 1 / tail.fall - change / 2  # A
@@ -406,20 +427,20 @@ def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
 
 
 def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Line:
-    """The line along which nearly all of the integral of P(max > t) is.
+    """Choose the line along which nearly all of the integral of P(max > t) is.
 
-    `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical
-    and a high one. The centre is the typical maximum, unless its mean lies far beyond
-    it, as where few workers are late at all.
+    `peaks`, `[4]`, are the earliest possible maximum, and a low, a typical and a high
+    one. The centre is the typical maximum. If few workers are late at all, its mean may
+    be far beyond, and the centre is moved.
     """
     layout = _layout(peaks, hazard_at, choices)
-    # In log t. e^-reach is what is left out at the left end; where the centre moved, it
-    # may lie too far by a third, for the bound was looked at in such steps.
+    # These ends are in log t. At the left end, e^-reach is omitted. A moved centre may
+    # be too far right by a third, because the points of the bound are that far apart.
     left = layout.heaviest / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(
         peaks.dtype
     )
     ends = jnp.stack([left, layout.end - layout.heaviest]) / layout.width
-    # The inverse of sinh, of what is not small.
+    # arsinh, for arguments that are not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
     centre = layout.centre * jnp.exp(layout.heaviest)
     return Line(
@@ -433,7 +454,7 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> L
 
 
 def raised(peaks: Array, scale: Array) -> Array:
-    """The `peaks`, none nearer to the start than the `scale` of times allows."""
+    """Raise the `peaks` to a minimum distance from the start, given the `scale`."""
     start = peaks[0]
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
     least = start + jnp.where(np.arange(4) > 0, nearest * (scale - start), 0)
@@ -441,12 +462,11 @@ def raised(peaks: Array, scale: Array) -> Array:
 
 
 def kinked_levels(size: int, jumps: bool = False) -> np.ndarray:
-    """The levels at the images of whose kinks panels end: of the first 12, then of ever
-    fewer.
+    """Choose the levels at whose kinks panels end: the first 12, then fewer and fewer.
 
-    A kink of Λ where the distribution begins is one of order n+1 in P at level n. If
-    the density `jumps` elsewhere, then the kinks of all levels are of order 1, and
-    panels end at those of the first 100.
+    Where the distribution begins, Λ has a kink, which has order n+1 in P at level n. If
+    the density `jumps` elsewhere, the kinks of all levels have order 1. Then panels end
+    at the kinks of the first 100 levels.
     """
     first = min(100 if jumps else 12, size)
     return np.unique(np.r_[:first, np.geomspace(first, size, 12).astype(int) - 1])
@@ -459,7 +479,9 @@ def panels(
     hazard_at: Callable[[Array], Array],
     choices: Array,
 ) -> Panels:
-    """Panels by the `peaks`, the kinks' `images`, `[K]`, and a `last` time, if any."""
+    """Make panels from the `peaks`, the times of kinks, `[K]`, and a `last` time, if
+    any.
+    """
     start, low, middle, high = peaks
     dtype = peaks.dtype
     beyond = jnp.zeros(0, dtype)
@@ -477,7 +499,8 @@ def panels(
         [(low - middle) * spread[1:5], (high - middle) * spread]
     )
     breaks = jnp.concatenate([images, around, beyond, last[None]])
-    # What only rounding sets apart from the start would make the next panel a wide one.
+    # Breaks that differ from the start only by rounding would make the next panel too
+    # wide.
     breaks = jnp.where(
         breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks
     )
@@ -486,11 +509,11 @@ def panels(
 
 
 def _tail_ends(heaviest: Array, end: Array) -> Array:
-    """Ends of 20 panels in log time, from the centre on: alike within a unit, then ever
-    longer.
+    """Return the ends of 20 panels in log time, from the centre on.
 
-    If most of the mean lies far from the centre, a part of the panels comes before it.
-    The end may be e^640 away.
+    They have equal lengths within a unit, and increasing lengths afterwards, as the end
+    may be e^640 away. If most of the mean is far from the centre, some of the panels
+    are before it.
     """
     share = np.linspace(0.0, 1.0, 20).astype(end.dtype)
     part = 0.4
@@ -503,14 +526,17 @@ def _tail_ends(heaviest: Array, end: Array) -> Array:
 
 
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
-    """Whether a panel without an end is longer than its way from the start."""
+    """Whether a panel is longer than its distance to the start, if nothing `ends`."""
     return (left > start) & (size > left - start) & (not ends)
 
 
 def in_panel(
     ends: bool, start: Array, left: Array, size: Array, share: Array
 ) -> tuple[Array, Array]:
-    """The time at a share of a panel, and its slope; logarithmic in wide ones."""
+    """Return the time at a fraction of a panel, and its derivative.
+
+    Wide panels are logarithmic.
+    """
     t = left + size * share
     slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
@@ -525,12 +551,12 @@ def in_panel(
 def rule_error(
     fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, cap: float = 1.0
 ) -> Array:
-    """A bound on the error of `fine`, from three rules, each with half the step of the
-    next.
+    """Bound the error of `fine` from three rules, each with half the step of the next.
 
-    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `cap` e₁.
-    Where e₁ is small by chance, e₂² / 10, relative to `fine`, is the bound. The
-    constants are our own: with 40 intervals errors came to at most 0.2 of it.
+    Their differences e₁ and e₂ extrapolate to e₁² / e₂. The bound is this times
+    `safety`, at most `cap` · e₁. If e₁ is accidentally small, the bound is e₂² / (10
+    `fine`). The constants are our choice. With 40 intervals, errors were at most 0.2 of
+    the bound.
     """
     last = jnp.abs(fine - coarse)
     previous = jnp.abs(coarse - coarsest)
@@ -540,14 +566,16 @@ def rule_error(
 
 
 def spread_error(value: Array, rules: Array) -> Array:
-    """A bound on the error of the mean `value` of shifted trapezoid `rules`, `[R]`.
+    """Bound the error of the mean `value` of shifted trapezoid `rules`, `[R]`.
 
-    All are equally right for a smooth function. A kink makes an error of B(θ), the
-    second Bernoulli polynomial, times the jump of the slope, where θ is the place of
-    the kink within its interval. The mean of B over the five places is B(5 θ) / 25, and
-    at most 1/24 of the largest difference from it. Errors of several
-    kinks may cancel in a difference: of a million sums of 20 with random jumps six were
-    above the bound, by a factor of 2 at most. Of 720 runtimes of hazards with two kinks
-    the largest error was 0.17 of it (`tests/plans/test_unnamed_kinks.py`).
+    For a smooth function, all rules are equally accurate. A kink at position θ of its
+    interval makes an error of B(θ) times the jump of the derivative, with the second
+    Bernoulli polynomial B. The mean of B over the five positions is B(5 θ) / 25. This
+    is at most 1/24 of the largest difference from the mean.
+
+    Errors of several kinks may cancel in a difference. Of a million sums of 20 with
+    random jumps, six were above the bound, by a factor of at most 2. For 720 runtimes
+    of hazards with two kinks, the largest error was 0.17 of the bound
+    (`tests/plans/test_unnamed_kinks.py`).
     """
     return jnp.max(jnp.abs(rules - value))

@@ -1,18 +1,19 @@
-r"""Crossing probabilities of many workers, by a Poisson process between the thresholds.
+"""Compute crossing probabilities of many workers by following a Poisson process.
 
-All terms are positive. Level n fails where fewer than N-n workers are below θ_n. From
-one threshold to the next, the slowest level last, the distribution of the count C is
-convolved with a Poisson one and what is below N-n taken out of it. At each threshold
-only about √N of the N possible counts have noticeable probability: a window follows
-their mean, O(N^{3/2}) in all where `crossing_probability` takes O(N²). What is left
-out, for all levels and paths together:
+Level n fails if fewer than N-n workers are below θ_n. Start at the slowest level. From
+one threshold to the next, the distribution of the count C is convolved with a Poisson
+distribution, and counts below N-n are removed. All terms are positive. At each
+threshold, only about √N of the N possible counts have a noticeable probability. A
+window follows their mean, which takes O(N^{3/2}) operations, where
+`crossing_probability` takes O(N²). For all levels and paths together, the computation
+omits:
 
-- counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below
-  1e-9 of the paths;
-- levels that fail with probability e^-30 or less by Chernoff's bound, where no earlier
-  one does;
-- of each convolution the terms from `_TERMS` on, below 1e-11: a long way is made in
-  several parts.
+- Counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean. They
+  are below 1e-9 of the paths.
+- Levels that fail with probability e^-30 or less by Chernoff's bound, if no earlier
+  level fails.
+- The terms of each convolution from `_TERMS` on, which are below 1e-11. A long interval
+  is divided into several parts.
 """
 
 import functools
@@ -25,23 +26,25 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-# What is left out, as said above: counts further from the mean than these,
+# Half width of a window: standard deviations of the count, and additional counts. Wider
+# windows omit less, but take longer.
 _DEVIATIONS = 6.5
 _MARGIN = 20
-# and the terms of a convolution from this one on.
+# Number of terms of a convolution.
 _TERMS = 20
-# Relative to an expected value: of eight distributions 2.3e-10 at most, against the
-# system of all counts.
+# Bound on the relative error of an expectation. For eight distributions, the largest
+# difference from the system of all counts was 2.3e-10.
 LEFT_OUT = 1e-9
 
 
 class Paths(NamedTuple):
-    """The probability that some level fails, and by level n those of the paths to it.
+    """Hold the probability that some level fails, and by level the probabilities of
+    paths.
 
     Attributes:
       probability: P(some level fails).
-      arrive: that all levels above hold and C = N-n-1 at θ_n, over that of N in all.
-      leave: that after C = N-n at θ_n all later levels hold.
+      arrive: P(all levels above hold and C = N-n-1 at θ_n), divided by P(N arrivals).
+      leave: P(all later levels hold | C = N-n at θ_n).
     """
 
     probability: Array
@@ -50,20 +53,22 @@ class Paths(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How the count is followed, from the highest level that counts to the lowest.
+    """Describe how the count is followed, from the highest relevant level to the
+    lowest.
 
-    A stretch leads from one level that counts to the next one below it, past levels
-    that do not. Arrivals on it are spread evenly over its levels: the count needs no
-    more of what lies between.
+    A stretch leads from one relevant level to the next lower one, past irrelevant
+    levels. Its arrivals are spread evenly over these levels, because the count does not
+    depend on their distribution.
 
-    Attributes, by level but for the last three:
-      counts: whether the level counts.
-      window: the first count of its window.
-      rate: expected arrivals in a part of the way from the level above it.
-      parts: of that way, each short enough for `_TERMS`.
-      passed: the levels of its stretch.
-      first, last: the highest and the lowest level that count.
-      hopeless: whether no path gets through.
+    Attributes:
+      counts: Whether each level is relevant.
+      window: First count in the window of each level.
+      rate: Expected arrivals in a part of the interval from the level above, by level.
+      parts: Number of parts of this interval. Each is short enough for `_TERMS`.
+      passed: Number of levels of the stretch, by level.
+      first: The highest relevant level.
+      last: The lowest relevant level.
+      hopeless: Whether some level surely fails.
     """
 
     counts: Array
@@ -80,17 +85,19 @@ class _Way(NamedTuple):
         return jnp.where(self.hopeless, 0, self.first - self.last)
 
     def place(self) -> np.ndarray:
-        """The places in a window: as many for all as the widest needs."""
+        """Return the positions in a window. All windows are as wide as the widest."""
         width = 2 * (_DEVIATIONS * math.sqrt(self.window.size / 4 + 1) + _MARGIN) + 8
-        return np.arange(16 * math.ceil(width / 16))  # whole vectors
+        return np.arange(
+            16 * math.ceil(width / 16)
+        )  # complete vectors of the processor
 
     def counts_at(self, level: Array) -> Array:
-        """The counts in a level's window."""
+        """Return the counts in a level's window."""
         return self.window[level] + self.place()
 
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
-    """Paths by Λ at the thresholds, `[..., N]`, as in `crossing_probability`."""
+    """Compute paths from Λ, `[..., N]`, as in `crossing_probability`."""
     workers = jnp.asarray(num_workers, int)
     rows = hazard.reshape(-1, hazard.shape[-1])
     paths = jax.lax.map(lambda row: _paths(row, workers), rows)
@@ -116,12 +123,12 @@ def _paths(hazard: Array, workers: Array) -> Paths:
 
 @functools.cache
 def log_factorials(size: int) -> np.ndarray:
-    """log k! for k = 0 … size - 1."""
+    """Compute log k! for k = 0 … size - 1."""
     return np.array([math.lgamma(k + 1) for k in range(size)])
 
 
 def _poisson(count: Array, rate: Array, size: int) -> Array:
-    """Pois(count; rate) for counts up to 2 `size`, 0 for counts below 0."""
+    """Compute Pois(count; rate) for counts up to 2 `size`; 0 for negative counts."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     m = jnp.clip(count, 0, 2 * size)
     positive = rate > 0
@@ -133,26 +140,26 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
 
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
-    """The way past levels that tie with a later one or hardly ever fail."""
+    """Find the way past levels that tie with a later one or hardly ever fail."""
     level = np.arange(hazard.size)
     total = workers.astype(hazard.dtype)
     counts, hopeless = _levels_that_count(hazard, below, above, workers)
     first = jnp.max(jnp.where(counts, level, 0))
     last = jnp.min(jnp.where(counts, level, first))
-    # Of the levels that count the nearest: at or below each, at or above it, above it.
+    # The nearest relevant level: at or below each level, at or above it, and above it.
     low = jax.lax.cummax(jnp.where(counts, level, last))
     high = jax.lax.cummin(jnp.where(counts, level, first), reverse=True)
     higher = jnp.append(high[1:], first)
     on_the_way = (level < first) & (level >= last)
     passed = jnp.where(on_the_way, jnp.maximum(higher - low, 1), 1)
-    # P(θ_higher < T ≤ θ_low), on the side without cancellation.
+    # P(θ_higher < T ≤ θ_low), computed without cancellation.
     stretch = jnp.where(
         below[low] > 0.5, above[higher] - above[low], below[low] - below[higher]
     )
     rate = jnp.where(on_the_way, total * jnp.maximum(stretch, 0) / passed, 0)
     part = (level - low) / jnp.maximum(high - low, 1)
     chance = jnp.clip(below[low] + (below[high] - below[low]) * part, 0, 1)
-    # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
+    # At a rate of 2.5, the omitted terms from `_TERMS` on are below 1e-11.
     parts = jnp.maximum(jnp.ceil(rate / 2.5), 1).astype(int)
     return _Way(
         counts=counts,
@@ -169,17 +176,17 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
 def _levels_that_count(
     hazard: Array, below: Array, above: Array, workers: Array
 ) -> tuple[Array, Array]:
-    """The levels that may well fail first, and whether one surely fails.
+    """Find the levels that may fail first, and whether some level surely fails.
 
-    Level n fails where a share of more than q = (n+1)/N workers is above θ_n. With p
-    the probability of each to be there, Chernoff's bound of a share q is
+    Level n fails if more than a fraction q = (n+1) / N of the workers is above θ_n. Let
+    p be the probability that a worker is. Chernoff's bound for a fraction q is
 
         exp(-N (q log(q/p) + (1-q) log((1-q)/(1-p)))).
     """
     dtype = hazard.dtype
     level = np.arange(hazard.size)
     total = workers.astype(dtype)
-    # A level that ties with the one before it asks for less at the same time.
+    # If a level ties with the level before, it requires fewer workers at the same time.
     later = jnp.concatenate([jnp.full(1, jnp.inf, dtype), hazard[:-1]])
     in_use = (hazard < later) & (level < workers)
     share = jnp.minimum((level + 1) / total, 1)
@@ -191,9 +198,9 @@ def _levels_that_count(
     exponent = total * (late + early)
     negligible = 30.0  # in log P
     rare = ((share > above) & (exponent > negligible)) | (above <= 0)
-    # A failure of one of the lowest levels is never rare beside those of the others.
+    # The lowest levels always count, because their failures are not rare in comparison.
     counts = in_use & (~rare | (level < 8))
-    # So surely fewer than N-n are early that no path is left.
+    # Fewer than N-n workers are early almost surely, so no path is left.
     hopeless = jnp.any(
         in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible)))
     )
@@ -201,9 +208,9 @@ def _levels_that_count(
 
 
 def _windows(chance: Array, total: Array, first: Array) -> Array:
-    """The first count of each window, some deviations below the mean count.
+    """Return the first count of each window, some deviations below the mean count.
 
-    Windows only move up from the highest level to the lowest, as the count does.
+    From the highest to the lowest level, windows only move up, as the count does.
     """
     mean = total * chance
     deviation = jnp.sqrt(total * chance * (1 - chance))
@@ -214,7 +221,7 @@ def _windows(chance: Array, total: Array, first: Array) -> Array:
 
 
 def _shift(way: _Way, level: Array, part: Array) -> Array:
-    """How far the window moves in this part of the way to a level."""
+    """Return how far the window moves in this part of the interval before a level."""
     higher = way.window[jnp.minimum(level + 1, way.window.size - 1)]
     shift = way.window[level] - higher
     parts = way.parts[level]
@@ -222,13 +229,15 @@ def _shift(way: _Way, level: Array, part: Array) -> Array:
 
 
 def _weighed(padded: Array, start: Array, terms: Array, width: int) -> Array:
-    """Σ_m terms_m padded[start + m + i] for i below the width."""
+    """Compute Σ_m terms_m padded[start + m + i] for i below the width."""
     entries = jax.lax.dynamic_slice(padded, (start,), (width + _TERMS - 1,))
     return sum(terms[m] * entries[m : m + width] for m in range(_TERMS))  # type: ignore[return-value]
 
 
 def _entry(row: Array, index: Array, counts: Array) -> Array:
-    """The row's entry at `index`; 0 outside it, and for a level that does not count."""
+    """Return the row's entry at `index`; 0 outside the row or if the level does not
+    count.
+    """
     inside = counts & (index >= 0) & (index < row.size)
     return jnp.where(inside, row[jnp.clip(index, 0, row.size - 1)], 0)
 
@@ -236,12 +245,13 @@ def _entry(row: Array, index: Array, counts: Array) -> Array:
 def _forward(
     way: _Way, terms: Array, below: Array, above: Array, workers: Array
 ) -> tuple[Array, Array]:
-    """By level the paths one worker short of it, and the sum of all that fail.
+    """Compute by level the paths one worker short of it, and the sum of all failing
+    paths.
 
-    A row has the weights of the paths by their count at a level, which have not failed
-    before. At each level those short of it fail; what holds is convolved with the
-    arrivals on the way to the next level below. Weights are those of the Poisson
-    process. `terms` from the last one on.
+    A row contains the weights of the paths that have not failed before, by their count.
+    At each level, paths with too small a count fail. The rest is convolved with the
+    arrivals before the next lower level. Weights belong to the unconditioned Poisson
+    process. `terms` are in reverse order.
     """
     size = below.size
     dtype = below.dtype
@@ -278,10 +288,10 @@ def _forward(
 def _failures(
     way: _Way, level: Array, row: Array, arriving: Array, above: Array, workers: Array
 ) -> Array:
-    """The paths of the row that fail at a level, with all their later arrivals.
+    """Compute the paths of the row that fail at a level, with all their later arrivals.
 
-    If the level above counts, no path that held there is short by more than one worker:
-    those are the `arriving`. Past levels that do not count, more may be missing.
+    If the level above counts, a path that held there lacks at most one worker. These
+    are the `arriving` paths. After levels that do not count, it may lack more.
     """
     total = workers.astype(row.dtype)
 
@@ -298,10 +308,10 @@ def _failures(
 
 
 def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
-    """By level the paths that are on it, with C = N-n, and hold from there on.
+    """Compute by level the paths with C = N-n that hold from there on.
 
-    A row has, by the count at a level, the probability that it and all later levels
-    hold. It is followed from the lowest level up.
+    A row contains the probability that a level and all later levels hold, by the count.
+    The recursion starts at the lowest level.
     """
     size = above.size
     place = way.place()

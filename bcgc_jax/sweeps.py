@@ -1,9 +1,9 @@
-r"""Sweeps: thousands of problems solved together, written to a CSV file as they come.
+"""Solve many problems together, and write the results to a CSV file as they come.
 
-A cell costs O(N²) to O(N³) for N workers, and each padded number of workers costs a
-compilation. So cells are grouped by the number of workers. Each group has one compiled
-function, which solves a chunk of cells with every method, spread over the local
-devices.
+A cell is one problem of a sweep. With N workers, it costs O(N²) to O(N³), and each
+padded number of workers costs a compilation. Therefore cells are grouped by the number
+of workers. Each group has one compiled function, which solves a batch of cells
+(`Chunk`) with every method, distributed over the local devices.
 """
 
 import csv
@@ -37,10 +37,10 @@ __all__ = ["Sweep", "grid", "sweep", "write_sweep"]
 Table = dict[str, np.ndarray]
 
 
-# Numbers that `solve` gives.
+# Attributes of a `Solution` that are columns.
 NUMBERS = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap")
-# Columns of the answers: these numbers, what a scheme needs, and some that are not in
-# every sweep.
+# All columns of results: these numbers, the requirements of a scheme, and some columns
+# that only some sweeps have.
 NEEDS = Requirements._fields
 ANSWERED = (
     *("method", "status", *NUMBERS),
@@ -48,32 +48,34 @@ ANSWERED = (
     *(*NEEDS, "saved", "completion_probability", "partition"),
 )
 
-# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell
+# Cost of compiling one size, in cells · N^2.5. On two cores, it takes 5.5 s, and a cell
 # takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6
-# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its
-# caches, fewer would leave lanes of the optimum idle. An accelerator takes as many as
-# half its memory holds.
+# Maximum cells · N² of a batch on a CPU: half a second of optima. A larger batch leaves
+# the caches. A smaller one leaves lanes of the optimiser idle. On an accelerator, the
+# limit is half of its memory.
 _CACHED = 2**16
 
 
-# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is
-# the same for all.
+# Sharding of the inputs: cells are distributed over the devices, and all else is
+# replicated.
 _CELLS = PartitionSpec("cells")
 _SAME = PartitionSpec()
 _BOUNDS = ("levels", "groups", "storage")
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Table:
-    r"""Return all combinations of numbers, `num_workers` slowest, then in the order
-    given.
+    """Return all combinations of numbers as the cells of a sweep.
 
     Args:
-      axes: the values of each number of a cell; one of them is `num_workers`.
+      **axes: Values of each number of a cell, by name. One of them is `num_workers`.
 
-    Returns: a column `[C]` for each number, with an entry for each of the C cells.
+    Returns:
+      One column `[C]` for each number, with an entry for each of the C cells.
+      `num_workers` varies slowest, and the last number fastest.
 
-    Raises ValueError for values that are no numbers, or without `num_workers`.
+    Raises:
+      ValueError: If values are not numbers, or `num_workers` is missing.
 
     >>> {name: c.tolist() for name, c in grid(rate=[1.0, 2.0], num_workers=[8]).items()}
     {'num_workers': [8, 8], 'rate': [1.0, 2.0]}
@@ -88,30 +90,33 @@ def grid(**axes: ArrayLike | Sequence[float]) -> Table:
 
 
 def _check_columns(columns: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError for columns that are no cells."""
+    """Raise ValueError if the columns do not describe cells."""
     if "num_workers" not in columns:
-        raise ValueError("the cells of a sweep need num_workers")
+        raise ValueError("the cells of a sweep have no column num_workers. Add it.")
     for name, values in columns.items():
         if name in (*ANSWERED, "max_workers"):
-            rename = "call the number of the cells otherwise"
-            raise ValueError(f"{name} is a column of the answers: {rename}")
+            rename = "Choose another name for the numbers of the cells."
+            raise ValueError(f"{name} is the name of a column of results. {rename}")
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
-            requirement = "numbers, at least one of them, in a row"
+            requirement = "a sequence of one or more numbers"
             raise ValueError(f"{name} must be {requirement}, got {values!r}")
         if values.dtype.kind in "iu" and np.any(
             values > jnp.iinfo(jnp.result_type(int)).max
         ):
-            enable = "call jax.config.update('jax_enable_x64', True) first"
-            raise ValueError(f"{name} needs 64 bits: {enable}")
+            enable = "Call jax.config.update('jax_enable_x64', True) first."
+            raise ValueError(f"{name} needs 64-bit integers. {enable}")
     workers = columns["num_workers"]
     if not np.all((workers >= 1) & (workers == np.floor(workers))):
-        raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
+        raise ValueError(f"num_workers must be integers >= 1, got {workers}")
 
 
 class Chunk(NamedTuple):
-    """Cells, by index, that are solved at once.
+    """Hold a batch of cells that are solved together.
 
-    Their problems are padded to `max_workers`, and their number to `room`.
+    Attributes:
+      max_workers: Number of workers to which the problems are padded.
+      cells: Indices of the cells.
+      room: Number of cells to which the batch is padded.
     """
 
     max_workers: int
@@ -122,15 +127,15 @@ class Chunk(NamedTuple):
 def _padded_sizes(
     sizes: np.ndarray, counts: np.ndarray, compilation: float
 ) -> list[int]:
-    """Return the numbers of workers that cells of these sizes are padded to.
+    """Return the numbers of workers to which cells are padded.
 
     Args:
-      sizes: the numbers of workers of the cells, ascending, each of them once.
-      counts: the number of cells of each size.
-      compilation: the cost of one more program, in cells · N^2.5.
+      sizes: Numbers of workers of the cells, ascending, without repetition.
+      counts: Number of cells of each size.
+      compilation: Cost of an additional program, in cells · N^2.5.
 
-    The sizes are divided where that saves most padding, and both parts again, until a
-    division saves less than a compilation costs.
+    The sizes are divided where this saves most padding, and both parts again. This ends
+    when a division saves less than a compilation costs.
     """
     cost = sizes.astype(float) ** 2.5
     saved = np.cumsum(counts) * (cost[-1] - cost)
@@ -146,9 +151,9 @@ def _padded_sizes(
 def _chunks(
     workers: np.ndarray, devices: Sequence[jax.Device], *, apart: bool
 ) -> list[Chunk]:
-    """Return all chunks, those of few workers first.
+    """Return all batches, in ascending order of the number of workers.
 
-    With `apart`, each number of workers has a program of its own.
+    With `apart`, each number of workers has its own program.
     """
     compilation = _COMPILATION
     if apart:
@@ -169,9 +174,9 @@ def _chunks(
 
 
 def _room(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
-    """The number of cells that are solved together, as many on each device."""
+    """Return the number of cells of a batch, a multiple of the number of devices."""
     at_once = _CACHED
-    # 4 kB a cell and pair of levels, all arrays together.
+    # All arrays together take 4 kB per cell and pair of levels.
     if devices[0].platform != "cpu":
         at_once = (
             (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
@@ -181,33 +186,42 @@ def _room(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
 
 
 class Sweep:
-    r"""What a sweep computes: rows of (cell, method), chunk by chunk.
+    """Describe a sweep: a grid of problems, and the methods that solve them.
+
+    A row has the results of one method for one cell. Its columns are the numbers of the
+    cell, `method`, `status`, and the numbers of the `Solution` before rounding:
+
+    - `lower_bound` and `relative_gap` are NaN if there is no certificate. `kind` and
+      `bound_of` describe the bound, as in `Solution`; `bound_of` may be None.
+    - `stored_subsets`, `sent`, `round_trips`, `exact_gradient` and `lost` are the
+      requirements of the scheme. They are NaN or None if they are unknown.
+    - `saved` is present if "uncoded" is one of the methods. It is the fraction of the
+      uncoded time that the scheme saves per sample in the gradient.
+    - `completion_probability` is present if the cells have a `deadline`.
+    - A cell with invalid numbers has the status "invalid".
+
+    Batches are in ascending order of the number of workers, and keep the order of the
+    cells.
 
     Args:
-      problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers`
-        is static.
-      cells: columns `[C]` with an entry for each cell, as `grid` returns them; one is
+      problem: Function that returns the `Problem` of a cell. It gets the numbers of the
+        cell, which are traced, and a static `max_workers`, as keyword arguments.
+      cells: Columns `[C]` with an entry for each cell, as `grid` returns them. One is
         `num_workers`. A column `deadline` is not passed to `problem`.
-      methods: for `solve`, by name or with options; "deadline" takes the cells' own.
-      key: for methods that draw; cell i draws with `fold_in(key, i)`.
-      partitions: also give the rounded partitions.
-      labels: columns of one text, first in every row, such as the name of the
-        distribution.
+      methods: Methods for `solve`, by name or with options. "deadline" uses the
+        deadlines of the cells. Defaults to "optimal".
+      key: PRNG key for methods that draw random numbers. Cell i uses `fold_in(key, i)`.
+      partitions: Whether rows include the rounded partitions. Defaults to False.
+      labels: Texts that are the same in every row, by column, such as the name of the
+        distribution. These columns come first.
 
-    Chunks come by size, and within a size in the order of the cells. Rows have the
-    numbers of the cell, `method`, `status` and what `solve` says of the continuous
-    partition, which `completion_probability` is of too; `lower_bound` and
-    `relative_gap` are NaN where there is no certificate. `kind` and `bound_of` say what
-    that is of, as in a `Solution`; the latter may be None. `stored_subsets`, `sent`,
-    `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None
-    where that is not known. With "uncoded" among the methods `saved` is how much less
-    time than that a scheme takes for a sample that is used, as a share of it. A cell
-    whose numbers make no problem has the status "invalid".
+    Attributes:
+      cells: The columns of the cells.
+      num_cells: Number of cells, C.
+      names: Names of the columns of the rows.
 
-    `cells` has the columns, `num_cells` their number C, and `names` the names of the
-    columns of the rows.
-
-    Raises ValueError for an unknown method and for bad cells.
+    Raises:
+      ValueError: If a method is unknown, or the cells are invalid.
     """
 
     def __init__(
@@ -225,7 +239,7 @@ class Sweep:
         if len({values.size for values in self.cells.values()}) > 1:
             lengths = {name: values.size for name, values in self.cells.items()}
             raise ValueError(
-                f"the columns of the cells must have one length, got {lengths}"
+                f"all columns of the cells must have the same length, got {lengths}"
             )
         workers = self.cells["num_workers"].astype(int)
         self.cells["num_workers"] = workers
@@ -241,10 +255,14 @@ class Sweep:
         has_deadline = "deadline" in self.cells
         if not asked or len(self.methods) < len(asked):
             names = [method.name for method in asked]
-            raise ValueError(f"a sweep needs methods, each of them once, got {names}")
+            raise ValueError(
+                f"methods must be different, and at least one, got {names}"
+            )
         if any(method.lacks_deadline for method in asked) and not has_deadline:
-            column = 'a column "deadline" of the cells'
-            raise ValueError(f'the method "deadline" needs deadlines: {column}')
+            raise ValueError(
+                'the method "deadline" needs deadlines. Add a column "deadline" to the '
+                "cells."
+            )
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         not_in_every_sweep = {
             "saved": "uncoded" in self.methods,
@@ -256,10 +274,10 @@ class Sweep:
         self.apart = any(method.fixed_workers for method in asked)
         self.chunks = _chunks(workers, jax.local_devices(), apart=self.apart)
         first = self.numbers_at(self.chunks[-1].cells[0])
-        jax.eval_shape(self._check, first)  # traced: whatever the numbers are
+        jax.eval_shape(self._check, first)  # traced, so it accepts all numbers
 
     def _check(self, cell: dict[str, Array]) -> None:
-        """Raise ValueError for a method that no cell can be solved with."""
+        """Raise ValueError if a method cannot solve any cell."""
         largest = self.chunks[-1].max_workers
         numbers = {**cell, "num_workers": largest}
         problem = self.problem(max_workers=largest, **numbers)
@@ -267,7 +285,7 @@ class Sweep:
             method.check(problem)
 
     def numbers_at(self, index: int) -> dict[str, Any]:
-        """What `problem` is asked with for a cell."""
+        """Return the keyword arguments of `problem` for a cell."""
         return {
             name: values[index]
             for name, values in self.cells.items()
@@ -275,7 +293,7 @@ class Sweep:
         }
 
     def solve(self, chunk: Chunk) -> Table:
-        """Return a chunk's rows by column; `partition` has integer lists, or None."""
+        """Return a batch's rows by column. A `partition` is a list, or None."""
         answers = jax.device_get(_solved(*self._inputs(chunk), self._static(chunk)))
         methods = list(self.methods)
         size = len(chunk.cells) * len(methods)
@@ -287,7 +305,7 @@ class Sweep:
             for name, values in self.cells.items()
         }
         rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
-        # The methods of a cell after each other.
+        # All methods of a cell are consecutive.
         for name, values in answers.items():
             rows[name] = values.reshape(-1, *values.shape[2:])[:size]
         if "uncoded" in self.methods:
@@ -313,7 +331,7 @@ class Sweep:
         return {name: rows[name] for name in self.names}
 
     def _saved(self, rows: Table) -> np.ndarray:
-        """Return the share of the uncoded time that is saved, for samples used."""
+        """Return the saved fraction of the uncoded time, per sample in the gradient."""
         methods = list(self.methods)
         runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
         uncoded = np.repeat(
@@ -323,14 +341,14 @@ class Sweep:
         return np.where(finite, 1 - runtime / np.where(finite, uncoded, 1), np.nan)
 
     def _inputs(self, chunk: Chunk) -> tuple[Any, ...]:
-        """Return a chunk's cells, their indices, the key and the methods, as arrays.
+        """Return a batch's cells, their indices, the key and the methods, as arrays.
 
-        Copies of the last cell fill the chunk up.
+        Copies of the last cell pad the batch.
         """
         index = np.pad(chunk.cells, (0, chunk.room - len(chunk.cells)), mode="edge")
         cells = {name: values[index] for name, values in self.cells.items()}
-        # A list keeps the order of the methods, which a dictionary would lose. Their
-        # numbers are no part of the program.
+        # A list keeps the order of the methods, which a dictionary would lose. The
+        # methods' numbers are inputs of the program.
         shared = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
         spread = jax.device_put((cells, index), NamedSharding(self.mesh, _CELLS))
         return *spread, *jax.device_put(shared, NamedSharding(self.mesh, _SAME))
@@ -350,9 +368,9 @@ def _solved(
     methods: list[Method],
     options: tuple[Any, ...],
 ) -> Table:
-    """Return the answers for the cells of a chunk, `[cells, methods]` each.
+    """Return the results for the cells of a batch, `[cells, methods]` each.
 
-    `options` has what else they follow from, which is static.
+    `options` contains the static arguments.
     """
     problem_of, mesh, apart, partitions, max_workers = options
 
@@ -387,7 +405,7 @@ def _answer(
     deadline: Array | None,
     partitions: bool,
 ) -> dict[str, Array]:
-    """What a method says of a cell."""
+    """Solve one cell with one method, and return the numbers by column."""
     cell_method = method
     if method.lacks_deadline:
         cell_method = replace(method, deadline=deadline)
@@ -395,7 +413,7 @@ def _answer(
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     columns = {name: getattr(solution, name) for name in NUMBERS}
-    # 0 bounds any runtime: it is no certificate.
+    # A bound of 0 holds for any runtime, so it is not a certificate.
     for name in ("lower_bound", "relative_gap"):
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
     needs = solution.needs
@@ -411,7 +429,8 @@ def _answer(
     columns = {
         name: jnp.where(exists, value, unknown) for name, value in columns.items()
     }
-    # Of the method alone, but text is no result of a program.
+    # These depend only on the method. They are indices because a program cannot return
+    # text.
     columns |= {
         "kind": jnp.asarray(KINDS.index(solution.kind)),
         "bound_of": jnp.asarray([*_BOUNDS, ""].index(solution.bound_of)),
@@ -432,17 +451,26 @@ def sweep(
     methods: Methods = "optimal",
     **keywords: Any,
 ) -> Table:
-    r"""Solve many problems together; the columns of the rows (cell, method), see
-    `Sweep`.
+    """Solve a grid of problems with several methods.
 
-    Rows of few workers come first, not in the order of the cells; they have the numbers
-    of their cell. In place of `problem` and all that follows it takes a `Sweep`, as
-    `write_sweep` does.
+    Args:
+      problem: Function that returns the `Problem` of a cell, as in `Sweep`. Or a
+        `Sweep`, in place of all arguments.
+      cells: The grid: a result of `grid`, or a mapping from column names to arrays.
+      methods: Methods for `solve`, by name or with options. Defaults to "optimal".
+      **keywords: Other arguments of `Sweep`, such as `key` or `partitions`.
 
-    Raises TypeError without cells, or with something besides a `Sweep`.
+    Returns:
+      A dictionary of columns, with one row per cell and method. Rows are sorted by
+      number of workers, not in the order of `cells`, and repeat the numbers of their
+      cell. See `Sweep` for the columns.
 
-    For more than fits in memory, and to go on where a sweep was cut off, see
-    `write_sweep`.
+    Raises:
+      TypeError: If `cells` is missing, or if other arguments accompany a `Sweep`.
+      ValueError: If a method is unknown, or the cells are invalid.
+
+    All rows are kept in memory. To stream them to a file, and to resume an interrupted
+    sweep, use `write_sweep`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
@@ -464,9 +492,9 @@ def sweep(
         plan = Sweep(problem, cells, methods, **keywords)
     else:
         raise TypeError(
-            "sweep takes a Sweep alone, or a function that makes a Problem of a cell, "
-            f"and cells: sweep(problem, grid(...)); got {type(problem).__name__} and "
-            f"{type(cells).__name__}"
+            "sweep takes either only a Sweep, or a function that returns a Problem and "
+            "cells, as in sweep(problem, grid(...)); got "
+            f"{type(problem).__name__} and {type(cells).__name__}"
         )
     tables = [plan.solve(chunk) for chunk in plan.chunks]
     return {
@@ -481,25 +509,31 @@ def write_sweep(
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    r"""Solve a sweep and append its rows to a CSV file, chunk by chunk.
+    """Solve a sweep and append its rows to a CSV file, batch by batch.
 
-    NaN is an empty field, and a partition is its numbers with blanks between.
+    In the file, NaN is an empty field, and a partition is its numbers separated by
+    blanks.
 
     Args:
-      sweep: what to solve.
-      path: of the file, *.csv. FILE.sweep.json beside it tells which sweep it was.
-      resume: continue a file whose sweep was cut off. If it is complete, nothing is
-        solved. A chunk that was not written to its end is solved again.
-      progress: called with the number of cells that are done, and that of all cells.
+      sweep: The sweep to solve.
+      path: Path of the file, *.csv. FILE.sweep.json in the same folder identifies the
+        sweep.
+      resume: Whether to continue the file of an interrupted sweep. Incomplete batches
+        are solved again, and nothing is solved if the file is complete. Defaults to
+        False.
+      progress: Function that is called with the number of solved cells and the number
+        of all cells.
 
-    Returns: the path.
+    Returns:
+      The path.
 
-    A scheme of your own is recognized by its name, and `Sweep.problem` by the first and
-    the last problem of each size. Other edits are not noticed.
+    Raises:
+      ValueError: If the name does not end in .csv, or the file to resume belongs to
+        another sweep, with other cells, methods, problem, precision or devices.
+      FileExistsError: If the file exists and `resume` is False.
 
-    Raises ValueError for a name that does not end in .csv, and if `resume` meets
-    another sweep (other cells, methods, problem, precision or devices);
-    FileExistsError if the file exists and `resume` is False.
+    Your own scheme is identified by its name, and `Sweep.problem` by the first and the
+    last problem of each size. Other changes are not detected.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, ShiftedExponential
@@ -520,26 +554,26 @@ def write_sweep(
     """
     path = Path(path)
     if path.suffix.lower() != ".csv":
-        raise ValueError(f"a sweep is written to a file named *.csv, got {path.name}")
+        raise ValueError(f"the file of a sweep must be named *.csv, got {path.name}")
     note = path.with_name(path.name + ".sweep.json")
     mark = fingerprint(sweep)
     solved_chunks = 0
     if path.exists():
         if not resume:
-            advice = "not overwritten: continue it with resume, or remove it"
+            advice = "the file exists. Continue it with resume, or remove it"
             raise FileExistsError(17, advice, str(path))
         if not note.exists() or note.read_text() != mark:
             raise ValueError(
-                f"{path} is of another sweep (cells, methods, problem, precision or "
-                "devices differ): name another file, or remove it"
+                f"{path} belongs to another sweep (cells, methods, problem, precision "
+                "or devices differ). Choose another file, or remove it."
             )
         solved_chunks = _keep_complete_chunks(sweep, path)
     done = 0
     progress(done, sweep.num_cells)
     for index, chunk in enumerate(sweep.chunks):
         if index >= solved_chunks:
-            # The file begins with the first answer, so a sweep that `solve` refuses
-            # leaves none.
+            # The file is created with the first result, so a sweep that `solve` refuses
+            # leaves no file.
             text = _csv_rows(sweep.solve(chunk))
             if not index:
                 note.write_text(mark)
@@ -552,14 +586,16 @@ def write_sweep(
 
 
 def _keep_complete_chunks(sweep: Sweep, path: Path) -> int:
-    """Cut the file off after its last complete chunk; return the number of chunks."""
+    """Truncate the file after its last complete batch, and return the number of
+    batches.
+    """
     with path.open("rb+") as file:
         end = len(file.readline())
         for index, chunk in enumerate(sweep.chunks):
             rows = len(chunk.cells) * len(sweep.methods)
             lines = list(itertools.islice(file, rows))
             if len(lines) < rows or not lines[-1].endswith(b"\n"):
-                # Without a row the names of the columns are written again, too.
+                # If no batch is complete, the column names are written again, too.
                 file.truncate(end if index else 0)
                 return index
             end += sum(map(len, lines))
@@ -567,9 +603,9 @@ def _keep_complete_chunks(sweep: Sweep, path: Path) -> int:
 
 
 def fingerprint(sweep: Sweep) -> str:
-    """Return a digest of what the rows follow from.
+    """Return a digest of everything that determines the rows.
 
-    That is cells, methods, options, some problems, precision and chunks.
+    It covers cells, methods, options, some problems, precision and batches.
     """
     key = None
     if sweep.key is not None:
@@ -579,13 +615,14 @@ def fingerprint(sweep: Sweep) -> str:
     for size, chunks in itertools.groupby(
         sweep.chunks, lambda chunk: chunk.max_workers
     ):
-        # Two problems of each size stand for what the function does beside the cells.
+        # Two problems of each size represent what the function does in addition to the
+        # cells.
         cells = np.concatenate([chunk.cells for chunk in chunks])
         for index in (cells[0], cells[-1]):
             numbers = sweep.numbers_at(index)
             try:
                 problems.append(sweep.problem(max_workers=size, **numbers))
-            except ValueError as error:  # a cell that makes no sense
+            except ValueError as error:  # a cell with invalid numbers
                 problems.append(str(error))
     trees = (key, sweep.cells, sweep.methods, problems)
     leaves, structure = jax.tree.flatten(trees)
@@ -609,7 +646,7 @@ def _csv_rows(table: Table) -> bytes:
 
 
 def _field(value: Any) -> Any:
-    """Return what CSV is to hold: nothing for NaN, a list with blanks between."""
+    """Convert a value for CSV: nothing for NaN, and a list separated by blanks."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     if value != value:
@@ -618,6 +655,6 @@ def _field(value: Any) -> Any:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """A sweep's file row by row, without reading all of it at once."""
+    """Read a sweep's file row by row, without loading it completely."""
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)

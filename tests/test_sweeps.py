@@ -30,12 +30,12 @@ def test_a_grid_has_all_combinations_with_the_number_of_workers_slowest():
 
 def test_a_grid_of_no_numbers_is_refused():
     refused: dict[str, dict[str, Any]] = {
-        "need num_workers": {"rate": [1.0]},
-        "whole numbers": {"num_workers": [2.5]},
-        "from 1 on": {"num_workers": [0]},
-        "at least one": {"num_workers": []},
-        "must be numbers": {"num_workers": [2], "rate": ["fast"]},
-        "column of the answers": {"num_workers": [2], "status": [1]},
+        "have no column num_workers": {"rate": [1.0]},
+        "must be integers": {"num_workers": [2.5]},
+        "integers >= 1": {"num_workers": [0]},
+        "one or more": {"num_workers": []},
+        "sequence of one or more numbers": {"num_workers": [2], "rate": ["fast"]},
+        "name of a column of results": {"num_workers": [2], "status": [1]},
         "jax_enable_x64": {"num_workers": [2], "num_coordinates": [10**10]},
     }
     for words, columns in refused.items():
@@ -141,7 +141,7 @@ def test_methods_that_draw_have_a_key_for_each_cell(x64):
 
     by_draws = bcgc.Scheme("uncoded_by_draws", uncoded, gives="runtime")
     cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3, 1e-3])
-    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+    with pytest.raises(ValueError, match=r"Pass key=jax.random.key"):
         bcgc.sweeps.sweep(paper, cells, [by_draws])
     rows = bcgc.sweeps.sweep(paper, cells, [by_draws], key=jax.random.key(3))
     drawn, exact = (
@@ -163,7 +163,7 @@ def test_unknown_methods_are_refused_before_anything_is_solved():
             bcgc.sweeps.Sweep(paper, cells, [method])
     with pytest.raises(TypeError, match="a method is a name"):
         bcgc.sweeps.Sweep(paper, cells, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="must have the same length"):
         bcgc.sweeps.Sweep(
             paper, {"num_workers": np.array([5, 6]), "rate": np.array([1e-3])}
         )
@@ -208,10 +208,10 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
         bcgc.sweeps.write_sweep(plan, cut)
     first_chunks = cut.read_bytes()
     assert whole.read_bytes().startswith(first_chunks)
-    with pytest.raises(FileExistsError, match="continue it with resume"):
+    with pytest.raises(FileExistsError, match="Continue it with resume"):
         bcgc.sweeps.write_sweep(plan, cut)
     second_plan = _sweep_to(2e-2, jnp.result_type(float))
-    with pytest.raises(ValueError, match=r"cut\.csv is of another sweep"):
+    with pytest.raises(ValueError, match=r"cut\.csv belongs to another sweep"):
         bcgc.sweeps.write_sweep(second_plan, cut, resume=True)
     for lost, solved_again in ((0, 0), (9, 1)):  # a line that was cut off, too
         cut.write_bytes(first_chunks[: len(first_chunks) - lost])
@@ -224,7 +224,7 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
     # A finished file: nothing to do, and nothing is overwritten.
     left[0] = 0
     bcgc.sweeps.write_sweep(plan, cut, resume=True)
-    with pytest.raises(FileExistsError, match="not overwritten"):
+    with pytest.raises(FileExistsError, match="the file exists"):
         bcgc.sweeps.write_sweep(plan, cut)
     with pytest.raises(ValueError, match="another sweep"):
         bcgc.sweeps.write_sweep(second_plan, cut, resume=True)
@@ -238,7 +238,7 @@ def test_a_sweep_that_is_cut_off_resumes_and_gives_the_same_file(
 def test_a_file_of_unknown_origin_is_not_taken_for_results(x64, plan, tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("mine\n")
-    with pytest.raises(FileExistsError, match="not overwritten"):
+    with pytest.raises(FileExistsError, match="the file exists"):
         bcgc.sweeps.write_sweep(plan, path)
     for note in (None, "another"):
         if note is not None:
@@ -252,7 +252,7 @@ def test_a_refused_sweep_leaves_no_file(x64, plan, tmp_path):
     refused = bcgc.sweeps.Sweep(
         paper, bcgc.sweeps.grid(num_workers=[2], rate=[1e-3]), ["subgradient"]
     )
-    with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
+    with pytest.raises(ValueError, match=r"Pass key=jax.random.key"):
         bcgc.sweeps.write_sweep(refused, tmp_path / "s.csv")
     with pytest.raises(ValueError, match=r"\*\.csv"):
         bcgc.sweeps.write_sweep(plan, tmp_path / "sweep.txt")
@@ -338,5 +338,5 @@ def test_a_sweep_is_solved_as_it_is_written(x64):
         slowest = 50 + sum(1 / n for n in range(1, workers + 1)) / rate
         assert runtime == pytest.approx(50 * 20_000 / workers * slowest, rel=1e-9)
     for wrong in ((cells,), (paper,), (plan, cells)):
-        with pytest.raises(TypeError, match="a Sweep alone, or a function"):
+        with pytest.raises(TypeError, match="either only a Sweep, or a function"):
             bcgc.sweeps.sweep(*wrong)

@@ -204,7 +204,7 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         if _is_subnormal(array[bad]).flat[0]:
             tiny = np.finfo(array.dtype).tiny
             requirement = (
-                f"0 or of a size from {tiny:.3g} on, the smallest normal number"
+                f"0 or at least {tiny:.3g}, the smallest normal number, in size"
             )
         raise ValueError(f"{name} must be {requirement}, got {array[bad].flat[0]!s}")
 
@@ -217,7 +217,7 @@ def check_whole(name: str, value: Any, low: int) -> None:
         or value < low
     ):
         raise ValueError(
-            f"{name} must be a whole number from {low} on, known before tracing, got "
+            f"{name} must be an integer >= {low} that is known before tracing, got "
             f"{value!r}"
         )
 
@@ -232,8 +232,8 @@ def check_key(key: Any) -> None:
         is_key = dtype == np.uint32 and len(shape) == 1
     if not is_key:
         raise ValueError(
-            "key must be one key of JAX, such as jax.random.key(0), under jax.vmap for "
-            f"several, got {show(key)}"
+            "key must be a single PRNG key, such as jax.random.key(0), got "
+            f"{show(key)}. Use jax.vmap for several keys."
         )
 
 
@@ -248,5 +248,5 @@ def check_shape(
         chex.assert_shape(value, shape)
     except AssertionError:
         expected = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
-        text = f"{name} must have shape {expected}, got {np.shape(value)}: {advice}"
+        text = f"{name} must have shape {expected}, got {np.shape(value)}; {advice}"
         raise ValueError(text) from None

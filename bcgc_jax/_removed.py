@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 # Full name of an attribute: a sentence that says what to use.
 ATTRIBUTES: dict[str, str] = {
     "bcgc_jax.solvers.place_workers": (
-        "Nothing replaces it. Workers have the places of their numbers."
+        "It has no replacement. Worker w is at position w."
     ),
     "bcgc_jax.distributions.EmpiricalPairs": (
         "Use bcgc_jax.Empirical for the cycle times, and a number for start_up."
@@ -18,34 +18,34 @@ ATTRIBUTES: dict[str, str] = {
         "Use bcgc_jax.traces (Trace, load_trace, fit_distributions, …) and "
         "bcgc_jax.diagnosis (advise, describe, …)."
     ),
-    "bcgc_jax.handout": "It is bcgc_jax.balancing.dispatch.",
-    "bcgc_jax.compiled": "It is bcgc_jax.balancing.compiled.",
+    "bcgc_jax.handout": "Use bcgc_jax.balancing.dispatch.",
+    "bcgc_jax.compiled": "Use bcgc_jax.balancing.compiled.",
     "bcgc_jax.traces.fit_start_up": (
-        "Subtract the start-up time from the seconds, and give it to bcgc_jax.Problem "
+        "Subtract the start-up time from the seconds, and pass it to bcgc_jax.Problem "
         "as the number start_up."
     ),
     "bcgc_jax.traces.StartUpFit": (
-        "It was the result of fit_start_up, which was removed, too."
+        "It was the result of fit_start_up, which was also removed."
     ),
     "bcgc_jax.solvers.completion_bound": (
-        "Nothing replaces the bound. bcgc_jax.Deadline(t) finds the plan, and a second "
-        "search, from another start, can confirm it."
+        "The bound has no replacement. bcgc_jax.Deadline(t) finds the plan, and a "
+        "second search from another start can confirm it."
     ),
     "bcgc_jax.solvers.CompletionBound": (
-        "It was the result of completion_bound, which was removed, too."
+        "It was the result of completion_bound, which was also removed."
     ),
     "bcgc_jax.cluster": (
         "Use bcgc_jax.coding.workers.CodedWorkers for coded gradients on Ray, and "
         "bcgc_jax.balancing.dispatch.serve(…, adapt=True) for work sharing in any "
-        "loop. Ray starts lost processes again. Checkpoints are yours, for example by "
-        "orbax."
+        "loop. Ray restarts lost processes. Write checkpoints yourself, for example "
+        "with orbax."
     ),
 }
 # Words of the command line, such as "sweep" or "solve --method": a sentence that says
 # what to use.
 COMMANDS: dict[str, str] = {
     "plot": (
-        "Use --figure FILE with the command whose answer you want to see: solve, "
+        "Use --figure FILE with the command whose result you want to plot: solve, "
         "sweep, fit or advise."
     ),
 }

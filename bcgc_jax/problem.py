@@ -121,8 +121,9 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
             raise ValueError(
-                "cycle_time must be a distribution such as ShiftedExponential, or "
-                f"Heterogeneous([…]) of one for each worker, got {self.cycle_time!r}"
+                f"cycle_time must be a distribution, got {self.cycle_time!r}. Pass, "
+                "for example, ShiftedExponential, or Heterogeneous with one "
+                "distribution per worker."
             )
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
@@ -131,7 +132,7 @@ class Problem:
         for name in _COUNTS:
             count = concrete(getattr(self, name))
             if count is not None and np.any(count != np.floor(count)):
-                raise ValueError(f"{name} must be a whole number, got {count}")
+                raise ValueError(f"{name} must be an integer, got {count}")
         self._convert(_COUNTS, float, int)
         self._convert((*_NUMBERS, "start_up"), int, float)
         if self.unit_costs is not None and not isinstance(self.unit_costs, jax.Array):
@@ -159,13 +160,13 @@ class Problem:
             raise ValueError(
                 f"start_up must be a number, got {start!r}. Distributions of start-up "
                 "times were removed after version 0.4. Pass a typical start-up time, "
-                "for example the mean"
+                "for example the mean."
             )
         if start is not None:
             check("start_up", start, ">= 0")
         if not isinstance(self.overlap, bool | np.bool_):
             raise ValueError(
-                "overlap must be True or False, known before tracing, got "
+                "overlap must be True or False and known before tracing, got "
                 f"{self.overlap!r}"
             )
 
@@ -177,10 +178,10 @@ class Problem:
             expected = f"one entry for each of the {self.num_coordinates} coordinates"
             raise ValueError(f"unit_costs must have {expected}, got shape {shape}")
         if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
-            advice = (
-                "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            raise ValueError(
+                f"num_coordinates {count.max():.6g} needs 64-bit integers. Call "
+                "jax.config.update('jax_enable_x64', True) first."
             )
-            raise ValueError(f"num_coordinates of {count.max():.6g} {advice}")
 
     def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
@@ -190,16 +191,18 @@ class Problem:
             )
         elif not self.max_workers:
             raise ValueError(
-                "num_workers is traced: give the static max_workers that bounds it"
+                "num_workers is traced, so shapes are unknown. Pass a static "
+                "max_workers that bounds it."
             )
         elif workers is not None and workers.max() > self.max_workers:
             raise ValueError(
-                f"num_workers {workers.max()} exceeds max_workers {self.max_workers}"
+                f"num_workers {workers.max()} exceeds max_workers {self.max_workers}. "
+                "Increase max_workers."
             )
         if self.max_workers > MOST_WORKERS:
             raise ValueError(
-                f"{self.max_workers:.6g} workers are more than {MOST_WORKERS:,}: "
-                "exact answers take arrays of N² numbers"
+                f"{self.max_workers:.6g} workers are more than the limit of "
+                f"{MOST_WORKERS:,}. Exact results need arrays of N² numbers."
             )
         sizes = {self.max_workers}
         if workers is not None:
@@ -207,9 +210,9 @@ class Problem:
         width = self.cycle_time.width()
         if width is not None and sizes != {width}:
             raise ValueError(
-                f"cycle_time is that of {width} workers, but num_workers is "
-                f"{self.num_workers} and max_workers {self.max_workers}: workers that "
-                "are not alike are neither left out nor padded"
+                f"cycle_time is the distribution of {width} workers, but num_workers "
+                f"is {self.num_workers} and max_workers is {self.max_workers}. "
+                f"Heterogeneous workers cannot be padded, so both must be {width}."
             )
 
     def check_single(self) -> None:
@@ -345,15 +348,15 @@ class Status(enum.IntEnum):
 
 _MESSAGES = {
     Status.CONVERGED: "converged",
-    Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where "
-    "there is one",
-    Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a "
-    "deadline",
+    Status.STEP_LIMIT: "the search did not converge; accept the best plan found, or "
+    "increase max_steps if the method has this option",
+    Status.INFINITE: "the expected runtime is infinite because the tail of the "
+    "distribution is too heavy; plan for a deadline instead",
     Status.INFEASIBLE: "the scheme does not exist for this number of workers and "
     "coordinates",
-    Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the "
-    "precision",
-    Status.PRECISION: "precision and the finest rule of integration do not resolve the "
-    "tolerance, or not even the runtime to 1 %: accept the reported relative_gap and "
-    "runtime_error",
+    Status.INVALID: "the problem has invalid numbers (for example negative or NaN), or "
+    "numbers beyond the precision",
+    Status.PRECISION: "the precision and the finest quadrature rule cannot reach the "
+    "tolerance, or not even an error of 1 % in the runtime; accept the reported "
+    "relative_gap and runtime_error",
 }

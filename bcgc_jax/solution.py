@@ -169,7 +169,7 @@ class Solution:
         """Advice on how to get a more precise result, or ""."""
         law = None if self.problem is None else self.problem.cycle_time
         if isinstance(law, FromHazard) and law.kinks is None:
-            return ", or name the kinks of FromHazard where it has some"
+            return ", or pass the kinks of FromHazard if it has any"
         return (
             ", or enable float64" if self.expected_runtime.dtype == jnp.float32 else ""
         )
@@ -231,13 +231,13 @@ class Solution:
                 return _checked(_read(document | {"problem": None}, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no whole solution that Solution.save wrote, has it been "
-                f"changed by hand? {error}"
+                f"{path} is not a valid file of Solution.save. Check whether it was "
+                f"edited by hand. The error is: {error}"
             ) from error
         raise ValueError(
-            f"{path} is of the format {form!r}, version {version}, and this package "
-            f"reads {_FORMAT!r}, version {_VERSION}: read it with what wrote it, or "
-            "plan again"
+            f"{path} has format {form!r}, version {version}, but this package reads "
+            f"format {_FORMAT!r}, versions {_READ[0]} to {_VERSION}. Load it with the "
+            "package version that wrote it, or plan again."
         )
 
     def __repr__(self) -> str:
@@ -505,11 +505,11 @@ def _read(value: Any, name: str = "") -> Any:
         return kind(**{name: _read(part, name) for name, part in value.items()})
     array = np.array(value["values"], value["dtype"])
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be numbers, got {array.dtype}")
+        raise ValueError(f"{name} must contain numbers, got {array.dtype}")
     if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
         raise ValueError(
-            f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) "
-            "first"
+            f"{name} needs 64-bit integers. Call "
+            "jax.config.update('jax_enable_x64', True) first."
         )
     return jnp.asarray(array)
 
@@ -517,7 +517,10 @@ def _read(value: Any, name: str = "") -> Any:
 def _checked(solution: Solution) -> Solution:
     """Return the solution. Raise ValueError if fields or their shapes are wrong."""
     if not isinstance(solution.method, str) or solution.kind not in KINDS:
-        raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
+        raise ValueError(
+            f"method must be text and kind one of {', '.join(KINDS)}, got "
+            f"{solution.method!r} and {solution.kind!r}"
+        )
     plan = solution.plan
     if (
         plan is not None
@@ -525,7 +528,8 @@ def _checked(solution: Solution) -> Solution:
         and plan.sizes.shape[-1] != 1
     ):
         raise ValueError(
-            f'{solution.method} is a method no more: plan again, "sharing:D" is faster'
+            f"the method {solution.method} was removed. Plan again, for example with "
+            '"sharing:D", which is faster.'
         )
     batch = solution.status.shape
     levels = () if solution.partition is None else solution.partition.shape[-1:]

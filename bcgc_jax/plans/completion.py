@@ -513,8 +513,7 @@ class OneOfEach(Exact):
         if self.num_workers % len(level):
             raise ValueError(
                 f"{len(level)} groups cannot share {self.num_workers} subsets of the "
-                "data equally: "
-                'take data="by_size"'
+                'data equally. Use data="by_size".'
             )
         return tuple(
             map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist())
@@ -606,8 +605,8 @@ class OneOfEach(Exact):
         """The groups. Raise ValueError if only a tree is known."""
         if not self.groups:
             raise ValueError(
-                "the number of workers was traced, so this plan does not say who is in "
-                "which group: solve again with a number that is known"
+                "the number of workers was traced, so this plan does not list the "
+                "workers of each group. Solve again with a known number."
             )
         return self.groups
 

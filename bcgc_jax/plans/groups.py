@@ -44,15 +44,16 @@ def check_groups(groups: Groups, num_workers: int) -> None:
             range(num_workers)
         ):
             raise ValueError(
-                f"each level must have the workers 0 to {num_workers - 1}, got {level}"
+                f"each level must contain the workers 0 to {num_workers - 1} once, got "
+                f"{level}"
             )
         if not all(
             any(set(group) <= set(next_group) for next_group in next_level)
             for group in level
         ):
             raise ValueError(
-                f"groups must lie within those of the next level, got {level} and "
-                f"{next_level}"
+                "each group must be inside a group of the next level, got "
+                f"{level} and {next_level}"
             )
 
 

@@ -110,10 +110,10 @@ class Iteration:
                 continue
             raise ValueError(
                 f"the mean of {name} is infinite, or above the largest number, "
-                f"{jnp.finfo(working_dtype(law)).max:.1e}, and so is the expected "
-                "runtime of a scheme that ever waits for the slowest worker: take a "
-                "distribution with a lighter tail, or plan for a deadline (Deadline; "
-                "in a shell --method deadline)"
+                f"{jnp.finfo(working_dtype(law)).max:.1e}. So is the expected runtime "
+                "of a scheme that waits for the slowest worker. Use a distribution "
+                "with a lighter tail, or plan for a deadline, with Deadline(t) or the "
+                'method "deadline".'
             )
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:

@@ -42,7 +42,8 @@ def problem_tasks(
         return load_of(problem, x), iteration_of(problem).any_of, scale
     if plan.completion is None:
         raise ValueError(
-            "this plan does not say who does what: its runtime is that of its solution"
+            "this plan does not list the tasks of each worker, so its runtime cannot "
+            "be evaluated. Use solution.expected_runtime."
         )
     sizes = jnp.asarray(plan.sizes)
     of_tasks = sizes[jnp.asarray(plan.block)]
@@ -58,8 +59,9 @@ def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Ar
     load, rule, scale = problem_tasks(problem, plan)
     if not isinstance(rule, Exact):
         raise ValueError(
-            f"no exact runtime is known of a plan by the rule {type(rule).__name__}, "
-            "under which a step decides what is computed: take simulate_runtime"
+            f"plans with the recovery condition {type(rule).__name__} have no exact "
+            "runtime, because their work is decided during the step. Use "
+            "simulate_runtime."
         )
     return load, rule, scale
 
@@ -146,7 +148,7 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
     """Convert a partition to the common dtype of `problem` and `partition`."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
-    advice = "an entry for each level, and jax.vmap for a batch"
+    advice = "pass one entry for each level, and use jax.vmap for a batch"
     check_shape("partition", x, (problem.max_workers,), advice)
     return x
 
@@ -177,21 +179,21 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         summed = x.sum()
     if x.min() < -rounding:
         raise ValueError(
-            "partition must be >= 0, for it says how much is at each level, got "
+            "partition must be >= 0, because it counts coordinates at each level, got "
             f"{x.min()}"
         )
     if x[workers:].max(initial=0) > rounding:
         raise ValueError(
-            f"partition must be 0 from level {workers} on, which {workers} workers "
-            f"lack: {x}"
+            f"partition must be 0 from level {workers} on, because {workers} workers "
+            f"have only lower levels, got {x}"
         )
     if not abs(summed - total) <= _SUM_SLACK * total:
         what = "the sum of unit_costs"
         if costs is None:
             what = "num_coordinates"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {summed:g}: multiply shares "
-            "by problem.total, whole units by their costs"
+            f"partition must sum to {total:g}, {what}, got {summed:g}. Multiply "
+            "fractions by problem.total, and numbers of units by their costs."
         )
 
 
@@ -211,6 +213,6 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
     if subsets > workers or not abs(summed - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {summed:g} coordinates on up to {subsets} subsets of the "
-            f"data, the problem has {total:g} and {workers} subsets, one for each "
-            "worker: take a plan for this problem"
+            f"data, but the problem has {total:g} and {workers} subsets, one for each "
+            "worker. Use a plan for this problem."
         )

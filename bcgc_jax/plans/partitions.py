@@ -89,8 +89,8 @@ def check_levels(levels: Numbers, num_workers: int) -> None:
     s = np.asarray(levels)
     if s.size and not 0 <= s.min() <= s.max() < num_workers:
         raise ValueError(
-            f"levels must be from 0 to {num_workers - 1}, below N, got {s.min()} to "
-            f"{s.max()}"
+            f"levels must be from 0 to {num_workers - 1}, less than the number of "
+            f"workers, got {s.min()} to {s.max()}"
         )
 
 

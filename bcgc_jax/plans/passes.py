@@ -183,8 +183,8 @@ def parts_of(unit: str) -> int:
     if name == "chunk" and count.isdecimal() and int(count):
         return int(count)
     raise ValueError(
-        'unit must be "subset", "block" or "chunk:C" for C microbatches of a subset, '
-        f'got "{unit}": it is what a worker does in one piece'
+        'unit must be "subset", "block" or "chunk:C" with C microbatches per subset, '
+        f'got "{unit}". A worker does not interrupt such a unit.'
     )
 
 

@@ -127,7 +127,7 @@ def block_runtime(
     dtype = times.dtype
     workers = times.shape[-1]
     x = jnp.asarray(partition, dtype)
-    advice = f"one level for each of the {workers} workers in cycle_times"
+    advice = f"pass one level for each of the {workers} workers in cycle_times"
     check_shape("partition", x, (..., workers), advice)
     setup, chain = (
         jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles)
@@ -142,7 +142,7 @@ def block_runtime(
     starts = jnp.asarray(start_ups, dtype)
     if not starts.ndim:
         starts = jnp.full(workers, starts)
-    advice = "one for each of cycle_times, or a number for all"
+    advice = "pass one time for each of cycle_times, or a number for all"
     check_shape("start_ups", starts, (..., workers), advice)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
     runtime = _last_delivery(
@@ -200,12 +200,15 @@ def coordinate_runtime(
     workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
         raise ValueError(
-            f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}"
+            f"levels must be an array of integers, got {s.dtype}{list(s.shape)}"
         )
     check_levels(levels, workers)
     if costs.ndim:
         check_shape(
-            "unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels"
+            "unit_costs",
+            costs,
+            (..., s.shape[-1]),
+            "pass one cost for each of the levels",
         )
 
     @functools.partial(jnp.vectorize, signature="(l),(l),(n)->()")
@@ -244,7 +247,7 @@ def _scale_and_times(
         else:
             check(name, value, condition, finite=finite)
     times = jnp.asarray(cycle_times, working_dtype(*numbers.values()))
-    check_shape("cycle_times", times, (..., None), "one for each worker")
+    check_shape("cycle_times", times, (..., None), "pass one time for each worker")
     scale = jnp.asarray(num_samples, times.dtype) * cycles / times.shape[-1]
     return jnp.where(sense, scale, jnp.nan), times
 
@@ -420,7 +423,7 @@ def certificate(
     """
     check_partition(problem, partition)
     if levels is not None:
-        advice = "True for each level that may be used"
+        advice = "pass True for each level that may be used"
         check_shape("levels", jnp.asarray(levels), (problem.max_workers,), advice)
     return _certify(problem, partition, levels)
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_trained_is_refused_by_name(what):
 
 def test_a_number_of_steps_is_none_or_more():
     with pytest.raises(
-        ValueError, match=r"num_steps must be a whole number from 0 on.* got -3"
+        ValueError, match=r"num_steps must be an integer >= 0 .* got -3"
     ):
         coding.train(KEY, mean, SCHEME, LAW, {"w": W}, DATA, SGD, -3)
 

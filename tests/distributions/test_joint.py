@@ -176,12 +176,15 @@ def test_the_number_of_workers_must_be_that_of_the_law():
         {"num_workers": np.array([5, 4])},
     ):
         with pytest.raises(
-            ValueError, match=r"that of 5 workers, but .* neither left out nor padded"
+            ValueError,
+            match=r"of 5 workers, but .* cannot be padded, so both must be 5",
         ):
             _problem(**changed)
-    with pytest.raises(ValueError, match="that of 5 workers, but"):
+    with pytest.raises(ValueError, match="distribution of 5 workers, but"):
         _problem(bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 5), num_workers=3)
-    with pytest.raises(ValueError, match="that of 5 workers, but num_workers is 3"):
+    with pytest.raises(
+        ValueError, match="distribution of 5 workers, but num_workers is 3"
+    ):
         bcgc.plans.expected_order_statistics(bcgc.EmpiricalRows(TIMES), 3)
     with pytest.raises(ValueError, match="last axis of a sample must be the 5 workers"):
         bcgc.EmpiricalRows(TIMES).sample(jax.random.key(0), (3,))

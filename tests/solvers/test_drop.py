@@ -231,7 +231,7 @@ def test_drop_is_refused_where_no_distribution_function_says_it(x64):
     ):
         bcgc.solve(bcgc.Problem(unlike, 2, 100), "drop")
     plan = not_none(bcgc.solve(PROBLEM, "drop").plan)
-    with pytest.raises(ValueError, match="take simulate_runtime"):
+    with pytest.raises(ValueError, match="Use simulate_runtime"):
         bcgc.expected_runtime(PROBLEM, plan)
     assert not plan.trainable
 

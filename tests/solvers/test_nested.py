@@ -112,7 +112,7 @@ def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
         2,
         *([2, 2, 2] if stored else [3, 5, 7]),
     ]
-    with pytest.raises(ValueError, match="does not say who is in which group"):
+    with pytest.raises(ValueError, match="does not list the workers of each group"):
         jax.tree.map(lambda a: a[0], not_none(batch.plan)).storage(2)
 
 
@@ -469,8 +469,8 @@ def test_refusals():
         with pytest.raises(ValueError, match="it is traced"):
             jax.eval_shape(lambda n, m=whole: bcgc.solve(_padded(n), m), 3)
     for tree, words in (
-        ((((0,), (1,)),), "must have the workers 0 to 3"),
-        ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must lie within"),
+        ((((0,), (1,)),), "must contain the workers 0 to 3"),
+        ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must be inside a group"),
     ):
         with pytest.raises(ValueError, match=words):
             bcgc.solve(bcgc.Problem(law, 4, 10), Nested(tree=tree))

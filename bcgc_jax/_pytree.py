@@ -115,7 +115,7 @@ def replace(tree: T, **changes: Any) -> T:
 def working_dtype(*trees: Any) -> np.dtype:
     """Return the dtype of results: the widest of the leaves' floating dtypes.
 
-    It is float32 or float64. Python numbers and integers do not count. Without any
+    It is float32 or float64. Python numbers and integers do not affect it. Without any
     floating array, it is JAX's default.
     """
     arrays = [leaf for leaf in jax.tree.leaves(trees) if hasattr(leaf, "dtype")]

@@ -118,8 +118,8 @@ def shares(hazard: Array) -> tuple[Array, Array]:
 class Crossing:
     """Compute the sums behind `crossing_probability`, on axis 0, ascending in k.
 
-    Index i is k = N - size + 1 + i. The rates N Δb along a path sum to N, and its
-    arrivals do, too. Hence e^{-rate} and N^m multiply to e^{-N} N^N for every path, and
+    Index i is k = N - size + 1 + i. The rates N Δb along a path sum to N, and so
+    do its arrivals. Hence e^{-rate} and N^m multiply to e^{-N} N^N for every path, and
     cancel with the same factors in Pois(N; N). If `size`^N / N! does not overflow,
     weights are (`size` Δb)^m / m!, without exp and log. V, R and G then are
     probabilities up to factors, which cancel in `unit` V R / `total` and `unit`² V G R

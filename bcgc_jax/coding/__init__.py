@@ -1,4 +1,4 @@
-"""Gradient codes, coded gradients, and training with them on a simulated clock."""
+"""Gradient codes, coded gradients, and coded training on a simulated clock."""
 
 from bcgc_jax.coding.codes import GradientCode as GradientCode
 from bcgc_jax.coding.codes import allocate as allocate

@@ -1,4 +1,4 @@
-"""Workers that are slowed on purpose, for studies."""
+"""Injected delays, which slow the workers of a study by a model."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ from bcgc_jax.distributions import Distribution, JointDistribution
 
 @dataclasses.dataclass(frozen=True)
 class InjectedDelay:
-    """Slow the workers of `CodedWorkers` to the pace that a problem's model gives them.
+    """Slow the workers of `CodedWorkers` to the speeds of a problem's model.
 
-    Worker w has done block b no earlier than `seconds` times when the model has it
-    done. Nobody interrupts this slowness within a pass over a subset, as nobody
-    interrupts real compute.
+    If block b of worker w ends at time F_wb in the model, the worker sends the block no
+    earlier than `seconds` F_wb after the step has begun. A new step does not interrupt
+    a delay within a pass over a subset, as it does not interrupt real computation.
 
     Attributes:
-      scheme: The result of `training_scheme`, with the pace of the workers.
-      cycle_times: A distribution, which is drawn anew for each step, or measured rows
-        `[K, N]`, which are replayed over and over.
-      seconds: Wall-clock seconds in the unit of the cycle time. Defaults to 1.
-      key: Randomness of the draws.
+      scheme: Result of `training_scheme`, which contains the model's costs.
+      cycle_times: Distribution, sampled independently in each step, or measured times
+        `[K, N]`, which are replayed in a cycle.
+      seconds: Seconds per unit of the cycle time. Defaults to 1.
+      key: PRNG key of the samples. Defaults to `jax.random.key(0)`.
 
     >>> import jax.numpy as jnp
     >>> from bcgc_jax.coding import coding_plan
@@ -41,7 +41,7 @@ class InjectedDelay:
     key: Array | None = None
 
     def ends(self, step: int) -> np.ndarray:
-        """When each worker has done each block, seconds from its begin, `[B, N]`."""
+        """Return the earliest end of each block, seconds after its start, `[B, N]`."""
         times = self.cycle_times
         if not isinstance(times, Distribution | JointDistribution):
             times = np.asarray(times, float)

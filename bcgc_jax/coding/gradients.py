@@ -1,10 +1,10 @@
 r"""Block-coded gradients of a loss over a pytree of parameters.
 
-The gradient's coordinates, in the order in which backpropagation yields them, are cut
-into blocks, one for each redundancy level in use. For a block at level n each worker
-sends the weighted sum of its gradients on n+1 data subsets; the messages of N-n workers
-give the block of the full gradient. A schedule has no code: the master has a block when
-each subset's gradient of it is finished by somebody.
+The coordinates of the gradient are cut into blocks, one for each redundancy level in
+use. Their order is the order in which backpropagation computes them. For a block at
+level n, each worker sends a weighted sum of its gradients on n + 1 data subsets. The
+master decodes the block from the messages of any N - n workers. A schedule has no code:
+a block is complete when, for each data subset, one worker has finished its gradient.
 """
 
 import functools
@@ -49,7 +49,7 @@ UNITS = ("coordinates", "leaves", "layers")
 
 
 class Piece(NamedTuple):
-    """Coordinates `start` … `stop - 1` of a raveled leaf, by its `jax.tree` number."""
+    """Coordinates `start` … `stop` - 1 of a raveled leaf, numbered as in `jax.tree`."""
 
     leaf: int
     start: int
@@ -57,7 +57,10 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one `level`, on a `share` of each subset's samples (all)."""
+    """Coordinates at one redundancy level.
+
+    `share` is the range of each subset's samples, as fractions. Defaults to all.
+    """
 
     level: int
     pieces: tuple[Piece, ...]
@@ -69,7 +72,7 @@ class Block(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A worker's task: a `block` of the gradients of some data `subsets`."""
+    """A task of a worker: compute a `block` of the gradients on some data `subsets`."""
 
     block: int
     subsets: tuple[int, ...]
@@ -77,20 +80,20 @@ class Task(NamedTuple):
 
 @pytree_dataclass
 class CodingPlan:
-    """Who computes what of a gradient: the tasks of each worker, and the messages of a
-    block.
+    """Tasks of all workers for the gradient of a model, and how messages are decoded.
 
     Attributes:
-      codes: of each block. A schedule has none: messages are the subsets' own
-        gradients, of level 0.
-      blocks: of the gradient.
-      mean: whether the loss is a mean over samples, else it is their sum.
-      groups: of blocks in groups of workers, the groups of each: one of each group is
-        enough.
-      chunks: over how many a pass of a subset goes; None: as many as pay (`chunks_of`).
-      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes
-        through one by one; 0 with a code, where a task is a block on all the subsets of
-        its level.
+      codes: Gradient code of each block. A schedule has one code of level 0, whose
+        messages are the gradients of single subsets.
+      blocks: Blocks of the gradient.
+      mean: Whether the loss is a mean over the samples. Otherwise it is their sum.
+      turns: For a schedule, the number of subsets per worker. Worker w computes subsets
+        w, w + 1, … modulo N one after the other. For a code it is 0, and each task is a
+        block on all subsets of its level.
+      groups: For nested groups, the groups of workers of each block. One message of
+        each group suffices. Defaults to no groups.
+      chunks: Number of chunks in a pass over a subset. Defaults to a number that
+        depends on the samples; see `chunks_of`.
     """
 
     codes: tuple[GradientCode, ...]
@@ -110,13 +113,13 @@ class CodingPlan:
 
     @property
     def rule(self) -> Exact:
-        """When there are enough messages of each block."""
+        """The recovery condition: which messages of each block suffice."""
         if self.groups:
             return OneOfEach(self.groups)
         return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
-        """The tasks of `worker` in their order; all workers have as many."""
+        """Return the tasks of `worker` in their order. All workers have as many."""
         if self.coded:
             return tuple(
                 Task(b, code.subsets[worker]) for b, code in enumerate(self.codes)
@@ -126,36 +129,42 @@ class CodingPlan:
         )
 
     def ready(self, finish: Any) -> Any:
-        """When each message is there, `[B, N]`, from ends of tasks, `[tasks, N]`."""
+        """Return the time of each message, `[B, N]`, from the tasks' ends `[tasks, N]`.
+
+        For a schedule, this is the time of the first worker that finishes a subset.
+        """
         if self.coded:
             return finish
         return soonest_of(finish)[..., None, :]
 
     @property
     def scaling(self) -> float:
-        """What the sum of the subsets' gradients is multiplied by."""
+        """Factor of the sum of the subsets' gradients."""
         if self.mean:
             return 1 / self.num_workers
         return 1.0
 
     def held(self, worker: int) -> tuple[int, ...]:
-        """The data subsets that `worker` needs, ascending."""
+        """Return the data subsets that `worker` needs, in ascending order."""
         return tuple(sorted({j for task in self.tasks(worker) for j in task.subsets}))
 
     def samples_of(
         self, share: tuple[float, float], num_samples: int
     ) -> tuple[slice, float]:
-        """A `share` of a subset's samples, and the weight of their loss, 0 for none."""
+        """Return the samples of a subset that are in `share`, and their loss's weight.
+
+        Without such samples the weight is 0.
+        """
         first, last = (round(x * num_samples) for x in share)
         if first == last:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
     def chunks_of(self, num_samples: int) -> int:
-        """Over how many chunks a pass of so many samples goes: a worker can stop
-        between them.
+        """Return the number of chunks in a pass over `num_samples` samples.
 
-        Without redundancy a step never ends while somebody computes.
+        A worker can stop between two chunks. Without redundancy, no worker can stop
+        before the end, so there is only one chunk.
 
         >>> plan = coding_plan(jax.random.key(0), jnp.ones(4), [2, 2])
         >>> (
@@ -173,7 +182,10 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN if not decodable) and whether each block is, bool `[B]`."""
+    """Loss, gradient, and whether each block is decodable, bool `[B]`.
+
+    The gradient is NaN in blocks that are not decodable.
+    """
 
     value: Array
     gradient: PyTree
@@ -183,12 +195,22 @@ class CodedGradient(NamedTuple):
 def unit_sizes(
     params: PyTree, units: str = "leaves", order: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a
-    model.
+    """Count the coordinates of each unit of a model, for `Problem.unit_costs`.
 
-    Units are "leaves", "layers" (neighbours in the order with the same parent in the
-    tree) or "coordinates". `order` is that of `backward_order`; by default the last
-    leaf comes first.
+    Args:
+      params: Pytree of the parameters. Only their shapes are used.
+      units: "leaves", "layers" or "coordinates". A layer consists of leaves that have
+        the same parent in the tree, and are neighbours in `order`. Defaults to
+        "leaves".
+      order: Order in which the gradients of the leaves are computed, for example from
+        `backward_order`. Defaults to the reverse order of the leaves.
+
+    Returns:
+      The number of coordinates of each unit, in the order of computation.
+
+    Raises:
+      ValueError: If `params` has complex leaves, `units` is unknown, or `order` is not
+        a permutation of the leaves.
 
     >>> layers = [
     ...     {"w": jnp.ones((3, 2)), "b": jnp.ones(2)},
@@ -199,7 +221,7 @@ def unit_sizes(
     """
     refuse_complex("params", params)
     if units not in UNITS:
-        raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
+        raise ValueError(f'unknown units "{units}". Use one of {", ".join(UNITS)}.')
     leaves = jax.tree.leaves_with_path(params)
     paths = [path[:-1] for path, _ in leaves]
     sizes = [int(np.size(x)) for _, x in leaves]
@@ -207,7 +229,8 @@ def unit_sizes(
         order = range(len(leaves))[::-1]
     elif sorted(order) != list(range(len(leaves))):
         raise ValueError(
-            f"order must name each of the {len(leaves)} leaves once, got {tuple(order)}"
+            f"`order` must name each of the {len(leaves)} leaves once, got "
+            f"{tuple(order)}"
         )
     if units == "coordinates":
         return np.ones(sum(sizes), int)
@@ -224,7 +247,7 @@ def cut(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each block of `counts` units; see `unit_sizes`."""
+    """Return the pieces of the leaves in each block of `counts` units."""
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[
         np.cumsum(counts)
@@ -256,17 +279,23 @@ def coding_plan(
     r"""Cut the gradient of `params` into blocks, and make a gradient code for each.
 
     Args:
-      key: randomness of the codes.
-      params: any pytree of arrays; only shapes count.
-      partition: integers, `[N]`: how many units at each level (`Solution.rounded`,
-        without padding).
-      units, order: as in `unit_sizes`.
-      construction: of all codes, as in `gradient_code`; by default the best for each
-        level.
-      mean: whether the loss is the mean over the samples, else their sum.
+      key: PRNG key of the codes.
+      params: Pytree of arrays. Only their shapes are used.
+      partition: Integer number of units at each level, `[N]`, for example
+        `Solution.rounded` without padding.
+      units: Units of the partition, as in `unit_sizes`. Defaults to "coordinates".
+      order: Order in which the gradients of the leaves are computed, as in
+        `unit_sizes`.
+      construction: Construction of all codes, as in `gradient_code`. By default, each
+        level has the best conditioned construction.
+      mean: Whether the loss is a mean over the samples. Otherwise it is their sum.
 
-    Raises ValueError where the partition has another number of units than the
-    parameters.
+    Returns:
+      The `CodingPlan`.
+
+    Raises:
+      ValueError: If `partition` is not a known array of integers, or if its sum differs
+        from the number of units of the parameters.
 
     >>> plan = coding_plan(
     ...     jax.random.key(0), {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, [0, 4, 5]
@@ -282,15 +311,15 @@ def coding_plan(
         or counts.min() < 0
     ):
         raise ValueError(
-            "partition must be known whole numbers, one for each level: take "
-            "Solution.rounded"
+            "`partition` must contain known integers ≥ 0, one for each level. Use "
+            "`Solution.rounded`."
         )
     num_units = unit_sizes(params, units, order).size
     if counts.sum() != num_units:
         raise ValueError(
-            f"the partition has {counts.sum()} units, the parameters have {num_units} "
-            f"{units}: solve a Problem with as many coordinates, or with "
-            "unit_costs=unit_sizes(params, units, order)"
+            f"`partition` has {counts.sum()} units, but the parameters have "
+            f"{num_units} {units}. Solve a `Problem` with `num_coordinates={num_units}`"
+            ", or with `unit_costs=unit_sizes(params, units, order)`."
         )
     pieces = cut(params, counts, units, order)
     used = np.flatnonzero(counts).tolist()
@@ -311,14 +340,25 @@ def schedule_plan(
     order: Sequence[int] | None = None,
     mean: bool = True,
 ) -> CodingPlan:
-    r"""The tasks of N workers that go through neighbouring subsets one by one, for
-    `params`.
+    r"""Assign a cyclic schedule, in which workers compute subsets one after the other.
 
-    The schedule is that of `Cyclic`. The plan's one block is all coordinates of the
-    parameters. Where N is less than the plan's number of subsets, each worker does all
-    of them. Options are as in `coding_plan`.
+    Worker w computes subsets w, w + 1, … modulo N. The only block consists of all
+    coordinates of the parameters.
 
-    Raises ValueError where the plan is not one of these parameters.
+    Args:
+      schedule: Plan of the scheme `Cyclic`.
+      params: Pytree of arrays. Only their shapes are used.
+      num_workers: Number of workers, N. If the schedule has more subsets per worker,
+        each worker computes all N subsets.
+      units: As in `coding_plan`.
+      order: As in `coding_plan`.
+      mean: As in `coding_plan`.
+
+    Returns:
+      The `CodingPlan`.
+
+    Raises:
+      ValueError: If the schedule has another number of coordinates than `params`.
 
     >>> from bcgc_jax.plans.plan import cyclic_plan
     >>> params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
@@ -328,7 +368,7 @@ def schedule_plan(
     """
     (pieces,) = _cut_blocks(schedule, params, units, order).values()
     turns = min(np.size(schedule.block), num_workers)
-    # Nothing of this code is random.
+    # A code of level 0 does not depend on the key.
     code = gradient_code(jax.random.key(0), num_workers, 0)
     return CodingPlan((code,), (Block(turns - 1, pieces),), mean, turns)
 
@@ -339,7 +379,7 @@ def _cut_blocks(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> dict[int, tuple[Piece, ...]]:
-    """The pieces of the parameters in each block, by number, without empty blocks."""
+    """Return the pieces of the parameters in each block that is not empty."""
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
     return {
         b: pieces
@@ -351,17 +391,21 @@ def _cut_blocks(
 def group_plan(
     plan: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
 ) -> CodingPlan:
-    r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as
-    whole units.
+    r"""Cut the gradient of `params` into the blocks of a plan of nested groups.
 
-    A group has the data subsets of its members. Groups of unequal sizes that share the
-    data equally have as many subsets each; ValueError where these are no whole numbers.
-    Options are as in `coding_plan`.
+    Blocks consist of complete units. A group has the data subsets of its members, or an
+    equal part of all subsets if groups share the data equally. Options are as in
+    `coding_plan`.
+
+    Raises:
+      ValueError: If the plan does not fit the workers or the parameters, or if the
+        subsets of a group are not an integer.
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
         raise ValueError(
-            f"the plan is not one of nested groups of {num_workers} workers"
+            f"`plan` does not have nested groups of {num_workers} workers. Solve a "
+            f"`Problem` with {num_workers} workers."
         )
     pieces = _cut_blocks(plan, params, **cutting)
     groups = tuple(rule.groups[k] for k in pieces)
@@ -374,13 +418,14 @@ def group_plan(
 
 
 def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
-    """How many of the units, in their order, each block has, `[B]`."""
+    """Round the blocks' sizes to numbers of complete units, `[B]`."""
     check("sizes", sizes, ">= 0")
     total = float(np.sum(sizes, dtype=float))
-    if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
+    # The tolerance covers rounding of sizes in float32.
+    if not abs(total - costs.sum()) <= 1e-4 * costs.sum():
         raise ValueError(
-            f"the plan's blocks have {total:.6g} coordinates, the parameters have "
-            f"{costs.sum()}: make it for a Problem with as many"
+            f"the plan's blocks have {total:.6g} coordinates, but the parameters have "
+            f"{costs.sum()}. Solve a `Problem` that has as many as the parameters."
         )
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
@@ -391,8 +436,8 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
 
 def _no_tasks(*_: Any, **__: Any) -> CodingPlan:
     raise ValueError(
-        "work sharing decides within a step who computes what, so it has no blocks to "
-        "assign: training_scheme gives what trains with it"
+        "work sharing assigns tasks during a step, so its plan has no fixed blocks. "
+        "Use `training_scheme` to train with work sharing."
     )
 
 
@@ -415,14 +460,19 @@ def assign(
     chunks: int | None = None,
     **options: Any,
 ) -> CodingPlan:
-    """What workers do under a plan for a model's parameters, simulated or as processes.
+    """Assign the tasks of any plan to workers, for the parameters of a model.
 
     Args:
-      key, construction: of the codes; a schedule has none.
-      rounded: whole units of each block; by default its size is rounded.
-      chunks: over how many a pass of a subset goes; by default one for each 256
-        samples, 8 at most. More pay where a sample takes long: an image, a sequence.
-      options: `units`, `order` and `mean`, as in `coding_plan`.
+      key: PRNG key of the codes.
+      plan: Plan of a scheme.
+      params: Pytree of arrays. Only their shapes are used.
+      num_workers: Number of workers, N.
+      rounded: Integer number of units in each block. By default, the sizes of the plan
+        are rounded.
+      construction: Construction of the codes, as in `coding_plan`.
+      chunks: Number of chunks in a pass over a subset. Defaults to one per 256 samples,
+        at most 8. If a sample takes long, such as an image, more chunks save time.
+      **options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if chunks is not None:
         check_whole("chunks", chunks, 1)
@@ -459,9 +509,9 @@ def _coded_plan(
         return make(
             _whole_units(plan.sizes, costs) if rounded is None else rounded, data
         )
-    # Each task is a block of all coordinates, on its share of the samples.
+    # Each task is a block of all coordinates, on a part of the samples.
     parts = [make(costs.size, num_subsets) for num_subsets in data]
-    # The last end is 1, not a rounding less.
+    # The last end is 1 exactly, despite rounding of the sum.
     ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])
     pairs = zip(parts, ends, strict=True)
     blocks = tuple(part.blocks[0]._replace(share=between) for part, between in pairs)
@@ -469,35 +519,45 @@ def _coded_plan(
 
 
 def num_samples(batch: PyTree) -> int:
-    """M of a batch of arrays `[M, …]`."""
+    """Return the number of samples M of a batch of arrays `[M, …]`."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
-            "every array of a batch must have its samples along the first axis, got "
-            f"{sizes}"
+            "all arrays of a batch must have the same number of samples along the "
+            f"first axis, got {sizes}"
         )
     return sizes.pop()[0]
 
 
 def check_batch_size(batch_size: int | None, size: int) -> None:
-    """Raise ValueError for more samples than a subset has, or none."""
+    """Raise ValueError unless 1 ≤ `batch_size` ≤ `size`, the samples of a subset."""
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(
-            f"batch_size must be from 1 to {size}, the samples of a subset, got "
-            f"{batch_size}"
+            f"`batch_size` must be from 1 to {size}, the number of samples in a "
+            f"subset, got {batch_size}"
         )
 
 
 def split_batch(batch: PyTree, num_workers: int) -> PyTree:
-    """A batch of M samples as N data subsets: leaves `[M, …]` to `[N, M/N, …]`.
+    """Split a batch of M samples into N data subsets of equal size.
+
+    Args:
+      batch: Pytree of arrays `[M, …]`.
+      num_workers: Number of workers, N.
+
+    Returns:
+      The same pytree with arrays `[N, M/N, …]`.
+
+    Raises:
+      ValueError: If N does not divide M, or the arrays differ in M.
 
     >>> split_batch(jnp.arange(6), 3).tolist()
     [[0, 1], [2, 3], [4, 5]]
     """
     if (size := num_samples(batch)) % num_workers:
         raise ValueError(
-            f"{size} samples cannot be split into {num_workers} equal subsets: drop or "
-            "pad some"
+            f"{size} samples cannot be split into {num_workers} equal subsets. Remove "
+            "or pad samples."
         )
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
@@ -505,7 +565,15 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
 def shard_subsets(
     subsets: PyTree, devices: Sequence[jax.Device] | None = None
 ) -> PyTree:
-    """Spread N data subsets, and what comes of them, over `devices`, which divide N."""
+    """Distribute N data subsets over devices, whose number must divide N.
+
+    Args:
+      subsets: Pytree of arrays `[N, m, …]`, as from `split_batch`.
+      devices: Devices to use. Defaults to all devices.
+
+    Returns:
+      The same pytree, sharded along the first axis.
+    """
     mesh = jax.sharding.Mesh(
         np.array(jax.devices() if devices is None else devices), ("worker",)
     )
@@ -514,13 +582,18 @@ def shard_subsets(
 
 
 def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGradient]:
-    r"""The function (params, subsets, arrived) → loss and gradient by the workers'
-    messages.
+    r"""Transform a loss into a function that decodes its gradient from coded messages.
 
-    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`,
-    says whose message of each block the master has. A loss that takes a key gets it
-    from two more arguments, a key and the number of the step (`loss_key`). Compiled
-    once for a function `loss` and plans of one shape.
+    Args:
+      loss: Function (params, batch), or (params, batch, key), that returns the loss.
+      plan: Tasks of all workers, from `coding_plan`.
+
+    Returns:
+      A function (params, subsets, arrived, key=None, step=0) that returns a
+      `CodedGradient`. `subsets` are arrays `[N, m, …]`, as from `split_batch`.
+      `arrived`, bool `[B, N]`, says from which workers the master has the message of
+      each block. `key` and `step` determine the key of a loss with three arguments; see
+      `loss_key`. The function is compiled once for each `loss` and shape of the plan.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
@@ -535,7 +608,7 @@ def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGra
     ... )
     (True, [True])
     """
-    portable = jax.tree.map(kept, plan)  # as it is, whatever the caller's float
+    portable = jax.tree.map(kept, plan)  # The codes stay float64, even without x64.
 
     def coded(
         params: PyTree,
@@ -570,13 +643,13 @@ def _coded(
 
 
 def size_of(plan: CodingPlan, subsets: PyTree) -> int:
-    """Samples of each of the plan's subsets, in arrays `[N, m, …]`."""
+    """Return the number of samples m of each subset, from arrays `[N, m, …]`."""
     workers = plan.num_workers
     shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
-            f"data of shapes {shapes} is not that of {workers} subsets: take "
-            f"split_batch(batch, {workers})"
+            f"arrays whose shapes begin with {shapes} are not {workers} subsets. Use "
+            f"`split_batch(batch, {workers})`."
         )
     ((_, size),) = shapes
     return int(size)
@@ -590,7 +663,7 @@ def subset_gradients(
     key: Array | None = None,
     step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and the gradients for each share of the samples, `[N, …]`."""
+    """Compute the loss, and the subsets' gradients `[N, …]` by range of samples."""
     refuse_complex("params", params)
     workers = plan.num_workers
     size = size_of(plan, subsets)
@@ -620,7 +693,7 @@ def subset_gradients(
 def encode_gradients(
     plan: CodingPlan, gradients: dict[tuple[float, float], PyTree]
 ) -> list[list[tuple[Array, ...]]]:
-    """What every worker sends for every block: `messages[block][piece][worker]`."""
+    """Encode the messages of all workers, as `messages[block][piece][worker]`."""
     leaves = {share: jax.tree.leaves(gradient) for share, gradient in gradients.items()}
 
     def rows(block: Block, p: Piece) -> Array:
@@ -640,7 +713,14 @@ def decode_gradients(
     messages: Sequence[Sequence[Sequence[Array]]],
     params: PyTree,
 ) -> PyTree:
-    """The full gradient from `messages[block][piece][worker]` and weights, `[B, N]`."""
+    """Decode the full gradient from the messages of all blocks.
+
+    Args:
+      plan: Tasks of all workers.
+      weights: Decoding weights, `[B, N]`.
+      messages: Messages, as `messages[block][piece][worker]`.
+      params: Pytree of the parameters.
+    """
     parts = []
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     for b, block in enumerate(plan.blocks):
@@ -659,7 +739,10 @@ def assemble(
     params: PyTree,
     xp: Any = jnp,
 ) -> PyTree:
-    """A gradient like `params`, from all blocks' pieces; equal ones are added up."""
+    """Assemble a gradient like `params` from the pieces of all blocks.
+
+    Blocks on different samples have the same pieces, which are added.
+    """
     leaves, tree = jax.tree.flatten(params)
     by_start: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Losses, which may draw with a key or make a new state, and checks before training."""
+"""Losses with a random key or a state, and checks of a loss before training."""
 
 import contextlib
 import functools
@@ -18,15 +18,15 @@ from bcgc_jax._pytree import is_traced
 from bcgc_jax.coding.codes import refuse_complex
 
 PyTree = Any
-# (parameters, batch) to a scalar, or (parameters, batch, key). The batch is a pytree of
-# arrays with the samples along the first axis.
+# A function (params, batch), or (params, batch, key), that returns a scalar. The batch
+# is a pytree of arrays with the samples along the first axis.
 Loss = Callable[..., Array]
-# Folded into a key first: apart from what else is drawn with that key.
+# Folded into the key first, so that losses do not use the random numbers of others.
 _OF_LOSSES = 2**32 - 1
 
 
 def takes_key(loss: Callable[..., Any]) -> bool:
-    """Whether it has three arguments without a default.
+    """Whether a loss has three positional arguments without a default.
 
     >>> (
     ...     takes_key(lambda params, batch, key: 0.0),
@@ -38,10 +38,10 @@ def takes_key(loss: Callable[..., Any]) -> bool:
 
 
 def _required(function: Callable[..., Any]) -> int:
-    """How many positional arguments it has without a default."""
+    """Count the positional arguments of a function that have no default."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # not written in Python
+    except (TypeError, ValueError):  # Functions in C may have no signature.
         return 0
     positional = (
         inspect.Parameter.POSITIONAL_ONLY,
@@ -54,13 +54,20 @@ def _required(function: Callable[..., Any]) -> int:
 def loss_key(
     key: Array, step: int | Array, subset: int | Array, chunk: int | Array = 0
 ) -> Array:
-    """The key that a loss of (params, batch, key) gets for a chunk of a subset in a
-    step, from 0.
+    """Derive the PRNG key that a loss (params, batch, key) gets for some samples.
 
-    `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`.
-    `chunk` is the place of its first sample in the subset, 0 where that is computed as
-    a whole; in work sharing the chunk's number. Whoever computes the same samples draws
-    the same.
+    The key depends only on the samples and the step, so all workers that compute the
+    same samples use the same random numbers.
+
+    Args:
+      key: Key of `coding.train`. For `CodedWorkers` it is `jax.random.key(seed)`.
+      step: Number of the step, from 0.
+      subset: Number of the data subset, from 0.
+      chunk: Position of the first sample in the subset. For work sharing, the number of
+        the chunk. Defaults to 0.
+
+    Returns:
+      The key of the loss.
     """
     for number in (_OF_LOSSES, step, subset, chunk):
         key = jax.random.fold_in(key, number)
@@ -68,19 +75,23 @@ def loss_key(
 
 
 def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
-    """From (step, subset, chunk) to the loss's further arguments: a key or nothing."""
+    """Return a function of (step, subset, chunk) that returns (key,) or () for a loss.
+
+    Raises:
+      ValueError: If the loss needs a key and `key` is None.
+    """
     if not takes_key(loss):
         return lambda step, subset, chunk=0: ()
     if key is None:
         raise ValueError(
-            "the loss has three arguments, of which the third is a random key: give a "
-            "key"
+            "the loss has three arguments, so its third argument is a random key. Pass "
+            "a `key`."
         )
     return lambda step, subset, chunk=0: (loss_key(key, step, subset, chunk),)
 
 
 class Stateful(NamedTuple):
-    """Parameters, and what a loss makes anew: running statistics, metrics."""
+    """Parameters, and the state that a loss updates: running statistics, metrics."""
 
     params: PyTree
     state: PyTree
@@ -89,20 +100,28 @@ class Stateful(NamedTuple):
 def stateful(
     loss: Callable[..., tuple[Array, PyTree]], optimizer: optax.GradientTransformation
 ) -> tuple[Loss, optax.GradientTransformation]:
-    r"""The loss and the optimiser, for both trainers, of a loss that makes a new state.
+    r"""Transform a loss with a state, such as batch statistics, for coded training.
 
-    `loss` goes from (params, state, batch) to a value and a new state. What is trained
-    then is `Stateful(params, state)`. After each step `state` is the average of what
-    was made of all chunks of the batch, weighted as their samples (where `mean=False`,
-    the sum); values that the loss does not read are metrics. `loss` may take a key, as
-    its last argument.
+    The new state is coded, decoded and averaged like a gradient. For this purpose, the
+    transformed loss adds (s - s₀) · s_new, where s = s₀ is the old state. This term is
+    0, and its gradient in s is the new state.
 
-    Call it once: each call gives a new function, which is compiled anew. ValueError
-    where a new state has other leaves than the old one.
+    Args:
+      loss: Function (params, state, batch), or (params, state, batch, key), that
+        returns (value, new state). State leaves that the loss does not read can be
+        metrics.
+      optimizer: Optimiser of the parameters.
 
-    The state is summed as a gradient, so whatever holds of gradients holds of it:
-    codes, copies, faults, checkpoints. To the loss it adds s - s = 0, whose slope in s
-    is the new state.
+    Returns:
+      A loss and an optimiser for parameters `Stateful(params, state)`. After each step,
+      `state` is the average of the new states, weighted by the numbers of samples. If
+      the loss is a sum (`mean=False`), it is the sum of the new states.
+
+    Raises:
+      ValueError: If a new state has other leaves than the old one. The transformed loss
+        raises it.
+
+    Call this function only once, because the new loss of each call is compiled again.
 
     >>> def loss(params, state, batch):
     ...     return jnp.mean((batch - params) ** 2), 0.9 * state + 0.1 * batch.mean()
@@ -148,7 +167,7 @@ def stateful(
     loss_fn: Loss = without_key
     if _required(loss) == 4:
         loss_fn = with_key
-    # checkpoints know a loss by it
+    # Messages then show the name of the original loss.
     loss_fn.__qualname__ = getattr(loss, "__qualname__", loss_fn.__qualname__)
     return loss_fn, optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
@@ -164,35 +183,37 @@ def _check_alike(old_state: PyTree, new_state: PyTree) -> None:
     after = _shapes(new_state)
     if before != after:
         raise ValueError(
-            f"the new state of the loss must have the leaves of the old one, {before}, "
-            f"got {after}"
+            "the new state of the loss must have the same leaves and shapes as the old "
+            f"one, {before}, got {after}"
         )
 
 
-# What twice the same sample gives differs from the loss, or from twice the loss, by
-# rounding only.
+# Relative tolerance when the loss of a sample taken twice is compared with the loss, or
+# with twice the loss of the sample.
 _ALIKE = 1e-3
 _APART = (
-    "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, "
-    "...)`, and in the loss `nnx.merge(graph, params, rest)`; with Equinox "
-    "`eqx.partition(model, eqx.is_inexact_array)`"
+    "remove it from `params`: with Flax NNX, use `graph, params, rest = "
+    "nnx.split(model, nnx.Param, ...)`, and `nnx.merge(graph, params, rest)` in the "
+    "loss; with Equinox, use `eqx.partition(model, eqx.is_inexact_array)`"
 )
 
 _STATE = (
-    "For new states and metrics take `loss, optimizer = bcgc_jax.coding.stateful(loss, "
-    "optimizer)`, whose loss returns (value, new state) of (params, state, batch)"
+    "For states and metrics, use `loss, optimizer = bcgc_jax.coding.stateful(loss, "
+    "optimizer)` with a loss that returns (value, new state) for (params, state, batch)"
 )
 
 
 def check_params(params: PyTree) -> None:
-    """Raise ValueError for a leaf that no gradient can change: no real numbers, random
-    keys.
+    """Check that all leaves of the parameters are real arrays, which can be trained.
+
+    Raises:
+      ValueError: If a leaf is complex, an integer, a boolean or a PRNG key.
 
     >>> check_params(
     ...     {"w": np.ones(2), "step": np.array(3)}
     ... )  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    ValueError: params['step'] is int64, and only real numbers are trained: ...
+    ValueError: params['step'] is int64, but only real numbers can be trained. ...
     """
     refuse_complex("params", params)
     for path, leaf in jax.tree.leaves_with_path(params):
@@ -202,38 +223,47 @@ def check_params(params: PyTree) -> None:
             dtype = np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(
-                f"params{keystr(path)} is a random key, and no step gets a new one. A "
-                "loss of three arguments, loss(params, batch, key), is given a new key "
-                f"each time; {_APART}"
+                f"params{keystr(path)} is a random key, which training cannot change. "
+                "Write the loss as loss(params, batch, key) to get a new key in each "
+                f"step, or {_APART}."
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params{keystr(path)} is {dtype}, and only real numbers are trained: "
-                f"{_APART}"
+                f"params{keystr(path)} is {dtype}, but only real numbers can be "
+                f"trained. To fix this, {_APART}."
             )
 
 
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
-    """Raise ValueError in place of JAX's own errors where a loss is not one of JAX."""
+    """Turn JAX's tracing errors of a loss into a ValueError that explains them."""
     try:
         yield
     except jax.errors.JAXTypeError as error:
         raise ValueError(
-            "JAX cannot trace the loss: it makes NumPy arrays or Python numbers of its "
-            "arguments. Write it with jax.numpy, not numpy, and with jnp.where, not if "
-            f"({str(error).splitlines()[0]})"
+            "JAX cannot trace the loss, because it converts its arguments to NumPy "
+            "arrays or Python numbers. Use `jax.numpy` instead of `numpy`, and "
+            f"`jnp.where` instead of `if` ({str(error).splitlines()[0]})."
         ) from error
 
 
 def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
-    """Raise ValueError for a loss that cannot be trained with.
+    """Check that a loss can be used for coded training.
 
-    That is one that is not traceable or no number, gives some leaf of `params` no
-    gradient, is a sum over samples where `mean`, or a mean where not.
+    A sum over the samples is recognised from the losses of a batch of one sample and of
+    a batch that has this sample twice. The test is omitted for losses with a key, and
+    when values are traced.
 
-    Whether it is a sum is seen from one sample of the batch, alone and twice, where its
-    values are known and it does not draw.
+    Args:
+      loss: Function (params, batch), or (params, batch, key), that returns the loss.
+      params: Parameters, a pytree of arrays.
+      batch: Some samples, a pytree of arrays `[m, …]`.
+      mean: Whether the loss must be a mean over the samples. Otherwise it must be their
+        sum.
+
+    Raises:
+      ValueError: If JAX cannot trace the loss, if the loss is not a real number, if a
+        leaf of `params` has no gradient, or if the loss contradicts `mean`.
     """
     check_params(params)
     arguments = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
@@ -247,15 +277,15 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
         shapes = ", ".join(f"{value.dtype}{list(value.shape)}" for value in values)
         raise ValueError(
             "the loss must return one real number, the mean over the samples of its "
-            f"batch, got {shapes}. {_STATE}"
+            f"batch, got {shapes}. {_STATE}."
         )
     idle = _without_gradient(loss, *arguments)
     if idle:
         names = ", ".join(f"params{keystr(path)}" for path in idle)
         raise ValueError(
-            f"the loss gives {names} no gradient: a running statistic, as of "
-            "BatchNorm, or what is frozen is no parameter, and no step updates it. "
-            f"{_STATE}; take another normalization; or {_APART}"
+            f"the loss has no gradient in {names}, so training would not change it. "
+            "The cause may be a running statistic, such as BatchNorm's, or a frozen "
+            f"parameter. {_STATE}. For a frozen parameter, {_APART}."
         )
     if not takes_key(loss) and not is_traced((params, batch)):
         sample = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
@@ -270,14 +300,14 @@ def _outputs(loss: Loss, *arguments: PyTree) -> PyTree:
         if isinstance(error, jax.errors.JAXTypeError) or not takes_key(loss):
             raise
         raise ValueError(
-            "the loss has three arguments, so its third one is a random key, and with "
-            f"that it fails: {error}. Samples are one argument: loss(params, batch), "
-            "with x, y = batch"
+            "the loss has three arguments, so its third argument is a random key, and "
+            f"with this key it fails: {error}. Pass all samples as one argument: use "
+            "loss(params, batch), with x, y = batch."
         ) from error
 
 
 def _without_gradient(loss: Loss, *arguments: PyTree) -> list[Any]:
-    """The paths of parameters whose gradient is a constant 0, whatever the samples."""
+    """Return the paths of parameters whose gradient is 0 for all samples."""
     closed = jax.make_jaxpr(jax.grad(loss))(*arguments)
     zeros = set[Any]()
     for equation in closed.jaxpr.eqns:
@@ -301,23 +331,24 @@ def _is_zero(atom: Any) -> bool:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _once_and_twice(loss: Loss, params: PyTree, sample: PyTree) -> tuple[Array, Array]:
-    """The loss of a sample, and of the same sample twice."""
+    """Return the loss of a sample, and of a batch that has the sample twice."""
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), sample)
     return loss(params, sample), loss(params, twice)
 
 
 def _check_mean(once: float, twice: float, mean: bool) -> None:
     apart = _ALIKE * abs(once)
-    if not apart > 0:  # nothing can be said; of NaN neither
+    if not apart > 0:  # A loss of 0 or NaN does not tell a sum from a mean.
         return
     if mean and abs(twice - 2 * once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is twice as large as once: it is a sum over "
-            "the samples. Return their mean, or say so by mean=False "
-            '(plan_options={"mean": False} where processes train)'
+            "the loss is a sum over the samples, because it doubles if a sample is "
+            "given twice. Return the mean over the samples, or pass `mean=False` to "
+            "`coding_plan` or `training_scheme`."
         )
     if not mean and abs(twice - once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is as large as once: it is a mean over the "
-            "samples. Leave out mean=False, or return their sum"
+            "the loss is a mean over the samples, because it does not change if a "
+            "sample is given twice. Return the sum over the samples, or remove "
+            "`mean=False`."
         )

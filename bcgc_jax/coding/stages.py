@@ -1,13 +1,15 @@
-r"""The backward pass of a data subset, cut into programs at the ends of the blocks.
+r"""Cut the backward pass of a data subset into programs, one or two for each block.
 
-It never begins again. An equation of the gradient's program goes to the first block b
-that needs it: to `carry` b if a later block needs it too (the cotangent on its way;
-first of all the forward pass), else to `own` b. A worker that needs a block of a subset
-runs those of carry 0 … b that it has not yet run for this subset, then own b.
+A worker computes the backward pass of a subset only once, block after block. Let b be
+the first block that needs an equation of the gradient's program. If a later block needs
+the result as well, the equation belongs to program `carry` b, otherwise to `own` b. For
+example, `carry` 0 contains the forward pass, and the other `carry` programs propagate
+the cotangent. For block b, a worker runs the programs of `carry` 0 … b that have not
+yet run for this subset, and then `own` b.
 
-A gradient code magnifies whatever two workers' gradients of one subset differ by, and
-each program rounds in its own way. So a subset's block comes from the same programs,
-whoever computes it and whatever came before.
+A gradient code amplifies differences between two workers' gradients of a subset, and
+each program has its own rounding errors. So all workers compute a block of a subset by
+the same programs, regardless of the blocks that they have computed before.
 """
 
 import collections
@@ -22,8 +24,8 @@ from jax.extend import core
 
 from bcgc_jax.coding.losses import Loss, PyTree, check_params, keys_of, traceable
 
-# Calls, whose equations are put in their place. All derivatives have been taken: a
-# function with one of its own is a call like others.
+# Primitives that call a program, whose equations are inlined. The derivatives have
+# already been taken, so custom derivative rules no longer matter.
 _CALLS = {
     *("jit", "pjit", "checkpoint", "remat2", "closed_call", "core_call"),
     *("custom_jvp_call", "custom_vjp_call"),
@@ -31,7 +33,14 @@ _CALLS = {
 
 
 class Program(NamedTuple):
-    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient."""
+    """A compiled part of the gradient's program.
+
+    Attributes:
+      run: The compiled function.
+      takes: Variables that `run` takes.
+      gives: Variables that `run` returns.
+      equations: Equations of the program.
+    """
 
     run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
@@ -40,7 +49,7 @@ class Program(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A subset's backward pass: how many of `carry` are done, and `values` so far."""
+    """A subset's backward pass: number of `carry` programs done, and known `values`."""
 
     done: int
     values: Mapping[core.Var, Array]
@@ -48,14 +57,13 @@ class Pass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """The programs of the blocks, and where their gradients are found.
+    """Programs of the blocks, and the variables of their gradients.
 
     Attributes:
-      programs: as above, ("carry", b) and ("own", b); none where there is nothing to
-        do.
-      results: for each block the variable of each of its leaves' gradients.
-      inputs, constants: variables of what the loss is given, and values that it has of
-        its own.
+      programs: Programs by ("carry", b) and ("own", b). Empty programs are missing.
+      results: Variables of the gradients of each block's leaves.
+      inputs: Variables of the loss's arguments.
+      constants: Values of constants in the loss, by variable.
     """
 
     programs: Mapping[tuple[str, int], Program]
@@ -64,21 +72,31 @@ class Stages:
     constants: Mapping[core.Var, Array]
 
     def begin(self, params: PyTree, batch: PyTree, *key: Array) -> Pass:
-        """The pass before anything is computed."""
+        """Return a backward pass in which nothing is computed yet."""
         leaves = jax.tree.leaves((params, batch, *key))
         return Pass(
             0, {**self.constants, **dict(zip(self.inputs, leaves, strict=True))}
         )
 
     def due(self, done: int, block: int) -> list[Program]:
-        """The programs to run for a block once `carry` 0 … `done` - 1 have run."""
+        """Return the programs to run for a block after `carry` 0 … `done` - 1."""
         places = [*(("carry", b) for b in range(done, block + 1)), ("own", block)]
         return [self.programs[place] for place in places if place in self.programs]
 
     def gradients(
         self, progress: Pass, block: int, later: Iterable[int] = ()
     ) -> tuple[list[Array], Pass]:
-        """A block's leaves, and the pass after it, with what blocks `later` need."""
+        """Compute the gradients of a block.
+
+        Args:
+          progress: Backward pass so far.
+          block: Number of the block.
+          later: Later blocks that this worker computes on the same samples. Values that
+            they do not need are dropped.
+
+        Returns:
+          The gradients of the block's leaves, and the backward pass after the block.
+        """
         values = dict(progress.values)
         for program in self.due(progress.done, block):
             outputs = program.run(*(values[v] for v in program.takes))
@@ -100,15 +118,25 @@ def stages(
     blocks: Sequence[Sequence[int]],
     *key: Array,
 ) -> Stages:
-    r"""Cut the gradient of `loss` in `params` into blocks in the order of their
-    computation.
+    r"""Cut the gradient of a loss into programs, one or two for each block.
 
-    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of
-    each, as numbers. The number after those of the leaves is the loss itself. A leaf
-    that is cut across several blocks belongs to the first, and is kept for the others.
+    Loops (`scan`, `while`) and branches are not cut. All blocks need equations with
+    effects, such as printing, so a pass runs these equations exactly once.
 
-    Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as
-    printing, and what they need, count to all blocks: they happen once.
+    Args:
+      loss: Function (params, batch), or (params, batch, key), that returns the loss.
+      params: Parameters. Only shapes and dtypes are used, also of `batch` and `key`.
+      batch: Samples, a pytree of arrays `[m, …]`.
+      blocks: Numbers of the leaves of each block, in the order of computation. The
+        number after the last leaf denotes the loss itself. If a leaf is in several
+        blocks, the first one computes its gradient.
+      *key: PRNG key, if the loss takes one.
+
+    Returns:
+      The `Stages`.
+
+    Raises:
+      ValueError: If JAX cannot trace the loss, or a leaf of `params` is not real.
     """
     check_params(params)
     with traceable():
@@ -127,7 +155,7 @@ def stages(
     operands = {
         place: _operands(eqns, outputs[place]) for place, eqns in placed.items()
     }
-    # As results, or by other programs.
+    # Variables that blocks return, or that other programs take.
     asked = set[core.Var]().union(*results, *operands.values())
     programs = dict[tuple[str, int], Program]()
     for place, eqns in placed.items():
@@ -147,7 +175,7 @@ def stages(
 
 
 def _grad_and_value(loss: Loss) -> Any:
-    """The gradient of a loss, and behind its leaves the loss."""
+    """Return a function that computes (gradient, loss), in this order."""
     value_and_grad = jax.value_and_grad(loss)
     return lambda *arguments: value_and_grad(*arguments)[::-1]
 
@@ -155,8 +183,8 @@ def _grad_and_value(loss: Loss) -> Any:
 def _placed(
     equations: Sequence[Any], results: Sequence[Sequence[core.Var]]
 ) -> dict[tuple[str, int], list[Any]]:
-    """The equations of each program, ("carry", b) or ("own", b), in their order."""
-    # The blocks that need a variable.
+    """Return the equations of each program, ("carry", b) or ("own", b), in order."""
+    # Blocks that need a variable.
     asks = collections.defaultdict[core.Var, set[int]](set)
     for b, block in enumerate(results):
         for v in block:
@@ -174,21 +202,32 @@ def _placed(
 
 
 def _outputs(equations: Sequence[Any]) -> dict[core.Var, None]:
-    """The variables that equations make, in their order."""
+    """Return the variables that equations define, in order."""
     return {v: None for equation in equations for v in equation.outvars}
 
 
 def _operands(
     equations: Sequence[Any], outputs: Mapping[core.Var, None]
 ) -> dict[core.Var, None]:
-    """The variables that equations take from elsewhere, in their order."""
+    """Return the variables that equations use but do not define, in order."""
     operands = (v for equation in equations for v in _variables(equation.invars))
     return {v: None for v in operands if v not in outputs}
 
 
 def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
-    """The numbers of the leaves of `params` in the order in which reverse mode yields
-    gradients.
+    """Return the order in which backpropagation computes the leaves' gradients.
+
+    Args:
+      loss: Function (params, batch), or (params, batch, key), that returns the loss.
+      params: Parameters. Only shapes and dtypes are used, also of `batch`.
+      batch: Some samples, a pytree of arrays `[m, …]`.
+
+    Returns:
+      The numbers of the leaves of `params` in this order, for the argument `order` of
+      `coding_plan`.
+
+    Raises:
+      ValueError: If a leaf of `params` is not a real array.
 
     >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
     >>> backward_order(
@@ -206,8 +245,8 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     equation_of = {
         id(v): i for i, equation in enumerate(equations) for v in equation.outvars
     }
-    # What comes at the same time comes from the end, as the layers do; constants come
-    # first.
+    # Constant gradients come first. Leaves of the same equation come in reverse order,
+    # as layers do in backpropagation.
     return tuple(
         sorted(
             range(len(leaves)), key=lambda k: (equation_of.get(id(leaves[k]), -1), -k)
@@ -225,7 +264,7 @@ def _flatten(
     equations: list[Any],
     constants: dict[core.Var, Any],
 ) -> list[Any]:
-    """Append a program's equations, calls inlined; return where its results are."""
+    """Append a program's equations with inlined calls, and return its results."""
     body = getattr(closed, "jaxpr", closed)
     names: dict[core.Var, Any] = dict(zip(body.invars, arguments, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
@@ -241,8 +280,8 @@ def _flatten(
         if equation.primitive.name not in _CALLS:
             results = _append(equations, equation, operands)
         else:
-            # What is to be computed again, to save memory, must not be found to be
-            # known.
+            # A barrier keeps XLA from reusing values that `jax.checkpoint` must compute
+            # again to save memory.
             recomputed = params.get("differentiated", False)
             fenced = params.get("prevent_cse", False)
             if recomputed and (any(fenced) if isinstance(fenced, tuple) else fenced):
@@ -260,7 +299,7 @@ def _flatten(
 
 
 def _append(equations: list[Any], equation: Any, operands: list[Any]) -> list[core.Var]:
-    """Append it with new variables: a program may be called several times."""
+    """Append an equation with new variables, because a call may occur repeatedly."""
     outputs = [core.Var(v.aval) for v in equation.outvars]
     equations.append(equation.replace(invars=operands, outvars=outputs))
     return outputs

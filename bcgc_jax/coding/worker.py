@@ -1,4 +1,4 @@
-"""What one worker computes of a coded gradient: its blocks, one after the other."""
+"""Compute the messages of one worker in a coded gradient, block after block."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from bcgc_jax.coding.gradients import CodingPlan, Task, num_samples
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 from bcgc_jax.coding.stages import Pass, Stages, stages
 
-# A subset, and the share of its samples.
+# A subset and a range of its samples, with begin and end as fractions.
 _Part = tuple[int, tuple[float, float]]
 
 
 class _Passing(NamedTuple):
-    """The backward pass of a part as far as it is, and what its gradient counts."""
+    """An unfinished backward pass of a part, and the weight of its gradient."""
 
     stages: Stages
     progress: Pass
@@ -27,19 +27,19 @@ class _Passing(NamedTuple):
 
 
 class BlockWorker:
-    """Computes the messages of one worker.
+    """Compute the messages of one worker.
 
-    A message has the coordinates of the coded block. Behind them it has the coded loss,
-    if the block is the first one on its share of the samples.
+    A message consists of the coordinates of a coded block. If the block is the first
+    one on its samples, the coded loss follows the coordinates.
 
     Args:
-      loss: Maps (params, batch), or (params, batch, key), to the loss.
-      plan: The plan of all workers.
-      index: The worker.
-      subsets: The data subsets of `plan.held(index)` by number, pytrees of arrays
+      loss: Function (params, batch), or (params, batch, key), that returns the loss.
+      plan: Plan of all workers.
+      index: Number of the worker.
+      subsets: Data subsets in `plan.held(index)`, by number: pytrees of arrays
         `[m, …]`.
-      weights: What the loss of each subset counts, `[N]`.
-      seed: Seed of the keys of the loss.
+      weights: Weight of each subset's loss, `[N]`.
+      seed: Seed of the loss's PRNG keys.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class BlockWorker:
         self._keys = keys_of(loss, jax.random.key(seed))
         self._rows = [row_of(code, index) for code in plan.codes]
         self._later = _later(plan, self.tasks)
-        # Programs, by the share of the samples and their shapes.
+        # Programs by the part of the samples and their shapes.
         self._stages: dict[Any, Stages] = {}
 
     def messages(
@@ -72,11 +72,12 @@ class BlockWorker:
         """Compute the blocks in the order of the levels, and yield (block, message).
 
         Args:
-          params: The parameters.
-          step: The number of the step, of which the keys of the loss depend.
-          goes_on: Is asked before each pass over a subset, whether to go on.
-          wait: Is called after each pass with the block, and the share of it that is
-            done.
+          params: Pytree of the parameters.
+          step: Number of the step, from which the keys of the loss are derived.
+          goes_on: Function that is called before each pass over a subset. If it returns
+            False, no further block is computed.
+          wait: Function that is called after each pass with the number of the block and
+            the completed fraction of its passes.
         """
         params = jax.device_put(params)
         leaves = jax.tree.leaves(params)
@@ -106,13 +107,13 @@ class BlockWorker:
             places = places_of(self.plan, block, shapes, dtypes)
             wide = self.plan.codes[block].wide
             pieces = encoded(places, wide, row, weights, gradients)
-            # XLA would ask of each number anew which piece it is of.
+            # A concatenation in XLA would test for each number which piece has it.
             yield block, np.concatenate([np.asarray(piece) for piece in pieces])
 
     def _begin(
         self, subset: int, share: tuple[float, float], params: PyTree, step: int
     ) -> _Passing | None:
-        """Begin the pass of a part; None if it has no samples."""
+        """Begin the backward pass of a part. Return None if it has no samples."""
         data = self._subsets[subset]
         chosen, portion = self.plan.samples_of(share, num_samples(data))
         if not portion:
@@ -126,12 +127,12 @@ class BlockWorker:
     def _stages_of(
         self, share: tuple[float, float], params: PyTree, batch: PyTree, *key: Array
     ) -> Stages:
-        """The programs for samples of these shapes."""
+        """Return the programs for samples of these shapes, compiled once."""
         shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
         name = (share, *shapes)
         if name not in self._stages:
             loss = len(jax.tree.leaves(params))
-            # Blocks on another share of the samples have no leaf here.
+            # Blocks on other samples have no leaves in this pass.
             blocks = [
                 [piece.leaf for piece in block.pieces if block.share == share]
                 for block in self.plan.blocks
@@ -142,7 +143,7 @@ class BlockWorker:
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
-    """The later blocks of the same samples, for each task and subset."""
+    """Return the later blocks on the same samples, for each task and subset."""
     backwards: list[dict[int, tuple[int, ...]]] = []
     blocks: dict[_Part, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):
@@ -154,12 +155,12 @@ def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int,
 
 
 def first_with(plan: CodingPlan, share: tuple[float, float]) -> int:
-    """The first block on a share of the samples, which has the loss with it."""
+    """Return the first block on some samples; its message contains the loss, too."""
     return next(b for b, block in enumerate(plan.blocks) if block.share == share)
 
 
 class Place(NamedTuple):
-    """Entries `start` to before `stop` of a raveled array that a pass gives."""
+    """Entries `start` … `stop` - 1 of a raveled array that a backward pass returns."""
 
     start: int
     stop: int
@@ -173,7 +174,7 @@ def places_of(
     shapes: Sequence[tuple[int, ...]],
     dtypes: Sequence[Any],
 ) -> tuple[Place, ...]:
-    """What a message of a block has of each array that a pass gives for it."""
+    """Return the part of each array that belongs to a block's message."""
     places = [
         Place(start, stop, shapes[leaf], dtypes[leaf])
         for leaf, start, stop in plan.blocks[block].pieces
@@ -191,7 +192,7 @@ def encoded(
     weights: Array,
     gradients: Sequence[Any],
 ) -> list[Array]:
-    """The pieces of a message, from the gradients of subsets; None counts nothing."""
+    """Encode the gradients of subsets as the pieces of a message; None is a zero."""
     sent = []
     for k, (start, stop, shape, dtype) in enumerate(places):
         zero = jnp.zeros(shape, dtype)

@@ -1,6 +1,6 @@
-"""Coded gradients on Ray actors, one for each worker, in a training loop of your own.
+"""Compute coded gradients with Ray actors, one for each worker, in your training loop.
 
-The loop, the optimiser, the checkpoints and the log are yours. The extra `cluster`
+Your code has the loop, the optimiser, the checkpoints and the log. The extra `cluster`
 installs Ray.
 """
 
@@ -27,16 +27,17 @@ from bcgc_jax.coding.losses import Loss, PyTree, check_loss, check_params
 from bcgc_jax.coding.worker import BlockWorker, places_of
 from bcgc_jax.traces.trace import Trace
 
-# Seconds between two looks at workers that are silent, and between two calls of one
-# that Ray starts again.
+# Seconds between two checks for silent workers, and before a worker that Ray restarts
+# is called again.
 _LOOK = 0.1
-# Calls of a worker that have not ended.
+# Maximum number of unfinished calls of a worker. Each call keeps the parameters of its
+# step in memory.
 _MOST_CALLS = 2
-# Seconds that processes have to end by themselves.
+# Seconds after which processes that have not ended are killed.
 _ENDING = 5.0
 
-# A loss of the main script is sent as it is, and JAX does not say how such a function
-# is made anew.
+# A loss from the main script is pickled by value, but JAX does not define how a
+# `custom_vjp` is unpickled.
 copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(function)))  # type: ignore[arg-type]
 
 
@@ -45,31 +46,31 @@ def _new_custom_vjp() -> Any:
 
 
 class WorkersLost(RuntimeError):
-    """A step cannot end, because workers have ended, or were silent for too long.
+    """Signal that a step cannot end because workers have ended or were silent.
 
     Attributes:
-      workers: Their numbers.
+      workers: Numbers of these workers.
     """
 
     def __init__(self, workers: Sequence[int], timeout: float) -> None:
         names = ", ".join(map(str, workers))
         super().__init__(
-            f"the step needs workers that have ended, or sent nothing for {timeout:g} "
-            f"s: {names}. Ray starts a worker again that has ended, so the step can be "
-            "repeated. timeout must be longer than a worker takes to start and to "
-            "compile, and than any block"
+            "the step needs workers that have ended, or have sent nothing for "
+            f"{timeout:g} s: {names}. Ray restarts workers that have ended, so repeat "
+            "the step. If a worker needs more time to start, to compile, or to compute "
+            "a block, increase `timeout`."
         )
         self.workers = tuple(workers)
 
 
 class Arrival(NamedTuple):
-    """A coded block that has come while its step was not complete.
+    """A message that has arrived before its block could be decoded.
 
     Attributes:
-      step: The number of the step.
-      worker: The worker.
-      block: The number of the block.
-      seconds: How long the worker has computed in this step until then.
+      step: Number of the step.
+      worker: Number of the worker.
+      block: Number of the block.
+      seconds: Seconds from the worker's start of this step to the end of the block.
     """
 
     step: int
@@ -79,35 +80,37 @@ class Arrival(NamedTuple):
 
 
 class CodedWorkers:
-    r"""Compute gradients with coded workers, each a process of Ray.
+    r"""Compute coded gradients with worker processes, despite stragglers.
 
-    The gradient is Σ_j w_j ∇f_j(x) over all N subsets. For a block at level n, a worker
-    sends a weighted sum of its gradients on n + 1 subsets, and any N - n messages give
-    the block.
+    The gradient is Σ_j w_j ∇f_j(x) over all N data subsets. For a block at level n, a
+    worker sends a weighted sum of its gradients on n + 1 subsets. The block is decoded
+    from any N - n messages. Each worker is a Ray actor.
 
     Args:
-      loss: Maps (params, batch), or (params, batch, key), to a loss. It is a mean over
-        the samples, or a sum, as the plan has it.
-      plan: Who computes what: the result of `coding_plan`, or the plan of
+      loss: Function (params, batch), or (params, batch, key), that returns the loss. If
+        `plan.mean`, the loss must be a mean over the samples, otherwise their sum.
+      plan: Tasks of all workers: the result of `coding_plan`, or the plan of
         `training_scheme`.
-      subsets: The data subsets, a list of N pytrees of arrays `[m_j, …]`, or a pytree
-        of arrays `[N, m, …]`, as `split_batch` makes it.
-      address: HOST:PORT of a Ray cluster to join. By default Ray is started on this
-        machine, if it does not run in this process already.
-      timeout: Seconds for which a step waits for a worker that sends nothing. It must
-        be longer than a worker takes to start and to compile, and than any block.
-        Defaults to 60.
-      options: Options of Ray's actors, such as {"num_gpus": 0.25}. By default a worker
-        takes no CPU of Ray's, and computes on the CPU.
-      delay: Slows workers on purpose, for studies.
-      seed: Seed of the keys of the loss.
+      subsets: The N data subsets: a list of pytrees of arrays `[m_j, …]`, or a pytree
+        of arrays `[N, m, …]`, for example the result of `split_batch`.
+      address: HOST:PORT of a Ray cluster to join. By default, Ray is started on this
+        machine, unless this process already uses Ray.
+      timeout: Maximum time in seconds without a message of a worker. It must be longer
+        than a worker needs to start, to compile, and to compute any block. Defaults to
+        60.
+      options: Options of the Ray actors, such as {"num_gpus": 0.25}. By default, an
+        actor reserves no CPU, and computes on the CPU.
+      delay: Injected delay that slows the workers, for studies. Defaults to no delay.
+      seed: Seed of the loss's PRNG keys. Defaults to 0.
 
     Attributes:
-      arrivals: The coded blocks that have come, in the order of their coming.
+      arrivals: List of all messages that arrived before their block could be decoded,
+        in the order of their arrival.
 
     Raises:
       ImportError: If Ray is not installed.
-      ValueError: If the plan is a schedule, or does not fit the subsets.
+      ValueError: If `plan` has no code, or `subsets` do not fit it.
+      WorkersLost: If a worker does not start within `timeout` seconds.
 
     Source: Wang, Cui, Li, Zou, Xiong, GLOBECOM 2021, section II.
 
@@ -141,9 +144,9 @@ class CodedWorkers:
         self._delay = delay
         self.arrivals: list[Arrival] = []
         self.step = -1
-        # The streams of messages that have not ended, with their workers and steps.
+        # Workers and steps of the message streams that have not ended.
         self.streams: dict[Any, tuple[int, int]] = {}
-        # The processes of the workers on this machine.
+        # Process ids of the workers on this machine.
         self.pids: dict[int, int] = {}
         self._is_checked = False
         self.decoder = Decoder(plan)
@@ -163,7 +166,7 @@ class CodedWorkers:
         self.close()
 
     def close(self) -> None:
-        """End all workers, and Ray if it was started here."""
+        """End all workers, and also Ray if this object has started it."""
         for actor in self.actors:
             self._ray.kill(actor)
         self.actors = []
@@ -176,18 +179,18 @@ class CodedWorkers:
     def value_and_grad(self, params: PyTree) -> tuple[jax.Array, PyTree]:
         """Compute the loss and its gradient over all samples.
 
-        It returns as soon as all blocks can be decoded.
+        The call returns as soon as all blocks can be decoded.
 
         Args:
-          params: The parameters, a pytree of arrays.
+          params: Parameters, a pytree of arrays.
 
         Returns:
-          The loss, and the gradient with the types of the parameters.
+          The loss, and the gradient with the structure and dtypes of `params`.
 
         Raises:
-          WorkersLost: If the other workers do not suffice, and a worker has ended or
-            was silent for `timeout` seconds. The call may be repeated.
-          ValueError: If the loss or the parameters cannot be trained with.
+          WorkersLost: If workers have ended, or were silent for `timeout` seconds, and
+            the other workers do not suffice. The call can be repeated.
+          ValueError: If the loss or the parameters are not suitable for training.
         """
         if not self._is_checked:
             check_params(params)
@@ -198,16 +201,16 @@ class CodedWorkers:
         try:
             messages = step.messages()
         finally:
-            # A worker that still computes finishes only its current pass.
+            # Workers that still compute then stop after their current pass.
             for actor in self.actors:
                 actor.begin.remote(self.step + 1)
         return self.decoder.value_and_grad(messages, params)
 
     def trace(self) -> Trace:
-        """Return the arrivals of the last blocks as a log, for `advise` and others.
+        """Return the arrivals as a timing log, for example for `advise`.
 
-        The time of a worker in a step is the time of its last block that has come. It
-        is cut off (censored) if the worker has later blocks.
+        A worker's time in a step is the time of its last message. If later blocks of
+        the worker are missing, its time is censored.
         """
         last = {(a.step, a.worker): a for a in self.arrivals}
         rows = [last[place] for place in sorted(last)]
@@ -225,7 +228,7 @@ class CodedWorkers:
     def _new_actors(
         self, loss: Loss, parts: list[PyTree], seed: int, options: dict[str, Any]
     ) -> list[Any]:
-        """The actors, each with the subsets that it needs."""
+        """Start the actors. Each one later reads only the subsets that it needs."""
         ray = self._ray
         options = {"num_cpus": 0, "max_restarts": -1} | options
         if not options.get("num_gpus"):
@@ -245,18 +248,18 @@ class CodedWorkers:
                 jax.config.read("jax_enable_x64"),
             )
         )
-        # A worker hears that a step is over while it computes.
+        # Two threads: a worker can be told that a step is over while it computes.
         groups = {"heard": 1, "work": 1}
         actor = ray.remote(concurrency_groups=groups)(_Actor).options(**options)
         workers = range(self.plan.num_workers)
-        # A worker that Ray starts again reads them again.
+        # A worker that Ray restarts reads them again.
         self.sources = [
             (common, {j: shared[j] for j in self.plan.held(index)}) for index in workers
         ]
         return [actor.remote(index) for index in workers]
 
     def _wait_for_start(self) -> None:
-        """Wait until all processes have started, for at most `timeout` seconds."""
+        """Wait up to `timeout` seconds until all processes have started."""
         started = {actor.begin.remote(0): w for w, actor in enumerate(self.actors)}
         ready, missing = self._ray.wait(
             [*started], num_returns=len(started), timeout=self.timeout
@@ -268,21 +271,21 @@ class CodedWorkers:
             self.note_process(started[reference], *self._ray.get(reference))
 
     def note_process(self, worker: int, node: str, pid: int) -> None:
-        """Note the process of a worker, if it is on this machine."""
+        """Remember the process id of a worker if it runs on this machine."""
         self.pids.pop(worker, None)
         if node == self._ray.get_runtime_context().get_node_id():
             self.pids[worker] = pid
 
 
 class Messages(NamedTuple):
-    """Messages that give a block, `[size]` by worker, and their weights, `[N]`."""
+    """Messages `[size]` of a block, by worker, and their decoding weights, `[N]`."""
 
     by_worker: Mapping[int, np.ndarray]
     weights: np.ndarray
 
 
 class Decoder:
-    """Makes blocks of the messages of workers, and of all blocks loss and gradient."""
+    """Decode the loss and the gradient from the workers' messages."""
 
     def __init__(self, plan: CodingPlan) -> None:
         self._plan = plan
@@ -290,9 +293,9 @@ class Decoder:
         self._needed = plan.rule.awaited(None)
 
     def weights(self, block: int, workers: Collection[int]) -> np.ndarray | None:
-        """Return the weights by which messages of these workers give a block, `[N]`.
+        """Return the weights that decode a block from the messages of `workers`, `[N]`.
 
-        They are None if the messages do not suffice.
+        Return None if these messages do not suffice.
         """
         if len(workers) < self._needed[block]:
             return None
@@ -303,7 +306,7 @@ class Decoder:
     def value_and_grad(
         self, messages: Sequence[Messages], params: PyTree
     ) -> tuple[jax.Array, PyTree]:
-        """Return the loss and the gradient by the messages of all blocks."""
+        """Decode the loss and the gradient from the messages of all blocks."""
         plan = self._plan
         leaves = jax.tree.leaves(params)
         shapes = tuple(np.shape(leaf) for leaf in leaves)
@@ -331,7 +334,7 @@ class Decoder:
 
 
 class _Step:
-    """One step: it asks all workers, and takes what comes until all blocks are here."""
+    """Call all workers in a step, and collect messages until all blocks decode."""
 
     def __init__(self, workers: CodedWorkers, params: PyTree) -> None:
         self._workers = workers
@@ -340,16 +343,16 @@ class _Step:
         tree = jax.tree.unflatten(jax.tree.structure(params), leaves)
         self._params = self._ray.put(tree)
         self._sent: list[dict[int, np.ndarray]] = [{} for _ in workers.plan.blocks]
-        # The weights of the blocks that can be decoded.
+        # Weights of the blocks that can already be decoded.
         self._weights: dict[int, np.ndarray] = {}
         now = time.monotonic()
         self._heard = dict.fromkeys(range(workers.plan.num_workers), now)
-        # Workers that are to be asked, and from when on.
+        # Workers that must still be called, and the earliest time of the call.
         self._due = dict.fromkeys(self._heard, now)
         self._done: set[int] = set()
 
     def messages(self) -> list[Messages]:
-        """The messages of each block, as soon as they suffice."""
+        """Return the messages of each block as soon as all blocks can be decoded."""
         self._look()
         while len(self._weights) < len(self._sent):
             streams = [*self._workers.streams]
@@ -372,7 +375,7 @@ class _Step:
         self._workers.streams[stream] = worker, step
 
     def _take(self, stream: Any) -> None:
-        """Take the next message of a worker, or hear that there is none."""
+        """Receive the next message of a worker, or note that its stream has ended."""
         worker, step = self._workers.streams[stream]
         is_now = step == self._workers.step
         try:
@@ -399,11 +402,10 @@ class _Step:
                 self._weights[block] = weights
 
     def _look(self) -> None:
-        """Ask workers that are due; raise WorkersLost if those left do not suffice."""
+        """Call the workers that are due. Check whether the other workers suffice."""
         now = time.monotonic()
         unfinished = Counter(worker for worker, _ in self._workers.streams.values())
         for worker in [w for w, due in self._due.items() if due <= now]:
-            # A silent worker gets few calls, because each call keeps parameters.
             if unfinished[worker] < _MOST_CALLS:
                 del self._due[worker]
                 self._ask(worker)
@@ -426,7 +428,7 @@ class _Step:
 
 
 class _Actor:
-    """A worker in a process of Ray."""
+    """A worker in its own Ray process."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -435,9 +437,9 @@ class _Actor:
         self._newest = 0
 
     def begin(self, step: int) -> tuple[str, int]:
-        """Hear that a step has begun, so that the ones before are over.
+        """Note that a step has begun, so all earlier steps are over.
 
-        The node of Ray and the process are returned.
+        Return the Ray node and the process id of this worker.
         """
         import ray
 
@@ -447,13 +449,13 @@ class _Actor:
     def messages(
         self, step: int, params: Sequence[Any], source: tuple[Any, Mapping[int, Any]]
     ) -> Iterator[Any]:
-        """The blocks of a step with the seconds that they took, and the process.
+        """Yield (block, seconds, message, node, process id) for the blocks of a step.
 
         Args:
-          step: Its number.
-          params: A reference to the parameters.
-          source: References to what all workers have in common, and to the subsets of
-            this one. A new process reads them.
+          step: Number of the step.
+          params: List with a reference to the parameters.
+          source: References to the common arguments of all workers, and to the subsets
+            of this worker. Only a new process reads them.
         """
         import ray
 
@@ -485,41 +487,41 @@ class _Actor:
 
 
 def _sleep(begun: float, ends: np.ndarray | None, block: int, share: float) -> None:
-    """Sleep until so much of a block may be done."""
+    """Sleep until the fraction `share` of a block ends in the delay's model."""
     if ends is not None:
         before = ends[block - 1] if block else 0.0
         until = begun + before + share * (ends[block] - before)
         time.sleep(max(0.0, until - time.perf_counter()))
 
 
-# A worker computes one call after the other, and hears of new steps meanwhile.
+# Each group has one thread: `messages` runs one call at a time, and `begin` does not
+# wait for it.
 _Actor.begin.__ray_concurrency_group__ = "heard"  # type: ignore[attr-defined]
 _Actor.messages.__ray_concurrency_group__ = "work"  # type: ignore[attr-defined]
 
 
 def _started(address: str | None, num_workers: int) -> tuple[Any, bool]:
-    """Ray, and whether it was started or joined here."""
-    # No statistics leave the machine.
+    """Return Ray, and whether this call has started or joined it."""
+    # Ray must not send usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
         raise ImportError(
-            "CodedWorkers are processes of Ray, which is not installed: "
-            f"{to_install('cluster')}"
+            f"`CodedWorkers` needs Ray, which is not installed: {to_install('cluster')}"
         ) from error
     if ray.is_initialized():
         if address is not None:
             raise ValueError(
-                f"Ray runs in this process already, so it cannot join {address}. Call "
-                "ray.shutdown() before, or leave address out"
+                f"this process already uses Ray, so it cannot join {address}. Call "
+                "`ray.shutdown()` first, or remove `address`."
             )
         return ray, False
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         options |= {"num_cpus": num_workers, "include_dashboard": False}
     with warnings.catch_warnings():
-        # Ray's children are new programs: they do not run on in a copy of this one.
+        # Ray's child processes start new programs, so a fork of this one is harmless.
         warnings.filterwarnings("ignore", "os.fork.. was called", RuntimeWarning)
         ray.init(address or "local", **options)
     return ray, True
@@ -528,32 +530,35 @@ def _started(address: str | None, num_workers: int) -> tuple[Any, bool]:
 def _checked(plan: Any) -> CodingPlan:
     if not isinstance(plan, CodingPlan):
         raise ValueError(
-            f"the plan must be that of coding_plan or training_scheme, but is "
-            f"{type(plan).__name__}. For work sharing use bcgc_jax.balancing.dispatch"
+            "`plan` must come from `coding_plan` or `training_scheme`, got "
+            f"{type(plan).__name__}. For work sharing, use "
+            "`bcgc_jax.balancing.dispatch`."
         )
     if not plan.coded:
         raise ValueError(
-            "the plan is a schedule without a code: train it on the simulated clock, "
-            "or share work with bcgc_jax.balancing.dispatch"
+            "`plan` is a schedule without a code, which `CodedWorkers` cannot compute. "
+            "Train with `bcgc_jax.coding.train` on a simulated clock, or share work "
+            "with `bcgc_jax.balancing.dispatch`."
         )
     return plan
 
 
 def _parts(subsets: PyTree | list[PyTree], num_workers: int) -> list[PyTree]:
-    """The subsets one by one, as NumPy arrays."""
+    """Return the list of the subsets, as NumPy arrays."""
     if isinstance(subsets, list) and len(subsets) == num_workers:
         return [jax.tree.map(np.asarray, part) for part in subsets]
     if any(len(leaf) != num_workers for leaf in jax.tree.leaves(subsets)):
         raise ValueError(
-            f"the plan has {num_workers} workers: give as many subsets, as split_batch "
-            "makes them"
+            f"the plan has {num_workers} workers, but there is another number of "
+            f"subsets. Pass {num_workers} subsets, for example "
+            f"`split_batch(batch, {num_workers})`."
         )
     whole = jax.tree.map(np.asarray, subsets)
     return [jax.tree.map(lambda x, j=j: x[j], whole) for j in range(num_workers)]
 
 
 def _kill_left(pids: Iterable[int]) -> None:
-    """Kill processes that do not end, because a stopped process ignores Ray."""
+    """Kill processes that do not end by themselves, such as stopped ones."""
     pids = set(pids)
     until = time.monotonic() + _ENDING
     while (pids := {pid for pid in pids if _is_actor(pid)}) and (
@@ -566,7 +571,7 @@ def _kill_left(pids: Iterable[int]) -> None:
 
 
 def _is_actor(pid: int) -> bool:
-    """Whether a process is still that of an actor."""
+    """Whether a process id still belongs to a Ray actor."""
     with contextlib.suppress(OSError):
         return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

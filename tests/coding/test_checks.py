@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "running statistics": (
         lambda params, batch: normalized(params, batch)[0],
         {"w": W, "norm": {"mean": np.zeros(1, np.float32), "scale": W[:1]}},
-        r"gives params\['norm'\]\['mean'\] no gradient: a running statistic.*stateful.*"
+        r"no gradient in params\['norm'\]\['mean'\].* a running statistic.*stateful.*"
         r"nnx.split\(model",
     ),
     "frozen statistics": (
@@ -45,29 +45,29 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
             (batch @ params["w"] - jax.lax.stop_gradient(params["mean"])) ** 2
         ),
         {"w": W, "mean": W[0]},
-        r"gives params\['mean'\] no gradient: .*keep it apart",
+        r"no gradient in params\['mean'\].*remove it from `params`",
     ),
     "new states": (
         normalized,
         {"w": W, "norm": {"mean": W[:1], "scale": W[:1]}},
-        r"must return one real number.* got float32\[\], float32\[1\]. For new states.*"
+        r"must return one real number.* got float32\[\], float32\[1\]. For states and.*"
         r"coding.stateful\(loss",
     ),
     "samples in two arguments": (
         lambda params, x, y: jnp.mean((x @ params["w"] - y) ** 2),
         {"w": W},
-        "its third one is a random key, and with that it fails: .*x, y = batch",
+        "its third argument is a random key, and with this key it fails.*x, y = batch",
     ),
     "a counter": (
         mean,
         {"w": W, "count": np.array(3)},
-        r"^params\['count'\] is int64, and only real.*nnx.Param",
+        r"^params\['count'\] is int64, but only real.*nnx.Param",
     ),
     "a key": (
         mean,
         {"w": W, "key": KEY},
-        r"^params\['key'\] is a random key, and no step gets a new one.*"
-        r"loss\(params, batch, key\), is given",
+        r"^params\['key'\] is a random key, which training cannot change.*"
+        r"loss\(params, batch, key\) to get a new key",
     ),
     "NumPy": (
         lambda params, batch: np.tanh(batch @ params["w"]).mean(),
@@ -77,14 +77,14 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a condition": (
         lambda p, b: p["w"].sum() if p["w"][0] > 0 else 0.0,
         {"w": W},
-        "jnp.where, not if",
+        "`jnp.where` instead of `if`",
     ),
     "a vector": (
         lambda params, batch: batch @ params["w"],
         {"w": W},
         r"one real number.* got float32\[\d\]",
     ),
-    "a sum": (total, {"w": W}, "it is a sum over the samples.*mean=False"),
+    "a sum": (total, {"w": W}, "is a sum over the samples.*mean=False"),
 }
 
 
@@ -120,7 +120,7 @@ def test_a_mean_is_told_from_other_losses_to_the_rounding_of_16_bits(growth, is_
 
     refused: Any = contextlib.nullcontext()
     if is_mean:
-        refused = pytest.raises(ValueError, match="it is a mean over the samples")
+        refused = pytest.raises(ValueError, match="is a mean over the samples")
     with refused:
         check_loss(grows, W, DATA[0], mean=False)
 
@@ -128,7 +128,7 @@ def test_a_mean_is_told_from_other_losses_to_the_rounding_of_16_bits(growth, is_
 def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
     plan = coding.coding_plan(KEY, {"w": W}, [0, 3, 0], mean=False)
     scheme = coding.TrainingScheme(plan, SCHEME.load, SCHEME.sent)
-    with pytest.raises(ValueError, match="it is a mean over the samples"):
+    with pytest.raises(ValueError, match="is a mean over the samples"):
         coding.train(KEY, mean, scheme, LAW, {"w": W}, DATA, SGD, 1)
     training = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
     # Of all six samples, x = (0, 1, 2): 6 (Σ x - 1)², a sum of whole numbers.

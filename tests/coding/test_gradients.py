@@ -206,15 +206,15 @@ def test_bad_plans_are_refused_in_words():
     plan = functools.partial(coding_plan, KEY, params)
     gradient_of = coded_value_and_grad(lambda p, b: jnp.sum(p["w"]), plan([4, 5]))
     refused: dict[str, Any] = {
-        "has 8 units, the parameters have 9 coordinates": lambda: plan([4, 4]),
-        "whole numbers": lambda: plan([4.5, 4.5]),  # type: ignore[list-item]
+        "has 8 units, but the parameters have 9 coordinates": lambda: plan([4, 4]),
+        "known integers": lambda: plan([4.5, 4.5]),  # type: ignore[list-item]
         "name each of the 2 leaves once": lambda: plan([4, 5], order=(0, 0)),
         "unknown units": lambda: bcgc.coding.unit_sizes(params, "rows"),
         "7 samples cannot be split into 2": lambda: split_batch(jnp.ones((7, 2)), 2),
         "along the first axis": lambda: split_batch(
             (jnp.ones((8, 2)), jnp.ones(())), 2
         ),
-        "not that of 2 subsets": lambda: gradient_of(
+        "are not 2 subsets": lambda: gradient_of(
             params, jnp.ones((3, 4)), np.ones((2, 2))
         ),
     }

@@ -47,7 +47,7 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
 
 def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
     data, arrived = np.zeros((3, 2, 3), np.float32), np.ones((1, 3))
-    with pytest.raises(ValueError, match="the third is a random key: give a key"):
+    with pytest.raises(ValueError, match="third argument is a random key"):
         coding.coded_value_and_grad(lambda p, x, key: p.sum(), SCHEME.plan)(
             PARAMS["w"], data, arrived
         )
@@ -55,6 +55,6 @@ def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
         lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD
     )
     with pytest.raises(
-        ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"
+        ValueError, match=r"shapes as the old one, \{.*mean.*\}, got \{.*other"
     ):
         stateful_loss(coding.Stateful(PARAMS, STATE), DATA[0])

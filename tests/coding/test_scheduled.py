@@ -57,7 +57,7 @@ def test_the_pace_is_that_of_whole_passes_of_the_model():
 
 def test_refusals():
     for words, size in {
-        "blocks have 10 coordinates, the parameters have 11": 10.0,
+        "blocks have 10 coordinates, but the parameters have 11": 10.0,
         "sizes must be finite and >= 0": -1.0,
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -227,7 +227,7 @@ def assert_all_end(before):
     ("plan", "words"),
     [
         (schedule_plan(cyclic_plan(24.0, 2), PARAMS, 3), "a schedule without a code"),
-        ("sharing:2", "use bcgc_jax.balancing.dispatch"),
+        ("sharing:2", "use `bcgc_jax.balancing.dispatch`"),
     ],
 )
 def test_what_has_no_code_is_refused(plan, words):

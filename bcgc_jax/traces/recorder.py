@@ -1,7 +1,7 @@
-"""A log from a training loop, for `bcgc advise FOLDER`: each process writes a file of
-its own.
+"""Record a timing log in a training loop, for `bcgc advise FOLDER`.
 
-Nothing is imported but what the loop has imported already: JAX, or PyTorch.
+Each process writes its own file. The module imports JAX or PyTorch only if the loop
+already uses it.
 """
 
 import csv
@@ -19,7 +19,7 @@ _STEPS = ("step", "worker", "host", "seconds", "wait")
 
 
 def _ready(value: T) -> T:
-    """Wait for JAX's devices; all else is there when it is returned."""
+    """Wait until JAX has computed a value. Other values are taken as computed."""
     jax = sys.modules.get("jax")
     if jax is None:
         return value
@@ -27,14 +27,16 @@ def _ready(value: T) -> T:
 
 
 class Recorder:
-    """Writes `FOLDER/worker-NUMBER.csv`: a row for each chunk, or for each step and its
-    wait.
+    """Write the log of one worker to `FOLDER/worker-NUMBER.csv`.
+
+    The file has a row for each chunk (microbatch), or for each step and the time that
+    the worker is blocked in its collective.
 
     Args:
-      folder: of the files, on a disk of the worker's own or of all; it is made.
-      worker: the number of this process.
-      ready: waits until a value is computed, and returns it; by default JAX's
-        `block_until_ready`.
+      folder: Folder of the files, on a local or a shared disk. It is created if needed.
+      worker: Number of this process.
+      ready: Function that waits until a value is computed, and returns it. Defaults to
+        `jax.block_until_ready` if JAX is imported.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,12 +70,22 @@ class Recorder:
         *arguments: Any,
         load: float | None = None,
     ) -> T:
-        """Compute a chunk, and write how long that took: `compute(*arguments)`.
+        """Compute a chunk, and record how many seconds it takes.
 
         Args:
-          step, number: of the step, and of the chunk within the worker's step.
-          compute: both passes, without any collective.
-          load: the length of the chunk, such as its tokens, where chunks differ.
+          step: Number of the step.
+          number: Number of the chunk within the worker's step.
+          compute: Function that runs the forward and the backward pass without a
+            collective.
+          *arguments: Arguments of `compute`.
+          load: Length of the chunk, for example in tokens. Defaults to no length, for
+            chunks of equal length.
+
+        Returns:
+          The result of `compute(*arguments)`.
+
+        Raises:
+          ValueError: If the file already has rows of complete steps.
         """
         begin = time.perf_counter()
         value: T = self._ready(compute(*arguments))
@@ -82,11 +94,21 @@ class Recorder:
         return value
 
     def collective(self, step: int, reduce: Callable[..., T], *arguments: Any) -> T:
-        """Reduce what is computed, `reduce(*arguments)`, and write what the step took
-        and waited.
+        """Run the collective of a step, and record the step time and the blocked time.
 
-        Seconds are those since the last collective. The first one writes nothing, for
-        it begins the clock.
+        The step time is the time since the end of the previous collective. The first
+        call writes no row, because it only starts the clock.
+
+        Args:
+          step: Number of the step.
+          reduce: Function that runs the collective, such as an all-reduce.
+          *arguments: Arguments of `reduce`.
+
+        Returns:
+          The result of `reduce(*arguments)`.
+
+        Raises:
+          ValueError: If the file already has rows of chunks.
         """
         self._ready(arguments)
         entered = time.perf_counter()
@@ -98,13 +120,14 @@ class Recorder:
         return value
 
     def write(self, columns: tuple[str, ...], step: int, *numbers: Any) -> None:
-        """Write a row; the first one says which columns the file has."""
+        """Write a row. The first row determines the columns of the file."""
         if not self._columns:
             self._rows.writerow(columns)
             self._columns = columns
         if columns != self._columns:
             raise ValueError(
-                f"{self.path} has chunks or whole steps, not both: take two folders"
+                f"{self.path} can have rows of chunks or of complete steps, not both. "
+                "Use two recorders with different folders."
             )
         self._rows.writerow([step, self.worker, socket.gethostname(), *numbers])
         self._file.flush()
@@ -114,7 +137,7 @@ class Recorder:
 
 
 class _Host:
-    """Moments of the host's clock."""
+    """Moments on the host's clock."""
 
     def now(self) -> float:
         return time.perf_counter()
@@ -127,7 +150,7 @@ class _Host:
 
 
 class _Cuda:
-    """Moments of the stream that is current: events, which nobody waits for."""
+    """Moments on the current CUDA stream, as events without synchronisation."""
 
     def __init__(self, torch: Any) -> None:
         self._event = torch.cuda.Event
@@ -145,14 +168,22 @@ class _Cuda:
 
 
 def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
-    """Record the steps of a PyTorch model in `DistributedDataParallel`, from now on.
+    """Record the steps of a PyTorch model in `DistributedDataParallel`.
 
-    A communication hook notes when the last bucket of gradients is ready, and when it
-    is reduced: the backward pass is over, so what is between is the wait. It reduces as
-    DDP itself does. On a GPU these are events of its streams, and nothing is
-    synchronised.
+    A communication hook records when the last bucket of gradients is ready, and when it
+    is reduced. At the first time the backward pass is over, so the worker is blocked
+    between the two times. The hook reduces buckets as DDP does by default. On a GPU,
+    times are events of the current stream, and the hook does not synchronise.
 
-    Raises RuntimeError of PyTorch where the model has a communication hook already.
+    Args:
+      model: Model in `DistributedDataParallel`.
+      folder: Folder of the files, as in `Recorder`.
+
+    Returns:
+      The `Recorder`, whose worker number is the rank.
+
+    Raises:
+      RuntimeError: If the model already has a communication hook.
     """
     import torch
     import torch.distributed as dist
@@ -163,7 +194,7 @@ def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
         Recorder(folder, dist.get_rank()), _Cuda(torch) if on_gpu else _Host()
     )
 
-    # PyTorch refuses a hook with annotations that are not its own.
+    # PyTorch refuses a hook with other type annotations.
     def hook(group, bucket):  # type: ignore[no-untyped-def]
         entered = None
         if bucket.is_last():
@@ -183,7 +214,7 @@ def record_ddp(model: Any, folder: str | os.PathLike[str]) -> Recorder:
 
 
 class _Steps:
-    """Moments of steps, of which the rows are written as soon as they are past."""
+    """Collect the moments of steps, and write the row of a step when they are past."""
 
     def __init__(self, recorder: Recorder, clock: _Host | _Cuda) -> None:
         self.recorder = recorder

@@ -49,7 +49,7 @@ def test_a_file_that_is_no_log_is_refused(refusal, tmp_path, name):
 
 def test_a_broken_recording_of_jax_is_refused(refusal, tmp_path):
     (tmp_path / "vm.xplane.pb").write_bytes(b"no recording")
-    assert "is no trace of jax.profiler" in refusal(
+    assert "is not a trace of jax.profiler" in refusal(
         "advise", str(tmp_path / "vm.xplane.pb")
     )
 

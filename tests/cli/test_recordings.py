@@ -25,10 +25,10 @@ def test_a_folder_of_traces_is_advised_on(command, traces):
     assert (status, err) == (0, "")
     said = _said(out)
     assert said.startswith(
-        "Found in traces of the PyTorch profiler: 4 workers, 23 steps with 5"
+        "The traces of the PyTorch profiler contain 4 workers and 23 steps with 5"
     )
     assert (
-        "A chunk goes from one DistributedDataParallel.forward to the next: 4" in said
+        "A chunk lasts from one DistributedDataParallel.forward to the next. A" in said
     )
     assert "traces: 4 workers, 23 steps, 4 chunks in a worker's step." in said
     assert "The collective itself takes 0.00" in said
@@ -50,7 +50,7 @@ def test_the_log_that_was_made_gives_the_same_answer(command, answer, traces, tm
         "advise", str(traces), "--log", str(log), "--format", "csv"
     )
     assert (status, err.count("\n")) == (0, 1)
-    assert err.startswith("bcgc: Found in traces of the PyTorch profiler: 4 workers")
+    assert err.startswith("bcgc: The traces of the PyTorch profiler contain 4 workers")
     assert command("advise", str(log), "--format", "csv")[1] == out
     assert answer("advise", str(log)) == answer("advise", str(traces))
     assert log.read_text().startswith(
@@ -125,7 +125,7 @@ def test_what_has_no_effect_or_is_not_there_is_refused(
     )
     broken = traces / "rank1.json"
     broken.write_text(broken.read_text()[:-100])
-    assert "rank1.json is cut off: copy it again" in refusal("advise", str(traces))
+    assert "rank1.json is truncated. Copy it again" in refusal("advise", str(traces))
 
 
 def test_a_bad_event_is_no_traceback(refusal, traces):

@@ -70,7 +70,8 @@ def test_chunks_and_whole_steps_are_two_logs(tmp_path):
     record.chunk(0, 0, int)
     record.collective(0, int)
     with pytest.raises(
-        ValueError, match=r"worker-0\.csv has chunks or whole steps, not both"
+        ValueError,
+        match=r"worker-0\.csv can have rows of chunks or of complete steps, not both",
     ):
         record.collective(1, int)
     record.close()

@@ -1,8 +1,8 @@
-"""From a profiler's traces to a log: what each worker computed, and what it waited.
+"""Make timing logs of profiler traces: compute times, and times blocked in collectives.
 
-All ranks leave a blocking collective together, at T = (the last entry) + (the
-transfer). So a rank was in it for T minus its own entry, and the shortest time of a
-step is the transfer. A worker's own seconds of a step are those from the last release
-to this one, less the *exposed* seconds: a collective runs, and no computation of the
-rank. Only each rank's own clock is used.
+All ranks leave a blocking collective together, at time T = (last entry) + (transfer).
+A rank that enters at time e is blocked for T - e, so the shortest blocked time of all
+ranks is the transfer. The compute time of a step is the time between two releases minus
+the *exposed* seconds, in which a collective runs and the rank computes nothing. The
+clocks of the ranks need not be synchronised.
 """

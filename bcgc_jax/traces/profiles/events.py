@@ -1,4 +1,4 @@
-"""Events of a Chrome trace (JSON, also gzipped), one by one, in constant memory."""
+"""Read the events of a Chrome trace (JSON, also gzipped) in constant memory."""
 
 import gzip
 import io
@@ -11,24 +11,27 @@ from typing import Any, NamedTuple
 _DECODE = json.JSONDecoder(strict=False).raw_decode
 _BETWEEN = re.compile(r"[\s,]*")
 _FIRST = re.compile(r'"traceEvents"\s*:\s*\[|^\s*\[')
-# Characters that are read at once: so many are held, and an event that is longer.
+# Number of characters that are read at once. More are only held if an event is longer.
 _WINDOW = 1 << 20
-# The keys before the events are searched for in so many characters: more are not held.
+# Maximum number of characters before the first event.
 _HEAD = 1 << 24
 _CUT_OFF = (
-    "is cut off: copy it again. Events stand by thread, not by time, so none of its "
-    "steps is whole"
+    "is truncated. Copy it again. Events are sorted by thread, not by time, so no step "
+    "is complete."
 )
 
 
 class Event(NamedTuple):
-    """A span of time, phase "X", or metadata, phase "M".
+    """A span of time (phase "X"), or metadata (phase "M").
 
     Attributes:
-      phase, name, category: as the file has them.
-      begin, end: seconds.
-      process: a number, or a name.
-      arguments: as the file has them.
+      phase: Phase in the file.
+      name: Name in the file.
+      category: Category in the file.
+      begin: Begin in seconds.
+      end: End in seconds.
+      process: Number or name of the process.
+      arguments: Arguments in the file.
     """
 
     phase: str
@@ -41,12 +44,12 @@ class Event(NamedTuple):
 
 
 class Events:
-    """The spans and the metadata of a file, one after another.
+    """Iterate over the spans and the metadata of a file.
 
     Attributes:
-      path: of the file.
-      head: what stands before the events, as far as it is named here; empty until they
-        are read.
+      path: Path of the file.
+      head: Entry "distributedInfo" of the file, if it is before the events. Empty
+        before the iteration.
     """
 
     def __init__(self, path: str) -> None:
@@ -54,7 +57,11 @@ class Events:
         self.head: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Event]:
-        """Raises ValueError for a file without events, with odd ones, or cut off."""
+        """Yield the events of the file.
+
+        Raises:
+          ValueError: If the file has no events, has invalid events, or is truncated.
+        """
         with open(self.path, "rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             content: Any = file
@@ -70,14 +77,14 @@ class Events:
                 raise ValueError(f"{self.path} {_CUT_OFF}") from None
             except RecursionError:
                 raise ValueError(
-                    f"{self.path} has an event that no profiler writes: it is nested "
-                    "too deeply"
+                    f"{self.path} has an event that is nested too deeply, so no "
+                    "profiler has written it. Remove the file."
                 ) from None
 
     def _read_head(self, text: "_Text") -> None:
         while not (first := _FIRST.search(text.buffer)):
             if len(text.buffer) > _HEAD or not text.refill():
-                raise ValueError(f"{self.path} has no traceEvents")
+                raise ValueError(f"{self.path} has no entry `traceEvents`")
         before = text.buffer[: first.end()]
         if named := re.search(r'"distributedInfo"\s*:\s*', before):
             said = _DECODE(before, named.end())[0]
@@ -86,8 +93,8 @@ class Events:
 
 
 def _read(event: Any, path: str) -> Event | None:
-    """A span or metadata; None for anything else, such as an arrow."""
-    # A million times a file: no more is done than is needed.
+    """Return a span or metadata, or None for other events, such as arrows."""
+    # This function must be fast, because files have about a million events.
     try:
         phase = event.get("ph")
         if phase != "M" and (phase != "X" or "dur" not in event):
@@ -102,12 +109,12 @@ def _read(event: Any, path: str) -> Event | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         odd = json.dumps(event)[:80]
         raise ValueError(
-            f"{path} has an event that no profiler writes: {odd}"
+            f"{path} has an event that no profiler writes: {odd}. Remove the file."
         ) from None
 
 
 class _Text:
-    """A window on a text: what has been read and not yet used begins `at`."""
+    """A window on a text. The unused characters of `buffer` begin at index `at`."""
 
     def __init__(self, file: io.TextIOWrapper) -> None:
         self.file = file
@@ -130,7 +137,7 @@ def _decoded(text: _Text) -> Iterator[dict[str, Any]]:
             return
         try:
             event, text.at = _DECODE(text.buffer, text.at)
-        except ValueError:  # the window ends within it
+        except ValueError:  # The window may end within the event.
             if not text.refill():
                 raise EOFError from None
         else:

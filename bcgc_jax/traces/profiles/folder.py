@@ -1,4 +1,4 @@
-"""Which files are traces of a profiler, by their content, and the log of them."""
+"""Find profiler traces among files by their content, and make a log of them."""
 
 import re
 import zlib
@@ -11,14 +11,14 @@ from bcgc_jax.traces.profiles.recording import JAX, TORCH, Recording, joined
 from bcgc_jax.traces.tables import short_names
 from bcgc_jax.traces.units import counted
 
-# Bytes that say what a file is.
+# Number of bytes by which the kind of a file is recognised.
 _HEAD = 1 << 16
-# A folder for each recording, below the one that was asked for.
+# Folder of a single recording, which jax.profiler creates in the given folder.
 _RECORDING = re.compile(r"(?:^|(?<=/))plugins/profile/[^/]+/")
 
 
 def kind_of(path: str) -> str | None:
-    """TORCH, JAX, or None for a file that is no trace of a profiler."""
+    """Return TORCH or JAX, or None if the file is not a profiler trace."""
     if path.endswith(".xplane.pb"):
         return JAX
     head = _head(path)
@@ -42,17 +42,24 @@ def _head(path: str) -> bytes:
 
 
 def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | None:
-    """Make the log of those files that are traces, one or more a rank; None where none
-    is.
+    """Make a log of the profiler traces among some files.
 
-    See `made_log`. Raises ValueError, with the reason, for traces that make no log.
+    Args:
+      files: Paths. Each rank has one or more traces, and other files are ignored.
+      chunk_name: Name of the range or jitted function that begins a chunk.
+
+    Returns:
+      The log, or None if no file is a trace.
+
+    Raises:
+      ValueError: If the traces do not determine a log.
     """
     kinds = {file: kind for file in files if (kind := kind_of(file)) is not None}
     if not kinds:
         return None
     if len(set(kinds.values())) > 1:
         raise ValueError(
-            "there are traces of PyTorch and of JAX: give those of one job"
+            "some traces are from PyTorch, others from JAX. Use traces of one job."
         )
     kind = next(iter(kinds.values()))
     read = _read_jax
@@ -62,9 +69,9 @@ def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | Non
     ranks = joined(recordings)
     if len(ranks) < 2:
         raise ValueError(
-            f"there is a trace of one rank alone ({ranks[0].rank}): record each, in a "
-            "file of its own. JAX names files after the host, so processes of one host "
-            "need a folder each"
+            f"only rank {ranks[0].rank} has a trace. Record all ranks, each in its own "
+            "file. JAX names files after the host, so each process of a host needs its "
+            "own folder."
         )
     log = made_log(ranks, kind, chunk_name)
     return log._replace(remarks=[*log.remarks, *said])
@@ -84,15 +91,15 @@ def _read_torch(
     if len(missing) > 5:
         names += ", …"
     return recordings, [
-        f"There is no trace of {counted(len(missing), 'rank')} of {world} ({names}). "
-        "Others may have waited for them: what all waited counts as the collective's."
+        f"Traces are missing for {counted(len(missing), 'rank')} of {world} ({names}). "
+        "Time that all other ranks waited for them counts as time of the collective."
     ]
 
 
 def _read_jax(
     files: list[str], chunk_name: str | None
 ) -> tuple[list[Recording], list[str]]:
-    """Read the last recording of each process, from *.xplane.pb if JAX is there."""
+    """Read the last recording of each process, from *.xplane.pb if JAX is installed."""
     planes = [file for file in files if file.endswith(".pb")]
     if planes and find_spec("jax"):
         files = planes
@@ -100,8 +107,8 @@ def _read_jax(
         files = [file for file in files if not file.endswith(".pb")]
     if not files:
         raise ValueError(
-            "*.xplane.pb are read with JAX, which is not installed. jax.profiler "
-            "writes *.trace.json.gz beside them: give those too"
+            "reading *.xplane.pb needs JAX, which is not installed. Use the files "
+            "*.trace.json.gz instead, which jax.profiler writes to the same folder."
         )
     newest = {_RECORDING.sub("", file): file for file in sorted(files)}
     recordings: list[Recording] = []
@@ -112,5 +119,5 @@ def _read_jax(
         return recordings, []
     traces = counted(older, "trace")
     return recordings, [
-        f"Left out: {traces} of an older recording of the same process."
+        f"{traces} of older recordings of the same process are left out."
     ]

@@ -1,4 +1,4 @@
-"""Traces of `jax.profiler`: *.xplane.pb, which only JAX reads, or *.trace.json.gz."""
+"""Read traces of `jax.profiler`: *.trace.json.gz, or *.xplane.pb, which needs JAX."""
 
 import bisect
 import math
@@ -27,25 +27,26 @@ class _Collective(NamedTuple):
 
 
 class _Device:
-    """What ran on one device, in seconds."""
+    """Collectives, computation and programs of one device, in seconds."""
 
     def __init__(self) -> None:
         self.collectives: list[_Collective] = []
         self.work = Spans()
-        # When the runs of the program that makes a chunk have begun.
+        # Begins of the runs of the program that computes a chunk.
         self.chunks: dict[str, float] = {}
-        # The runs of each program, where one of them is looked for.
+        # Runs of each program, if a chunk's program is searched for.
         self.runs: dict[str, set[str]] = {}
 
 
 def read(path: str, process: str, chunk_name: str | None = None) -> list[Recording]:
-    """Read one process: a recording of each device on which collectives ran.
+    """Read the trace of one process: a recording of each device that ran collectives.
 
-    The program that is in collectives the longest is the step. A chunk is a run of the
-    program of the jitted function `chunk_name`.
+    The step is the program that has the longest time in collectives. A chunk is a run
+    of the jitted function `chunk_name`.
 
-    Raises ValueError, with the reason, for a file that does not show what a worker
-    waits, or has no such chunk.
+    Raises:
+      ValueError: If the file does not show how long workers wait, or if it has no
+        function `chunk_name`.
     """
     planes: dict[Any, str] = {}
     marks: list[tuple[float, int]] = []
@@ -67,8 +68,8 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
     steps = {place: device for place, device in devices.items() if device.collectives}
     if not steps:
         raise ValueError(
-            f"{path}: no collective (psum, all-reduce) was recorded: was a step of "
-            "data-parallel training profiled?"
+            f"{path} has no collective, such as psum or all-reduce. Profile steps of "
+            "data-parallel training."
         )
     if chunk_name is not None and not any(device.chunks for device in devices.values()):
         counts = {
@@ -83,8 +84,8 @@ def read(path: str, process: str, chunk_name: str | None = None) -> list[Recordi
         ]
         if max(counts.values()) > max(num_runs):
             raise unknown
-        # No program runs more often than once a step.
-        raise ValueError(f"{unknown}. {IN_ONE_JIT}")
+        # No program runs more than once per step.
+        raise ValueError(f"{unknown} {IN_ONE_JIT}")
     marks.sort()
     names = [process if len(steps) == 1 else f"{process}:{place}" for place in steps]
     return [
@@ -101,9 +102,9 @@ def _add(event: Event, device: _Device, chunk_name: str | None, path: str) -> No
     named = f"{operation} {event.name}"
     if _PAIR.search(named):
         raise ValueError(
-            f"{path}: the device sends to single others ({operation}), as a stage of a "
-            "pipeline. It is no whole replica, and what it waits for them is no time "
-            "of its own"
+            f"{path}: the device sends to single devices ({operation}), for example as "
+            "a stage of a pipeline. Its times blocked in collectives therefore do not "
+            "show its compute time. Use traces of pure data parallelism."
         )
     if chunk_name is not None:
         device.runs.setdefault(program, set()).add(run)
@@ -147,11 +148,10 @@ def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Re
 def _steps(
     collectives: list[_Collective], marks: list[tuple[float, int]], name: str
 ) -> np.ndarray:
-    """The number of the step of each collective, `[C]`: of the runs of a program, in a
-    row.
+    """Return the step number of each collective, `[C]`.
 
-    A host that runs ahead marks steps too early, so one mark alone is taken, if there
-    are any.
+    Successive runs of the program have successive numbers. Only the first one is taken
+    from the marks of steps, because a host that runs ahead marks steps too early.
     """
     runs: dict[str, int] = {}
     for collective in collectives:
@@ -163,25 +163,25 @@ def _steps(
         return np.array([first + runs[collective.run] for collective in collectives])
     if not marks:
         raise ValueError(
-            f"process {name}: neither runs of programs nor steps are marked: put the "
-            "step into jax.profiler.StepTraceAnnotation('train', step_num=…)"
+            f"the trace of process {name} does not mark runs of programs or steps. Put "
+            "the step into `jax.profiler.StepTraceAnnotation('train', step_num=…)`."
         )
     return np.array([_marked(marks, collective.begin) for collective in collectives])
 
 
 def _marked(marks: list[tuple[float, int]], begin: float) -> int:
-    """The number of the step that was marked last before a time."""
+    """Return the number of the last step that was marked before a time."""
     return marks[max(bisect.bisect_right(marks, (begin, math.inf)) - 1, 0)][1]
 
 
 def _xplane(path: str) -> Iterator[Event]:
-    """The events of *.xplane.pb as those of a Chrome trace."""
+    """Yield the events of *.xplane.pb in the form of a Chrome trace."""
     from jax.profiler import ProfileData
 
     try:
         planes = ProfileData.from_file(path).planes
     except RuntimeError as error:
-        raise ValueError(f"{path} is no trace of jax.profiler: {error}") from None
+        raise ValueError(f"{path} is not a trace of jax.profiler: {error}") from None
     for number, plane in enumerate(planes):
         if not plane.name.startswith(("/host:CPU", "/device:")):
             continue

@@ -1,4 +1,4 @@
-"""Traces of the PyTorch profiler (Kineto), one file a rank."""
+"""Read traces of the PyTorch profiler (Kineto), one file per rank."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from bcgc_jax.traces.profiles.recording import Recording, unknown_chunk
 from bcgc_jax.traces.profiles.spans import Spans, exposed
 
 FORWARD = "DistributedDataParallel.forward"
-# The number of what comes before the first step.
+# Step number of events before the first marked step.
 _BEFORE = -1
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _COLLECTIVE = re.compile(
@@ -23,32 +23,33 @@ _PAIR = re.compile(r"nccl.*send|nccl.*recv|gloo:send|gloo:recv", re.IGNORECASE)
 
 
 class _Side:
-    """What was recorded of the host, or of the device: spans in seconds."""
+    """Recorded spans of the host or of the device, in seconds."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, int]] = []
         self.collectives: list[tuple[float, float]] = []
         self.chunks: list[tuple[float, float]] = []
-        # Other ranges that the training has named, each how often.
+        # How often other ranges occur that the training loop has named.
         self.names: Counter[str] = Counter()
         self.work = Spans()
 
 
 class Kineto(NamedTuple):
-    """A recording, and how many ranks the job has; None where the file does not say."""
+    """A recording, and the job's number of ranks if the file contains it."""
 
     recording: Recording
     world_size: int | None
 
 
 def read(path: str, chunk_name: str | None = None) -> Kineto:
-    """Read one rank; a chunk begins with each range that is named so, by default with
-    DDP's forward pass.
+    """Read the trace of one rank.
 
-    Where there are kernels, all is taken from the device's time, else from the host's.
+    A chunk begins at each range `chunk_name`, by default at DDP's forward pass. If the
+    trace has kernels, all times are from the device, otherwise from the host.
 
-    Raises ValueError, with the reason, for a file that does not show what a worker
-    waits, or has no such chunk.
+    Raises:
+      ValueError: If the file does not show how long the rank waits, or if it has no
+        range `chunk_name`.
     """
     events = Events(path)
     host, device = _Side(), _Side()
@@ -58,7 +59,7 @@ def read(path: str, chunk_name: str | None = None) -> Kineto:
     side = host
     if len(device.work):
         side = device
-        # Old versions annotate the host alone.
+        # Old versions of PyTorch annotate only the host.
         side.steps = device.steps or host.steps
         side.chunks = device.chunks or host.chunks
     if chunk_name is not None and not side.chunks:
@@ -85,9 +86,10 @@ def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -
         kind = _kind(name)
         if kind == "pair":
             raise ValueError(
-                f"{path}: the rank sends to single others ({name[:40]}), as a stage of "
-                "a pipeline or with experts elsewhere. It is no whole replica, and "
-                "what it waits for them is no time of its own"
+                f"{path}: the rank sends to single ranks ({name[:40]}), for example as "
+                "a stage of a pipeline or to experts. Its times blocked in collectives "
+                "therefore do not show its compute time. Use traces of pure data "
+                "parallelism."
             )
         if kind == "collective":
             side.collectives.append((begin, end))
@@ -101,7 +103,7 @@ def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -
 
 @functools.lru_cache(maxsize=4096)
 def _kind(name: str) -> str:
-    """What a kernel, or a call of gloo, is by its name; names come again and again."""
+    """Classify a kernel, or a call of gloo, by its name, which repeats often."""
     if _PAIR.search(name):
         return "pair"
     if _COLLECTIVE.search(name):
@@ -112,13 +114,13 @@ def _kind(name: str) -> str:
 def _recording(side: _Side, name: str, path: str) -> Recording:
     if not side.collectives:
         raise ValueError(
-            f"{path}: no collective (NCCL, gloo) of rank {name} was recorded: was a "
-            "step of data-parallel training profiled?"
+            f"{path} has no collective (NCCL, gloo) of rank {name}. Profile steps of "
+            "data-parallel training."
         )
     if not side.steps:
         raise ValueError(
-            f"{path}: no ProfilerStep#: give profile a schedule=, and call "
-            "profiler.step() after each step"
+            f"{path} has no ProfilerStep#. Pass `schedule=` to `torch.profiler.profile`"
+            ", and call `profiler.step()` after each step."
         )
     steps = sorted(side.steps)
     begins, numbers = (np.array(part) for part in zip(*steps, strict=True))

@@ -1,4 +1,4 @@
-"""The log that traces of a job's ranks make, as text, and what was found on the way."""
+"""Write the log of a job's traces as text, with remarks on the traces."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from bcgc_jax.traces.units import counted
 
 
 class MadeLog(NamedTuple):
-    """A log as CSV, for `load_trace`, and remarks on the traces, a sentence each."""
+    """A log as CSV, for `load_trace`, and remarks on the traces as sentences."""
 
     text: str
     remarks: list[str]
@@ -25,15 +25,18 @@ class MadeLog(NamedTuple):
 def made_log(
     recordings: list[Recording], kind: str, chunk_name: str | None = None
 ) -> MadeLog:
-    """Make the log of a job: seconds and waits of each rank's steps, or of their
-    chunks.
+    """Make the log of a job: seconds and waits of each rank's steps or chunks.
 
     Args:
-      recordings: of all ranks.
-      kind: what has recorded them, in words.
-      chunk_name: what was taken for a chunk, if it was asked for.
+      recordings: Recordings of all ranks.
+      kind: Kind of the traces, in words.
+      chunk_name: Name that begins a chunk, if the user has given one.
 
-    Raises ValueError, with the number, where waits cannot be inverted.
+    Returns:
+      The log.
+
+    Raises:
+      ValueError: If waits do not determine the compute times; see `check`.
     """
     ranks, moved = aligned(recordings)
     waits = waits_of(ranks)
@@ -58,13 +61,15 @@ def _counts(waits: Waits, ranks: list[Recording], kind: str) -> str:
     steps = len(waits.steps)
     recorded = max(len(np.unique(rank.step)) for rank in ranks)
     said = (
-        f"Found in {kind}: {counted(len(ranks), 'worker')}, {counted(steps, 'step')} "
-        f"with {counted(waits.collectives, 'collective')} each."
+        f"The {kind} contain {counted(len(ranks), 'worker')} and "
+        f"{counted(steps, 'step')} with {counted(waits.collectives, 'collective')} "
+        "each."
     )
     if recorded > steps:
         said += (
-            f" Left out: {counted(recorded - steps, 'step')}. The first only begins "
-            "the clock; others lack a rank or have another number of collectives."
+            f" Left out: {counted(recorded - steps, 'step')}. The first step only "
+            "starts the clock. Other steps lack a rank, or have another number of "
+            "collectives."
         )
     return said
 
@@ -76,15 +81,13 @@ def _chunks_in_words(
     if chunks is not None:
         count = chunks.seconds.shape[2]
         return [
-            f"A chunk goes from one {name} to the next: {count} in a worker's step. "
-            f"{percent(chunks.outside(waits))} % of the workers' own time is outside "
-            "of chunks (data, optimizer), and left out."
+            f"A chunk lasts from one {name} to the next. A worker has {count} in each "
+            f"step. {percent(chunks.outside(waits))} % of the compute time is outside "
+            "of chunks (data, optimizer), and is left out."
         ]
     if any(len(rank.begin) for rank in ranks):
-        return [
-            f"Workers have unequal numbers of {name} in a step, so there are no chunks."
-        ]
-    return ["No chunks were found: --chunk-name names what begins one."]
+        return [f"The numbers of {name} in a step differ, so the log has no chunks."]
+    return ["No chunks were found. Name the beginning of a chunk by --chunk-name."]
 
 
 def _rows_of_steps(waits: Waits) -> Iterator[tuple[object, ...]]:
@@ -106,7 +109,7 @@ def _rows_of_chunks(waits: Waits, chunks: Chunks) -> Iterator[tuple[object, ...]
 
 
 def _times(seconds: float, wait: float) -> tuple[float | str, float]:
-    """Nothing is measured where the profiler's clocks leave a worker no time."""
+    """Leave the seconds empty if the profiler's clocks leave no compute time."""
     if wait < seconds:
         return float(seconds), wait
     return "", wait

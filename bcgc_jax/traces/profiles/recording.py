@@ -1,4 +1,4 @@
-"""What a profiler has recorded of one rank."""
+"""The collectives and chunks that a profiler has recorded on one rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,24 +13,22 @@ IN_ONE_JIT = (
     "shared: `dispatch.serve(…, record=FILE)` (docs/own-loop.md), in a compiled "
     "program with `SharedWork(mesh, shares=…)` (docs/compiled.md)."
 )
-# Names that are listed where the right one is not among them.
+# Maximum number of names in the message about an unknown name.
 _LISTED = 5
 
 
 class Recording(NamedTuple):
-    """Collectives and chunks of one rank, in seconds of its own clock.
+    """C collectives and M chunks of one rank, in seconds of its own clock.
 
     Attributes:
-      rank: its name.
-      step: the number of the step of each collective, `[C]`, in the order of time.
-      end: of each collective, `[C]`.
-      exposed: seconds of each collective beside no computation, `[C, 2]`: with gaps as
-        waits, and as work.
-      chunk_step: the number of the step of each chunk, `[M]`; none where chunks are not
-        known.
-      begin: of each chunk, `[M]`, in the order of time.
-      forward: seconds of each chunk's forward pass, `[M]`; NaN where they are not
-        known.
+      rank: Name of the rank.
+      step: Step number of each collective, `[C]`, in the order of time.
+      end: End of each collective, `[C]`.
+      exposed: Exposed seconds of each collective, `[C, 2]`, if gaps are waiting, and if
+        gaps are computation; see `spans.exposed`.
+      chunk_step: Step number of each chunk, `[M]`. Empty if chunks are not known.
+      begin: Begin of each chunk, `[M]`, in the order of time.
+      forward: Seconds of each chunk's forward pass, `[M]`. NaN if not known.
     """
 
     rank: str
@@ -42,19 +40,19 @@ class Recording(NamedTuple):
     forward: np.ndarray
 
     def numbered(self, shift: int) -> "Recording":
-        """The same with higher step numbers."""
+        """Return the recording with `shift` added to all step numbers."""
         return self._replace(step=self.step + shift, chunk_step=self.chunk_step + shift)
 
     def releases(self) -> dict[int, float]:
-        """When each step's last collective ends: all ranks leave that together."""
+        """Return the end of each step's last collective, which all ranks share."""
         return dict(zip(self.step.tolist(), self.end.tolist(), strict=True))
 
 
 def joined(recordings: Sequence[Recording]) -> list[Recording]:
-    """Join recordings of a rank, one after another, as of a profiler that records in
-    cycles.
+    """Join successive recordings of each rank, from a profiler that records in cycles.
 
-    Raises ValueError where a rank has two of one step.
+    Raises:
+      ValueError: If two recordings of a rank contain the same step.
     """
     by_rank: dict[str, list[Recording]] = {}
     for recording in recordings:
@@ -65,8 +63,8 @@ def joined(recordings: Sequence[Recording]) -> list[Recording]:
         numbers = [number for cycle in cycles for number in np.unique(cycle.step)]
         if len(set(numbers)) < len(numbers):
             raise ValueError(
-                f"there are two traces of rank {rank} with the same steps: give those "
-                "of one recording"
+                f"two traces of rank {rank} contain the same steps. Use traces of one "
+                "recording."
             )
         parts = zip(*(cycle[1:] for cycle in cycles), strict=True)
         ranks.append(Recording(rank, *map(np.concatenate, parts)))
@@ -74,10 +72,10 @@ def joined(recordings: Sequence[Recording]) -> list[Recording]:
 
 
 def unknown_chunk(path: str, chunk_name: str, counts: Mapping[str, int]) -> ValueError:
-    """Nothing in a file begins a chunk by its name; `counts` are of names that may."""
-    said = f"--chunk-name: nothing in {path} is named {chunk_name}"
+    """Return the error that a file has no `chunk_name`, with the names in `counts`."""
+    said = f"nothing in {path} is named {chunk_name}"
     frequent = sorted(counts, key=lambda name: (-counts[name], name))[:_LISTED]
     if frequent:
         listed = ", ".join(f"{name} ({counts[name]})" for name in frequent)
-        said += f". The most frequent are: {listed}"
+        said += f". The most frequent names are: {listed}."
     return ValueError(said)

@@ -1,4 +1,4 @@
-"""Spans of time: their union, what no computation covers, and what each chunk took."""
+"""Spans of time: their union, exposed seconds of collectives, and times of chunks."""
 
 from array import array
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from bcgc_jax.traces.profiles.waits import Waits
 
 
 class Spans:
-    """Collects begins and ends; what follows within or upon the last span is joined
-    with it.
+    """Collect spans of time compactly, and compute their union.
+
+    A span that begins within the last span is merged with it.
 
     >>> spans = Spans()
     >>> for begin, end in ((0.0, 3.0), (1.0, 2.0), (5.0, 6.0), (4.0, 5.5)):
@@ -36,7 +37,7 @@ class Spans:
         return len(self._begins)
 
     def union(self) -> np.ndarray:
-        """The disjoint spans in order, `[n, 2]`."""
+        """Return the union as disjoint spans in order, `[n, 2]`."""
         if not self._begins:
             return np.zeros((0, 2))
         begins, ends = np.frombuffer(self._begins), np.frombuffer(self._ends)
@@ -47,28 +48,30 @@ class Spans:
 
 
 def covered(spans: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the seconds of disjoint spans, `[n, 2]`, before each of some times."""
+    """Return how many seconds of disjoint spans, `[n, 2]`, are before each time."""
     if not len(spans):
         return np.zeros(len(times))
     begins, ends = spans.T
     before = np.append(0.0, np.cumsum(ends - begins))
-    # The last span that has begun by then.
+    # The last span that has begun by each time.
     last = np.searchsorted(begins, times) - 1
     of_last = np.minimum(times, ends[last]) - begins[last]
     return np.where(last < 0, 0.0, before[last] + of_last)
 
 
 def exposed(collectives: np.ndarray, work: np.ndarray) -> np.ndarray:
-    """Return the exposed seconds of each collective, `[C, 2]`: with gaps as waits, or
-    as work.
+    """Return the seconds of each collective in which no computation runs (exposed).
+
+    A gap is a time without computation within a collective, if computation follows
+    before the collective ends.
 
     Args:
-      collectives: begins and ends, `[C, 2]`, by their begins; seconds of two count
-        once.
-      work: disjoint spans of computation, `[n, 2]`; none: not known.
+      collectives: Begins and ends, `[C, 2]`, sorted by begin. If two collectives
+        overlap, the first one gets the common seconds.
+      work: Disjoint spans of computation, `[n, 2]`. Empty if not known.
 
-    A gap is a time within a collective without computation, after which there is some
-    again.
+    Returns:
+      Exposed seconds, `[C, 2]`: with gaps as waiting, and with gaps as computation.
 
     >>> work = np.array([[0.0, 2.0], [3.0, 4.0]])
     >>> exposed(np.array([[1.0, 5.0]]), work).tolist()
@@ -91,9 +94,10 @@ class Chunks(NamedTuple):
     """C chunks of W workers in S steps, `[S, W, C]`.
 
     Attributes:
-      seconds: from begin to begin, the last one's to the end of the step.
-      wait: the exposed seconds of the collectives that end within it.
-      forward: seconds of the forward pass; NaN where they are not known.
+      seconds: Seconds from a chunk's begin to the next one's begin. The last chunk ends
+        with the step.
+      wait: Exposed seconds of the collectives that end within the chunk.
+      forward: Seconds of the forward pass. NaN if not known.
     """
 
     seconds: np.ndarray
@@ -101,13 +105,13 @@ class Chunks(NamedTuple):
     forward: np.ndarray
 
     def outside(self, waits: Waits) -> float:
-        """The share of the workers' own time that is in no chunk."""
+        """Return the fraction of the compute time that is outside of chunks."""
         own_seconds = waits.seconds.sum() - waits.wait.sum()
         return float(1 - (self.seconds.sum() - self.wait.sum()) / own_seconds)
 
 
 def chunks_of(ranks: Sequence[Recording], waits: Waits) -> Chunks | None:
-    """Cut the steps into chunks; None where not all have the same number of them."""
+    """Cut the steps into chunks. Return None if the numbers of chunks differ."""
     firsts = [np.searchsorted(rank.chunk_step, waits.steps) for rank in ranks]
     counts = [np.searchsorted(rank.chunk_step, waits.steps, "right") for rank in ranks]
     count = np.array(counts) - np.array(firsts)
@@ -124,12 +128,12 @@ def chunks_of(ranks: Sequence[Recording], waits: Waits) -> Chunks | None:
 def _cut(
     rank: Recording, which: np.ndarray, waits: Waits, place: int
 ) -> tuple[np.ndarray, ...]:
-    """Seconds, waits and forward passes of a rank's chunks, by place, `[S, C]`."""
+    """Return the seconds, waits and forward passes of a rank's chunks, `[S, C]`."""
     begins = rank.begin[which]
     ends = np.append(begins[:, 1:], waits.ends[:, [place]], axis=1)
     exposed = np.append(0.0, np.cumsum(rank.exposed[:, 0]))
-    # The collectives that have ended by then: of this step, for clocks of two threads
-    # differ.
+    # Number of collectives that have ended by each time. It is clipped to the step,
+    # because the clocks of two threads differ.
     first = np.searchsorted(rank.step, waits.steps)[:, None]
     ended = np.searchsorted(np.maximum.accumulate(rank.end), ends, "right")
     ended = np.append(first, np.clip(ended, first, first + waits.collectives), axis=1)

@@ -1,4 +1,4 @@
-"""The wait inversion: seconds and waits of ranks by step, and whether to trust them."""
+"""Determine step times and blocked times from recordings, and check their validity."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import numpy as np
 from bcgc_jax.traces.intervals import percent
 from bcgc_jax.traces.profiles.recording import Recording
 
-# Numbers that are off by more are not searched for.
+# Largest difference between the step numbers of two ranks that is corrected.
 _MOST = 3
-# Fewer seconds between releases do not tell.
+# Minimum number of step times that two ranks must share to compare their numbers.
 _FEWEST = 6
-# Another numbering must fit so many times better.
+# Factor by which other step numbers must fit better to be used.
 _CLEARLY = 3.0
 
 
 def shift_of(first: Recording, second: Recording) -> int:
-    """By how much numbers of the second must be raised; 0 where that is not clear."""
+    """Return the number to add to the second rank's step numbers; 0 if not clear."""
     fits = {shift: _apart(first, second, shift) for shift in range(-_MOST, _MOST + 1)}
     best = min(fits, key=fits.__getitem__)
     if fits[best] < fits[0] / _CLEARLY:
@@ -27,7 +27,7 @@ def shift_of(first: Recording, second: Recording) -> int:
 
 
 def _apart(first: Recording, second: Recording, shift: int) -> float:
-    """How much the seconds between releases differ, by their median."""
+    """Return the median difference between the step times of two ranks."""
     ours, theirs = first.releases(), second.releases()
     differences = [
         abs(
@@ -43,41 +43,44 @@ def _apart(first: Recording, second: Recording, shift: int) -> float:
 
 
 def aligned(recordings: Sequence[Recording]) -> tuple[list[Recording], list[str]]:
-    """The recordings, numbered as the first one, and in words which were wrong."""
+    """Number all recordings as the first one. Return them and remarks on changes."""
     first = recordings[0]
     ranks, said = [first], []
     for recording in recordings[1:]:
         if shift := shift_of(first, recording):
             said.append(
-                f"Steps of worker {recording.rank} are numbered {-shift:+d} against "
-                f"those of worker {first.rank}: put right by when workers leave the "
-                "collectives."
+                f"The step numbers of worker {recording.rank} differ by {-shift:+d} "
+                f"from the numbers of worker {first.rank}. They were corrected by the "
+                "times at which workers leave the collectives."
             )
             recording = recording.numbered(shift)
         ranks.append(recording)
     return ranks, said
 
 
-# Own choices: what all ranks wait of a step, at most; how far the loss may be
-# uncertain; how far apart, of a step, ranks may leave a collective.
+# Limits of valid traces, chosen by the authors. Maximum part of a step in which all
+# ranks are blocked.
 _WAITED_BY_ALL = 0.05
+# Maximum difference between the two values of the lost time, as fractions.
 _UNCERTAIN = 0.08
+# Maximum time between the ranks' ends of a collective, as a fraction of a step.
 _APART = 0.25
 
 
 class Waits(NamedTuple):
-    """What ranks took in S steps, and what of it they waited.
+    """Step times of W ranks in S steps, and their exposed seconds in collectives.
 
     Attributes:
-      ranks: W names.
-      steps: `[S]`, int.
-      begins, ends: of the steps, by each rank's clock: when the collectives of the step
-        before and of this one have ended, `[S, W]`.
-      wait: seconds in collectives beside no computation, `[S, W]`, with gaps as waits.
-      least: the same with gaps as work.
-      by_all: seconds that all ranks wait beyond the transfers, `[S]`: for each other,
-        within.
-      collectives: in a step.
+      ranks: Names of the W ranks.
+      steps: Step numbers, `[S]`.
+      begins: Begins of the steps by each rank's clock, `[S, W]`. A step begins when the
+        collectives of the previous step have ended.
+      ends: Ends of the steps' collectives by each rank's clock, `[S, W]`.
+      wait: Exposed seconds, `[S, W]`, if gaps are waiting.
+      least: Exposed seconds, `[S, W]`, if gaps are computation.
+      by_all: Seconds beyond the transfers that every rank waits, `[S]`. They are
+        positive if ranks wait for each other within a step.
+      collectives: Number of collectives in a step.
     """
 
     ranks: list[str]
@@ -91,17 +94,19 @@ class Waits(NamedTuple):
 
     @property
     def seconds(self) -> np.ndarray:
-        """From release to release, `[S, W]`."""
+        """Step times, from the previous step's end to this step's end, `[S, W]`."""
         return self.ends - self.begins
 
 
 def waits_of(ranks: Sequence[Recording]) -> Waits:
-    """Invert the waits of ranks whose steps are numbered alike.
+    """Determine the step times and waits of ranks that have the same step numbers.
 
-    Own seconds are `seconds - wait`. Steps count that all ranks have, with as many
-    collectives as most steps, after another one.
+    The compute time is `seconds - wait`. A step is complete if all ranks have recorded
+    the usual number of collectives. A complete step is used if the previous step is
+    complete, too.
 
-    Raises ValueError where there are no two such steps.
+    Raises:
+      ValueError: If no two successive steps are complete.
     """
     steps, collectives = _common_steps(ranks)
     release = np.empty((len(steps), len(ranks)))
@@ -113,11 +118,14 @@ def waits_of(ranks: Sequence[Recording]) -> Waits:
         )
         release[:, place] = rank.end[rows].max(axis=1)
         exposed[:, place] = rank.exposed[rows]
-    # The shortest is the transfer; who waits more waits for others.
+    # The shortest exposed time is the transfer. Ranks wait for others beyond it.
     for_others = exposed[..., 0] - exposed[..., 0].min(axis=1, keepdims=True)
     after = 1 + np.flatnonzero(np.diff(steps) == 1)
     if not len(after):
-        raise ValueError("the ranks have no two neighbouring steps in common")
+        raise ValueError(
+            "the traces of all ranks have no two successive steps in common. Record "
+            "the same steps on all ranks."
+        )
     return Waits(
         ranks=[rank.rank for rank in ranks],
         steps=steps[after],
@@ -140,41 +148,45 @@ def _common_steps(ranks: Sequence[Recording]) -> tuple[np.ndarray, int]:
     }
     if not alike:
         raise ValueError(
-            "no step has as many collectives on all ranks: are these traces of one "
-            "recording?"
+            "no step has the same number of collectives on all ranks. Use traces of "
+            "one recording."
         )
     usual = int(np.bincount(list(alike.values())).argmax())
     return np.array([step for step in common if alike.get(step) == usual]), usual
 
 
 def check(waits: Waits) -> None:
-    """Raise ValueError, with the number, for what no log of steps explains."""
+    """Check that the waits determine the compute times of the ranks.
+
+    Raises:
+      ValueError: If ranks do not leave collectives together, if all ranks wait within a
+        step, or if the lost time is uncertain because computation is not recorded.
+    """
     step = float(np.median(waits.seconds))
     leave = waits.ends - np.median(waits.ends - waits.ends[:, :1], axis=0)
     apart = float(np.median(np.ptp(leave, axis=1)))
     if apart > _APART * step:
         raise ValueError(
-            f"ranks do not leave their collectives together: {1e3 * apart:.3g} ms "
-            f"apart, of a step of {1e3 * step:.3g} ms. Are these traces of one "
-            "recording?"
+            f"ranks leave a collective {1e3 * apart:.3g} ms apart, although a step "
+            f"takes only {1e3 * step:.3g} ms. Use traces of one recording."
         )
     waited = waits.by_all / waits.seconds.mean(axis=1)
     by_all = max(float(waited.mean()), float(np.median(waited)))
     if by_all > _WAITED_BY_ALL:
         raise ValueError(
-            "workers wait for each other within a step (FSDP, a pipeline, a barrier), "
-            f"or for one that was not recorded: {percent(by_all)} % of a step is "
-            f"waited by all of them, {percent(_WAITED_BY_ALL)} % may be. Seconds of "
-            "steps do not show what that costs. Record each chunk "
-            "(bcgc_jax.traces.recorder), and take --lock-step for FSDP"
+            f"all ranks wait during {percent(by_all)} % of a step, but the limit is "
+            f"{percent(_WAITED_BY_ALL)} %. They wait for each other within a step "
+            "(FSDP, a pipeline, a barrier), or for a rank without a trace. Times of "
+            "steps do not show this cost. Record each chunk with "
+            "`bcgc_jax.traces.recorder`, and for FSDP use --lock-step."
         )
     losses = [_loss(waits.seconds - wait) for wait in (waits.wait, waits.least)]
     if abs(losses[0] - losses[1]) > _UNCERTAIN:
         raise ValueError(
-            "computation is seen in a part of the workers' own time alone: gaps within "
-            f"collectives are waits, and then {percent(losses[0])} % of the time is "
-            f"lost, or work, and then {percent(losses[1])} %. Is the host late? Record "
-            "own seconds (bcgc_jax.traces.recorder)"
+            "the traces show too little of the computation. The lost time is "
+            f"{percent(losses[0])} % if gaps within collectives are waiting, and "
+            f"{percent(losses[1])} % if they are computation. The host may launch "
+            "kernels too late. Record compute times with `bcgc_jax.traces.recorder`."
         )
 
 

@@ -46,9 +46,9 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     log = _log(write_kineto(tmp_path, job, packed=packed))
     trace = _trace(log)
     assert log.remarks[0] == (
-        "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 "
-        "collectives each. Left out: 1 step. The first only begins the clock; others "
-        "lack a rank or have another number of collectives."
+        "The traces of the PyTorch profiler contain 4 workers and 29 steps with 5 "
+        "collectives each. Left out: 1 step. The first step only starts the clock. "
+        "Other steps lack a rank, or have another number of collectives."
     )
     assert trace.microbatches is not None
     # The worst is 1.6e-4, by a clock that drifts.
@@ -59,7 +59,7 @@ def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
     )
     outside = OPTIMIZER / job.seconds[1:].mean()
     assert (
-        f"4 in a worker's step. {100 * outside:.1f} % of the workers' own time is outs"
+        f"has 4 in each step. {100 * outside:.1f} % of the compute time is outside of "
         in (log.remarks[1])
     )
     assert trace.collective is not None
@@ -72,10 +72,10 @@ def test_steps_that_are_numbered_otherwise_are_told_and_put_right(tmp_path):
     plain = _log(write_kineto(tmp_path / "plain", job))
     moved = _log(write_kineto(tmp_path / "moved", job, shift=(0, 2, 0, -1)))
     assert moved.remarks[1:3] == [
-        "Steps of worker 1 are numbered +2 against those of worker 0: put right by "
-        "when workers leave the collectives.",
-        "Steps of worker 3 are numbered -1 against those of worker 0: put right by "
-        "when workers leave the collectives.",
+        "The step numbers of worker 1 differ by +2 from the numbers of worker 0. They "
+        "were corrected by the times at which workers leave the collectives.",
+        "The step numbers of worker 3 differ by -1 from the numbers of worker 0. They "
+        "were corrected by the times at which workers leave the collectives.",
     ]
     # Steps of which a file has no other number are left out.
     assert set(moved.text.splitlines()) <= set(plain.text.splitlines())
@@ -90,17 +90,17 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
         )
     named = _log(tmp_path, "microbatch")
     assert named.remarks[1].startswith(
-        "A chunk goes from one microbatch to the next: 4 in a worker"
+        "A chunk lasts from one microbatch to the next. A worker has 4 in each"
     )
     without = _log(tmp_path)
     assert (
         without.remarks[1]
-        == "No chunks were found: --chunk-name names what begins one."
+        == "No chunks were found. Name the beginning of a chunk by --chunk-name."
     )
     np.testing.assert_allclose(_trace(without).rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
         ValueError,
-        match=r"is named batch\. The most frequent are: microbatch \(120\)$",
+        match=r"is named batch\. The most frequent names are: microbatch \(120\)\.$",
     ):
         _log(tmp_path, "batch")
 
@@ -124,7 +124,7 @@ def test_a_rank_that_is_missing_is_told(tmp_path):
     assert (
         _log(tmp_path)
         .remarks[-1]
-        .startswith("There is no trace of 1 rank of 4 (2). Others may")
+        .startswith("Traces are missing for 1 rank of 4 (2). Time that")
     )
 
 
@@ -135,13 +135,13 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     log = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
     trace = _trace(log)
     assert log.remarks[0].startswith(
-        "Found in traces of jax.profiler: 4 workers, 29 steps"
+        "The traces of jax.profiler contain 4 workers and 29 steps"
     )
     assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
     assert trace.microbatches is not None
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
     with pytest.raises(
-        ValueError, match=r"named lambda\. .* jit_gradient \(120\), jit_step \(30\)$"
+        ValueError, match=r"named lambda\. .* jit_gradient \(120\), jit_step \(30\)\.$"
     ):
         _log(tmp_path, "lambda")
 
@@ -156,7 +156,7 @@ def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
     trace = _trace(_log(tmp_path / "True"))
     np.testing.assert_allclose(trace.rows(), job.seconds[1:], rtol=3e-4)
     with pytest.raises(
-        ValueError, match="process p0/vm: neither runs of programs nor steps are mark"
+        ValueError, match="process p0/vm does not mark runs of programs or steps"
     ):
         _log(tmp_path / "False")
 
@@ -172,7 +172,7 @@ def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
     )
     second_log = _log(tmp_path)
     assert second_log.text == log.text
-    assert second_log.remarks[-1].startswith("Left out: 1 trace of an older recording")
+    assert second_log.remarks[-1].startswith("1 trace of older recordings")
 
 
 def _cut(folder: Path) -> None:
@@ -208,29 +208,29 @@ def _replaced(before: str, after: str):
     [
         (
             _cut,
-            r"rank1\.json is cut off: copy it again\. Events stand by thread, not by "
-            "time",
+            r"rank1\.json is truncated\. Copy it again\. Events are sorted by thread, "
+            "not by time",
         ),
-        (_cut_packed, r"rank1\.json is cut off: copy it again"),
-        (_alone, r"there is a trace of one rank alone \(0\): record each"),
-        (_twice, "there are two traces of rank 1 with the same steps"),
+        (_cut_packed, r"rank1\.json is truncated\. Copy it again"),
+        (_alone, "only rank 0 has a trace. Record all ranks"),
+        (_twice, "two traces of rank 1 contain the same steps"),
         (
             _replaced("ProfilerStep#", "Step"),
-            r"give profile a schedule=, and call profiler\.step\(\) after each step",
+            r"Pass `schedule=` .*, and call `profiler\.step\(\)` after each step",
         ),
         (
             _replaced("ncclDevKernel_AllReduce_Sum_f32", "sum"),
-            r"no collective \(NCCL, gloo\) of rank 1 was recorded",
+            r"has no collective \(NCCL, gloo\) of rank 1",
         ),
         (
             _replaced("AllReduce", "SendRecv"),
-            r"sends to single others \(ncclDevKernel_SendRecv_Sum_f32\), as a stage of "
-            "a pipeline",
+            r"sends to single ranks \(ncclDevKernel_SendRecv_Sum_f32\), for example as "
+            "a stage of a pipeline",
         ),
-        (_replaced('"traceEvents"', '"events", "ph"'), r"has no traceEvents"),
+        (_replaced('"traceEvents"', '"events", "ph"'), "has no entry `traceEvents`"),
         (
             lambda folder: write_jax(folder, overlapped(lengths(20, 3, 1))),
-            "there are traces of PyTorch and of JAX: give those of one job",
+            "some traces are from PyTorch, others from JAX. Use traces of one job",
         ),
     ],
 )
@@ -244,7 +244,7 @@ def test_what_is_broken_is_refused_in_a_sentence(tmp_path, broken, message):
 def test_ranks_that_meet_in_each_layer_are_refused(tmp_path):
     seconds = 0.005 * np.random.default_rng(0).lognormal(0, 0.4, (30, 3, 6))
     with pytest.raises(
-        ValueError, match=r"FSDP, a pipeline, .*: 1\d\.\d % of a step is waited by"
+        ValueError, match=r"all ranks wait during 1\d\.\d % of a step.*FSDP, a pipeline"
     ):
         _log(write_kineto(tmp_path, barriers(seconds)))
 

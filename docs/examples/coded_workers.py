@@ -1,8 +1,8 @@
-"""Coded gradients on processes of Ray, with checkpoints by orbax.
+"""Train with coded gradients on Ray processes, with Orbax checkpoints.
 
 `python docs/examples/coded_workers.py FOLDER` trains for 40 steps and saves a
-checkpoint every 10 steps. If it was interrupted, the same command goes on from the last
-checkpoint. It needs `pip install '.[cluster]' orbax-checkpoint`.
+checkpoint every 10 steps. After an interruption, the same command continues from the
+last checkpoint. Install `pip install '.[cluster]' orbax-checkpoint` first.
 """
 
 import sys
@@ -32,7 +32,7 @@ def train(folder):
     params = jnp.zeros(8)
     optimizer = optax.adam(0.3)
     state = optimizer.init(params)
-    law = bcgc.ShiftedExponential(1.0, 0.5)  # or a distribution of your own times
+    law = bcgc.ShiftedExponential(1.0, 0.5)  # Or fit your own times.
     problem = bcgc.Problem(law, WORKERS, params.size, SAMPLES)
     solution = bcgc.solve(problem)
     plan = training_scheme(jax.random.key(0), problem, solution, params).plan
@@ -50,7 +50,7 @@ def train(folder):
         for step in range(first, STEPS):
             try:
                 value, gradient = workers.value_and_grad(params)
-            except WorkersLost:  # Ray starts them again
+            except WorkersLost:  # Ray restarts lost workers.
                 value, gradient = workers.value_and_grad(params)
             updates, state = optimizer.update(gradient, state)
             params = optax.apply_updates(params, updates)

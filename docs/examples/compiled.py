@@ -1,8 +1,7 @@
-"""Load balancing in one compiled program: a transformer over four devices, which are
-two workers of two devices.
+"""Balance load in one compiled program: a transformer, two workers of two devices each.
 
-The two devices of each worker share the layers (tensor parallelism by the partitioner).
-Start `python docs/examples/compiled.py`. Lines with a plus are the lines that differ
+The partitioner distributes each layer over the two devices of a worker (tensor
+parallelism). Run `python docs/examples/compiled.py`. A plus marks the lines that differ
 from a program without load balancing.
 """
 
@@ -20,12 +19,11 @@ from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.balancing.compiled import SharedWork  # +
 
-SAMPLES, LENGTH, WIDTH, LAYERS, WORDS = 128, 16, 32, 3, 50  # samples of a step
+SAMPLES, LENGTH, WIDTH, LAYERS, WORDS = 128, 16, 32, 3, 50  # SAMPLES per step
 TEXT = (
     np.random.default_rng(0).integers(WORDS, size=(1024, LENGTH + 1)).astype(np.int32)
 )
-# How a parameter lies on the axis `model`, by its name; all others are whole on each
-# device.
+# How parameters are sharded over the axis `model`. Other parameters are replicated.
 SPECS = {
     "up": P(None, None, "model"),
     "down": P(None, "model"),
@@ -56,7 +54,7 @@ def layer(hidden, weights):
 
 
 def loss(params, text):
-    """The mean over the texts, as without load balancing."""
+    """Return the mean over the texts, as without load balancing."""
     layers = {name: params[name] for name in ("mix", "up", "down")}
     hidden, _ = jax.lax.scan(layer, params["words"][text[:, :-1]], layers)
     logs = jax.nn.log_softmax(hidden @ params["words"].T)
@@ -69,7 +67,7 @@ def train(mesh, shared, steps):
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def train_step(params, state, text, step):
-        # In place of `value, slope = jax.value_and_grad(loss)(params, text)`.
+        # Replaces `value, slope = jax.value_and_grad(loss)(params, text)`.
         value, slope, _ = shared.value_and_grad(loss)(params, text, step)  # +
         updates, new_state = optimizer.update(slope, state, params)
         return optax.apply_updates(params, updates), new_state, value
@@ -80,7 +78,7 @@ def train(mesh, shared, steps):
     state = jax.jit(optimizer.init)(params)
     for step in range(steps):
         rows = np.arange(step * SAMPLES, (step + 1) * SAMPLES) % len(TEXT)
-        text = shared.place(TEXT[rows])  # + in place of jax.device_put
+        text = shared.place(TEXT[rows])  # + replaces jax.device_put
         params, state, value = train_step(params, state, text, step)
     return jax.device_get(params), float(value)
 

@@ -1,8 +1,8 @@
-"""Does work sharing in one compiled program work on the devices of this machine?
+"""Check whether work sharing in one compiled program works on this machine's devices.
 
-Start `python docs/examples/compiled_check.py`. It says which devices there are, whether
-a gradient with shared work is exact on them, and what a turn costs. Nobody has tried it
-on a GPU or TPU yet. If it hangs there, end it by `kill -9`.
+Run `python docs/examples/compiled_check.py`. The program prints the devices, whether a
+gradient with shared work is exact, and the duration of a turn. It has not been tried on
+a GPU or TPU yet. If it hangs on such a device, end it by `kill -9`.
 """
 
 import statistics
@@ -21,8 +21,8 @@ CHUNKS, ROWS, WIDTH, STEPS = (
     4,
     128,
     20,
-)  # chunks of a subset; samples of the smallest chunk
-# Rounding alone is 1e-6 at most.
+)  # CHUNKS per subset, ROWS in the smallest chunk
+# Rounding errors are at most 1e-6.
 EXACT = 1e-5
 
 
@@ -31,7 +31,7 @@ def loss(weights, rows):
 
 
 def check(mesh):
-    """The largest relative error of a gradient, and the seconds of a turn."""
+    """Return the largest relative error of a gradient, and the seconds of a turn."""
     workers = mesh.shape["data"]
     samples = workers * CHUNKS * 4 * ROWS
     shared = SharedWork(mesh, chunks=CHUNKS, adapt=False)
@@ -47,7 +47,7 @@ def check(mesh):
     for step in range(STEPS):
         began = time.perf_counter()
         _, slope, ok = jax.block_until_ready(gradient(weights, stored, step))
-        # After its last chunk a worker asks once more.
+        # After its last chunk, a worker sends one more request.
         seconds.append((time.perf_counter() - began) / (max(shared.count.values()) + 1))
         if not ok:
             raise SystemExit(f"step {step}: {shared.error}")
@@ -75,10 +75,10 @@ def main():
             print(
                 f"{shape[0]} × {group} devices: "
                 f"{'exact' if error < EXACT else 'NOT EXACT'}, largest error "
-                f"{error:.0e}; {1e3 * turn:.2f} ms a turn, its small chunk included"
+                f"{error:.0e}; {1e3 * turn:.2f} ms per turn, with its small chunk"
             )
             if shape[0] == 1:
-                print("One worker has nobody to share with: try two devices or more.")
+                print("One worker cannot share work. Use two devices or more.")
 
 
 if __name__ == "__main__":

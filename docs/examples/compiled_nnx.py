@@ -1,8 +1,7 @@
-"""Load balancing in one compiled program with Flax NNX and Dropout: four workers of one
-device.
+"""Balance load in one compiled program with Flax NNX and dropout: four workers.
 
-Start `python docs/examples/compiled_nnx.py`. Lines with a plus are the lines that
-differ from a program without load balancing.
+Each worker is a device. Run `python docs/examples/compiled_nnx.py`. A plus marks the
+lines that differ from a program without load balancing.
 """
 
 import os
@@ -45,7 +44,7 @@ def train(mesh, shared, steps):
         logs = jax.nn.log_softmax(model(images, nnx.Rngs(key)))
         return -jnp.mean(jnp.take_along_axis(logs, labels[:, None], -1))
 
-    gradient = shared.value_and_grad(loss)  # + in place of jax.value_and_grad(loss)
+    gradient = shared.value_and_grad(loss)  # + replaces jax.value_and_grad(loss)
 
     @jax.jit
     def train_step(params, state, stored, step, key):
@@ -53,13 +52,13 @@ def train(mesh, shared, steps):
         updates, new_state = optimizer.update(slope, state, params)
         return optax.apply_updates(params, updates), new_state, value, ok  # +
 
-    stored = shared.place((IMAGES, LABELS))  # + in place of jax.device_put
+    stored = shared.place((IMAGES, LABELS))  # + replaces jax.device_put
     state = optimizer.init(params)
     for step in range(steps):
         params, state, value, ok = train_step(
             params, state, stored, step, jax.random.key(1)
         )
-        if not ok:  # + the batch stays, so that place(batch) cannot raise the error
+        if not ok:  # + The batch stays, so no later place(batch) raises the error.
             raise shared.error  # +
     return jax.device_get(params), float(value)
 

@@ -1,7 +1,7 @@
-"""The program of compiled.py over two processes: each is a worker of two devices.
+"""Run the program of compiled.py in two processes, each a worker of two devices.
 
-Set BCGC_HANDOUT_KEY to the same secret in two shells. In each start
-`python docs/examples/compiled_processes.py RANK`, RANK 0 or 1.
+Set BCGC_HANDOUT_KEY to the same secret in two shells. Run
+`python docs/examples/compiled_processes.py RANK` in them, with RANK 0 and 1.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""How a process of these examples ends: at once, if there is an error.
+"""Run the main function of an example, and end the process at once after an error.
 
-A worker that is lost ends the step in all processes. Then the processes end too, and
-start again from the last checkpoint. In each shell a loop starts its process again:
+If a worker is lost, the step fails in all processes. The processes then end, and start
+again from the last checkpoint. In each shell, a loop restarts the process:
 `until python docs/examples/plain_jax.py RANK; do sleep 1; done`.
 """
 
@@ -11,11 +11,11 @@ import traceback
 
 
 def run(main):
-    """Print what `main` returns for the rank of this process."""
+    """Print the result of `main` for the rank of this process."""
     try:
-        print(main(int(os.environ.get("RANK") or sys.argv[1])))  # RANK: by torchrun
+        print(main(int(os.environ.get("RANK") or sys.argv[1])))  # torchrun sets RANK.
     except BaseException:
-        # An orderly end would wait for lost workers, in JAX's shutdown for 93 s.
+        # A regular exit would wait for lost workers: 93 s in JAX's shutdown.
         traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,9 +1,8 @@
-"""Work sharing between groups of PyTorch: two of two processes, FSDP within each.
-Without JAX.
+"""Share work between two groups of PyTorch processes, with FSDP within each group.
 
-Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/groups_with_torch.py RANK`, RANK from 0 to 3.
-Lines with a plus are those that a loop of hybrid FSDP gains.
+The example has four processes and does not use JAX. Set BCGC_HANDOUT_KEY to the same
+secret in four shells. Run `python docs/examples/groups_with_torch.py RANK` in them,
+with RANK from 0 to 3. A plus marks the lines that are added to a loop of hybrid FSDP.
 """
 
 import ending
@@ -16,7 +15,7 @@ from with_torch import PADDING, SAMPLES, TARGETS, TOKENS, make_model
 
 from bcgc_jax.balancing import dispatch  # +
 
-GROUPS, SIZE = 2, 2  # a group is one worker: it is slow, or not, as a whole
+GROUPS, SIZE = 2, 2  # Each group is one worker.
 
 
 def train(model, share, mesh, steps):
@@ -25,18 +24,18 @@ def train(model, share, mesh, steps):
     seat = mesh.get_local_rank("within")
     for step in range(steps):
         for param in params:
-            param.grad = torch.zeros_like(param)  # also where this group gets no chunk
+            param.grad = torch.zeros_like(param)  # This group may get no chunk.
         tokens = torch.zeros(1)  # +
         for chunk in share.step(step):  # +
             rows = step * SAMPLES + torch.tensor(chunk.rows(SAMPLES, GROUPS))
-            rows = rows[seat::SIZE]  # the processes of a group divide each chunk
+            rows = rows[seat::SIZE]  # The processes of a group divide each chunk.
             targets = TARGETS[rows % len(TARGETS)].flatten()
             scores = model(TOKENS[rows % len(TOKENS)].flatten())
             loss = cross_entropy(scores, targets, reduction="sum")
-            (SIZE * loss).backward()  # FSDP takes the mean over the group
+            (SIZE * loss).backward()  # FSDP takes the mean over the group.
             tokens += (targets != PADDING).sum()  # +
         dist.all_reduce(tokens)
-        for param in params:  # the part of each that this process keeps
+        for param in params:  # This process has a shard of each parameter.
             slope = param.grad.to_local()
             dist.all_reduce(slope, group=mesh.get_group("groups"))
             slope /= tokens
@@ -46,7 +45,7 @@ def train(model, share, mesh, steps):
 
 
 def broadcast_within(group):
-    """Give all of a group what its first process has."""
+    """Return a function that broadcasts a value from a group's first process."""
 
     def broadcast(value):
         box = [value]

@@ -1,8 +1,8 @@
-"""Work sharing in a loop of plain JAX: the sums of four processes meet in a `psum`.
+"""Share work in a plain JAX loop, where four processes add their gradients by `psum`.
 
-Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/plain_jax.py RANK`, RANK from 0 to 3.
-Lines with a plus are those that a data-parallel loop gains.
+Set BCGC_HANDOUT_KEY to the same secret in four shells. Run
+`python docs/examples/plain_jax.py RANK` in them, with RANK from 0 to 3. A plus marks
+the lines that are added to a data-parallel loop.
 """
 
 import ending
@@ -14,14 +14,15 @@ import processes
 
 from bcgc_jax.balancing import dispatch  # +
 
-WORKERS, SAMPLES = 4, 128  # samples of a step
+WORKERS, SAMPLES = 4, 128  # SAMPLES per step
 IMAGES = np.random.default_rng(0).standard_normal((1024, 8)).astype(np.float32)
 LABELS = np.arange(1024) % 3
 
 
 def loss(params, images, labels):
-    """The sum over samples, divided by the number of all: so the gradients of chunks
-    add up.
+    """Return the loss of a chunk's samples, divided by the number of all samples.
+
+    The chunks' gradients then add up to the gradient of the mean.
     """
     hidden = jnp.tanh(images @ params["first"])
     scores = jax.nn.log_softmax(hidden @ params["last"])
@@ -29,7 +30,7 @@ def loss(params, images, labels):
 
 
 def load(step, rows):
-    """The same samples for whoever computes them."""
+    """Return samples, which do not depend on the worker that computes them."""
     chosen = (step * SAMPLES + np.asarray(rows)) % len(IMAGES)
     return IMAGES[chosen], LABELS[chosen]
 

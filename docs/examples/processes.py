@@ -1,5 +1,6 @@
-"""What a data-parallel program in JAX has anyway: processes, and a sum over them. Here
-on CPUs.
+"""Start the processes of a data-parallel JAX program on CPUs, and add over them.
+
+Your data-parallel program already has equivalents of these functions.
 """
 
 import functools
@@ -16,7 +17,7 @@ def start(rank, workers, port):
 
 
 def all_reduce(tree):
-    """The sum over all processes of a pytree that each has."""
+    """Return the sum of a pytree over all processes."""
     flat, unravel = ravel_pytree(tree)
     mesh, add = _over_processes()
     rows = NamedSharding(mesh, PartitionSpec("workers"))

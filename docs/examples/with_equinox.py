@@ -1,5 +1,7 @@
-"""Work sharing in a loop with Equinox. Start it as `plain_jax.py`, of which it takes
-the data.
+"""Share work in a loop with Equinox, with the data of `plain_jax.py`.
+
+Run it like `plain_jax.py`. A plus marks the lines that are added to a data-parallel
+loop.
 """
 
 import ending

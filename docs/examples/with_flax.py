@@ -1,8 +1,7 @@
-"""Work sharing with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is
-resumed.
+"""Share work in a loop with Flax NNX, BatchNorm, dropout, and an Orbax checkpoint.
 
-Start it as `plain_jax.py`, of which it takes the data. Started again, it goes on where
-it was.
+Run it like `plain_jax.py`, whose data it uses. A second run continues from the
+checkpoint. A plus marks the lines that are added to a data-parallel loop.
 """
 
 from pathlib import Path
@@ -36,8 +35,9 @@ OPTIMIZER = optax.adam(1e-2)
 
 
 def slope_of(graph, others):
-    """The gradient and the running statistics: each weighs what the chunk's samples
-    weigh.
+    """Return a function that computes a chunk's gradient and running statistics.
+
+    The statistics are weighted by the chunk's fraction of all samples, as the gradient.
     """
 
     @jax.jit
@@ -55,9 +55,9 @@ def slope_of(graph, others):
 
 
 def key_of(chunk):
-    """The same for whoever computes the chunk."""
+    """Return the key of a chunk, which does not depend on the worker."""
     key = jax.random.key(0)
-    for number in chunk.seed:  # step, subset, chunk
+    for number in chunk.seed:  # Step, subset and chunk.
         key = jax.random.fold_in(key, number)
     return key
 

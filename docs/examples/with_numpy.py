@@ -1,8 +1,8 @@
-"""Work sharing in a loop of NumPy: four sums meet in process 0. Without JAX.
+"""Share work in a NumPy loop, where process 0 adds the gradients of four processes.
 
-Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/with_numpy.py RANK`, RANK from 0 to 3.
-Lines with a plus are those that a data-parallel loop gains.
+The example does not use JAX. Set BCGC_HANDOUT_KEY to the same secret in four shells.
+Run `python docs/examples/with_numpy.py RANK` in them, with RANK from 0 to 3. A plus
+marks the lines that are added to a data-parallel loop.
 """
 
 import os
@@ -13,14 +13,15 @@ import numpy as np
 
 from bcgc_jax.balancing import dispatch  # +
 
-WORKERS, SAMPLES = 4, 128  # samples of a step
+WORKERS, SAMPLES = 4, 128  # SAMPLES per step
 INPUTS = np.random.default_rng(0).standard_normal((1024, 8))
 TARGETS = INPUTS @ np.arange(8.0)
 
 
 def slope(weights, inputs, targets):
-    """The sum over samples, divided by the number of all: so the gradients of chunks
-    add up.
+    """Return the gradient of a chunk's samples, divided by the number of all samples.
+
+    The chunks' gradients then add up to the gradient of the mean.
     """
     return inputs.T @ (inputs @ weights - targets) / SAMPLES
 
@@ -39,7 +40,7 @@ def train(share, all_reduce, steps):
 
 
 def all_reduce_over(connections, rank):
-    """Process 0 adds, and tells the others."""
+    """Return an all-reduce in which process 0 adds, and sends the sum to the others."""
 
     def all_reduce(own):
         if rank > 0:
@@ -72,5 +73,5 @@ def main(rank, steps=100, ports=(5701, 5702)):
 
 if __name__ == "__main__":
     if "BCGC_HANDOUT_KEY" not in os.environ or len(sys.argv) < 2:
-        sys.exit("set BCGC_HANDOUT_KEY, and give the rank")
+        sys.exit("set BCGC_HANDOUT_KEY to a secret, and pass the rank as argument")
     print(main(int(sys.argv[1])))

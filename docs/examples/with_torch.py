@@ -1,11 +1,11 @@
-"""Work sharing in a loop of PyTorch: DDP under `no_sync`, and one all-reduce a step.
-Without JAX.
+"""Share work in a PyTorch loop with DDP, `no_sync` and one all-reduce per step.
 
-Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/with_torch.py RANK`, RANK from 0 to 3. Or start all of them by
-`torchrun --standalone --nproc-per-node 4 --max-restarts 3 docs/examples/with_torch.py`:
-if a process ends by an error, all begin again.
-Lines with a plus are those that a data-parallel loop gains.
+The example does not use JAX. Set BCGC_HANDOUT_KEY to the same secret in four shells.
+Run `python docs/examples/with_torch.py RANK` in them, with RANK from 0 to 3. You can
+also start all processes by
+`torchrun --standalone --nproc-per-node 4 --max-restarts 3 docs/examples/with_torch.py`.
+If a process then ends by an error, torchrun restarts all processes. A plus marks the
+lines that are added to a data-parallel loop.
 """
 
 import ending
@@ -17,8 +17,8 @@ from torch.nn.utils import parameters_to_vector
 
 from bcgc_jax.balancing import dispatch  # +
 
-WORKERS, SAMPLES = 4, 128  # samples of a step: sequences of 1 to 12 tokens
-PADDING = -100  # cross_entropy leaves these targets out
+WORKERS, SAMPLES = 4, 128  # SAMPLES per step: sequences of 1 to 12 tokens
+PADDING = -100  # cross_entropy ignores these targets.
 RANDOM = torch.Generator().manual_seed(0)
 TOKENS = torch.randint(16, (1024, 12), generator=RANDOM)
 LENGTHS = torch.randint(1, 13, (1024, 1), generator=RANDOM)
@@ -26,7 +26,7 @@ TARGETS = torch.where(torch.arange(12) < LENGTHS, TOKENS**2 % 16, PADDING)
 
 
 def make_model():
-    torch.manual_seed(0)  # the same in all processes
+    torch.manual_seed(0)  # All processes have the same initial model.
     layers = torch.nn.Embedding(16, 8), torch.nn.Linear(8, 16)
     return torch.nn.Sequential(*layers, torch.nn.Tanh(), torch.nn.Linear(16, 16))
 
@@ -36,19 +36,19 @@ def train(model, share, all_reduce, steps):
     optimizer = torch.optim.SGD(params, lr=0.5, momentum=0.9)
     for step in range(steps):
         for param in params:
-            param.grad = torch.zeros_like(param)  # also where this worker gets no chunk
+            param.grad = torch.zeros_like(param)  # This worker may get no chunk.
         tokens = torch.zeros(1)  # +
         for chunk in share.step(step):  # +
             rows = step * SAMPLES + torch.tensor(chunk.rows(SAMPLES, share.num_workers))
             targets = TARGETS[rows % len(TARGETS)].flatten()
-            with model.no_sync():  # else each backward pass waits for all workers
+            with model.no_sync():  # Otherwise each backward pass waits for all workers.
                 scores = model(TOKENS[rows % len(TOKENS)]).flatten(0, 1)
                 cross_entropy(scores, targets, reduction="sum").backward()
             tokens += (targets != PADDING).sum()  # +
-            # On a GPU: torch.cuda.synchronize(). A chunk is done when the next one is
-            # asked for.
+            # On a GPU, call torch.cuda.synchronize() here, because the request for the
+            # next chunk reports this chunk as finished.
         flat = torch.cat([*(param.grad.flatten() for param in params), tokens])
-        all_reduce(flat)  # the sum over all workers
+        all_reduce(flat)  # The sum over all workers.
         mean = (flat[:-1] / flat[-1]).split([param.numel() for param in params])
         for param, slope in zip(params, mean, strict=True):
             param.grad.copy_(slope.view_as(param))
@@ -57,14 +57,14 @@ def train(model, share, all_reduce, steps):
 
 
 def main(rank, steps=100, ports=(5701, 5702)):
-    # A store of their own: that of torchrun keeps addresses from before a restart.
+    # torchrun's own store keeps addresses from before a restart.
     store = dist.TCPStore("127.0.0.1", ports[0], WORKERS, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
     if rank == 0:  # +
         coordinator = dispatch.serve(WORKERS, port=ports[1])  # +
     share = dispatch.join(("127.0.0.1", ports[1]), rank)  # +
-    # With buffers (BatchNorm): forward_sync_buffers=False, broadcast_buffers=False
-    # before 2.13.
+    # If the model has buffers (BatchNorm), use forward_sync_buffers=False, or
+    # broadcast_buffers=False before PyTorch 2.13.
     model = DistributedDataParallel(make_model())
     params = train(model, share, dist.all_reduce, steps)
     share.close()  # +

@@ -127,7 +127,7 @@ def test_the_check_for_other_machines_says_that_it_is_exact_here(devices, layout
     assert f"{devices} × cpu" in first_line
     for layout, line in zip(layouts, lines, strict=False):
         assert line.startswith(f"{layout} devices: exact, largest error")
-        assert "ms a turn" in line
+        assert "ms per turn" in line
     # A worker that shares with nobody shows nothing.
-    alone = ["One worker has nobody to share with: try two devices or more."]
+    alone = ["One worker cannot share work. Use two devices or more."]
     assert lines[len(layouts) :] == alone * (devices <= 2)

@@ -1,1 +1,1 @@
-"""Measurements of speed and accuracy, each beside a peer that does the same work."""
+"""Measure speed and accuracy, each next to a peer that does the same work."""

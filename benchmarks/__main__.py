@@ -1,4 +1,4 @@
-"""Measure what the documents say about speed; a table, and JSON with --out."""
+"""Measure the speeds that the documents state: a table, and JSON with --out."""
 
 import contextlib
 import inspect

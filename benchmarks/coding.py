@@ -1,4 +1,4 @@
-"""Encoding, decoding and coded training, against memory traffic and gradients."""
+"""Measure encoding, decoding and coded training, next to memory traffic."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Work sharing inside a compiled program: the cost of a turn, and of compiling."""
+"""Measure work sharing in a compiled program: the cost of a turn and of compiling."""
 
 import contextlib
 import functools

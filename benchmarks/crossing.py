@@ -1,4 +1,4 @@
-"""Crossing probabilities beside programs for them; exact rationals judge."""
+"""Measure crossing probabilities next to other programs, judged by exact rationals."""
 
 import functools
 import math

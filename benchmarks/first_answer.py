@@ -1,4 +1,4 @@
-"""CPU seconds of a first answer, of whole processes, with a cache and without."""
+"""Measure a process's CPU seconds until its first answer, with and without cache."""
 
 import os
 import shlex

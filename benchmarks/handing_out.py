@@ -1,4 +1,4 @@
-"""Chunks that one coordinator hands out to workers that ask without a pause."""
+"""Measure how many chunks one coordinator dispatches to workers that never pause."""
 
 import contextlib
 import functools

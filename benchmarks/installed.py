@@ -1,9 +1,9 @@
-"""Programs for crossing probabilities that are measured where they are installed.
+"""Call other programs for crossing probabilities, if they are installed.
 
-`crossprob` is Moscovich's C++ as a Python module
-(github.com/mosco/crossing-probability), `qqconf` and `mutoss` are packages of R. All of
-them answer P(U_(k) ≤ b_k for every k) for the order statistics U of N uniform variables
-and boundaries b_1 ≤ … ≤ b_N, the rows of an array.
+`crossprob` is Moscovich's C++ code as a Python module
+(github.com/mosco/crossing-probability), and `qqconf` and `mutoss` are packages of R.
+All of them compute P(U_(k) ≤ b_k for every k) for the order statistics U of N uniform
+variables. The boundaries b_1 ≤ … ≤ b_N are the rows of an array.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The memory of a process, asked for without JAX, which has much of it."""
+"""Measure the peak memory of a process without JAX, which itself needs much memory."""
 
 import resource
 import sys

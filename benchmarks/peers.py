@@ -1,8 +1,7 @@
-"""What the package is measured against, in NumPy and SciPy, as their users would write
-it.
+"""Implement the package's peers in NumPy and SciPy, as their users would write them.
 
-Cycle times are shifted exponentials of rate 1e-3 and shift 50, in units of M b / N of
-the paper's runtime.
+Cycle times are shifted exponential with rate 1e-3 and shift 50. Runtimes have the unit
+M b / N of the paper.
 """
 
 import importlib.util

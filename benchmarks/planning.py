@@ -1,4 +1,4 @@
-"""Runtimes, completion probabilities and optimal partitions, beside peers."""
+"""Measure runtimes, completion probabilities and optimal partitions next to peers."""
 
 import functools
 import itertools

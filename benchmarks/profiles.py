@@ -1,4 +1,4 @@
-"""Time and memory that a large trace of PyTorch's profiler takes, or `json.load`."""
+"""Measure time and memory to read a large PyTorch trace, next to `json.load`."""
 
 import functools
 import json

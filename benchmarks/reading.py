@@ -1,8 +1,8 @@
-"""How hard the code is to read, in numbers: `python -m benchmarks.reading [FOLDER …]`.
+"""Count what makes the code hard to read: `python -m benchmarks.reading [FOLDER …]`.
 
-Blank lines, comments and docstrings are no code. A name is counted where it is bound:
-assigned, an argument, a function, a class. Names that carry no noun are those of
-`NO_NOUNS`.
+Blank lines, comments and docstrings do not count as code. A name is counted where it is
+bound: as a variable, argument, function or class. `NO_NOUNS` lists the names that
+contain no noun.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Seconds against the number of workers, and the figure of all scaling curves."""
+"""Measure seconds against the number of workers, and draw all scaling curves."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Subsets that workers take in a circle: exact runtimes against matrix powers."""
+"""Measure exact runtimes of cyclic schedules, next to matrix powers."""
 
 import functools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sweeps: thousands of problems together, against a Python loop over the solver."""
+"""Measure sweeps of thousands of problems against a Python loop over the solver."""
 
 import functools
 import subprocess

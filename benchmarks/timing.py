@@ -1,4 +1,4 @@
-"""Repeated timing of functions, by turns, until all is ready; rows of results."""
+"""Time functions repeatedly, by turns, until their results are ready."""
 
 import datetime
 import functools

@@ -1,3 +1,1 @@
-"""Figures and studies, one runnable module each:
-`python -m experiments.NAME --help`.
-"""
+"""Run the figures and studies, one module each: `python -m experiments.NAME --help`."""

@@ -1,10 +1,10 @@
-"""Uncoded or work sharing, whichever is faster: the worth of a loop that advises
-itself.
+"""Compare adaptive scheduling with uncoded steps and with work sharing in every step.
 
-On traces and where times drift, jump or are tied together: all the time taken by a loop
-in which a `Judge` decides each step, by uncoded steps, and by work sharing in every
-step. Workers store two subsets, all end their chunks, and a question takes 1 % of a
-mean chunk.
+The study replays measured traces, and synthetic times that drift, jump or are
+correlated. In the adaptive loop, a `Judge` decides for each step whether it is shared.
+The total time of this loop is compared with the two fixed choices. Workers store two
+subsets, and complete the chunks that they have begun. A request takes 1 % of the time
+of a mean chunk.
 """
 
 import sys

@@ -1,10 +1,13 @@
-"""The worth of advice: advised on one half of a log, judged in the other, both ways.
+"""Measure how much time the advice of `bcgc advise` saves on logs that it has not seen.
 
-Regret is what the best exact remedy saves more in hindsight, in points of the uncoded
-time. Of a synthetic log it is known what each worker, chunk and pause took; its steps
-are judged by that. Chunks of a log may be known with their forward passes, without, or
-not at all: three logs. So may those of a recorded log. Questions take seconds: in a log
-without a unit, such as one of the PAI jobs, they are free.
+Each log is advised on in one half and evaluated in the other half, in both directions.
+Regret is the saving of the best exact remedy in hindsight minus the saving of the
+recommended remedy, in percentage points of the uncoded time.
+
+The steps of a synthetic log are evaluated with the true times of workers, chunks and
+pauses. The advice gets the log without chunks, with chunks, or with chunks and forward
+passes. The same holds for recorded logs that have them. A request takes seconds. In a
+log without a unit, such as a log of PAI jobs, requests are free.
 """
 
 import itertools

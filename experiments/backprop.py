@@ -1,16 +1,16 @@
-"""The time of each block of a model's gradient, against models: paper, forward pass,
-chain.
+"""Fit cost models to the time of each block of a gradient, and test their predictions.
 
-Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small
-transformer, alone on one core, for several partitions of their layers; level 0 has the
-layers next to the output, which the backward pass meets first. Costs are the least
-squares of the blocks of some partitions, and are held against the others: b a
-coordinate, f a forward pass, h the chain, that is, to carry the cotangent past a
-coordinate. Last, the plans that these costs make, and what they are worth to the
-worker.
+Worker 0 of 4 computes the blocks of a perceptron with 8 layers and of a small
+transformer, on one core, for several partitions of their layers. Level 0 has the layers
+next to the output, which the backward pass reaches first.
 
-Operations are the compiler's; times are CPU seconds, which a busy machine disturbs
-least. Two minutes.
+The costs are fitted by least squares to the blocks of some partitions, and compared
+with the blocks of the others. The models have up to three costs: b per coordinate
+(paper), f of a forward pass, and h for propagating the cotangent past a coordinate. The
+study also makes plans with these costs, and evaluates how much time they save.
+
+Operations are counted by the compiler. Times are CPU seconds, which other programs
+disturb least. The study takes two minutes.
 """
 
 import functools

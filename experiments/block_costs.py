@@ -1,12 +1,14 @@
-r"""Models of what a worker takes for each block, and the plans that they make.
+r"""Model the time that a worker needs for each block, and plan with the fitted costs.
 
-Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for
-the first), x_n are the coordinates at a level and X_n those up to it:
+Let n be a level in use, p the previous level in use, x_n the number of coordinates at
+level n, and X_n the number of coordinates up to it. For the first level in use, p = -1
+and X_p = 0. Block n takes, per sample,
 
     b (n+1) x_n + f (n-p) + h ((n+1) X_n - (p+1) X_p),
 
-for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n}
-(i+1) x_i + (n+1) (f + h X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
+because cotangents continue where the previous block left them. The sum over the levels
+up to n is b Σ_{i≤n} (i+1) x_i + (n+1) (f + h X_n), which is the cost of
+`Problem(setup_cycles=f, chain_cycles=h)`.
 """
 
 from collections.abc import Sequence

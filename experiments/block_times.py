@@ -1,8 +1,7 @@
-"""The time of each block of a gradient: operations by the compiler, and seconds on one
-core.
+"""Measure the time of each block of a gradient: compiled operations, and CPU seconds.
 
-The worker is the package's (`bcgc_jax.coding.worker`), in a process of its own that
-has one core.
+The worker is the package's worker (`bcgc_jax.coding.worker`), in its own process on one
+core.
 """
 
 import functools

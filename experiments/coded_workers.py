@@ -1,15 +1,16 @@
-"""Coded training on processes of Ray, slowed on purpose, against the prediction.
+"""Compare the step times of coded training on Ray processes with the predicted ones.
 
-Eight workers take shifted exponential times. Uncoded and coded plans are trained, once
-where forward passes are free, as in the paper, and once where a forward pass takes half
-as long as a backward pass. Each worker sleeps until the model of the plan has a block
-done. Nobody interrupts it within a pass over a subset, so a slow worker may begin the
-next step late.
+Eight workers have injected delays from a shifted exponential distribution. Uncoded and
+coded plans are trained twice. Forward passes are free, as in the paper, or take half as
+long as backward passes. Each worker sleeps until the model of the plan has finished a
+block. The sleep is not interrupted within a pass over a subset, so a straggler may
+begin the next step late.
 
-Of each plan: the mean seconds of a step; the expected runtime of the plan, where all
-workers are free at the begin of a step; the same for the times that were drawn; and how
-much longer a simulated chain of steps takes, in which workers are late as here. The
-study takes five minutes, and nothing else should run beside it.
+For each plan, the study prints the mean step time, and three predictions. The first is
+the expected runtime, for which all workers begin each step on time. The second is the
+mean runtime for the sampled times. The third is a simulated chain of steps, in which
+workers begin late as in the measurement. The study takes five minutes. Run nothing else
+at the same time.
 """
 
 import sys

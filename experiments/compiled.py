@@ -1,11 +1,13 @@
-"""Work sharing inside one compiled program: steps of four workers, equal and slow ones.
+"""Measure work sharing in one compiled program: step times with and without stragglers.
 
-A chunk takes a nap of 20 ms, and matrix products; the last one of each subset is cut
-into a half and two quarters. A slow worker takes five times as long, each in a seventh
-of the steps. Workers are devices of one process, whose coordinator is in memory, or
-processes. Beside them is the same loop in Python, and the limit of every exact scheme
-with that storage. Each gradient is compared with one that is computed at once. Four
-minutes; nothing else should run beside it.
+Four workers compute chunks that sleep for 20 ms and multiply matrices. The last chunk
+of each subset is cut into a half and two quarters. As a straggler, each worker takes
+five times as long in a seventh of the steps. Workers are devices of one process with a
+coordinator in memory, or separate processes.
+
+The results are compared with the same loop in Python, and with the lower bound for all
+exact schemes with the same storage. Each gradient is compared with the gradient of a
+single program. The study takes four minutes. Run nothing else at the same time.
 """
 
 import json

@@ -1,7 +1,6 @@
-"""A process of `experiments.compiled`: a training whose chunks take a nap and a matrix
-product.
+"""Run a process of `experiments.compiled`, whose chunks sleep and multiply matrices.
 
-`python -m experiments.compiled_worker SPEC` prints seconds of each step, and the
+`python -m experiments.compiled_worker SPEC` prints the seconds of each step, and the
 largest error.
 """
 

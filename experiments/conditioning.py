@@ -1,8 +1,9 @@
-"""The precision of each gradient code: worst error over stragglers, N from 10 to 100.
+"""Measure the precision of each gradient code: largest error for N from 10 to 100.
 
-Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous
-ones, every construction. The error is relative to the float64 sum; beside it the worst
-amplification, and the error that float32 messages would have had.
+For every construction, float32 gradients of the N subsets are decoded for 200 random
+sets of stragglers, and for all contiguous sets. Errors are relative to the sum in
+float64. The study also prints the largest amplification, and the error that messages in
+float32 would have.
 """
 
 import functools

@@ -1,10 +1,10 @@
-"""Intervals of `bcgc advise` against logs of which it is known what was slow.
+"""Measure how often the confidence intervals of `bcgc advise` contain the true values.
 
-Each log has chunks and no lengths. What its causes truly add to the loss, and what each
-remedy truly saves, is a mean over very many steps of the same kind. A remedy that is
-planned on the log saves what the plans of its two halves save there: a user does what
-was planned. Held: how often an interval of 95 % had the true value in it, of the logs
-in which it was printed.
+The causes of the lost time are known for each log. Logs have chunks, but no lengths.
+The true lost time of a cause, and the true saving of a remedy, are means over a large
+number of steps of the same kind. The true saving of a remedy is the saving of the plans
+of the log's two halves, because a user would run these plans. The coverage is the
+fraction of printed 95 % intervals that contain the true value.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""A real task for schemes: scikit-learn's handwritten digits, with two models."""
+"""Provide a real task for schemes: scikit-learn's handwritten digits, two models."""
 
 import functools
 import itertools

@@ -1,8 +1,7 @@
-"""The README's drawing: a step of four workers, whose chunks are handed out; one is
-slow.
+"""Draw the README's figure: a step of four workers, of which one is a straggler.
 
-The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the
-package's own rule. `python -m experiments.drawing` writes the SVG file anew.
+The times are an example: worker w takes PACE[w] for a chunk. The package's own rule
+assigns the chunks. `python -m experiments.drawing` writes the SVG file again.
 """
 
 from pathlib import Path

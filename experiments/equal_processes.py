@@ -1,9 +1,9 @@
-"""What a coordinator costs three equal PyTorch processes with chunks of 8 ms.
+"""Measure what a coordinator costs three equal PyTorch processes with chunks of 8 ms.
 
-In such steps there is nothing to save, so a step with a coordinator should take as long
-as one without it. Blocks of steps without and with a coordinator alternate within the
-same processes, and each block with one starts a new coordinator. The study takes five
-minutes, needs PyTorch (`pip install torch`), and nothing else should run beside it.
+Such steps lose no time, so a step with a coordinator should take as long as a step
+without it. Blocks of steps without and with a coordinator alternate in the same
+processes, and each block with a coordinator starts a new one. The study takes five
+minutes, and needs PyTorch (`pip install torch`). Run nothing else at the same time.
 """
 
 import json

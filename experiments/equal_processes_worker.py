@@ -1,4 +1,4 @@
-"""A PyTorch process of `experiments.equal_processes`. It needs PyTorch, and no JAX."""
+"""Run a PyTorch process of `experiments.equal_processes`, without JAX."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""One step, an event at a time, by what hands out chunks where workers compute."""
+"""Simulate one step event by event, with the rules that assign chunks to workers."""
 
 import math
 from collections.abc import Sequence

@@ -1,11 +1,13 @@
-"""The best scheme for so many stored subsets, and for so slow questions: time over
-uncoded.
+"""Find the best scheme for each storage per worker and each request latency.
 
-For the paper's setting at N = 20, and for times whose deviation is half of their mean.
-A forward pass is free, or takes 0.47 of a backward pass, which is counted once for each
-subset that a worker computes. Workers are free as a step ends. Work sharing asks before
-each chunk, with the best of some numbers of chunks; cyclic asks for its sums once; a
-code and nested groups ask nothing. Some minutes.
+The study prints runtimes relative to uncoded steps, for the paper's distribution with
+N = 20, and for times with a standard deviation of half their mean. A forward pass is
+free, or takes 0.47 of a backward pass, and is counted once for each subset that a
+worker computes. All workers are available again when a step ends.
+
+Work sharing sends a request before each chunk, and uses the best of several numbers of
+chunks. Cyclic schedules send one request for their sums. Codes and nested groups send
+no requests. The study takes some minutes.
 """
 
 import sys

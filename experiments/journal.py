@@ -1,23 +1,25 @@
-r"""The journal version: completion probabilities beside its published ones, and the
-best ones that a search finds.
+r"""Reproduce the journal paper's completion probabilities, and search for better plans.
 
-Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for
-mitigating partial stragglers in distributed learning, IEEE Transactions on Signal
-Processing, 2023. Shifted exponential cycle times of shift 1, M = 50, b = 1, deadline
-10^6.5.
+Source: Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient
+coding for mitigating partial stragglers in distributed learning, IEEE Transactions on
+Signal Processing, 2023. Cycle times are shifted exponential with shift 1, M = 50,
+b = 1, and the deadline is 10^6.5.
 
-Against N, the rate, L and the deadline, with the best found; expected runtime against
-L; convergence; plans between the fastest and the most probable one. Takes some minutes.
+The figures show completion probabilities against N, the rate, L and the deadline, with
+the best plan of the search. Other figures show expected runtimes against L, the
+convergence, and plans between the fastest and the most probable one. The study takes
+some minutes.
 
-Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ = M b/N, so
+Two closed forms use that level n is late if n + 1 workers are late, with T > θ_n =
+t/(κ y_n) and κ = M b/N. So
 
     P(τ̂ > t) ≤ Σ_n C(N, n+1) P(T > θ_n)^(n+1),
 
-which is P(τ̂ > t) itself but for a factor that tends to 1 as t does to infinity.
+and the ratio of the two sides tends to 1 as t tends to infinity.
 
-Two published values of the journal's closed form are not those of its formula: 0.51 for
-0.289 (N = 10), and 0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree
-within 0.012.
+Two published values of the journal's closed form differ from its formula: 0.51 instead
+of 0.289 (N = 10), and 0.76 instead of 0.712 (N = 20, rate 0.1, L = 40,000). The other
+seven values agree within 0.012.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""The look of studies' figures beyond `plotting`: markers, legends, schemes."""
+"""Style the figures of studies beyond `plotting`: markers, legends and schemes."""
 
 import io
 from collections.abc import Sequence

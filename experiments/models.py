@@ -1,8 +1,7 @@
-"""Models for studies of workers, in float32: a perceptron, a convolutional net, a
-transformer.
+"""Provide models for studies in float32: perceptron, convolutional net, transformer.
 
-Of each the loss is a mean over samples, and parameters and samples are drawn; what is
-learned is no matter.
+Each loss is a mean over samples. Parameters and samples are random, because the studies
+measure only times.
 """
 
 import functools

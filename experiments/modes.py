@@ -1,12 +1,13 @@
-"""What a loop of one's own pays and saves where each step is shared only if that saves
-time.
+"""Measure costs and savings of a loop in which a step is shared only if it saves time.
 
-Processes sleep for their chunks, as in `experiments.own_loop`. Workers are equal, with
-chunks of 50 to 5 ms, and of 20 ms of which a third does not depend on the size; or each
-is five times as slow in one of seven steps. Three loops take turns, round by round:
-without a coordinator, with one that decides each step, and with one that shares all. A
-row has the medians of their rounds. A quarter of an hour; nothing else should run
-beside it.
+Processes sleep for their chunks, as in `experiments.own_loop`. Either workers are
+equal, with chunks of 50 to 5 ms, or of 20 ms of which a third does not depend on the
+size. Or each worker takes five times as long in one of seven steps.
+
+Three loops alternate, round by round: without a coordinator, with a coordinator that
+decides for each step, and with a coordinator that shares every step. A row has the
+medians over the rounds. The study takes a quarter of an hour. Run nothing else at the
+same time.
 """
 
 import sys

@@ -1,14 +1,14 @@
-"""Work sharing in a loop of one's own: processes ask for chunks, and sums meet in an
-all-reduce.
+"""Measure work sharing in your own loop: requests for chunks, and an all-reduce.
 
-Each process sleeps for its chunks, and nobody can interrupt that. How long a subset
-takes it is drawn anew for each worker and step. *uncoded* is the loop without a
-hand-out: each computes its own subset.
+Each process sleeps for its chunks without interruption. The time for a subset is
+sampled independently for each worker and step. In the scheme *uncoded*, each worker
+computes its own subset without requests.
 
-Of each scheme: seconds of a step; what the model says for the same draws, where
-questions and sums cost nothing (`plans/shared_step.py`); and the least seconds that any
-exact scheme with this storage needs, as a mean (`limit:D`). Ten minutes; nothing else
-should run beside it.
+For each scheme, the study prints the mean step time, and two model values. The first is
+the model's runtime for the same samples, with free requests and sums
+(`plans/shared_step.py`). The second is the mean lower bound for all exact schemes with
+the same storage (`limit:D`). The study takes ten minutes. Run nothing else at the same
+time.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
-"""A worker of `experiments.own_loop`: it sleeps for each chunk, and adds up whole
-numbers.
+"""Run a worker of `experiments.own_loop`: it sleeps for each chunk, and adds integers.
 
-Without JAX, so that eight of them start quickly.
+The worker does not import JAX, so that eight workers start quickly.
 """
 
 import json

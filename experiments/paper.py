@@ -1,11 +1,10 @@
-"""Fig. 3 and Fig. 4 of the paper, recomputed exactly, with its published values beside
-them.
+"""Reproduce Fig. 3 and Fig. 4 of the paper exactly, next to the published values.
 
-Partitions, and expected runtimes against the number of workers and the rate: shifted
-exponential cycle times of shift 50, L = 20000, M = 50, b = 1. Two schemes of other
-people are beside them: nested groups and work sharing. As in the paper, partial
-derivatives alone take time: forward passes are free, and so are questions. Writes PNG,
-SVG and CSV, prints the ratios computed / published.
+The figures show partitions, and expected runtimes against the number of workers and the
+rate. Cycle times are shifted exponential with shift 50, L = 20000, M = 50 and b = 1.
+Two schemes from other sources are added: nested groups and work sharing. As in the
+paper, only partial derivatives take time, so forward passes and requests are free. The
+study writes PNG, SVG and CSV files, and prints the ratios computed / published.
 """
 
 import csv

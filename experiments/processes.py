@@ -1,4 +1,4 @@
-"""Processes of a study: each gets a JSON text, and prints what it has found."""
+"""Run the processes of a study: each gets a JSON text, and prints its results."""
 
 import json
 import os

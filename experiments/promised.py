@@ -1,9 +1,9 @@
-"""What `bcgc advise` promises of a log, and what is measured with real hand-outs.
+"""Compare the savings that `bcgc advise` predicts from a log with measured savings.
 
-Processes sleep for their chunks, and nobody can interrupt that. They record a log
-without sharing, `bcgc advise` answers, and the same steps are run again with sharing.
-Saved is of the measured step without a hand-out. Ten minutes; nothing else should run
-beside it.
+Processes sleep for their chunks without interruption, and record a log without sharing.
+Then `bcgc advise` reads the log, and the same steps run again with work sharing.
+Savings are relative to the measured steps without sharing. The study takes ten minutes.
+Run nothing else at the same time.
 """
 
 import sys

@@ -1,7 +1,6 @@
-"""The README's answers, printed anew: what its Python prints, and parts of the advice
-on its log.
+"""Update the README's output: its Python examples, and parts of the advice on its log.
 
-`python -m experiments.readme` writes them into README.md.
+`python -m experiments.readme` writes the output into README.md.
 """
 
 import re

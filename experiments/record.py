@@ -1,13 +1,13 @@
-"""Record a log of chunks: processes that compute in step with each other beside a
-competing load.
+"""Record a log of chunks from synchronous processes that compete for cores.
 
-Every worker is a process and computes the gradients of a perceptron on its own samples,
-chunk by chunk, on a core of this machine that is lent to one worker at a time, as if it
-had a machine of its own. Now and then rivals take most of a core away. From the middle
-on one worker shares its core with another program all the time. A worker notes how long
-each chunk took, before it waits for the others at the end of the step: compute time
-before the collective. `experiments/data/chunks.csv` was made by this command; no two
-runs are alike. Needs Linux.
+Each worker is a process that computes the gradients of a perceptron on its own samples,
+chunk by chunk. A core of this machine is lent to one worker at a time, as if each
+worker had its own machine. At times, rival processes take most of a core. In the second
+half of the steps, one worker shares its core with another program.
+
+A worker records the compute time of each chunk before it waits for the others at the
+end of the step. This command has made `experiments/data/chunks.csv`, and two runs are
+never equal. The command needs Linux.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Both ends of every study: arguments in; progress, tables, CSV and figures out."""
+"""Parse the arguments of studies; report progress, tables, CSV files and figures."""
 
 import argparse
 import csv

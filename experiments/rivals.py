@@ -1,4 +1,4 @@
-"""A competing load: processes that compute now and then on the workers' cores."""
+"""Run a competing load: processes that compute at times on the workers' cores."""
 
 import contextlib
 import subprocess

@@ -1,11 +1,13 @@
-"""What the optimum saves, over the number of workers (2 to 50) and the rate of the
-cycle time.
+"""Compute what the optimum saves, over the number of workers and the cycle time's rate.
 
-A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed
-to a CSV file. What is saved is against uncoded; the reduction
-of a cell is 1 - runtime of the optimum / runtime of the best baseline there. Forward
-passes are free, as in the paper. Partial stragglers (Tandon et al.) have the α of the
-law, which falls from 5.4 to 1.3 as the rate grows, not the 6 of the paper's figures.
+The grid has 2 to 50 workers, with shift 50, L = 20000, M = 50 and b = 1. All problems
+are solved together, and rows are written to a CSV file. Savings are relative to uncoded
+steps. The reduction of a cell is 1 - (runtime of the optimum) / (runtime of the best
+baseline in this cell).
+
+Forward passes are free, as in the paper. The scheme for partial stragglers (Tandon et
+al.) uses the α of the distribution, which falls from 5.4 to 1.3 as the rate grows. The
+paper's figures use α = 6.
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""The bounds of Theorem 4 beside the actual ratios E τ̂(x) / optimum, for N from 2 to
-1000.
+"""Compare the bounds of Theorem 4 with the actual ratios for 2 to 1000 workers.
 
 For a shifted exponential cycle time the paper proves, with H_N = Σ_{n≤N} 1/n,
 
     E τ̂(x^(t)) / optimum ≤ (H_N + 1)(H_N + μ t0) / (μ t0)²,
     E τ̂(x^(f)) / optimum ≤ H_N / (μ t0) + 1.
 
-The optimum is computed and certified: each ratio lies between E τ̂(x) / its runtime and
-E τ̂(x) / a proven lower bound, which differ by 1e-5.
+The optimum is computed with a certificate. Each ratio lies between E τ̂(x) divided by
+the optimum's runtime and E τ̂(x) divided by its lower bound. These two values differ by
+1e-5.
 """
 
 import math

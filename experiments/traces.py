@@ -1,10 +1,9 @@
-"""What saves time on measured steps: `bcgc advise` for each log of a folder, in one
-table.
+"""Compute what saves time on measured steps: `bcgc advise` for each log of a folder.
 
-Each remedy is planned on one half of the steps and replayed in the other, both ways,
-with all passes counted, and questions in seconds: in a log without a unit, such as one
-of the PAI jobs, whose largest time is 1000, they are free. Intervals are of 95 %. Codes
-are replayed by `bcgc advise --method`.
+Each remedy is planned on one half of the steps and replayed on the other half, in both
+directions, with all passes counted. Requests take seconds. In a log without a unit,
+such as a log of PAI jobs whose largest time is 1000, requests are free. Intervals have
+a confidence level of 95 %. To replay codes, use `bcgc advise --method`.
 """
 
 import sys

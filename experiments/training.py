@@ -1,10 +1,10 @@
-"""Schemes side by side on handwritten digits: loss and accuracy against time, N = 20
-workers.
+"""Compare schemes by training on handwritten digits: loss and accuracy against time.
 
-Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all
-samples, under the paper's law (rate 1e-3, shift 50). Every scheme takes the same steps;
-what differs is the clock. Each of 8 seeds has its own start and its own cycle times;
-the bands are their range, the lines their medians.
+The N = 20 workers train softmax regression, and a perceptron with a hidden layer of 32
+units, by gradient descent on all samples. Cycle times have the paper's distribution
+(rate 1e-3, shift 50). Every scheme takes the same steps, so only their times differ.
+Each of 8 seeds has its own initial parameters and cycle times. Lines are medians over
+the seeds, and bands are their ranges.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Measure encoding, decoding and coded training, next to memory traffic."""
+"""Measure codes and coded training, next to memory traffic and plain gradients."""
 
 import functools
 import math

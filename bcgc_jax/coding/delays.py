@@ -15,9 +15,9 @@ from bcgc_jax.distributions import Distribution, JointDistribution
 class InjectedDelay:
     """Slow the workers of `CodedWorkers` to the speeds of a problem's model.
 
-    If block b of worker w ends at time F_wb in the model, the worker sends the block no
-    earlier than `seconds` F_wb after the step has begun. A new step does not interrupt
-    a delay within a pass over a subset, as it does not interrupt real computation.
+    Let F_wb be the end of block b of worker w in the model. The worker sends the block
+    no earlier than `seconds` F_wb after its start of the step. A new step does not
+    interrupt a delay within a pass over a subset, as in real computation.
 
     Attributes:
       scheme: Result of `training_scheme`, which contains the model's costs.

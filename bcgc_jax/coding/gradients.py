@@ -86,7 +86,7 @@ class CodingPlan:
       codes: Gradient code of each block. A schedule has one code of level 0, whose
         messages are the gradients of single subsets.
       blocks: Blocks of the gradient.
-      mean: Whether the loss is a mean over the samples. Otherwise it is their sum.
+      mean: Whether the loss is a mean over the samples, not a sum.
       turns: For a schedule, the number of subsets per worker. Worker w computes subsets
         w, w + 1, … modulo N one after the other. For a code it is 0, and each task is a
         block on all subsets of its level.
@@ -119,7 +119,7 @@ class CodingPlan:
         return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
-        """Return the tasks of `worker` in their order. All workers have as many."""
+        """Return the tasks of `worker` in order. All workers have equally many."""
         if self.coded:
             return tuple(
                 Task(b, code.subsets[worker]) for b, code in enumerate(self.codes)
@@ -288,7 +288,7 @@ def coding_plan(
         `unit_sizes`.
       construction: Construction of all codes, as in `gradient_code`. By default, each
         level has the best conditioned construction.
-      mean: Whether the loss is a mean over the samples. Otherwise it is their sum.
+      mean: Whether the loss is a mean over the samples, not a sum. Defaults to True.
 
     Returns:
       The `CodingPlan`.
@@ -348,8 +348,8 @@ def schedule_plan(
     Args:
       schedule: Plan of the scheme `Cyclic`.
       params: Pytree of arrays. Only their shapes are used.
-      num_workers: Number of workers, N. If the schedule has more subsets per worker,
-        each worker computes all N subsets.
+      num_workers: Number of workers, N. If the schedule has more than N subsets per
+        worker, each worker computes all N subsets.
       units: As in `coding_plan`.
       order: As in `coding_plan`.
       mean: As in `coding_plan`.
@@ -398,8 +398,8 @@ def group_plan(
     `coding_plan`.
 
     Raises:
-      ValueError: If the plan does not fit the workers or the parameters, or if the
-        subsets of a group are not an integer.
+      ValueError: If the plan does not fit the workers or the parameters, or if a
+        group would have a fraction of a subset.
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:

@@ -21,7 +21,7 @@ PyTree = Any
 # A function (params, batch), or (params, batch, key), that returns a scalar. The batch
 # is a pytree of arrays with the samples along the first axis.
 Loss = Callable[..., Array]
-# Folded into the key first, so that losses do not use the random numbers of others.
+# Folded into the key first, so that a loss does not reuse other numbers of the key.
 _OF_LOSSES = 2**32 - 1
 
 
@@ -63,8 +63,7 @@ def loss_key(
       key: Key of `coding.train`. For `CodedWorkers` it is `jax.random.key(seed)`.
       step: Number of the step, from 0.
       subset: Number of the data subset, from 0.
-      chunk: Position of the first sample in the subset. For work sharing, the number of
-        the chunk. Defaults to 0.
+      chunk: Position of the first sample in the subset. Defaults to 0.
 
     Returns:
       The key of the loss.
